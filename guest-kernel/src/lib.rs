@@ -1,0 +1,2 @@
+//! Placeholder of the skeleton commit.
+#![no_std]

@@ -1,0 +1,2 @@
+//! The `efibed` command.
+fn main() {}
