@@ -1,0 +1,432 @@
+//! TOML: the format of this project, in which maps are written by hand.
+//!
+//! ```toml
+//! [[descriptor]]
+//! type = "RuntimeServicesCode"         # UEFI's name, or a number
+//! phys = 0x7dc5b000                    # from 2^63 on a string, for TOML's integers end there
+//! pages = 0x4eb
+//! attribute = "RUNTIME|UC|WC|WT|WB"    # names and numbers joined by |, or one number; required, "" for none
+//! virt = "0xfffffffefdc5b000"          # optional: the virtual address that was given to the region
+//! ```
+//!
+//! A scenario is the same with more tables. They are not read here, and [`Descriptor`] and [`into_map`] are public so
+//! that their reader need not parse twice.
+
+use std::fmt::{self, Write as _};
+use std::ops::Range;
+
+use serde::de::{IgnoredAny, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use super::super::error::{ParseError, line_number, quoted};
+use super::super::names::{ATTRIBUTES, TYPES, parse_number};
+use super::super::{
+    MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names,
+    parse_attribute, parse_type, type_name,
+};
+
+/// One `[[descriptor]]` table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Descriptor {
+    /// Type.
+    #[serde(rename = "type", deserialize_with = "memory_type")]
+    pub ty: MemoryType,
+    /// PhysicalStart.
+    #[serde(deserialize_with = "number")]
+    pub phys: u64,
+    /// NumberOfPages.
+    #[serde(deserialize_with = "number")]
+    pub pages: u64,
+    /// Attribute. Required, because one forgotten would be a region silently not mapped.
+    #[serde(deserialize_with = "attribute")]
+    pub attribute: MemoryAttribute,
+    /// VirtualStart, 0 if not given.
+    #[serde(default, deserialize_with = "number")]
+    pub virt: u64,
+}
+
+impl From<Descriptor> for MemoryDescriptor {
+    fn from(descriptor: Descriptor) -> Self {
+        Self {
+            ty: descriptor.ty,
+            padding: 0,
+            phys_start: descriptor.phys,
+            virt_start: descriptor.virt,
+            page_count: descriptor.pages,
+            att: descriptor.attribute,
+        }
+    }
+}
+
+/// Makes a map of the descriptors of a document. `text` is the document, for lines and errors.
+pub fn into_map(
+    name: &str,
+    text: &str,
+    descriptors: Vec<Spanned<Descriptor>>,
+) -> Result<MemoryMap, ParseError> {
+    if let Some(extra) = descriptors.get(MAX_DESCRIPTORS) {
+        return Err(super::too_many(name, text, extra.span()));
+    }
+    if descriptors.is_empty() {
+        return Err(no_descriptor(name, text));
+    }
+    Ok(MemoryMap {
+        source: name.into(),
+        lines: lines(text, descriptors.iter().map(Spanned::span)),
+        descriptors: descriptors
+            .into_iter()
+            .map(|descriptor| descriptor.into_inner().into())
+            .collect(),
+        notes: Vec::new(),
+    })
+}
+
+/// Reads the map of a TOML document.
+pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
+    let document: Document = toml::from_str(text).map_err(|error| {
+        ParseError::from_toml(name, text, &error).help(WHAT_A_DESCRIPTOR_LOOKS_LIKE)
+    })?;
+    into_map(name, text, document.descriptor)
+}
+
+/// Writes one descriptor.
+pub(in super::super) fn write(toml: &mut String, descriptor: &MemoryDescriptor) {
+    let attribute = attribute_names(descriptor.att).join("|");
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        toml,
+        "[[descriptor]]\ntype = \"{}\"",
+        type_name(descriptor.ty)
+    );
+    let _ = writeln!(toml, "phys = {}", integer(descriptor.phys_start));
+    let _ = writeln!(toml, "pages = {}", integer(descriptor.page_count));
+    let _ = writeln!(toml, "attribute = \"{attribute}\"");
+    if descriptor.virt_start != 0 {
+        let _ = writeln!(toml, "virt = {}", integer(descriptor.virt_start));
+    }
+}
+
+/// Whether a line begins descriptors, which no other format has.
+pub(super) fn is_descriptor_header(line: &str) -> bool {
+    let line = line.trim_start();
+    match line.strip_prefix("[[") {
+        Some(rest) => rest
+            .trim_start()
+            .strip_prefix("descriptor")
+            .is_some_and(|rest| rest.trim_start().starts_with("]]")),
+        None => line
+            .strip_prefix("descriptor")
+            .is_some_and(|rest| rest.trim_start().starts_with('=')),
+    }
+}
+
+/// Whether the first line that says anything is a table header or `key = value`.
+pub(super) fn looks_like_toml(text: &str) -> bool {
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .next()
+        .is_some_and(|line| is_table_header(line) || is_assignment(line))
+}
+
+fn is_table_header(line: &str) -> bool {
+    let inside = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split('#').next()?.trim_end().strip_suffix(']'));
+    line.starts_with("[[") || inside.is_some_and(is_key)
+}
+
+fn is_assignment(line: &str) -> bool {
+    line.split_once('=')
+        .is_some_and(|(key, _)| is_key(key.trim_end()))
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_-.\"'".contains(c))
+}
+
+/// What a document may hold. Tables of a scenario are for its own reader; naming them lets it and us refuse the rest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only there to be allowed")]
+struct Document {
+    #[serde(default)]
+    descriptor: Vec<Spanned<Descriptor>>,
+    name: Option<String>,
+    about: Option<String>,
+    mapper: Option<IgnoredAny>,
+    cpu: Option<IgnoredAny>,
+    firmware: Option<IgnoredAny>,
+    expect: Option<IgnoredAny>,
+}
+
+const WHAT_A_DESCRIPTOR_LOOKS_LIKE: &str = "a descriptor is written\n[[descriptor]]\ntype = \"RuntimeServicesCode\"\n\
+     phys = 0x7dc5b000\npages = 0x4eb\nattribute = \"RUNTIME|WB\"";
+
+fn no_descriptor(name: &str, text: &str) -> ParseError {
+    ParseError::at(
+        name,
+        text,
+        0..0,
+        "no EFI memory map: there is no [[descriptor]]",
+    )
+    .label("this is TOML, but without descriptors")
+    .help(WHAT_A_DESCRIPTOR_LOOKS_LIKE)
+}
+
+/// The line of each span, in one pass over the text for spans in order.
+fn lines(text: &str, spans: impl Iterator<Item = Range<usize>>) -> Vec<usize> {
+    let (mut offset, mut line) = (0, 1);
+    spans
+        .map(|span| {
+            let start = span.start.clamp(offset, text.len().max(offset));
+            line += line_number(text.get(offset..start).unwrap_or_default(), usize::MAX) - 1;
+            offset = start;
+            line
+        })
+        .collect()
+}
+
+/// A number as TOML can hold it.
+fn integer(number: u64) -> String {
+    match i64::try_from(number) {
+        Ok(_) => format!("{number:#x}"),
+        Err(_) => format!("\"{number:#x}\""),
+    }
+}
+
+fn memory_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryType, D::Error> {
+    deserializer.deserialize_any(Scalar {
+        expecting: "a UEFI memory type (its name, or a number of 32 bits)",
+        from_number: |number| u32::try_from(number).ok().map(MemoryType),
+        from_text: |text| {
+            parse_type(text).ok_or_else(|| {
+                format!(
+                    "unknown memory type {}, expected {}",
+                    quoted(text),
+                    TYPES.join(", ")
+                )
+            })
+        },
+    })
+}
+
+fn attribute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryAttribute, D::Error> {
+    deserializer.deserialize_any(Scalar {
+        expecting: "attributes (names joined by `|`, or a number)",
+        from_number: |number| Some(MemoryAttribute::from_bits_retain(number)),
+        from_text: |text| {
+            parse_attribute(text).map_err(|part| {
+                let known = ATTRIBUTES.map(|(_, name)| name).join(", ");
+                format!(
+                    "unknown attribute {}, expected {known}, or a number",
+                    quoted(part)
+                )
+            })
+        },
+    })
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    deserializer.deserialize_any(Scalar {
+        expecting: "a number from 0 to 0xffffffffffffffff (from 2^63 on, in quotes)",
+        from_number: Some,
+        from_text: |text| {
+            parse_number(text).ok_or_else(|| {
+                format!(
+                    "{} is no number of at most 64 bits, such as \"0x1000\"",
+                    quoted(text)
+                )
+            })
+        },
+    })
+}
+
+/// A value that is either a number or a text that means one.
+struct Scalar<T> {
+    expecting: &'static str,
+    from_number: fn(u64) -> Option<T>,
+    from_text: fn(&str) -> Result<T, String>,
+}
+
+impl<T> Visitor<'_> for Scalar<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.expecting)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<T, E> {
+        (self.from_number)(number)
+            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.from_text)(text).map_err(E::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "one of each"
+about = "what it is for"
+
+[[descriptor]]
+type = "RuntimeServicesCode"
+phys = 0x7dc5b000
+pages = 0x4eb
+attribute = "RUNTIME|UC|WC|WT|WB"
+virt = "0xfffffffefdc5b000"
+
+[[descriptor]]
+type = 0x7000_0000
+phys = "0xfffffffff000"
+pages = 1
+attribute = "0x8000000000000001"
+
+[mapper]
+layout = "window"
+
+[[expect]]
+rule = "reserved-bit"
+"#;
+
+    /// The error for a descriptor in which one line is replaced.
+    fn error(line: &str, by: &str) -> String {
+        let good = "[[descriptor]]\ntype = \"PalCode\"\nphys = 0\npages = 1\nattribute = 0\n";
+        assert!(good.contains(line));
+        MemoryMap::parse_named("x.toml", &good.replace(line, by))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn names_numbers_and_strings_are_read() {
+        let map = MemoryMap::parse(GOOD).unwrap();
+        let [first, second] = map.descriptors() else {
+            panic!("{map:?}")
+        };
+        assert_eq!(first.ty, MemoryType::RUNTIME_SERVICES_CODE);
+        assert_eq!((first.phys_start, first.page_count), (0x7dc5_b000, 0x4eb));
+        assert_eq!(
+            (first.virt_start, first.att.bits()),
+            (0xffff_fffe_fdc5_b000, 0x8000_0000_0000_000f)
+        );
+        assert_eq!(
+            (second.ty, second.phys_start),
+            (MemoryType(0x7000_0000), 0xffff_ffff_f000)
+        );
+        assert_eq!(
+            (second.virt_start, second.att.bits()),
+            (0, 0x8000_0000_0000_0001)
+        );
+        assert_eq!((map.line(0), map.line(1)), (Some(5), Some(12)));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_pointed_at() {
+        assert_eq!(
+            error("phys = 0", "phys = -4096"),
+            "x.toml:3:8: invalid value: integer `-4096`, expected a number from 0 to 0xffffffffffffffff (from 2^63 on, in quotes)"
+        );
+        assert_eq!(
+            error("pages = 1", "pages = 1.5"),
+            "x.toml:4:9: invalid type: floating point `1.5`, expected a number from 0 to 0xffffffffffffffff (from 2^63 on, in quotes)"
+        );
+        assert_eq!(
+            error("pages = 1", "pages = '0x1g'"),
+            "x.toml:4:9: `0x1g` is no number of at most 64 bits, such as \"0x1000\""
+        );
+        assert!(error("\"PalCode\"", "\"RuntimeServiceCode\"").starts_with("x.toml:2:8: unknown memory type `RuntimeServiceCode`, expected ReservedMemoryType, LoaderCode,"));
+        assert!(
+            error("\"PalCode\"", "0x1_0000_0000")
+                .starts_with("x.toml:2:8: invalid value: integer `4294967296`")
+        );
+        assert!(
+            error("attribute = 0", "attribute = 'RUNTIME|UCC'")
+                .starts_with("x.toml:5:13: unknown attribute `UCC`, expected UC, WC,")
+        );
+    }
+
+    #[test]
+    fn keys_that_are_not_known_are_pointed_at() {
+        assert_eq!(
+            error("pages = 1", "page = 1"),
+            "x.toml:4:1: unknown field `page`, expected one of `type`, `phys`, `pages`, `attribute`, `virt`"
+        );
+        assert_eq!(
+            error("[[descriptor]]", "cpus = 1\n[[descriptor]]"),
+            "x.toml:1:1: unknown field `cpus`, expected one of `descriptor`, `name`, `about`, `mapper`, `cpu`, `firmware`, `expect`"
+        );
+    }
+
+    #[test]
+    fn keys_that_lack_are_named() {
+        assert_eq!(
+            error("attribute = 0\n", ""),
+            "x.toml:1:1: missing field `attribute`"
+        );
+    }
+
+    #[test]
+    fn syntax_errors_are_pointed_at() {
+        assert!(
+            error("phys = 0", "phys = ").starts_with("x.toml:3:8: "),
+            "{}",
+            error("phys = 0", "phys = ")
+        );
+        assert!(error("[[descriptor]]", "[[descriptor]").starts_with("x.toml:1:"));
+    }
+
+    #[test]
+    fn a_document_without_descriptors_is_no_map() {
+        for text in ["name = 'x'", "[mapper]\n", "descriptor = []"] {
+            let error = MemoryMap::parse(text).unwrap_err();
+            assert_eq!(
+                error.message(),
+                "no EFI memory map: there is no [[descriptor]]"
+            );
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused_not_followed() {
+        let deep = 100_000;
+        for text in [
+            format!("mapper = {}", "[".repeat(deep)),
+            format!("mapper = {}", "{a=".repeat(deep)),
+            format!("mapper{} = 1", ".a".repeat(deep)),
+            format!("[mapper{}]", ".a".repeat(deep)),
+        ] {
+            assert!(MemoryMap::parse(&text).is_err());
+        }
+    }
+
+    #[test]
+    fn one_descriptor_too_many_is_refused() {
+        let text =
+            "[[descriptor]]\ntype=0\nphys=0\npages=0\nattribute=0\n".repeat(MAX_DESCRIPTORS + 1);
+        let error = MemoryMap::parse(&text).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "<text>:327681:1: more than 65536 descriptors"
+        );
+    }
+}
