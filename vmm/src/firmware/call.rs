@@ -1,0 +1,159 @@
+//! A stub's call as the host sees it: the registers at the trap, and the record that goes into the report.
+
+use efibed_stub::Service;
+use efibed_stub::image::{IMAGE_PAGE_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset};
+use uefi_raw::Status;
+
+use super::{PAGE_SIZE, Refusal};
+
+/// Guest-physical memory. `false` means that not all of the range is backed; then nothing counts as transferred.
+pub trait GuestMemory {
+    /// Reads `buf.len()` bytes at the physical address.
+    fn read(&self, phys: u64, buf: &mut [u8]) -> bool;
+    /// Writes `data` at the physical address.
+    fn write(&mut self, phys: u64, data: &[u8]) -> bool;
+}
+
+/// The vCPU's registers at a stub's trap, as far as the protocol speaks of them ([`mod@efibed_stub::image`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the processor's own names")]
+pub struct StubCall {
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub rsp: u64,
+    pub rip: u64,
+    pub rflags: u64,
+    pub cr3: u64,
+}
+
+/// One call of a runtime service, answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The service that was called.
+    pub service: Service,
+    /// Address of the stub's trap instruction, as the guest ran it; see [`Call::called_at`].
+    pub rip: u64,
+    /// CR3 during the call.
+    pub cr3: u64,
+    /// The first four arguments: rcx, rdx, r8, r9.
+    pub args: [u64; 4],
+    /// What the service returned.
+    pub status: Status,
+    /// Why, if it was not EFI_SUCCESS.
+    pub refusal: Option<Refusal>,
+}
+
+impl Call {
+    /// The address the guest called the service at.
+    pub fn called_at(&self) -> u64 {
+        self.rip.wrapping_sub(TRAP_OFFSET as u64)
+    }
+
+    /// The call that these registers make, its status not yet known.
+    pub(super) fn of(regs: &StubCall) -> Result<Self, ForeignTrap> {
+        let number = regs.rax as u32; // `out` sends eax
+        let rip = regs.rip;
+        let service = Service::from_number(number).ok_or(ForeignTrap::NoService { number, rip })?;
+        Ok(Self {
+            service,
+            rip: trap_address(service, rip).ok_or(ForeignTrap::NotItsStub { service, rip })?,
+            cr3: regs.cr3,
+            args: [regs.rcx, regs.rdx, regs.r8, regs.r9],
+            status: Status::SUCCESS,
+            refusal: None,
+        })
+    }
+}
+
+/// An `out` to the stubs' port that no stub made: the guest has run something else.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForeignTrap {
+    /// eax is not the number of a service.
+    #[error(
+        "the guest wrote {number:#x} to the stubs' port at RIP {rip:#x}; no runtime service has that number"
+    )]
+    NoService {
+        /// eax.
+        number: u32,
+        /// RIP as KVM reported it.
+        rip: u64,
+    },
+    /// The offset of RIP in its page is not that of the service's trap.
+    #[error(
+        "the guest wrote {service}'s number to the stubs' port at RIP {rip:#x}, which is not {service}'s stub"
+    )]
+    NotItsStub {
+        /// The service whose number eax holds.
+        service: Service,
+        /// RIP as KVM reported it.
+        rip: u64,
+    },
+}
+
+/// Where the service's `out` is, if this is the RIP of an exit from it: KVM reports the `out` itself, or, where its
+/// emulator ran it, the instruction behind it. Paging keeps the offset in the page, so that is what tells.
+fn trap_address(service: Service, rip: u64) -> Option<u64> {
+    let trap = (IMAGE_PAGE_OFFSET + entry_offset(service) + TRAP_OFFSET) as u64;
+    match (rip % PAGE_SIZE).checked_sub(trap)? {
+        0 => Some(rip),
+        behind if behind == TRAP_BYTES as u64 => Some(rip - behind),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_memory::trap;
+    use super::*;
+
+    const PAGE: u64 = 0xffff_fffe_8080_0000;
+
+    fn stub(service: Service) -> u64 {
+        PAGE + (IMAGE_PAGE_OFFSET + entry_offset(service)) as u64
+    }
+
+    #[test]
+    fn rip_may_be_at_the_trap_or_behind_it() {
+        for service in Service::ALL {
+            let mut regs = trap(stub(service));
+            let at = Call::of(&regs).unwrap();
+            regs.rip += TRAP_BYTES as u64;
+            let behind = Call::of(&regs).unwrap();
+            assert_eq!(at, behind);
+            assert_eq!(at.service, service);
+            assert_eq!(at.called_at(), stub(service));
+        }
+    }
+
+    #[test]
+    fn an_out_elsewhere_is_foreign() {
+        let mut regs = trap(stub(Service::GetTime));
+        regs.rip += 1;
+        let rip = regs.rip;
+        assert_eq!(
+            Call::of(&regs),
+            Err(ForeignTrap::NotItsStub {
+                service: Service::GetTime,
+                rip
+            })
+        );
+        regs.rip = 0;
+        assert!(Call::of(&regs).is_err());
+    }
+
+    #[test]
+    fn a_number_beyond_the_table_is_foreign() {
+        let mut regs = trap(stub(Service::GetTime));
+        regs.rax = 14;
+        let rip = regs.rip;
+        assert_eq!(
+            Call::of(&regs),
+            Err(ForeignTrap::NoService { number: 14, rip })
+        );
+    }
+}

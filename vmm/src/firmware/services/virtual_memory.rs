@@ -1,0 +1,568 @@
+//! Virtual Memory Services (UEFI 2.10, 8.4).
+//!
+//! EDK II (MdeModulePkg/Core/RuntimeDxe/Runtime.c) is followed in what is converted and in which order. It never
+//! returns EFI_NO_MAPPING and EFI_NOT_FOUND, but asserts, or goes wrong later; here the specification is followed.
+
+use core::mem::offset_of;
+
+use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor};
+
+use super::super::VirtualMode;
+use super::super::ranges::{Range, Union};
+use super::super::tables::{CLOCK_DATA, RUNTIME_SERVICES, SYSTEM_TABLE};
+use super::{DESCRIPTOR_VERSION, Firmware, GuestMemory, Refusal, StubCall};
+
+/// SetVirtualAddressMap refuses larger maps: no machine has them, and the guest must not keep the host busy.
+pub const MAX_MAP_BYTES: u64 = 16 << 20;
+
+/// The memory map firmware was laid out with, as far as SetVirtualAddressMap asks.
+#[derive(Clone, Debug)]
+pub(in super::super) struct KnownMap {
+    /// All addresses the map speaks of, up to the top where a descriptor wraps: its defects are not for this service.
+    described: Union,
+    /// Its RUNTIME regions, with their descriptors' indices. Those that are empty or wrap cannot be owed a mapping.
+    owed: Vec<(usize, Range)>,
+}
+
+impl KnownMap {
+    pub fn new(map: &[MemoryDescriptor]) -> Self {
+        let described = map
+            .iter()
+            .filter_map(|it| Range::of_pages_clamped(it.phys_start, it.page_count));
+        let runtime = map
+            .iter()
+            .enumerate()
+            .filter(|(_, it)| it.att.contains(MemoryAttribute::RUNTIME));
+        let owed = runtime.filter_map(|(region, it)| {
+            Some((region, Range::of_pages(it.phys_start, it.page_count)?))
+        });
+        Self {
+            described: Union::new(described.collect()),
+            owed: owed.collect(),
+        }
+    }
+}
+
+/// SetVirtualAddressMap(MemoryMapSize, DescriptorSize, DescriptorVersion, *VirtualMap) (8.4.1).
+///
+/// Called in physical mode, so VirtualMap is a physical address. After a refusal everything is as it was, and the
+/// guest may call again.
+pub(super) fn set_virtual_address_map(
+    firmware: &mut Firmware,
+    regs: &StubCall,
+    memory: &mut dyn GuestMemory,
+) -> Result<(), Refusal> {
+    if firmware.is_virtual() {
+        return Err(Refusal::AlreadyVirtual);
+    }
+    let arguments = Arguments::check(regs)?;
+    let map = VirtualMap::read(&arguments, memory, &firmware.map.described)?;
+    map.check_owed(&firmware.map.owed)?;
+    convert(firmware, &map, memory)
+}
+
+/// The arguments, found to make sense.
+struct Arguments {
+    entries: u64,
+    stride: u64,
+    map: u64,
+}
+
+impl Arguments {
+    fn check(regs: &StubCall) -> Result<Self, Refusal> {
+        let (bytes, stride, version, map) = (regs.rcx, regs.rdx, regs.r8 as u32, regs.r9);
+        if version != DESCRIPTOR_VERSION {
+            return Err(Refusal::DescriptorVersion { version });
+        }
+        // 48 is what this firmware would report, but the guest may have made the map itself; U-Boot has 40.
+        if stride < size_of::<MemoryDescriptor>() as u64 || !stride.is_multiple_of(8) {
+            return Err(Refusal::DescriptorSize { bytes: stride });
+        }
+        // EDK II ignores a remainder. Here it is an error: one of the two sizes must be wrong.
+        if bytes > MAX_MAP_BYTES || !bytes.is_multiple_of(stride) {
+            return Err(Refusal::MapSize { bytes, stride });
+        }
+        Ok(Self {
+            entries: bytes / stride,
+            stride,
+            map,
+        })
+    }
+}
+
+/// What the guest's map says about RUNTIME memory, in its order.
+struct VirtualMap(Vec<Mapped>);
+
+/// A range of RUNTIME memory, and the virtual address of its first byte.
+#[derive(Clone, Copy)]
+struct Mapped {
+    range: Range,
+    virt: u64,
+}
+
+impl VirtualMap {
+    /// Reads all entries; each that gives a virtual address must speak of described memory only.
+    fn read(
+        arguments: &Arguments,
+        memory: &dyn GuestMemory,
+        described: &Union,
+    ) -> Result<Self, Refusal> {
+        let mut map = Self(Vec::new());
+        for entry in 0..arguments.entries {
+            // At most MAX_MAP_BYTES, so only the addition can overflow.
+            let phys = arguments.map.wrapping_add(entry * arguments.stride);
+            let descriptor = (phys >= arguments.map)
+                .then(|| read_descriptor(memory, phys))
+                .flatten()
+                .ok_or(Refusal::MapUnreadable { entry, phys })?;
+            let (phys, pages) = (descriptor.phys_start, descriptor.page_count);
+            let Some(range) = Range::of_pages_clamped(phys, pages) else {
+                continue; // no pages
+            };
+            if !gives_address(&descriptor) {
+                continue;
+            }
+            if !described.contains(range) {
+                return Err(Refusal::NotFound { entry, phys, pages });
+            }
+            if descriptor.att.contains(MemoryAttribute::RUNTIME) {
+                map.0.push(Mapped {
+                    range,
+                    virt: descriptor.virt_start,
+                });
+            }
+        }
+        Ok(map)
+    }
+
+    /// All of each region that is owed must have a virtual address; adjacent entries may share a region.
+    fn check_owed(&self, owed: &[(usize, Range)]) -> Result<(), Refusal> {
+        let mapped = Union::new(self.0.iter().map(|mapped| mapped.range).collect());
+        match owed.iter().find(|(_, range)| !mapped.contains(*range)) {
+            None => Ok(()),
+            Some(&(region, range)) => Err(Refusal::NoMapping {
+                region,
+                phys: range.first,
+            }),
+        }
+    }
+
+    /// ConvertPointer's rule (8.4.2, and EDK II's): the first entry that has the address converts it.
+    fn convert(&self, address: u64) -> Option<u64> {
+        let mapped = self
+            .0
+            .iter()
+            .find(|mapped| mapped.range.contains(address))?;
+        Some((address - mapped.range.first).wrapping_add(mapped.virt))
+    }
+}
+
+/// Whether the entry supplies a virtual address. VirtualStart zero means none, as all of a map's entries have it
+/// before someone sets it, but for the region at physical zero, which an identity layout leaves there.
+fn gives_address(descriptor: &MemoryDescriptor) -> bool {
+    let is_identity_of_zero =
+        descriptor.phys_start == 0 && descriptor.att.contains(MemoryAttribute::RUNTIME);
+    descriptor.virt_start != 0 || is_identity_of_zero
+}
+
+fn read_descriptor(memory: &dyn GuestMemory, phys: u64) -> Option<MemoryDescriptor> {
+    let mut bytes = [0; size_of::<MemoryDescriptor>()];
+    if !memory.read(phys, &mut bytes) {
+        return None;
+    }
+    let field = |offset: usize| {
+        let mut field = [0; 8];
+        field.copy_from_slice(&bytes[offset..][..8]);
+        u64::from_le_bytes(field)
+    };
+    Some(MemoryDescriptor {
+        phys_start: field(offset_of!(MemoryDescriptor, phys_start)),
+        virt_start: field(offset_of!(MemoryDescriptor, virt_start)),
+        page_count: field(offset_of!(MemoryDescriptor, page_count)),
+        att: MemoryAttribute::from_bits_retain(field(offset_of!(MemoryDescriptor, att))),
+        ..MemoryDescriptor::default() // the type does not matter here
+    })
+}
+
+/// Converts firmware's pointers, and writes the tables: runtime services first, then the system table (EDK II).
+fn convert(
+    firmware: &mut Firmware,
+    map: &VirtualMap,
+    memory: &mut dyn GuestMemory,
+) -> Result<(), Refusal> {
+    // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
+    let lost = |phys| Refusal::NoMapping {
+        region: firmware.data.region,
+        phys,
+    };
+    let page = firmware
+        .data_page
+        .converted(|address| map.convert(address))
+        .map_err(lost)?;
+    let data = firmware.data.phys;
+    let clock_data = data + CLOCK_DATA as u64;
+    let clock_data = map.convert(clock_data).ok_or_else(|| lost(clock_data))?;
+
+    let is_written = memory.write(data + RUNTIME_SERVICES as u64, page.runtime_services())
+        && memory.write(data + SYSTEM_TABLE as u64, page.system_table());
+    if !is_written {
+        return Err(Refusal::TablesUnwritable { phys: data });
+    }
+    firmware.data_page = page;
+    firmware.virtual_mode = Some(VirtualMode { clock_data });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use efibed_stub::{DESCRIPTOR_STRIDE, Service};
+    use proptest::prelude::*;
+    use uefi_raw::Status;
+    use uefi_raw::table::boot::MemoryType;
+
+    use super::super::super::test_memory::{
+        TestMemory, code_and_data, descriptor, set_virtual_address_map as svam, trap,
+    };
+    use super::super::super::{Call, verify_tables};
+    use super::*;
+
+    const MAP_AT: u64 = 0x5_0000;
+    const STRIDE: u64 = DESCRIPTOR_STRIDE as u64;
+    const WINDOW: u64 = 0xffff_fffe_0000_0000;
+
+    struct Bed {
+        firmware: Firmware,
+        memory: TestMemory,
+    }
+
+    impl Bed {
+        fn new(map: &[MemoryDescriptor]) -> Self {
+            let firmware = Firmware::lay_out(map, |_| true).unwrap();
+            let memory = TestMemory::with_firmware(&firmware);
+            Self { firmware, memory }
+        }
+
+        fn call(&mut self, map: &[MemoryDescriptor], stride: u64) -> Call {
+            let bytes = encode(map, stride);
+            self.memory.put(MAP_AT, &bytes);
+            self.call_raw(bytes.len() as u64, stride, 1, MAP_AT)
+        }
+
+        fn call_raw(&mut self, bytes: u64, stride: u64, version: u64, at: u64) -> Call {
+            let mut regs = svam(&self.firmware, bytes, stride, version, at);
+            let call = self.firmware.answer(&mut regs, &mut self.memory).unwrap();
+            assert_eq!(regs.rax, call.status.0 as u64);
+            if call.status != Status::SUCCESS && !self.firmware.is_virtual() {
+                let tables = self.firmware.system_table();
+                assert_eq!(verify_tables(&self.memory, tables, Some), Ok(()));
+            }
+            call
+        }
+    }
+
+    fn encode(map: &[MemoryDescriptor], stride: u64) -> Vec<u8> {
+        let mut bytes = vec![0xA5; map.len() * stride as usize];
+        for (descriptor, entry) in map.iter().zip(bytes.chunks_mut(stride as usize)) {
+            entry[0..4].copy_from_slice(&descriptor.ty.0.to_le_bytes());
+            entry[8..16].copy_from_slice(&descriptor.phys_start.to_le_bytes());
+            entry[16..24].copy_from_slice(&descriptor.virt_start.to_le_bytes());
+            entry[24..32].copy_from_slice(&descriptor.page_count.to_le_bytes());
+            entry[32..40].copy_from_slice(&descriptor.att.bits().to_le_bytes());
+        }
+        bytes
+    }
+
+    fn in_window(mut map: Vec<MemoryDescriptor>) -> Vec<MemoryDescriptor> {
+        for descriptor in &mut map {
+            if descriptor.att.contains(MemoryAttribute::RUNTIME) {
+                descriptor.virt_start = WINDOW.wrapping_add(descriptor.phys_start);
+            }
+        }
+        map
+    }
+
+    #[test]
+    fn success_makes_all_pointers_virtual_but_two_and_the_tables_verify() {
+        let mut bed = Bed::new(&code_and_data());
+        let call = bed.call(&in_window(code_and_data()), STRIDE);
+        assert_eq!((call.status, call.refusal), (Status::SUCCESS, None));
+
+        let Bed { firmware, memory } = &bed;
+        for service in Service::ALL {
+            let physical = firmware.entry(service);
+            let is_kept = matches!(
+                service,
+                Service::SetVirtualAddressMap | Service::ConvertPointer
+            );
+            let expected = (!is_kept).then_some(WINDOW + physical);
+            let pointer = firmware.runtime_services() + service.table_offset() as u64;
+            assert_eq!(firmware.virtual_entry(service), expected);
+            assert_eq!(memory.u64(pointer), expected.unwrap_or(physical));
+        }
+        let tables = firmware.system_table();
+        // FirmwareVendor, RuntimeServices, ConfigurationTable: UEFI 2.10, 4.3.1
+        for offset in [24, 88, 112] {
+            let pointer = memory.u64(tables + offset);
+            assert_eq!(pointer & !0xFFF, WINDOW + 0x7C00_0000, "{offset}");
+        }
+        let by_window = |virt: u64| virt.checked_sub(WINDOW);
+        assert_eq!(verify_tables(memory, tables, by_window), Ok(()));
+        assert!(verify_tables(memory, tables, Some).is_err());
+        for (phys, content, _) in firmware.pages() {
+            let mut bytes = [0; 4096];
+            assert!(memory.read(phys, &mut bytes));
+            assert_eq!(&bytes, content);
+        }
+    }
+
+    #[test]
+    fn afterwards_get_time_is_given_the_virtual_address_of_its_data() {
+        let mut bed = Bed::new(&code_and_data());
+        assert_eq!(
+            bed.call(&in_window(code_and_data()), STRIDE).status,
+            Status::SUCCESS
+        );
+        let entry = bed.firmware.virtual_entry(Service::GetTime).unwrap();
+        let mut regs = trap(entry);
+        regs.rcx = 0x1000;
+        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
+        assert_eq!(call.status, Status::SUCCESS);
+        assert_eq!(call.called_at(), entry);
+        assert_eq!(regs.r9 & !0xFFF, WINDOW + 0x7C00_0000);
+    }
+
+    #[test]
+    fn any_stride_that_holds_a_descriptor_is_followed() {
+        for stride in [40, 48, 56, 4096] {
+            let mut bed = Bed::new(&code_and_data());
+            let call = bed.call(&in_window(code_and_data()), stride);
+            assert_eq!(call.status, Status::SUCCESS, "{stride}");
+        }
+    }
+
+    #[test]
+    fn a_second_call_is_unsupported_and_changes_nothing() {
+        let mut bed = Bed::new(&code_and_data());
+        let map = in_window(code_and_data());
+        assert_eq!(bed.call(&map, STRIDE).status, Status::SUCCESS);
+        let entry = bed.firmware.virtual_entry(Service::GetTime);
+        let call = bed.call(&map, STRIDE);
+        assert_eq!(call.status, Status::UNSUPPORTED);
+        assert_eq!(call.refusal, Some(Refusal::AlreadyVirtual));
+        assert_eq!(bed.firmware.virtual_entry(Service::GetTime), entry);
+    }
+
+    #[test]
+    fn a_wrong_version_or_size_is_an_invalid_parameter() {
+        let mut bed = Bed::new(&code_and_data());
+        bed.memory
+            .put(MAP_AT, &encode(&in_window(code_and_data()), STRIDE));
+        let over = MAX_MAP_BYTES + STRIDE - MAX_MAP_BYTES % STRIDE;
+        for (bytes, stride, version, at) in [
+            (4 * STRIDE, STRIDE, 0, MAP_AT),
+            (4 * STRIDE, STRIDE, 2, MAP_AT),
+            (0, 0, 1, MAP_AT),
+            (0, 8, 1, MAP_AT),
+            (4 * 39, 39, 1, MAP_AT),
+            (4 * 44, 44, 1, MAP_AT),
+            (4 * STRIDE + 1, STRIDE, 1, MAP_AT),
+            (4 * STRIDE, u64::MAX - 7, 1, MAP_AT),
+            (over, STRIDE, 1, MAP_AT),
+            (u64::MAX, STRIDE, 1, MAP_AT),
+            (4 * STRIDE, STRIDE, 1, 0),
+            (4 * STRIDE, STRIDE, 1, u64::MAX - 47),
+            (4 * STRIDE, STRIDE, 1, u64::MAX),
+        ] {
+            let status = bed.call_raw(bytes, stride, version, at).status;
+            assert_eq!(
+                status,
+                Status::INVALID_PARAMETER,
+                "{bytes:#x} {stride:#x} {version} {at:#x}"
+            );
+        }
+        // A UINT32: what is above is nobody's (UEFI 2.10, 2.3.4.2 refers to Microsoft's x64 convention).
+        let version = 0xDEAD_0000_0001;
+        let status = bed.call_raw(4 * STRIDE, STRIDE, version, MAP_AT).status;
+        assert_eq!(status, Status::SUCCESS);
+    }
+
+    #[test]
+    fn a_runtime_region_without_an_address_is_no_mapping() {
+        let good = in_window(code_and_data());
+        for region in 1..good.len() {
+            let mut missing = good.clone();
+            missing.remove(region);
+            let mut zero = good.clone();
+            zero[region].virt_start = 0;
+            let mut short = good.clone();
+            short[region].page_count -= 1;
+            let mut not_runtime = good.clone();
+            not_runtime[region].att = MemoryAttribute::WRITE_BACK;
+            for map in [missing, zero, short, not_runtime] {
+                let call = Bed::new(&code_and_data()).call(&map, STRIDE);
+                let phys = good[region].phys_start;
+                assert_eq!(call.status, Status::NO_MAPPING);
+                assert_eq!(call.refusal, Some(Refusal::NoMapping { region, phys }));
+            }
+        }
+        let status = Bed::new(&code_and_data()).call(&[], STRIDE).status;
+        assert_eq!(status, Status::NO_MAPPING);
+    }
+
+    #[test]
+    fn an_address_for_memory_outside_the_map_is_not_found() {
+        let good = in_window(code_and_data());
+        let outside = MemoryDescriptor {
+            virt_start: WINDOW,
+            ..descriptor(MemoryType::MMIO, 0x2_0000_0000, 1)
+        };
+        let mut not_runtime = outside;
+        not_runtime.att = MemoryAttribute::empty();
+        let mut wraps = good[1];
+        wraps.page_count = u64::MAX;
+        let mut long = good[1];
+        long.page_count += 1;
+        for bad in [outside, not_runtime, wraps, long] {
+            let map = [&good[..], &[bad]].concat();
+            let call = Bed::new(&code_and_data()).call(&map, STRIDE);
+            assert_eq!(call.status, Status::NOT_FOUND);
+            assert!(matches!(
+                call.refusal,
+                Some(Refusal::NotFound { entry: 4, .. })
+            ));
+        }
+        let mut unset = outside;
+        unset.virt_start = 0;
+        let map = [&good[..], &[unset]].concat();
+        let status = Bed::new(&code_and_data()).call(&map, STRIDE).status;
+        assert_eq!(status, Status::SUCCESS);
+    }
+
+    #[test]
+    fn a_descriptor_that_wraps_is_in_the_map_and_is_not_owed() {
+        let mut map = code_and_data();
+        map.push(descriptor(MemoryType::MMIO, 0u64.wrapping_sub(0x1000), 2));
+        for given in [in_window(map.clone()), in_window(code_and_data())] {
+            let status = Bed::new(&map).call(&given, STRIDE).status;
+            assert_eq!(status, Status::SUCCESS);
+        }
+    }
+
+    #[test]
+    fn after_a_refusal_the_guest_may_call_again() {
+        let mut bed = Bed::new(&code_and_data());
+        assert_eq!(bed.call(&[], STRIDE).status, Status::NO_MAPPING);
+        assert!(!bed.firmware.is_virtual());
+        assert_eq!(
+            bed.call(&in_window(code_and_data()), STRIDE).status,
+            Status::SUCCESS
+        );
+    }
+
+    #[test]
+    fn entries_may_be_merged_or_split_and_the_first_converts() {
+        let mut map = code_and_data();
+        let next = map[1].phys_start + map[1].page_count * 4096;
+        map.push(descriptor(MemoryType::RUNTIME_SERVICES_CODE, next, 2));
+        let mut given = in_window(map.clone());
+        given[1].page_count += given.pop().unwrap().page_count; // as Linux merges neighbours
+        let mut tail = given[2]; // and a split one
+        tail.phys_start += 4096;
+        tail.virt_start += 0x100_0000;
+        tail.page_count = 1;
+        given[2].page_count = 1;
+        given.push(tail);
+        given.push(MemoryDescriptor {
+            virt_start: 0x1000,
+            ..given[2]
+        }); // an alias, too late
+        let mut bed = Bed::new(&map);
+        assert_eq!(bed.call(&given, STRIDE).status, Status::SUCCESS);
+        let by_window = |virt: u64| virt.checked_sub(WINDOW);
+        let tables = bed.firmware.system_table();
+        assert_eq!(verify_tables(&bed.memory, tables, by_window), Ok(()));
+    }
+
+    #[test]
+    fn identity_works_for_a_region_at_zero() {
+        let mut map = vec![
+            descriptor(MemoryType::RUNTIME_SERVICES_CODE, 0, 1),
+            descriptor(MemoryType::RUNTIME_SERVICES_DATA, 0x1000, 1),
+        ];
+        let mut bed = Bed::new(&map);
+        for descriptor in &mut map {
+            descriptor.virt_start = descriptor.phys_start;
+        }
+        assert_eq!(bed.call(&map, STRIDE).status, Status::SUCCESS);
+        let entry = bed.firmware.virtual_entry(Service::GetTime);
+        assert_eq!(entry, Some(bed.firmware.entry(Service::GetTime)));
+    }
+
+    #[test]
+    fn firmware_whose_pages_are_not_in_memory_says_so() {
+        let mut bed = Bed::new(&code_and_data());
+        let bytes = encode(&in_window(code_and_data()), STRIDE);
+        bed.memory.put(MAP_AT, &bytes);
+        bed.memory.take(0x7C00_0000);
+        let mut regs = svam(&bed.firmware, bytes.len() as u64, STRIDE, 1, MAP_AT);
+        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
+        assert_eq!(call.status, Status::DEVICE_ERROR);
+        assert!(!bed.firmware.is_virtual());
+    }
+
+    proptest! {
+        #[test]
+        fn no_map_panics_the_host(
+            entries in proptest::collection::vec(any_descriptor(), 0..12),
+            offset in 0u64..5000,
+        ) {
+            let mut map = in_window(code_and_data());
+            map.extend(entries);
+            let mut bed = Bed::new(&code_and_data());
+            let bytes = encode(&map, STRIDE);
+            bed.memory.put(MAP_AT + offset, &bytes);
+            let call = bed.call_raw(bytes.len() as u64, STRIDE, 1, MAP_AT + offset);
+            prop_assert_eq!(call.status == Status::SUCCESS, call.refusal.is_none());
+            prop_assert_eq!(call.status == Status::SUCCESS, bed.firmware.is_virtual());
+        }
+
+        #[test]
+        fn no_memory_map_panics_lay_out(
+            map in proptest::collection::vec(any_descriptor(), 0..12),
+            limit in any::<u64>(),
+        ) {
+            if let Ok(firmware) = Firmware::lay_out(&map, |phys| phys < limit) {
+                for (phys, _, region) in firmware.pages() {
+                    prop_assert_eq!(map[region].phys_start, phys);
+                }
+                let memory = TestMemory::with_firmware(&firmware);
+                prop_assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
+            }
+        }
+    }
+
+    fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
+        let address = || {
+            prop_oneof![
+                (0u64..0x1000).prop_map(|page| page << 12),
+                Just(0u64.wrapping_sub(0x1000)),
+                any::<u64>()
+            ]
+        };
+        let pages = prop_oneof![0u64..4, any::<u64>()];
+        (4u32..8, address(), address(), pages, any::<bool>()).prop_map(
+            |(ty, phys_start, virt_start, page_count, is_runtime)| MemoryDescriptor {
+                ty: MemoryType(ty),
+                padding: 0,
+                phys_start,
+                virt_start,
+                page_count,
+                att: if is_runtime {
+                    MemoryAttribute::RUNTIME
+                } else {
+                    MemoryAttribute::empty()
+                },
+            },
+        )
+    }
+}

@@ -1,0 +1,214 @@
+//! The tables in firmware's data page: built, and converted to virtual addresses.
+
+use core::mem::offset_of;
+
+use efibed_stub::{RuntimeServices, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES, Service, SystemTable};
+use efibed_stub::{TableHeader, table};
+use uefi_raw::table::configuration::ConfigurationTable;
+
+use super::PAGE_BYTES;
+
+/// Where in the data page the system table is: behind the stamp.
+pub(super) const SYSTEM_TABLE: usize = STAMP_HEAD_BYTES;
+
+/// The runtime-services table.
+pub(super) const RUNTIME_SERVICES: usize = SYSTEM_TABLE + size_of::<SystemTable>();
+
+/// FirmwareVendor.
+const VENDOR: usize = RUNTIME_SERVICES + size_of::<RuntimeServices>();
+
+/// GetTime's own 16 bytes of data: an EFI_TIME (UEFI 2.10, 8.3.1).
+pub(super) const CLOCK_DATA: usize = (VENDOR + VENDOR_NAME.len() * 2).next_multiple_of(8);
+
+/// The configuration tables (UEFI 2.10, 4.6). There are none yet, but there is room.
+const CONFIGURATION_TABLES: usize = CLOCK_DATA + 16;
+
+const CONFIGURATION_TABLE_COUNT: usize = 0;
+
+const _: () = assert!(
+    CONFIGURATION_TABLES + CONFIGURATION_TABLE_COUNT * size_of::<ConfigurationTable>()
+        <= PAGE_BYTES - STAMP_TAIL_BYTES
+);
+
+/// In UTF-16, and null-terminated.
+const VENDOR_NAME: [u16; 7] = [
+    b'e' as u16,
+    b'f' as u16,
+    b'i' as u16,
+    b'b' as u16,
+    b'e' as u16,
+    b'd' as u16,
+    0,
+];
+
+/// FirmwareRevision: the vendor's own business (UEFI 2.10, 4.3.1); 1.0, as EDK II writes it.
+const FIRMWARE_REVISION: u32 = 1 << 16;
+
+/// Whether SetVirtualAddressMap converts the service's pointer. The two it leaves are of no use any more, and EDK II
+/// (MdeModulePkg/Core/RuntimeDxe/Runtime.c, RuntimeDriverSetVirtualAddressMap) leaves them.
+pub(super) fn is_converted(service: Service) -> bool {
+    !matches!(
+        service,
+        Service::SetVirtualAddressMap | Service::ConvertPointer
+    )
+}
+
+/// Firmware's own view of its data page.
+#[derive(Clone, Debug)]
+pub(super) struct DataPage(Box<[u8; PAGE_BYTES]>);
+
+impl DataPage {
+    /// The page at this physical address, with tables that point at these stubs.
+    pub fn new(phys: u64, stub: impl Fn(Service) -> u64) -> Self {
+        let mut page = Self(Box::new([0; PAGE_BYTES]));
+        for (index, unit) in VENDOR_NAME.iter().enumerate() {
+            page.put(VENDOR + index * 2, &unit.to_le_bytes());
+        }
+        page.put_runtime_services(stub);
+        page.put_system_table(phys);
+        page
+    }
+
+    pub fn bytes(&self) -> &[u8; PAGE_BYTES] {
+        &self.0
+    }
+
+    /// The service's pointer.
+    pub fn service(&self, service: Service) -> u64 {
+        self.u64(RUNTIME_SERVICES + service.table_offset())
+    }
+
+    /// The runtime-services table.
+    pub fn runtime_services(&self) -> &[u8] {
+        &self.0[RUNTIME_SERVICES..][..size_of::<RuntimeServices>()]
+    }
+
+    /// The system table.
+    pub fn system_table(&self) -> &[u8] {
+        &self.0[SYSTEM_TABLE..][..size_of::<SystemTable>()]
+    }
+
+    /// This page with its pointers converted, or the first address that could not be.
+    ///
+    /// What is converted, and in which order, is EDK II's (see [`is_converted`]).
+    pub fn converted(&self, convert: impl Fn(u64) -> Option<u64>) -> Result<Self, u64> {
+        let convert = |address| convert(address).ok_or(address);
+        let mut page = self.clone();
+        for service in Service::ALL.into_iter().filter(|&it| is_converted(it)) {
+            let offset = RUNTIME_SERVICES + service.table_offset();
+            page.put_u64(offset, convert(page.u64(offset))?);
+        }
+        page.seal(RUNTIME_SERVICES, size_of::<RuntimeServices>());
+        for field in [
+            offset_of!(SystemTable, firmware_vendor),
+            offset_of!(SystemTable, configuration_table),
+            offset_of!(SystemTable, runtime_services),
+        ] {
+            let offset = SYSTEM_TABLE + field;
+            page.put_u64(offset, convert(page.u64(offset))?);
+        }
+        page.seal(SYSTEM_TABLE, size_of::<SystemTable>());
+        Ok(page)
+    }
+
+    fn put_runtime_services(&mut self, stub: impl Fn(Service) -> u64) {
+        for service in Service::ALL {
+            self.put_u64(RUNTIME_SERVICES + service.table_offset(), stub(service));
+        }
+        let size = size_of::<RuntimeServices>();
+        self.put_header(RUNTIME_SERVICES, RuntimeServices::SIGNATURE, size);
+    }
+
+    /// The consoles and the boot services stay null: boot services have been exited (UEFI 2.10, 7.4.6).
+    fn put_system_table(&mut self, phys: u64) {
+        self.put(
+            SYSTEM_TABLE + offset_of!(SystemTable, firmware_revision),
+            &FIRMWARE_REVISION.to_le_bytes(),
+        );
+        for (field, value) in [
+            (
+                offset_of!(SystemTable, firmware_vendor),
+                phys + VENDOR as u64,
+            ),
+            (
+                offset_of!(SystemTable, runtime_services),
+                phys + RUNTIME_SERVICES as u64,
+            ),
+            (
+                offset_of!(SystemTable, number_of_table_entries),
+                CONFIGURATION_TABLE_COUNT as u64,
+            ),
+            (
+                offset_of!(SystemTable, configuration_table),
+                phys + CONFIGURATION_TABLES as u64,
+            ),
+        ] {
+            self.put_u64(SYSTEM_TABLE + field, value);
+        }
+        self.put_header(
+            SYSTEM_TABLE,
+            SystemTable::SIGNATURE,
+            size_of::<SystemTable>(),
+        );
+    }
+
+    /// The header of a table whose fields are all there.
+    fn put_header(&mut self, table: usize, signature: u64, size: usize) {
+        self.put_u64(table + offset_of!(TableHeader, signature), signature);
+        self.put(
+            table + offset_of!(TableHeader, revision),
+            &table::REVISION.to_le_bytes(),
+        );
+        self.put(
+            table + offset_of!(TableHeader, header_size),
+            &(size as u32).to_le_bytes(),
+        );
+        self.seal(table, size);
+    }
+
+    /// Computes the CRC of a table anew, with the field itself zero (UEFI 2.10, 4.2.1).
+    fn seal(&mut self, table: usize, size: usize) {
+        let field = table + offset_of!(TableHeader, crc32);
+        self.put(field, &[0; 4]);
+        let crc = crc32fast::hash(&self.0[table..][..size]);
+        self.put(field, &crc.to_le_bytes());
+    }
+
+    fn u64(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.0[offset..][..8]);
+        u64::from_le_bytes(bytes)
+    }
+
+    fn put_u64(&mut self, offset: usize, value: u64) {
+        self.put(offset, &value.to_le_bytes());
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        self.0[offset..][..bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vendor_is_efibed_in_utf_16() {
+        let page = DataPage::new(0x1000, |_| 0);
+        let vendor = page.u64(SYSTEM_TABLE + offset_of!(SystemTable, firmware_vendor));
+        let units: Vec<u16> = page.0[(vendor - 0x1000) as usize..]
+            .chunks(2)
+            .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
+            .take_while(|&unit| unit != 0)
+            .collect();
+        assert_eq!(String::from_utf16(&units).unwrap(), "efibed");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_converted_is_named() {
+        let page = DataPage::new(0x1000, |service| u64::from(service.number()) << 16);
+        let no_variables = |address| (address != 0x6_0000).then_some(address);
+        assert_eq!(page.converted(no_variables).unwrap_err(), 0x6_0000);
+    }
+}
