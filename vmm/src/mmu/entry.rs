@@ -72,7 +72,7 @@ pub fn reserved_reasons(
     level: Level,
     entry: u64,
     paging: &Paging,
-) -> impl Iterator<Item = (u64, &'static str)> {
+) -> impl Iterator<Item = (u64, &'static str)> + use<> {
     guilt(level, entry, paging).map(move |(rule, guilty)| (guilty, reason(rule, level, entry)))
 }
 
@@ -221,27 +221,32 @@ pub(super) fn offended_rules(level: Level, entry: u64, paging: &Paging) -> Rules
     guilt(level, entry, paging).fold(Rules::none(), |rules, (rule, _)| rules.with(rule))
 }
 
-/// The rules by which a bit can be reserved.
-const RESERVING: [Rule; 8] = [
-    Rule::ReservedPhys,
-    Rule::ReservedNx,
-    Rule::ReservedPde2m,
-    Rule::ReservedPdpte1g,
-    Rule::PsInPdpteWithout1g,
-    Rule::PsInUpper,
-    Rule::GInUpperAmd,
-    Rule::PatInLargeLeaf,
-];
+/// Declares the rules by which a bit can be reserved, and the mask of them all as one expression: the
+/// rules are constants in it, and what is left of them are a few tests of the entry's kind.
+macro_rules! reserving {
+    ($($rule:ident,)*) => {
+        const RESERVING: [Rule; [$(Rule::$rule),*].len()] = [$(Rule::$rule),*];
 
-#[inline]
-fn reserved_mask(level: Level, entry: u64, paging: &Paging) -> u64 {
-    RESERVING.iter().fold(0, |mask, &rule| {
-        mask | reserved_by(rule, level, entry, paging)
-    })
+        #[inline(always)]
+        fn reserved_mask(level: Level, entry: u64, paging: &Paging) -> u64 {
+            0 $(| reserved_by(Rule::$rule, level, entry, paging))*
+        }
+    };
+}
+
+reserving! {
+    ReservedPhys,
+    ReservedNx,
+    ReservedPde2m,
+    ReservedPdpte1g,
+    PsInPdpteWithout1g,
+    PsInUpper,
+    GInUpperAmd,
+    PatInLargeLeaf,
 }
 
 /// The bits that `rule` reserves in an entry of this level and kind.
-#[inline]
+#[inline(always)]
 fn reserved_by(rule: Rule, level: Level, entry: u64, paging: &Paging) -> u64 {
     let in_force = paging.rules.has(rule);
     let ps = entry & bits::PS != 0;
@@ -265,11 +270,12 @@ fn reserved_by(rule: Rule, level: Level, entry: u64, paging: &Paging) -> u64 {
 }
 
 /// Each rule with the bits of `entry` that offend against it.
-fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (Rule, u64)> {
+fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (Rule, u64)> + use<> {
     let counts = matches!(judge(level, entry, paging), Judgement::Reserved(_));
+    let paging = *paging;
     RESERVING
         .into_iter()
-        .map(move |rule| (rule, entry & reserved_by(rule, level, entry, paging)))
+        .map(move |rule| (rule, entry & reserved_by(rule, level, entry, &paging)))
         .filter(move |&(_, guilty)| counts && guilty != 0)
 }
 
