@@ -177,3 +177,12 @@ fn rule_sets_add_and_remove() {
         assert!(Rules::none().with(rule).iter().eq([rule]));
     }
 }
+
+#[test]
+fn what_is_absent_is_never_marked_even_by_a_broken_rule() {
+    let absent = Path::to_4k().clear(Level::Pte, P);
+    let (held, broken) = both(Rule::FaultSparesLeaf, absent, |path| {
+        path.after(Access::write())[3]
+    });
+    assert_eq!((held, broken), ((0, 0), (0, 0)));
+}

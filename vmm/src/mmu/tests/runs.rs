@@ -149,6 +149,66 @@ fn unaligned_2m_leaves_side_by_side_are_one_defect() {
 }
 
 #[test]
+fn defects_of_different_rules_are_not_joined() {
+    let path = Path::to_4k();
+    let mut tables = path.tables();
+    for (index, entry) in [(0, 1 << 51 | P), (1, 1 << 50 | P), (2, NX | P)] {
+        tables.set(Pa(table(Level::Pte).0 + index * 8), entry);
+    }
+    let paging = Paging {
+        nxe: false,
+        ..path.paging
+    };
+    let start = VA.0 & !0x1f_ffff;
+    let range = Va(start)..=Va(start + 0x2fff);
+    let runs: Vec<_> = Runs::new(&tables, path.root(), range, &paging, 100)
+        .map(|run| run.unwrap())
+        .map(|run| (run.bytes, run.defect.unwrap()))
+        .collect();
+    let reserved = |rule, bits| Defect::Reserved {
+        rules: Rules::none().with(rule),
+        bits,
+    };
+    assert_eq!(
+        runs,
+        [
+            (0x2000, reserved(Rule::ReservedPhys, 1 << 51 | 1 << 50)),
+            (0x1000, reserved(Rule::ReservedNx, NX)),
+        ]
+    );
+}
+
+#[test]
+fn leaves_of_different_sizes_are_not_joined() {
+    // A page table full of 4 KiB leaves, and beside it the 2 MiB leaf that continues it.
+    let path = Path::to_4k();
+    let mut tables = path.tables();
+    for index in 0..512 {
+        tables.set(Pa(table(Level::Pte).0 + index * 8), index << 12 | OPEN);
+    }
+    let beside = Va(VA.0 + 0x20_0000);
+    let entry_addr = Level::Pde.entry_addr(table(Level::Pde), beside);
+    tables.set(entry_addr, 0x20_0000 | OPEN | PS);
+    let runs: Vec<_> = Runs::new(&tables, path.root(), EVERYTHING, &path.paging, 5000)
+        .map(|run| run.unwrap())
+        .map(|run| (run.leaf, run.pa, run.bytes))
+        .collect();
+    let first = (Level::Pte, Pa(0), 0x20_0000);
+    assert_eq!(runs, [first, (Level::Pde, Pa(0x20_0000), 0x20_0000)]);
+}
+
+#[test]
+fn a_hole_within_one_entry_cuts_its_run() {
+    // Five levels with 48 canonical bits: the hole begins in the middle of PML5E 0.
+    let path = Path::to_4k()
+        .at(0)
+        .cpu(|cpu| (cpu.la57, cpu.rules) = (true, Rules::all().without(Rule::CanonicalLa57)));
+    let runs = path.set(Level::Pml5e, PS).runs(EVERYTHING);
+    assert_eq!(runs.len(), 1);
+    assert_eq!((runs[0].va, runs[0].bytes), (Va(0), 1 << 47));
+}
+
+#[test]
 fn tables_that_refer_to_themselves_end_at_the_limit() {
     let mut tables = Tables::default();
     for index in 0..512 {
@@ -201,10 +261,9 @@ fn random_tables() -> impl Strategy<Value = Tables> {
 }
 
 fn random_paging() -> impl Strategy<Value = Paging> {
-    let broken = prop_oneof![
-        Just(None),
-        prop::sample::select(&Rule::ALL[..9]).prop_map(Some)
-    ];
+    // The rules that decide what a page translates to: reserved bits, absence, and the hole.
+    let breakable = [&Rule::ALL[..9], &[Rule::CanonicalLa57]].concat();
+    let broken = prop::option::of(prop::sample::select(breakable));
     (any::<[bool; 6]>(), 36..=52u8, broken).prop_map(
         |([la57, gbpages, nxe, pke, amd, p], maxphyaddr, broken)| Paging {
             la57,
