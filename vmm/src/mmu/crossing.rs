@@ -14,7 +14,7 @@ use super::walk::{Outcome, TableMemory, Walk, walk};
 /// instruction's operand reaches a third page, and none is looked at. Where the first page strands,
 /// the second is not walked, for nobody knows whether the access gets there.
 pub fn access_bytes(
-    memory: &impl TableMemory,
+    memory: &(impl TableMemory + ?Sized),
     root: Pa,
     va: Va,
     len: u64,

@@ -161,6 +161,17 @@ pub(super) enum Judgement {
     Leaf,
 }
 
+impl Judgement {
+    /// The reserved bits set, if that is the judgement.
+    #[inline]
+    pub(super) const fn reserved(self) -> u64 {
+        match self {
+            Self::Reserved(guilty) => guilty,
+            _ => 0,
+        }
+    }
+}
+
 /// Judges one entry. Walks and runs both rest on this function and no other.
 #[inline]
 pub(super) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {

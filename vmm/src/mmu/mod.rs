@@ -6,9 +6,9 @@
 //!
 //! The room knows nothing of guests, KVM or EFI, and shares no code with the mapping code it checks.
 //!
-//! "SDM" is the Intel Software Developer's Manual volume 3A unless it says otherwise; paging is its
-//! chapter 4 (chapter 5 in the editions since 2023, with the same section and table numbers behind
-//! the chapter's). "APM" is AMD's Architecture Programmer's Manual, volume 2.
+//! "SDM" is the Intel Software Developer's Manual volume 3A unless it says otherwise, with paging in
+//! its chapter 4. (Recent editions count every chapter one higher; sections and tables keep their
+//! numbers within it.) "APM" is AMD's Architecture Programmer's Manual, volume 2.
 //!
 //! ```
 //! use std::collections::BTreeMap;

@@ -17,8 +17,7 @@ use super::walk::{TableMemory, Translation};
 ///
 /// Tables may refer to themselves, and one page of them can then pass for 2^36 leaves. Hence the
 /// limit on the entries read, after which the iterator yields [`LimitReached`] and ends.
-#[derive(Clone, Debug)]
-pub struct Runs<'m, M> {
+pub struct Runs<'m, M: ?Sized> {
     memory: &'m M,
     paging: Paging,
     /// The tables open, by the level of their entries; slot 0 stays unused.
@@ -89,7 +88,7 @@ pub struct LimitReached {
     pub at: Va,
 }
 
-impl<'m, M: TableMemory> Runs<'m, M> {
+impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
     /// The runs of `range` under the tables at `root` (CR3, its flags ignored). The range is widened
     /// to whole pages and may reach to `Va(u64::MAX)`; `limit_entries` bounds the reads.
     pub fn new(
@@ -229,7 +228,7 @@ impl<'m, M: TableMemory> Runs<'m, M> {
     }
 }
 
-impl<M: TableMemory> Iterator for Runs<'_, M> {
+impl<M: TableMemory + ?Sized> Iterator for Runs<'_, M> {
     type Item = Result<Run, LimitReached>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -248,7 +247,7 @@ impl<M: TableMemory> Iterator for Runs<'_, M> {
     }
 }
 
-impl<M: TableMemory> std::iter::FusedIterator for Runs<'_, M> {}
+impl<M: TableMemory + ?Sized> std::iter::FusedIterator for Runs<'_, M> {}
 
 impl Run {
     /// The last address of the run.

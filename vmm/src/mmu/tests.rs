@@ -460,6 +460,24 @@ fn a_higher_level_hides_all_below() {
 }
 
 #[test]
+fn a_leaf_has_nothing_below_it_to_hide() {
+    let reserved = Path::to_4k().set(Level::Pte, 1 << 51).clear(Level::Pte, W);
+    let rules = Rules::all().without(Rule::HigherLevelHidesLower);
+    let broken = reserved.cpu(|cpu| cpu.rules = rules);
+    assert_eq!(broken.code(Access::write()), Some(0xb));
+}
+
+#[test]
+fn memory_may_be_a_trait_object() {
+    let path = Path::to_4k();
+    let memory: &dyn TableMemory = &path;
+    let walk = walk(memory, path.root(), VA, Access::read(), &path.paging);
+    let runs = Runs::new(memory, path.root(), VA..=VA, &path.paging, 10);
+    assert_eq!(walk.translation().unwrap().pa, Pa(0x1234_5123));
+    assert_eq!(runs.count(), 1);
+}
+
+#[test]
 fn a_machine_may_answer_reserved_bits_without_p() {
     let path = Path::to_2m()
         .set(Level::Pde, 1 << 13)

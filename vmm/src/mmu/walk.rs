@@ -11,7 +11,13 @@ use super::rules::{Rule, Rules};
 ///
 /// `root` is CR3: its low 12 bits and those from MAXPHYADDR up are flags and ignored. The access is
 /// to the byte at `va`; [`access_bytes`](super::access_bytes) is for those that may cross a page.
-pub fn walk(memory: &impl TableMemory, root: Pa, va: Va, access: Access, paging: &Paging) -> Walk {
+pub fn walk(
+    memory: &(impl TableMemory + ?Sized),
+    root: Pa,
+    va: Va,
+    access: Access,
+    paging: &Paging,
+) -> Walk {
     if !paging.is_canonical(va) {
         let fault = Fault::non_canonical(access, paging);
         return Walk::new(va, access, paging.rules, Outcome::Fault(fault));
@@ -128,7 +134,12 @@ impl Walk {
     }
 
     /// Goes down from `table` until an entry ends the walk.
-    fn descend(&mut self, memory: &impl TableMemory, mut table: Pa, paging: &Paging) -> Outcome {
+    fn descend(
+        &mut self,
+        memory: &(impl TableMemory + ?Sized),
+        mut table: Pa,
+        paging: &Paging,
+    ) -> Outcome {
         let mut level = paging.top_level();
         let mut rights = Rights::ALL;
         let mut outranked = None;
@@ -137,12 +148,8 @@ impl Walk {
             let Some(entry) = memory.entry(entry_addr) else {
                 break Outcome::Stranded { table };
             };
-            let mut judgement = judge(level, entry, paging);
-            let reserved = if let Judgement::Reserved(guilty) = judgement {
-                guilty
-            } else {
-                0
-            };
+            let judgement = judge(level, entry, paging);
+            let reserved = judgement.reserved();
             self.record(Step {
                 level,
                 entry_addr,
@@ -151,13 +158,14 @@ impl Walk {
             });
             rights = rights.below(level, entry, paging);
 
-            let hides_lower =
-                level.maps_page(entry) || paging.rules.has(Rule::HigherLevelHidesLower);
-            if reserved != 0 && !hides_lower {
-                judgement = next(level, entry, paging);
-                outranked = outranked.or(Some(self.reserved_fault(rights, paging)));
-            }
-            match judgement {
+            let onward = match judgement {
+                Judgement::Reserved(_) if lets_lower_faults_win(level, entry, paging) => {
+                    outranked = outranked.or(Some(self.reserved_fault(rights, paging)));
+                    next(level, entry, paging)
+                }
+                _ => judgement,
+            };
+            match onward {
                 Judgement::NotPresent => {
                     break page_fault(ErrorCode::of_access(self.access, paging));
                 }
@@ -182,11 +190,11 @@ impl Walk {
 
     /// Reserved bits come before rights (SDM 4.7), unless that rule is broken.
     fn reserved_fault(&self, rights: Rights, paging: &Paging) -> Outcome {
-        let refused = match paging.rules.has(Rule::ReservedBeforePermission) {
-            true => None,
-            false => rights.refuse(self.access, paging),
-        };
-        page_fault(refused.unwrap_or_else(|| ErrorCode::of_reserved(self.access, paging)))
+        let reserved = ErrorCode::of_reserved(self.access, paging);
+        if paging.rules.has(Rule::ReservedBeforePermission) {
+            return page_fault(reserved);
+        }
+        page_fault(rights.refuse(self.access, paging).unwrap_or(reserved))
     }
 
     fn record(&mut self, step: Step) {
@@ -220,6 +228,11 @@ const NO_STEP: Step = Step {
     entry: 0,
     reserved: 0,
 };
+
+/// Only where the rule is broken, and only a table entry has anything below it.
+fn lets_lower_faults_win(level: Level, entry: u64, paging: &Paging) -> bool {
+    !paging.rules.has(Rule::HigherLevelHidesLower) && !level.maps_page(entry)
+}
 
 fn page_fault(code: ErrorCode) -> Outcome {
     Outcome::Fault(Fault::page(code))
