@@ -32,6 +32,9 @@ mod reset;
 mod session;
 mod watchdog;
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
