@@ -1,0 +1,313 @@
+//! What the vCPU's CPUID is asked to say, and what it then says.
+//!
+//! Leaves, registers and bits are those of Intel SDM vol. 2A, CPUID (Tables 3-8 to 3-11), and AMD
+//! APM vol. 3, Appendix E.
+
+use std::ops::RangeInclusive;
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::VcpuFd;
+
+use super::{CreateError, failed};
+
+/// Physical-address widths that may be asked for. The upper bound is SDM vol. 3A, 4.1.4; the lower
+/// one the width of a processor without PAE.
+pub(super) const MAXPHYADDR_RANGE: RangeInclusive<u8> = 32..=52;
+
+/// What a machine's CPUID is to say about paging. `None`: what KVM supports.
+///
+/// The request is for life: KVM refuses another once the vCPU has run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CpuidRequest {
+    /// Width of physical addresses, in bits.
+    pub maxphyaddr: Option<u8>,
+    /// 1-GiB pages.
+    pub gbpages: Option<bool>,
+    /// Execute-disable.
+    pub nx: Option<bool>,
+    /// 57-bit linear addresses (5-level paging).
+    pub la57: Option<bool>,
+    /// Supervisor-mode execution prevention.
+    pub smep: Option<bool>,
+    /// Supervisor-mode access prevention.
+    pub smap: Option<bool>,
+    /// Protection keys for user pages.
+    pub pku: Option<bool>,
+}
+
+/// What a CPUID says about paging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CpuidSeen {
+    /// Width of physical addresses, in bits.
+    pub maxphyaddr: u8,
+    /// 1-GiB pages.
+    pub gbpages: bool,
+    /// Execute-disable.
+    pub nx: bool,
+    /// 57-bit linear addresses (5-level paging).
+    pub la57: bool,
+    /// Supervisor-mode execution prevention.
+    pub smep: bool,
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// Protection keys for user pages.
+    pub pku: bool,
+    /// Who made the processor.
+    pub vendor: Vendor,
+}
+
+/// Who made a processor, by CPUID leaf 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// `GenuineIntel`
+    Intel,
+    /// `AuthenticAMD`, and `HygonGenuine`, which is built alike.
+    Amd,
+    /// Anyone else, by the twelve letters.
+    Other([u8; 12]),
+}
+
+impl CpuidRequest {
+    pub(super) fn check(&self) -> Result<(), CreateError> {
+        match self.maxphyaddr {
+            Some(asked) if !MAXPHYADDR_RANGE.contains(&asked) => {
+                Err(CreateError::Maxphyaddr { asked })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self, entries: &mut [kvm_cpuid_entry2]) {
+        if let Some(bits) = self.maxphyaddr {
+            set_maxphyaddr(entries, bits);
+        }
+        let told = [
+            (GBPAGES, self.gbpages),
+            (NX, self.nx),
+            (LA57, self.la57),
+            (SMEP, self.smep),
+            (SMAP, self.smap),
+            (PKU, self.pku),
+            // A guest inside the guest would have state of its own that a reset does not reach.
+            (VMX, Some(false)),
+            (SVM, Some(false)),
+        ];
+        for (feature, wanted) in told {
+            if let Some(on) = wanted {
+                feature.set(entries, on);
+            }
+        }
+    }
+}
+
+impl CpuidSeen {
+    pub(super) fn read(entries: &[kvm_cpuid_entry2]) -> Self {
+        Self {
+            maxphyaddr: maxphyaddr(entries),
+            gbpages: GBPAGES.get(entries),
+            nx: NX.get(entries),
+            la57: LA57.get(entries),
+            smep: SMEP.get(entries),
+            smap: SMAP.get(entries),
+            pku: PKU.get(entries),
+            vendor: vendor(entries),
+        }
+    }
+}
+
+/// Sets the vCPU's CPUID and reads back what it came to.
+pub(super) fn set(
+    vcpu: &VcpuFd,
+    supported: &CpuId,
+    request: &CpuidRequest,
+) -> Result<CpuidSeen, CreateError> {
+    let mut cpuid = supported.clone();
+    request.apply(cpuid.as_mut_slice());
+    vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
+    let seen = vcpu
+        .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+        .map_err(failed("KVM_GET_CPUID2"))?;
+    Ok(CpuidSeen::read(seen.as_slice()))
+}
+
+/// One bit of one register of one leaf (subleaf 0).
+struct Feature {
+    leaf: u32,
+    register: Register,
+    bit: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Register {
+    Ebx,
+    Ecx,
+    Edx,
+}
+
+const VMX: Feature = feature(1, Register::Ecx, 5);
+const SMEP: Feature = feature(7, Register::Ebx, 7);
+const SMAP: Feature = feature(7, Register::Ebx, 20);
+const PKU: Feature = feature(7, Register::Ecx, 3);
+const LA57: Feature = feature(7, Register::Ecx, 16);
+const SVM: Feature = feature(0x8000_0001, Register::Ecx, 2);
+const NX: Feature = feature(0x8000_0001, Register::Edx, 20);
+const GBPAGES: Feature = feature(0x8000_0001, Register::Edx, 26);
+
+/// EAX bits 7:0 of this leaf are MAXPHYADDR.
+const ADDRESS_SIZES: u32 = 0x8000_0008;
+/// SDM vol. 3A, 4.1.4: the width where that leaf does not exist, with PAE.
+const MAXPHYADDR_WITHOUT_LEAF: u8 = 36;
+
+const fn feature(leaf: u32, register: Register, bit: u32) -> Feature {
+    Feature {
+        leaf,
+        register,
+        bit,
+    }
+}
+
+impl Feature {
+    fn get(&self, entries: &[kvm_cpuid_entry2]) -> bool {
+        let Some(entry) = find(entries, self.leaf) else {
+            return false;
+        };
+        let register = match self.register {
+            Register::Ebx => entry.ebx,
+            Register::Ecx => entry.ecx,
+            Register::Edx => entry.edx,
+        };
+        register & (1 << self.bit) != 0
+    }
+
+    /// Without the leaf nothing is set, and what is then seen says so.
+    fn set(&self, entries: &mut [kvm_cpuid_entry2], on: bool) {
+        let Some(entry) = find_mut(entries, self.leaf) else {
+            return;
+        };
+        let register = match self.register {
+            Register::Ebx => &mut entry.ebx,
+            Register::Ecx => &mut entry.ecx,
+            Register::Edx => &mut entry.edx,
+        };
+        *register = (*register & !(1 << self.bit)) | u32::from(on) << self.bit;
+    }
+}
+
+fn maxphyaddr(entries: &[kvm_cpuid_entry2]) -> u8 {
+    match find(entries, ADDRESS_SIZES) {
+        Some(entry) => entry.eax as u8,
+        None => MAXPHYADDR_WITHOUT_LEAF,
+    }
+}
+
+fn set_maxphyaddr(entries: &mut [kvm_cpuid_entry2], bits: u8) {
+    if let Some(entry) = find_mut(entries, ADDRESS_SIZES) {
+        entry.eax = (entry.eax & !0xff) | u32::from(bits);
+    }
+}
+
+fn vendor(entries: &[kvm_cpuid_entry2]) -> Vendor {
+    let mut letters = [0; 12];
+    if let Some(entry) = find(entries, 0) {
+        for (four, register) in letters
+            .chunks_exact_mut(4)
+            .zip([entry.ebx, entry.edx, entry.ecx])
+        {
+            four.copy_from_slice(&register.to_le_bytes());
+        }
+    }
+    match &letters {
+        b"GenuineIntel" => Vendor::Intel,
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Other(letters),
+    }
+}
+
+fn find(entries: &[kvm_cpuid_entry2], leaf: u32) -> Option<&kvm_cpuid_entry2> {
+    entries
+        .iter()
+        .find(|entry| entry.function == leaf && entry.index == 0)
+}
+
+fn find_mut(entries: &mut [kvm_cpuid_entry2], leaf: u32) -> Option<&mut kvm_cpuid_entry2> {
+    entries
+        .iter_mut()
+        .find(|entry| entry.function == leaf && entry.index == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(leaves: &[u32]) -> Vec<kvm_cpuid_entry2> {
+        leaves
+            .iter()
+            .map(|&function| kvm_cpuid_entry2 {
+                function,
+                ..Default::default()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_request_touches_the_bits_it_names_and_no_others() {
+        let mut entries = leaves(&[0, 1, 7, 0x8000_0001, 0x8000_0008]);
+        entries[2].ebx = 1 << 7 | 1;
+        entries[4].eax = 0x3027;
+        let request = CpuidRequest {
+            maxphyaddr: Some(52),
+            gbpages: Some(true),
+            smep: Some(false),
+            ..Default::default()
+        };
+        request.apply(&mut entries);
+        assert_eq!(entries[2].ebx, 1);
+        assert_eq!(entries[3].edx, 1 << 26);
+        assert_eq!(entries[4].eax, 0x3034);
+    }
+
+    #[test]
+    fn what_is_seen_is_what_was_set() {
+        let mut entries = leaves(&[0, 1, 7, 0x8000_0001, 0x8000_0008]);
+        let on = Some(true);
+        let request = CpuidRequest {
+            maxphyaddr: Some(40),
+            gbpages: on,
+            nx: on,
+            la57: on,
+            smep: on,
+            smap: on,
+            pku: on,
+        };
+        request.apply(&mut entries);
+        let seen = CpuidSeen::read(&entries);
+        assert_eq!(seen.maxphyaddr, 40);
+        assert!(seen.gbpages && seen.nx && seen.la57 && seen.smep && seen.smap && seen.pku);
+    }
+
+    #[test]
+    fn a_leaf_that_is_not_there_says_no() {
+        let mut entries = leaves(&[0]);
+        CpuidRequest {
+            la57: Some(true),
+            ..Default::default()
+        }
+        .apply(&mut entries);
+        let seen = CpuidSeen::read(&entries);
+        assert!(!seen.la57);
+        assert_eq!(seen.maxphyaddr, MAXPHYADDR_WITHOUT_LEAF);
+        assert_eq!(seen.vendor, Vendor::Other([0; 12]));
+    }
+
+    #[test]
+    fn widths_beyond_the_architecture_are_refused() {
+        for bits in [0, 31, 53, 255] {
+            let request = CpuidRequest {
+                maxphyaddr: Some(bits),
+                ..Default::default()
+            };
+            let error = request.check().unwrap_err();
+            assert!(error.to_string().contains("32 to 52"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Host memory shown to the guest in slots, and the host's own access to it by guest-physical address.
+//!
+//! What no slot covers has no memory behind it: the guest's accesses there end its run with the
+//! physical address ([`Exit::MmioRead`](super::Exit::MmioRead)), and the host's are refused.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use vmm_sys_util::errno;
+
+use super::{Machine, PAGE_BYTES};
+
+/// Zeroed host memory that slots show to guests. Costs what is touched of it, not its size.
+#[derive(Debug)]
+pub struct Backing(MmapRegion);
+
+/// A stretch of guest-physical memory.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Guest-physical address of its first byte, page-aligned.
+    pub phys: u64,
+    /// Its length, whole pages.
+    pub bytes: u64,
+    /// The guest's writes do not reach it but end the run as writes to nowhere do. The host's own do.
+    pub readonly: bool,
+    /// The memory shown.
+    pub memory: Arc<Backing>,
+    /// Where in `memory` it begins, page-aligned. Slots may show the same parts.
+    pub offset: u64,
+}
+
+impl Backing {
+    /// Reserves `bytes`, rounded up to whole pages.
+    pub fn new(bytes: u64) -> Result<Arc<Self>, BackingError> {
+        let failed = |cause| BackingError { bytes, cause };
+        let whole_pages = bytes.checked_next_multiple_of(PAGE_BYTES);
+        let size = whole_pages.and_then(|bytes| usize::try_from(bytes).ok());
+        let region = MmapRegion::new(size.unwrap_or(usize::MAX)).map_err(failed)?;
+        Ok(Arc::new(Self(region)))
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.0.size() as u64
+    }
+
+    /// Makes it all zeros again and gives its pages back. Not for while a guest runs on it.
+    pub fn clear(&self) -> Result<(), errno::Error> {
+        // SAFETY: the range is this mapping, private and anonymous, so that its pages read as zeros
+        // afterwards; all access to it is volatile or atomic, so none is surprised by a new value.
+        let result =
+            unsafe { libc::madvise(self.0.as_ptr().cast(), self.0.size(), libc::MADV_DONTNEED) };
+        if result != 0 {
+            return Err(errno::Error::last());
+        }
+        Ok(())
+    }
+}
+
+/// Memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("reserving {bytes:#x} bytes of memory failed: {cause}")]
+pub struct BackingError {
+    /// How much was wanted.
+    pub bytes: u64,
+    /// What the system said.
+    pub cause: MmapRegionError,
+}
+
+/// An access by the host met an address without memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} bytes at physical {phys:#x}: there is memory for only {completed} of them")]
+pub struct AccessError {
+    /// Where the access began.
+    pub phys: u64,
+    /// How many bytes it was for.
+    pub wanted: usize,
+    /// How many were read or written.
+    pub completed: usize,
+}
+
+/// Why a slot was refused. Addresses are guest-physical, ends exclusive.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// An address or length is not a multiple of the page size.
+    #[error("slot at {phys:#x} ({bytes:#x} bytes, offset {offset:#x}): not in whole 4-KiB pages")]
+    Unaligned {
+        /// Its address.
+        phys: u64,
+        /// Its length.
+        bytes: u64,
+        /// Its offset in the backing.
+        offset: u64,
+    },
+    /// It has no bytes, or more than there are addresses.
+    #[error("slot at {phys:#x} of {bytes:#x} bytes: empty, or past the end of the address space")]
+    Extent {
+        /// Its address.
+        phys: u64,
+        /// Its length.
+        bytes: u64,
+    },
+    /// It shows more than its backing has.
+    #[error("slot at {phys:#x} shows bytes up to {end:#x} of a backing of {backing:#x}")]
+    Backing {
+        /// Its address.
+        phys: u64,
+        /// Where it ends in the backing.
+        end: u64,
+        /// The backing's length.
+        backing: u64,
+    },
+    /// Another slot, or KVM's own pages, are there.
+    #[error("slot {:#x}..{:#x} overlaps {:#x}..{:#x}{}", slot.start, slot.end, other.start, other.end,
+            if *internal { ", where KVM's own pages are" } else { "" })]
+    Overlap {
+        /// Where it was to be.
+        slot: Range<u64>,
+        /// What is there.
+        other: Range<u64>,
+        /// Whether that is [`Internals`](super::Internals).
+        internal: bool,
+    },
+    /// As many slots as KVM allows.
+    #[error("all of KVM's {limit} memory slots are in use")]
+    Full {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// KVM refused.
+    #[error("KVM_SET_USER_MEMORY_REGION for {:#x}..{:#x} failed: {cause}", slot.start, slot.end)]
+    Kvm {
+        /// The slot.
+        slot: Range<u64>,
+        /// What KVM said.
+        cause: errno::Error,
+    },
+}
+
+impl Machine {
+    /// Puts memory at a guest-physical address.
+    pub fn add_slot(&mut self, slot: Slot) -> Result<(), SlotError> {
+        let range = slot.check()?;
+        for other in self.internals.ranges() {
+            if overlap(&range, &other) {
+                return Err(SlotError::Overlap {
+                    slot: range,
+                    other,
+                    internal: true,
+                });
+            }
+        }
+        self.memory.add(&self.vm, slot, range)
+    }
+
+    /// Takes all memory away.
+    pub fn clear_slots(&mut self) -> Result<(), SlotError> {
+        self.memory.clear(&self.vm)
+    }
+
+    /// The slots there are, by address.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.memory.mounted.iter().map(|mounted| &mounted.slot)
+    }
+
+    /// Reads guest memory. Bytes before an address without memory are read even on error.
+    pub fn read(&self, phys: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
+        self.memory
+            .each_part(phys, bytes.len(), |backing, at, part| {
+                backing
+                    .0
+                    .as_volatile_slice()
+                    .read_slice(&mut bytes[part], at)
+                    .is_ok()
+            })
+    }
+
+    /// Writes guest memory, [`readonly`](Slot::readonly) or not. Bytes before an address without
+    /// memory are written even on error.
+    pub fn write(&mut self, phys: u64, bytes: &[u8]) -> Result<(), AccessError> {
+        self.memory
+            .each_part(phys, bytes.len(), |backing, at, part| {
+                backing
+                    .0
+                    .as_volatile_slice()
+                    .write_slice(&bytes[part], at)
+                    .is_ok()
+            })
+    }
+
+    /// Reads eight bytes (little-endian), in one load where `phys` is aligned.
+    #[inline]
+    pub fn read_u64(&self, phys: u64) -> Option<u64> {
+        if let Some((backing, at)) = self.memory.aligned_u64(phys) {
+            let cell = backing.0.get_atomic_ref::<AtomicU64>(at).ok()?;
+            return Some(u64::from_le(cell.load(Ordering::Relaxed)));
+        }
+        let mut bytes = [0; 8];
+        self.read(phys, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes eight bytes (little-endian), in one store where `phys` is aligned.
+    pub fn write_u64(&mut self, phys: u64, value: u64) -> Result<(), AccessError> {
+        if let Some((backing, at)) = self.memory.aligned_u64(phys)
+            && let Ok(cell) = backing.0.get_atomic_ref::<AtomicU64>(at)
+        {
+            cell.store(value.to_le(), Ordering::Relaxed);
+            return Ok(());
+        }
+        self.write(phys, &value.to_le_bytes())
+    }
+
+    /// Whether there is memory at an address.
+    pub fn is_backed(&self, phys: u64) -> bool {
+        self.memory.find(phys).is_some()
+    }
+
+    /// Makes KVM forget every translation it has cached, as after the host has edited page tables
+    /// that the guest uses: a shadow MMU learns of the guest's writes only. Deleting a slot does
+    /// that, so one is added and removed.
+    pub fn forget_translations(&mut self) -> Result<(), SlotError> {
+        let memory = match self.slots().next() {
+            Some(slot) => Arc::clone(&slot.memory),
+            None => return Ok(()),
+        };
+        let phys = self.memory.free_page(&self.internals.ranges());
+        self.add_slot(Slot {
+            phys,
+            bytes: PAGE_BYTES,
+            readonly: true,
+            memory,
+            offset: 0,
+        })?;
+        self.memory.remove_at(&self.vm, phys)
+    }
+}
+
+impl Slot {
+    fn check(&self) -> Result<Range<u64>, SlotError> {
+        let Self {
+            phys,
+            bytes,
+            offset,
+            ..
+        } = *self;
+        if (phys | bytes | offset) & (PAGE_BYTES - 1) != 0 {
+            return Err(SlotError::Unaligned {
+                phys,
+                bytes,
+                offset,
+            });
+        }
+        let end = match phys.checked_add(bytes) {
+            Some(end) if bytes != 0 => end,
+            _ => return Err(SlotError::Extent { phys, bytes }),
+        };
+        let backing = self.memory.bytes();
+        let shown = offset.saturating_add(bytes);
+        if shown > backing {
+            return Err(SlotError::Backing {
+                phys,
+                end: shown,
+                backing,
+            });
+        }
+        Ok(phys..end)
+    }
+}
+
+/// The slots of a machine, by address.
+pub(super) struct Memory {
+    mounted: Vec<Mounted>,
+    /// Numbers of slots that were removed, to be used again.
+    free_numbers: Vec<u32>,
+    /// Where the last search ended: a page-table walk stays in one slot.
+    last: AtomicUsize,
+    limit: usize,
+}
+
+struct Mounted {
+    slot: Slot,
+    range: Range<u64>,
+    number: u32,
+}
+
+impl Memory {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            mounted: Vec::new(),
+            free_numbers: Vec::new(),
+            last: AtomicUsize::new(0),
+            limit,
+        }
+    }
+
+    fn add(&mut self, vm: &VmFd, slot: Slot, range: Range<u64>) -> Result<(), SlotError> {
+        let index = self
+            .mounted
+            .partition_point(|mounted| mounted.range.end <= range.start);
+        if let Some(other) = self.mounted.get(index)
+            && overlap(&other.range, &range)
+        {
+            return Err(SlotError::Overlap {
+                slot: range,
+                other: other.range.clone(),
+                internal: false,
+            });
+        }
+        let number = self.take_number()?;
+        if let Err(cause) = tell(vm, number, &slot, slot.bytes) {
+            self.free_numbers.push(number);
+            return Err(SlotError::Kvm { slot: range, cause });
+        }
+        let mounted = Mounted {
+            slot,
+            range,
+            number,
+        };
+        self.mounted.insert(index, mounted);
+        Ok(())
+    }
+
+    fn take_number(&mut self) -> Result<u32, SlotError> {
+        if self.mounted.len() >= self.limit {
+            return Err(SlotError::Full { limit: self.limit });
+        }
+        // Numbers are handed out densely: those in use and those free are all there have been.
+        let unused = (self.mounted.len() + self.free_numbers.len()) as u32;
+        Ok(self.free_numbers.pop().unwrap_or(unused))
+    }
+
+    pub(super) fn clear(&mut self, vm: &VmFd) -> Result<(), SlotError> {
+        while !self.mounted.is_empty() {
+            self.remove(vm, self.mounted.len() - 1)?;
+        }
+        Ok(())
+    }
+
+    fn remove_at(&mut self, vm: &VmFd, phys: u64) -> Result<(), SlotError> {
+        match self.index_of(phys) {
+            Some(index) => self.remove(vm, index),
+            None => Ok(()),
+        }
+    }
+
+    /// A slot that KVM would not let go of stays, and with it the memory it shows.
+    fn remove(&mut self, vm: &VmFd, index: usize) -> Result<(), SlotError> {
+        let mounted = &self.mounted[index];
+        if let Err(cause) = tell(vm, mounted.number, &mounted.slot, 0) {
+            return Err(SlotError::Kvm {
+                slot: mounted.range.clone(),
+                cause,
+            });
+        }
+        self.free_numbers.push(mounted.number);
+        self.mounted.remove(index);
+        Ok(())
+    }
+
+    /// A page that neither a slot nor KVM itself uses.
+    fn free_page(&self, internals: &[Range<u64>]) -> u64 {
+        let used = self
+            .mounted
+            .iter()
+            .map(|mounted| &mounted.range)
+            .chain(internals);
+        let mut candidates: Vec<u64> = used.clone().map(|range| range.end).collect();
+        candidates.push(0);
+        let is_free = |&phys: &u64| {
+            let page = phys..phys.saturating_add(PAGE_BYTES);
+            !page.is_empty() && !used.clone().any(|range| overlap(range, &page))
+        };
+        // The end of the highest range is always free, unless it is that of the address space.
+        candidates.sort_unstable();
+        candidates.into_iter().find(is_free).unwrap_or(0)
+    }
+
+    #[inline]
+    fn find(&self, phys: u64) -> Option<&Mounted> {
+        self.index_of(phys).map(|index| &self.mounted[index])
+    }
+
+    #[inline]
+    fn index_of(&self, phys: u64) -> Option<usize> {
+        let last = self.last.load(Ordering::Relaxed);
+        if let Some(mounted) = self.mounted.get(last)
+            && mounted.range.contains(&phys)
+        {
+            return Some(last);
+        }
+        let index = self
+            .mounted
+            .partition_point(|mounted| mounted.range.end <= phys);
+        let found = self.mounted.get(index)?.range.contains(&phys);
+        found.then(|| {
+            self.last.store(index, Ordering::Relaxed);
+            index
+        })
+    }
+
+    /// An aligned address cannot cross the end of a slot.
+    #[inline]
+    fn aligned_u64(&self, phys: u64) -> Option<(&Backing, usize)> {
+        if !phys.is_multiple_of(8) {
+            return None;
+        }
+        self.find(phys).map(|mounted| mounted.locate(phys))
+    }
+
+    /// Splits an access at the borders of slots. `access` gets a backing, the offset in it, and
+    /// which of the bytes.
+    fn each_part(
+        &self,
+        phys: u64,
+        wanted: usize,
+        mut access: impl FnMut(&Backing, usize, Range<usize>) -> bool,
+    ) -> Result<(), AccessError> {
+        let mut completed = 0;
+        while completed < wanted {
+            let at = phys.checked_add(completed as u64);
+            let refused = AccessError {
+                phys,
+                wanted,
+                completed,
+            };
+            let at = at.ok_or(refused)?;
+            let mounted = self.find(at).ok_or(refused)?;
+            let left = usize::try_from(mounted.range.end - at).unwrap_or(usize::MAX);
+            let part = completed..completed + left.min(wanted - completed);
+            let (backing, offset) = mounted.locate(at);
+            completed = part.end;
+            if !access(backing, offset, part) {
+                return Err(refused);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Mounted {
+    /// Only for an address in the slot.
+    #[inline]
+    fn locate(&self, phys: u64) -> (&Backing, usize) {
+        let offset = self.slot.offset + (phys - self.range.start);
+        (&self.slot.memory, offset as usize)
+    }
+}
+
+/// Whether two ranges share an address.
+pub(super) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// Tells KVM of a slot, or with no `bytes` that it is gone.
+fn tell(vm: &VmFd, number: u32, slot: &Slot, bytes: u64) -> Result<(), errno::Error> {
+    let flags = if slot.readonly { KVM_MEM_READONLY } else { 0 };
+    let region = kvm_userspace_memory_region {
+        slot: number,
+        flags,
+        guest_phys_addr: slot.phys,
+        memory_size: bytes,
+        userspace_addr: slot.memory.0.as_ptr() as u64 + slot.offset,
+    };
+    // SAFETY: `Slot::check` found the range within the backing, and `Memory` holds on to the backing
+    // until KVM has let go of the slot or, by the order of `Machine`'s fields, the VM is gone.
+    unsafe { vm.set_user_memory_region(region) }
+}

@@ -1,0 +1,209 @@
+//! General, system and model-specific registers; translation by KVM.
+//!
+//! General and system registers live in the page shared with KVM (KVM_CAP_SYNC_REGS): each exit brings
+//! them, and general ones that were changed go back with the next run, without a call of their own.
+
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug,
+    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
+};
+use kvm_ioctls::SyncReg;
+use vmm_sys_util::errno;
+
+use super::Machine;
+
+/// DR7: the bit that enables breakpoint 0 globally; each further breakpoint's is two higher
+/// (SDM vol. 3B, 18.2.4). Its type and length bits are zero: execution.
+const DR7_G0: u64 = 1 << 1;
+/// DR7 bit 10 is always one (same section).
+const DR7_FIXED: u64 = 1 << 10;
+
+impl Machine {
+    /// The general registers, RIP and RFLAGS.
+    pub fn regs(&self) -> kvm_regs {
+        self.vcpu.sync_regs().regs
+    }
+
+    /// The same, to be changed before the next run. After [`Exit::In`](super::Exit::In) and
+    /// [`Exit::MmioRead`](super::Exit::MmioRead) the instruction is not over yet: see
+    /// [`finish_io`](Self::finish_io).
+    pub fn regs_mut(&mut self) -> &mut kvm_regs {
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        &mut self.vcpu.sync_regs_mut().regs
+    }
+
+    /// Segments, descriptor tables, control registers, EFER.
+    pub fn sregs(&self) -> kvm_sregs {
+        self.vcpu.sync_regs().sregs
+    }
+
+    /// The same, to be changed before the next run, which fails with
+    /// [`RunError::SystemRegisters`](super::RunError::SystemRegisters) if KVM refuses them.
+    pub fn sregs_mut(&mut self) -> &mut kvm_sregs {
+        self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+        &mut self.vcpu.sync_regs_mut().sregs
+    }
+
+    /// Gives KVM the changed registers at once instead of with the next run, to learn whether it takes
+    /// them. Those it refuses are dropped, and KVM's own are shown again.
+    pub fn commit_registers(&mut self) -> Result<(), RegistersError> {
+        let dirty = self.vcpu.get_kvm_run().kvm_dirty_regs;
+        let sync = self.vcpu.sync_regs();
+        let mut result = Ok(());
+        if dirty & SyncReg::SystemRegister as u64 != 0 {
+            result = self.vcpu.set_sregs(&sync.sregs);
+        }
+        if dirty & SyncReg::Register as u64 != 0 {
+            result = result.and(self.vcpu.set_regs(&sync.regs));
+        }
+        self.vcpu.get_kvm_run().kvm_dirty_regs = 0;
+        result.map_err(|cause| self.refused(&sync.sregs, cause))
+    }
+
+    /// Where KVM_RUN meets system registers it refuses, it overwrites them with its own before it says so:
+    /// it gets those by a call, which can name them. They change rarely.
+    pub(super) fn commit_system_registers(&mut self) -> Result<(), RegistersError> {
+        let dirty = self.vcpu.get_kvm_run().kvm_dirty_regs;
+        match dirty & SyncReg::SystemRegister as u64 {
+            0 => Ok(()),
+            _ => self.commit_registers(),
+        }
+    }
+
+    fn refused(&mut self, sregs: &kvm_sregs, cause: errno::Error) -> RegistersError {
+        if let (Ok(regs), Ok(sregs)) = (self.vcpu.get_regs(), self.vcpu.get_sregs()) {
+            let shown = self.vcpu.sync_regs_mut();
+            shown.regs = regs;
+            shown.sregs = sregs;
+        }
+        RegistersError::new(sregs, cause)
+    }
+
+    /// Reads a model-specific register.
+    pub fn get_msr(&self, index: u32) -> Result<u64, MsrError> {
+        let entry = kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
+        let failed = |cause| MsrError {
+            index,
+            value: None,
+            cause,
+        };
+        let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| failed(None))?;
+        match self.vcpu.get_msrs(&mut msrs) {
+            Ok(1) => Ok(msrs.as_slice()[0].data),
+            Ok(_) => Err(failed(None)),
+            Err(cause) => Err(failed(Some(cause))),
+        }
+    }
+
+    /// Writes a model-specific register.
+    pub fn set_msr(&mut self, index: u32, value: u64) -> Result<(), MsrError> {
+        let entry = kvm_msr_entry {
+            index,
+            data: value,
+            ..Default::default()
+        };
+        let failed = |cause| MsrError {
+            index,
+            value: Some(value),
+            cause,
+        };
+        let msrs = Msrs::from_entries(&[entry]).map_err(|_| failed(None))?;
+        match self.vcpu.set_msrs(&msrs) {
+            Ok(1) => Ok(()),
+            Ok(_) => Err(failed(None)),
+            Err(cause) => Err(failed(Some(cause))),
+        }
+    }
+
+    /// Pending exceptions, interrupts and the like.
+    pub fn events(&self) -> Result<kvm_vcpu_events, errno::Error> {
+        self.vcpu.get_vcpu_events()
+    }
+
+    /// Where KVM says a linear address leads, under the present registers and page tables, supervisor
+    /// access. `None`: nowhere.
+    ///
+    /// KVM's quirks: it sets accessed bits on its way; it says nothing true about permissions (not
+    /// shown here for that reason); reserved bits count; it is an ioctl (about 8 us).
+    pub fn translate(&mut self, linear: u64) -> Result<Option<u64>, RegistersError> {
+        self.commit_registers()?;
+        let translated = self.vcpu.translate_gva(linear);
+        Ok(match translated {
+            Ok(translation) if translation.valid != 0 => Some(translation.physical_address),
+            // KVM_TRANSLATE itself cannot fail but for a bad pointer.
+            _ => None,
+        })
+    }
+
+    /// Ends the run with [`Exit::Debug`](super::Exit::Debug) after each instruction, or before those at
+    /// the given linear addresses (four at most, the rest is ignored). No step and no addresses: never.
+    /// Not every KVM does either in ring 3.
+    pub fn debug(&mut self, single_step: bool, breakpoints: &[u64]) -> Result<(), errno::Error> {
+        let mut debug = kvm_guest_debug::default();
+        if single_step {
+            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        }
+        if !breakpoints.is_empty() {
+            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+            debug.arch.debugreg[7] = DR7_FIXED;
+        }
+        for (index, &address) in breakpoints.iter().take(4).enumerate() {
+            debug.arch.debugreg[index] = address;
+            debug.arch.debugreg[7] |= DR7_G0 << (2 * index);
+        }
+        self.vcpu.set_guest_debug(&debug)
+    }
+
+    /// The ring the guest is in: the DPL of SS (SDM vol. 3A, 5.5), as KVM keeps it.
+    pub fn cpl(&self) -> u8 {
+        self.sregs().ss.dpl
+    }
+}
+
+/// KVM refused the registers.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "KVM refuses the system registers (CR0 {cr0:#x}, CR3 {cr3:#x}, CR4 {cr4:#x}, EFER {efer:#x}): {cause}"
+)]
+pub struct RegistersError {
+    /// CR0 as it was to be.
+    pub cr0: u64,
+    /// CR3 as it was to be.
+    pub cr3: u64,
+    /// CR4 as it was to be.
+    pub cr4: u64,
+    /// EFER as it was to be.
+    pub efer: u64,
+    /// What KVM said.
+    pub cause: errno::Error,
+}
+
+impl RegistersError {
+    fn new(sregs: &kvm_sregs, cause: errno::Error) -> Self {
+        Self {
+            cr0: sregs.cr0,
+            cr3: sregs.cr3,
+            cr4: sregs.cr4,
+            efer: sregs.efer,
+            cause,
+        }
+    }
+}
+
+/// KVM refused to read or write a model-specific register.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("KVM refuses to {} MSR {index:#x}{}{}",
+    if value.is_some() { "write" } else { "read" },
+    value.map(|value| format!(" with {value:#x}")).unwrap_or_default(),
+    cause.map(|cause| format!(": {cause}")).unwrap_or_default())]
+pub struct MsrError {
+    /// Which.
+    pub index: u32,
+    /// What was to be written.
+    pub value: Option<u64>,
+    /// What KVM said, if it said why.
+    pub cause: Option<errno::Error>,
+}

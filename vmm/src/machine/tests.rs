@@ -1,0 +1,756 @@
+//! Machines with tiny guests, assembled by hand, in 64-bit mode.
+
+#![expect(
+    clippy::single_range_in_vec_init,
+    reason = "one zone is a list of ranges, too"
+)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_segment;
+
+use super::reset::Pristine;
+use super::*;
+
+/// Guest-physical layout of these tests. Linear addresses below 1 GiB are physical ones.
+const MEMORY_BYTES: u64 = 2 << 20;
+const PML4: u64 = 0x1000;
+const PDPT: u64 = 0x2000;
+const PD: u64 = 0x3000;
+const CODE: u64 = 0x1_0000;
+const STACK: u64 = 0x2_0000;
+/// A read-only slot.
+const READONLY: u64 = 0x100_0000;
+/// No memory is here.
+const NOWHERE: u64 = 0x1000_0000;
+const INTERNALS: Internals = Internals {
+    tss_pages_at: 0xfeff_d000,
+    identity_map_page_at: 0xfeff_c000,
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+const HLT: u8 = 0xf4;
+/// `jmp .`
+const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+/// KVM, or `None` with a word on standard error where there is none and none is required.
+fn kvm() -> Option<Hypervisor> {
+    match Hypervisor::open() {
+        Ok(hypervisor) => Some(hypervisor),
+        Err(error) if std::env::var_os("EFIBED_REQUIRE_KVM").is_none_or(|value| value != "1") => {
+            eprintln!("skipped: {error}");
+            None
+        }
+        Err(error) => panic!("EFIBED_REQUIRE_KVM=1, but {error}: {}", error.help()),
+    }
+}
+
+/// A machine with `code` at RIP, ready to run in ring 0.
+fn guest(hypervisor: &Hypervisor, code: &[u8]) -> Machine {
+    let mut machine = Machine::new(hypervisor, &CpuidRequest::default(), INTERNALS).unwrap();
+    load(&mut machine, code);
+    machine
+}
+
+fn load(machine: &mut Machine, code: &[u8]) {
+    let memory = Backing::new(MEMORY_BYTES + PAGE_BYTES).unwrap();
+    machine
+        .add_slot(Slot {
+            phys: 0,
+            bytes: MEMORY_BYTES,
+            readonly: false,
+            memory: Arc::clone(&memory),
+            offset: 0,
+        })
+        .unwrap();
+    machine
+        .add_slot(Slot {
+            phys: READONLY,
+            bytes: PAGE_BYTES,
+            readonly: true,
+            memory,
+            offset: MEMORY_BYTES,
+        })
+        .unwrap();
+    // Present, writable, user: the rings share their pages. 2-MiB leaves (PS).
+    machine.write_u64(PML4, PDPT | 7).unwrap();
+    machine.write_u64(PDPT, PD | 7).unwrap();
+    for index in 0..512 {
+        machine
+            .write_u64(PD + index * 8, index << 21 | 0x87)
+            .unwrap();
+    }
+    machine.write(CODE, code).unwrap();
+    long_mode(machine, 0);
+}
+
+fn long_mode(machine: &mut Machine, ring: u8) {
+    let segment = |selector: u16, kind| kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector: selector | u16::from(ring),
+        type_: kind,
+        present: 1,
+        dpl: ring,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let mut code = segment(0x8, 11);
+    code.l = 1;
+    let mut data = segment(0x10, 3);
+    data.db = 1;
+    let sregs = machine.sregs_mut();
+    sregs.cs = code;
+    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
+    (sregs.fs, sregs.gs) = (data, data);
+    sregs.tr.present = 1;
+    (sregs.tr.type_, sregs.tr.s) = (11, 0);
+    sregs.cr0 = 0x8005_0033;
+    sregs.cr3 = PML4;
+    sregs.cr4 = 0x620;
+    sregs.efer = 0xd00;
+    let regs = machine.regs_mut();
+    (regs.rip, regs.rsp, regs.rflags) = (CODE, STACK, 2);
+}
+
+fn run(machine: &mut Machine) -> Exit {
+    machine.session(LIMIT).unwrap().run().unwrap()
+}
+
+#[test]
+fn a_halt_ends_the_run_after_it() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[HLT]);
+    assert_eq!(run(&mut machine), Exit::Halt);
+    assert_eq!(machine.regs().rip, CODE + 1);
+}
+
+#[test]
+fn port_writes_come_with_size_and_data() {
+    let Some(kvm) = kvm() else { return };
+    // mov $0x12345678,%eax; out %al,$0x42; out %ax,$0x42; out %eax,$0x42; hlt
+    let code = [
+        0xb8, 0x78, 0x56, 0x34, 0x12, 0xe6, 0x42, 0x66, 0xe7, 0x42, 0xe7, 0x42, HLT,
+    ];
+    let mut machine = guest(&kvm, &code);
+    let mut session = machine.session(LIMIT).unwrap();
+    for (size, data) in [(1, 0x78), (2, 0x5678), (4, 0x1234_5678)] {
+        let port = 0x42;
+        assert_eq!(session.run().unwrap(), Exit::Out { port, size, data });
+    }
+    assert_eq!(session.run().unwrap(), Exit::Halt);
+}
+
+#[test]
+fn port_reads_are_answered_or_read_ones() {
+    let Some(kvm) = kvm() else { return };
+    // in $0x42,%eax; mov %eax,%ebx; in $0x42,%ax; hlt
+    let mut machine = guest(&kvm, &[0xe5, 0x42, 0x89, 0xc3, 0x66, 0xe5, 0x42, HLT]);
+    assert!(!machine.answer_in(7));
+    let mut session = machine.session(LIMIT).unwrap();
+    let read = |size| Exit::In {
+        port: 0x42,
+        size,
+        count: 1,
+    };
+    assert_eq!(session.run().unwrap(), read(4));
+    assert!(session.answer_in(0xcafe_f00d));
+    assert_eq!(session.run().unwrap(), read(2));
+    assert_eq!(session.run().unwrap(), Exit::Halt);
+    assert_eq!(session.regs().rbx, 0xcafe_f00d);
+    assert_eq!(session.regs().rax, 0xcafe_ffff);
+}
+
+#[test]
+fn reads_without_memory_are_answered_or_read_ones() {
+    let Some(kvm) = kvm() else { return };
+    // mov (%rsi),%rax; mov (%rsi),%ecx; hlt
+    let mut machine = guest(&kvm, &[0x48, 0x8b, 0x06, 0x8b, 0x0e, HLT]);
+    machine.regs_mut().rsi = NOWHERE;
+    let mut session = machine.session(LIMIT).unwrap();
+    let read = |len| Exit::MmioRead { pa: NOWHERE, len };
+    assert_eq!(session.run().unwrap(), read(8));
+    assert!(session.answer_mmio(0x1122_3344_5566_7788));
+    assert_eq!(session.run().unwrap(), read(4));
+    assert!(session.finish_io().unwrap());
+    assert_eq!(session.regs().rcx, 0xffff_ffff);
+    assert!(!session.answer_mmio(0));
+    assert_eq!(session.run().unwrap(), Exit::Halt);
+    assert_eq!(session.regs().rax, 0x1122_3344_5566_7788);
+}
+
+#[test]
+fn writes_without_memory_and_to_readonly_memory_end_the_run() {
+    let Some(kvm) = kvm() else { return };
+    // mov %rax,(%rsi); mov %ax,(%rdi); mov (%rdi),%rax; hlt
+    let code = [0x48, 0x89, 0x06, 0x66, 0x89, 0x07, 0x48, 0x8b, 0x07, HLT];
+    let mut machine = guest(&kvm, &code);
+    machine.write(READONLY, b"unharmed").unwrap();
+    let regs = machine.regs_mut();
+    (regs.rsi, regs.rdi, regs.rax) = (NOWHERE, READONLY, 0x0807_0605_0403_0201);
+    let mut session = machine.session(LIMIT).unwrap();
+    let written = |pa, len, data| Exit::MmioWrite { pa, len, data };
+    let all = [1, 2, 3, 4, 5, 6, 7, 8];
+    assert_eq!(session.run().unwrap(), written(NOWHERE, 8, all));
+    let two = [1, 2, 0, 0, 0, 0, 0, 0];
+    assert_eq!(session.run().unwrap(), written(READONLY, 2, two));
+    assert_eq!(session.run().unwrap(), Exit::Halt);
+    assert_eq!(&session.regs().rax.to_le_bytes(), b"unharmed");
+}
+
+/// Writes RCX times its own address, counting down by 8 from RSI, then halts.
+/// `mov %rsi,(%rsi); sub $8,%rsi; dec %rcx; jnz .-10; hlt`
+const WRITE_OWN_ADDRESSES: [u8; 13] = [
+    0x48, 0x89, 0x36, 0x48, 0x83, 0xee, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xf4, HLT,
+];
+
+#[test]
+fn coalesced_writes_come_in_order_and_end_the_run_when_the_ring_is_full() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &WRITE_OWN_ADDRESSES);
+    let covered = machine.coalesce(&[NOWHERE..NOWHERE + 0x10_0000]).unwrap();
+    assert_eq!(covered, [NOWHERE..NOWHERE + 0x10_0000]);
+    let (first, count) = (NOWHERE + 0x8000, 1000);
+    let regs = machine.regs_mut();
+    (regs.rsi, regs.rcx) = (first, count);
+    let mut seen = Vec::new();
+    let mut exits = 0;
+    let mut session = machine.session(LIMIT).unwrap();
+    loop {
+        let exit = session.run().unwrap();
+        session.drain(|pa, data| {
+            assert_eq!(data, pa.to_le_bytes());
+            seen.push(pa);
+        });
+        match exit {
+            Exit::MmioWrite { pa, data, .. } => {
+                assert_eq!(data, pa.to_le_bytes());
+                seen.push(pa);
+                exits += 1;
+            }
+            exit => break assert_eq!(exit, Exit::Halt),
+        }
+    }
+    let expected: Vec<u64> = (0..count).map(|index| first - index * 8).collect();
+    assert_eq!(seen, expected);
+    assert!((1..20).contains(&exits), "{exits} exits");
+}
+
+#[test]
+fn a_coalesced_write_across_pages_becomes_two() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[0x48, 0x89, 0x06, HLT]);
+    machine.coalesce(&[NOWHERE..NOWHERE + 0x2000]).unwrap();
+    let regs = machine.regs_mut();
+    (regs.rsi, regs.rax) = (NOWHERE + 0xffd, 0x0807_0605_0403_0201);
+    assert_eq!(run(&mut machine), Exit::Halt);
+    let mut seen = Vec::new();
+    machine.drain(|pa, data| seen.push((pa, data.to_vec())));
+    let parts = [
+        (NOWHERE + 0xffd, vec![1, 2, 3]),
+        (NOWHERE + 0x1000, vec![4, 5, 6, 7, 8]),
+    ];
+    assert_eq!(seen, parts);
+}
+
+#[test]
+fn as_many_zones_as_are_promised_can_be_had() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[HLT]);
+    let covered = machine.coalesce(&[0..1 << 48]).unwrap();
+    assert_eq!(covered, [0..(MAX_ZONES as u64) << 30]);
+    assert_eq!(run(&mut machine), Exit::Halt);
+}
+
+#[test]
+fn zones_are_added_and_removed_one_by_one() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[0x48, 0x89, 0x36, HLT]);
+    let (one, two) = (
+        NOWHERE..NOWHERE + 0x1000,
+        NOWHERE + 0x2000..NOWHERE + 0x3000,
+    );
+    let sets = [
+        vec![two.clone()],
+        vec![one.clone(), two.clone()],
+        vec![one.clone()],
+        vec![],
+    ];
+    for zones in sets {
+        assert_eq!(machine.coalesce(&zones).unwrap(), zones);
+        for pa in [one.start, two.start] {
+            let regs = machine.regs_mut();
+            (regs.rip, regs.rsi) = (CODE, pa);
+            let exit = run(&mut machine);
+            let mut collected = Vec::new();
+            machine.drain(|pa, _| collected.push(pa));
+            if zones.iter().any(|zone| zone.contains(&pa)) {
+                assert_eq!((exit, collected), (Exit::Halt, vec![pa]));
+            } else {
+                assert!(matches!(exit, Exit::MmioWrite { .. }), "{exit:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn zones_asked_for_again_after_a_reset_are_there_again() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[]);
+    for _ in 0..3 {
+        machine.coalesce(&[NOWHERE..NOWHERE + 0x1000]).unwrap();
+        machine.write(CODE, &[0x48, 0x89, 0x36, HLT]).unwrap();
+        machine.regs_mut().rsi = NOWHERE;
+        assert_eq!(run(&mut machine), Exit::Halt);
+        machine.reset().unwrap();
+        machine.drain(|pa, _| panic!("a write to {pa:#x} was left"));
+        load(&mut machine, &[]);
+    }
+}
+
+#[test]
+fn writes_nobody_drains_do_not_pile_up_for_ever() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &WRITE_OWN_ADDRESSES);
+    machine.coalesce(&[NOWHERE..NOWHERE + 0x100_0000]).unwrap();
+    let regs = machine.regs_mut();
+    (regs.rsi, regs.rcx) = (NOWHERE + 0xff_0000, 100_000);
+    let mut session = machine.session(LIMIT).unwrap();
+    let error = loop {
+        match session.run() {
+            Ok(exit) => assert!(matches!(exit, Exit::MmioWrite { .. }), "{exit:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, RunError::Undrained { queued } if queued < 70_000));
+}
+
+#[test]
+fn a_triple_fault_is_a_shutdown() {
+    let Some(kvm) = kvm() else { return };
+    // ud2, with an empty IDT.
+    let mut machine = guest(&kvm, &[0x0f, 0x0b]);
+    machine.sregs_mut().idt.limit = 0;
+    assert_eq!(run(&mut machine), Exit::Shutdown);
+}
+
+/// Where this KVM executes an instruction there is no error to look at, and that is said.
+#[test]
+fn an_instruction_kvm_cannot_emulate_is_named() {
+    let Some(kvm) = kvm() else { return };
+    // CR4.OSXSAVE and CR4.SMAP, or the last two are undefined.
+    let instructions: [(&str, &[u8], u64); 3] = [
+        ("popcnt", &[0xf3, 0x48, 0x0f, 0xb8, 0xc3], 0),
+        ("xgetbv", &[0x0f, 0x01, 0xd0], 1 << 18),
+        ("stac", &[0x0f, 0x01, 0xcb], 1 << 21),
+    ];
+    for (name, bytes, cr4) in instructions {
+        let mut machine = guest(&kvm, &[bytes, &[HLT]].concat());
+        if name == "stac" && !machine.cpuid().smap {
+            eprintln!("skipped: this KVM has no {name}");
+            continue;
+        }
+        machine.sregs_mut().cr4 |= cr4;
+        let regs = machine.regs_mut();
+        // RFLAGS.AC: the guest's pages are user pages. XCR0.
+        (regs.rflags, regs.rcx) = (2 | 1 << 18, 0);
+        match run(&mut machine) {
+            Exit::InternalError(error) => {
+                assert_eq!((error.suberror, error.rip, error.cpl), (1, CODE, 0));
+                assert_eq!((error.pa, error.backed), (Some(CODE), true));
+                assert_eq!(error.bytes, bytes);
+                let text = error.instruction.as_deref().unwrap();
+                assert!(text.starts_with(name), "{text}");
+                assert!(error.to_string().contains(name), "{error}");
+            }
+            exit => {
+                assert_eq!(exit, Exit::Halt, "{name}");
+                eprintln!("skipped: this KVM executes {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fetch_where_there_is_no_memory_is_an_internal_error_that_says_so() {
+    let Some(kvm) = kvm() else { return };
+    // jmp *%rsi
+    let mut machine = guest(&kvm, &[0xff, 0xe6]);
+    machine.regs_mut().rsi = NOWHERE;
+    let Exit::InternalError(error) = run(&mut machine) else {
+        panic!("no internal error");
+    };
+    assert_eq!(error.rip, NOWHERE);
+    assert_eq!((error.pa, error.backed), (Some(NOWHERE), false));
+    assert!(error.bytes.is_empty(), "{:x?}", error.bytes);
+    assert!(
+        error
+            .to_string()
+            .contains("no memory at physical 0x10000000"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_watchdog_ends_a_spin_in_either_ring() {
+    let Some(kvm) = kvm() else { return };
+    for ring in [0, 3] {
+        let mut machine = guest(&kvm, &SPIN);
+        long_mode(&mut machine, ring);
+        assert_watchdog(&mut machine, ring);
+    }
+}
+
+/// Some KVMs spin on `vmcall` for ever instead of answering it.
+#[test]
+fn the_watchdog_ends_a_vmcall() {
+    let Some(kvm) = kvm() else { return };
+    // vmcall; jmp .-3
+    let mut machine = guest(&kvm, &[0x0f, 0x01, 0xc1, 0xeb, 0xfb]);
+    assert_watchdog(&mut machine, 0);
+}
+
+fn assert_watchdog(machine: &mut Machine, ring: u8) {
+    let limit = Duration::from_millis(30);
+    let begun = Instant::now();
+    let mut session = machine.session(limit).unwrap();
+    for _ in 0..2 {
+        let exit = session.run().unwrap();
+        let Exit::Watchdog { rip, cpl, .. } = exit else {
+            panic!("{exit:?}");
+        };
+        assert!((CODE..CODE + 5).contains(&rip), "{rip:#x}");
+        assert_eq!(cpl, ring);
+    }
+    assert!(begun.elapsed() >= limit);
+    assert!(begun.elapsed() < LIMIT);
+}
+
+#[test]
+fn another_signal_does_not_end_the_run() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &SPIN);
+    let limit = Duration::from_millis(100);
+    let signal = watchdog::signal_for_tests();
+    // SAFETY: pthread_self has no conditions.
+    let runner = unsafe { libc::pthread_self() };
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..10 {
+                std::thread::sleep(Duration::from_millis(5));
+                // SAFETY: the runner waits for this thread, so it is alive; the signal has a handler.
+                unsafe { libc::pthread_kill(runner, signal) };
+            }
+        });
+        let exit = machine.session(limit).unwrap().run().unwrap();
+        assert!(matches!(exit, Exit::Watchdog { .. }), "{exit:?}");
+    });
+    assert!(begun.elapsed() >= limit);
+}
+
+#[test]
+fn an_endless_row_of_exits_ends_at_the_limit_too() {
+    let Some(kvm) = kvm() else { return };
+    // out %al,$0x42; jmp .-2
+    let mut machine = guest(&kvm, &[0xe6, 0x42, 0xeb, 0xfc]);
+    let mut session = machine.session(Duration::from_millis(30)).unwrap();
+    while matches!(session.run().unwrap(), Exit::Out { .. }) {}
+    assert!(matches!(session.run().unwrap(), Exit::Watchdog { .. }));
+}
+
+#[test]
+fn two_machines_run_in_two_threads() {
+    let Some(kvm) = kvm() else { return };
+    let (mut spinning, mut halting) = (guest(&kvm, &SPIN), guest(&kvm, &[HLT]));
+    let run = |machine: &mut Machine| {
+        let limit = Duration::from_millis(50);
+        machine.session(limit).unwrap().run().unwrap()
+    };
+    std::thread::scope(|scope| {
+        let spins = scope.spawn(move || run(&mut spinning));
+        let halts = scope.spawn(move || run(&mut halting));
+        assert_eq!(halts.join().unwrap(), Exit::Halt);
+        let exit = spins.join().unwrap();
+        assert!(matches!(exit, Exit::Watchdog { .. }), "{exit:?}");
+    });
+}
+
+#[test]
+fn a_reset_machine_is_as_a_new_one() {
+    let Some(kvm) = kvm() else { return };
+    let new = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let mut used = guest(&kvm, &[]);
+    spoil(&mut used, &kvm);
+    used.reset().unwrap();
+
+    Pristine::of(&used, &kvm).assert_equals(&Pristine::of(&new, &kvm));
+    assert_eq!(used.regs(), new.regs());
+    assert_eq!(used.sregs(), new.sregs());
+    assert_eq!(used.slots().count(), 0);
+    assert!(!used.is_backed(CODE));
+    used.drain(|pa, _| panic!("a write to {pa:#x} was left"));
+
+    // mov %rsi,(%rsi); hlt: no zone takes the write any more, and nothing pending comes first.
+    load(&mut used, &[0x48, 0x89, 0x36, HLT]);
+    let mut byte = [0];
+    used.read(CODE + 4, &mut byte).unwrap();
+    assert_eq!(byte, [0], "memory of the last guest");
+    used.regs_mut().rsi = NOWHERE;
+    let mut session = used.session(LIMIT).unwrap();
+    let exit = session.run().unwrap();
+    assert!(
+        matches!(exit, Exit::MmioWrite { pa: NOWHERE, .. }),
+        "{exit:?}"
+    );
+    assert_eq!(session.run().unwrap(), Exit::Halt);
+}
+
+/// Leaves traces of every kind, and a read unanswered in the middle of an instruction.
+fn spoil(machine: &mut Machine, kvm: &Hypervisor) {
+    let code = [
+        0x48, 0x89, 0x36, // mov %rsi,(%rsi): to the ring
+        0x0f, 0x10, 0x07, // movups (%rdi),%xmm0
+        0x0f, 0x23, 0xc6, // mov %rsi,%db0
+        0x0f, 0x30, // wrmsr
+        0xf3, 0xa4, // rep movsb, from nowhere
+        HLT,
+    ];
+    machine.write(CODE, &code).unwrap();
+    machine.write(STACK, &[0xaa; 16]).unwrap();
+    machine.coalesce(&[NOWHERE..NOWHERE + 0x10_0000]).unwrap();
+    machine.set_msr(0x277, 0x0007_0406_0007_0401).unwrap();
+    machine.set_msr(0x2ff, 0xc06).unwrap();
+    machine.sregs_mut().fs.base = 0x1234_5000;
+    let regs = machine.regs_mut();
+    (regs.rsi, regs.rdi) = (NOWHERE, STACK);
+    // IA32_LSTAR, to a canonical address. RCX is then the count of `rep movsb`, too.
+    (regs.rcx, regs.rdx, regs.rax) = (0xc000_0082, 0xffff_8000, 0x1234_5678);
+    (regs.r8, regs.r15, regs.rflags) = (8, 15, 0xcd7 & !0x100 & !0x400);
+    let exit = run(machine);
+    assert!(matches!(exit, Exit::MmioRead { .. }), "{exit:?}");
+    assert_eq!(machine.get_msr(0xc000_0082).unwrap(), 0xffff_8000_1234_5678);
+    let mut events = machine.events().unwrap();
+    (events.exception.injected, events.exception.nr) = (1, 13);
+    events.exception.has_error_code = 1;
+    machine.vcpu.set_vcpu_events(&events).unwrap();
+    machine.debug(true, &[]).unwrap();
+    let (dirty, new) = (Pristine::of(machine, kvm), &machine.pristine);
+    dirty.assert_differs_everywhere(new);
+}
+
+#[test]
+fn a_machine_can_be_reset_before_and_after_each_kind_of_exit() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    machine.reset().unwrap();
+    let codes: [&[u8]; 5] = [&[0x0f, 0x0b], &SPIN, &[0xe5, 0x42], &[0xe6, 0x42], &[HLT]];
+    for code in codes {
+        load(&mut machine, code);
+        let _ = machine.session(Duration::from_millis(20)).unwrap().run();
+        machine.reset().unwrap();
+        load(&mut machine, &[HLT]);
+        assert_eq!(run(&mut machine), Exit::Halt, "after {code:x?}");
+        machine.reset().unwrap();
+    }
+}
+
+#[test]
+fn memory_is_read_and_written_across_slots_and_not_beyond() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let memory = Backing::new(0x3000).unwrap();
+    // The same first page twice, and the second below the first.
+    for (phys, offset) in [(0x2000, 0), (0x1000, 0x1000), (0x8000, 0)] {
+        let slot = Slot {
+            phys,
+            bytes: 0x1000,
+            readonly: true,
+            memory: Arc::clone(&memory),
+            offset,
+        };
+        machine.add_slot(slot).unwrap();
+    }
+    machine.write(0x1ffd, &[1, 2, 3, 4, 5, 6]).unwrap();
+    let mut bytes = [0; 6];
+    machine.read(0x1ffd, &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(machine.read_u64(0x8000), Some(0x06_0504));
+    assert_eq!(machine.read_u64(0x1ffd), Some(0x0605_0403_0201));
+    machine.write_u64(0x2008, 0x1122).unwrap();
+    assert_eq!(machine.read_u64(0x8008), Some(0x1122));
+
+    let error = machine.write(0x2ffe, &[7; 8]).unwrap_err();
+    let (phys, wanted, completed) = (0x2ffe, 8, 2);
+    let expected = AccessError {
+        phys,
+        wanted,
+        completed,
+    };
+    assert_eq!(error, expected);
+    for nowhere in [0, 0xff8, 0x3000, 0x2ff9, 0x9000, u64::MAX, u64::MAX - 7] {
+        assert_eq!(machine.read_u64(nowhere), None, "{nowhere:#x}");
+        assert!(machine.write_u64(nowhere, 0).is_err(), "{nowhere:#x}");
+    }
+    assert!(machine.is_backed(0x1000) && machine.is_backed(0x2fff));
+    assert!(!machine.is_backed(0xfff) && !machine.is_backed(0x3000));
+    memory.clear().unwrap();
+    assert_eq!(machine.read_u64(0x2008), Some(0));
+}
+
+#[test]
+fn slots_that_cannot_be_are_refused_with_numbers() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[HLT]);
+    let memory = Backing::new(0x2000).unwrap();
+    let mut add = |phys, bytes, offset| {
+        let slot = Slot {
+            phys,
+            bytes,
+            readonly: false,
+            memory: Arc::clone(&memory),
+            offset,
+        };
+        machine.add_slot(slot).unwrap_err().to_string()
+    };
+    let unaligned = add(0x1_0000_0800, 0x1000, 0);
+    assert!(unaligned.contains("0x100000800"), "{unaligned}");
+    let empty = add(0x1_0000_0000, 0, 0);
+    assert!(empty.contains("empty"), "{empty}");
+    let wraps = add(0xffff_ffff_ffff_f000, 0x2000, 0);
+    assert!(wraps.contains("past the end"), "{wraps}");
+    let beyond = add(0x1_0000_0000, 0x2000, 0x1000);
+    assert!(beyond.contains("0x3000 of a backing of 0x2000"), "{beyond}");
+    let overlap = add(MEMORY_BYTES - 0x1000, 0x2000, 0);
+    assert!(overlap.contains("overlaps 0x0..0x200000"), "{overlap}");
+    let internal = add(INTERNALS.tss_pages_at, 0x1000, 0);
+    assert!(internal.contains("KVM's own"), "{internal}");
+    assert_eq!(run(&mut machine), Exit::Halt);
+}
+
+#[test]
+fn internals_must_be_aligned_apart_and_below_4_gib() {
+    let Some(kvm) = kvm() else { return };
+    let good = INTERNALS.tss_pages_at;
+    for (tss, identity) in [
+        (good + 1, 0x1000),
+        (good, good + 0x2000),
+        (0xffff_e000, 0x1000),
+        (0, 0x8000),
+    ] {
+        let internals = Internals {
+            tss_pages_at: tss,
+            identity_map_page_at: identity,
+        };
+        let error = Machine::new(&kvm, &CpuidRequest::default(), internals).err();
+        assert!(
+            matches!(error, Some(CreateError::Internals { .. })),
+            "{internals:x?}"
+        );
+    }
+}
+
+#[test]
+fn cpuid_says_the_width_asked_for() {
+    let Some(kvm) = kvm() else { return };
+    for bits in [36, 40, 52] {
+        let request = CpuidRequest {
+            maxphyaddr: Some(bits),
+            gbpages: Some(false),
+            ..Default::default()
+        };
+        let machine = Machine::new(&kvm, &request, INTERNALS).unwrap();
+        assert_eq!(machine.cpuid().maxphyaddr, bits);
+        assert!(!machine.cpuid().gbpages);
+    }
+}
+
+#[test]
+fn system_registers_that_cannot_be_are_refused_with_their_values() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[HLT]);
+    // Paging without protection (SDM vol. 3A, 2.5, CR0.PG).
+    machine.sregs_mut().cr0 = 0x8000_0010;
+    let error = machine.session(LIMIT).unwrap().run().unwrap_err();
+    let RunError::SystemRegisters(error) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(error.cr0, 0x8000_0010);
+    machine.sregs_mut().cr0 = 0x8000_0010;
+    assert!(machine.commit_registers().is_err());
+    assert_ne!(machine.sregs().cr0, 0x8000_0010, "refused, yet shown");
+    long_mode(&mut machine, 0);
+    machine.commit_registers().unwrap();
+    assert_eq!(run(&mut machine), Exit::Halt);
+}
+
+#[test]
+fn kvm_translates_by_the_registers_that_were_set() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[HLT]);
+    assert_eq!(
+        machine.translate(NOWHERE + 0x123).unwrap(),
+        Some(NOWHERE + 0x123)
+    );
+    assert_eq!(machine.translate(1 << 30).unwrap(), None);
+}
+
+#[test]
+fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
+    let Some(kvm) = kvm() else { return };
+    // mov (%rsi),%rax; mov (%rdi),%rbx: ring 3 cannot halt, a read from nowhere ends the run as well.
+    let mut machine = guest(&kvm, &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
+    long_mode(&mut machine, 3);
+    machine.write_u64(STACK, 0x1111).unwrap();
+    machine.write_u64(READONLY, 0x2222).unwrap();
+    let page = 0x3fe0_0000;
+    let entry = PD + (page >> 21) * 8;
+    for (frame, offset, value) in [(0, STACK, 0x1111), (READONLY, 0, 0x2222)] {
+        machine.write_u64(entry, frame | 0x87).unwrap();
+        machine.forget_translations().unwrap();
+        let regs = machine.regs_mut();
+        (regs.rip, regs.rsi, regs.rdi) = (CODE, page + offset, NOWHERE);
+        let exit = run(&mut machine);
+        assert_eq!(
+            exit,
+            Exit::MmioRead {
+                pa: NOWHERE,
+                len: 8
+            }
+        );
+        assert!(machine.finish_io().unwrap());
+        assert_eq!(machine.regs().rax, value);
+    }
+    assert_eq!(machine.slots().count(), 2);
+}
+
+#[test]
+fn a_step_or_a_breakpoint_ends_the_run() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = guest(&kvm, &[0x90, 0x90, HLT]);
+    for (step, breakpoints, at) in [(true, vec![], CODE + 1), (false, vec![CODE + 2], CODE + 2)] {
+        machine.debug(step, &breakpoints).unwrap();
+        match run(&mut machine) {
+            Exit::Debug { exception, pc, .. } => assert_eq!((exception, pc), (1, at)),
+            exit => {
+                assert_eq!(exit, Exit::Halt);
+                let what = if step { "steps" } else { "breakpoints" };
+                eprintln!("skipped: this KVM ignores {what}");
+                long_mode(&mut machine, 0);
+            }
+        }
+    }
+    machine.debug(false, &[]).unwrap();
+    assert_eq!(run(&mut machine), Exit::Halt);
+}
+
+#[test]
+fn machines_may_go_to_other_threads() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<Machine>();
+    is_send::<Hypervisor>();
+    is_sync::<Hypervisor>();
+}

@@ -1,0 +1,325 @@
+//! Table entries: their levels, their bits, and the judgement of one entry.
+
+use std::fmt;
+
+use super::address::{Pa, Va};
+use super::paging::{Paging, Vendor};
+use super::rules::{Rule, Rules};
+
+/// The bits of a table entry (SDM tables 4-14 to 4-20).
+pub mod bits {
+    /// Present.
+    pub const P: u64 = 1 << 0;
+    /// Read/write: writes are allowed.
+    pub const W: u64 = 1 << 1;
+    /// User/supervisor: user-mode accesses are allowed.
+    pub const U: u64 = 1 << 2;
+    /// Page-level write-through: bit 0 of the PAT index.
+    pub const PWT: u64 = 1 << 3;
+    /// Page-level cache disable: bit 1 of the PAT index.
+    pub const PCD: u64 = 1 << 4;
+    /// Accessed.
+    pub const A: u64 = 1 << 5;
+    /// Dirty; a leaf's only.
+    pub const D: u64 = 1 << 6;
+    /// Page size: a PDE or PDPTE maps a page.
+    pub const PS: u64 = 1 << 7;
+    /// Global; a leaf's only.
+    pub const G: u64 = 1 << 8;
+    /// Bit 2 of the PAT index in a PTE.
+    pub const PAT_OF_PTE: u64 = 1 << 7;
+    /// Bit 2 of the PAT index in a leaf larger than a PTE's.
+    pub const PAT_OF_LARGE: u64 = 1 << 12;
+    /// The physical address, at its widest.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// Protection key of a leaf.
+    pub const PKEY: u64 = 0xf << 59;
+    /// Execute-disable.
+    pub const NX: u64 = 1 << 63;
+
+    /// Bits 20:13, reserved in a PDE that maps a page (SDM table 4-18).
+    pub const RESERVED_2M: u64 = 0x001f_e000;
+    /// Bits 29:13, reserved in a PDPTE that maps a page (SDM table 4-16).
+    pub const RESERVED_1G: u64 = 0x3fff_e000;
+}
+
+/// The level of a table entry, by the SDM's names; its number counts from the page up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Page-table entry: maps 4 KiB.
+    Pte = 1,
+    /// Page-directory entry: maps 2 MiB or refers to a page table.
+    Pde = 2,
+    /// Page-directory-pointer-table entry: maps 1 GiB or refers to a page directory.
+    Pdpte = 3,
+    /// PML4 entry.
+    Pml4e = 4,
+    /// PML5 entry, with CR4.LA57 only.
+    Pml5e = 5,
+}
+
+/// Why bits of `entry` at `level` fault: each rule's guilty bits, with the rule in words. Empty if
+/// the entry is in order, or not present.
+///
+/// ```
+/// use efibed::mmu::{Level, Paging, reserved_reasons};
+/// let mut reasons = reserved_reasons(Level::Pde, 0x0010_0083, &Paging::default());
+/// let (guilty, why) = reasons.next().unwrap();
+/// assert_eq!(guilty, 0x0010_0000);
+/// assert!(why.starts_with("bits 20:13 of a PDE that maps a 2 MiB page must be 0"));
+/// ```
+pub fn reserved_reasons(
+    level: Level,
+    entry: u64,
+    paging: &Paging,
+) -> impl Iterator<Item = (u64, &'static str)> + use<> {
+    guilt(level, entry, paging).map(move |(rule, guilty)| (guilty, reason(rule, level, entry)))
+}
+
+impl Level {
+    /// How many bytes one entry governs: 4 KiB, 2 MiB, 1 GiB, 512 GiB, 256 TiB.
+    #[inline]
+    pub const fn span_bytes(self) -> u64 {
+        1 << self.shift()
+    }
+
+    /// The index of the entry for `va` in a table of this level.
+    #[inline]
+    pub const fn index(self, va: Va) -> usize {
+        (va.0 >> self.shift() & 511) as usize
+    }
+
+    /// Where the entry for `va` lies in the table at `table`.
+    #[inline]
+    pub const fn entry_addr(self, table: Pa, va: Va) -> Pa {
+        Pa(table.0 | (self.index(va) as u64) << 3)
+    }
+
+    /// Whether `entry` at this level maps a page rather than refers to a table.
+    #[inline]
+    pub const fn maps_page(self, entry: u64) -> bool {
+        match self {
+            Self::Pte => true,
+            Self::Pde | Self::Pdpte => entry & bits::PS != 0,
+            Self::Pml4e | Self::Pml5e => false,
+        }
+    }
+
+    /// The next level down.
+    #[inline]
+    pub const fn below(self) -> Option<Self> {
+        match self {
+            Self::Pte => None,
+            Self::Pde => Some(Self::Pte),
+            Self::Pdpte => Some(Self::Pde),
+            Self::Pml4e => Some(Self::Pdpte),
+            Self::Pml5e => Some(Self::Pml4e),
+        }
+    }
+
+    /// The next level up.
+    #[inline]
+    pub const fn above(self) -> Option<Self> {
+        match self {
+            Self::Pte => Some(Self::Pde),
+            Self::Pde => Some(Self::Pdpte),
+            Self::Pdpte => Some(Self::Pml4e),
+            Self::Pml4e => Some(Self::Pml5e),
+            Self::Pml5e => None,
+        }
+    }
+
+    /// The lowest bit of a virtual address that selects an entry of this level.
+    #[inline]
+    const fn shift(self) -> u32 {
+        12 + 9 * (self as u32 - 1)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pte => "PTE",
+            Self::Pde => "PDE",
+            Self::Pdpte => "PDPTE",
+            Self::Pml4e => "PML4E",
+            Self::Pml5e => "PML5E",
+        })
+    }
+}
+
+/// What one entry says, before any question of rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// P = 0: nothing here.
+    NotPresent,
+    /// These reserved bits are set.
+    Reserved(u64),
+    /// The walk goes on in the table at `at`, with entries of `level`.
+    Table { at: Pa, level: Level },
+    /// The entry maps a page.
+    Leaf,
+}
+
+impl Judgement {
+    /// The reserved bits set, if that is the judgement.
+    #[inline]
+    pub(super) const fn reserved(self) -> u64 {
+        match self {
+            Self::Reserved(guilty) => guilty,
+            _ => 0,
+        }
+    }
+}
+
+/// Judges one entry. Walks and runs both rest on this function and no other.
+#[inline]
+pub(super) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
+    let present = entry & bits::P != 0;
+    if !present && paging.rules.has(Rule::NotPresentFirst) {
+        return Judgement::NotPresent;
+    }
+    match entry & reserved_mask(level, entry, paging) {
+        0 if !present => Judgement::NotPresent,
+        0 => next(level, entry, paging),
+        guilty => Judgement::Reserved(guilty),
+    }
+}
+
+/// Where an entry with no fault of its own leads.
+#[inline]
+pub(super) fn next(level: Level, entry: u64, paging: &Paging) -> Judgement {
+    match level.below() {
+        Some(below) if !level.maps_page(entry) => Judgement::Table {
+            at: table_address(entry, paging),
+            level: below,
+        },
+        _ => Judgement::Leaf,
+    }
+}
+
+/// The table that CR3 or an entry refers to. Bits from MAXPHYADDR up are flags in CR3 and reserved
+/// in entries; only where that rule is broken do they name memory.
+#[inline]
+pub(super) fn table_address(reference: u64, paging: &Paging) -> Pa {
+    let beyond = if paging.rules.has(Rule::ReservedPhys) {
+        paging.above_maxphyaddr()
+    } else {
+        0
+    };
+    Pa(reference & bits::ADDRESS & !beyond)
+}
+
+/// The page a leaf maps. Bits below its size are PAT or reserved, never address.
+#[inline]
+pub(super) const fn frame(level: Level, entry: u64) -> Pa {
+    Pa(entry & bits::ADDRESS & !(level.span_bytes() - 1))
+}
+
+/// The leaf's index into IA32_PAT (SDM 4.9.2).
+#[inline]
+pub(super) const fn pat_index(level: Level, entry: u64) -> u8 {
+    let pat = match level {
+        Level::Pte => bits::PAT_OF_PTE,
+        _ => bits::PAT_OF_LARGE,
+    };
+    let low = (entry & (bits::PWT | bits::PCD)) >> 3;
+    low as u8 | ((entry & pat != 0) as u8) << 2
+}
+
+/// The rules an entry offends against by its reserved bits.
+pub(super) fn offended_rules(level: Level, entry: u64, paging: &Paging) -> Rules {
+    guilt(level, entry, paging).fold(Rules::none(), |rules, (rule, _)| rules.with(rule))
+}
+
+/// Declares the rules by which a bit can be reserved, and the mask of them all as one expression: the
+/// rules are constants in it, and what is left of them are a few tests of the entry's kind.
+macro_rules! reserving {
+    ($($rule:ident,)*) => {
+        const RESERVING: [Rule; [$(Rule::$rule),*].len()] = [$(Rule::$rule),*];
+
+        #[inline(always)]
+        fn reserved_mask(level: Level, entry: u64, paging: &Paging) -> u64 {
+            0 $(| reserved_by(Rule::$rule, level, entry, paging))*
+        }
+    };
+}
+
+reserving! {
+    ReservedPhys,
+    ReservedNx,
+    ReservedPde2m,
+    ReservedPdpte1g,
+    PsInPdpteWithout1g,
+    PsInUpper,
+    GInUpperAmd,
+    PatInLargeLeaf,
+}
+
+/// The bits that `rule` reserves in an entry of this level and kind.
+#[inline(always)]
+fn reserved_by(rule: Rule, level: Level, entry: u64, paging: &Paging) -> u64 {
+    let in_force = paging.rules.has(rule);
+    let ps = entry & bits::PS != 0;
+    let upper = level >= Level::Pml4e;
+    match rule {
+        Rule::ReservedPhys if in_force => paging.above_maxphyaddr(),
+        Rule::ReservedNx if in_force && !paging.nxe => bits::NX,
+        Rule::ReservedPde2m if in_force && ps && level == Level::Pde => bits::RESERVED_2M,
+        Rule::ReservedPdpte1g if in_force && ps && level == Level::Pdpte => bits::RESERVED_1G,
+        Rule::PsInPdpteWithout1g if in_force && level == Level::Pdpte && !paging.gbpages => {
+            bits::PS
+        }
+        Rule::PsInUpper if in_force && upper => bits::PS,
+        Rule::GInUpperAmd if in_force && upper && paging.vendor == Vendor::Amd => bits::G,
+        // The one rule that frees a bit instead of reserving it.
+        Rule::PatInLargeLeaf if !in_force && level != Level::Pte && level.maps_page(entry) => {
+            bits::PAT_OF_LARGE
+        }
+        _ => 0,
+    }
+}
+
+/// Each rule with the bits of `entry` that offend against it.
+fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (Rule, u64)> + use<> {
+    let counts = matches!(judge(level, entry, paging), Judgement::Reserved(_));
+    let paging = *paging;
+    RESERVING
+        .into_iter()
+        .map(move |rule| (rule, entry & reserved_by(rule, level, entry, &paging)))
+        .filter(move |&(_, guilty)| counts && guilty != 0)
+}
+
+/// A rule of [`RESERVING`] in words, with the table of the SDM for this kind of entry.
+fn reason(rule: Rule, level: Level, entry: u64) -> &'static str {
+    /// The same words for each kind of entry, in the order of the SDM's tables.
+    macro_rules! for_each_table {
+        ($text:literal) => {
+            match (level, level.maps_page(entry)) {
+                (Level::Pml5e, _) => concat!($text, " (SDM 3A 4.5.4, table 4-14)"),
+                (Level::Pml4e, _) => concat!($text, " (SDM 3A 4.5.4, table 4-15)"),
+                (Level::Pdpte, true) => concat!($text, " (SDM 3A 4.5.4, table 4-16)"),
+                (Level::Pdpte, false) => concat!($text, " (SDM 3A 4.5.4, table 4-17)"),
+                (Level::Pde, true) => concat!($text, " (SDM 3A 4.5.4, table 4-18)"),
+                (Level::Pde, false) => concat!($text, " (SDM 3A 4.5.4, table 4-19)"),
+                (Level::Pte, _) => concat!($text, " (SDM 3A 4.5.4, table 4-20)"),
+            }
+        };
+    }
+    match rule {
+        Rule::ReservedPhys => for_each_table!("address bits 51:MAXPHYADDR must be 0"),
+        Rule::ReservedNx => for_each_table!("bit 63 must be 0 while EFER.NXE = 0"),
+        Rule::ReservedPde2m => {
+            "bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A 4.5.4, table 4-18)"
+        }
+        Rule::ReservedPdpte1g => {
+            "bits 29:13 of a PDPTE that maps a 1 GiB page must be 0 (SDM 3A 4.5.4, table 4-16)"
+        }
+        Rule::PsInPdpteWithout1g => {
+            "bit 7 (PS) of a PDPTE must be 0 without 1 GiB pages (SDM 3A 4.5.4, table 4-17)"
+        }
+        Rule::PsInUpper => for_each_table!("bit 7 (PS) above the PDPTE must be 0"),
+        Rule::GInUpperAmd => "bit 8 of a PML4E or PML5E must be 0 on AMD (APM vol. 2, 5.3)",
+        _ => "bit 12 of a large leaf taken for reserved: the PAT rule is broken on purpose",
+    }
+}

@@ -1,0 +1,239 @@
+//! One translation, followed level by level.
+
+use super::address::{Pa, Va};
+use super::entry::{Judgement, Level, bits, frame, judge, next, pat_index, table_address};
+use super::fault::{ErrorCode, Fault};
+use super::paging::Paging;
+use super::permission::{Access, Rights};
+use super::rules::{Rule, Rules};
+
+/// Follows one access through the tables at `root`.
+///
+/// `root` is CR3: its low 12 bits and those from MAXPHYADDR up are flags and ignored. The access is
+/// to the byte at `va`; [`access_bytes`](super::access_bytes) is for those that may cross a page.
+pub fn walk(
+    memory: &(impl TableMemory + ?Sized),
+    root: Pa,
+    va: Va,
+    access: Access,
+    paging: &Paging,
+) -> Walk {
+    if !paging.is_canonical(va) {
+        let fault = Fault::non_canonical(access, paging);
+        return Walk::new(va, access, paging.rules, Outcome::Fault(fault));
+    }
+    let stranded = Outcome::Stranded {
+        table: table_address(root.0, paging),
+    };
+    let mut walk = Walk::new(va, access, paging.rules, stranded);
+    walk.outcome = walk.descend(memory, table_address(root.0, paging), paging);
+    walk
+}
+
+/// Where table entries are read.
+pub trait TableMemory {
+    /// The 8 bytes at `at`, which is a multiple of 8. None: nothing is there.
+    fn entry(&self, at: Pa) -> Option<u64>;
+}
+
+impl<M: TableMemory + ?Sized> TableMemory for &M {
+    fn entry(&self, at: Pa) -> Option<u64> {
+        (**self).entry(at)
+    }
+}
+
+/// A walk that has been made: the access, the entries seen, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// The address accessed.
+    pub va: Va,
+    /// The access made.
+    pub access: Access,
+    /// How it ended.
+    pub outcome: Outcome,
+    pub(super) rules: Rules,
+    steps: [Step; MAX_LEVELS],
+    depth: usize,
+}
+
+/// One entry a walk looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The level of the entry.
+    pub level: Level,
+    /// Where it was read.
+    pub entry_addr: Pa,
+    /// What was read.
+    pub entry: u64,
+    /// The reserved bits set in it: those the walk stopped for. See
+    /// [`reserved_reasons`](super::reserved_reasons).
+    pub reserved: u64,
+}
+
+/// How a walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The access reaches memory.
+    Translated(Translation),
+    /// The access faults.
+    Fault(Fault),
+    /// The entry lies where nothing is. Hardware reads ones there and some KVMs zeros: the caller
+    /// decides what that means.
+    Stranded {
+        /// The table the walk could not read.
+        table: Pa,
+    },
+}
+
+/// Where an access arrives, and by what leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The physical address of the byte accessed.
+    pub pa: Pa,
+    /// The level of the leaf: PTE, PDE or PDPTE.
+    pub leaf: Level,
+    /// What all levels grant together.
+    pub rights: Rights,
+    /// The leaf's PAT index: PAT, PCD, PWT (SDM 4.9.2).
+    pub pat_index: u8,
+    /// The leaf's G bit, whether or not CR4.PGE heeds it.
+    pub global: bool,
+}
+
+impl Walk {
+    /// The entries seen, from the top down. Empty if the address was not canonical.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps[..self.depth]
+    }
+
+    /// Where the access arrived, if it did.
+    pub const fn translation(&self) -> Option<Translation> {
+        match self.outcome {
+            Outcome::Translated(translation) => Some(translation),
+            _ => None,
+        }
+    }
+
+    /// The fault, if there was one.
+    pub const fn fault(&self) -> Option<Fault> {
+        match self.outcome {
+            Outcome::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn new(va: Va, access: Access, rules: Rules, outcome: Outcome) -> Self {
+        Self {
+            va,
+            access,
+            outcome,
+            rules,
+            steps: [NO_STEP; MAX_LEVELS],
+            depth: 0,
+        }
+    }
+
+    /// Goes down from `table` until an entry ends the walk.
+    fn descend(
+        &mut self,
+        memory: &(impl TableMemory + ?Sized),
+        mut table: Pa,
+        paging: &Paging,
+    ) -> Outcome {
+        let mut level = paging.top_level();
+        let mut rights = Rights::ALL;
+        let mut outranked = None;
+        let end = loop {
+            let entry_addr = level.entry_addr(table, self.va);
+            let Some(entry) = memory.entry(entry_addr) else {
+                break Outcome::Stranded { table };
+            };
+            let judgement = judge(level, entry, paging);
+            let reserved = judgement.reserved();
+            self.record(Step {
+                level,
+                entry_addr,
+                entry,
+                reserved,
+            });
+            rights = rights.below(level, entry, paging);
+
+            let onward = match judgement {
+                Judgement::Reserved(_) if lets_lower_faults_win(level, entry, paging) => {
+                    outranked = outranked.or(Some(self.reserved_fault(rights, paging)));
+                    next(level, entry, paging)
+                }
+                _ => judgement,
+            };
+            match onward {
+                Judgement::NotPresent => {
+                    break page_fault(ErrorCode::of_access(self.access, paging));
+                }
+                Judgement::Reserved(_) => break self.reserved_fault(rights, paging),
+                Judgement::Table { at, level: below } => (table, level) = (at, below),
+                Judgement::Leaf => break self.arrive(level, entry, rights, paging),
+            }
+        };
+        match (end, outranked) {
+            (Outcome::Fault(_), _) | (_, None) => end,
+            (_, Some(fault)) => fault,
+        }
+    }
+
+    /// The access has found its leaf: do the rights suffice?
+    fn arrive(&self, level: Level, entry: u64, rights: Rights, paging: &Paging) -> Outcome {
+        match rights.refuse(self.access, paging) {
+            Some(code) => page_fault(code),
+            None => Outcome::Translated(Translation::by_leaf(level, entry, self.va, rights)),
+        }
+    }
+
+    /// Reserved bits come before rights (SDM 4.7), unless that rule is broken.
+    fn reserved_fault(&self, rights: Rights, paging: &Paging) -> Outcome {
+        let reserved = ErrorCode::of_reserved(self.access, paging);
+        if paging.rules.has(Rule::ReservedBeforePermission) {
+            return page_fault(reserved);
+        }
+        page_fault(rights.refuse(self.access, paging).unwrap_or(reserved))
+    }
+
+    fn record(&mut self, step: Step) {
+        if let Some(slot) = self.steps.get_mut(self.depth) {
+            *slot = step;
+            self.depth += 1;
+        }
+    }
+}
+
+impl Translation {
+    /// What the leaf `entry` makes of `va`.
+    #[inline]
+    pub(super) fn by_leaf(leaf: Level, entry: u64, va: Va, rights: Rights) -> Self {
+        Self {
+            pa: Pa(frame(leaf, entry).0 | va.0 & (leaf.span_bytes() - 1)),
+            leaf,
+            rights,
+            pat_index: pat_index(leaf, entry),
+            global: entry & bits::G != 0,
+        }
+    }
+}
+
+/// 5-level paging is the deepest there is.
+const MAX_LEVELS: usize = Level::Pml5e as usize;
+
+const NO_STEP: Step = Step {
+    level: Level::Pte,
+    entry_addr: Pa(0),
+    entry: 0,
+    reserved: 0,
+};
+
+/// Only where the rule is broken, and only a table entry has anything below it.
+fn lets_lower_faults_win(level: Level, entry: u64, paging: &Paging) -> bool {
+    !paging.rules.has(Rule::HigherLevelHidesLower) && !level.maps_page(entry)
+}
+
+fn page_fault(code: ErrorCode) -> Outcome {
+    Outcome::Fault(Fault::page(code))
+}
