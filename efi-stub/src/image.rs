@@ -143,11 +143,7 @@ mod tests {
             let [n0, n1, n2, n3] = service.number().to_le_bytes();
             // mov eax, imm32; out imm8, eax (Intel SDM vol. 2B)
             assert_eq!(entry[..TRAP_OFFSET], [0xB8, n0, n1, n2, n3], "{service}");
-            assert_eq!(
-                entry[TRAP_OFFSET..][..TRAP_BYTES],
-                [0xE7, TRAP_PORT],
-                "{service}"
-            );
+            assert_eq!(entry[TRAP_OFFSET..][..TRAP_BYTES], [0xE7, TRAP_PORT], "{service}");
         }
     }
 }

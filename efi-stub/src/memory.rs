@@ -30,10 +30,7 @@ pub const DESCRIPTOR_VERSION: u32 = 1;
 pub const DESCRIPTOR_STRIDE: usize = 48;
 
 /// EFI_MEMORY_TYPE (UEFI 2.10, 7.2.1 "AllocatePages", Related Definitions).
-#[allow(
-    missing_docs,
-    reason = "the specification's names, no more and no less"
-)]
+#[allow(missing_docs, reason = "the specification's names, no more and no less")]
 pub mod memory_type {
     pub const RESERVED: u32 = 0;
     pub const LOADER_CODE: u32 = 1;
@@ -54,10 +51,7 @@ pub mod memory_type {
 }
 
 /// The `EFI_MEMORY_*` attribute bits (UEFI 2.10, 7.2.3, Related Definitions).
-#[allow(
-    missing_docs,
-    reason = "the specification's names, no more and no less"
-)]
+#[allow(missing_docs, reason = "the specification's names, no more and no less")]
 pub mod attribute {
     pub const UC: u64 = 0x1;
     pub const WC: u64 = 0x2;

@@ -24,10 +24,7 @@ pub const REVISION: u32 = (2 << 16) | 100;
 /// The consoles and the boot services are null: ExitBootServices has been called (7.4.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-#[allow(
-    missing_docs,
-    reason = "the specification's fields; the three that matter here are documented"
-)]
+#[allow(missing_docs, reason = "the specification's fields; the three that matter here are documented")]
 pub struct SystemTable {
     pub header: TableHeader,
     /// Address of a null-terminated UCS-2 string; SetVirtualAddressMap makes it virtual.

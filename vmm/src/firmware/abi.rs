@@ -34,13 +34,7 @@ same_layout!(
 
 same_layout!(
     table::TableHeader,
-    Header {
-        signature: signature,
-        revision: revision,
-        header_size: size,
-        crc32: crc,
-        reserved: reserved,
-    }
+    Header { signature: signature, revision: revision, header_size: size, crc32: crc, reserved: reserved }
 );
 
 same_layout!(

@@ -74,9 +74,7 @@ impl Call {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForeignTrap {
     /// eax is not the number of a service.
-    #[error(
-        "the guest wrote {number:#x} to the stubs' port at RIP {rip:#x}; no runtime service has that number"
-    )]
+    #[error("the guest wrote {number:#x} to the stubs' port at RIP {rip:#x}; no runtime service has that number")]
     NoService {
         /// eax.
         number: u32,
@@ -84,9 +82,7 @@ pub enum ForeignTrap {
         rip: u64,
     },
     /// The offset of RIP in its page is not that of the service's trap.
-    #[error(
-        "the guest wrote {service}'s number to the stubs' port at RIP {rip:#x}, which is not {service}'s stub"
-    )]
+    #[error("the guest wrote {service}'s number to the stubs' port at RIP {rip:#x}, which is not {service}'s stub")]
     NotItsStub {
         /// The service whose number eax holds.
         service: Service,
@@ -135,13 +131,7 @@ mod tests {
         let mut regs = trap(stub(Service::GetTime));
         regs.rip += 1;
         let rip = regs.rip;
-        assert_eq!(
-            Call::of(&regs),
-            Err(ForeignTrap::NotItsStub {
-                service: Service::GetTime,
-                rip
-            })
-        );
+        assert_eq!(Call::of(&regs), Err(ForeignTrap::NotItsStub { service: Service::GetTime, rip }));
         regs.rip = 0;
         assert!(Call::of(&regs).is_err());
     }
@@ -151,9 +141,6 @@ mod tests {
         let mut regs = trap(stub(Service::GetTime));
         regs.rax = 14;
         let rip = regs.rip;
-        assert_eq!(
-            Call::of(&regs),
-            Err(ForeignTrap::NoService { number: 14, rip })
-        );
+        assert_eq!(Call::of(&regs), Err(ForeignTrap::NoService { number: 14, rip }));
     }
 }

@@ -58,10 +58,7 @@ pub struct Firmware {
 impl Firmware {
     /// Lays firmware out in the first usable region of each kind: RUNTIME, of at least one page, page-aligned,
     /// not wrapping, overlapping no other descriptor, and `usable` by the machine in the page that firmware takes.
-    pub fn lay_out(
-        map: &[MemoryDescriptor],
-        usable: impl Fn(u64) -> bool,
-    ) -> Result<Self, NoFirmware> {
+    pub fn lay_out(map: &[MemoryDescriptor], usable: impl Fn(u64) -> bool) -> Result<Self, NoFirmware> {
         let finder = placement::Finder::new(map, &usable);
         let code = finder.find(MemoryType::RUNTIME_SERVICES_CODE)?;
         let data = finder.find(MemoryType::RUNTIME_SERVICES_DATA)?;
@@ -123,11 +120,7 @@ impl Firmware {
     ///
     /// Whatever the registers and the memory hold, the work is bounded: SetVirtualAddressMap takes a map of at most
     /// [`MAX_MAP_BYTES`].
-    pub fn answer(
-        &mut self,
-        regs: &mut StubCall,
-        memory: &mut dyn GuestMemory,
-    ) -> Result<Call, ForeignTrap> {
+    pub fn answer(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<Call, ForeignTrap> {
         let mut call = Call::of(regs)?;
         if let Err(refusal) = services::play(self, call.service, regs, memory) {
             call.status = refusal.status();
@@ -183,19 +176,10 @@ mod tests {
         for (phys, content, region) in &pages {
             assert_eq!(*phys, map[*region].phys_start);
             assert_eq!(content[..efibed_stub::STAMP_HEAD_BYTES], [0; 16]);
-            assert_eq!(
-                content[PAGE_BYTES - efibed_stub::STAMP_TAIL_BYTES..],
-                [0; 8]
-            );
+            assert_eq!(content[PAGE_BYTES - efibed_stub::STAMP_TAIL_BYTES..], [0; 8]);
         }
         let types: Vec<_> = pages.iter().map(|page| map[page.2].ty).collect();
-        assert_eq!(
-            types,
-            [
-                MemoryType::RUNTIME_SERVICES_CODE,
-                MemoryType::RUNTIME_SERVICES_DATA
-            ]
-        );
+        assert_eq!(types, [MemoryType::RUNTIME_SERVICES_CODE, MemoryType::RUNTIME_SERVICES_DATA]);
     }
 
     #[test]
@@ -260,29 +244,20 @@ mod tests {
         let number = prop_oneof![0u64..16, Just(4), Just(4), any::<u64>()];
         let size = || prop_oneof![Just(48u64), 0u64..600, any::<u64>()];
         let pointer = prop_oneof![Just(MAP_AT), 0u64..0x10000, any::<u64>()];
-        (
-            number,
-            size(),
-            size(),
-            0u64..3,
-            pointer,
-            any::<[u64; 5]>(),
-            0u64..4,
+        (number, size(), size(), 0u64..3, pointer, any::<[u64; 5]>(), 0u64..4).prop_map(
+            |(rax, rcx, rdx, r8, r9, [r10, r11, rsp, rflags, rip], near)| StubCall {
+                rip: (rip & !0xFFF) | ((16 + (rax & 15) * 16 + 4 + near) & 0xFFF),
+                rax,
+                rcx,
+                rdx,
+                r8,
+                r9,
+                r10,
+                r11,
+                rsp,
+                rflags,
+                cr3: 0,
+            },
         )
-            .prop_map(
-                |(rax, rcx, rdx, r8, r9, [r10, r11, rsp, rflags, rip], near)| StubCall {
-                    rip: (rip & !0xFFF) | ((16 + (rax & 15) * 16 + 4 + near) & 0xFFF),
-                    rax,
-                    rcx,
-                    rdx,
-                    r8,
-                    r9,
-                    r10,
-                    r11,
-                    rsp,
-                    rflags,
-                    cr3: 0,
-                },
-            )
     }
 }

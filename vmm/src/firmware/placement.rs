@@ -78,11 +78,7 @@ pub(super) struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     pub fn new(map: &'a [MemoryDescriptor], usable: &'a dyn Fn(u64) -> bool) -> Self {
-        Self {
-            map,
-            usable,
-            overlaps: overlaps(map),
-        }
+        Self { map, usable, overlaps: overlaps(map) }
     }
 
     /// The first page of the first region of the type that firmware can live in.
@@ -100,20 +96,11 @@ impl<'a> Finder<'a> {
             count += 1;
         }
         let phys = self.map[first].phys_start;
-        Err(NoFirmware::NoUsableRegion {
-            ty,
-            count,
-            region: first,
-            phys,
-            defect,
-        })
+        Err(NoFirmware::NoUsableRegion { ty, count, region: first, phys, defect })
     }
 
     fn place(&self, region: usize) -> Place {
-        Place {
-            phys: self.map[region].phys_start,
-            region,
-        }
+        Place { phys: self.map[region].phys_start, region }
     }
 
     fn examine(&self, region: usize) -> Result<(), RegionDefect> {
@@ -190,9 +177,7 @@ mod tests {
     fn defect(code: MemoryDescriptor, others: &[MemoryDescriptor]) -> RegionDefect {
         let map = [&[code], others].concat();
         match Firmware::lay_out(&map, |phys| phys < 1 << 39) {
-            Err(NoFirmware::NoUsableRegion {
-                defect, region: 0, ..
-            }) => defect,
+            Err(NoFirmware::NoUsableRegion { defect, region: 0, .. }) => defect,
             other => panic!("{other:?}"),
         }
     }
@@ -214,48 +199,12 @@ mod tests {
         let good = descriptor(CODE, 0x10_0000, 4);
         let top = 0u64.wrapping_sub(PAGE_SIZE);
         let cases = [
-            (
-                MemoryDescriptor {
-                    att: MemoryAttribute::WRITE_BACK,
-                    ..good
-                },
-                RegionDefect::NotRuntime,
-            ),
-            (
-                MemoryDescriptor {
-                    page_count: 0,
-                    ..good
-                },
-                RegionDefect::NoPages,
-            ),
-            (
-                MemoryDescriptor {
-                    phys_start: 0x10_0800,
-                    ..good
-                },
-                RegionDefect::Unaligned,
-            ),
-            (
-                MemoryDescriptor {
-                    phys_start: top,
-                    ..good
-                },
-                RegionDefect::Wraps,
-            ),
-            (
-                MemoryDescriptor {
-                    page_count: u64::MAX,
-                    ..good
-                },
-                RegionDefect::Wraps,
-            ),
-            (
-                MemoryDescriptor {
-                    phys_start: 1 << 39,
-                    ..good
-                },
-                RegionDefect::OutOfReach,
-            ),
+            (MemoryDescriptor { att: MemoryAttribute::WRITE_BACK, ..good }, RegionDefect::NotRuntime),
+            (MemoryDescriptor { page_count: 0, ..good }, RegionDefect::NoPages),
+            (MemoryDescriptor { phys_start: 0x10_0800, ..good }, RegionDefect::Unaligned),
+            (MemoryDescriptor { phys_start: top, ..good }, RegionDefect::Wraps),
+            (MemoryDescriptor { page_count: u64::MAX, ..good }, RegionDefect::Wraps),
+            (MemoryDescriptor { phys_start: 1 << 39, ..good }, RegionDefect::OutOfReach),
         ];
         for (code, expected) in cases {
             assert_eq!(defect(code, &[descriptor(DATA, 0x20_0000, 1)]), expected);
@@ -272,10 +221,7 @@ mod tests {
         // One that is hidden behind a longer one, and one that wraps.
         let long = descriptor(MemoryType::CONVENTIONAL, 0, 0x1000);
         let short = descriptor(MemoryType::CONVENTIONAL, 0x1000, 1);
-        assert!(matches!(
-            defect(code, &[long, short]),
-            RegionDefect::Overlaps { .. }
-        ));
+        assert!(matches!(defect(code, &[long, short]), RegionDefect::Overlaps { .. }));
         let wraps = descriptor(MemoryType::CONVENTIONAL, 0x10_3000, u64::MAX);
         assert_eq!(defect(code, &[wraps]), RegionDefect::Overlaps { other: 1 });
     }
@@ -285,11 +231,7 @@ mod tests {
         let mut map = code_and_data();
         let code = map[1];
         map.push(descriptor(MemoryType::CONVENTIONAL, code.phys_start, 0));
-        map.push(descriptor(
-            MemoryType::CONVENTIONAL,
-            code.phys_start - PAGE_SIZE,
-            1,
-        ));
+        map.push(descriptor(MemoryType::CONVENTIONAL, code.phys_start - PAGE_SIZE, 1));
         assert!(Firmware::lay_out(&map, |_| true).is_ok());
     }
 

@@ -50,9 +50,7 @@ impl Union {
     /// Whether all of the range is in the union.
     pub fn contains(&self, range: Range) -> bool {
         let behind = self.0.partition_point(|part| part.first <= range.first);
-        self.0[..behind]
-            .last()
-            .is_some_and(|part| range.last <= part.last)
+        self.0[..behind].last().is_some_and(|part| range.last <= part.last)
     }
 }
 
@@ -70,23 +68,15 @@ mod tests {
         assert_eq!(Range::of_pages(0u64.wrapping_sub(0x1000), 2), None);
         assert_eq!(Range::of_pages(0, u64::MAX), None);
         assert_eq!(pages(0u64.wrapping_sub(0x1000), 1).last, u64::MAX);
-        assert_eq!(
-            Range::of_pages_clamped(0x1000, u64::MAX).unwrap().last,
-            u64::MAX
-        );
+        assert_eq!(Range::of_pages_clamped(0x1000, u64::MAX).unwrap().last, u64::MAX);
         assert_eq!(Range::of_pages_clamped(0x1000, 0), None);
     }
 
     #[test]
     fn a_union_contains_what_its_parts_hold_together() {
         let top = 0u64.wrapping_sub(0x1000);
-        let union = Union::new(vec![
-            pages(0x5000, 1),
-            pages(top, 1),
-            pages(0x1000, 2),
-            pages(0x3000, 1),
-            pages(0x1000, 1),
-        ]);
+        let union =
+            Union::new(vec![pages(0x5000, 1), pages(top, 1), pages(0x1000, 2), pages(0x3000, 1), pages(0x1000, 1)]);
         assert!(union.contains(pages(0x1000, 3)));
         assert!(union.contains(pages(0x2000, 2)));
         assert!(union.contains(pages(top, 1)));

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use efibed_stub::image::{
-    ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset, image,
-};
+use efibed_stub::image::{ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset, image};
 use efibed_stub::{STAMP_TAIL_BYTES, Service, TRAP_PORT};
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-    OpKind, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::PAGE_BYTES;
@@ -18,15 +15,8 @@ const BASE: u64 = 0xffff_fffe_8080_0000 + IMAGE_PAGE_OFFSET as u64;
 
 /// All that a stub may consist of: each of these runs in ring 0 under every KVM, by the processor or by KVM's
 /// emulator (which knows next to no SSE, no popcnt, no stac, no int3, and takes lzcnt for bsr).
-const PERMITTED: [Mnemonic; 7] = [
-    Mnemonic::Mov,
-    Mnemonic::Out,
-    Mnemonic::Jmp,
-    Mnemonic::Test,
-    Mnemonic::Je,
-    Mnemonic::Jne,
-    Mnemonic::Ret,
-];
+const PERMITTED: [Mnemonic; 7] =
+    [Mnemonic::Mov, Mnemonic::Out, Mnemonic::Jmp, Mnemonic::Test, Mnemonic::Je, Mnemonic::Jne, Mnemonic::Ret];
 
 /// Registers a stub may write: EFIAPI's volatile ones (UEFI 2.10, 2.3.4.2), and the stack pointer by `ret`.
 const WRITABLE: [Register; 8] = [
@@ -42,10 +32,7 @@ const WRITABLE: [Register; 8] = [
 
 /// The instructions that can be reached from these offsets in the code.
 fn reachable(code: &[u8], entries: impl IntoIterator<Item = usize>) -> Vec<Instruction> {
-    let mut to_visit: Vec<u64> = entries
-        .into_iter()
-        .map(|offset| BASE + offset as u64)
-        .collect();
+    let mut to_visit: Vec<u64> = entries.into_iter().map(|offset| BASE + offset as u64).collect();
     let mut seen = BTreeSet::new();
     let mut instructions = Vec::new();
     while let Some(ip) = to_visit.pop() {
@@ -108,19 +95,16 @@ fn the_stubs_run_everywhere_and_leave_the_callers_registers_alone() {
 #[test]
 fn the_test_above_objects_to_what_it_should() {
     for (code, expected) in [
-        (&[0xCC][..], "may not run in ring 0"),               // int3
-        (&[0xF3, 0x0F, 0xBD, 0xC1], "may not run in ring 0"), // lzcnt eax, ecx
-        (&[0x0F, 0x28, 0xC1], "may not run in ring 0"),       // movaps xmm0, xmm1
-        (&[0x0F, 0x01, 0xCB], "may not run in ring 0"),       // stac
-        (&[0x48, 0x8B, 0x05, 0, 0, 0, 0], "has an address of its own"), // mov rax, [rip]
-        (&[0x8B, 0x04, 0x25, 0, 0, 0, 0], "has an address of its own"), // mov eax, [0]
-        (
-            &[0x48, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0],
-            "has an address of its own",
-        ), // movabs rax, [0]
-        (&[0x65, 0x48, 0x8B, 0x01], "has an address of its own"), // mov rax, gs:[rcx]
-        (&[0x48, 0x89, 0xC3], "writes a register of the caller's"), // mov rbx, rax
-        (&[0x4C, 0x8B, 0x21], "writes a register of the caller's"), // mov r12, [rcx]
+        (&[0xCC][..], "may not run in ring 0"),                               // int3
+        (&[0xF3, 0x0F, 0xBD, 0xC1], "may not run in ring 0"),                 // lzcnt eax, ecx
+        (&[0x0F, 0x28, 0xC1], "may not run in ring 0"),                       // movaps xmm0, xmm1
+        (&[0x0F, 0x01, 0xCB], "may not run in ring 0"),                       // stac
+        (&[0x48, 0x8B, 0x05, 0, 0, 0, 0], "has an address of its own"),       // mov rax, [rip]
+        (&[0x8B, 0x04, 0x25, 0, 0, 0, 0], "has an address of its own"),       // mov eax, [0]
+        (&[0x48, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0], "has an address of its own"), // movabs rax, [0]
+        (&[0x65, 0x48, 0x8B, 0x01], "has an address of its own"),             // mov rax, gs:[rcx]
+        (&[0x48, 0x89, 0xC3], "writes a register of the caller's"),           // mov rbx, rax
+        (&[0x4C, 0x8B, 0x21], "writes a register of the caller's"),           // mov r12, [rcx]
     ] {
         let instruction = Decoder::with_ip(64, code, BASE, DecoderOptions::NONE).decode();
         assert_eq!(objection(&instruction), Some(expected), "{code:02x?}");
@@ -136,14 +120,9 @@ fn each_stub_traps_once_with_its_own_number() {
         assert_eq!(load.op0_register(), Register::EAX);
         assert_eq!(load.immediate(1), u64::from(service.number()));
 
-        let outs = instructions
-            .iter()
-            .filter(|it| it.mnemonic() == Mnemonic::Out);
+        let outs = instructions.iter().filter(|it| it.mnemonic() == Mnemonic::Out);
         assert_eq!(outs.count(), 1, "{service}");
-        assert_eq!(
-            trap.ip() - BASE,
-            (entry_offset(service) + TRAP_OFFSET) as u64
-        );
+        assert_eq!(trap.ip() - BASE, (entry_offset(service) + TRAP_OFFSET) as u64);
         assert_eq!(trap.len(), TRAP_BYTES);
         assert_eq!(trap.op0_kind(), OpKind::Immediate8);
         assert_eq!(trap.immediate8(), TRAP_PORT);
@@ -172,10 +151,7 @@ mod get_time {
         assert_eq!(time, TIME);
         assert_eq!(own, TIME);
         assert_eq!(capabilities[..8], CAPABILITIES.to_le_bytes());
-        assert_eq!(
-            capabilities[8..],
-            [0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]
-        );
+        assert_eq!(capabilities[8..], [0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
     }
 
     #[test]
@@ -192,12 +168,7 @@ mod get_time {
         assert_eq!((time, own, capabilities), ([!0; 2], [!0; 2], [0xFF; 16]));
     }
 
-    fn run(
-        status: u32,
-        time: &mut [u64; 2],
-        capabilities: Option<&mut [u8; 16]>,
-        own: &mut [u64; 2],
-    ) {
+    fn run(status: u32, time: &mut [u64; 2], capabilities: Option<&mut [u8; 16]>, own: &mut [u64; 2]) {
         let code = Executable::new(&answered(status));
         let capabilities = capabilities.map_or(core::ptr::null_mut(), |it| it.as_mut_ptr());
         let returned: u64;

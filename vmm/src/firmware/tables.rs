@@ -26,20 +26,11 @@ const CONFIGURATION_TABLES: usize = CLOCK_DATA + 16;
 const CONFIGURATION_TABLE_COUNT: usize = 0;
 
 const _: () = assert!(
-    CONFIGURATION_TABLES + CONFIGURATION_TABLE_COUNT * size_of::<ConfigurationTable>()
-        <= PAGE_BYTES - STAMP_TAIL_BYTES
+    CONFIGURATION_TABLES + CONFIGURATION_TABLE_COUNT * size_of::<ConfigurationTable>() <= PAGE_BYTES - STAMP_TAIL_BYTES
 );
 
 /// In UTF-16, and null-terminated.
-const VENDOR_NAME: [u16; 7] = [
-    b'e' as u16,
-    b'f' as u16,
-    b'i' as u16,
-    b'b' as u16,
-    b'e' as u16,
-    b'd' as u16,
-    0,
-];
+const VENDOR_NAME: [u16; 7] = [b'e' as u16, b'f' as u16, b'i' as u16, b'b' as u16, b'e' as u16, b'd' as u16, 0];
 
 /// FirmwareRevision: the vendor's own business (UEFI 2.10, 4.3.1); 1.0, as EDK II writes it.
 const FIRMWARE_REVISION: u32 = 1 << 16;
@@ -47,10 +38,7 @@ const FIRMWARE_REVISION: u32 = 1 << 16;
 /// Whether SetVirtualAddressMap converts the service's pointer. The two it leaves are of no use any more, and EDK II
 /// (MdeModulePkg/Core/RuntimeDxe/Runtime.c, RuntimeDriverSetVirtualAddressMap) leaves them.
 pub(super) fn is_converted(service: Service) -> bool {
-    !matches!(
-        service,
-        Service::SetVirtualAddressMap | Service::ConvertPointer
-    )
+    !matches!(service, Service::SetVirtualAddressMap | Service::ConvertPointer)
 }
 
 /// Firmware's own view of its data page.
@@ -121,48 +109,23 @@ impl DataPage {
 
     /// The consoles and the boot services stay null: boot services have been exited (UEFI 2.10, 7.4.6).
     fn put_system_table(&mut self, phys: u64) {
-        self.put(
-            SYSTEM_TABLE + offset_of!(SystemTable, firmware_revision),
-            &FIRMWARE_REVISION.to_le_bytes(),
-        );
+        self.put(SYSTEM_TABLE + offset_of!(SystemTable, firmware_revision), &FIRMWARE_REVISION.to_le_bytes());
         for (field, value) in [
-            (
-                offset_of!(SystemTable, firmware_vendor),
-                phys + VENDOR as u64,
-            ),
-            (
-                offset_of!(SystemTable, runtime_services),
-                phys + RUNTIME_SERVICES as u64,
-            ),
-            (
-                offset_of!(SystemTable, number_of_table_entries),
-                CONFIGURATION_TABLE_COUNT as u64,
-            ),
-            (
-                offset_of!(SystemTable, configuration_table),
-                phys + CONFIGURATION_TABLES as u64,
-            ),
+            (offset_of!(SystemTable, firmware_vendor), phys + VENDOR as u64),
+            (offset_of!(SystemTable, runtime_services), phys + RUNTIME_SERVICES as u64),
+            (offset_of!(SystemTable, number_of_table_entries), CONFIGURATION_TABLE_COUNT as u64),
+            (offset_of!(SystemTable, configuration_table), phys + CONFIGURATION_TABLES as u64),
         ] {
             self.put_u64(SYSTEM_TABLE + field, value);
         }
-        self.put_header(
-            SYSTEM_TABLE,
-            SystemTable::SIGNATURE,
-            size_of::<SystemTable>(),
-        );
+        self.put_header(SYSTEM_TABLE, SystemTable::SIGNATURE, size_of::<SystemTable>());
     }
 
     /// The header of a table whose fields are all there.
     fn put_header(&mut self, table: usize, signature: u64, size: usize) {
         self.put_u64(table + offset_of!(TableHeader, signature), signature);
-        self.put(
-            table + offset_of!(TableHeader, revision),
-            &table::REVISION.to_le_bytes(),
-        );
-        self.put(
-            table + offset_of!(TableHeader, header_size),
-            &(size as u32).to_le_bytes(),
-        );
+        self.put(table + offset_of!(TableHeader, revision), &table::REVISION.to_le_bytes());
+        self.put(table + offset_of!(TableHeader, header_size), &(size as u32).to_le_bytes());
         self.seal(table, size);
     }
 

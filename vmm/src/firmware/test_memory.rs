@@ -35,11 +35,7 @@ pub fn descriptor(ty: MemoryType, phys_start: u64, page_count: u64) -> MemoryDes
 /// The registers at the trap of the stub that was called at this address.
 pub fn trap(called_at: u64) -> StubCall {
     let entry = called_at % PAGE_SIZE - IMAGE_PAGE_OFFSET as u64;
-    StubCall {
-        rax: entry / ENTRY_BYTES as u64,
-        rip: called_at + TRAP_OFFSET as u64,
-        ..StubCall::default()
-    }
+    StubCall { rax: entry / ENTRY_BYTES as u64, rip: called_at + TRAP_OFFSET as u64, ..StubCall::default() }
 }
 
 /// Pages by their numbers; what was not put there is not backed.
@@ -62,9 +58,7 @@ impl TestMemory {
     /// Backs the pages of the range, and writes it.
     pub fn put(&mut self, phys: u64, data: &[u8]) {
         for address in (phys..).take(data.len()).chain([phys]) {
-            self.pages
-                .entry(address / PAGE_SIZE)
-                .or_insert([0; PAGE_BYTES]);
+            self.pages.entry(address / PAGE_SIZE).or_insert([0; PAGE_BYTES]);
         }
         assert!(self.write(phys, data));
     }
@@ -122,18 +116,6 @@ impl GuestMemory for TestMemory {
 }
 
 /// A call of SetVirtualAddressMap at this address, with these arguments.
-pub fn set_virtual_address_map(
-    firmware: &Firmware,
-    bytes: u64,
-    stride: u64,
-    version: u64,
-    at: u64,
-) -> StubCall {
-    StubCall {
-        rcx: bytes,
-        rdx: stride,
-        r8: version,
-        r9: at,
-        ..trap(firmware.entry(Service::SetVirtualAddressMap))
-    }
+pub fn set_virtual_address_map(firmware: &Firmware, bytes: u64, stride: u64, version: u64, at: u64) -> StubCall {
+    StubCall { rcx: bytes, rdx: stride, r8: version, r9: at, ..trap(firmware.entry(Service::SetVirtualAddressMap)) }
 }

@@ -18,18 +18,13 @@ pub fn verify_tables(
     system_table_pa: u64,
     translate: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), TableDefect> {
-    let system_table: [u8; size_of::<SystemTable>()] =
-        read(memory, Table::System, system_table_pa, Some)?;
+    let system_table: [u8; size_of::<SystemTable>()] = read(memory, Table::System, system_table_pa, Some)?;
     verify_header(&system_table, Table::System, SystemTable::SIGNATURE)?;
 
     let address = u64_at(&system_table, offset_of!(SystemTable, runtime_services));
     let runtime_services: [u8; size_of::<RuntimeServices>()] =
         read(memory, Table::RuntimeServices, address, translate)?;
-    verify_header(
-        &runtime_services,
-        Table::RuntimeServices,
-        RUNTIME_SERVICES_SIGNATURE,
-    )?;
+    verify_header(&runtime_services, Table::RuntimeServices, RUNTIME_SERVICES_SIGNATURE)?;
     verify_services(&runtime_services)
 }
 
@@ -63,35 +58,19 @@ pub enum TableDefect {
     Unreadable { table: Table, phys: u64 },
     /// Not the table's signature.
     #[error("{table} has signature {found:#018x}; expected {expected:#018x}")]
-    Signature {
-        table: Table,
-        expected: u64,
-        found: u64,
-    },
+    Signature { table: Table, expected: u64, found: u64 },
     /// Not the revision firmware was built with.
     #[error("{table} has revision {found:#x}; expected {expected:#x}")]
-    Revision {
-        table: Table,
-        expected: u32,
-        found: u32,
-    },
+    Revision { table: Table, expected: u32, found: u32 },
     /// HeaderSize is not that of the table.
     #[error("{table} has HeaderSize {found}; expected {expected}")]
-    HeaderSize {
-        table: Table,
-        expected: u32,
-        found: u32,
-    },
+    HeaderSize { table: Table, expected: u32, found: u32 },
     /// Reserved is not zero.
     #[error("{table} has {found:#x} in Reserved; expected 0")]
     Reserved { table: Table, found: u32 },
     /// The table's bytes are not those its CRC was computed from.
     #[error("{table} has CRC32 {found:#010x}; its bytes give {expected:#010x}")]
-    Crc32 {
-        table: Table,
-        expected: u32,
-        found: u32,
-    },
+    Crc32 { table: Table, expected: u32, found: u32 },
     /// A service without a stub.
     #[error("the runtime-services table has a null pointer for {service}")]
     NullService { service: Service },
@@ -103,30 +82,15 @@ const RUNTIME_SERVICES_SIGNATURE: u64 = 0x5652_4553_544e_5552;
 fn verify_header(bytes: &[u8], table: Table, signature: u64) -> Result<(), TableDefect> {
     let found = u64_at(bytes, offset_of!(Header, signature));
     if found != signature {
-        return Err(TableDefect::Signature {
-            table,
-            expected: signature,
-            found,
-        });
+        return Err(TableDefect::Signature { table, expected: signature, found });
     }
-    let (expected, found) = (
-        Revision::EFI_2_100.0,
-        u32_at(bytes, offset_of!(Header, revision)),
-    );
+    let (expected, found) = (Revision::EFI_2_100.0, u32_at(bytes, offset_of!(Header, revision)));
     if found != expected {
-        return Err(TableDefect::Revision {
-            table,
-            expected,
-            found,
-        });
+        return Err(TableDefect::Revision { table, expected, found });
     }
     let (expected, found) = (bytes.len() as u32, u32_at(bytes, offset_of!(Header, size)));
     if found != expected {
-        return Err(TableDefect::HeaderSize {
-            table,
-            expected,
-            found,
-        });
+        return Err(TableDefect::HeaderSize { table, expected, found });
     }
     let found = u32_at(bytes, offset_of!(Header, reserved));
     if found != 0 {
@@ -134,20 +98,13 @@ fn verify_header(bytes: &[u8], table: Table, signature: u64) -> Result<(), Table
     }
     let (expected, found) = (crc32(bytes), u32_at(bytes, offset_of!(Header, crc)));
     if found != expected {
-        return Err(TableDefect::Crc32 {
-            table,
-            expected,
-            found,
-        });
+        return Err(TableDefect::Crc32 { table, expected, found });
     }
     Ok(())
 }
 
 fn verify_services(bytes: &[u8]) -> Result<(), TableDefect> {
-    match Service::ALL
-        .into_iter()
-        .find(|service| u64_at(bytes, service.table_offset()) == 0)
-    {
+    match Service::ALL.into_iter().find(|service| u64_at(bytes, service.table_offset()) == 0) {
         None => Ok(()),
         Some(service) => Err(TableDefect::NullService { service }),
     }
@@ -215,10 +172,7 @@ mod tests {
     #[test]
     fn firmwares_tables_verify() {
         let (firmware, memory) = laid_out();
-        assert_eq!(
-            verify_tables(&memory, firmware.system_table(), Some),
-            Ok(())
-        );
+        assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
     }
 
     #[test]
@@ -231,18 +185,12 @@ mod tests {
             for phys in (table..).take(bytes) {
                 for bit in 0..8 {
                     memory.flip(phys, 1 << bit);
-                    assert!(
-                        verify_tables(&memory, firmware.system_table(), Some).is_err(),
-                        "bit {bit} of {phys:#x}"
-                    );
+                    assert!(verify_tables(&memory, firmware.system_table(), Some).is_err(), "bit {bit} of {phys:#x}");
                     memory.flip(phys, 1 << bit);
                 }
             }
         }
-        assert_eq!(
-            verify_tables(&memory, firmware.system_table(), Some),
-            Ok(())
-        );
+        assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
     }
 
     #[test]
@@ -250,34 +198,17 @@ mod tests {
         // UEFI 2.10, 4.2.1: Signature, Revision, HeaderSize, CRC32, Reserved.
         let table = Table::RuntimeServices;
         for (offset, is_named) in [
-            (
-                0,
-                (|it| matches!(it, TableDefect::Signature { .. })) as fn(&TableDefect) -> bool,
-            ),
+            (0, (|it| matches!(it, TableDefect::Signature { .. })) as fn(&TableDefect) -> bool),
             (8, |it| matches!(it, TableDefect::Revision { .. })),
-            (12, |it| {
-                matches!(
-                    it,
-                    TableDefect::HeaderSize {
-                        expected: 136,
-                        found: 137,
-                        ..
-                    }
-                )
-            }),
+            (12, |it| matches!(it, TableDefect::HeaderSize { expected: 136, found: 137, .. })),
             (16, |it| matches!(it, TableDefect::Crc32 { .. })),
-            (20, |it| {
-                matches!(it, TableDefect::Reserved { found: 1, .. })
-            }),
+            (20, |it| matches!(it, TableDefect::Reserved { found: 1, .. })),
         ] {
             let (firmware, mut memory) = laid_out();
             memory.flip(firmware.runtime_services() + offset, 1);
             let defect = verify_tables(&memory, firmware.system_table(), Some).unwrap_err();
             assert!(is_named(&defect), "{offset}: {defect}");
-            assert!(
-                defect.to_string().starts_with(&table.to_string()),
-                "{defect}"
-            );
+            assert!(defect.to_string().starts_with(&table.to_string()), "{defect}");
         }
     }
 
@@ -286,10 +217,7 @@ mod tests {
         let mut table = [0x5A; size_of::<RuntimeServices>()];
         table[64..72].fill(0);
         let service = Service::ConvertPointer;
-        assert_eq!(
-            verify_services(&table),
-            Err(TableDefect::NullService { service })
-        );
+        assert_eq!(verify_services(&table), Err(TableDefect::NullService { service }));
     }
 
     #[test]
@@ -298,20 +226,11 @@ mod tests {
         let system_table = firmware.system_table();
         let address = firmware.runtime_services();
         let table = Table::RuntimeServices;
-        assert_eq!(
-            verify_tables(&memory, system_table, |_| None),
-            Err(TableDefect::Unmapped { table, address })
-        );
-        assert_eq!(
-            verify_tables(&memory, system_table, |_| Some(0)),
-            Err(TableDefect::Unreadable { table, phys: 0 })
-        );
+        assert_eq!(verify_tables(&memory, system_table, |_| None), Err(TableDefect::Unmapped { table, address }));
+        assert_eq!(verify_tables(&memory, system_table, |_| Some(0)), Err(TableDefect::Unreadable { table, phys: 0 }));
         let table = Table::System;
         assert!(verify_tables(&memory, u64::MAX, Some).is_err());
-        assert_eq!(
-            verify_tables(&memory, 0, Some),
-            Err(TableDefect::Unreadable { table, phys: 0 })
-        );
+        assert_eq!(verify_tables(&memory, 0, Some), Err(TableDefect::Unreadable { table, phys: 0 }));
     }
 
     #[test]
@@ -322,17 +241,8 @@ mod tests {
         let (head, tail) = bytes.split_at(8);
         memory.put(0x1FF8, head);
         memory.put(0x9000, tail);
-        let translate = |virt| {
-            Some(if virt < 0x2000 {
-                virt
-            } else {
-                virt - 0x2000 + 0x9000
-            })
-        };
-        assert_eq!(
-            read(&memory, Table::RuntimeServices, 0x1FF8, translate),
-            Ok(bytes)
-        );
+        let translate = |virt| Some(if virt < 0x2000 { virt } else { virt - 0x2000 + 0x9000 });
+        assert_eq!(read(&memory, Table::RuntimeServices, 0x1FF8, translate), Ok(bytes));
     }
 
     proptest! {

@@ -1,1 +1,30 @@
-//! Placeholder of the skeleton commit.
+//! What is booted: our guest image, the memory it owns, the tables and registers it starts with, and the batches of
+//! commands it carries out.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `image` | the image's bytes and what its header says |
+//! | `placement` | where in physical memory the guest can live without touching the memory map under test |
+//! | `loaded` | all of that laid out in memory, before there is a machine |
+//! | `memory` | that memory, seen from the host |
+//! | `boot_tables` | the page tables the guest starts on, built by the host |
+//! | `descriptor_tables` | GDT, IDT and TSS |
+//! | `session` | a booted guest: batches, and what comes back from them |
+
+mod boot_tables;
+mod descriptor_tables;
+mod image;
+mod loaded;
+mod memory;
+mod placement;
+mod session;
+
+pub use boot_tables::{BootTables, OutOfPages, flags};
+pub use image::{Image, ImageError};
+pub use loaded::{LoadError, Loaded};
+pub use memory::OwnMemory;
+pub use placement::{NoRoom, Placement, Sizes};
+pub use session::{BackedPage, BootError, Crash, End, Guest, GuestEvents, Mapped};
+
+/// Bytes of a page.
+pub const PAGE_BYTES: u64 = 4096;

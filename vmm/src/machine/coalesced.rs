@@ -33,8 +33,7 @@ impl Machine {
     /// for the same zones as before, or for more. One set that suits every use is best.
     pub fn coalesce(&mut self, ranges: &[Range<u64>]) -> Result<Vec<Range<u64>>, CoalesceError> {
         let wanted = zones(ranges);
-        self.coalesced
-            .remove(&self.vm, |zone| !wanted.contains(zone))?;
+        self.coalesced.remove(&self.vm, |zone| !wanted.contains(zone))?;
         for zone in wanted {
             self.coalesced.add(&self.vm, zone)?;
         }
@@ -91,11 +90,7 @@ impl Coalesced {
             return;
         }
         while let Ok(Some(entry)) = vcpu.coalesced_mmio_read() {
-            self.queue.push(Write {
-                phys: entry.phys_addr,
-                data: entry.data,
-                bytes: entry.len.min(8) as u8,
-            });
+            self.queue.push(Write { phys: entry.phys_addr, data: entry.data, bytes: entry.len.min(8) as u8 });
         }
     }
 
@@ -130,27 +125,15 @@ impl Coalesced {
                 self.zones.insert(index, zone);
                 Ok(())
             }
-            Err(cause) => Err(CoalesceError {
-                step: "KVM_REGISTER_COALESCED_MMIO",
-                zone,
-                cause,
-            }),
+            Err(cause) => Err(CoalesceError { step: "KVM_REGISTER_COALESCED_MMIO", zone, cause }),
         }
     }
 
-    fn remove(
-        &mut self,
-        vm: &VmFd,
-        unwanted: impl Fn(&Range<u64>) -> bool,
-    ) -> Result<(), CoalesceError> {
+    fn remove(&mut self, vm: &VmFd, unwanted: impl Fn(&Range<u64>) -> bool) -> Result<(), CoalesceError> {
         while let Some(index) = self.zones.iter().rposition(&unwanted) {
             let zone = self.zones[index].clone();
             vm.unregister_coalesced_mmio(IoEventAddress::Mmio(zone.start), bytes_of(&zone))
-                .map_err(|cause| CoalesceError {
-                    step: "KVM_UNREGISTER_COALESCED_MMIO",
-                    zone,
-                    cause,
-                })?;
+                .map_err(|cause| CoalesceError { step: "KVM_UNREGISTER_COALESCED_MMIO", zone, cause })?;
             self.zones.remove(index);
         }
         self.stale = false;
@@ -179,11 +162,7 @@ fn zones(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 
 /// Sorted, with neighbours joined and empty ones left out.
 fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut sorted: Vec<_> = ranges
-        .iter()
-        .filter(|range| !range.is_empty())
-        .cloned()
-        .collect();
+    let mut sorted: Vec<_> = ranges.iter().filter(|range| !range.is_empty()).cloned().collect();
     sorted.sort_unstable_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(sorted.len());
     for range in sorted {
@@ -196,10 +175,7 @@ fn merged(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::single_range_in_vec_init,
-    reason = "one zone is a list of ranges, too"
-)]
+#[expect(clippy::single_range_in_vec_init, reason = "one zone is a list of ranges, too")]
 mod tests {
     use super::*;
 
@@ -214,10 +190,7 @@ mod tests {
 
     #[test]
     fn overlapping_ranges_become_one_zone() {
-        assert_eq!(
-            zones(&[0x3000..0x5000, 0x1000..0x4000, 7..7]),
-            [0x1000..0x5000]
-        );
+        assert_eq!(zones(&[0x3000..0x5000, 0x1000..0x4000, 7..7]), [0x1000..0x5000]);
     }
 
     #[test]

@@ -70,9 +70,7 @@ pub enum Vendor {
 impl CpuidRequest {
     pub(super) fn check(&self) -> Result<(), CreateError> {
         match self.maxphyaddr {
-            Some(asked) if !MAXPHYADDR_RANGE.contains(&asked) => {
-                Err(CreateError::Maxphyaddr { asked })
-            }
+            Some(asked) if !MAXPHYADDR_RANGE.contains(&asked) => Err(CreateError::Maxphyaddr { asked }),
             _ => Ok(()),
         }
     }
@@ -116,17 +114,11 @@ impl CpuidSeen {
 }
 
 /// Sets the vCPU's CPUID and reads back what it came to.
-pub(super) fn set(
-    vcpu: &VcpuFd,
-    supported: &CpuId,
-    request: &CpuidRequest,
-) -> Result<CpuidSeen, CreateError> {
+pub(super) fn set(vcpu: &VcpuFd, supported: &CpuId, request: &CpuidRequest) -> Result<CpuidSeen, CreateError> {
     let mut cpuid = supported.clone();
     request.apply(cpuid.as_mut_slice());
     vcpu.set_cpuid2(&cpuid).map_err(failed("KVM_SET_CPUID2"))?;
-    let seen = vcpu
-        .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
-        .map_err(failed("KVM_GET_CPUID2"))?;
+    let seen = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_CPUID2"))?;
     Ok(CpuidSeen::read(seen.as_slice()))
 }
 
@@ -159,11 +151,7 @@ const ADDRESS_SIZES: u32 = 0x8000_0008;
 const MAXPHYADDR_WITHOUT_LEAF: u8 = 36;
 
 const fn feature(leaf: u32, register: Register, bit: u32) -> Feature {
-    Feature {
-        leaf,
-        register,
-        bit,
-    }
+    Feature { leaf, register, bit }
 }
 
 impl Feature {
@@ -209,10 +197,7 @@ fn set_maxphyaddr(entries: &mut [kvm_cpuid_entry2], bits: u8) {
 fn vendor(entries: &[kvm_cpuid_entry2]) -> Vendor {
     let mut letters = [0; 12];
     if let Some(entry) = find(entries, 0) {
-        for (four, register) in letters
-            .chunks_exact_mut(4)
-            .zip([entry.ebx, entry.edx, entry.ecx])
-        {
+        for (four, register) in letters.chunks_exact_mut(4).zip([entry.ebx, entry.edx, entry.ecx]) {
             four.copy_from_slice(&register.to_le_bytes());
         }
     }
@@ -224,15 +209,11 @@ fn vendor(entries: &[kvm_cpuid_entry2]) -> Vendor {
 }
 
 fn find(entries: &[kvm_cpuid_entry2], leaf: u32) -> Option<&kvm_cpuid_entry2> {
-    entries
-        .iter()
-        .find(|entry| entry.function == leaf && entry.index == 0)
+    entries.iter().find(|entry| entry.function == leaf && entry.index == 0)
 }
 
 fn find_mut(entries: &mut [kvm_cpuid_entry2], leaf: u32) -> Option<&mut kvm_cpuid_entry2> {
-    entries
-        .iter_mut()
-        .find(|entry| entry.function == leaf && entry.index == 0)
+    entries.iter_mut().find(|entry| entry.function == leaf && entry.index == 0)
 }
 
 #[cfg(test)]
@@ -240,13 +221,7 @@ mod tests {
     use super::*;
 
     fn leaves(leaves: &[u32]) -> Vec<kvm_cpuid_entry2> {
-        leaves
-            .iter()
-            .map(|&function| kvm_cpuid_entry2 {
-                function,
-                ..Default::default()
-            })
-            .collect()
+        leaves.iter().map(|&function| kvm_cpuid_entry2 { function, ..Default::default() }).collect()
     }
 
     #[test]
@@ -254,12 +229,8 @@ mod tests {
         let mut entries = leaves(&[0, 1, 7, 0x8000_0001, 0x8000_0008]);
         entries[2].ebx = 1 << 7 | 1;
         entries[4].eax = 0x3027;
-        let request = CpuidRequest {
-            maxphyaddr: Some(52),
-            gbpages: Some(true),
-            smep: Some(false),
-            ..Default::default()
-        };
+        let request =
+            CpuidRequest { maxphyaddr: Some(52), gbpages: Some(true), smep: Some(false), ..Default::default() };
         request.apply(&mut entries);
         assert_eq!(entries[2].ebx, 1);
         assert_eq!(entries[3].edx, 1 << 26);
@@ -270,15 +241,7 @@ mod tests {
     fn what_is_seen_is_what_was_set() {
         let mut entries = leaves(&[0, 1, 7, 0x8000_0001, 0x8000_0008]);
         let on = Some(true);
-        let request = CpuidRequest {
-            maxphyaddr: Some(40),
-            gbpages: on,
-            nx: on,
-            la57: on,
-            smep: on,
-            smap: on,
-            pku: on,
-        };
+        let request = CpuidRequest { maxphyaddr: Some(40), gbpages: on, nx: on, la57: on, smep: on, smap: on, pku: on };
         request.apply(&mut entries);
         let seen = CpuidSeen::read(&entries);
         assert_eq!(seen.maxphyaddr, 40);
@@ -288,11 +251,7 @@ mod tests {
     #[test]
     fn a_leaf_that_is_not_there_says_no() {
         let mut entries = leaves(&[0]);
-        CpuidRequest {
-            la57: Some(true),
-            ..Default::default()
-        }
-        .apply(&mut entries);
+        CpuidRequest { la57: Some(true), ..Default::default() }.apply(&mut entries);
         let seen = CpuidSeen::read(&entries);
         assert!(!seen.la57);
         assert_eq!(seen.maxphyaddr, MAXPHYADDR_WITHOUT_LEAF);
@@ -302,10 +261,7 @@ mod tests {
     #[test]
     fn widths_beyond_the_architecture_are_refused() {
         for bits in [0, 31, 53, 255] {
-            let request = CpuidRequest {
-                maxphyaddr: Some(bits),
-                ..Default::default()
-            };
+            let request = CpuidRequest { maxphyaddr: Some(bits), ..Default::default() };
             let error = request.check().unwrap_err();
             assert!(error.to_string().contains("32 to 52"), "{error}");
         }

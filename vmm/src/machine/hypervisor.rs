@@ -5,9 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-};
+use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS};
 use kvm_ioctls::{Cap, Kvm};
 use vmm_sys_util::errno;
 
@@ -53,16 +51,11 @@ impl Hypervisor {
 
     /// Opens KVM at another path.
     pub fn open_at(path: &Path) -> Result<Self, OpenError> {
-        let not_working = |cause| OpenError::NotWorking {
-            path: path.to_owned(),
-            cause,
-        };
+        let not_working = |cause| OpenError::NotWorking { path: path.to_owned(), cause };
         let kvm = open_device(path)?;
         check_api(&kvm).map_err(not_working)?;
         check_capabilities(&kvm).map_err(not_working)?;
-        Inner::query(kvm)
-            .map(|inner| Self(Arc::new(inner)))
-            .map_err(not_working)
+        Inner::query(kvm).map(|inner| Self(Arc::new(inner))).map_err(not_working)
     }
 
     /// What KVM could tell a guest: the CPUID of an empty [`CpuidRequest`](super::CpuidRequest).
@@ -104,27 +97,16 @@ impl Hypervisor {
 impl Inner {
     fn query(kvm: Kvm) -> Result<Self, NotWorking> {
         let query = |query| move |cause| NotWorking::Query { query, cause };
-        let supported_cpuid = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(query("KVM_GET_SUPPORTED_CPUID"))?;
-        let listed = kvm
-            .get_msr_index_list()
-            .map_err(query("KVM_GET_MSR_INDEX_LIST"))?;
-        let run_bytes = kvm
-            .get_vcpu_mmap_size()
-            .map_err(query("KVM_GET_VCPU_MMAP_SIZE"))?;
-        Ok(Self {
-            kvm,
-            supported_cpuid,
-            msrs: reset::msrs_of_state(listed.as_slice()),
-            run_bytes,
-        })
+        let supported_cpuid =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(query("KVM_GET_SUPPORTED_CPUID"))?;
+        let listed = kvm.get_msr_index_list().map_err(query("KVM_GET_MSR_INDEX_LIST"))?;
+        let run_bytes = kvm.get_vcpu_mmap_size().map_err(query("KVM_GET_VCPU_MMAP_SIZE"))?;
+        Ok(Self { kvm, supported_cpuid, msrs: reset::msrs_of_state(listed.as_slice()), run_bytes })
     }
 }
 
 fn open_device(path: &Path) -> Result<Kvm, OpenError> {
-    let name =
-        CString::new(path.as_os_str().as_bytes()).map_err(|_| open_error(path, libc::ENOENT))?;
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| open_error(path, libc::ENOENT))?;
     Kvm::new_with_path(&name).map_err(|cause| open_error(path, cause.errno()))
 }
 
@@ -133,16 +115,8 @@ fn open_error(path: &Path, errno: i32) -> OpenError {
     let path = path.to_owned();
     match errno {
         libc::ENOENT | libc::ENOTDIR => OpenError::Missing { path },
-        libc::EACCES | libc::EPERM => OpenError::NotPermitted {
-            path,
-            cause: errno::Error::new(errno),
-        },
-        _ => OpenError::NotWorking {
-            path,
-            cause: NotWorking::Open {
-                cause: errno::Error::new(errno),
-            },
-        },
+        libc::EACCES | libc::EPERM => OpenError::NotPermitted { path, cause: errno::Error::new(errno) },
+        _ => OpenError::NotWorking { path, cause: NotWorking::Open { cause: errno::Error::new(errno) } },
     }
 }
 
@@ -166,9 +140,7 @@ fn check_capabilities(kvm: &Kvm) -> Result<(), NotWorking> {
     }
     let synced = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS) as i32;
     if kvm.check_extension_int(Cap::SyncRegs) & synced != synced {
-        return Err(NotWorking::Capability {
-            name: "KVM_SYNC_X86_REGS and KVM_SYNC_X86_SREGS",
-        });
+        return Err(NotWorking::Capability { name: "KVM_SYNC_X86_REGS and KVM_SYNC_X86_SREGS" });
     }
     Ok(())
 }
@@ -302,8 +274,7 @@ mod tests {
 
     #[test]
     fn each_answer_says_what_to_do() {
-        let answers = [libc::ENOENT, libc::EACCES, libc::ENODEV]
-            .map(|errno| open_error(Path::new("/dev/kvm"), errno));
+        let answers = [libc::ENOENT, libc::EACCES, libc::ENODEV].map(|errno| open_error(Path::new("/dev/kvm"), errno));
         for error in &answers {
             assert!(error.to_string().contains("/dev/kvm"));
         }

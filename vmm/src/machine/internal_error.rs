@@ -4,9 +4,8 @@ use std::fmt;
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use kvm_bindings::{
-    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION,
-    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KVM_INTERNAL_ERROR_SIMUL_EX,
-    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_sregs,
+    KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+    KVM_INTERNAL_ERROR_SIMUL_EX, KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_sregs,
 };
 
 use super::{Machine, PAGE_BYTES};
@@ -48,25 +47,14 @@ impl fmt::Display for InternalError {
                 write!(f, ", data {:x?}", self.data)
             }
             (Some(instruction), _) => {
-                let bytes: Vec<String> = self
-                    .bytes
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
+                let bytes: Vec<String> = self.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 let bytes = bytes.join(" ");
-                write!(
-                    f,
-                    "KVM cannot emulate `{instruction}` ({bytes}) at {rip:#x} in ring {cpl}"
-                )
+                write!(f, "KVM cannot emulate `{instruction}` ({bytes}) at {rip:#x} in ring {cpl}")
             }
-            (None, Some(pa)) if !self.backed => write!(
-                f,
-                "KVM cannot fetch the instruction at {rip:#x} in ring {cpl}: no memory at physical {pa:#x}"
-            ),
-            _ => write!(
-                f,
-                "KVM cannot emulate the instruction at {rip:#x} in ring {cpl}"
-            ),
+            (None, Some(pa)) if !self.backed => {
+                write!(f, "KVM cannot fetch the instruction at {rip:#x} in ring {cpl}: no memory at physical {pa:#x}")
+            }
+            _ => write!(f, "KVM cannot emulate the instruction at {rip:#x} in ring {cpl}"),
         }
     }
 }
@@ -102,11 +90,7 @@ impl Machine {
         let internal = unsafe { run.__bindgen_anon_1.internal };
         let known = internal.data.len().min(internal.ndata as usize);
         let data = internal.data[..known].to_vec();
-        Told {
-            suberror: internal.suberror,
-            bytes: told_bytes(internal.suberror, &data),
-            data,
-        }
+        Told { suberror: internal.suberror, bytes: told_bytes(internal.suberror, &data), data }
     }
 
     /// What lies at a linear address, up to a page without memory.
@@ -140,9 +124,7 @@ struct Told {
 fn told_bytes(suberror: u32, data: &[u64]) -> Vec<u8> {
     let has_bytes = u64::from(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
     match *data {
-        [flags, low, high, ..]
-            if suberror == KVM_INTERNAL_ERROR_EMULATION && flags & has_bytes != 0 =>
-        {
+        [flags, low, high, ..] if suberror == KVM_INTERNAL_ERROR_EMULATION && flags & has_bytes != 0 => {
             let [size, first @ ..] = low.to_le_bytes();
             let mut bytes = first.to_vec();
             bytes.extend(high.to_le_bytes());
@@ -237,10 +219,7 @@ mod tests {
             instruction: Some("stac".into()),
             data: vec![],
         };
-        assert_eq!(
-            error.to_string(),
-            "KVM cannot emulate `stac` (0f 01 cb) at 0x1000 in ring 0"
-        );
+        assert_eq!(error.to_string(), "KVM cannot emulate `stac` (0f 01 cb) at 0x1000 in ring 0");
         (error.instruction, error.backed) = (None, false);
         assert_eq!(
             error.to_string(),

@@ -49,12 +49,35 @@ impl Backing {
         self.0.size() as u64
     }
 
+    /// Where it is mapped in this process, for code that works on it natively.
+    pub fn host_address(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+
+    /// Reads eight bytes (little-endian) at an offset; None if they are not inside, or not aligned.
+    #[inline]
+    pub fn read_u64(&self, offset: u64) -> Option<u64> {
+        let memory = self.0.as_volatile_slice();
+        memory.load(usize::try_from(offset).ok()?, Ordering::Relaxed).ok().map(u64::from_le)
+    }
+
+    /// Fills `bytes` from an offset; false if they are not all inside.
+    #[must_use]
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        usize::try_from(offset).is_ok_and(|at| self.0.as_volatile_slice().read_slice(bytes, at).is_ok())
+    }
+
+    /// Puts `bytes` at an offset; false if there is no room for all of them.
+    #[must_use]
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        usize::try_from(offset).is_ok_and(|at| self.0.as_volatile_slice().write_slice(bytes, at).is_ok())
+    }
+
     /// Makes it all zeros again and gives its pages back. Not for while a guest runs on it.
     pub fn clear(&self) -> Result<(), errno::Error> {
         // SAFETY: the range is this mapping, private and anonymous, so that its pages read as zeros
         // afterwards; all access to it is volatile or atomic, so none is surprised by a new value.
-        let result =
-            unsafe { libc::madvise(self.0.as_ptr().cast(), self.0.size(), libc::MADV_DONTNEED) };
+        let result = unsafe { libc::madvise(self.0.as_ptr().cast(), self.0.size(), libc::MADV_DONTNEED) };
         if result != 0 {
             return Err(errno::Error::last());
         }
@@ -148,11 +171,7 @@ impl Machine {
         let range = slot.check()?;
         for other in self.internals.ranges() {
             if overlap(&range, &other) {
-                return Err(SlotError::Overlap {
-                    slot: range,
-                    other,
-                    internal: true,
-                });
+                return Err(SlotError::Overlap { slot: range, other, internal: true });
             }
         }
         self.memory.add(&self.vm, slot, range)
@@ -170,27 +189,17 @@ impl Machine {
 
     /// Reads guest memory. Bytes before an address without memory are read even on error.
     pub fn read(&self, phys: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
-        self.memory
-            .each_part(phys, bytes.len(), |backing, at, part| {
-                backing
-                    .0
-                    .as_volatile_slice()
-                    .read_slice(&mut bytes[part], at)
-                    .is_ok()
-            })
+        self.memory.each_part(phys, bytes.len(), |backing, at, part| {
+            backing.0.as_volatile_slice().read_slice(&mut bytes[part], at).is_ok()
+        })
     }
 
     /// Writes guest memory, [`readonly`](Slot::readonly) or not. Bytes before an address without
     /// memory are written even on error.
     pub fn write(&mut self, phys: u64, bytes: &[u8]) -> Result<(), AccessError> {
-        self.memory
-            .each_part(phys, bytes.len(), |backing, at, part| {
-                backing
-                    .0
-                    .as_volatile_slice()
-                    .write_slice(&bytes[part], at)
-                    .is_ok()
-            })
+        self.memory.each_part(phys, bytes.len(), |backing, at, part| {
+            backing.0.as_volatile_slice().write_slice(&bytes[part], at).is_ok()
+        })
     }
 
     /// Reads eight bytes (little-endian), in one load where `phys` is aligned.
@@ -230,31 +239,16 @@ impl Machine {
             None => return Ok(()),
         };
         let phys = self.memory.free_page(&self.internals.ranges());
-        self.add_slot(Slot {
-            phys,
-            bytes: PAGE_BYTES,
-            readonly: true,
-            memory,
-            offset: 0,
-        })?;
+        self.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: true, memory, offset: 0 })?;
         self.memory.remove_at(&self.vm, phys)
     }
 }
 
 impl Slot {
     fn check(&self) -> Result<Range<u64>, SlotError> {
-        let Self {
-            phys,
-            bytes,
-            offset,
-            ..
-        } = *self;
+        let Self { phys, bytes, offset, .. } = *self;
         if (phys | bytes | offset) & (PAGE_BYTES - 1) != 0 {
-            return Err(SlotError::Unaligned {
-                phys,
-                bytes,
-                offset,
-            });
+            return Err(SlotError::Unaligned { phys, bytes, offset });
         }
         let end = match phys.checked_add(bytes) {
             Some(end) if bytes != 0 => end,
@@ -263,11 +257,7 @@ impl Slot {
         let backing = self.memory.bytes();
         let shown = offset.saturating_add(bytes);
         if shown > backing {
-            return Err(SlotError::Backing {
-                phys,
-                end: shown,
-                backing,
-            });
+            return Err(SlotError::Backing { phys, end: shown, backing });
         }
         Ok(phys..end)
     }
@@ -291,37 +281,22 @@ struct Mounted {
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            mounted: Vec::new(),
-            free_numbers: Vec::new(),
-            last: AtomicUsize::new(0),
-            limit,
-        }
+        Self { mounted: Vec::new(), free_numbers: Vec::new(), last: AtomicUsize::new(0), limit }
     }
 
     fn add(&mut self, vm: &VmFd, slot: Slot, range: Range<u64>) -> Result<(), SlotError> {
-        let index = self
-            .mounted
-            .partition_point(|mounted| mounted.range.end <= range.start);
+        let index = self.mounted.partition_point(|mounted| mounted.range.end <= range.start);
         if let Some(other) = self.mounted.get(index)
             && overlap(&other.range, &range)
         {
-            return Err(SlotError::Overlap {
-                slot: range,
-                other: other.range.clone(),
-                internal: false,
-            });
+            return Err(SlotError::Overlap { slot: range, other: other.range.clone(), internal: false });
         }
         let number = self.take_number()?;
         if let Err(cause) = tell(vm, number, &slot, slot.bytes) {
             self.free_numbers.push(number);
             return Err(SlotError::Kvm { slot: range, cause });
         }
-        let mounted = Mounted {
-            slot,
-            range,
-            number,
-        };
+        let mounted = Mounted { slot, range, number };
         self.mounted.insert(index, mounted);
         Ok(())
     }
@@ -353,10 +328,7 @@ impl Memory {
     fn remove(&mut self, vm: &VmFd, index: usize) -> Result<(), SlotError> {
         let mounted = &self.mounted[index];
         if let Err(cause) = tell(vm, mounted.number, &mounted.slot, 0) {
-            return Err(SlotError::Kvm {
-                slot: mounted.range.clone(),
-                cause,
-            });
+            return Err(SlotError::Kvm { slot: mounted.range.clone(), cause });
         }
         self.free_numbers.push(mounted.number);
         self.mounted.remove(index);
@@ -365,11 +337,7 @@ impl Memory {
 
     /// A page that neither a slot nor KVM itself uses.
     fn free_page(&self, internals: &[Range<u64>]) -> u64 {
-        let used = self
-            .mounted
-            .iter()
-            .map(|mounted| &mounted.range)
-            .chain(internals);
+        let used = self.mounted.iter().map(|mounted| &mounted.range).chain(internals);
         let mut candidates: Vec<u64> = used.clone().map(|range| range.end).collect();
         candidates.push(0);
         let is_free = |&phys: &u64| {
@@ -394,9 +362,7 @@ impl Memory {
         {
             return Some(last);
         }
-        let index = self
-            .mounted
-            .partition_point(|mounted| mounted.range.end <= phys);
+        let index = self.mounted.partition_point(|mounted| mounted.range.end <= phys);
         let found = self.mounted.get(index)?.range.contains(&phys);
         found.then(|| {
             self.last.store(index, Ordering::Relaxed);
@@ -424,11 +390,7 @@ impl Memory {
         let mut completed = 0;
         while completed < wanted {
             let at = phys.checked_add(completed as u64);
-            let refused = AccessError {
-                phys,
-                wanted,
-                completed,
-            };
+            let refused = AccessError { phys, wanted, completed };
             let at = at.ok_or(refused)?;
             let mounted = self.find(at).ok_or(refused)?;
             let left = usize::try_from(mounted.range.end - at).unwrap_or(usize::MAX);

@@ -81,18 +81,13 @@ pub struct Machine {
 
 impl Machine {
     /// Creates a machine without memory, its vCPU in the state KVM gives a new one.
-    pub fn new(
-        hypervisor: &Hypervisor,
-        cpuid: &CpuidRequest,
-        internals: Internals,
-    ) -> Result<Self, CreateError> {
+    pub fn new(hypervisor: &Hypervisor, cpuid: &CpuidRequest, internals: Internals) -> Result<Self, CreateError> {
         cpuid.check()?;
         let vm = create_vm(hypervisor)?;
         internals.place(&vm)?;
         let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid::set(&vcpu, hypervisor.supported_cpuid(), cpuid)?;
-        vcpu.map_coalesced_mmio_ring()
-            .map_err(failed("mapping the ring of coalesced writes"))?;
+        vcpu.map_coalesced_mmio_ring().map_err(failed("mapping the ring of coalesced writes"))?;
         let pristine = Pristine::take(&vcpu, hypervisor.msrs())?;
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
@@ -138,10 +133,7 @@ impl Internals {
     /// The guest-physical ranges that are taken.
     pub fn ranges(&self) -> [Range<u64>; 2] {
         let pages = |at: u64, count: u64| at..at.saturating_add(count * PAGE_BYTES);
-        [
-            pages(self.tss_pages_at, 3),
-            pages(self.identity_map_page_at, 1),
-        ]
+        [pages(self.tss_pages_at, 3), pages(self.identity_map_page_at, 1)]
     }
 
     fn check(&self) -> Result<(), CreateError> {
@@ -161,10 +153,8 @@ impl Internals {
     /// Must come before the vCPU: KVM refuses the identity map's address afterwards.
     fn place(&self, vm: &VmFd) -> Result<(), CreateError> {
         self.check()?;
-        vm.set_identity_map_address(self.identity_map_page_at)
-            .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        vm.set_tss_address(self.tss_pages_at as usize)
-            .map_err(failed("KVM_SET_TSS_ADDR"))
+        vm.set_identity_map_address(self.identity_map_page_at).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(self.tss_pages_at as usize).map_err(failed("KVM_SET_TSS_ADDR"))
     }
 }
 

@@ -4,8 +4,8 @@
 //! them, and general ones that were changed go back with the next run, without a call of their own.
 
 use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
@@ -81,15 +81,8 @@ impl Machine {
 
     /// Reads a model-specific register.
     pub fn get_msr(&self, index: u32) -> Result<u64, MsrError> {
-        let entry = kvm_msr_entry {
-            index,
-            ..Default::default()
-        };
-        let failed = |cause| MsrError {
-            index,
-            value: None,
-            cause,
-        };
+        let entry = kvm_msr_entry { index, ..Default::default() };
+        let failed = |cause| MsrError { index, value: None, cause };
         let mut msrs = Msrs::from_entries(&[entry]).map_err(|_| failed(None))?;
         match self.vcpu.get_msrs(&mut msrs) {
             Ok(1) => Ok(msrs.as_slice()[0].data),
@@ -100,16 +93,8 @@ impl Machine {
 
     /// Writes a model-specific register.
     pub fn set_msr(&mut self, index: u32, value: u64) -> Result<(), MsrError> {
-        let entry = kvm_msr_entry {
-            index,
-            data: value,
-            ..Default::default()
-        };
-        let failed = |cause| MsrError {
-            index,
-            value: Some(value),
-            cause,
-        };
+        let entry = kvm_msr_entry { index, data: value, ..Default::default() };
+        let failed = |cause| MsrError { index, value: Some(value), cause };
         let msrs = Msrs::from_entries(&[entry]).map_err(|_| failed(None))?;
         match self.vcpu.set_msrs(&msrs) {
             Ok(1) => Ok(()),
@@ -165,9 +150,7 @@ impl Machine {
 
 /// KVM refused the registers.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "KVM refuses the system registers (CR0 {cr0:#x}, CR3 {cr3:#x}, CR4 {cr4:#x}, EFER {efer:#x}): {cause}"
-)]
+#[error("KVM refuses the system registers (CR0 {cr0:#x}, CR3 {cr3:#x}, CR4 {cr4:#x}, EFER {efer:#x}): {cause}")]
 pub struct RegistersError {
     /// CR0 as it was to be.
     pub cr0: u64,
@@ -183,13 +166,7 @@ pub struct RegistersError {
 
 impl RegistersError {
     fn new(sregs: &kvm_sregs, cause: errno::Error) -> Self {
-        Self {
-            cr0: sregs.cr0,
-            cr3: sregs.cr3,
-            cr4: sregs.cr4,
-            efer: sregs.efer,
-            cause,
-        }
+        Self { cr0: sregs.cr0, cr3: sregs.cr3, cr4: sregs.cr4, efer: sregs.efer, cause }
     }
 }
 

@@ -4,9 +4,7 @@
 //! zones are removed; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM
 //! would refuse another; the time-stamp counter goes on counting.
 
-use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
-};
+use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
@@ -22,8 +20,7 @@ impl Machine {
         }
         self.coalesced.reset(&mut self.vcpu);
         self.clear_slots()?;
-        self.debug(false, &[])
-            .map_err(refused("KVM_SET_GUEST_DEBUG"))?;
+        self.debug(false, &[]).map_err(refused("KVM_SET_GUEST_DEBUG"))?;
         self.pristine.restore(&self.vcpu)?;
         self.pristine.show_registers(&mut self.vcpu);
         Ok(())
@@ -80,9 +77,7 @@ impl Pristine {
         Ok(Self {
             regs: vcpu.get_regs().map_err(failed("KVM_GET_REGS"))?,
             sregs: vcpu.get_sregs().map_err(failed("KVM_GET_SREGS"))?,
-            events: vcpu
-                .get_vcpu_events()
-                .map_err(failed("KVM_GET_VCPU_EVENTS"))?,
+            events: vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?,
             debugregs: vcpu.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?,
             xcrs: vcpu.get_xcrs().map_err(failed("KVM_GET_XCRS"))?,
             xsave: vcpu.get_xsave().map_err(failed("KVM_GET_XSAVE"))?,
@@ -104,15 +99,12 @@ impl Pristine {
         // SAFETY: KVM_GET_XSAVE fails where a vCPU's state is larger than this structure, which depends on
         // the CPUID alone; it did not fail on this vCPU, whose CPUID was set before and stays.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(refused("KVM_SET_XSAVE"))?;
-        vcpu.set_debug_regs(&self.debugregs)
-            .map_err(refused("KVM_SET_DEBUGREGS"))?;
-        vcpu.set_sregs(&self.sregs)
-            .map_err(refused("KVM_SET_SREGS"))?;
+        vcpu.set_debug_regs(&self.debugregs).map_err(refused("KVM_SET_DEBUGREGS"))?;
+        vcpu.set_sregs(&self.sregs).map_err(refused("KVM_SET_SREGS"))?;
         self.restore_msrs(vcpu)?;
         vcpu.set_regs(&self.regs).map_err(refused("KVM_SET_REGS"))?;
         // Last: what is set before may leave events of its own.
-        vcpu.set_vcpu_events(&self.events)
-            .map_err(refused("KVM_SET_VCPU_EVENTS"))
+        vcpu.set_vcpu_events(&self.events).map_err(refused("KVM_SET_VCPU_EVENTS"))
     }
 
     /// Reading all and writing the few that changed is cheaper than writing all, and some refuse their own value.
@@ -129,10 +121,7 @@ impl Pristine {
             let one = Msrs::from_entries(&[msr]).ok();
             let set = one.and_then(|one| vcpu.set_msrs(&one).ok());
             if set != Some(1) {
-                return Err(ResetError::Msr {
-                    index: msr.index,
-                    value: msr.data,
-                });
+                return Err(ResetError::Msr { index: msr.index, value: msr.data });
             }
         }
         Ok(())
@@ -147,14 +136,8 @@ fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, errno
     let mut values = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {
-        let batch: Vec<kvm_msr_entry> = rest
-            .iter()
-            .take(MSR_BATCH)
-            .map(|&index| kvm_msr_entry {
-                index,
-                ..Default::default()
-            })
-            .collect();
+        let batch: Vec<kvm_msr_entry> =
+            rest.iter().take(MSR_BATCH).map(|&index| kvm_msr_entry { index, ..Default::default() }).collect();
         let mut msrs = Msrs::from_entries(&batch).map_err(|_| errno::Error::new(libc::E2BIG))?;
         let read = vcpu.get_msrs(&mut msrs)?.min(batch.len());
         values.extend_from_slice(&msrs.as_slice()[..read]);
@@ -176,9 +159,8 @@ const NOT_STATE: [u32; 6] = [
 
 /// The MTRRs (SDM vol. 3A, 13.11.2), which KVM keeps but does not list.
 const MTRRS: [u32; 28] = [
-    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c,
-    0x20d, 0x20e, 0x20f, 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e,
-    0x26f, 0x2ff,
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff,
 ];
 
 /// Of the MSRs that KVM lists, those that are a vCPU's state, and those it does not list.

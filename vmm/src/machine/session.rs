@@ -28,10 +28,7 @@ impl Machine {
     /// over in `limit`.
     pub fn session(&mut self, limit: Duration) -> Result<Session<'_>, WatchdogError> {
         let watchdog = Watchdog::arm(limit)?;
-        Ok(Session {
-            machine: self,
-            watchdog,
-        })
+        Ok(Session { machine: self, watchdog })
     }
 }
 
@@ -55,11 +52,7 @@ impl Session<'_> {
                 Err(cause) => return Err(self.machine.run_error(cause)),
             }
         }
-        Ok(Exit::Watchdog {
-            limit: self.watchdog.limit(),
-            rip: self.machine.regs().rip,
-            cpl: self.machine.cpl(),
-        })
+        Ok(Exit::Watchdog { limit: self.watchdog.limit(), rip: self.machine.regs().rip, cpl: self.machine.cpl() })
     }
 }
 
@@ -209,11 +202,7 @@ impl Machine {
             Some((data, size)) if data.len() == size => {
                 let mut bytes = [0; 4];
                 bytes[..size].copy_from_slice(data);
-                Exit::Out {
-                    port,
-                    size: size as u8,
-                    data: u32::from_le_bytes(bytes),
-                }
+                Exit::Out { port, size: size as u8, data: u32::from_le_bytes(bytes) }
             }
             // KVM gives the writes of `rep outs` one by one.
             _ => other(KVM_EXIT_IO),
@@ -276,29 +265,16 @@ fn run(vcpu: &mut VcpuFd) -> Result<Raw, errno::Error> {
         }
         VcpuExit::Hlt => ended(Exit::Halt),
         VcpuExit::Shutdown => ended(Exit::Shutdown),
-        VcpuExit::FailEntry(hardware_reason, cpu) => ended(Exit::FailEntry {
-            hardware_reason,
-            cpu,
-        }),
-        VcpuExit::Debug(debug) => ended(Exit::Debug {
-            exception: debug.exception as u8,
-            pc: debug.pc,
-            dr6: debug.dr6,
-            dr7: debug.dr7,
-        }),
-        VcpuExit::MemoryFault { flags, gpa, size } => ended(Exit::MemoryFault {
-            pa: gpa,
-            bytes: size,
-            flags,
-        }),
+        VcpuExit::FailEntry(hardware_reason, cpu) => ended(Exit::FailEntry { hardware_reason, cpu }),
+        VcpuExit::Debug(debug) => {
+            ended(Exit::Debug { exception: debug.exception as u8, pc: debug.pc, dr6: debug.dr6, dr7: debug.dr7 })
+        }
+        VcpuExit::MemoryFault { flags, gpa, size } => ended(Exit::MemoryFault { pa: gpa, bytes: size, flags }),
         VcpuExit::InternalError => Raw::InternalError,
         _ => Raw::Other,
     })
 }
 
 fn other(reason: u32) -> Exit {
-    Exit::Other {
-        reason,
-        name: exit::name_of(reason),
-    }
+    Exit::Other { reason, name: exit::name_of(reason) }
 }

@@ -1,9 +1,6 @@
 //! Machines with tiny guests, assembled by hand, in 64-bit mode.
 
-#![expect(
-    clippy::single_range_in_vec_init,
-    reason = "one zone is a list of ranges, too"
-)]
+#![expect(clippy::single_range_in_vec_init, reason = "one zone is a list of ranges, too")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,10 +21,7 @@ const STACK: u64 = 0x2_0000;
 const READONLY: u64 = 0x100_0000;
 /// No memory is here.
 const NOWHERE: u64 = 0x1000_0000;
-const INTERNALS: Internals = Internals {
-    tss_pages_at: 0xfeff_d000,
-    identity_map_page_at: 0xfeff_c000,
-};
+const INTERNALS: Internals = Internals { tss_pages_at: 0xfeff_d000, identity_map_page_at: 0xfeff_c000 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 const HLT: u8 = 0xf4;
@@ -56,30 +50,14 @@ fn guest(hypervisor: &Hypervisor, code: &[u8]) -> Machine {
 fn load(machine: &mut Machine, code: &[u8]) {
     let memory = Backing::new(MEMORY_BYTES + PAGE_BYTES).unwrap();
     machine
-        .add_slot(Slot {
-            phys: 0,
-            bytes: MEMORY_BYTES,
-            readonly: false,
-            memory: Arc::clone(&memory),
-            offset: 0,
-        })
+        .add_slot(Slot { phys: 0, bytes: MEMORY_BYTES, readonly: false, memory: Arc::clone(&memory), offset: 0 })
         .unwrap();
-    machine
-        .add_slot(Slot {
-            phys: READONLY,
-            bytes: PAGE_BYTES,
-            readonly: true,
-            memory,
-            offset: MEMORY_BYTES,
-        })
-        .unwrap();
+    machine.add_slot(Slot { phys: READONLY, bytes: PAGE_BYTES, readonly: true, memory, offset: MEMORY_BYTES }).unwrap();
     // Present, writable, user: the rings share their pages. 2-MiB leaves (PS).
     machine.write_u64(PML4, PDPT | 7).unwrap();
     machine.write_u64(PDPT, PD | 7).unwrap();
     for index in 0..512 {
-        machine
-            .write_u64(PD + index * 8, index << 21 | 0x87)
-            .unwrap();
+        machine.write_u64(PD + index * 8, index << 21 | 0x87).unwrap();
     }
     machine.write(CODE, code).unwrap();
     long_mode(machine, 0);
@@ -131,9 +109,7 @@ fn a_halt_ends_the_run_after_it() {
 fn port_writes_come_with_size_and_data() {
     let Some(kvm) = kvm() else { return };
     // mov $0x12345678,%eax; out %al,$0x42; out %ax,$0x42; out %eax,$0x42; hlt
-    let code = [
-        0xb8, 0x78, 0x56, 0x34, 0x12, 0xe6, 0x42, 0x66, 0xe7, 0x42, 0xe7, 0x42, HLT,
-    ];
+    let code = [0xb8, 0x78, 0x56, 0x34, 0x12, 0xe6, 0x42, 0x66, 0xe7, 0x42, 0xe7, 0x42, HLT];
     let mut machine = guest(&kvm, &code);
     let mut session = machine.session(LIMIT).unwrap();
     for (size, data) in [(1, 0x78), (2, 0x5678), (4, 0x1234_5678)] {
@@ -150,11 +126,7 @@ fn port_reads_are_answered_or_read_ones() {
     let mut machine = guest(&kvm, &[0xe5, 0x42, 0x89, 0xc3, 0x66, 0xe5, 0x42, HLT]);
     assert!(!machine.answer_in(7));
     let mut session = machine.session(LIMIT).unwrap();
-    let read = |size| Exit::In {
-        port: 0x42,
-        size,
-        count: 1,
-    };
+    let read = |size| Exit::In { port: 0x42, size, count: 1 };
     assert_eq!(session.run().unwrap(), read(4));
     assert!(session.answer_in(0xcafe_f00d));
     assert_eq!(session.run().unwrap(), read(2));
@@ -202,9 +174,7 @@ fn writes_without_memory_and_to_readonly_memory_end_the_run() {
 
 /// Writes RCX times its own address, counting down by 8 from RSI, then halts.
 /// `mov %rsi,(%rsi); sub $8,%rsi; dec %rcx; jnz .-10; hlt`
-const WRITE_OWN_ADDRESSES: [u8; 13] = [
-    0x48, 0x89, 0x36, 0x48, 0x83, 0xee, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xf4, HLT,
-];
+const WRITE_OWN_ADDRESSES: [u8; 13] = [0x48, 0x89, 0x36, 0x48, 0x83, 0xee, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xf4, HLT];
 
 #[test]
 fn coalesced_writes_come_in_order_and_end_the_run_when_the_ring_is_full() {
@@ -248,10 +218,7 @@ fn a_coalesced_write_across_pages_becomes_two() {
     assert_eq!(run(&mut machine), Exit::Halt);
     let mut seen = Vec::new();
     machine.drain(|pa, data| seen.push((pa, data.to_vec())));
-    let parts = [
-        (NOWHERE + 0xffd, vec![1, 2, 3]),
-        (NOWHERE + 0x1000, vec![4, 5, 6, 7, 8]),
-    ];
+    let parts = [(NOWHERE + 0xffd, vec![1, 2, 3]), (NOWHERE + 0x1000, vec![4, 5, 6, 7, 8])];
     assert_eq!(seen, parts);
 }
 
@@ -268,16 +235,8 @@ fn as_many_zones_as_are_promised_can_be_had() {
 fn zones_are_added_and_removed_one_by_one() {
     let Some(kvm) = kvm() else { return };
     let mut machine = guest(&kvm, &[0x48, 0x89, 0x36, HLT]);
-    let (one, two) = (
-        NOWHERE..NOWHERE + 0x1000,
-        NOWHERE + 0x2000..NOWHERE + 0x3000,
-    );
-    let sets = [
-        vec![two.clone()],
-        vec![one.clone(), two.clone()],
-        vec![one.clone()],
-        vec![],
-    ];
+    let (one, two) = (NOWHERE..NOWHERE + 0x1000, NOWHERE + 0x2000..NOWHERE + 0x3000);
+    let sets = [vec![two.clone()], vec![one.clone(), two.clone()], vec![one.clone()], vec![]];
     for zones in sets {
         assert_eq!(machine.coalesce(&zones).unwrap(), zones);
         for pa in [one.start, two.start] {
@@ -385,12 +344,7 @@ fn a_fetch_where_there_is_no_memory_is_an_internal_error_that_says_so() {
     assert_eq!(error.rip, NOWHERE);
     assert_eq!((error.pa, error.backed), (Some(NOWHERE), false));
     assert!(error.bytes.is_empty(), "{:x?}", error.bytes);
-    assert!(
-        error
-            .to_string()
-            .contains("no memory at physical 0x10000000"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no memory at physical 0x10000000"), "{error}");
 }
 
 #[test]
@@ -501,10 +455,7 @@ fn a_reset_machine_is_as_a_new_one() {
     used.regs_mut().rsi = NOWHERE;
     let mut session = used.session(LIMIT).unwrap();
     let exit = session.run().unwrap();
-    assert!(
-        matches!(exit, Exit::MmioWrite { pa: NOWHERE, .. }),
-        "{exit:?}"
-    );
+    assert!(matches!(exit, Exit::MmioWrite { pa: NOWHERE, .. }), "{exit:?}");
     assert_eq!(session.run().unwrap(), Exit::Halt);
 }
 
@@ -564,13 +515,7 @@ fn memory_is_read_and_written_across_slots_and_not_beyond() {
     let memory = Backing::new(0x3000).unwrap();
     // The same first page twice, and the second below the first.
     for (phys, offset) in [(0x2000, 0), (0x1000, 0x1000), (0x8000, 0)] {
-        let slot = Slot {
-            phys,
-            bytes: 0x1000,
-            readonly: true,
-            memory: Arc::clone(&memory),
-            offset,
-        };
+        let slot = Slot { phys, bytes: 0x1000, readonly: true, memory: Arc::clone(&memory), offset };
         machine.add_slot(slot).unwrap();
     }
     machine.write(0x1ffd, &[1, 2, 3, 4, 5, 6]).unwrap();
@@ -584,11 +529,7 @@ fn memory_is_read_and_written_across_slots_and_not_beyond() {
 
     let error = machine.write(0x2ffe, &[7; 8]).unwrap_err();
     let (phys, wanted, completed) = (0x2ffe, 8, 2);
-    let expected = AccessError {
-        phys,
-        wanted,
-        completed,
-    };
+    let expected = AccessError { phys, wanted, completed };
     assert_eq!(error, expected);
     for nowhere in [0, 0xff8, 0x3000, 0x2ff9, 0x9000, u64::MAX, u64::MAX - 7] {
         assert_eq!(machine.read_u64(nowhere), None, "{nowhere:#x}");
@@ -606,13 +547,7 @@ fn slots_that_cannot_be_are_refused_with_numbers() {
     let mut machine = guest(&kvm, &[HLT]);
     let memory = Backing::new(0x2000).unwrap();
     let mut add = |phys, bytes, offset| {
-        let slot = Slot {
-            phys,
-            bytes,
-            readonly: false,
-            memory: Arc::clone(&memory),
-            offset,
-        };
+        let slot = Slot { phys, bytes, readonly: false, memory: Arc::clone(&memory), offset };
         machine.add_slot(slot).unwrap_err().to_string()
     };
     let unaligned = add(0x1_0000_0800, 0x1000, 0);
@@ -634,21 +569,10 @@ fn slots_that_cannot_be_are_refused_with_numbers() {
 fn internals_must_be_aligned_apart_and_below_4_gib() {
     let Some(kvm) = kvm() else { return };
     let good = INTERNALS.tss_pages_at;
-    for (tss, identity) in [
-        (good + 1, 0x1000),
-        (good, good + 0x2000),
-        (0xffff_e000, 0x1000),
-        (0, 0x8000),
-    ] {
-        let internals = Internals {
-            tss_pages_at: tss,
-            identity_map_page_at: identity,
-        };
+    for (tss, identity) in [(good + 1, 0x1000), (good, good + 0x2000), (0xffff_e000, 0x1000), (0, 0x8000)] {
+        let internals = Internals { tss_pages_at: tss, identity_map_page_at: identity };
         let error = Machine::new(&kvm, &CpuidRequest::default(), internals).err();
-        assert!(
-            matches!(error, Some(CreateError::Internals { .. })),
-            "{internals:x?}"
-        );
+        assert!(matches!(error, Some(CreateError::Internals { .. })), "{internals:x?}");
     }
 }
 
@@ -656,11 +580,7 @@ fn internals_must_be_aligned_apart_and_below_4_gib() {
 fn cpuid_says_the_width_asked_for() {
     let Some(kvm) = kvm() else { return };
     for bits in [36, 40, 52] {
-        let request = CpuidRequest {
-            maxphyaddr: Some(bits),
-            gbpages: Some(false),
-            ..Default::default()
-        };
+        let request = CpuidRequest { maxphyaddr: Some(bits), gbpages: Some(false), ..Default::default() };
         let machine = Machine::new(&kvm, &request, INTERNALS).unwrap();
         assert_eq!(machine.cpuid().maxphyaddr, bits);
         assert!(!machine.cpuid().gbpages);
@@ -690,10 +610,7 @@ fn system_registers_that_cannot_be_are_refused_with_their_values() {
 fn kvm_translates_by_the_registers_that_were_set() {
     let Some(kvm) = kvm() else { return };
     let mut machine = guest(&kvm, &[HLT]);
-    assert_eq!(
-        machine.translate(NOWHERE + 0x123).unwrap(),
-        Some(NOWHERE + 0x123)
-    );
+    assert_eq!(machine.translate(NOWHERE + 0x123).unwrap(), Some(NOWHERE + 0x123));
     assert_eq!(machine.translate(1 << 30).unwrap(), None);
 }
 
@@ -713,13 +630,7 @@ fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
         let regs = machine.regs_mut();
         (regs.rip, regs.rsi, regs.rdi) = (CODE, page + offset, NOWHERE);
         let exit = run(&mut machine);
-        assert_eq!(
-            exit,
-            Exit::MmioRead {
-                pa: NOWHERE,
-                len: 8
-            }
-        );
+        assert_eq!(exit, Exit::MmioRead { pa: NOWHERE, len: 8 });
         assert!(machine.finish_io().unwrap());
         assert_eq!(machine.regs().rax, value);
     }

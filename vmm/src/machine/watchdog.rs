@@ -39,14 +39,8 @@ impl Watchdog {
         // Taken before the timer starts: when it fires, the deadline has passed.
         let deadline = Instant::now() + limit;
         let timer = create_timer(signal).map_err(|cause| WatchdogError::Timer { cause })?;
-        let watchdog = Self {
-            timer,
-            limit,
-            deadline,
-        };
-        watchdog
-            .start()
-            .map_err(|cause| WatchdogError::Timer { cause })?;
+        let watchdog = Self { timer, limit, deadline };
+        watchdog.start().map_err(|cause| WatchdogError::Timer { cause })?;
         Ok(watchdog)
     }
 

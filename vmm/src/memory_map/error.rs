@@ -54,21 +54,11 @@ impl ParseError {
     /// An error of the TOML reader, with the place it tells.
     pub fn from_toml(name: &str, text: &str, error: &toml::de::Error) -> Self {
         let message = error.message().replace('\n', "; ");
-        Self::at(
-            name,
-            text,
-            error.span().unwrap_or(0..0),
-            clip(&message, MAX_MESSAGE_CHARS),
-        )
+        Self::at(name, text, error.span().unwrap_or(0..0), clip(&message, MAX_MESSAGE_CHARS))
     }
 
     /// An error about `span` (byte offsets) of `text`.
-    pub(super) fn at(
-        name: &str,
-        text: &str,
-        span: Range<usize>,
-        message: impl Into<String>,
-    ) -> Self {
+    pub(super) fn at(name: &str, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
         let start = floor_char_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let name = printable(name).into_owned();
@@ -164,8 +154,7 @@ impl Excerpt {
     /// The excerpt, and where `span` is in it.
     fn around(name: &str, text: &str, span: Range<usize>) -> (Self, SourceSpan) {
         let line = line_around(text, span.start);
-        let from =
-            floor_char_boundary(text, span.start.saturating_sub(MAX_SIDE_BYTES)).max(line.start);
+        let from = floor_char_boundary(text, span.start.saturating_sub(MAX_SIDE_BYTES)).max(line.start);
         let to = floor_char_boundary(text, span.start + MAX_SIDE_BYTES).min(line.end);
         let mut shown = String::new();
         let mut lines_before = line_number(text, line.start) - 1;
@@ -176,21 +165,15 @@ impl Excerpt {
             lines_before -= 1;
         }
         // A label lies within its line: it points at a place, and a table's span would underline the file.
-        let label = shown.len() + span.start - from
-            ..shown.len() + span.end.clamp(span.start, to.max(span.start)) - from;
+        let label =
+            shown.len() + span.start - from..shown.len() + span.end.clamp(span.start, to.max(span.start)) - from;
         shown.push_str(&printable(&text[from..to]));
         if line.end < text.len() {
             shown.push('\n');
             shown.push_str(&head_of_line(text, line.end + 1));
         }
         let cut = text[line.start..from].chars().count();
-        let excerpt = Self {
-            name: name.into(),
-            text: shown,
-            lines_before,
-            line: has_before.into(),
-            cut,
-        };
+        let excerpt = Self { name: name.into(), text: shown, lines_before, line: has_before.into(), cut };
         (excerpt, label.into())
     }
 }
@@ -202,14 +185,8 @@ impl SourceCode for Excerpt {
         context_lines_before: usize,
         context_lines_after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let contents = self
-            .text
-            .read_span(span, context_lines_before, context_lines_after)?;
-        let cut = if contents.line() == self.line {
-            self.cut
-        } else {
-            0
-        };
+        let contents = self.text.read_span(span, context_lines_before, context_lines_after)?;
+        let cut = if contents.line() == self.line { self.cut } else { 0 };
         Ok(Box::new(MietteSpanContents::new_named(
             self.name.clone(),
             contents.data(),
@@ -224,15 +201,9 @@ impl SourceCode for Excerpt {
 /// The line that holds `offset` (or ends there), without its line feed.
 fn line_around(text: &str, offset: usize) -> Range<usize> {
     let start = text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
-    let end = text[offset..]
-        .find('\n')
-        .map_or(text.len(), |newline| offset + newline);
+    let end = text[offset..].find('\n').map_or(text.len(), |newline| offset + newline);
     // A carriage return before the line feed is no part of the line either.
-    let end = if end > offset && text[offset..end].ends_with('\r') {
-        end - 1
-    } else {
-        end
-    };
+    let end = if end > offset && text[offset..end].ends_with('\r') { end - 1 } else { end };
     start..end
 }
 
@@ -272,19 +243,10 @@ mod tests {
     #[test]
     fn the_place_is_in_the_text_and_in_the_picture() {
         let text = "one\ntwo three\nfour";
-        let error = ParseError::at("map", text, 8..13, "bad")
-            .label("this")
-            .help("mend it");
+        let error = ParseError::at("map", text, 8..13, "bad").label("this").help("mend it");
         assert_eq!(error.to_string(), "map:2:5: bad");
         let shown = rendered(error);
-        for part in [
-            "map:2:5",
-            "1 | one",
-            "2 | two three",
-            "this",
-            "3 | four",
-            "help: mend it",
-        ] {
+        for part in ["map:2:5", "1 | one", "2 | two three", "this", "3 | four", "help: mend it"] {
             assert!(shown.contains(part), "{part} not in {shown}");
         }
     }
@@ -295,22 +257,14 @@ mod tests {
         let error = ParseError::at("map", &text, (1 << 20)..(1 << 20) + 5, "bad");
         assert_eq!(error.column(), (1 << 20) + 1);
         let shown = rendered(error);
-        assert!(
-            shown.contains("WRONG") && shown.contains("map:1:1048577"),
-            "{shown}"
-        );
+        assert!(shown.contains("WRONG") && shown.contains("map:1:1048577"), "{shown}");
         assert!(shown.len() < 4096);
     }
 
     #[test]
     fn control_characters_are_not_shown() {
         let text = "x \u{1b}[31m\u{9b} y";
-        let shown = rendered(ParseError::at(
-            "\u{1b}map",
-            text,
-            2..3,
-            format!("found {}", quoted(text)),
-        ));
+        let shown = rendered(ParseError::at("\u{1b}map", text, 2..3, format!("found {}", quoted(text))));
         assert!(!shown.contains(['\u{1b}', '\u{9b}']), "{shown:?}");
     }
 

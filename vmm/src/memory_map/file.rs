@@ -13,8 +13,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, ReadError> {
     if bytes.len() > MAX_INPUT_BYTES {
         return Err(too_large(path));
     }
-    String::from_utf8(bytes)
-        .map_err(|error| not_text(path, error.as_bytes(), error.utf8_error().valid_up_to()))
+    String::from_utf8(bytes).map_err(|error| not_text(path, error.as_bytes(), error.utf8_error().valid_up_to()))
 }
 
 /// At most one byte more than the limit, which tells that there is more.
@@ -24,25 +23,17 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     let mut bytes = Vec::new();
-    file.take(MAX_INPUT_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    file.take(MAX_INPUT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn unreadable(path: &Path, error: io::Error) -> ReadError {
     let (problem, help) = match error.kind() {
-        io::ErrorKind::NotFound => (
-            "no such file",
-            "check the spelling; a relative path starts at the current directory",
-        ),
-        io::ErrorKind::IsADirectory => (
-            "is a directory, not a memory map",
-            "name one of the files in it",
-        ),
-        io::ErrorKind::PermissionDenied => (
-            "may not be read",
-            "change the permissions of the file, or copy it",
-        ),
+        io::ErrorKind::NotFound => {
+            ("no such file", "check the spelling; a relative path starts at the current directory")
+        }
+        io::ErrorKind::IsADirectory => ("is a directory, not a memory map", "name one of the files in it"),
+        io::ErrorKind::PermissionDenied => ("may not be read", "change the permissions of the file, or copy it"),
         _ => ("cannot be read", "copy the map to an ordinary file"),
     };
     file_error(path, problem.into(), help, Some(error))
@@ -50,50 +41,22 @@ fn unreadable(path: &Path, error: io::Error) -> ReadError {
 
 fn too_large(path: &Path) -> ReadError {
     let problem = format!("is larger than {} MiB", MAX_INPUT_BYTES >> 20);
-    file_error(
-        path,
-        problem,
-        "keep the lines of the memory map only, for example with grep 'efi: mem'",
-        None,
-    )
+    file_error(path, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'", None)
 }
 
 fn not_text(path: &Path, bytes: &[u8], offset: usize) -> ReadError {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         let help = "convert it: iconv -f UTF-16 -t UTF-8";
-        return file_error(
-            path,
-            "is UTF-16 text, UTF-8 was expected".into(),
-            help,
-            None,
-        );
+        return file_error(path, "is UTF-16 text, UTF-8 was expected".into(), help, None);
     }
     let line = line_number(&String::from_utf8_lossy(&bytes[..offset]), offset);
-    let problem = format!(
-        "is not UTF-8 text: byte {:#04x} at offset {offset}, in line {line}",
-        bytes[offset]
-    );
-    file_error(
-        path,
-        problem,
-        "give a memory map as text: a Linux boot log, or TOML; not a binary dump of one",
-        None,
-    )
+    let problem = format!("is not UTF-8 text: byte {:#04x} at offset {offset}, in line {line}", bytes[offset]);
+    file_error(path, problem, "give a memory map as text: a Linux boot log, or TOML; not a binary dump of one", None)
 }
 
-fn file_error(
-    path: &Path,
-    problem: String,
-    help: &'static str,
-    cause: Option<io::Error>,
-) -> ReadError {
+fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io::Error>) -> ReadError {
     let path = super::error::printable(&path.display().to_string()).into_owned();
-    ReadError::File {
-        path,
-        problem,
-        help,
-        cause,
-    }
+    ReadError::File { path, problem, help, cause }
 }
 
 /// The limit of [`read_text`], for texts that come another way.
@@ -137,18 +100,12 @@ mod tests {
 
     #[test]
     fn what_is_no_map_is_told_apart() {
-        assert_eq!(
-            Temporary::new("empty", b"").error(),
-            "FILE:1:1: no EFI memory map: there is nothing in it"
-        );
+        assert_eq!(Temporary::new("empty", b"").error(), "FILE:1:1: no EFI memory map: there is nothing in it");
         assert_eq!(
             Temporary::new("noise", b"a\n\nb\x80\xff").error(),
             "FILE: is not UTF-8 text: byte 0x80 at offset 4, in line 3"
         );
-        assert_eq!(
-            Temporary::new("utf16", b"\xff\xfeR\0").error(),
-            "FILE: is UTF-16 text, UTF-8 was expected"
-        );
+        assert_eq!(Temporary::new("utf16", b"\xff\xfeR\0").error(), "FILE: is UTF-16 text, UTF-8 was expected");
     }
 
     #[test]

@@ -74,12 +74,7 @@ impl MemoryMap {
 
     /// A map made by a program. Nothing is checked: maps that no firmware should hand out are wanted too.
     pub fn from_descriptors(source: impl Into<String>, descriptors: Vec<MemoryDescriptor>) -> Self {
-        Self {
-            source: source.into(),
-            descriptors,
-            lines: Vec::new(),
-            notes: Vec::new(),
-        }
+        Self { source: source.into(), descriptors, lines: Vec::new(), notes: Vec::new() }
     }
 
     /// The descriptors, in list order.
@@ -99,10 +94,7 @@ impl MemoryMap {
 
     /// The page ranges of the descriptors, in list order.
     pub fn regions(&self) -> impl Iterator<Item = Region> {
-        self.descriptors
-            .iter()
-            .enumerate()
-            .map(|(index, descriptor)| Region::new(index, descriptor))
+        self.descriptors.iter().enumerate().map(|(index, descriptor)| Region::new(index, descriptor))
     }
 
     /// The map as TOML, the format of this project. Reading it back gives the same descriptors; a map without any
@@ -131,16 +123,16 @@ mod tests {
         let ty = prop_oneof![0_u32..17, any::<u32>()];
         // Addresses around the sign bit, where TOML's integers end, deserve more than their share.
         let number = || prop_oneof![any::<u64>(), (1_u64 << 63) - 2..(1 << 63) + 2, Just(0)];
-        (ty, number(), number(), number(), any::<u64>()).prop_map(
-            |(ty, phys, virt, pages, attribute)| MemoryDescriptor {
+        (ty, number(), number(), number(), any::<u64>()).prop_map(|(ty, phys, virt, pages, attribute)| {
+            MemoryDescriptor {
                 ty: MemoryType(ty),
                 padding: 0,
                 phys_start: phys,
                 virt_start: virt,
                 page_count: pages,
                 att: MemoryAttribute::from_bits_retain(attribute),
-            },
-        )
+            }
+        })
     }
 
     proptest! {
@@ -174,9 +166,6 @@ mod tests {
     #[test]
     fn an_input_beyond_the_limit_is_refused() {
         let error = MemoryMap::parse(&"#".repeat(MAX_INPUT_BYTES + 1)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "<text>:1:1: the text is larger than 64 MiB"
-        );
+        assert_eq!(error.to_string(), "<text>:1:1: the text is larger than 64 MiB");
     }
 }

@@ -8,13 +8,8 @@ use super::{MemoryAttribute, MemoryType};
 /// The name of a type, `RuntimeServicesCode`; types that UEFI does not name (OEM's and operating systems' among them)
 /// in hexadecimal.
 pub fn type_name(ty: MemoryType) -> Cow<'static, str> {
-    let name = usize::try_from(ty.0)
-        .ok()
-        .and_then(|index| TYPES.get(index));
-    name.map_or_else(
-        || format!("{:#x}", ty.0).into(),
-        |name| Cow::Borrowed(*name),
-    )
+    let name = usize::try_from(ty.0).ok().and_then(|index| TYPES.get(index));
+    name.map_or_else(|| format!("{:#x}", ty.0).into(), |name| Cow::Borrowed(*name))
 }
 
 /// Reads a type: its UEFI name, with or without `Efi`, in any case, or a number.
@@ -23,9 +18,7 @@ pub fn parse_type(text: &str) -> Option<MemoryType> {
         return u32::try_from(number).ok().map(MemoryType);
     }
     let name = strip_prefix_ignoring_case(text, "Efi");
-    let index = TYPES
-        .iter()
-        .position(|known| known.eq_ignore_ascii_case(name))?;
+    let index = TYPES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
     u32::try_from(index).ok().map(MemoryType)
 }
 
@@ -52,11 +45,7 @@ pub fn parse_attribute(text: &str) -> Result<MemoryAttribute, &str> {
     }
     text.split('|')
         .map(str::trim)
-        .try_fold(MemoryAttribute::empty(), |all, part| {
-            parse_attribute_part(part)
-                .map(|bits| all | bits)
-                .ok_or(part)
-        })
+        .try_fold(MemoryAttribute::empty(), |all, part| parse_attribute_part(part).map(|bits| all | bits).ok_or(part))
 }
 
 /// Reads a number as TOML writes one: decimal, or hexadecimal after `0x`, `_` between digits. No sign.
@@ -67,15 +56,10 @@ pub(super) fn parse_number(text: &str) -> Option<u64> {
         return None;
     }
     // 64 bits take 20 decimal digits; the rest of a longer text can only be zeros and separators.
-    digits
-        .chars()
-        .filter(|digit| *digit != '_')
-        .try_fold(0_u64, |number, digit| {
-            let digit = digit.to_digit(radix)?;
-            number
-                .checked_mul(u64::from(radix))?
-                .checked_add(u64::from(digit))
-        })
+    digits.chars().filter(|digit| *digit != '_').try_fold(0_u64, |number, digit| {
+        let digit = digit.to_digit(radix)?;
+        number.checked_mul(u64::from(radix))?.checked_add(u64::from(digit))
+    })
 }
 
 /// The types by number (UEFI 2.10, section 7.2.1, "EFI_MEMORY_TYPE").
@@ -124,9 +108,7 @@ fn parse_attribute_part(part: &str) -> Option<MemoryAttribute> {
         return Some(MemoryAttribute::from_bits_retain(bits));
     }
     let part = strip_prefix_ignoring_case(part, "EFI_MEMORY_");
-    let (bit, _) = ATTRIBUTES
-        .iter()
-        .find(|(_, name)| name.eq_ignore_ascii_case(part))?;
+    let (bit, _) = ATTRIBUTES.iter().find(|(_, name)| name.eq_ignore_ascii_case(part))?;
     Some(*bit)
 }
 
@@ -143,10 +125,7 @@ mod tests {
 
     #[test]
     fn types_are_named_as_in_the_specification() {
-        assert_eq!(
-            type_name(MemoryType::RUNTIME_SERVICES_CODE),
-            "RuntimeServicesCode"
-        );
+        assert_eq!(type_name(MemoryType::RUNTIME_SERVICES_CODE), "RuntimeServicesCode");
         assert_eq!(type_name(MemoryType::UNACCEPTED), "UnacceptedMemoryType");
         assert_eq!(type_name(MemoryType(0x7000_0000)), "0x70000000");
     }
@@ -156,10 +135,7 @@ mod tests {
         for ty in (0..20).chain([0x7000_0000, u32::MAX]).map(MemoryType) {
             assert_eq!(parse_type(&type_name(ty)), Some(ty));
         }
-        assert_eq!(
-            parse_type("EfiRuntimeServicesData"),
-            Some(MemoryType::RUNTIME_SERVICES_DATA)
-        );
+        assert_eq!(parse_type("EfiRuntimeServicesData"), Some(MemoryType::RUNTIME_SERVICES_DATA));
         assert_eq!(parse_type("0x7000_0000"), Some(MemoryType(0x7000_0000)));
         assert_eq!(parse_type("RuntimeServiceData"), None);
         assert_eq!(parse_type("0x100000000"), None);
@@ -168,10 +144,7 @@ mod tests {
     #[test]
     fn bits_without_a_name_are_one_number() {
         let odd = MemoryAttribute::from_bits_retain(0x8700_0000_0000_0009);
-        assert_eq!(
-            attribute_names(odd),
-            ["UC", "WB", "RUNTIME", "0x700000000000000"]
-        );
+        assert_eq!(attribute_names(odd), ["UC", "WB", "RUNTIME", "0x700000000000000"]);
         assert_eq!(parse_attribute(&attribute_names(odd).join("|")), Ok(odd));
     }
 
@@ -186,18 +159,7 @@ mod tests {
     fn numbers_have_64_bits() {
         assert_eq!(parse_number("0xffff_ffff_ffff_ffff"), Some(u64::MAX));
         assert_eq!(parse_number("18446744073709551615"), Some(u64::MAX));
-        for bad in [
-            "",
-            "0x",
-            "-1",
-            "+1",
-            "18446744073709551616",
-            "0x1g",
-            "_1",
-            "1_",
-            "1__0",
-            "1 ",
-        ] {
+        for bad in ["", "0x", "-1", "+1", "18446744073709551616", "0x1g", "_1", "1_", "1__0", "1 "] {
             assert_eq!(parse_number(bad), None, "{bad}");
         }
     }

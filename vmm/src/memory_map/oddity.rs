@@ -77,21 +77,15 @@ fn of_region(region: &Region) -> impl Iterator<Item = Oddity> {
         (OddityKind::Wrap, region.wraps()),
         (OddityKind::Unaligned, !region.is_aligned()),
         (OddityKind::ZeroPages, region.pages == 0),
-        (
-            OddityKind::NoCacheability,
-            region.is_mapped() && !has_cacheability(region),
-        ),
+        (OddityKind::NoCacheability, region.is_mapped() && !has_cacheability(region)),
     ];
     let region = *region;
-    checks
-        .into_iter()
-        .filter(|(_, odd)| *odd)
-        .map(move |(kind, _)| Oddity {
-            kind,
-            index: region.index,
-            other: None,
-            message: describe(kind, &region),
-        })
+    checks.into_iter().filter(|(_, odd)| *odd).map(move |(kind, _)| Oddity {
+        kind,
+        index: region.index,
+        other: None,
+        message: describe(kind, &region),
+    })
 }
 
 fn describe(kind: OddityKind, region: &Region) -> String {
@@ -128,9 +122,7 @@ fn overlaps(map: &MemoryMap) -> Vec<Oddity> {
     let mut furthest: Option<Region> = None;
     for region in regions {
         match furthest {
-            Some(reaching) if reaching.overlaps(&region) => {
-                overlaps.push(overlap(&reaching, &region))
-            }
+            Some(reaching) if reaching.overlaps(&region) => overlaps.push(overlap(&reaching, &region)),
             _ => {}
         }
         if furthest.is_none_or(|reaching| region.end() > reaching.end()) {
@@ -141,11 +133,7 @@ fn overlaps(map: &MemoryMap) -> Vec<Oddity> {
 }
 
 fn overlap(one: &Region, other: &Region) -> Oddity {
-    let (earlier, later) = if one.index < other.index {
-        (one, other)
-    } else {
-        (other, one)
-    };
+    let (earlier, later) = if one.index < other.index { (one, other) } else { (other, one) };
     let start = one.phys.max(other.phys);
     let last = u128::from(start) + one.shared_bytes(other) - 1;
     Oddity {
@@ -168,31 +156,23 @@ mod tests {
     use super::*;
 
     fn map(ranges: &[(u64, u64)]) -> MemoryMap {
-        let descriptors = ranges
-            .iter()
-            .map(|&(phys_start, page_count)| MemoryDescriptor {
-                ty: MemoryType::BOOT_SERVICES_DATA,
-                phys_start,
-                page_count,
-                att: MemoryAttribute::WRITE_BACK,
-                ..Default::default()
-            });
+        let descriptors = ranges.iter().map(|&(phys_start, page_count)| MemoryDescriptor {
+            ty: MemoryType::BOOT_SERVICES_DATA,
+            phys_start,
+            page_count,
+            att: MemoryAttribute::WRITE_BACK,
+            ..Default::default()
+        });
         MemoryMap::from_descriptors("test", descriptors.collect())
     }
 
     fn found(map: &MemoryMap) -> Vec<(&'static str, usize, Option<usize>)> {
-        oddities(map)
-            .iter()
-            .map(|oddity| (oddity.kind.name(), oddity.index, oddity.other))
-            .collect()
+        oddities(map).iter().map(|oddity| (oddity.kind.name(), oddity.index, oddity.other)).collect()
     }
 
     #[test]
     fn a_sound_map_has_none() {
-        assert_eq!(
-            found(&map(&[(0x1000, 1), (0, 1), (0xffff_ffff_ffff_f000, 1)])),
-            []
-        );
+        assert_eq!(found(&map(&[(0x1000, 1), (0, 1), (0xffff_ffff_ffff_f000, 1)])), []);
     }
 
     #[test]
@@ -219,24 +199,14 @@ mod tests {
     #[test]
     fn regions_all_on_one_another_make_one_overlap_each() {
         let map = map(&vec![(0, u64::MAX); MAX_DESCRIPTORS]);
-        let overlaps = oddities(&map)
-            .iter()
-            .filter(|oddity| oddity.kind == OddityKind::Overlap)
-            .count();
+        let overlaps = oddities(&map).iter().filter(|oddity| oddity.kind == OddityKind::Overlap).count();
         assert_eq!(overlaps, MAX_DESCRIPTORS - 1);
     }
 
     #[test]
     fn wrap_unaligned_and_zero_pages_are_told() {
         let map = map(&[(0xffff_ffff_ffff_f000, 2), (0x1234, 1), (0x10_0000, 0)]);
-        assert_eq!(
-            found(&map),
-            [
-                ("wrap", 0, None),
-                ("unaligned", 1, None),
-                ("zero-pages", 2, None)
-            ]
-        );
+        assert_eq!(found(&map), [("wrap", 0, None), ("unaligned", 1, None), ("zero-pages", 2, None)]);
         assert_eq!(
             oddities(&map)[1].message,
             "descriptor 1 (BootServicesData) starts at 0x1234, which is not page aligned"
@@ -245,18 +215,10 @@ mod tests {
 
     #[test]
     fn missing_cacheability_is_noted_only_where_someone_maps() {
-        let reserved = |att, phys_start| MemoryDescriptor {
-            att,
-            phys_start,
-            page_count: 1,
-            ..Default::default()
-        };
+        let reserved = |att, phys_start| MemoryDescriptor { att, phys_start, page_count: 1, ..Default::default() };
         let map = MemoryMap::from_descriptors(
             "test",
-            vec![
-                reserved(MemoryAttribute::empty(), 0),
-                reserved(MemoryAttribute::RUNTIME, 0x1000),
-            ],
+            vec![reserved(MemoryAttribute::empty(), 0), reserved(MemoryAttribute::RUNTIME, 0x1000)],
         );
         assert_eq!(found(&map), [("no-cacheability", 1, None)]);
         assert!(!OddityKind::NoCacheability.is_finding());

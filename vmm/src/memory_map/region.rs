@@ -44,11 +44,7 @@ impl Region {
 
     /// The physical address of the last byte; `None` if there is none, or if the region wraps.
     pub fn last(&self) -> Option<u64> {
-        if self.pages == 0 {
-            None
-        } else {
-            u64::try_from(self.end() - 1).ok()
-        }
+        if self.pages == 0 { None } else { u64::try_from(self.end() - 1).ok() }
     }
 
     /// Whether the region reaches past 2^64.
@@ -68,18 +64,12 @@ impl Region {
 
     /// Whether the type is BootServicesCode or BootServicesData.
     pub fn is_boot_services(&self) -> bool {
-        matches!(
-            self.ty,
-            MemoryType::BOOT_SERVICES_CODE | MemoryType::BOOT_SERVICES_DATA
-        )
+        matches!(self.ty, MemoryType::BOOT_SERVICES_CODE | MemoryType::BOOT_SERVICES_DATA)
     }
 
     /// Whether the type is BootServicesCode or RuntimeServicesCode: what must be executable in virtual mode.
     pub fn is_code(&self) -> bool {
-        matches!(
-            self.ty,
-            MemoryType::BOOT_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_CODE
-        )
+        matches!(self.ty, MemoryType::BOOT_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_CODE)
     }
 
     /// Whether layouts give the region a virtual address: it is a runtime or boot-services region of at least a page.
@@ -104,28 +94,15 @@ mod tests {
     use super::*;
 
     fn region(phys: u64, pages: u64) -> Region {
-        Region::new(
-            0,
-            &MemoryDescriptor {
-                phys_start: phys,
-                page_count: pages,
-                ..Default::default()
-            },
-        )
+        Region::new(0, &MemoryDescriptor { phys_start: phys, page_count: pages, ..Default::default() })
     }
 
     #[test]
     fn a_region_may_end_with_the_address_space_but_not_past_it() {
         let top = region(0xffff_ffff_ffff_f000, 1);
-        assert_eq!(
-            (top.end(), top.last(), top.wraps()),
-            (1 << 64, Some(u64::MAX), false)
-        );
+        assert_eq!((top.end(), top.last(), top.wraps()), (1 << 64, Some(u64::MAX), false));
         let past = region(0xffff_ffff_ffff_f000, 2);
-        assert_eq!(
-            (past.last(), past.wraps(), past.bytes()),
-            (None, true, Some(0x2000))
-        );
+        assert_eq!((past.last(), past.wraps(), past.bytes()), (None, true, Some(0x2000)));
         assert_eq!(region(0, u64::MAX).bytes(), None);
         assert!(region(u64::MAX, u64::MAX).wraps());
     }

@@ -32,19 +32,10 @@ impl Walk {
     /// what both passes do to it.
     pub fn entries_after(&self) -> impl Iterator<Item = EntryAfter> {
         self.steps().iter().map(|step| {
-            let passes = self
-                .steps()
-                .iter()
-                .filter(|other| other.entry_addr == step.entry_addr);
-            let marks = passes
-                .map(|pass| self.marks(pass))
-                .fold(Marks::NONE, Marks::or);
+            let passes = self.steps().iter().filter(|other| other.entry_addr == step.entry_addr);
+            let marks = passes.map(|pass| self.marks(pass)).fold(Marks::NONE, Marks::or);
             let entry = step.entry | marks.must;
-            EntryAfter {
-                addr: step.entry_addr,
-                entry,
-                may: marks.may & !entry,
-            }
+            EntryAfter { addr: step.entry_addr, entry, may: marks.may & !entry }
         })
     }
 
@@ -56,11 +47,7 @@ impl Walk {
         let present = step.entry & P != 0;
         if !translated && !leaf {
             // Processors differ in when they write the upper A bits, but never mark what is absent.
-            let may = if present && has(Rule::UpperAccessedMaySet) {
-                A
-            } else {
-                0
-            };
+            let may = if present && has(Rule::UpperAccessedMaySet) { A } else { 0 };
             return Marks { must: 0, may };
         }
         if !translated && (!present || has(Rule::FaultSparesLeaf)) {
@@ -70,10 +57,7 @@ impl Walk {
         let writes = self.access.kind == Kind::Write && has(Rule::DirtyOnWrite);
         let dirties = writes || !has(Rule::DirtyOnWriteOnly);
         let takes_d = leaf || !has(Rule::DirtyNeverUpper);
-        Marks {
-            must: accessed | if dirties && takes_d { D } else { 0 },
-            may: 0,
-        }
+        Marks { must: accessed | if dirties && takes_d { D } else { 0 }, may: 0 }
     }
 }
 
@@ -88,9 +72,6 @@ impl Marks {
     const NONE: Self = Self { must: 0, may: 0 };
 
     fn or(self, other: Self) -> Self {
-        Self {
-            must: self.must | other.must,
-            may: self.may | other.may,
-        }
+        Self { must: self.must | other.must, may: self.may | other.may }
     }
 }

@@ -32,27 +32,13 @@ pub fn access_bytes(
         .filter(|_| goes_on && rules.has(Rule::CrossingSecondPage))
         .map(|second| walk(memory, root, second, access, paging));
 
-    let faulting = second
-        .iter()
-        .chain([&first])
-        .find(|walk| walk.fault().is_some());
+    let faulting = second.iter().chain([&first]).find(|walk| walk.fault().is_some());
     let fault = faulting.and_then(|walk| {
         let fault = walk.fault()?;
-        let cr2 = if rules.has(Rule::CrossingCr2) {
-            walk.va
-        } else {
-            va
-        };
-        Some(Raised {
-            fault,
-            cr2: (fault.vector == Fault::PAGE_FAULT).then_some(cr2),
-        })
+        let cr2 = if rules.has(Rule::CrossingCr2) { walk.va } else { va };
+        Some(Raised { fault, cr2: (fault.vector == Fault::PAGE_FAULT).then_some(cr2) })
     });
-    BytesAccess {
-        first,
-        second,
-        fault,
-    }
+    BytesAccess { first, second, fault }
 }
 
 /// An access of several bytes, followed.

@@ -190,10 +190,7 @@ pub(super) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
 #[inline]
 pub(super) fn next(level: Level, entry: u64, paging: &Paging) -> Judgement {
     match level.below() {
-        Some(below) if !level.maps_page(entry) => Judgement::Table {
-            at: table_address(entry, paging),
-            level: below,
-        },
+        Some(below) if !level.maps_page(entry) => Judgement::Table { at: table_address(entry, paging), level: below },
         _ => Judgement::Leaf,
     }
 }
@@ -202,11 +199,7 @@ pub(super) fn next(level: Level, entry: u64, paging: &Paging) -> Judgement {
 /// in entries; only where that rule is broken do they name memory.
 #[inline]
 pub(super) fn table_address(reference: u64, paging: &Paging) -> Pa {
-    let beyond = if paging.rules.has(Rule::ReservedPhys) {
-        paging.above_maxphyaddr()
-    } else {
-        0
-    };
+    let beyond = if paging.rules.has(Rule::ReservedPhys) { paging.above_maxphyaddr() } else { 0 };
     Pa(reference & bits::ADDRESS & !beyond)
 }
 
@@ -267,15 +260,11 @@ fn reserved_by(rule: Rule, level: Level, entry: u64, paging: &Paging) -> u64 {
         Rule::ReservedNx if in_force && !paging.nxe => bits::NX,
         Rule::ReservedPde2m if in_force && ps && level == Level::Pde => bits::RESERVED_2M,
         Rule::ReservedPdpte1g if in_force && ps && level == Level::Pdpte => bits::RESERVED_1G,
-        Rule::PsInPdpteWithout1g if in_force && level == Level::Pdpte && !paging.gbpages => {
-            bits::PS
-        }
+        Rule::PsInPdpteWithout1g if in_force && level == Level::Pdpte && !paging.gbpages => bits::PS,
         Rule::PsInUpper if in_force && upper => bits::PS,
         Rule::GInUpperAmd if in_force && upper && paging.vendor == Vendor::Amd => bits::G,
         // The one rule that frees a bit instead of reserving it.
-        Rule::PatInLargeLeaf if !in_force && level != Level::Pte && level.maps_page(entry) => {
-            bits::PAT_OF_LARGE
-        }
+        Rule::PatInLargeLeaf if !in_force && level != Level::Pte && level.maps_page(entry) => bits::PAT_OF_LARGE,
         _ => 0,
     }
 }
@@ -309,15 +298,9 @@ fn reason(rule: Rule, level: Level, entry: u64) -> &'static str {
     match rule {
         Rule::ReservedPhys => for_each_table!("address bits 51:MAXPHYADDR must be 0"),
         Rule::ReservedNx => for_each_table!("bit 63 must be 0 while EFER.NXE = 0"),
-        Rule::ReservedPde2m => {
-            "bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A 4.5.4, table 4-18)"
-        }
-        Rule::ReservedPdpte1g => {
-            "bits 29:13 of a PDPTE that maps a 1 GiB page must be 0 (SDM 3A 4.5.4, table 4-16)"
-        }
-        Rule::PsInPdpteWithout1g => {
-            "bit 7 (PS) of a PDPTE must be 0 without 1 GiB pages (SDM 3A 4.5.4, table 4-17)"
-        }
+        Rule::ReservedPde2m => "bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A 4.5.4, table 4-18)",
+        Rule::ReservedPdpte1g => "bits 29:13 of a PDPTE that maps a 1 GiB page must be 0 (SDM 3A 4.5.4, table 4-16)",
+        Rule::PsInPdpteWithout1g => "bit 7 (PS) of a PDPTE must be 0 without 1 GiB pages (SDM 3A 4.5.4, table 4-17)",
         Rule::PsInUpper => for_each_table!("bit 7 (PS) above the PDPTE must be 0"),
         Rule::GInUpperAmd => "bit 8 of a PML4E or PML5E must be 0 on AMD (APM vol. 2, 5.3)",
         _ => "bit 12 of a large leaf taken for reserved: the PAT rule is broken on purpose",

@@ -30,24 +30,14 @@ impl Fault {
 
     /// A page fault with this error code.
     pub const fn page(error_code: ErrorCode) -> Self {
-        Self {
-            vector: Self::PAGE_FAULT,
-            error_code,
-        }
+        Self { vector: Self::PAGE_FAULT, error_code }
     }
 
     /// The fault of a non-canonical address (SDM volume 1, 3.3.7.1): it never reaches the tables.
     pub(super) const fn non_canonical(access: Access, paging: &Paging) -> Self {
         let stack = access.stack && paging.rules.has(Rule::CanonicalStack);
-        let vector = if stack {
-            Self::STACK
-        } else {
-            Self::GENERAL_PROTECTION
-        };
-        Self {
-            vector,
-            error_code: ErrorCode(0),
-        }
+        let vector = if stack { Self::STACK } else { Self::GENERAL_PROTECTION };
+        Self { vector, error_code: ErrorCode(0) }
     }
 }
 
@@ -93,10 +83,7 @@ impl ErrorCode {
 
     /// The short names of the flags set, in the order of their bits.
     pub fn flags(self) -> impl Iterator<Item = &'static str> {
-        Self::NAMES
-            .into_iter()
-            .filter(move |(flag, _)| self.contains(*flag))
-            .map(|(_, name)| name)
+        Self::NAMES.into_iter().filter(move |(flag, _)| self.contains(*flag)).map(|(_, name)| name)
     }
 
     /// `self` if `condition` holds, else nothing.

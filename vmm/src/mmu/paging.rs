@@ -61,10 +61,7 @@ pub struct Cpu {
 impl Cpu {
     /// A CPU that checks exactly what it was told: bare metal, and shadow paging.
     pub const fn honest(paging: Paging) -> Self {
-        Self {
-            told: paging,
-            checks: paging,
-        }
+        Self { told: paging, checks: paging }
     }
 }
 
@@ -93,11 +90,7 @@ impl Paging {
     /// The level of the entries CR3 points to.
     #[inline]
     pub const fn top_level(&self) -> Level {
-        if self.la57 {
-            Level::Pml5e
-        } else {
-            Level::Pml4e
-        }
+        if self.la57 { Level::Pml5e } else { Level::Pml4e }
     }
 
     /// Whether `va` is canonical (SDM volume 1, 3.3.7.1): all bits above the width equal its top bit.

@@ -73,30 +73,19 @@ impl Access {
 
     /// A supervisor access of this kind, with AC clear and not to the stack.
     pub const fn new(kind: Kind) -> Self {
-        Self {
-            kind,
-            privilege: Privilege::Supervisor,
-            ac: false,
-            stack: false,
-        }
+        Self { kind, privilege: Privilege::Supervisor, ac: false, stack: false }
     }
 
     /// The same, made in user mode.
     #[must_use]
     pub const fn user(self) -> Self {
-        Self {
-            privilege: Privilege::User,
-            ..self
-        }
+        Self { privilege: Privilege::User, ..self }
     }
 
     /// The same, made by the processor on its own account.
     #[must_use]
     pub const fn implicit(self) -> Self {
-        Self {
-            privilege: Privilege::Implicit,
-            ..self
-        }
+        Self { privilege: Privilege::Implicit, ..self }
     }
 
     /// The same with EFLAGS.AC set.
@@ -108,10 +97,7 @@ impl Access {
     /// The same, to the stack.
     #[must_use]
     pub const fn on_stack(self) -> Self {
-        Self {
-            stack: true,
-            ..self
-        }
+        Self { stack: true, ..self }
     }
 
     #[inline]
@@ -142,12 +128,7 @@ impl fmt::Display for Access {
 
 impl Rights {
     /// What CR3 grants, before any entry has taken something away.
-    pub(super) const ALL: Self = Self {
-        writable: true,
-        user: true,
-        executable: true,
-        pkey: 0,
-    };
+    pub(super) const ALL: Self = Self { writable: true, user: true, executable: true, pkey: 0 };
 
     /// These rights below one more entry.
     #[inline]
@@ -159,13 +140,8 @@ impl Rights {
         Self {
             writable: self.writable && (grants(bits::W) || !counts(Rule::WOfEveryLevel)),
             user: self.user && (grants(bits::U) || !counts(Rule::UOfEveryLevel)),
-            executable: self.executable
-                && !(paging.nxe && grants(bits::NX) && counts(Rule::NxOfAnyLevel)),
-            pkey: if keyed {
-                ((entry & bits::PKEY) >> 59) as u8
-            } else {
-                0
-            },
+            executable: self.executable && !(paging.nxe && grants(bits::NX) && counts(Rule::NxOfAnyLevel)),
+            pkey: if keyed { ((entry & bits::PKEY) >> 59) as u8 } else { 0 },
         }
     }
 
@@ -195,8 +171,7 @@ impl Rights {
         match access.kind {
             Kind::Fetch => {
                 let smep = paging.smep && rules.has(Rule::Smep);
-                !self.executable && rules.has(Rule::NxForbidsFetch)
-                    || supervisor_on_user_page && smep
+                !self.executable && rules.has(Rule::NxForbidsFetch) || supervisor_on_user_page && smep
             }
             Kind::Write if self.refuses_write(access, paging) => true,
             Kind::Read | Kind::Write => supervisor_on_user_page && smap_holds(access, paging),
@@ -220,8 +195,7 @@ impl Rights {
         }
         let key = paging.pkru >> (2 * self.pkey as u32);
         let (access_disable, write_disable) = (key & 1 != 0, key & 2 != 0);
-        let bound =
-            access.is_user_mode(paging) || paging.wp || !rules.has(Rule::PkeyWriteFreeWithoutWp);
+        let bound = access.is_user_mode(paging) || paging.wp || !rules.has(Rule::PkeyWriteFreeWithoutWp);
         let writes = access.kind == Kind::Write && bound;
         access_disable && rules.has(Rule::PkeyAccessDisable)
             || write_disable && writes && rules.has(Rule::PkeyWriteDisable)

@@ -173,10 +173,7 @@ impl Rules {
 
     /// The rules of the set, in the order of [`Rule::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Rule> {
-        Rule::ALL
-            .iter()
-            .copied()
-            .filter(move |&rule| self.has(rule))
+        Rule::ALL.iter().copied().filter(move |&rule| self.has(rule))
     }
 }
 

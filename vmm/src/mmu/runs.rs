@@ -91,18 +91,9 @@ pub struct LimitReached {
 impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
     /// The runs of `range` under the tables at `root` (CR3, its flags ignored). The range is widened
     /// to whole pages and may reach to `Va(u64::MAX)`; `limit_entries` bounds the reads.
-    pub fn new(
-        memory: &'m M,
-        root: Pa,
-        range: RangeInclusive<Va>,
-        paging: &Paging,
-        limit_entries: u64,
-    ) -> Self {
+    pub fn new(memory: &'m M, root: Pa, range: RangeInclusive<Va>, paging: &Paging, limit_entries: u64) -> Self {
         let (first, last) = (range.start().0 & !0xfff, range.end().0 | 0xfff);
-        let open = OpenTable {
-            at: table_address(root.0, paging),
-            rights: Rights::ALL,
-        };
+        let open = OpenTable { at: table_address(root.0, paging), rights: Rights::ALL };
         let mut runs = Self {
             memory,
             paging: *paging,
@@ -125,10 +116,7 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
     fn next_entry(&mut self) -> Option<Run> {
         while let Some(va) = self.cursor {
             if self.budget == 0 {
-                self.stopped = Some(LimitReached {
-                    limit: self.limit,
-                    at: va,
-                });
+                self.stopped = Some(LimitReached { limit: self.limit, at: va });
                 self.cursor = None;
                 break;
             }
@@ -171,11 +159,7 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
         let rights = table.rights.below(level, entry, &self.paging);
         let to = Translation::by_leaf(level, entry, va, rights);
         // An entry that refers to a table maps nothing: show what it refers to.
-        let pa = if level.maps_page(entry) {
-            to.pa
-        } else {
-            frame(Level::Pte, entry)
-        };
+        let pa = if level.maps_page(entry) { to.pa } else { frame(Level::Pte, entry) };
         Some(Run {
             va,
             bytes: last - va.0 + 1,
@@ -193,14 +177,8 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
     #[inline]
     fn last_under(&self, va: Va) -> u64 {
         let low_half_last = self.paging.low_half_last();
-        let half_last = if va.0 <= low_half_last {
-            low_half_last
-        } else {
-            u64::MAX
-        };
-        (va.0 | (self.level.span_bytes() - 1))
-            .min(self.last.0)
-            .min(half_last)
+        let half_last = if va.0 <= low_half_last { low_half_last } else { u64::MAX };
+        (va.0 | (self.level.span_bytes() - 1)).min(self.last.0).min(half_last)
     }
 
     /// Sets the cursor, past the non-canonical hole and within the range, and closes the tables that
@@ -240,10 +218,7 @@ impl<M: TableMemory + ?Sized> Iterator for Runs<'_, M> {
                 return Some(Ok(finished));
             }
         }
-        self.growing
-            .take()
-            .map(Ok)
-            .or_else(|| self.stopped.take().map(Err))
+        self.growing.take().map(Ok).or_else(|| self.stopped.take().map(Err))
     }
 }
 
@@ -276,19 +251,13 @@ impl Run {
                     && self.pat_index == next.pat_index
                     && self.global == next.global
             }
-            (
-                Some(Defect::Reserved { rules, bits }),
-                Some(Defect::Reserved {
-                    rules: next_rules,
-                    bits: next_bits,
-                }),
-            ) if rules == next_rules => {
+            (Some(Defect::Reserved { rules, bits }), Some(Defect::Reserved { rules: next_rules, bits: next_bits }))
+                if rules == next_rules =>
+            {
                 *bits |= next_bits;
                 true
             }
-            (Some(Defect::Stranded { table }), Some(Defect::Stranded { table: next_table })) => {
-                table == next_table
-            }
+            (Some(Defect::Stranded { table }), Some(Defect::Stranded { table: next_table })) => table == next_table,
             _ => false,
         };
         if alike {

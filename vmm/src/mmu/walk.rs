@@ -11,20 +11,12 @@ use super::rules::{Rule, Rules};
 ///
 /// `root` is CR3: its low 12 bits and those from MAXPHYADDR up are flags and ignored. The access is
 /// to the byte at `va`; [`access_bytes`](super::access_bytes) is for those that may cross a page.
-pub fn walk(
-    memory: &(impl TableMemory + ?Sized),
-    root: Pa,
-    va: Va,
-    access: Access,
-    paging: &Paging,
-) -> Walk {
+pub fn walk(memory: &(impl TableMemory + ?Sized), root: Pa, va: Va, access: Access, paging: &Paging) -> Walk {
     if !paging.is_canonical(va) {
         let fault = Fault::non_canonical(access, paging);
         return Walk::new(va, access, paging.rules, Outcome::Fault(fault));
     }
-    let stranded = Outcome::Stranded {
-        table: table_address(root.0, paging),
-    };
+    let stranded = Outcome::Stranded { table: table_address(root.0, paging) };
     let mut walk = Walk::new(va, access, paging.rules, stranded);
     walk.outcome = walk.descend(memory, table_address(root.0, paging), paging);
     walk
@@ -123,23 +115,11 @@ impl Walk {
     }
 
     fn new(va: Va, access: Access, rules: Rules, outcome: Outcome) -> Self {
-        Self {
-            va,
-            access,
-            outcome,
-            rules,
-            steps: [NO_STEP; MAX_LEVELS],
-            depth: 0,
-        }
+        Self { va, access, outcome, rules, steps: [NO_STEP; MAX_LEVELS], depth: 0 }
     }
 
     /// Goes down from `table` until an entry ends the walk.
-    fn descend(
-        &mut self,
-        memory: &(impl TableMemory + ?Sized),
-        mut table: Pa,
-        paging: &Paging,
-    ) -> Outcome {
+    fn descend(&mut self, memory: &(impl TableMemory + ?Sized), mut table: Pa, paging: &Paging) -> Outcome {
         let mut level = paging.top_level();
         let mut rights = Rights::ALL;
         let mut outranked = None;
@@ -150,12 +130,7 @@ impl Walk {
             };
             let judgement = judge(level, entry, paging);
             let reserved = judgement.reserved();
-            self.record(Step {
-                level,
-                entry_addr,
-                entry,
-                reserved,
-            });
+            self.record(Step { level, entry_addr, entry, reserved });
             rights = rights.below(level, entry, paging);
 
             let onward = match judgement {
@@ -222,12 +197,7 @@ impl Translation {
 /// 5-level paging is the deepest there is.
 const MAX_LEVELS: usize = Level::Pml5e as usize;
 
-const NO_STEP: Step = Step {
-    level: Level::Pte,
-    entry_addr: Pa(0),
-    entry: 0,
-    reserved: 0,
-};
+const NO_STEP: Step = Step { level: Level::Pte, entry_addr: Pa(0), entry: 0, reserved: 0 };
 
 /// Only where the rule is broken, and only a table entry has anything below it.
 fn lets_lower_faults_win(level: Level, entry: u64, paging: &Paging) -> bool {

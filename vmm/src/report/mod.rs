@@ -1,1 +1,192 @@
-//! Placeholder of the skeleton commit.
+//! What a run found, and how it is shown: [`text`] for people, [`json`] for programs.
+
+pub mod json;
+pub mod text;
+
+use std::time::Duration;
+
+use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Skipped};
+use crate::memory_map::Region;
+use crate::mmu::{Cpu, Pa, Run, Va};
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Where the map came from.
+    pub source: String,
+    /// The mapping code.
+    pub mapper: MapperName,
+    /// What executed and observed.
+    pub engine: EngineName,
+    /// What the CPU was told, and what it checks.
+    pub cpu: Cpu,
+    /// Every descriptor of the map, in list order, and what became of it.
+    pub regions: Vec<RegionReport>,
+    /// Accesses made in the guest.
+    pub probes: ProbeCounts,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Findings left out, for there were too many.
+    pub findings_omitted: u64,
+    /// Unexpected faults.
+    pub faults: Vec<FaultDetail>,
+    /// How many more there were.
+    pub faults_omitted: u64,
+    /// Calls of runtime services.
+    pub calls: Vec<CallReport>,
+    /// What was not asked, and why.
+    pub skipped: Vec<Skipped>,
+    /// What is odd, but not wrong.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub timing: Timing,
+    /// Everything that translates in the regions, by virtual address.
+    pub runs: Vec<Run>,
+}
+
+/// The mapping code that was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapperName {
+    /// The layout's name.
+    pub layout: &'static str,
+    /// The leaf rule's.
+    pub leaf_rule: &'static str,
+}
+
+/// What executed and observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum EngineName {
+    /// A KVM guest: its MMU is asked about every page.
+    #[default]
+    Kvm,
+    /// The mapping code ran natively; only the software walk looked at its tables.
+    Walker,
+}
+
+impl EngineName {
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Walker => "walker",
+        }
+    }
+}
+
+/// What became of a descriptor.
+#[derive(Clone, Debug)]
+pub struct RegionReport {
+    /// The descriptor.
+    pub region: Region,
+    /// Its virtual address, if it was given one.
+    pub virt: Option<u64>,
+    /// Further virtual addresses of it.
+    pub aliases: Vec<u64>,
+    /// The leaves that map it.
+    pub leaves: LeafCounts,
+    /// In a word.
+    pub verdict: Verdict,
+}
+
+/// What became of a descriptor, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Mapped, and right.
+    Ok,
+    /// Mapped, and some finding is about it.
+    Wrong,
+    /// Owed to firmware, and not mapped.
+    Unmapped,
+    /// Nobody has to map it, and nobody did.
+    NotOwed,
+    /// It could not be asked about.
+    Skipped,
+}
+
+impl Verdict {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Wrong => "wrong",
+            Self::Unmapped => "unmapped",
+            Self::NotOwed => "not-owed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// A fault that had no business to be.
+#[derive(Clone, Debug)]
+pub struct FaultDetail {
+    /// When.
+    pub phase: Phase,
+    /// What.
+    pub record: FaultRecord,
+    /// The instruction at RIP, where it could be read.
+    pub instruction: Option<String>,
+}
+
+/// A call of a runtime service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallReport {
+    /// When.
+    pub phase: Phase,
+    /// The service's name, such as `SetVirtualAddressMap`.
+    pub service: &'static str,
+    /// Where it trapped to the host; None if it was not called.
+    pub rip: Option<u64>,
+    /// CR3 there.
+    pub cr3: Option<u64>,
+    /// Whose tables were loaded: `mapper` or `boot`.
+    pub tables: &'static str,
+    /// Its first four arguments.
+    pub args: [u64; 4],
+    /// Its status; None: not called, since the walk finds its pages wrong.
+    pub status: Option<u64>,
+}
+
+/// How long it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Laying out memory and booting the guest.
+    pub build: Duration,
+    /// The mapping code.
+    pub map: Duration,
+    /// Probes.
+    pub probe: Duration,
+    /// Walks, plans and judgements.
+    pub check: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+impl Report {
+    /// Nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Panics with the findings as a person would read them, if there are any.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        assert!(self.is_clean(), "\n{}", text::Text::plain(self));
+    }
+
+    /// Where an address of a region leads, by the walk.
+    pub fn translate(&self, virt: u64) -> Option<Pa> {
+        let after = self.runs.partition_point(|run| run.va.0 <= virt);
+        let run = self.runs[..after].last()?;
+        let offset = virt - run.va.0;
+        (run.defect.is_none() && offset < run.bytes).then_some(Pa(run.pa.0 + offset))
+    }
+
+    /// The descriptor that an address was given to.
+    pub fn owner(&self, virt: Va) -> Option<&RegionReport> {
+        self.regions.iter().find(|region| {
+            region.virt.is_some_and(|start| {
+                virt.0.checked_sub(start).is_some_and(|offset| offset / 4096 < region.region.pages)
+            })
+        })
+    }
+}

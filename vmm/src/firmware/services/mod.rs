@@ -28,9 +28,7 @@ pub(super) fn play(
 ) -> Result<(), Refusal> {
     match service {
         Service::GetTime => time::get_time(firmware, regs),
-        Service::SetVirtualAddressMap => {
-            virtual_memory::set_virtual_address_map(firmware, regs, memory)
-        }
+        Service::SetVirtualAddressMap => virtual_memory::set_virtual_address_map(firmware, regs, memory),
         Service::SetTime
         | Service::GetWakeupTime
         | Service::SetWakeupTime
@@ -108,9 +106,7 @@ pub enum Refusal {
         pages: u64,
     },
     /// No virtual address for a region that needs one.
-    #[error(
-        "VirtualMap gives no virtual address to all of the RUNTIME region of descriptor {region}, at {phys:#x}"
-    )]
+    #[error("VirtualMap gives no virtual address to all of the RUNTIME region of descriptor {region}, at {phys:#x}")]
     NoMapping {
         /// The index of its descriptor in the memory map.
         region: usize,

@@ -26,20 +26,10 @@ pub(in super::super) struct KnownMap {
 
 impl KnownMap {
     pub fn new(map: &[MemoryDescriptor]) -> Self {
-        let described = map
-            .iter()
-            .filter_map(|it| Range::of_pages_clamped(it.phys_start, it.page_count));
-        let runtime = map
-            .iter()
-            .enumerate()
-            .filter(|(_, it)| it.att.contains(MemoryAttribute::RUNTIME));
-        let owed = runtime.filter_map(|(region, it)| {
-            Some((region, Range::of_pages(it.phys_start, it.page_count)?))
-        });
-        Self {
-            described: Union::new(described.collect()),
-            owed: owed.collect(),
-        }
+        let described = map.iter().filter_map(|it| Range::of_pages_clamped(it.phys_start, it.page_count));
+        let runtime = map.iter().enumerate().filter(|(_, it)| it.att.contains(MemoryAttribute::RUNTIME));
+        let owed = runtime.filter_map(|(region, it)| Some((region, Range::of_pages(it.phys_start, it.page_count)?)));
+        Self { described: Union::new(described.collect()), owed: owed.collect() }
     }
 }
 
@@ -82,11 +72,7 @@ impl Arguments {
         if bytes > MAX_MAP_BYTES || !bytes.is_multiple_of(stride) {
             return Err(Refusal::MapSize { bytes, stride });
         }
-        Ok(Self {
-            entries: bytes / stride,
-            stride,
-            map,
-        })
+        Ok(Self { entries: bytes / stride, stride, map })
     }
 }
 
@@ -102,11 +88,7 @@ struct Mapped {
 
 impl VirtualMap {
     /// Reads all entries; each that gives a virtual address must speak of described memory only.
-    fn read(
-        arguments: &Arguments,
-        memory: &dyn GuestMemory,
-        described: &Union,
-    ) -> Result<Self, Refusal> {
+    fn read(arguments: &Arguments, memory: &dyn GuestMemory, described: &Union) -> Result<Self, Refusal> {
         let mut map = Self(Vec::new());
         for entry in 0..arguments.entries {
             // At most MAX_MAP_BYTES, so only the addition can overflow.
@@ -126,10 +108,7 @@ impl VirtualMap {
                 return Err(Refusal::NotFound { entry, phys, pages });
             }
             if descriptor.att.contains(MemoryAttribute::RUNTIME) {
-                map.0.push(Mapped {
-                    range,
-                    virt: descriptor.virt_start,
-                });
+                map.0.push(Mapped { range, virt: descriptor.virt_start });
             }
         }
         Ok(map)
@@ -140,19 +119,13 @@ impl VirtualMap {
         let mapped = Union::new(self.0.iter().map(|mapped| mapped.range).collect());
         match owed.iter().find(|(_, range)| !mapped.contains(*range)) {
             None => Ok(()),
-            Some(&(region, range)) => Err(Refusal::NoMapping {
-                region,
-                phys: range.first,
-            }),
+            Some(&(region, range)) => Err(Refusal::NoMapping { region, phys: range.first }),
         }
     }
 
     /// ConvertPointer's rule (8.4.2, and EDK II's): the first entry that has the address converts it.
     fn convert(&self, address: u64) -> Option<u64> {
-        let mapped = self
-            .0
-            .iter()
-            .find(|mapped| mapped.range.contains(address))?;
+        let mapped = self.0.iter().find(|mapped| mapped.range.contains(address))?;
         Some((address - mapped.range.first).wrapping_add(mapped.virt))
     }
 }
@@ -160,8 +133,7 @@ impl VirtualMap {
 /// Whether the entry supplies a virtual address. VirtualStart zero means none, as all of a map's entries have it
 /// before someone sets it, but for the region at physical zero, which an identity layout leaves there.
 fn gives_address(descriptor: &MemoryDescriptor) -> bool {
-    let is_identity_of_zero =
-        descriptor.phys_start == 0 && descriptor.att.contains(MemoryAttribute::RUNTIME);
+    let is_identity_of_zero = descriptor.phys_start == 0 && descriptor.att.contains(MemoryAttribute::RUNTIME);
     descriptor.virt_start != 0 || is_identity_of_zero
 }
 
@@ -185,20 +157,10 @@ fn read_descriptor(memory: &dyn GuestMemory, phys: u64) -> Option<MemoryDescript
 }
 
 /// Converts firmware's pointers, and writes the tables: runtime services first, then the system table (EDK II).
-fn convert(
-    firmware: &mut Firmware,
-    map: &VirtualMap,
-    memory: &mut dyn GuestMemory,
-) -> Result<(), Refusal> {
+fn convert(firmware: &mut Firmware, map: &VirtualMap, memory: &mut dyn GuestMemory) -> Result<(), Refusal> {
     // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
-    let lost = |phys| Refusal::NoMapping {
-        region: firmware.data.region,
-        phys,
-    };
-    let page = firmware
-        .data_page
-        .converted(|address| map.convert(address))
-        .map_err(lost)?;
+    let lost = |phys| Refusal::NoMapping { region: firmware.data.region, phys };
+    let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
     let data = firmware.data.phys;
     let clock_data = data + CLOCK_DATA as u64;
     let clock_data = map.convert(clock_data).ok_or_else(|| lost(clock_data))?;
@@ -290,10 +252,7 @@ mod tests {
         let Bed { firmware, memory } = &bed;
         for service in Service::ALL {
             let physical = firmware.entry(service);
-            let is_kept = matches!(
-                service,
-                Service::SetVirtualAddressMap | Service::ConvertPointer
-            );
+            let is_kept = matches!(service, Service::SetVirtualAddressMap | Service::ConvertPointer);
             let expected = (!is_kept).then_some(WINDOW + physical);
             let pointer = firmware.runtime_services() + service.table_offset() as u64;
             assert_eq!(firmware.virtual_entry(service), expected);
@@ -318,10 +277,7 @@ mod tests {
     #[test]
     fn afterwards_get_time_is_given_the_virtual_address_of_its_data() {
         let mut bed = Bed::new(&code_and_data());
-        assert_eq!(
-            bed.call(&in_window(code_and_data()), STRIDE).status,
-            Status::SUCCESS
-        );
+        assert_eq!(bed.call(&in_window(code_and_data()), STRIDE).status, Status::SUCCESS);
         let entry = bed.firmware.virtual_entry(Service::GetTime).unwrap();
         let mut regs = trap(entry);
         regs.rcx = 0x1000;
@@ -355,8 +311,7 @@ mod tests {
     #[test]
     fn a_wrong_version_or_size_is_an_invalid_parameter() {
         let mut bed = Bed::new(&code_and_data());
-        bed.memory
-            .put(MAP_AT, &encode(&in_window(code_and_data()), STRIDE));
+        bed.memory.put(MAP_AT, &encode(&in_window(code_and_data()), STRIDE));
         let over = MAX_MAP_BYTES + STRIDE - MAX_MAP_BYTES % STRIDE;
         for (bytes, stride, version, at) in [
             (4 * STRIDE, STRIDE, 0, MAP_AT),
@@ -374,11 +329,7 @@ mod tests {
             (4 * STRIDE, STRIDE, 1, u64::MAX),
         ] {
             let status = bed.call_raw(bytes, stride, version, at).status;
-            assert_eq!(
-                status,
-                Status::INVALID_PARAMETER,
-                "{bytes:#x} {stride:#x} {version} {at:#x}"
-            );
+            assert_eq!(status, Status::INVALID_PARAMETER, "{bytes:#x} {stride:#x} {version} {at:#x}");
         }
         // A UINT32: what is above is nobody's (UEFI 2.10, 2.3.4.2 refers to Microsoft's x64 convention).
         let version = 0xDEAD_0000_0001;
@@ -412,10 +363,7 @@ mod tests {
     #[test]
     fn an_address_for_memory_outside_the_map_is_not_found() {
         let good = in_window(code_and_data());
-        let outside = MemoryDescriptor {
-            virt_start: WINDOW,
-            ..descriptor(MemoryType::MMIO, 0x2_0000_0000, 1)
-        };
+        let outside = MemoryDescriptor { virt_start: WINDOW, ..descriptor(MemoryType::MMIO, 0x2_0000_0000, 1) };
         let mut not_runtime = outside;
         not_runtime.att = MemoryAttribute::empty();
         let mut wraps = good[1];
@@ -426,10 +374,7 @@ mod tests {
             let map = [&good[..], &[bad]].concat();
             let call = Bed::new(&code_and_data()).call(&map, STRIDE);
             assert_eq!(call.status, Status::NOT_FOUND);
-            assert!(matches!(
-                call.refusal,
-                Some(Refusal::NotFound { entry: 4, .. })
-            ));
+            assert!(matches!(call.refusal, Some(Refusal::NotFound { entry: 4, .. })));
         }
         let mut unset = outside;
         unset.virt_start = 0;
@@ -453,10 +398,7 @@ mod tests {
         let mut bed = Bed::new(&code_and_data());
         assert_eq!(bed.call(&[], STRIDE).status, Status::NO_MAPPING);
         assert!(!bed.firmware.is_virtual());
-        assert_eq!(
-            bed.call(&in_window(code_and_data()), STRIDE).status,
-            Status::SUCCESS
-        );
+        assert_eq!(bed.call(&in_window(code_and_data()), STRIDE).status, Status::SUCCESS);
     }
 
     #[test]
@@ -472,10 +414,7 @@ mod tests {
         tail.page_count = 1;
         given[2].page_count = 1;
         given.push(tail);
-        given.push(MemoryDescriptor {
-            virt_start: 0x1000,
-            ..given[2]
-        }); // an alias, too late
+        given.push(MemoryDescriptor { virt_start: 0x1000, ..given[2] }); // an alias, too late
         let mut bed = Bed::new(&map);
         assert_eq!(bed.call(&given, STRIDE).status, Status::SUCCESS);
         let by_window = |virt: u64| virt.checked_sub(WINDOW);
@@ -542,13 +481,8 @@ mod tests {
     }
 
     fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
-        let address = || {
-            prop_oneof![
-                (0u64..0x1000).prop_map(|page| page << 12),
-                Just(0u64.wrapping_sub(0x1000)),
-                any::<u64>()
-            ]
-        };
+        let address =
+            || prop_oneof![(0u64..0x1000).prop_map(|page| page << 12), Just(0u64.wrapping_sub(0x1000)), any::<u64>()];
         let pages = prop_oneof![0u64..4, any::<u64>()];
         (4u32..8, address(), address(), pages, any::<bool>()).prop_map(
             |(ty, phys_start, virt_start, page_count, is_runtime)| MemoryDescriptor {
@@ -557,11 +491,7 @@ mod tests {
                 phys_start,
                 virt_start,
                 page_count,
-                att: if is_runtime {
-                    MemoryAttribute::RUNTIME
-                } else {
-                    MemoryAttribute::empty()
-                },
+                att: if is_runtime { MemoryAttribute::RUNTIME } else { MemoryAttribute::empty() },
             },
         )
     }

@@ -48,35 +48,19 @@ pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
 fn no_map(name: &str, text: &str) -> ParseError {
     let first = text.len() - text.trim_start().len();
     if first == text.len() {
-        return ParseError::at(
-            name,
-            text,
-            0..0,
-            "no EFI memory map: there is nothing in it",
-        )
-        .help(HOW_TO_GET_A_MAP);
+        return ParseError::at(name, text, 0..0, "no EFI memory map: there is nothing in it").help(HOW_TO_GET_A_MAP);
     }
     let line = text[first..].lines().next().unwrap_or_default().trim_end();
-    ParseError::at(
-        name,
-        text,
-        first..first + line.len(),
-        "no EFI memory map: no line is of a known format",
-    )
-    .label("neither this line nor any after it")
-    .help(HOW_TO_GET_A_MAP)
+    ParseError::at(name, text, first..first + line.len(), "no EFI memory map: no line is of a known format")
+        .label("neither this line nor any after it")
+        .help(HOW_TO_GET_A_MAP)
 }
 
 /// There are more descriptors than any map has; `span` is the first too many.
 fn too_many(name: &str, text: &str, span: std::ops::Range<usize>) -> ParseError {
-    ParseError::at(
-        name,
-        text,
-        span,
-        format!("more than {MAX_DESCRIPTORS} descriptors"),
-    )
-    .label("the first one too many")
-    .help("no firmware hands out so many: check that this is one map")
+    ParseError::at(name, text, span, format!("more than {MAX_DESCRIPTORS} descriptors"))
+        .label("the first one too many")
+        .help("no firmware hands out so many: check that this is one map")
 }
 
 fn without_byte_order_mark(text: &str) -> &str {
@@ -96,18 +80,9 @@ mod tests {
         let row = "[    0.000000] efi: mem00: [";
         for (text, format) in [
             (row.to_string(), Some(Format::LinuxX86)),
-            (
-                format!("Linux version 6\nroot = x\n{row}"),
-                Some(Format::LinuxX86),
-            ),
-            (
-                format!("about = '''\n{row}\n'''\n[[descriptor]]\n"),
-                Some(Format::Toml),
-            ),
-            (
-                "\u{feff}# comment\n\n[[descriptr]]".to_string(),
-                Some(Format::Toml),
-            ),
+            (format!("Linux version 6\nroot = x\n{row}"), Some(Format::LinuxX86)),
+            (format!("about = '''\n{row}\n'''\n[[descriptor]]\n"), Some(Format::Toml)),
+            ("\u{feff}# comment\n\n[[descriptr]]".to_string(), Some(Format::Toml)),
             ("[mapper]\n".to_string(), Some(Format::Toml)),
             ("name = 'x'".to_string(), Some(Format::Toml)),
             ("[    0.000000] Linux version 6.1".to_string(), None),
@@ -120,18 +95,10 @@ mod tests {
 
     #[test]
     fn a_log_without_a_map_tells_how_to_get_one() {
-        let error =
-            MemoryMap::parse_named("boot.log", "\n[    0.0] Linux version 6.1\nefi: EFI v2.7\n")
-                .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "boot.log:2:1: no EFI memory map: no line is of a known format"
-        );
+        let error = MemoryMap::parse_named("boot.log", "\n[    0.0] Linux version 6.1\nefi: EFI v2.7\n").unwrap_err();
+        assert_eq!(error.to_string(), "boot.log:2:1: no EFI memory map: no line is of a known format");
         let help = miette::Diagnostic::help(&error).unwrap().to_string();
-        assert!(
-            help.contains("efi=debug") && help.contains("[[descriptor]]"),
-            "{help}"
-        );
+        assert!(help.contains("efi=debug") && help.contains("[[descriptor]]"), "{help}");
     }
 
     #[test]

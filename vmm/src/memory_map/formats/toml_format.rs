@@ -22,8 +22,8 @@ use toml::Spanned;
 use super::super::error::{ParseError, line_number, quoted};
 use super::super::names::{ATTRIBUTES, TYPES, parse_number};
 use super::super::{
-    MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names,
-    parse_attribute, parse_type, type_name,
+    MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names, parse_attribute,
+    parse_type, type_name,
 };
 
 /// One `[[descriptor]]` table.
@@ -61,11 +61,7 @@ impl From<Descriptor> for MemoryDescriptor {
 }
 
 /// Makes a map of the descriptors of a document. `text` is the document, for lines and errors.
-pub fn into_map(
-    name: &str,
-    text: &str,
-    descriptors: Vec<Spanned<Descriptor>>,
-) -> Result<MemoryMap, ParseError> {
+pub fn into_map(name: &str, text: &str, descriptors: Vec<Spanned<Descriptor>>) -> Result<MemoryMap, ParseError> {
     if let Some(extra) = descriptors.get(MAX_DESCRIPTORS) {
         return Err(super::too_many(name, text, extra.span()));
     }
@@ -75,19 +71,15 @@ pub fn into_map(
     Ok(MemoryMap {
         source: name.into(),
         lines: lines(text, descriptors.iter().map(Spanned::span)),
-        descriptors: descriptors
-            .into_iter()
-            .map(|descriptor| descriptor.into_inner().into())
-            .collect(),
+        descriptors: descriptors.into_iter().map(|descriptor| descriptor.into_inner().into()).collect(),
         notes: Vec::new(),
     })
 }
 
 /// Reads the map of a TOML document.
 pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
-    let document: Document = toml::from_str(text).map_err(|error| {
-        ParseError::from_toml(name, text, &error).help(WHAT_A_DESCRIPTOR_LOOKS_LIKE)
-    })?;
+    let document: Document = toml::from_str(text)
+        .map_err(|error| ParseError::from_toml(name, text, &error).help(WHAT_A_DESCRIPTOR_LOOKS_LIKE))?;
     into_map(name, text, document.descriptor)
 }
 
@@ -95,11 +87,7 @@ pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
 pub(in super::super) fn write(toml: &mut String, descriptor: &MemoryDescriptor) {
     let attribute = attribute_names(descriptor.att).join("|");
     // Writing to a string does not fail.
-    let _ = writeln!(
-        toml,
-        "[[descriptor]]\ntype = \"{}\"",
-        type_name(descriptor.ty)
-    );
+    let _ = writeln!(toml, "[[descriptor]]\ntype = \"{}\"", type_name(descriptor.ty));
     let _ = writeln!(toml, "phys = {}", integer(descriptor.phys_start));
     let _ = writeln!(toml, "pages = {}", integer(descriptor.page_count));
     let _ = writeln!(toml, "attribute = \"{attribute}\"");
@@ -112,44 +100,30 @@ pub(in super::super) fn write(toml: &mut String, descriptor: &MemoryDescriptor) 
 pub(super) fn is_descriptor_header(line: &str) -> bool {
     let line = line.trim_start();
     match line.strip_prefix("[[") {
-        Some(rest) => rest
-            .trim_start()
-            .strip_prefix("descriptor")
-            .is_some_and(|rest| rest.trim_start().starts_with("]]")),
-        None => line
-            .strip_prefix("descriptor")
-            .is_some_and(|rest| rest.trim_start().starts_with('=')),
+        Some(rest) => {
+            rest.trim_start().strip_prefix("descriptor").is_some_and(|rest| rest.trim_start().starts_with("]]"))
+        }
+        None => line.strip_prefix("descriptor").is_some_and(|rest| rest.trim_start().starts_with('=')),
     }
 }
 
 /// Whether the first line that says anything is a table header or `key = value`.
 pub(super) fn looks_like_toml(text: &str) -> bool {
-    let mut lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines
-        .next()
-        .is_some_and(|line| is_table_header(line) || is_assignment(line))
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.next().is_some_and(|line| is_table_header(line) || is_assignment(line))
 }
 
 fn is_table_header(line: &str) -> bool {
-    let inside = line
-        .strip_prefix('[')
-        .and_then(|rest| rest.split('#').next()?.trim_end().strip_suffix(']'));
+    let inside = line.strip_prefix('[').and_then(|rest| rest.split('#').next()?.trim_end().strip_suffix(']'));
     line.starts_with("[[") || inside.is_some_and(is_key)
 }
 
 fn is_assignment(line: &str) -> bool {
-    line.split_once('=')
-        .is_some_and(|(key, _)| is_key(key.trim_end()))
+    line.split_once('=').is_some_and(|(key, _)| is_key(key.trim_end()))
 }
 
 fn is_key(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "_-.\"'".contains(c))
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.\"'".contains(c))
 }
 
 /// What a document may hold. Tables of a scenario are for its own reader; naming them lets it and us refuse the rest.
@@ -171,14 +145,9 @@ const WHAT_A_DESCRIPTOR_LOOKS_LIKE: &str = "a descriptor is written\n[[descripto
      phys = 0x7dc5b000\npages = 0x4eb\nattribute = \"RUNTIME|WB\"";
 
 fn no_descriptor(name: &str, text: &str) -> ParseError {
-    ParseError::at(
-        name,
-        text,
-        0..0,
-        "no EFI memory map: there is no [[descriptor]]",
-    )
-    .label("this is TOML, but without descriptors")
-    .help(WHAT_A_DESCRIPTOR_LOOKS_LIKE)
+    ParseError::at(name, text, 0..0, "no EFI memory map: there is no [[descriptor]]")
+        .label("this is TOML, but without descriptors")
+        .help(WHAT_A_DESCRIPTOR_LOOKS_LIKE)
 }
 
 /// The line of each span, in one pass over the text for spans in order.
@@ -207,13 +176,8 @@ fn memory_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryType,
         expecting: "a UEFI memory type (its name, or a number of 32 bits)",
         from_number: |number| u32::try_from(number).ok().map(MemoryType),
         from_text: |text| {
-            parse_type(text).ok_or_else(|| {
-                format!(
-                    "unknown memory type {}, expected {}",
-                    quoted(text),
-                    TYPES.join(", ")
-                )
-            })
+            parse_type(text)
+                .ok_or_else(|| format!("unknown memory type {}, expected {}", quoted(text), TYPES.join(", ")))
         },
     })
 }
@@ -225,10 +189,7 @@ fn attribute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryAttribu
         from_text: |text| {
             parse_attribute(text).map_err(|part| {
                 let known = ATTRIBUTES.map(|(_, name)| name).join(", ");
-                format!(
-                    "unknown attribute {}, expected {known}, or a number",
-                    quoted(part)
-                )
+                format!("unknown attribute {}, expected {known}, or a number", quoted(part))
             })
         },
     })
@@ -239,12 +200,8 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         expecting: "a number from 0 to 0xffffffffffffffff (from 2^63 on, in quotes)",
         from_number: Some,
         from_text: |text| {
-            parse_number(text).ok_or_else(|| {
-                format!(
-                    "{} is no number of at most 64 bits, such as \"0x1000\"",
-                    quoted(text)
-                )
-            })
+            parse_number(text)
+                .ok_or_else(|| format!("{} is no number of at most 64 bits, such as \"0x1000\"", quoted(text)))
         },
     })
 }
@@ -271,8 +228,7 @@ impl<T> Visitor<'_> for Scalar<T> {
     }
 
     fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<T, E> {
-        (self.from_number)(number)
-            .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+        (self.from_number)(number).ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
@@ -312,31 +268,18 @@ rule = "reserved-bit"
     fn error(line: &str, by: &str) -> String {
         let good = "[[descriptor]]\ntype = \"PalCode\"\nphys = 0\npages = 1\nattribute = 0\n";
         assert!(good.contains(line));
-        MemoryMap::parse_named("x.toml", &good.replace(line, by))
-            .unwrap_err()
-            .to_string()
+        MemoryMap::parse_named("x.toml", &good.replace(line, by)).unwrap_err().to_string()
     }
 
     #[test]
     fn names_numbers_and_strings_are_read() {
         let map = MemoryMap::parse(GOOD).unwrap();
-        let [first, second] = map.descriptors() else {
-            panic!("{map:?}")
-        };
+        let [first, second] = map.descriptors() else { panic!("{map:?}") };
         assert_eq!(first.ty, MemoryType::RUNTIME_SERVICES_CODE);
         assert_eq!((first.phys_start, first.page_count), (0x7dc5_b000, 0x4eb));
-        assert_eq!(
-            (first.virt_start, first.att.bits()),
-            (0xffff_fffe_fdc5_b000, 0x8000_0000_0000_000f)
-        );
-        assert_eq!(
-            (second.ty, second.phys_start),
-            (MemoryType(0x7000_0000), 0xffff_ffff_f000)
-        );
-        assert_eq!(
-            (second.virt_start, second.att.bits()),
-            (0, 0x8000_0000_0000_0001)
-        );
+        assert_eq!((first.virt_start, first.att.bits()), (0xffff_fffe_fdc5_b000, 0x8000_0000_0000_000f));
+        assert_eq!((second.ty, second.phys_start), (MemoryType(0x7000_0000), 0xffff_ffff_f000));
+        assert_eq!((second.virt_start, second.att.bits()), (0, 0x8000_0000_0000_0001));
         assert_eq!((map.line(0), map.line(1)), (Some(5), Some(12)));
     }
 
@@ -354,11 +297,10 @@ rule = "reserved-bit"
             error("pages = 1", "pages = '0x1g'"),
             "x.toml:4:9: `0x1g` is no number of at most 64 bits, such as \"0x1000\""
         );
-        assert!(error("\"PalCode\"", "\"RuntimeServiceCode\"").starts_with("x.toml:2:8: unknown memory type `RuntimeServiceCode`, expected ReservedMemoryType, LoaderCode,"));
-        assert!(
-            error("\"PalCode\"", "0x1_0000_0000")
-                .starts_with("x.toml:2:8: invalid value: integer `4294967296`")
-        );
+        assert!(error("\"PalCode\"", "\"RuntimeServiceCode\"").starts_with(
+            "x.toml:2:8: unknown memory type `RuntimeServiceCode`, expected ReservedMemoryType, LoaderCode,"
+        ));
+        assert!(error("\"PalCode\"", "0x1_0000_0000").starts_with("x.toml:2:8: invalid value: integer `4294967296`"));
         assert!(
             error("attribute = 0", "attribute = 'RUNTIME|UCC'")
                 .starts_with("x.toml:5:13: unknown attribute `UCC`, expected UC, WC,")
@@ -379,19 +321,12 @@ rule = "reserved-bit"
 
     #[test]
     fn keys_that_lack_are_named() {
-        assert_eq!(
-            error("attribute = 0\n", ""),
-            "x.toml:1:1: missing field `attribute`"
-        );
+        assert_eq!(error("attribute = 0\n", ""), "x.toml:1:1: missing field `attribute`");
     }
 
     #[test]
     fn syntax_errors_are_pointed_at() {
-        assert!(
-            error("phys = 0", "phys = ").starts_with("x.toml:3:8: "),
-            "{}",
-            error("phys = 0", "phys = ")
-        );
+        assert!(error("phys = 0", "phys = ").starts_with("x.toml:3:8: "), "{}", error("phys = 0", "phys = "));
         assert!(error("[[descriptor]]", "[[descriptor]").starts_with("x.toml:1:"));
     }
 
@@ -399,10 +334,7 @@ rule = "reserved-bit"
     fn a_document_without_descriptors_is_no_map() {
         for text in ["name = 'x'", "[mapper]\n", "descriptor = []"] {
             let error = MemoryMap::parse(text).unwrap_err();
-            assert_eq!(
-                error.message(),
-                "no EFI memory map: there is no [[descriptor]]"
-            );
+            assert_eq!(error.message(), "no EFI memory map: there is no [[descriptor]]");
         }
     }
 
@@ -421,12 +353,8 @@ rule = "reserved-bit"
 
     #[test]
     fn one_descriptor_too_many_is_refused() {
-        let text =
-            "[[descriptor]]\ntype=0\nphys=0\npages=0\nattribute=0\n".repeat(MAX_DESCRIPTORS + 1);
+        let text = "[[descriptor]]\ntype=0\nphys=0\npages=0\nattribute=0\n".repeat(MAX_DESCRIPTORS + 1);
         let error = MemoryMap::parse(&text).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "<text>:327681:1: more than 65536 descriptors"
-        );
+        assert_eq!(error.to_string(), "<text>:327681:1: more than 65536 descriptors");
     }
 }

@@ -5,32 +5,20 @@ use super::*;
 
 /// The same question with every rule in force, and with one broken.
 fn both<T>(rule: Rule, path: Path, ask: impl Fn(&Path) -> T) -> (T, T) {
-    let broken = path
-        .clone()
-        .cpu(|cpu| cpu.rules = Rules::all().without(rule));
+    let broken = path.clone().cpu(|cpu| cpu.rules = Rules::all().without(rule));
     (ask(&path), ask(&broken))
 }
 
 /// What breaking a rule changes, in a case made for it: the error codes before and after, none for
 /// an access that arrives. Rules about other things than error codes answer with those things.
 fn broken(rule: Rule) -> (Option<u64>, Option<u64>) {
-    let code =
-        |path: Path, access: Access| both(rule, path, |path| path.code(access).map(u64::from));
-    let after = |path: Path, access: Access, index: usize| {
-        both(rule, path, |path| Some(path.after(access)[index].0))
-    };
+    let code = |path: Path, access: Access| both(rule, path, |path| path.code(access).map(u64::from));
+    let after = |path: Path, access: Access, index: usize| both(rule, path, |path| Some(path.after(access)[index].0));
     let vector = |path: Path, access: Access| {
-        both(rule, path, |path| {
-            path.walk(access)
-                .fault()
-                .map(|fault| u64::from(fault.vector))
-        })
+        both(rule, path, |path| path.walk(access).fault().map(|fault| u64::from(fault.vector)))
     };
-    let crossing_cr2 = |pages| {
-        both(rule, Path::to_4k(), |path| {
-            cross(pages, |cpu| *cpu = path.paging).and_then(|(_, cr2)| cr2)
-        })
-    };
+    let crossing_cr2 =
+        |pages| both(rule, Path::to_4k(), |path| cross(pages, |cpu| *cpu = path.paging).and_then(|(_, cr2)| cr2));
     let (read, write, fetch) = (Access::read(), Access::write(), Access::fetch());
     let small = Path::to_4k;
     match rule {
@@ -40,29 +28,17 @@ fn broken(rule: Rule) -> (Option<u64>, Option<u64>) {
         Rule::ReservedPdpte1g => code(Path::to_1g().set(Level::Pdpte, 1 << 29), read),
         Rule::PsInPdpteWithout1g => code(Path::to_1g().cpu(|cpu| cpu.gbpages = false), read),
         Rule::PsInUpper => code(small().set(Level::Pml4e, PS), read),
-        Rule::GInUpperAmd => code(
-            small()
-                .set(Level::Pml4e, G)
-                .cpu(|cpu| cpu.vendor = Vendor::Amd),
-            read,
-        ),
+        Rule::GInUpperAmd => code(small().set(Level::Pml4e, G).cpu(|cpu| cpu.vendor = Vendor::Amd), read),
         Rule::PatInLargeLeaf => code(Path::to_2m().set(Level::Pde, PAT_OF_LARGE), read),
         Rule::NotPresentFirst => code(small().with(Level::Pte, 1 << 51), read),
-        Rule::HigherLevelHidesLower => {
-            code(small().set(Level::Pde, 1 << 51).clear(Level::Pte, P), read)
-        }
-        Rule::ReservedBeforePermission => {
-            code(small().set(Level::Pte, 1 << 51).clear(Level::Pte, W), write)
-        }
+        Rule::HigherLevelHidesLower => code(small().set(Level::Pde, 1 << 51).clear(Level::Pte, P), read),
+        Rule::ReservedBeforePermission => code(small().set(Level::Pte, 1 << 51).clear(Level::Pte, W), write),
         Rule::ReservedSetsRsvd => code(small().set(Level::Pte, 1 << 51), read),
         Rule::ProtectionSetsP => code(small().clear(Level::Pte, W), write),
         Rule::WriteSetsW => code(small().clear(Level::Pte, P), write),
         Rule::UserSetsU => code(small().clear(Level::Pte, P), read.user()),
         Rule::FetchSetsI => code(small().clear(Level::Pte, P), fetch),
-        Rule::FetchBitNeedsNxeOrSmep => code(
-            small().clear(Level::Pte, P).cpu(|cpu| cpu.nxe = false),
-            fetch,
-        ),
+        Rule::FetchBitNeedsNxeOrSmep => code(small().clear(Level::Pte, P).cpu(|cpu| cpu.nxe = false), fetch),
         Rule::WOfEveryLevel => code(small().clear(Level::Pde, W), write),
         Rule::UOfEveryLevel => code(small().clear(Level::Pde, U), read.user()),
         Rule::NxOfAnyLevel => code(small().set(Level::Pde, NX), fetch),
@@ -73,10 +49,7 @@ fn broken(rule: Rule) -> (Option<u64>, Option<u64>) {
         Rule::Smep => code(small().cpu(|cpu| cpu.smep = true), fetch),
         Rule::Smap => code(small().cpu(|cpu| cpu.smap = true), read),
         Rule::AcExempts => code(small().cpu(|cpu| cpu.smap = true), read.with_ac()),
-        Rule::AcNeverForImplicit => code(
-            small().cpu(|cpu| cpu.smap = true),
-            read.implicit().with_ac(),
-        ),
+        Rule::AcNeverForImplicit => code(small().cpu(|cpu| cpu.smap = true), read.implicit().with_ac()),
         Rule::ImplicitIsSupervisor => code(small().clear(Level::Pte, U), read.implicit()),
         Rule::PkeyNeedsPke => code(keyed(AD).cpu(|cpu| cpu.pke = false), read),
         Rule::PkeyAccessDisable => code(keyed(AD), read),
@@ -158,11 +131,7 @@ fn every_rule_can_be_broken_and_is_missed() {
         (Rule::CrossingFirstBadPage, Some(0x1ffc), Some(0x2000)),
         (Rule::CrossingCr2, Some(0x2000), Some(0x1ffc)),
     ];
-    assert_eq!(
-        expected.map(|(rule, ..)| rule),
-        *Rule::ALL,
-        "one case for each rule"
-    );
+    assert_eq!(expected.map(|(rule, ..)| rule), *Rule::ALL, "one case for each rule");
     for (rule, held, missed) in expected {
         assert_eq!(broken(rule), (held, missed), "{rule:?}");
     }
@@ -181,8 +150,6 @@ fn rule_sets_add_and_remove() {
 #[test]
 fn what_is_absent_is_never_marked_even_by_a_broken_rule() {
     let absent = Path::to_4k().clear(Level::Pte, P);
-    let (held, broken) = both(Rule::FaultSparesLeaf, absent, |path| {
-        path.after(Access::write())[3]
-    });
+    let (held, broken) = both(Rule::FaultSparesLeaf, absent, |path| path.after(Access::write())[3]);
     assert_eq!((held, broken), ((0, 0), (0, 0)));
 }

@@ -45,14 +45,8 @@ fn a_range_cuts_large_leaves_at_both_ends() {
     let start = VA.0 & !0x1f_ffff;
     let runs = Path::to_2m().runs(Va(start + 0x3456)..=Va(start + 0x5001));
     assert_eq!(runs.len(), 1);
-    assert_eq!(
-        (runs[0].va, runs[0].pa, runs[0].bytes),
-        (Va(start + 0x3000), Pa(0x4000_3000), 0x3000)
-    );
-    assert_eq!(
-        (runs[0].leaf, runs[0].last()),
-        (Level::Pde, Va(start + 0x5fff))
-    );
+    assert_eq!((runs[0].va, runs[0].pa, runs[0].bytes), (Va(start + 0x3000), Pa(0x4000_3000), 0x3000));
+    assert_eq!((runs[0].leaf, runs[0].last()), (Level::Pde, Va(start + 0x5fff)));
     assert_eq!(Path::to_2m().runs(Va(5)..=Va(4)), []);
 }
 
@@ -63,10 +57,7 @@ fn runs_reach_the_last_byte_of_the_address_space() {
         for range in [EVERYTHING, Va(u64::MAX)..=Va(u64::MAX)] {
             let runs = path.runs(range);
             assert_eq!(runs.len(), 1);
-            assert_eq!(
-                (runs[0].va, runs[0].bytes),
-                (Va(0xffff_ffff_ffff_f000), 0x1000)
-            );
+            assert_eq!((runs[0].va, runs[0].bytes), (Va(0xffff_ffff_ffff_f000), 0x1000));
             assert_eq!(runs[0].last(), Va(u64::MAX));
         }
     }
@@ -81,14 +72,10 @@ fn runs_skip_the_hole_and_do_not_join_across_it() {
     }
     tables.set(Pa(0x2000), 0x4000_0000 | OPEN | PS);
     let paging = Paging::default();
-    let runs: Vec<_> = Runs::new(&tables, Pa(0x1000), EVERYTHING, &paging, 1 << 20)
-        .map(|run| run.unwrap().va.0)
-        .collect();
+    let runs: Vec<_> =
+        Runs::new(&tables, Pa(0x1000), EVERYTHING, &paging, 1 << 20).map(|run| run.unwrap().va.0).collect();
     assert_eq!(runs.len(), 512);
-    assert_eq!(
-        runs[255..257],
-        [0x0000_7f80_0000_0000, 0xffff_8000_0000_0000]
-    );
+    assert_eq!(runs[255..257], [0x0000_7f80_0000_0000, 0xffff_8000_0000_0000]);
 }
 
 #[test]
@@ -96,33 +83,13 @@ fn defects_are_runs_of_their_own() {
     let reserved = Path::to_4k().set(Level::Pml4e, PS).runs(EVERYTHING);
     let rules = Rules::none().with(Rule::PsInUpper);
     assert_eq!(reserved.len(), 1);
-    assert_eq!(
-        reserved[0].defect,
-        Some(Defect::Reserved { rules, bits: PS })
-    );
-    assert_eq!(
-        (reserved[0].leaf, reserved[0].bytes),
-        (Level::Pml4e, 1 << 39)
-    );
+    assert_eq!(reserved[0].defect, Some(Defect::Reserved { rules, bits: PS }));
+    assert_eq!((reserved[0].leaf, reserved[0].bytes), (Level::Pml4e, 1 << 39));
 
-    let stranded = Path::to_4k()
-        .with(Level::Pde, 0xdead_0000 | OPEN)
-        .runs(EVERYTHING);
-    assert_eq!(
-        stranded.len(),
-        1,
-        "all entries of the missing table together"
-    );
-    assert_eq!(
-        stranded[0].defect,
-        Some(Defect::Stranded {
-            table: Pa(0xdead_0000)
-        })
-    );
-    assert_eq!(
-        (stranded[0].va, stranded[0].bytes),
-        (Va(VA.0 & !0x1f_ffff), 0x20_0000)
-    );
+    let stranded = Path::to_4k().with(Level::Pde, 0xdead_0000 | OPEN).runs(EVERYTHING);
+    assert_eq!(stranded.len(), 1, "all entries of the missing table together");
+    assert_eq!(stranded[0].defect, Some(Defect::Stranded { table: Pa(0xdead_0000) }));
+    assert_eq!((stranded[0].va, stranded[0].bytes), (Va(VA.0 & !0x1f_ffff), 0x20_0000));
 }
 
 #[test]
@@ -133,19 +100,11 @@ fn unaligned_2m_leaves_side_by_side_are_one_defect() {
         let entry = ((index << 21) + 0x0010_0000) | P | PS;
         tables.set(Pa(table(Level::Pde).0 + index * 8), entry);
     }
-    let runs: Vec<_> = Runs::new(&tables, path.root(), EVERYTHING, &path.paging, 5000)
-        .map(Result::unwrap)
-        .collect();
+    let runs: Vec<_> = Runs::new(&tables, path.root(), EVERYTHING, &path.paging, 5000).map(Result::unwrap).collect();
     let rules = Rules::none().with(Rule::ReservedPde2m);
     assert_eq!(runs.len(), 1);
     assert_eq!(runs[0].bytes, 1 << 30);
-    assert_eq!(
-        runs[0].defect,
-        Some(Defect::Reserved {
-            rules,
-            bits: 0x0010_0000
-        })
-    );
+    assert_eq!(runs[0].defect, Some(Defect::Reserved { rules, bits: 0x0010_0000 }));
 }
 
 #[test]
@@ -155,26 +114,17 @@ fn defects_of_different_rules_are_not_joined() {
     for (index, entry) in [(0, 1 << 51 | P), (1, 1 << 50 | P), (2, NX | P)] {
         tables.set(Pa(table(Level::Pte).0 + index * 8), entry);
     }
-    let paging = Paging {
-        nxe: false,
-        ..path.paging
-    };
+    let paging = Paging { nxe: false, ..path.paging };
     let start = VA.0 & !0x1f_ffff;
     let range = Va(start)..=Va(start + 0x2fff);
     let runs: Vec<_> = Runs::new(&tables, path.root(), range, &paging, 100)
         .map(|run| run.unwrap())
         .map(|run| (run.bytes, run.defect.unwrap()))
         .collect();
-    let reserved = |rule, bits| Defect::Reserved {
-        rules: Rules::none().with(rule),
-        bits,
-    };
+    let reserved = |rule, bits| Defect::Reserved { rules: Rules::none().with(rule), bits };
     assert_eq!(
         runs,
-        [
-            (0x2000, reserved(Rule::ReservedPhys, 1 << 51 | 1 << 50)),
-            (0x1000, reserved(Rule::ReservedNx, NX)),
-        ]
+        [(0x2000, reserved(Rule::ReservedPhys, 1 << 51 | 1 << 50)), (0x1000, reserved(Rule::ReservedNx, NX)),]
     );
 }
 
@@ -200,9 +150,7 @@ fn leaves_of_different_sizes_are_not_joined() {
 #[test]
 fn a_hole_within_one_entry_cuts_its_run() {
     // Five levels with 48 canonical bits: the hole begins in the middle of PML5E 0.
-    let path = Path::to_4k()
-        .at(0)
-        .cpu(|cpu| (cpu.la57, cpu.rules) = (true, Rules::all().without(Rule::CanonicalLa57)));
+    let path = Path::to_4k().at(0).cpu(|cpu| (cpu.la57, cpu.rules) = (true, Rules::all().without(Rule::CanonicalLa57)));
     let runs = path.set(Level::Pml5e, PS).runs(EVERYTHING);
     assert_eq!(runs.len(), 1);
     assert_eq!((runs[0].va, runs[0].bytes), (Va(0), 1 << 47));
@@ -218,13 +166,7 @@ fn tables_that_refer_to_themselves_end_at_the_limit() {
     let mut runs = Runs::new(&tables, Pa(0x1000), EVERYTHING, &paging, 1003);
     let mut found = runs.by_ref().collect::<Vec<_>>();
     // Three entries on the way down, then 1000 leaves, of which none continues another's frame.
-    assert_eq!(
-        found.pop(),
-        Some(Err(LimitReached {
-            limit: 1003,
-            at: Va(999 << 12)
-        }))
-    );
+    assert_eq!(found.pop(), Some(Err(LimitReached { limit: 1003, at: Va(999 << 12) })));
     assert_eq!(found.len(), 999);
     assert_eq!(runs.next(), None);
 }
@@ -240,11 +182,7 @@ fn random_tables() -> impl Strategy<Value = Tables> {
         2 => (0..1u64 << 40).prop_map(|frame| frame << 12 & bits::ADDRESS),
         2 => (0..1u64 << 14).prop_map(|frame| frame << 30),
     ];
-    let flags = (
-        any::<u16>(),
-        prop::bits::u64::masked(bits::PKEY | NX),
-        0..8u8,
-    );
+    let flags = (any::<u16>(), prop::bits::u64::masked(bits::PKEY | NX), 0..8u8);
     let entry = (target, flags).prop_map(|(target, (low, high, present))| {
         let low = u64::from(low) & 0x1fff & !P;
         let high = if present & 1 != 0 { high } else { 0 };
@@ -264,19 +202,17 @@ fn random_paging() -> impl Strategy<Value = Paging> {
     // The rules that decide what a page translates to: reserved bits, absence, and the hole.
     let breakable = [&Rule::ALL[..9], &[Rule::CanonicalLa57]].concat();
     let broken = prop::option::of(prop::sample::select(breakable));
-    (any::<[bool; 6]>(), 36..=52u8, broken).prop_map(
-        |([la57, gbpages, nxe, pke, amd, p], maxphyaddr, broken)| Paging {
-            la57,
-            maxphyaddr,
-            gbpages,
-            nxe,
-            pke,
-            vendor: if amd { Vendor::Amd } else { Vendor::Intel },
-            reserved_fault_sets_p: p,
-            rules: broken.map_or(Rules::all(), |rule| Rules::all().without(rule)),
-            ..Paging::default()
-        },
-    )
+    (any::<[bool; 6]>(), 36..=52u8, broken).prop_map(|([la57, gbpages, nxe, pke, amd, p], maxphyaddr, broken)| Paging {
+        la57,
+        maxphyaddr,
+        gbpages,
+        nxe,
+        pke,
+        vendor: if amd { Vendor::Amd } else { Vendor::Intel },
+        reserved_fault_sets_p: p,
+        rules: broken.map_or(Rules::all(), |rule| Rules::all().without(rule)),
+        ..Paging::default()
+    })
 }
 
 /// The walk of a read, said in the words of runs.
@@ -286,10 +222,7 @@ fn expect_page(tables: &Tables, va: Va, paging: &Paging, run: Option<&Run>) {
     let says = |run: Option<&Run>| -> String { format!("{va}: {walk:?}\nbut {run:?}") };
     let agrees = match (walk.outcome, run) {
         (Outcome::Translated(to), Some(run)) => {
-            let here = Translation {
-                pa: Pa(run.pa.0 + (va.0 - run.va.0)),
-                ..to
-            };
+            let here = Translation { pa: Pa(run.pa.0 + (va.0 - run.va.0)), ..to };
             let by_run = (run.leaf, run.rights, run.pat_index, run.global, run.defect);
             here == to && by_run == (to.leaf, to.rights, to.pat_index, to.global, None)
         }
@@ -300,9 +233,7 @@ fn expect_page(tables: &Tables, va: Va, paging: &Paging, run: Option<&Run>) {
             }
             _ => false,
         },
-        (Outcome::Fault(_), None) => {
-            last.is_none_or(|step| step.entry & P == 0 && step.reserved == 0)
-        }
+        (Outcome::Fault(_), None) => last.is_none_or(|step| step.entry & P == 0 && step.reserved == 0),
         (_, None) => false,
     };
     assert!(agrees, "{}", says(run));
@@ -312,10 +243,7 @@ fn expect_page(tables: &Tables, va: Va, paging: &Paging, run: Option<&Run>) {
 fn pages_to_ask(runs: &[Run], paging: &Paging) -> Vec<Va> {
     let indexes = [0u64, 1, 3, 256, 511];
     let mut pages = vec![0u64];
-    for level in LEVELS
-        .into_iter()
-        .filter(|&level| level <= paging.top_level())
-    {
+    for level in LEVELS.into_iter().filter(|&level| level <= paging.top_level()) {
         let under = |page: &u64| indexes.map(|index| page | (index * level.span_bytes()));
         pages = pages.iter().flat_map(under).collect();
     }
@@ -325,12 +253,7 @@ fn pages_to_ask(runs: &[Run], paging: &Paging) -> Vec<Va> {
     }
     for run in runs {
         let last = run.last().0;
-        pages.extend([
-            run.va.0,
-            run.va.0.wrapping_sub(1),
-            last,
-            last.wrapping_add(1),
-        ]);
+        pages.extend([run.va.0, run.va.0.wrapping_sub(1), last, last.wrapping_add(1)]);
     }
     pages.into_iter().map(Va).collect()
 }

@@ -24,33 +24,17 @@ fn access_c(maxphyaddr: u8, keys: bool) -> (u64, u64, usize) {
 fn for_each_combination(maxphyaddr: u8, keys: bool, mut visit: impl FnMut(&Path, Access)) {
     const WUPX: [u64; 4] = [W, U, P, NX];
     let pick = |from: &[u64], choice: u32| -> u64 {
-        from.iter()
-            .enumerate()
-            .filter(|(i, _)| choice >> i & 1 != 0)
-            .map(|(_, bit)| bit)
-            .sum()
+        from.iter().enumerate().filter(|(i, _)| choice >> i & 1 != 0).map(|(_, bit)| bit).sum()
     };
-    let phys: &[u64] = if maxphyaddr > 36 {
-        &[0, 1 << 51]
-    } else {
-        &[0, 1 << 51, 1 << 36]
-    };
+    let phys: &[u64] = if maxphyaddr > 36 { &[0, 1 << 51] } else { &[0, 1 << 51, 1 << 36] };
     let phys = if maxphyaddr >= 52 { &phys[..1] } else { phys };
     let accesses = [Access::read(), Access::write(), Access::fetch()];
-    let accesses = accesses
-        .into_iter()
-        .flat_map(|access| [access, access.user()]);
+    let accesses = accesses.into_iter().flat_map(|access| [access, access.user()]);
     let accesses: Vec<_> = accesses.collect();
     // PKE and PKRU for key 1, by the choice of the pkey bit.
     let key_choices: &[(bool, u32)] = match keys {
         false => &[(false, 0)],
-        true => &[
-            (false, 0),
-            (true, 0),
-            (true, AD),
-            (true, WD),
-            (true, AD | WD),
-        ],
+        true => &[(false, 0), (true, 0), (true, AD), (true, WD), (true, AD | WD)],
     };
     for choice in 0..1u32 << 13 {
         let [nxe, wp, pdpte_w, ps] = [0, 1, 2, 3].map(|bit| choice >> bit & 1 != 0);
@@ -65,20 +49,13 @@ fn for_each_combination(maxphyaddr: u8, keys: bool, mut visit: impl FnMut(&Path,
             if reserved + u32::from(pte_phys != 0) + u32::from(pde_phys != 0) > 1 {
                 continue;
             }
-            let pde_points = if ps {
-                0x4000_0000 | PS
-            } else {
-                table(Level::Pte).0
-            };
+            let pde_points = if ps { 0x4000_0000 | PS } else { table(Level::Pte).0 };
             let pde = pde | pde_phys | pde_points | if b13 { 1 << 13 } else { 0 };
             let leaf = if ps { Level::Pde } else { Level::Pte };
             let base = Path::to_4k()
                 .with(Level::Pte, pte | pte_phys | 0x1234_5000)
                 .with(Level::Pde, pde)
-                .with(
-                    Level::Pdpte,
-                    table(Level::Pde).0 | P | U | if pdpte_w { W } else { 0 },
-                )
+                .with(Level::Pdpte, table(Level::Pde).0 | P | U | if pdpte_w { W } else { 0 })
                 .cpu(|cpu| (cpu.nxe, cpu.wp, cpu.maxphyaddr) = (nxe, wp, maxphyaddr));
             for key in 0..=u64::from(keys) {
                 for &(pke, pkru) in key_choices {

@@ -1,0 +1,196 @@
+//! The guest image: what runs in the virtual machine.
+//!
+//! The host enters at `efibed_entry` in 64-bit mode, on tables, stacks and descriptor tables it made. The image carries
+//! out batches of commands ([`crate::protocol`]) and never returns.
+
+mod faults;
+mod header;
+mod mem;
+mod probes;
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use crate::mapper::{DescriptorList, Finish, MapContext, MapError, Mapper};
+use crate::page_table::{AddressSpace, Tables};
+use crate::protocol::{
+    Command, DIRECT_MAP, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, MapRequest, MapResult, MapStatus, Op,
+    PORT, Panic,
+};
+
+/// The mailbox. Only this image's single CPU and, while that is stopped, the host touch it.
+#[unsafe(no_mangle)]
+static mut EFIBED_MAILBOX: core::mem::MaybeUninit<Mailbox> = core::mem::MaybeUninit::zeroed();
+
+fn mailbox() -> *mut Mailbox {
+    (&raw mut EFIBED_MAILBOX).cast()
+}
+
+/// Makes an image of mapping code: `image!(|request| ...)` names what makes the [`Mapper`] for a [`MapRequest`], or
+/// refuses it with None.
+#[macro_export]
+macro_rules! image {
+    ($mapper_for:expr) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn efibed_main() -> ! {
+            $crate::image::serve($mapper_for)
+        }
+    };
+}
+
+/// Carries out batches for ever.
+pub fn serve<M: Mapper>(mapper_for: impl Fn(&MapRequest) -> Option<M>) -> ! {
+    let mut session = None;
+    loop {
+        let mail = mailbox();
+        // SAFETY: the mailbox is ours while the guest runs.
+        let count = (unsafe { (*mail).command_count } as usize).min(MAX_COMMANDS);
+        for at in 0..count {
+            // SAFETY: as above; `at` is below MAX_COMMANDS.
+            let command = unsafe {
+                (&raw mut (*mail).command_at).write_volatile(at as u64);
+                (&raw const (*mail).commands).cast::<Command>().add(at).read_volatile()
+            };
+            let result = carry_out(&command, &mut session, &mapper_for);
+            // SAFETY: as above.
+            unsafe { (&raw mut (*mail).commands).cast::<Command>().add(at).write(Command { result, ..command }) };
+        }
+        // SAFETY: as above.
+        unsafe { (&raw mut (*mail).command_at).write_volatile(count as u64) };
+        hand_over(HANDOVER_DONE);
+    }
+}
+
+/// A mapper between its phases.
+struct Session<M> {
+    mapper: M,
+    context: MapContext<'static>,
+    space: AddressSpace,
+}
+
+fn carry_out<M: Mapper>(
+    command: &Command,
+    session: &mut Option<Session<M>>,
+    mapper_for: &impl Fn(&MapRequest) -> Option<M>,
+) -> u64 {
+    const MAP: u64 = Op::Map as u64;
+    const FINISH: u64 = Op::Finish as u64;
+    const LOAD_ROOT: u64 = Op::LoadRoot as u64;
+    const CALL: u64 = Op::Call as u64;
+    const SWEEP: u64 = Op::Sweep as u64;
+    const PROBE: u64 = Op::Probe as u64;
+    let [a, b, c, d, e, f] = command.args;
+    match command.op {
+        MAP => map(session, mapper_for),
+        FINISH => finish(session),
+        // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
+        LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
+        CALL => return call(a, [b, c, d, e, f]),
+        SWEEP => probes::sweep(a as usize),
+        PROBE => probes::probe(a as usize, b as usize, c),
+        _ => {}
+    }
+    0
+}
+
+fn map<M: Mapper>(session: &mut Option<Session<M>>, mapper_for: &impl Fn(&MapRequest) -> Option<M>) {
+    // SAFETY: the mailbox is ours while the guest runs.
+    let request = unsafe { &(*mailbox()).map_request };
+    let outcome = mapper_for(request).zip(context(request));
+    let result = match outcome {
+        None => MapResult { status: MapStatus::BadRequest as u64, ..MapResult::default() },
+        Some((mut mapper, mut context)) => match mapper.map(&mut context) {
+            Err(error) => failed(error),
+            Ok(space) => {
+                let result = succeeded(MapStatus::Done, &context, space);
+                *session = Some(Session { mapper, context, space });
+                result
+            }
+        },
+    };
+    answer(result);
+}
+
+fn finish<M: Mapper>(session: &mut Option<Session<M>>) {
+    answer(match session {
+        None => MapResult { status: MapStatus::BadRequest as u64, ..MapResult::default() },
+        Some(Session { mapper, context, space }) => match mapper.finish(context, *space) {
+            Err(error) => failed(error),
+            Ok(Finish::Unchanged) => succeeded(MapStatus::DoneUnchanged, context, *space),
+            Ok(Finish::Changed) => succeeded(MapStatus::Done, context, *space),
+        },
+    });
+}
+
+fn answer(result: MapResult) {
+    // SAFETY: the mailbox is ours while the guest runs.
+    unsafe { (&raw mut (*mailbox()).map_result).write_volatile(result) };
+}
+
+fn succeeded(status: MapStatus, context: &MapContext<'_>, space: AddressSpace) -> MapResult {
+    MapResult {
+        status: status as u64,
+        detail: 0,
+        root: space.root(),
+        mapped: context.mapped_count() as u64,
+        table_pages: context.tables.used_pages(),
+    }
+}
+
+fn failed(error: MapError) -> MapResult {
+    let (status, detail) = error.to_status();
+    MapResult { status: status as u64, detail, ..MapResult::default() }
+}
+
+fn context(request: &'static MapRequest) -> Option<MapContext<'static>> {
+    let bytes = request.memory_map_bytes as usize;
+    let at = |phys: u64| core::ptr::with_exposed_provenance_mut::<u8>(phys.wrapping_add(DIRECT_MAP) as usize);
+    // SAFETY: the host gives two buffers of this size, mapped at the direct map, which nothing else uses meanwhile.
+    let (memory_map, virtual_map) = unsafe {
+        (
+            core::slice::from_raw_parts(at(request.memory_map), bytes),
+            core::slice::from_raw_parts_mut(at(request.virtual_map), bytes),
+        )
+    };
+    let list = DescriptorList::new(memory_map, request.stride as usize)?;
+    let [reach_start, reach_end] = request.table_reach;
+    let [pool_start, pool_end] = request.table_pool;
+    // SAFETY: the host maps all of `table_reach` at the direct map and zeroes the pool; no reference into it outlives
+    // a call of the mapper, and the CPU itself only reads it.
+    let tables = unsafe { Tables::new(DIRECT_MAP, reach_start..reach_end, pool_start..pool_end) };
+    let kernel = AddressSpace::existing(request.kernel_root, request.levels as u32);
+    let keep = request.keep.get(..request.keep_count as usize)?;
+    Some(MapContext::new(list, virtual_map, tables, kernel, keep, request.cpu))
+}
+
+/// Calls a runtime service with the EFI calling convention.
+fn call(entry: u64, [a, b, c, d, e]: [u64; 5]) -> u64 {
+    type Service = extern "efiapi" fn(u64, u64, u64, u64, u64) -> u64;
+    // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded.
+    let service = unsafe { core::mem::transmute::<usize, Service>(entry as usize) };
+    service(a, b, c, d, e)
+}
+
+fn hand_over(code: u32) {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a write to the hand-over port stops the CPU until the host has read and written the mailbox.
+    unsafe { core::arch::asm!("out dx, eax", in("dx") PORT, in("eax") code, options(nostack, preserves_flags)) };
+    compiler_fence(Ordering::SeqCst);
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    // The message is left out: to format it would pull in more code than the rest of the image is.
+    if let Some(location) = info.location() {
+        let file = location.file();
+        let account = Panic {
+            file: file.as_ptr().expose_provenance() as u64,
+            file_bytes: file.len() as u64,
+            line: location.line().into(),
+        };
+        // SAFETY: the mailbox is ours while the guest runs.
+        unsafe { (&raw mut (*mailbox()).panic).write_volatile(account) };
+    }
+    loop {
+        hand_over(HANDOVER_PANIC);
+    }
+}

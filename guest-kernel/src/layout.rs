@@ -1,0 +1,125 @@
+//! Layouts: the rule that gives each region its virtual address.
+//!
+//! Each is a small state machine over the descriptors in list order. The host computes the same addresses from the
+//! layouts' closed forms, independently, and compares.
+
+use core::ops::Range;
+
+use efibed_stub::MemoryDescriptor;
+
+use crate::mapper::{MapError, is_mapped};
+use crate::page_table::PAGE_BYTES;
+
+/// Top of the EFI window, exclusive: -4 GiB (Linux: `EFI_VA_START`).
+const WINDOW_END: u64 = (4u64 << 30).wrapping_neg();
+/// Bottom of the EFI window: -68 GiB (Linux: `EFI_VA_END`), so the window is 64 GiB.
+const WINDOW_START: u64 = (68u64 << 30).wrapping_neg();
+/// Where the kernel's own text begins: -2 GiB (Linux: `__START_KERNEL_map`).
+const KERNEL_START: u64 = (2u64 << 30).wrapping_neg();
+
+/// How virtual addresses are given to regions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u32)]
+pub enum Layout {
+    /// `efi_va = -4G - highest end of the mapped regions`; `VA = efi_va + PA`. VA and PA agree modulo the leaf size
+    /// only where that highest end is itself aligned so.
+    #[default]
+    Window = 1,
+    /// In list order, one region right below another from -4 GiB down, no regard to the alignment of PA.
+    PackedDown = 2,
+    /// In list order, one region right above another from -4 GiB up: 2 GiB of room below the kernel.
+    PackedUp = 3,
+}
+
+impl Layout {
+    /// Every layout, in the order help texts show them.
+    pub const ALL: [Self; 3] = [Self::Window, Self::PackedDown, Self::PackedUp];
+
+    /// The name users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::PackedDown => "packed-down",
+            Self::PackedUp => "packed-up",
+        }
+    }
+
+    /// The layout of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| l.name() == name)
+    }
+
+    /// The layout with that number in the protocol.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|l| *l as u32 == number)
+    }
+
+    /// The addresses this layout gives out; the kernel's tables are shared everywhere else.
+    pub(crate) fn arena(self) -> Range<u64> {
+        match self {
+            Self::Window | Self::PackedDown => WINDOW_START..WINDOW_END,
+            Self::PackedUp => WINDOW_END..KERNEL_START,
+        }
+    }
+}
+
+/// Gives out addresses, one region after another in list order.
+pub(crate) enum Allocator {
+    Linear { efi_va: u64 },
+    Down { next: u64 },
+    Up { next: u64 },
+}
+
+impl Allocator {
+    /// Starts `layout` over the whole list, which `window` must see before it can place the first region.
+    pub(crate) fn new<'a>(
+        layout: Layout,
+        descriptors: impl Iterator<Item = &'a MemoryDescriptor>,
+    ) -> Result<Self, MapError> {
+        Ok(match layout {
+            Layout::Window => Self::Linear { efi_va: window_base(descriptors)? },
+            Layout::PackedDown => Self::Down { next: WINDOW_END },
+            Layout::PackedUp => Self::Up { next: WINDOW_END },
+        })
+    }
+
+    /// The virtual address of the next mapped region, `index` in the list.
+    pub(crate) fn place(&mut self, index: usize, phys: u64, bytes: u64) -> Result<u64, MapError> {
+        match self {
+            Self::Linear { efi_va } => Ok(efi_va.wrapping_add(phys)),
+            Self::Down { next } => {
+                *next = next.checked_sub(bytes).ok_or(MapError::AddressSpaceFull { index })?;
+                Ok(*next)
+            }
+            // Runs on over the kernel, as such an allocator would: that is the mistake this layout exists to show.
+            Self::Up { next } => {
+                let virt = *next;
+                let last = virt.checked_add(bytes - 1).ok_or(MapError::AddressSpaceFull { index })?;
+                *next = last.wrapping_add(1);
+                if *next == 0 {
+                    *next = u64::MAX;
+                }
+                Ok(virt)
+            }
+        }
+    }
+}
+
+/// `-4G - highest end`, if everything fits the 64 GiB of the window.
+fn window_base<'a>(descriptors: impl Iterator<Item = &'a MemoryDescriptor>) -> Result<u64, MapError> {
+    let mut highest = 0;
+    let mut at = 0;
+    for (index, descriptor) in descriptors.enumerate() {
+        if !is_mapped(descriptor) {
+            continue;
+        }
+        let end = (descriptor.phys_start & !(PAGE_BYTES - 1)) + descriptor.page_count * PAGE_BYTES;
+        if end > highest {
+            (highest, at) = (end, index);
+        }
+    }
+    if highest > WINDOW_END - WINDOW_START {
+        return Err(MapError::WindowOverflow { index: at });
+    }
+    Ok(WINDOW_END - highest)
+}

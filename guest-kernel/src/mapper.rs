@@ -1,0 +1,261 @@
+//! The one door all mapping code goes through: the [`Mapper`] trait, what it is given, and the built-in layouts.
+
+use core::ops::Range;
+
+use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
+
+use crate::Layout;
+use crate::layout::Allocator;
+use crate::page_table::{AddressSpace, LeafRule, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
+use crate::protocol::MapStatus;
+
+/// Mapping code: assigns virtual addresses and builds page tables.
+///
+/// Both phases run in the guest, on the kernel's tables, before anything of their result is loaded; under the walker
+/// engine they run natively.
+pub trait Mapper {
+    /// Before SetVirtualAddressMap: maps the regions, hands each mapped one to [`MapContext::push_mapped`] with its
+    /// `virt_start`, and returns the root to load.
+    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError>;
+
+    /// After SetVirtualAddressMap: drops boot services, tightens permissions. Most layouts have nothing to do.
+    fn finish(&mut self, _context: &mut MapContext<'_>, _space: AddressSpace) -> Result<Finish, MapError> {
+        Ok(Finish::Unchanged)
+    }
+}
+
+/// What [`Mapper::finish`] did to the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finish {
+    /// Nothing: what was found in phase `map` still holds.
+    Unchanged,
+    /// The tables changed, and are to be checked again as phase `finish`.
+    Changed,
+}
+
+/// Why mapping code gave up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// The pages given for tables are used up.
+    OutOfTablePages,
+    /// An entry names a table that does not lie in the memory given for tables.
+    TableOutOfReach {
+        /// Physical address in the entry.
+        table: u64,
+    },
+    /// The 64 GiB window cannot hold the list; `index` is the descriptor with the highest end.
+    WindowOverflow {
+        /// Index of the descriptor.
+        index: usize,
+    },
+    /// No virtual addresses are left at descriptor `index`.
+    AddressSpaceFull {
+        /// Index of the descriptor.
+        index: usize,
+    },
+    /// The list of mapped regions has no room for descriptor `index`.
+    TooManyRegions {
+        /// Index of the descriptor.
+        index: usize,
+    },
+}
+
+impl MapError {
+    /// How it goes through the mailbox.
+    pub fn to_status(self) -> (MapStatus, u64) {
+        match self {
+            Self::OutOfTablePages => (MapStatus::OutOfTablePages, 0),
+            Self::TableOutOfReach { table } => (MapStatus::TableOutOfReach, table),
+            Self::WindowOverflow { index } => (MapStatus::WindowOverflow, index as u64),
+            Self::AddressSpaceFull { index } => (MapStatus::AddressSpaceFull, index as u64),
+            Self::TooManyRegions { index } => (MapStatus::TooManyRegions, index as u64),
+        }
+    }
+
+    /// Back from the mailbox; None for a status that is no error of the mapper's.
+    pub fn from_status(status: u64, detail: u64) -> Option<Self> {
+        let index = detail as usize;
+        [
+            Self::OutOfTablePages,
+            Self::TableOutOfReach { table: detail },
+            Self::WindowOverflow { index },
+            Self::AddressSpaceFull { index },
+            Self::TooManyRegions { index },
+        ]
+        .into_iter()
+        .find(|error| error.to_status().0 as u64 == status)
+    }
+}
+
+/// What the mapper may use of the CPU: what CPUID says *and* the machine was found to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct CpuAbilities {
+    /// 1 GiB leaves (CPUID.80000001H:EDX\[26\]).
+    pub gbpages: u32,
+    /// No-execute (CPUID.80000001H:EDX\[20\] and EFER.NXE).
+    pub nx: u32,
+    /// Five-level paging is on (CR4.LA57).
+    pub la57: u32,
+    /// Physical-address width in bits.
+    pub maxphyaddr: u32,
+}
+
+/// What a mapper is given: the memory map, pages for tables, the kernel's root and what must stay mapped.
+pub struct MapContext<'a> {
+    /// The EFI memory map, in firmware's order, `stride` bytes apart.
+    pub memory_map: DescriptorList<'a>,
+    /// Pages for tables, and the way to reach them.
+    pub tables: Tables,
+    /// The kernel's own address space.
+    pub kernel: AddressSpace,
+    /// Virtual ranges of the kernel that must stay mapped as they are (first, last).
+    pub keep: &'a [KeepRange],
+    /// What the CPU can do.
+    pub cpu: CpuAbilities,
+    virtual_map: VirtualMap<'a>,
+}
+
+impl<'a> MapContext<'a> {
+    /// A context over borrowed memory; `virtual_map` takes the descriptors handed to SetVirtualAddressMap.
+    pub fn new(
+        memory_map: DescriptorList<'a>,
+        virtual_map: &'a mut [u8],
+        tables: Tables,
+        kernel: AddressSpace,
+        keep: &'a [KeepRange],
+        cpu: CpuAbilities,
+    ) -> Self {
+        let stride = memory_map.stride;
+        Self { memory_map, tables, kernel, keep, cpu, virtual_map: VirtualMap { bytes: virtual_map, stride, count: 0 } }
+    }
+
+    /// Adds a mapped region, with its `virt_start`, to the map that SetVirtualAddressMap will be given.
+    pub fn push_mapped(&mut self, index: usize, descriptor: &MemoryDescriptor) -> Result<(), MapError> {
+        self.virtual_map.push(descriptor).ok_or(MapError::TooManyRegions { index })
+    }
+
+    /// How many regions [`Self::push_mapped`] took.
+    pub fn mapped_count(&self) -> usize {
+        self.virtual_map.count
+    }
+
+    /// A new address space that shares all of the kernel's but what lies in `arena`.
+    ///
+    /// Tables that lie on the border (the EFI window and the top 2 GiB share PML4\[511\] *and* one PDPT) are copied as
+    /// far as needed, so the mapper writes only to its own.
+    pub fn share_kernel(&mut self, arena: Range<u64>) -> Result<AddressSpace, MapError> {
+        let space = AddressSpace::new(&mut self.tables, self.kernel.levels())?;
+        for keep in self.keep {
+            space.share(&mut self.tables, self.kernel, keep.first, keep.last, &arena)?;
+        }
+        Ok(space)
+    }
+}
+
+/// Virtual addresses first..=last (inclusive, since a range may end at the top of the address space).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct KeepRange {
+    /// First byte.
+    pub first: u64,
+    /// Last byte.
+    pub last: u64,
+}
+
+/// Descriptors with firmware's stride, which is larger than the structure (UEFI 2.10, 7.2.3).
+#[derive(Clone, Copy)]
+pub struct DescriptorList<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+}
+
+impl<'a> DescriptorList<'a> {
+    /// None if the stride is too small, or the memory is not aligned for descriptors.
+    pub fn new(bytes: &'a [u8], stride: usize) -> Option<Self> {
+        let fits = stride >= size_of::<MemoryDescriptor>() && stride.is_multiple_of(align_of::<MemoryDescriptor>());
+        (fits && bytes.as_ptr().addr().is_multiple_of(align_of::<MemoryDescriptor>())).then_some(Self { bytes, stride })
+    }
+
+    /// The descriptors in list order.
+    pub fn iter(self) -> impl Iterator<Item = &'a MemoryDescriptor> {
+        self.bytes.chunks_exact(self.stride).map(|chunk| {
+            // SAFETY: `new` checked that the chunk is aligned and at least as large as a descriptor, for which every
+            // bit pattern is valid.
+            unsafe { &*chunk.as_ptr().cast::<MemoryDescriptor>() }
+        })
+    }
+}
+
+struct VirtualMap<'a> {
+    bytes: &'a mut [u8],
+    stride: usize,
+    count: usize,
+}
+
+impl VirtualMap<'_> {
+    fn push(&mut self, descriptor: &MemoryDescriptor) -> Option<()> {
+        let start = self.count.checked_mul(self.stride)?;
+        let slot = self.bytes.get_mut(start..start.checked_add(self.stride)?)?;
+        // SAFETY: the slot is at least as large as a descriptor (`DescriptorList::new` checked the stride); the write
+        // is unaligned, so it asks nothing more of the memory.
+        unsafe { slot.as_mut_ptr().cast::<MemoryDescriptor>().write_unaligned(*descriptor) };
+        self.count += 1;
+        Some(())
+    }
+}
+
+/// The built-in layouts with a rule for the size of leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LayoutMapper {
+    /// Where regions go.
+    pub layout: Layout,
+    /// Which leaves map them.
+    pub leaf_rule: LeafRule,
+}
+
+impl Mapper for LayoutMapper {
+    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+        let mut allocator = Allocator::new(self.layout, context.memory_map.iter())?;
+        let space = context.share_kernel(self.layout.arena())?;
+        for (index, descriptor) in context.memory_map.iter().enumerate() {
+            if !is_mapped(descriptor) {
+                continue;
+            }
+            let phys = descriptor.phys_start & !(PAGE_BYTES - 1);
+            let bytes = descriptor.page_count * PAGE_BYTES;
+            let virt = allocator.place(index, phys, bytes)?;
+            let flags = leaf_flags(descriptor, context.cpu);
+            space.map(&mut context.tables, virt, phys, bytes, flags, self.leaf_rule, context.cpu.gbpages != 0)?;
+            // Firmware adds `virt_start - phys_start` to its pointers, so an unaligned start keeps its offset.
+            let virt_start = virt + (descriptor.phys_start - phys);
+            context.push_mapped(index, &MemoryDescriptor { virt_start, ..*descriptor })?;
+        }
+        Ok(space)
+    }
+}
+
+/// RUNTIME regions and, as Linux does, boot services, which real firmware still touches in SetVirtualAddressMap.
+/// What has no pages, or does not end within the 52 bits of an entry's address, cannot be mapped.
+pub(crate) fn is_mapped(descriptor: &MemoryDescriptor) -> bool {
+    let wanted = descriptor.attribute & attribute::RUNTIME != 0
+        || matches!(descriptor.ty, memory_type::BOOT_SERVICES_CODE | memory_type::BOOT_SERVICES_DATA);
+    let end_page = (descriptor.phys_start / PAGE_BYTES).checked_add(descriptor.page_count);
+    wanted && descriptor.page_count > 0 && end_page.is_some_and(|end| end <= MAX_PHYS_PAGES)
+}
+
+/// Pages that 52 bits of physical address reach, the most an entry can hold (SDM vol. 3A, 4.1.4).
+const MAX_PHYS_PAGES: u64 = 1 << 40;
+
+/// Read and write for all, execute for code, and the first cache type of WB, WT, UC- that the region is capable of;
+/// UC- also where it names none of them, as Linux does.
+fn leaf_flags(descriptor: &MemoryDescriptor, cpu: CpuAbilities) -> u64 {
+    let code = matches!(descriptor.ty, memory_type::BOOT_SERVICES_CODE | memory_type::RUNTIME_SERVICES_CODE);
+    let execute = if code || cpu.nx == 0 { 0 } else { NX };
+    let cache = match descriptor.attribute {
+        a if a & attribute::WB != 0 => 0,
+        a if a & attribute::WT != 0 && a & attribute::UC == 0 => PWT,
+        _ => PCD,
+    };
+    WRITABLE | execute | cache
+}

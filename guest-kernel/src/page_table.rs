@@ -1,0 +1,335 @@
+//! The page-table builder (Intel SDM vol. 3A, 4.5).
+//!
+//! Written for a CPU on which each instruction may cost a third of a microsecond: it descends once for each table, and
+//! fills the last level in a plain loop.
+
+use core::ops::Range;
+
+use crate::mapper::MapError;
+
+/// Bytes of a page, and of a table.
+pub const PAGE_BYTES: u64 = 4096;
+const ENTRIES: usize = 512;
+
+const PRESENT: u64 = 1 << 0;
+/// R/W: writes are allowed.
+pub const WRITABLE: u64 = 1 << 1;
+/// PWT: page-level write-through, bit 0 of the PAT index.
+pub const PWT: u64 = 1 << 3;
+/// PCD: page-level cache disable, bit 1 of the PAT index.
+pub const PCD: u64 = 1 << 4;
+/// PS: in a PDE or PDPTE, the entry is a leaf.
+const LARGE: u64 = 1 << 7;
+/// XD: no instruction fetches.
+pub const NX: u64 = 1 << 63;
+/// The address in an entry, bits 51:12.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// In an entry that names a table, and not a page, permissions are left to the leaves.
+const TABLE: u64 = PRESENT | WRITABLE;
+
+/// How the size of a leaf is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u32)]
+pub enum LeafRule {
+    /// A large leaf only where VA *and* PA are aligned to it: the right one.
+    #[default]
+    CoAligned = 1,
+    /// A large leaf from the alignment of VA and the length alone; the low bits of PA go into the entry. The bug of 2013:
+    /// bits 20:13 are reserved, and bit 12 is PAT.
+    VaOnly = 2,
+    /// The same with the low bits of PA dropped, as Linux does today: no fault, but another frame.
+    VaOnlyMasked = 3,
+    /// 4 KiB leaves only.
+    FourK = 4,
+}
+
+impl LeafRule {
+    /// Every rule, in the order help texts show them.
+    pub const ALL: [Self; 4] = [Self::CoAligned, Self::VaOnly, Self::VaOnlyMasked, Self::FourK];
+
+    /// The name users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CoAligned => "co-aligned",
+            Self::VaOnly => "va-only",
+            Self::VaOnlyMasked => "va-only-masked",
+            Self::FourK => "4k",
+        }
+    }
+
+    /// The rule of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.name() == name)
+    }
+
+    /// The rule with that number in the protocol.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| *r as u32 == number)
+    }
+
+    /// The address for a leaf of `size` at `virt`, or None if this rule wants smaller ones there.
+    fn large_leaf(self, virt: u64, phys: u64, size: u64) -> Option<u64> {
+        let low = size - 1;
+        match self {
+            Self::CoAligned => ((virt | phys) & low == 0).then_some(phys),
+            Self::VaOnly => (virt & low == 0).then_some(phys),
+            Self::VaOnlyMasked => (virt & low == 0).then_some(phys & !low),
+            Self::FourK => None,
+        }
+    }
+}
+
+/// The pages a mapper may use for tables: zeroed, contiguous in physical memory, reached at a fixed distance.
+pub struct Tables {
+    /// Virtual minus physical address of all table memory, the kernel's included.
+    offset: u64,
+    /// Physical addresses that can be reached at `offset`.
+    reach: Range<u64>,
+    first: u64,
+    next: u64,
+    end: u64,
+}
+
+impl Tables {
+    /// # Safety
+    /// All of `reach` must be memory at `physical + offset` (wrapping) that nothing else refers to while this lives,
+    /// page-aligned, and `pool` must lie in it and be zeroed.
+    pub unsafe fn new(offset: u64, reach: Range<u64>, pool: Range<u64>) -> Self {
+        Self { offset, reach, first: pool.start, next: pool.start, end: pool.end }
+    }
+
+    /// Pages taken so far.
+    pub fn used_pages(&self) -> u64 {
+        (self.next - self.first) / PAGE_BYTES
+    }
+
+    fn allocate(&mut self) -> Result<u64, MapError> {
+        let page = self.next;
+        if self.end - page < PAGE_BYTES {
+            return Err(MapError::OutOfTablePages);
+        }
+        self.next += PAGE_BYTES;
+        Ok(page)
+    }
+
+    /// Whether the mapper was given this page, rather than shares it with the kernel.
+    fn owns(&self, table: u64) -> bool {
+        (self.first..self.next).contains(&table)
+    }
+
+    fn table(&mut self, table: u64) -> Result<&mut [u64; ENTRIES], MapError> {
+        let inside = table >= self.reach.start && self.reach.end.saturating_sub(PAGE_BYTES) >= table;
+        if !inside {
+            return Err(MapError::TableOutOfReach { table });
+        }
+        let virt = table.wrapping_add(self.offset);
+        // SAFETY: `new`'s caller vouches for the memory in `reach`, and the borrow of self makes this the only
+        // reference into it.
+        Ok(unsafe { &mut *core::ptr::with_exposed_provenance_mut(virt as usize) })
+    }
+}
+
+/// A tree of page tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressSpace {
+    root: u64,
+    levels: u32,
+}
+
+impl AddressSpace {
+    /// A tree that exists: its root's physical address, and 4 or 5 levels.
+    pub const fn existing(root: u64, levels: u32) -> Self {
+        Self { root, levels }
+    }
+
+    /// An empty tree.
+    pub fn new(tables: &mut Tables, levels: u32) -> Result<Self, MapError> {
+        Ok(Self { root: tables.allocate()?, levels })
+    }
+
+    /// Physical address of the top table, for CR3.
+    pub const fn root(self) -> u64 {
+        self.root
+    }
+
+    /// 4, or 5 with LA57.
+    pub const fn levels(self) -> u32 {
+        self.levels
+    }
+
+    /// Maps `bytes` at `virt` to `phys` with leaves by `rule`; `flags` are those of a PTE. All are page-aligned, and
+    /// `virt + bytes` may reach the top of the address space, not pass it.
+    #[expect(clippy::too_many_arguments, reason = "a range, its target and how: none of them belongs with another")]
+    pub fn map(
+        self,
+        tables: &mut Tables,
+        virt: u64,
+        phys: u64,
+        bytes: u64,
+        flags: u64,
+        rule: LeafRule,
+        gbpages: bool,
+    ) -> Result<(), MapError> {
+        let largest = if gbpages { 3 } else { 2 };
+        let mut fill = Fill { tables, flags: flags | PRESENT, rule, largest };
+        fill.range(self.root, self.levels, virt, phys, bytes)
+    }
+
+    /// Takes over from `other` what maps first..=last, at the highest level at which an entry holds nothing of `arena`.
+    pub(crate) fn share(
+        self,
+        tables: &mut Tables,
+        other: Self,
+        first: u64,
+        last: u64,
+        arena: &Range<u64>,
+    ) -> Result<(), MapError> {
+        share_range(tables, self.root, other.root, self.levels, (first, last), arena)
+    }
+}
+
+/// Bytes that one entry of a level spans: 4 KiB at level 1, times 512 for each level up.
+const fn span(level: u32) -> u64 {
+    PAGE_BYTES << (9 * (level - 1))
+}
+
+const fn index(virt: u64, level: u32) -> usize {
+    (virt / span(level)) as usize % ENTRIES
+}
+
+struct Fill<'a> {
+    tables: &'a mut Tables,
+    /// Of a 4 KiB leaf, present.
+    flags: u64,
+    rule: LeafRule,
+    /// The highest level at which there are leaves.
+    largest: u32,
+}
+
+impl Fill<'_> {
+    /// Fills the part of `table` that maps `bytes` at `virt`, and the tables below it.
+    fn range(&mut self, table: u64, level: u32, mut virt: u64, mut phys: u64, mut bytes: u64) -> Result<(), MapError> {
+        if level == 1 {
+            return self.pages(table, virt, phys, bytes);
+        }
+        let span = span(level);
+        while bytes > 0 {
+            // To the entry's end, by way of what is left of the span, which cannot overflow at the top.
+            let chunk = bytes.min(span - (virt & (span - 1)));
+            let leaf =
+                if chunk == span && level <= self.largest { self.rule.large_leaf(virt, phys, span) } else { None };
+            match leaf {
+                Some(address) => self.set(table, index(virt, level), address | self.flags | LARGE)?,
+                None => {
+                    let below = self.descend(table, level, index(virt, level))?;
+                    self.range(below, level - 1, virt, phys, chunk)?;
+                }
+            }
+            virt = virt.wrapping_add(chunk);
+            phys = phys.wrapping_add(chunk);
+            bytes -= chunk;
+        }
+        Ok(())
+    }
+
+    /// The hot loop: consecutive PTEs of one table.
+    fn pages(&mut self, table: u64, virt: u64, phys: u64, bytes: u64) -> Result<(), MapError> {
+        let first = index(virt, 1);
+        let count = (bytes / PAGE_BYTES) as usize;
+        let mut entry = phys | self.flags;
+        let table = self.tables.table(table)?;
+        for slot in table.iter_mut().skip(first).take(count) {
+            *slot = entry;
+            entry = entry.wrapping_add(PAGE_BYTES);
+        }
+        Ok(())
+    }
+
+    /// The table below entry `slot`: made if absent, split if a leaf is there, copied if it is the kernel's.
+    fn descend(&mut self, table: u64, level: u32, slot: usize) -> Result<u64, MapError> {
+        let entry = self.get(table, slot)?;
+        let below = entry & ADDRESS;
+        if entry & PRESENT != 0 && entry & LARGE == 0 && self.tables.owns(below) {
+            return Ok(below);
+        }
+        let new = self.tables.allocate()?;
+        let flags = match (entry & PRESENT != 0, entry & LARGE != 0) {
+            (false, _) => TABLE,
+            (true, true) => {
+                self.split(new, level, entry)?;
+                TABLE
+            }
+            (true, false) => {
+                copy_table(self.tables, below, new)?;
+                entry & !ADDRESS
+            }
+        };
+        self.set(table, slot, new | flags)?;
+        Ok(new)
+    }
+
+    /// Fills `new` with leaves, one level down, that map what the large leaf `entry` of `level` maps.
+    fn split(&mut self, new: u64, level: u32, entry: u64) -> Result<(), MapError> {
+        // PAT is bit 12 of a large leaf and bit 7 of a PTE, where the others have PS.
+        let (large, pat) = (if level == 2 { 0 } else { LARGE }, entry & PAT_LARGE);
+        let pat = if level == 2 { pat >> 5 } else { pat };
+        let mut below = (entry & !(LARGE | PAT_LARGE)) | large | pat;
+        for slot in self.tables.table(new)? {
+            *slot = below;
+            below = below.wrapping_add(span(level - 1));
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, table: u64, slot: usize) -> Result<u64, MapError> {
+        Ok(self.tables.table(table)?[slot])
+    }
+
+    fn set(&mut self, table: u64, slot: usize, entry: u64) -> Result<(), MapError> {
+        self.tables.table(table)?[slot] = entry;
+        Ok(())
+    }
+}
+
+/// PAT of a 2 MiB or 1 GiB leaf (SDM vol. 3A, 4.9.2).
+const PAT_LARGE: u64 = 1 << 12;
+
+fn copy_table(tables: &mut Tables, from: u64, to: u64) -> Result<(), MapError> {
+    let entries = *tables.table(from)?;
+    *tables.table(to)? = entries;
+    Ok(())
+}
+
+fn share_range(
+    tables: &mut Tables,
+    into: u64,
+    from: u64,
+    level: u32,
+    (first, last): (u64, u64),
+    arena: &Range<u64>,
+) -> Result<(), MapError> {
+    let span = span(level);
+    let mut virt = first & !(span - 1);
+    loop {
+        let slot = index(virt, level);
+        let end_of_slot = virt | (span - 1);
+        let entry = tables.table(from)?[slot];
+        let meets_arena = virt < arena.end && end_of_slot >= arena.start;
+        if entry & PRESENT != 0 {
+            let shared = if !meets_arena || level == 1 || entry & LARGE != 0 {
+                entry
+            } else {
+                let own = tables.table(into)?[slot];
+                let own = if own & PRESENT != 0 { own & ADDRESS } else { tables.allocate()? };
+                let inner = (first.max(virt), last.min(end_of_slot));
+                share_range(tables, own, entry & ADDRESS, level - 1, inner, arena)?;
+                own | (entry & !ADDRESS)
+            };
+            tables.table(into)?[slot] = shared;
+        }
+        if end_of_slot >= last {
+            return Ok(());
+        }
+        virt = end_of_slot + 1;
+    }
+}

@@ -1,0 +1,320 @@
+//! What the host and the guest say to each other.
+//!
+//! One [`Mailbox`] lies in the guest's memory. The host writes a list of [`Command`]s and runs the guest, which carries
+//! them all out and hands over with one write to [`PORT`]. Faults in probes are recorded and resumed without the host;
+//! a fault anywhere else ends the run with the registers in [`Mailbox::crash`].
+//!
+//! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
+
+use crate::mapper::{CpuAbilities, KeepRange};
+
+/// Changes with any change to this file.
+pub const VERSION: u32 = 1;
+/// First bytes of the image header: "EFIBED" and two spaces, little-endian.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
+/// Where the guest image is linked, as a kernel's is: -2 GiB.
+pub const IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
+/// Virtual minus physical address of the memory the guest owns, as Linux's direct map.
+pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
+/// Where the page of ring-3 code, and that of its stack above it, are mapped. In the low half, since what maps the
+/// kernel's text should not be marked as the user's.
+pub const USER_BASE: u64 = 0x0000_7fff_f000_0000;
+
+/// The I/O port of all hand-overs; the 32-bit value says which.
+pub const PORT: u16 = 0x0ef1;
+/// All commands are done.
+pub const HANDOVER_DONE: u32 = 1;
+/// [`Mailbox::faults`] is full; empty it and go on.
+pub const HANDOVER_FAULTS_FULL: u32 = 2;
+/// A fault outside a probe; see [`Mailbox::crash`].
+pub const HANDOVER_CRASH: u32 = 3;
+/// A panic in the guest; see [`Mailbox::panic`].
+pub const HANDOVER_PANIC: u32 = 4;
+
+/// Commands in one batch.
+pub const MAX_COMMANDS: usize = 256;
+/// Probes in one batch.
+pub const MAX_PROBES: usize = 8192;
+/// Ranges swept in one batch.
+pub const MAX_SWEEPS: usize = 4096;
+/// Fault records before the guest hands over.
+pub const MAX_FAULTS: usize = 2048;
+/// Kernel ranges that must stay mapped.
+pub const MAX_KEEP: usize = 8;
+
+/// What a command does. Arguments are in [`Command::args`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Op {
+    /// Run the mapper's phase `map` on [`Mailbox::map_request`].
+    Map = 1,
+    /// Run the mapper's phase `finish`.
+    Finish = 2,
+    /// Load CR3 with argument 0.
+    LoadRoot = 3,
+    /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status.
+    Call = 4,
+    /// Write its own address to the first 8 bytes of each page of [`Mailbox::sweeps`], argument 0 of them.
+    Sweep = 5,
+    /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
+    Probe = 6,
+}
+
+/// The access of a probe, and the ring it is made from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum ProbeKind {
+    /// Ring 0 reads 8 bytes.
+    Read = 0,
+    /// Ring 0 writes the address to itself.
+    Write = 1,
+    /// Ring 0 calls the address.
+    Fetch = 2,
+    /// Ring 3 reads.
+    UserRead = 3,
+    /// Ring 3 writes.
+    UserWrite = 4,
+    /// Ring 3 calls.
+    UserFetch = 5,
+}
+
+/// One step of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Command {
+    /// An [`Op`].
+    pub op: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// What it returned.
+    pub result: u64,
+}
+
+/// [`Probe::status`]: the guest did not come to it.
+pub const PROBE_NOT_RUN: u64 = 0;
+/// The access succeeded; [`Probe::value`] is what was read, or what the called routine returned.
+pub const PROBE_DONE: u64 = 1;
+/// The access faulted; the other fields say how.
+pub const PROBE_FAULTED: u64 = 2;
+
+/// One access and what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Probe {
+    /// Where.
+    pub virt: u64,
+    /// One of the `PROBE_` constants.
+    pub status: u64,
+    /// What was read or returned.
+    pub value: u64,
+    /// How it faulted.
+    pub fault: Fault,
+}
+
+/// One exception, as the CPU delivered it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fault {
+    /// The vector (SDM vol. 3A, 6.3.1).
+    pub vector: u32,
+    /// The error code, 0 where the exception has none.
+    pub error_code: u32,
+    /// CR2 at entry of the handler; says something for page faults only.
+    pub cr2: u64,
+    /// The instruction that faulted.
+    pub rip: u64,
+    /// What was to be accessed.
+    pub virt: u64,
+}
+
+/// Pages of one region to be swept.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Sweep {
+    /// The first page.
+    pub virt: u64,
+    /// How many.
+    pub pages: u64,
+}
+
+/// What the mapper is to do.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct MapRequest {
+    /// A [`crate::Layout`]'s number.
+    pub layout: u32,
+    /// A [`crate::LeafRule`]'s number.
+    pub leaf_rule: u32,
+    /// Physical address of the memory map.
+    pub memory_map: u64,
+    /// Its bytes.
+    pub memory_map_bytes: u64,
+    /// Bytes from one descriptor to the next.
+    pub stride: u64,
+    /// Physical address of the room for the virtual map, as large as the memory map.
+    pub virtual_map: u64,
+    /// Physical address of the kernel's root.
+    pub kernel_root: u64,
+    /// 4 or 5.
+    pub levels: u64,
+    /// Physical range of all table memory, first byte and end.
+    pub table_reach: [u64; 2],
+    /// Physical range of the pages the mapper may use, first byte and end.
+    pub table_pool: [u64; 2],
+    /// What the mapper may use.
+    pub cpu: CpuAbilities,
+    /// How many of `keep` there are.
+    pub keep_count: u64,
+    /// The kernel's own ranges.
+    pub keep: [KeepRange; MAX_KEEP],
+}
+
+/// What the mapper did.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct MapResult {
+    /// A [`MapStatus`].
+    pub status: u64,
+    /// The descriptor, or other number, that goes with the status.
+    pub detail: u64,
+    /// Physical address of the root.
+    pub root: u64,
+    /// Descriptors in the virtual map.
+    pub mapped: u64,
+    /// Pages used for tables.
+    pub table_pages: u64,
+}
+
+/// How a mapper's phase ended. What is not `Done` or `DoneUnchanged` is a [`crate::MapError`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum MapStatus {
+    /// It did not run.
+    NotRun = 0,
+    /// It ran, and the tables are as it wants them.
+    Done = 1,
+    /// `finish` had nothing to do.
+    DoneUnchanged = 2,
+    /// The request cannot be read.
+    BadRequest = 3,
+    /// [`crate::MapError::OutOfTablePages`]
+    OutOfTablePages = 4,
+    /// [`crate::MapError::WindowOverflow`]
+    WindowOverflow = 5,
+    /// [`crate::MapError::AddressSpaceFull`]
+    AddressSpaceFull = 6,
+    /// [`crate::MapError::TooManyRegions`]
+    TooManyRegions = 7,
+    /// [`crate::MapError::TableOutOfReach`]
+    TableOutOfReach = 8,
+}
+
+/// Registers at a fault outside a probe.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Crash {
+    /// RAX, RBX, RCX, RDX, RSI, RDI, RBP, R8 to R15.
+    pub registers: [u64; 15],
+    /// CR2.
+    pub cr2: u64,
+    /// CR3.
+    pub cr3: u64,
+    /// The vector.
+    pub vector: u64,
+    /// The error code, 0 where the exception has none.
+    pub error_code: u64,
+    /// The frame that the CPU pushed: RIP, CS, RFLAGS, RSP, SS.
+    pub frame: [u64; 5],
+}
+
+/// Where the guest panicked.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Panic {
+    /// Virtual address of the source file's name.
+    pub file: u64,
+    /// Its length.
+    pub file_bytes: u64,
+    /// The line.
+    pub line: u64,
+}
+
+/// Everything that host and guest share.
+#[repr(C, align(4096))]
+pub struct Mailbox {
+    /// [`VERSION`], from the host.
+    pub version: u32,
+    /// Commands in this batch.
+    pub command_count: u32,
+    /// The command being carried out, or `command_count` when all are done.
+    pub command_at: u64,
+    /// For [`Op::Map`] and [`Op::Finish`].
+    pub map_request: MapRequest,
+    /// From [`Op::Map`] and [`Op::Finish`].
+    pub map_result: MapResult,
+    /// At [`HANDOVER_CRASH`].
+    pub crash: Crash,
+    /// At [`HANDOVER_PANIC`].
+    pub panic: Panic,
+    /// Records in `faults`, at [`HANDOVER_DONE`]; at [`HANDOVER_FAULTS_FULL`] all are.
+    pub fault_count: u64,
+    /// The batch.
+    pub commands: [Command; MAX_COMMANDS],
+    /// For [`Op::Sweep`].
+    pub sweeps: [Sweep; MAX_SWEEPS],
+    /// For [`Op::Probe`].
+    pub probes: [Probe; MAX_PROBES],
+    /// Faults of sweeps.
+    pub faults: [Fault; MAX_FAULTS],
+}
+
+/// At [`IMAGE_BASE`]: where the host finds things. All addresses are virtual.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ImageHeader {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u64,
+    /// First instruction.
+    pub entry: u64,
+    /// RSP there.
+    pub stack_top: u64,
+    /// The [`Mailbox`].
+    pub mailbox: u64,
+    /// One page in the read-only part, which the host fills with the IDT, GDT and TSS.
+    pub descriptor_tables: u64,
+    /// An array of 32 addresses: the handler of each vector.
+    pub vectors: u64,
+    /// The top of the first of seven interrupt stacks, [`IST_BYTES`] apart.
+    pub ist_top: u64,
+    /// One page of ring-3 code.
+    pub user_text: u64,
+    /// One page for the ring-3 stack.
+    pub user_stack: u64,
+    /// Where a fetch probe returns to in ring 0.
+    pub fetch_return: u64,
+    /// The same in ring 3, as mapped at [`USER_BASE`].
+    pub user_fetch_return: u64,
+    /// End of the read-only part, page-aligned.
+    pub read_only_end: u64,
+    /// End of the image, page-aligned.
+    pub end: u64,
+}
+
+/// Bytes of each interrupt stack.
+pub const IST_BYTES: u64 = 4096;
+
+/// Segment selectors in the GDT that the host lays out.
+pub mod selector {
+    /// Ring-0 code.
+    pub const KERNEL_CODE: u16 = 0x08;
+    /// Ring-0 data.
+    pub const KERNEL_DATA: u16 = 0x10;
+    /// Ring-3 data.
+    pub const USER_DATA: u16 = 0x18 | 3;
+    /// Ring-3 code.
+    pub const USER_CODE: u16 = 0x20 | 3;
+    /// The task-state segment (two slots).
+    pub const TSS: u16 = 0x28;
+}

@@ -1,0 +1,249 @@
+//! Findings: one disagreement each, under a rule with a stable name.
+
+use std::fmt;
+
+use crate::mmu::{Level, Step};
+
+/// One disagreement, over a run of pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Which rule was broken.
+    pub rule: Rule,
+    /// When.
+    pub phase: Phase,
+    /// The descriptor's index in the memory map, where one is concerned.
+    pub region: Option<usize>,
+    /// The first address, where one is concerned.
+    pub virt: Option<u64>,
+    /// Pages of the run; 0 where the finding is not about pages.
+    pub pages: u64,
+    /// What was to be.
+    pub expected: String,
+    /// What was.
+    pub observed: String,
+    /// The error code of the fault, if that is what was observed.
+    pub error_code: Option<u32>,
+    /// The walk to `virt`, entry by entry.
+    pub walk: Vec<WalkStep>,
+    /// Who says so.
+    pub witnesses: Vec<Witness>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// An entry that the walk to a finding's address saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkStep {
+    /// Its level.
+    pub level: Level,
+    /// Its physical address.
+    pub entry_addr: u64,
+    /// The entry.
+    pub entry: u64,
+    /// Its guilty bits.
+    pub reserved: u64,
+}
+
+impl From<&Step> for WalkStep {
+    fn from(step: &Step) -> Self {
+        Self { level: step.level, entry_addr: step.entry_addr.0, entry: step.entry, reserved: step.reserved }
+    }
+}
+
+/// A part of the run. Permissions and cache types are judged by phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Phase {
+    /// The memory map itself, before anything runs.
+    Input,
+    /// Before and in SetVirtualAddressMap.
+    #[default]
+    Map,
+    /// After it.
+    Finish,
+}
+
+impl Phase {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Map => "map",
+            Self::Finish => "finish",
+        }
+    }
+}
+
+/// How bad a finding is. Each makes the run fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Severity {
+    /// The mapping, or the memory map, is wrong.
+    Error,
+    /// The witnesses do not agree: the machine, the walker or this test bed is wrong.
+    Doubt,
+}
+
+impl Severity {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Doubt => "doubt",
+        }
+    }
+}
+
+/// Who says that something is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Witness {
+    /// The memory map and the layout's closed form.
+    Expectation,
+    /// The guest's MMU: a real access.
+    Mmu,
+    /// The software walk over the same tables.
+    Walk,
+    /// KVM_TRANSLATE.
+    KvmTranslate,
+}
+
+impl Witness {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expectation => "expectation",
+            Self::Mmu => "mmu",
+            Self::Walk => "walk",
+            Self::KvmTranslate => "kvm-translate",
+        }
+    }
+}
+
+macro_rules! rules {
+    ($($variant:ident, $name:literal, $severity:ident, $summary:literal, $more:literal;)*) => {
+        /// What can be found. The names are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Rule {
+            $(#[doc = $summary] $variant,)*
+        }
+
+        impl Rule {
+            /// Every rule, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// How bad it is.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$variant => Severity::$severity,)* }
+            }
+
+            /// One sentence.
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$variant => $summary,)* }
+            }
+
+            /// What causes it, and what to look at.
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $more,)* }
+            }
+        }
+    };
+}
+
+rules! {
+    ReservedBit, "reserved-bit", Error, "A table entry has a reserved bit set, so every access through it faults with RSVD.",
+        "Usual causes: a 2 MiB or 1 GiB leaf chosen by the alignment of the virtual address alone, which leaves address bits \
+         20:13 or 29:13 of the physical address in the entry; a 1 GiB leaf on a CPU without them; a physical address past \
+         MAXPHYADDR; bit 63 with EFER.NXE clear. The walk marks the guilty bits. (SDM vol. 3A, 4.5 and 4.7)";
+    NotPresent, "not-present", Error, "A page that is owed to firmware is not mapped: accesses fault with P=0.",
+        "Firmware will fault there with error code 0x0, 0x2 or 0x10. The walk ends at the entry without P.";
+    WrongFrame, "wrong-frame", Error, "A virtual address reaches a physical page that is not the one it stands for.",
+        "No fault warns of it: firmware reads and writes somebody else's memory. Usual causes: the low bits of the physical \
+         address dropped from a large leaf, or an address taken for a page number.";
+    CacheType, "cache-type", Error, "A leaf's PAT index is not the one asked for.",
+        "The index is PAT<<2 | PCD<<1 | PWT of the leaf; PAT is bit 7 of a PTE and bit 12 of a large leaf, so a physical \
+         address that is 4 KiB off puts its bit 12 there. At reset PA4 = PA0 and PA6 = PA2, so the memory type may still be \
+         right. Only the walk can see this. (SDM vol. 3A, 4.9.2 and 11.12)";
+    NotWritable, "not-writable", Error, "Writes to a page that firmware may write fault.",
+        "R/W is clear at some level; it is the AND over all of them. (SDM vol. 3A, 4.6)";
+    NotExecutable, "not-executable", Error, "Instructions cannot be fetched from a page of code.",
+        "XD is set at some level; it is the OR over all of them. (SDM vol. 3A, 4.6)";
+    ExecutableData, "executable-data", Error, "Data is executable where the layout declares that it is not.",
+        "XD is clear at every level. (SDM vol. 3A, 4.6)";
+    UserAccessible, "user-accessible", Error, "Ring 3 can reach firmware's page.",
+        "U/S is set at every level, and must not be. (SDM vol. 3A, 4.6)";
+    StrayMapping, "stray-mapping", Error, "Something translates in the mapper's range that belongs to no region.",
+        "Nothing but the regions and the aliases a layout declares may be mapped there: a page too many hides the fault that \
+         would have shown a wild pointer.";
+    KernelOverlap, "kernel-overlap", Error, "A region lies on the kernel's own addresses, or the kernel's mapping has changed.",
+        "Found by the walk before CR3 is loaded. Allocating upwards from -4 GiB, for instance, leaves 2 GiB below the kernel's \
+         text.";
+    RegionOverlap, "region-overlap", Error, "Two regions were given overlapping virtual addresses.",
+        "One of them is hidden by the other.";
+    OutsideArena, "outside-arena", Error, "A region was placed outside the range that the layout may use.",
+        "`window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
+    NotCanonical, "not-canonical", Error, "A region was given virtual addresses that are not canonical, or that wrap around.",
+        "Accesses there raise #GP, not #PF. (SDM vol. 1, 3.3.7.1)";
+    WrongAddress, "wrong-address", Error, "A region's virtual address is not the one that the layout's formula gives.",
+        "A second kernel computes the same addresses from the same map; one that is off breaks kexec.";
+    NotMapped, "not-mapped", Error, "The map handed to SetVirtualAddressMap lacks a region that firmware is owed.",
+        "Every descriptor with RUNTIME must be there (UEFI 2.10, 8.4.1).";
+    VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that the memory map has not.",
+        "Type, physical start and page count must be those of a descriptor of the memory map.";
+    TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
+        "Hardware reads ones from there, some virtual machines zeros: what is mapped below depends on the machine.";
+    TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
+        "Tables that refer to themselves look like that.";
+    WindowOverflow, "window-overflow", Error, "The regions do not fit the layout's virtual addresses.",
+        "`window` has 64 GiB below -4 GiB, for everything up to the highest end of a mapped region: a map with MMIO at a \
+         tebibyte cannot be mapped so.";
+    MapOverlap, "map-overlap", Error, "Two descriptors of the memory map share pages.",
+        "Firmware's mistake; what is mapped there depends on the order of the list.";
+    MapWrap, "map-wrap", Error, "A descriptor reaches past the end of the 64-bit address space.",
+        "Firmware's mistake; Linux drops such descriptors (efi_clean_memmap).";
+    MapUnaligned, "map-unaligned", Error, "A descriptor's physical start is not a multiple of 4 KiB.",
+        "UEFI 2.10, 7.2.3 requires it to be. x86 Linux maps from the page below, and tells firmware the unaligned start.";
+    PastMaxphyaddr, "past-maxphyaddr", Error, "A region that is to be mapped lies past the CPU's physical-address width.",
+        "Entries for it have reserved bits set: #PF with RSVD. (SDM vol. 3A, 4.1.4)";
+    NoRoom, "no-room", Error, "The memory map leaves the guest no place to be.",
+        "The guest needs some Conventional or LoaderData memory, or addresses that no descriptor names.";
+    MapperError, "mapper-error", Error, "The mapping code gave up.",
+        "The message says why.";
+    GuestFault, "guest-fault", Error, "The guest faulted outside a probe.",
+        "Something the kernel, the mapper or firmware needs was not mapped, or not as needed.";
+    GuestPanic, "guest-panic", Error, "The mapping code panicked.",
+        "The message says where.";
+    TripleFault, "triple-fault", Error, "The guest's CPU shut down: a fault could not even be delivered.",
+        "The handlers, their stacks or the descriptor tables were not reachable on the tables just loaded.";
+    Watchdog, "watchdog", Error, "The guest ran past its time limit.",
+        "The limit ends anything a guest does.";
+    EmulationFailure, "emulation-failure", Error, "KVM could not execute an instruction of the guest.",
+        "KVM_EXIT_INTERNAL_ERROR: the message names the instruction, its bytes and where it was.";
+    MachineStopped, "machine-stopped", Error, "The virtual machine stopped in a way nobody asked for.",
+        "The message says how.";
+    CallStatus, "call-status", Error, "A runtime service did not succeed.",
+        "SetVirtualAddressMap and GetTime are to answer EFI_SUCCESS.";
+    FirmwareTables, "firmware-tables", Error, "Firmware's tables are damaged.",
+        "Signature, size and CRC of the system table and the runtime-services table are checked before and after \
+         SetVirtualAddressMap (UEFI 2.10, 4.2).";
+    WitnessDisagreement, "witness-disagreement", Doubt, "The guest's MMU and the software walk do not agree about an access.",
+        "One of them is wrong: the walker, this KVM (`efibed doctor` lists what it does not do), or somebody changed the \
+         tables behind the walk's back.";
+    WrongErrorCode, "wrong-error-code", Doubt, "A fault came, with another error code, CR2 or RIP than the manual's rules give.",
+        "Operating systems decide by these bits. (SDM vol. 3A, 4.7)";
+}
+
+impl Rule {
+    /// The rule of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rule| rule.name() == name)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

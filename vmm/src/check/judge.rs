@@ -1,0 +1,470 @@
+//! What came of the guest's accesses, against what had to.
+
+use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
+
+use efibed_stub::stamp::stamped;
+
+use super::marks::{Mark, Marks, Statement};
+use super::plan::{Frames, Group, Plan, PlannedProbe, Purpose, access_of};
+use super::{Alias, Expectation, Rule, Witness};
+use crate::memory_map::PAGE_BYTES;
+use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
+
+/// Faults reported, of one kind in one region and in all.
+const MAX_FAULTS_ALIKE: usize = 4;
+const MAX_FAULTS: usize = 256;
+
+/// A fault that had no business to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultRecord {
+    /// What was to be accessed.
+    pub virt: u64,
+    /// How.
+    pub access: Access,
+    /// The exception.
+    pub fault: Fault,
+    /// The faulting address, by the CPU.
+    pub cr2: u64,
+    /// The faulting instruction.
+    pub rip: u64,
+    /// The region it belongs to.
+    pub region: Option<usize>,
+}
+
+/// How many accesses were made, and what of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// All accesses made in the guest.
+    pub total: u64,
+    /// Those that reached something.
+    pub translated: u64,
+    /// Those that faulted.
+    pub faulted: u64,
+    /// Distinct pages that the guest's MMU confirmed.
+    pub pages_verified: u64,
+}
+
+/// What a judge knows in the end.
+#[derive(Clone, Debug, Default)]
+pub struct Observations {
+    /// Totals.
+    pub counts: ProbeCounts,
+    /// Unexpected faults, some of each kind.
+    pub faults: Vec<FaultRecord>,
+    /// How many more there were.
+    pub faults_omitted: u64,
+}
+
+/// Hears what the guest observes, in any order, and marks what is wrong.
+pub struct Judge<'a> {
+    expectation: &'a Expectation,
+    plan: &'a Plan,
+    /// Pages of each alias that were heard of, and those that were right.
+    seen: Vec<PageSet>,
+    verified: Vec<PageSet>,
+    observations: Observations,
+    /// What the MMU says is wrong.
+    pub marks: Marks,
+    /// The alias last heard of: a sweep speaks of one for long.
+    recent: usize,
+    /// How the guest image's accesses may be recognized: RIP of a store or load in ring 0 or 3.
+    text: [std::ops::Range<u64>; 2],
+}
+
+impl<'a> Judge<'a> {
+    /// A judge over what was planned. `text` are the addresses of the guest's own instructions, in ring 0 and in ring 3.
+    pub fn new(expectation: &'a Expectation, plan: &'a Plan, text: [std::ops::Range<u64>; 2]) -> Self {
+        let sets = || expectation.aliases.iter().map(|alias| PageSet::new(alias.pages)).collect();
+        Self {
+            expectation,
+            plan,
+            seen: sets(),
+            verified: sets(),
+            observations: Observations::default(),
+            marks: Marks::default(),
+            recent: 0,
+            text,
+        }
+    }
+
+    /// A write of `virt`, to itself, arrived at physical `pa`.
+    pub fn wrote(&mut self, virt: u64, pa: u64) {
+        self.observations.counts.total += 1;
+        self.observations.counts.translated += 1;
+        match self.alias_at(virt) {
+            Some(index) => self.reached(index, virt, pa, true),
+            None => self.stray(virt, pa),
+        }
+    }
+
+    /// A write of a sweep faulted.
+    pub fn swept_fault(&mut self, fault: protocol::Fault) {
+        self.count_fault();
+        let Some(index) = self.alias_at(fault.virt) else {
+            return self.disagree(None, fault.virt, Statement::Nothing, Statement::Text("a fault nobody asked for"));
+        };
+        let predicted = self.plan_for(fault.virt).map_or(Frames::From(u64::MAX), |(frames, _)| frames);
+        let page = self.page_of(index, fault.virt);
+        self.seen[index].insert(page);
+        self.unexpected_fault(index, ProbeKind::Write, fault);
+        match predicted {
+            Frames::Fault(predicted) => self.compare_faults(Some(index), ProbeKind::Write, predicted, fault),
+            Frames::From(pa) => {
+                let expected = Statement::Frame(pa);
+                self.disagree(Some(index), fault.virt, expected, Statement::Faulted(as_fault(fault)));
+            }
+        }
+    }
+
+    /// The records of one group, once they are done.
+    pub fn probed(&mut self, group: &Group, records: &[Probe]) {
+        for (planned, record) in group.probes.iter().zip(records) {
+            match record.status {
+                PROBE_DONE => self.probe_done(group.kind, planned, record.value),
+                PROBE_FAULTED => self.probe_faulted(group.kind, planned, record.fault),
+                _ => self.disagree(
+                    self.alias_of(planned),
+                    planned.virt,
+                    Statement::Text("an access"),
+                    Statement::Text("none was made"),
+                ),
+            }
+        }
+    }
+
+    /// KVM_TRANSLATE's answer for an address. True if it is another than the expectation's.
+    pub fn translated(&mut self, virt: u64, answer: Option<u64>) {
+        let (expected, region) = match self.alias_at(virt) {
+            Some(index) => {
+                let alias = &self.expectation.aliases[index];
+                (Some(alias.target(virt)), Some(alias.region))
+            }
+            None => (None, None),
+        };
+        if answer == expected {
+            return;
+        }
+        let rule = match (expected, answer) {
+            (None, _) => Rule::StrayMapping,
+            (Some(_), Some(_)) => Rule::WrongFrame,
+            // It says no more than that: a reserved bit looks like an absent page.
+            (Some(_), None) => return,
+        };
+        let state = |pa: Option<u64>| pa.map_or(Statement::Absent, Statement::Frame);
+        self.marks.push(Mark {
+            region,
+            virt: Some(virt & !(PAGE_BYTES - 1)),
+            pages: 1,
+            expected: state(expected.map(|pa| pa & !(PAGE_BYTES - 1))),
+            observed: state(answer.map(|pa| pa & !(PAGE_BYTES - 1))),
+            ..Mark::new(rule, Witness::KvmTranslate)
+        });
+    }
+
+    /// All is said: what was never heard of is wrong too.
+    pub fn finish(mut self) -> (Observations, Marks) {
+        for sweep in &self.plan.sweeps {
+            for virt in (0..sweep.pages).map(|page| sweep.virt + page * PAGE_BYTES) {
+                let page = self.page_of(sweep.alias, virt);
+                if !self.seen[sweep.alias].contains(page) {
+                    let alias = self.expectation.aliases[sweep.alias];
+                    let lost = Statement::Text("a write that arrived in memory, or nowhere");
+                    self.mark(Rule::WrongFrame, &alias, virt, Statement::Frame(alias.target(virt)), lost);
+                    self.disagree(Some(sweep.alias), virt, Statement::Frame(alias.target(virt)), lost);
+                }
+            }
+        }
+        self.observations.counts.pages_verified = self.verified_pages();
+        (self.observations, self.marks)
+    }
+
+    /// Distinct physical pages, each of whose aliases was right.
+    fn verified_pages(&self) -> u64 {
+        // The layouts here give a page one alias each; overlapping descriptors are the exception, and are findings.
+        self.verified.iter().map(PageSet::len).sum()
+    }
+
+    fn probe_done(&mut self, kind: ProbeKind, planned: &PlannedProbe, value: u64) {
+        let access = access_of(kind);
+        if access.kind == Kind::Write {
+            // Where it arrived was heard of when it did.
+            return self.probe_succeeded(kind, planned, None);
+        }
+        let pa = stamped(value);
+        self.observations.counts.total += 1;
+        self.observations.counts.translated += 1;
+        self.probe_succeeded(kind, planned, Some(pa));
+    }
+
+    /// `pa`: what the access says it reached, None in it if that is no page we know.
+    fn probe_succeeded(&mut self, kind: ProbeKind, planned: &PlannedProbe, pa: Option<Option<u64>>) {
+        let virt = planned.virt;
+        if let Outcome::Fault(predicted) = planned.predicted {
+            let observed = pa.flatten().map_or(Statement::Text("an access that succeeded"), Statement::Frame);
+            self.disagree(self.alias_of(planned), virt, Statement::Faulted(predicted), observed);
+        }
+        let Some(index) = self.alias_of(planned) else {
+            return self.stray(virt, pa.flatten().unwrap_or(0));
+        };
+        let alias = self.expectation.aliases[index];
+        let access = access_of(kind);
+        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
+        if access.privilege == Privilege::User {
+            self.mark(
+                Rule::UserAccessible,
+                &alias,
+                virt,
+                Statement::Text("a fault"),
+                Statement::Text("ring 3 got through"),
+            );
+        } else if access.kind == Kind::Fetch && !alias.executable {
+            self.mark(
+                Rule::ExecutableData,
+                &alias,
+                virt,
+                Statement::Text("a fault"),
+                Statement::Text("it was executed"),
+            );
+        }
+        match pa {
+            None => {}
+            Some(Some(pa)) => self.reached(index, virt, pa, access.privilege == Privilege::Supervisor),
+            Some(None) => {
+                let observed = Statement::Text("memory that is not the region's");
+                self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
+                if !matches!(planned.predicted, Outcome::Translated(t) if t.pa.0 != alias.target(virt)) {
+                    self.disagree(Some(index), virt, expected, observed);
+                }
+            }
+        }
+    }
+
+    fn probe_faulted(&mut self, kind: ProbeKind, planned: &PlannedProbe, fault: protocol::Fault) {
+        self.count_fault();
+        let alias = self.alias_of(planned);
+        if let Some(index) = alias {
+            self.expected_or_not(index, kind, fault);
+        }
+        match planned.predicted {
+            Outcome::Fault(predicted) => self.compare_faults(alias, kind, predicted, fault),
+            Outcome::Translated(to) => {
+                let observed = Statement::Faulted(as_fault(fault));
+                self.disagree(alias, planned.virt, Statement::Frame(to.pa.0), observed);
+            }
+            Outcome::Stranded { .. } => {}
+        }
+    }
+
+    /// Ring 3 must fault, and so must fetches from what is not code; anything else must not.
+    fn expected_or_not(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
+        let alias = self.expectation.aliases[index];
+        let access = access_of(kind);
+        let barred = access.kind == Kind::Fetch && !alias.executable;
+        let code = ErrorCode(fault.error_code);
+        let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
+        let is_owed = access.privilege == Privilege::User || barred;
+        if !(is_owed && is_protection) {
+            self.unexpected_fault(index, kind, fault);
+        }
+    }
+
+    /// A page was reached that is `index`'s; `counts` for its verification.
+    fn reached(&mut self, index: usize, virt: u64, pa: u64, counts: bool) {
+        let alias = self.expectation.aliases[index];
+        let page = self.page_of(index, virt);
+        let (target, base) = (alias.target(virt), !(PAGE_BYTES - 1));
+        self.seen[index].insert(page);
+        // A fetch answers with its page only.
+        let right = pa == target || (pa == target & base && pa & !base == 0);
+        if right {
+            if counts {
+                self.verified[index].insert(page);
+            }
+        } else {
+            let (expected, observed) = (Statement::Frame(target & base), Statement::Frame(pa & base));
+            self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
+        }
+        let predicted = self.plan_for(virt).map(|(frames, offset)| match frames {
+            Frames::From(first) => (first + offset) & base == pa & base,
+            Frames::Fault(_) => false,
+        });
+        if predicted == Some(false) || (predicted.is_none() && !right && !self.predicts(virt, pa & base)) {
+            self.disagree(Some(index), virt, Statement::Text("what the walk says"), Statement::Frame(pa & base));
+        }
+    }
+
+    /// Whether a single probe of the page was predicted to reach `page`.
+    fn predicts(&self, virt: u64, page: u64) -> bool {
+        let base = !(PAGE_BYTES - 1);
+        self.plan.groups.iter().any(|group| {
+            let from = group.probes.partition_point(|probe| probe.virt < virt & base);
+            group.probes[from..]
+                .iter()
+                .take_while(|probe| probe.virt & base == virt & base)
+                .any(|probe| matches!(probe.predicted, Outcome::Translated(t) if t.pa.0 & base == page))
+        })
+    }
+
+    /// A fault in what the contract owes.
+    fn unexpected_fault(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
+        let alias = self.expectation.aliases[index];
+        let exception = as_fault(fault);
+        let code = exception.error_code;
+        let rule = match exception.vector {
+            Fault::PAGE_FAULT if code.contains(ErrorCode::RSVD) => Rule::ReservedBit,
+            Fault::PAGE_FAULT if !code.contains(ErrorCode::P) => Rule::NotPresent,
+            Fault::PAGE_FAULT if code.contains(ErrorCode::I) => Rule::NotExecutable,
+            Fault::PAGE_FAULT if code.contains(ErrorCode::W) => Rule::NotWritable,
+            Fault::PAGE_FAULT => Rule::UserAccessible,
+            _ => Rule::NotCanonical,
+        };
+        let expected = Statement::Frame(alias.target(fault.virt));
+        self.mark(rule, &alias, fault.virt, expected, Statement::Faulted(exception));
+        self.record(Some(alias.region), kind, fault);
+    }
+
+    fn compare_faults(&mut self, index: Option<usize>, kind: ProbeKind, predicted: Fault, fault: protocol::Fault) {
+        let observed = as_fault(fault);
+        let is_page_fault = observed.vector == Fault::PAGE_FAULT;
+        let right_address = !is_page_fault || fault.cr2 == fault.virt;
+        if observed == predicted && right_address && self.is_own_instruction(kind, &fault) {
+            return;
+        }
+        let observed = Statement::FaultAt { fault: observed, cr2: fault.cr2, rip: fault.rip };
+        self.doubt(Rule::WrongErrorCode, index, fault.virt, Statement::Faulted(predicted), observed);
+        self.record(index.map(|index| self.expectation.aliases[index].region), kind, fault);
+    }
+
+    /// A data access faults at the guest's own instruction, a fetch at the address (or, where that is not canonical, at
+    /// the call).
+    fn is_own_instruction(&self, kind: ProbeKind, fault: &protocol::Fault) -> bool {
+        let access = access_of(kind);
+        if access.kind == Kind::Fetch && fault.rip == fault.virt {
+            return true;
+        }
+        let ring = usize::from(access.privilege == Privilege::User);
+        let fetched = access.kind == Kind::Fetch && u32::from(Fault::PAGE_FAULT) == fault.vector;
+        !fetched && self.text[ring].contains(&fault.rip)
+    }
+
+    fn record(&mut self, region: Option<usize>, kind: ProbeKind, fault: protocol::Fault) {
+        let record = FaultRecord {
+            virt: fault.virt,
+            access: access_of(kind),
+            fault: as_fault(fault),
+            cr2: fault.cr2,
+            rip: fault.rip,
+            region,
+        };
+        let known = &mut self.observations.faults;
+        if known.contains(&record) {
+            return;
+        }
+        let alike = |r: &&FaultRecord| r.region == region && r.access == record.access && r.fault == record.fault;
+        if known.len() >= MAX_FAULTS || known.iter().filter(alike).count() >= MAX_FAULTS_ALIKE {
+            self.observations.faults_omitted += 1;
+        } else {
+            known.push(record);
+        }
+    }
+
+    fn stray(&mut self, virt: u64, pa: u64) {
+        self.marks.push(Mark {
+            virt: Some(virt & !(PAGE_BYTES - 1)),
+            pages: 1,
+            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
+            observed: Statement::Frame(pa & !(PAGE_BYTES - 1)),
+            ..Mark::new(Rule::StrayMapping, Witness::Mmu)
+        });
+    }
+
+    fn mark(&mut self, rule: Rule, alias: &Alias, virt: u64, expected: Statement, observed: Statement) {
+        self.marks.push(Mark {
+            virt: Some(virt & !(PAGE_BYTES - 1)),
+            pages: 1,
+            expected,
+            observed,
+            ..alias.mark(rule, Witness::Mmu)
+        });
+    }
+
+    fn disagree(&mut self, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
+        self.doubt(Rule::WitnessDisagreement, index, virt, expected, observed);
+    }
+
+    fn doubt(&mut self, rule: Rule, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
+        self.marks.push(Mark {
+            region: index.map(|index| self.expectation.aliases[index].region),
+            virt: Some(virt & !(PAGE_BYTES - 1)),
+            pages: 1,
+            expected,
+            observed,
+            ..Mark::new(rule, Witness::Mmu)
+        });
+    }
+
+    fn count_fault(&mut self) {
+        self.observations.counts.total += 1;
+        self.observations.counts.faulted += 1;
+    }
+
+    fn alias_of(&self, planned: &PlannedProbe) -> Option<usize> {
+        match planned.purpose {
+            Purpose::Alias(index) => Some(index),
+            Purpose::Nobody => None,
+        }
+    }
+
+    fn alias_at(&mut self, virt: u64) -> Option<usize> {
+        let recent = self.expectation.aliases.get(self.recent);
+        if !recent.is_some_and(|alias| (alias.virt..=alias.last()).contains(&virt)) {
+            self.recent = self.expectation.alias_at(virt)?;
+        }
+        Some(self.recent)
+    }
+
+    fn page_of(&self, index: usize, virt: u64) -> u64 {
+        (virt - self.expectation.aliases[index].virt) / PAGE_BYTES
+    }
+
+    /// What the walk says of a swept page, and the bytes from the sweep's start to it.
+    fn plan_for(&self, virt: u64) -> Option<(Frames, u64)> {
+        let sweeps = &self.plan.sweeps;
+        let sweep = sweeps[..sweeps.partition_point(|sweep| sweep.virt <= virt)].last()?;
+        let offset = virt - sweep.virt;
+        (offset / PAGE_BYTES < sweep.pages).then_some((sweep.predicted, offset))
+    }
+}
+
+fn as_fault(fault: protocol::Fault) -> Fault {
+    Fault { vector: fault.vector as u8, error_code: ErrorCode(fault.error_code) }
+}
+
+/// Pages of one alias.
+struct PageSet {
+    words: Vec<u64>,
+    count: u64,
+}
+
+impl PageSet {
+    fn new(pages: u64) -> Self {
+        // Past 2^32 pages nothing is swept page by page; what is in no set is not verified.
+        Self { words: vec![0; pages.min(1 << 32).div_ceil(64) as usize], count: 0 }
+    }
+
+    fn insert(&mut self, page: u64) {
+        if let Some(word) = self.words.get_mut((page / 64) as usize) {
+            let bit = 1 << (page % 64);
+            self.count += u64::from(*word & bit == 0);
+            *word |= bit;
+        }
+    }
+
+    fn contains(&self, page: u64) -> bool {
+        self.words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
+    }
+
+    fn len(&self) -> u64 {
+        self.count
+    }
+}

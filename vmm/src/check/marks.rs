@@ -1,0 +1,274 @@
+//! Marks: what a witness says of a run of pages, gathered until they become findings.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::{Finding, Phase, Rule, WalkStep, Witness};
+use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, type_name};
+use crate::mmu::{Access, ErrorCode, Fault, Pa, Paging, TableMemory, Va, walk};
+
+/// One witness's word on consecutive pages.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    pub rule: Rule,
+    pub region: Option<usize>,
+    pub virt: Option<u64>,
+    pub pages: u64,
+    pub witness: Witness,
+    pub expected: Statement,
+    pub observed: Statement,
+}
+
+/// What was to be, or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statement {
+    Nothing,
+    Mapped,
+    Absent,
+    Virtual(u64),
+    Between(u64, u64),
+    Frame(u64),
+    Faulted(Fault),
+    PatIndex(u8),
+    Text(&'static str),
+    /// A fault whose CR2 or RIP is not what it should be.
+    FaultAt {
+        fault: Fault,
+        cr2: u64,
+        rip: u64,
+    },
+}
+
+impl Mark {
+    pub fn new(rule: Rule, witness: Witness) -> Self {
+        Self {
+            rule,
+            region: None,
+            virt: None,
+            pages: 0,
+            witness,
+            expected: Statement::Nothing,
+            observed: Statement::Nothing,
+        }
+    }
+
+    pub fn of_region(rule: Rule, region: &Region, expected: Statement, observed: Statement) -> Self {
+        Self {
+            region: Some(region.index),
+            pages: region.pages,
+            expected,
+            observed,
+            ..Self::new(rule, Witness::Expectation)
+        }
+    }
+
+    fn end(&self) -> Option<u64> {
+        Some(self.virt?.wrapping_add(self.pages.wrapping_mul(PAGE_BYTES)))
+    }
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Mapped => f.write_str("mapped"),
+            Self::Absent => f.write_str("left out"),
+            Self::Virtual(virt) => write!(f, "VA {virt:#x}"),
+            Self::Between(first, last) => write!(f, "VA {first:#x} to {last:#x}"),
+            Self::Frame(pa) => write!(f, "PA {pa:#x}"),
+            Self::Faulted(fault) => write_fault(f, *fault),
+            Self::PatIndex(index) => write!(f, "PAT index {index}"),
+            Self::Text(text) => f.write_str(text),
+            Self::FaultAt { fault, cr2, rip } => {
+                write_fault(f, *fault)?;
+                write!(f, ", CR2 {cr2:#x}, RIP {rip:#x}")
+            }
+        }
+    }
+}
+
+fn write_fault(f: &mut fmt::Formatter<'_>, fault: Fault) -> fmt::Result {
+    match fault.vector {
+        Fault::PAGE_FAULT => write!(f, "#PF {}", fault.error_code),
+        Fault::GENERAL_PROTECTION => f.write_str("#GP(0)"),
+        Fault::STACK => f.write_str("#SS(0)"),
+        other => write!(f, "exception {other}, error code {:#x}", fault.error_code.0),
+    }
+}
+
+impl Statement {
+    fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Faulted(fault) | Self::FaultAt { fault, .. } if fault.vector == Fault::PAGE_FAULT => {
+                Some(fault.error_code)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The marks of one phase, runs merged as they come.
+#[derive(Debug, Default)]
+pub struct Marks {
+    marks: Vec<Mark>,
+    /// The last mark of each kind, which the next one of that kind may continue.
+    open: HashMap<(Rule, Option<usize>, Witness), usize>,
+    worded: Vec<Finding>,
+    omitted: u64,
+}
+
+/// Runs kept. Tables made at random could have as many as pages.
+const MAX_MARKS: usize = 16_384;
+
+impl Marks {
+    pub fn push(&mut self, mark: Mark) {
+        let key = (mark.rule, mark.region, mark.witness);
+        if let Some(open) = self.open.get(&key).map(|index| &mut self.marks[*index])
+            && let (Some(start), Some(end), Some(virt)) = (open.virt, open.end(), mark.virt)
+        {
+            if virt == end {
+                open.pages += mark.pages;
+                return;
+            }
+            if virt >= start && mark.end().is_some_and(|last| last <= end) {
+                return;
+            }
+        }
+        if self.marks.len() >= MAX_MARKS {
+            self.omitted += 1;
+            return;
+        }
+        self.open.insert(key, self.marks.len());
+        self.marks.push(mark);
+    }
+
+    /// A finding that is not about pages, in its own words.
+    pub fn push_worded(&mut self, phase: Phase, rule: Rule, region: Option<usize>, message: String) {
+        self.worded.push(Finding {
+            rule,
+            phase,
+            region,
+            virt: None,
+            pages: 0,
+            expected: String::new(),
+            observed: String::new(),
+            error_code: None,
+            walk: Vec::new(),
+            witnesses: vec![Witness::Expectation],
+            message,
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty() && self.worded.is_empty()
+    }
+
+    /// Marks that found no place.
+    pub fn omitted(&self) -> u64 {
+        self.omitted
+    }
+
+    /// The first address of every run, for further questions about it.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+        self.marks.iter().filter_map(|mark| mark.virt)
+    }
+
+    /// One finding for each run: the words of all witnesses about the same pages under the same rule together.
+    pub fn into_findings(mut self, phase: Phase, map: &MemoryMap, tables: Option<Tables<'_>>) -> Vec<Finding> {
+        self.marks.sort_by_key(|mark| (mark.rule, mark.region, mark.virt, mark.witness));
+        let mut findings = self.worded;
+        let mut marks = self.marks.into_iter().peekable();
+        while let Some(mut run) = marks.next() {
+            let mut witnesses = vec![run.witness];
+            while let Some(next) = marks.next_if(|next| continues(&run, next)) {
+                if let (Some(virt), Some(end)) = (run.virt, next.end().max(run.end())) {
+                    run.pages = end.wrapping_sub(virt) / PAGE_BYTES;
+                }
+                if run.observed.error_code().is_none() && next.observed.error_code().is_some() {
+                    run.observed = next.observed;
+                }
+                witnesses.push(next.witness);
+            }
+            witnesses.sort_unstable();
+            witnesses.dedup();
+            findings.push(finding(phase, run, witnesses, map, tables.as_ref()));
+        }
+        findings
+    }
+}
+
+/// Where findings' walks are read.
+pub struct Tables<'a> {
+    pub memory: &'a dyn TableMemory,
+    pub root: Pa,
+    pub told: &'a Paging,
+}
+
+fn continues(run: &Mark, next: &Mark) -> bool {
+    run.rule == next.rule
+        && run.region == next.region
+        && matches!((run.virt, run.end(), next.virt), (Some(start), Some(end), Some(virt)) if virt >= start && virt <= end)
+}
+
+fn finding(phase: Phase, mark: Mark, witnesses: Vec<Witness>, map: &MemoryMap, tables: Option<&Tables<'_>>) -> Finding {
+    let walk = match (mark.virt, tables) {
+        (Some(virt), Some(tables)) => {
+            let walk = walk(&tables.memory, tables.root, Va(virt), Access::read(), tables.told);
+            walk.steps().iter().map(WalkStep::from).collect()
+        }
+        _ => Vec::new(),
+    };
+    Finding {
+        rule: mark.rule,
+        phase,
+        region: mark.region,
+        virt: mark.virt,
+        pages: mark.pages,
+        expected: mark.expected.to_string(),
+        observed: mark.observed.to_string(),
+        error_code: mark.observed.error_code().map(|code| code.0),
+        message: message(&mark, &witnesses, map),
+        walk,
+        witnesses,
+    }
+}
+
+/// One sentence: where, what, and what should have been.
+fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
+    let mut text = String::new();
+    if let Some(region) = mark.region.and_then(|index| map.regions().nth(index)) {
+        text += &format!("region {} ({} at {:#x}): ", region.index, type_name(region.ty), region.phys);
+    }
+    if let Some(virt) = mark.virt {
+        let pages = mark.pages;
+        text += &match pages {
+            0 | 1 => format!("VA {virt:#x} "),
+            _ => format!("{pages} pages from VA {virt:#x} "),
+        };
+    }
+    text += match mark.rule {
+        Rule::ReservedBit => "fault: a reserved bit is set on the way",
+        Rule::NotPresent => "are not mapped",
+        Rule::WrongFrame => "reach another physical page than their own",
+        Rule::CacheType => "have another PAT index than the region asks for",
+        Rule::NotWritable => "cannot be written",
+        Rule::NotExecutable => "cannot be executed",
+        Rule::ExecutableData => "can be executed",
+        Rule::UserAccessible => "can be reached from ring 3",
+        Rule::StrayMapping => "translate, but belong to no region",
+        Rule::WitnessDisagreement => "behave otherwise in the guest than the tables say",
+        Rule::WrongErrorCode => "fault in another way than the manual says",
+        other => other.summary(),
+    };
+    let (expected, observed) = (mark.expected.to_string(), mark.observed.to_string());
+    if !expected.is_empty() {
+        text += &format!("; expected {expected}");
+    }
+    if !observed.is_empty() {
+        text += &format!("; found {observed}");
+    }
+    if let [Witness::Mmu] = witnesses {
+        text += " (the guest's MMU alone says so)";
+    }
+    text
+}

@@ -1,0 +1,354 @@
+//! Which accesses the guest is to make, and what the walk says will come of each.
+//!
+//! Every page of every alias is reached once: written, where the walk says that no memory is behind it (such a write
+//! costs next to nothing and KVM reports where it arrived), else read. A write the walk says will fault is made too. On
+//! top come reads at both ends of every leaf run, the pages around every alias, a seeded sample of the rest of the arena,
+//! and write, fetch and ring-3 probes.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use efibed_guest::protocol::ProbeKind;
+
+use super::{Alias, Expectation};
+use crate::memory_map::PAGE_BYTES;
+use crate::mmu::{Access, Fault, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
+
+/// Where in a page that has memory its stamp is.
+const TAIL: u64 = PAGE_BYTES - 8;
+/// Addresses of the arena tried at random.
+const SAMPLE: usize = 64;
+/// Pages read one by one, at the most; each is an exit.
+const MAX_READS: u64 = 4096;
+
+/// What the guest is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Pages to be written, in runs.
+    pub sweeps: Vec<PlannedSweep>,
+    /// Single accesses, grouped by kind.
+    pub groups: Vec<Group>,
+    /// What was left out, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Accesses of one kind.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The kind.
+    pub kind: ProbeKind,
+    /// The accesses.
+    pub probes: Vec<PlannedProbe>,
+}
+
+/// One access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedProbe {
+    /// Where.
+    pub virt: u64,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// What the walk says.
+    pub predicted: Outcome,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A page of this alias.
+    Alias(usize),
+    /// An address that belongs to nobody.
+    Nobody,
+}
+
+/// Pages written one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedSweep {
+    /// The first page.
+    pub virt: u64,
+    /// How many.
+    pub pages: u64,
+    /// The alias they belong to.
+    pub alias: usize,
+    /// What the walk says.
+    pub predicted: Frames,
+}
+
+/// What the walk says of consecutive pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// They reach consecutive physical pages from this one on.
+    From(u64),
+    /// They fault.
+    Fault(Fault),
+}
+
+/// Something that was not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// How many of it.
+    pub count: u64,
+}
+
+/// Where the plan gets its knowledge.
+pub struct Ground<'a> {
+    /// Where the tables are.
+    pub memory: &'a dyn TableMemory,
+    /// The mapper's root.
+    pub root: Pa,
+    /// What the machine checks.
+    pub checks: &'a Paging,
+    /// Whether a physical page has memory.
+    pub backed: &'a dyn Fn(u64) -> bool,
+    /// The kernel's own ranges.
+    pub kernel: &'a [RangeInclusive<u64>],
+    /// Of the sample.
+    pub seed: u64,
+}
+
+impl Plan {
+    /// Everything there is to ask about these tables.
+    pub fn new(expectation: &Expectation, ground: &Ground<'_>) -> Self {
+        let mut maker = Maker { ground, expectation, plan: Self::default(), probes: Default::default(), reads: 0 };
+        for (index, alias) in expectation.aliases.iter().enumerate() {
+            maker.alias(index, alias);
+        }
+        maker.sample();
+        maker.finish()
+    }
+}
+
+/// A number generator with a stated sequence: SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
+/// Generators", OOPSLA 2014).
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it has no end, and is no iterator")]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+struct Maker<'a> {
+    ground: &'a Ground<'a>,
+    expectation: &'a Expectation,
+    plan: Plan,
+    /// Addresses by kind of access; sets, since leaf runs and aliases share their ends.
+    probes: [BTreeSet<u64>; 6],
+    reads: u64,
+}
+
+impl Maker<'_> {
+    fn alias(&mut self, index: usize, alias: &Alias) {
+        if alias.past_maxphyaddr {
+            return self.skip(
+                "pages past the CPU's physical-address width",
+                "they can be walked, not reached",
+                alias.pages,
+            );
+        }
+        let range = Va(alias.virt)..=Va(alias.last());
+        let mut next = alias.virt;
+        let ground = self.ground;
+        for run in Runs::new(&ground.memory, ground.root, range, ground.checks, 1 << 26).map_while(Result::ok) {
+            self.faulting(index, next, run.va.0);
+            self.run(index, &run);
+            next = run.va.0.wrapping_add(run.bytes);
+        }
+        self.faulting(index, next, alias.last().wrapping_add(1));
+        self.ends(alias.virt, alias.last());
+        self.add(ProbeKind::Write, alias.virt);
+        self.add(ProbeKind::Fetch, alias.virt);
+        for kind in [ProbeKind::UserRead, ProbeKind::UserWrite, ProbeKind::UserFetch] {
+            self.add(kind, alias.virt);
+        }
+        for neighbour in [alias.virt.wrapping_sub(PAGE_BYTES), alias.last().wrapping_add(1)] {
+            self.nobody(neighbour);
+        }
+    }
+
+    /// Pages that translate, or have a defect.
+    fn run(&mut self, alias: usize, run: &Run) {
+        let last = run.va.0 + (run.bytes - 1);
+        if run.defect.is_some() {
+            self.faulting(alias, run.va.0, last.wrapping_add(1));
+            return;
+        }
+        self.ends(run.va.0, last);
+        let mut start = run.va.0;
+        for page in self.backed_pages(run) {
+            self.sweep(alias, run, start, page);
+            self.read_page(page);
+            start = page + PAGE_BYTES;
+        }
+        self.sweep(alias, run, start, last.wrapping_add(1));
+    }
+
+    /// Pages of a run that reach memory.
+    fn backed_pages(&self, run: &Run) -> Vec<u64> {
+        let pages = (0..run.bytes).step_by(PAGE_BYTES as usize);
+        pages.filter(|offset| (self.ground.backed)(run.pa.0 + offset)).map(|offset| run.va.0 + offset).collect()
+    }
+
+    /// Pages from `start` to `end`, without memory behind them.
+    fn sweep(&mut self, alias: usize, run: &Run, start: u64, end: u64) {
+        let pages = end.wrapping_sub(start) / PAGE_BYTES;
+        if pages == 0 {
+            return;
+        }
+        if !run.rights.writable && self.ground.checks.wp {
+            // Only a read can tell where they lead.
+            let read = pages.min(MAX_READS.saturating_sub(self.reads));
+            (0..read).for_each(|page| self.read_page(start + page * PAGE_BYTES));
+            if read < pages {
+                self.skip("read-only pages", "each read of a page without memory is an exit", pages - read);
+            }
+            return;
+        }
+        let predicted = Frames::From(run.pa.0 + (start - run.va.0));
+        self.plan.sweeps.push(PlannedSweep { virt: start, pages, alias, predicted });
+    }
+
+    /// Pages from `start` to `end` that fault, by the walk: each is written, one is tried in every way.
+    fn faulting(&mut self, alias: usize, start: u64, end: u64) {
+        let pages = end.wrapping_sub(start) / PAGE_BYTES;
+        if pages == 0 {
+            return;
+        }
+        let Outcome::Fault(fault) = self.walk(start, Access::write()) else {
+            return self.skip(
+                "pages whose tables lie where no memory is",
+                "what is read there depends on the machine",
+                pages,
+            );
+        };
+        self.plan.sweeps.push(PlannedSweep { virt: start, pages, alias, predicted: Frames::Fault(fault) });
+        self.ends(start, end.wrapping_sub(1));
+        self.add(ProbeKind::Write, start);
+        self.add(ProbeKind::Fetch, start);
+    }
+
+    /// Reads at the first and the last eight bytes.
+    fn ends(&mut self, first: u64, last: u64) {
+        self.read_page(first);
+        if self.is_backed(last - 7) {
+            self.read_page(last & !(PAGE_BYTES - 1));
+        } else {
+            self.add(ProbeKind::Read, last - 7);
+        }
+    }
+
+    /// A read of a page: where it says which one it is, if it has memory.
+    fn read_page(&mut self, page: u64) {
+        self.reads += 1;
+        let offset = if self.is_backed(page) { TAIL } else { 0 };
+        self.add(ProbeKind::Read, page + offset);
+    }
+
+    fn is_backed(&self, virt: u64) -> bool {
+        let reached = self.walk(virt, Access::read());
+        matches!(reached, Outcome::Translated(t) if (self.ground.backed)(t.pa.0))
+    }
+
+    /// Addresses of the arena that nobody owns, taken at random.
+    fn sample(&mut self) {
+        let (first, last) = (*self.expectation.arena.start(), *self.expectation.arena.end());
+        let pages = (last - first) / PAGE_BYTES + 1;
+        let mut random = Random(self.ground.seed);
+        for _ in 0..SAMPLE {
+            let page = first + random.below(pages) * PAGE_BYTES;
+            self.nobody(page + (random.below(PAGE_BYTES / 8) * 8));
+        }
+    }
+
+    /// A read that must fault, unless the address is somebody's.
+    fn nobody(&mut self, virt: u64) {
+        let kernels = self.ground.kernel.iter().any(|range| range.contains(&virt));
+        if !kernels && self.expectation.alias_at(virt).is_none() && self.ground.checks.is_canonical(Va(virt)) {
+            self.add(ProbeKind::Read, virt);
+        }
+    }
+
+    fn add(&mut self, kind: ProbeKind, virt: u64) {
+        self.probes[kind as usize].insert(virt);
+    }
+
+    fn skip(&mut self, what: &str, reason: &str, count: u64) {
+        match self.plan.skipped.iter_mut().find(|skipped| skipped.what == what) {
+            Some(skipped) => skipped.count += count,
+            None => self.plan.skipped.push(Skipped { what: what.into(), reason: reason.into(), count }),
+        }
+    }
+
+    fn walk(&self, virt: u64, access: Access) -> Outcome {
+        walk(&self.ground.memory, self.ground.root, Va(virt), access, self.ground.checks).outcome
+    }
+
+    fn finish(mut self) -> Plan {
+        const KINDS: [ProbeKind; 6] = [
+            ProbeKind::Read,
+            ProbeKind::Write,
+            ProbeKind::Fetch,
+            ProbeKind::UserRead,
+            ProbeKind::UserWrite,
+            ProbeKind::UserFetch,
+        ];
+        for kind in KINDS {
+            let mut probes = Vec::new();
+            for virt in std::mem::take(&mut self.probes[kind as usize]) {
+                let predicted = self.walk(virt, access_of(kind));
+                if self.is_safe(kind, &predicted) {
+                    let purpose = self.expectation.alias_at(virt).map_or(Purpose::Nobody, Purpose::Alias);
+                    probes.push(PlannedProbe { virt, purpose, predicted });
+                }
+            }
+            self.plan.groups.push(Group { kind, probes });
+        }
+        self.plan
+    }
+
+    /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, and only a page
+    /// that has memory can be executed.
+    fn is_safe(&mut self, kind: ProbeKind, predicted: &Outcome) -> bool {
+        let backed = match predicted {
+            Outcome::Fault(_) => return true,
+            Outcome::Stranded { .. } => return false,
+            Outcome::Translated(translation) => (self.ground.backed)(translation.pa.0),
+        };
+        match kind {
+            ProbeKind::Read | ProbeKind::UserRead => true,
+            ProbeKind::Write | ProbeKind::UserWrite => !backed,
+            ProbeKind::Fetch | ProbeKind::UserFetch if backed => true,
+            _ => {
+                self.skip("fetches from pages that can be executed", "no memory is behind them", 1);
+                false
+            }
+        }
+    }
+}
+
+/// The access that a probe of this kind makes.
+pub(super) fn access_of(kind: ProbeKind) -> Access {
+    match kind {
+        ProbeKind::Read => Access::read(),
+        ProbeKind::Write => Access::write(),
+        ProbeKind::Fetch => Access::fetch(),
+        ProbeKind::UserRead => Access::read().user(),
+        ProbeKind::UserWrite => Access::write().user(),
+        ProbeKind::UserFetch => Access::fetch().user(),
+    }
+}

@@ -1,0 +1,126 @@
+//! GDT, IDT and TSS (SDM vol. 3A, 3.4.5, 6.14 and 7.7), all in one read-only page: the accessed and busy bits are set
+//! beforehand, so that the CPU has nothing to write.
+
+use efibed_guest::protocol::{IST_BYTES, selector};
+
+use crate::machine::{kvm_segment, kvm_sregs};
+
+/// Where in the page they are.
+const IDT_AT: u64 = 0;
+const GDT_AT: u64 = VECTORS * 16;
+const TSS_AT: u64 = 0x280;
+const VECTORS: u64 = 32;
+const GDT_BYTES: u64 = 7 * 8;
+const TSS_BYTES: u64 = 104;
+
+/// Descriptor types (SDM vol. 3A, tables 3-1 and 3-2), accessed or busy.
+const CODE: u8 = 0b1011;
+const DATA: u8 = 0b0011;
+const TSS_BUSY: u8 = 0b1011;
+const INTERRUPT_GATE: u64 = 0b1110;
+
+/// The page at virtual address `at`, for handlers at `vectors` and interrupt stacks from `ist_top` on.
+pub fn page(at: u64, vectors: &[u64; 32], ist_top: u64) -> Vec<u8> {
+    let mut page = Vec::with_capacity(4096);
+    for (vector, handler) in vectors.iter().enumerate() {
+        page.extend(gate(*handler, interrupt_stack(vector)));
+    }
+    let kernel = |kind| code_or_data(kind, 0);
+    let user = |kind| code_or_data(kind, 3);
+    for descriptor in [0, kernel(CODE), kernel(DATA), user(DATA), user(CODE)] {
+        page.extend(descriptor.to_le_bytes());
+    }
+    page.extend(tss_descriptor(at + TSS_AT));
+    page.resize(TSS_AT as usize, 0);
+    page.extend(tss(ist_top));
+    page
+}
+
+/// Points the system registers at the page.
+pub fn load(sregs: &mut kvm_sregs, at: u64) {
+    sregs.gdt.base = at + GDT_AT;
+    sregs.gdt.limit = (GDT_BYTES - 1) as u16;
+    sregs.idt.base = at + IDT_AT;
+    sregs.idt.limit = (VECTORS * 16 - 1) as u16;
+    sregs.cs = segment(selector::KERNEL_CODE, CODE, true);
+    let data = segment(selector::KERNEL_DATA, DATA, false);
+    (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
+    sregs.tr = kvm_segment {
+        base: at + TSS_AT,
+        limit: (TSS_BYTES - 1) as u32,
+        selector: selector::TSS,
+        type_: TSS_BUSY,
+        present: 1,
+        ..Default::default()
+    };
+    sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
+}
+
+/// #DF, NMI, #MC, #PF, #GP and #SS each have a stack of their own, the rest share the seventh.
+fn interrupt_stack(vector: usize) -> u64 {
+    match vector {
+        8 => 1,
+        2 => 2,
+        18 => 3,
+        14 => 4,
+        13 => 5,
+        12 => 6,
+        _ => 7,
+    }
+}
+
+fn gate(handler: u64, stack: u64) -> [u8; 16] {
+    // Ring 3 reaches #BP and #UD as exceptions only, so every gate is ring 0's.
+    let low = (handler & 0xffff)
+        | u64::from(selector::KERNEL_CODE) << 16
+        | stack << 32
+        | INTERRUPT_GATE << 40
+        | 1 << 47
+        | (handler >> 16 & 0xffff) << 48;
+    let mut gate = [0; 16];
+    gate[..8].copy_from_slice(&low.to_le_bytes());
+    gate[8..].copy_from_slice(&(handler >> 32).to_le_bytes());
+    gate
+}
+
+/// Flat, present; code is 64-bit.
+fn code_or_data(kind: u8, ring: u64) -> u64 {
+    let size = if kind == CODE { 1 << 53 } else { 1 << 54 };
+    0x000f_0000_0000_ffff | u64::from(kind) << 40 | 1 << 44 | ring << 45 | 1 << 47 | size | 1 << 55
+}
+
+fn tss_descriptor(base: u64) -> [u8; 16] {
+    let low =
+        (TSS_BYTES - 1) | (base & 0xff_ffff) << 16 | u64::from(TSS_BUSY) << 40 | 1 << 47 | (base >> 24 & 0xff) << 56;
+    let mut descriptor = [0; 16];
+    descriptor[..8].copy_from_slice(&low.to_le_bytes());
+    descriptor[8..].copy_from_slice(&(base >> 32).to_le_bytes());
+    descriptor
+}
+
+/// The interrupt stacks, and an I/O map that begins past the limit: ring 3 has no ports.
+fn tss(ist_top: u64) -> [u8; TSS_BYTES as usize] {
+    let mut tss = [0; TSS_BYTES as usize];
+    for stack in 0..7 {
+        let at = 36 + 8 * stack as usize;
+        tss[at..at + 8].copy_from_slice(&(ist_top + stack * IST_BYTES).to_le_bytes());
+    }
+    tss[102..].copy_from_slice(&(TSS_BYTES as u16).to_le_bytes());
+    tss
+}
+
+fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
+    kvm_segment {
+        base: 0,
+        limit: u32::MAX,
+        selector,
+        type_: kind,
+        present: 1,
+        dpl: 0,
+        db: u8::from(!code),
+        s: 1,
+        l: u8::from(code),
+        g: 1,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,212 @@
+//! The guest's memory with everything in it that it starts with.
+//!
+//! There is no machine yet: the walker engine runs the mapping code on this memory as it is.
+
+use std::ops::Range;
+
+use efibed_guest::LayoutMapper;
+use efibed_guest::mapper::{CpuAbilities, KeepRange};
+use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, MAX_KEEP, MapRequest, USER_BASE};
+use efibed_stub::DESCRIPTOR_STRIDE;
+
+use super::boot_tables::{BootTables, OutOfPages, flags};
+use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
+use crate::machine::BackingError;
+use crate::memory_map::{MemoryDescriptor, MemoryMap};
+use crate::mmu::Paging;
+
+/// A guest's memory, laid out.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The memory itself.
+    pub memory: OwnMemory,
+    /// What lies where.
+    pub placement: Placement,
+    /// The image in it.
+    pub image: &'static Image,
+    /// The kernel's own address space.
+    pub kernel_root: u64,
+    /// The kernel's, and what firmware needs at its physical addresses.
+    pub boot_root: u64,
+    /// Virtual ranges that are the kernel's.
+    pub keep: Vec<KeepRange>,
+    map_bytes: u64,
+}
+
+/// Why a guest's memory cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The host has not enough.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// The sizes that were asked for do not suffice.
+    #[error(transparent)]
+    BootTables(#[from] OutOfPages),
+}
+
+impl Loaded {
+    /// The sizes a guest for `map` needs: `pool_pages` for the mapper, `identity` pages at their physical addresses.
+    pub fn sizes(image: &Image, map: &MemoryMap, pool_pages: u64, identity_pages: u64) -> Sizes {
+        let map_bytes = (map.descriptors().len() * DESCRIPTOR_STRIDE) as u64;
+        let map_pages = map_bytes.div_ceil(PAGE_BYTES).max(1);
+        let direct = image.pages() + 2 * map_pages + pool_pages;
+        // The direct map covers the boot tables too; a page of them maps 511 others at the least.
+        let ranges = [image.pages(), direct + direct / 256 + 32, 1, 1, map_pages];
+        let identity = std::iter::repeat_n(1, identity_pages as usize);
+        let tables = BootTables::pages_for(ranges.into_iter().chain(identity));
+        Sizes {
+            read_only: image.read_only_pages() * PAGE_BYTES,
+            image: image.pages() * PAGE_BYTES,
+            memory_map: map_pages * PAGE_BYTES,
+            boot_tables: tables * PAGE_BYTES,
+            pool: pool_pages * PAGE_BYTES,
+        }
+    }
+
+    /// Lays everything out. `identity` are the pages that firmware runs in and on before the switch.
+    pub fn new(
+        image: &'static Image,
+        map: &MemoryMap,
+        placement: Placement,
+        identity: &[u64],
+        paging: &Paging,
+    ) -> Result<Self, LoadError> {
+        let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
+        let map_bytes = descriptor_bytes(map.descriptors());
+        let written = memory.write(placement.base, image.read_only())
+            && memory.write(placement.memory_map().start, &map_bytes)
+            && write_descriptor_tables(&memory, image, &placement);
+        if !written {
+            return Err(OutOfPages.into());
+        }
+        let mut loaded = Self {
+            keep: keep(image, &placement),
+            memory,
+            placement,
+            image,
+            kernel_root: 0,
+            boot_root: 0,
+            map_bytes: map_bytes.len() as u64,
+        };
+        loaded.build_tables(identity, paging)?;
+        Ok(loaded)
+    }
+
+    /// What the mapper is asked to do.
+    pub fn request(&self, mapper: LayoutMapper, cpu: CpuAbilities) -> MapRequest {
+        let mut keep = [KeepRange::default(); MAX_KEEP];
+        for (slot, range) in keep.iter_mut().zip(&self.keep) {
+            *slot = *range;
+        }
+        let pair = |range: Range<u64>| [range.start, range.end];
+        MapRequest {
+            layout: mapper.layout as u32,
+            leaf_rule: mapper.leaf_rule as u32,
+            memory_map: self.placement.memory_map().start,
+            memory_map_bytes: self.map_bytes,
+            stride: DESCRIPTOR_STRIDE as u64,
+            virtual_map: self.placement.virtual_map().start,
+            kernel_root: self.kernel_root,
+            levels: if cpu.la57 != 0 { 5 } else { 4 },
+            table_reach: pair(self.placement.boot_tables().start..self.placement.pool().end),
+            table_pool: pair(self.placement.pool()),
+            cpu,
+            keep_count: self.keep.len() as u64,
+            keep,
+        }
+    }
+
+    /// The first `count` descriptors of the virtual map, as the mapper left them.
+    pub fn virtual_map(&self, count: u64) -> Vec<MemoryDescriptor> {
+        let range = self.placement.virtual_map();
+        (range.start..range.end)
+            .step_by(DESCRIPTOR_STRIDE)
+            .take(count as usize)
+            .map_while(|at| self.descriptor(at))
+            .collect()
+    }
+
+    /// The physical address of an address in the image.
+    pub fn physical(&self, image_address: u64) -> u64 {
+        self.placement.base + (image_address - IMAGE_BASE)
+    }
+
+    /// Whether the guest lives at this physical address.
+    pub fn owns(&self, pa: u64) -> bool {
+        (self.memory.base()..self.memory.end()).contains(&pa)
+    }
+
+    fn descriptor(&self, at: u64) -> Option<MemoryDescriptor> {
+        let word = |index: u64| self.memory.read_u64(at + 8 * index);
+        Some(MemoryDescriptor {
+            ty: crate::memory_map::MemoryType(word(0)? as u32),
+            phys_start: word(1)?,
+            virt_start: word(2)?,
+            padding: 0,
+            page_count: word(3)?,
+            att: crate::memory_map::MemoryAttribute::from_bits_retain(word(4)?),
+        })
+    }
+
+    fn build_tables(&mut self, identity: &[u64], paging: &Paging) -> Result<(), OutOfPages> {
+        let nx = if paging.nxe { flags::NX } else { 0 };
+        let (text, data) = (flags::P, flags::P | flags::W | nx);
+        let header = self.image.header();
+        let range = self.placement.boot_tables();
+        let levels = if paging.la57 { 5 } else { 4 };
+        let mut tables = BootTables::new(&self.memory, range.start, range.end, levels);
+
+        let kernel = tables.root()?;
+        let fixed = self.image.read_only_pages();
+        let base = self.placement.base;
+        tables.map(kernel, IMAGE_BASE, base, fixed, text)?;
+        let writable = fixed * PAGE_BYTES;
+        tables.map(kernel, IMAGE_BASE + writable, base + writable, self.image.pages() - fixed, data)?;
+        let all = self.placement.sizes.total() / PAGE_BYTES;
+        tables.map(kernel, DIRECT_MAP.wrapping_add(base), base, all, data)?;
+        tables.map(kernel, USER_BASE, self.physical(header.user_text), 1, text | flags::U)?;
+        let stack = self.physical(header.user_stack);
+        tables.map(kernel, USER_BASE + PAGE_BYTES, stack, 1, data | flags::U)?;
+
+        let boot = if identity.is_empty() { kernel } else { tables.copy_root(kernel)? };
+        let map = self.placement.virtual_map();
+        for page in identity.iter().copied().chain(map.step_by(PAGE_BYTES as usize)).filter(|_| boot != kernel) {
+            tables.map(boot, page, page, 1, flags::P | flags::W)?;
+        }
+        (self.kernel_root, self.boot_root) = (kernel, boot);
+        Ok(())
+    }
+}
+
+/// The virtual ranges that a mapper must leave alone.
+fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
+    let range = |first: u64, bytes: u64| KeepRange { first, last: first + (bytes - 1) };
+    vec![
+        range(IMAGE_BASE, image.pages() * PAGE_BYTES),
+        range(DIRECT_MAP.wrapping_add(placement.base), placement.sizes.total()),
+        range(USER_BASE, 2 * PAGE_BYTES),
+    ]
+}
+
+fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placement) -> bool {
+    let header = image.header();
+    let at = (header.vectors - IMAGE_BASE) as usize;
+    let mut vectors = [0; 32];
+    for (vector, bytes) in vectors.iter_mut().zip(image.read_only()[at..].chunks_exact(8)) {
+        *vector = bytes.try_into().map_or(0, u64::from_le_bytes);
+    }
+    let page = descriptor_tables::page(header.descriptor_tables, &vectors, header.ist_top);
+    memory.write(placement.base + (header.descriptor_tables - IMAGE_BASE), &page)
+}
+
+fn descriptor_bytes(descriptors: &[MemoryDescriptor]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(descriptors.len() * DESCRIPTOR_STRIDE);
+    for d in descriptors {
+        let start = bytes.len();
+        for word in [u64::from(d.ty.0), d.phys_start, d.virt_start, d.page_count, d.att.bits()] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.resize(start + DESCRIPTOR_STRIDE, 0);
+    }
+    bytes
+}

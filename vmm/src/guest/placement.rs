@@ -1,0 +1,228 @@
+//! Where in physical memory the guest lives.
+//!
+//! It must not lie where a region under test is: in Conventional memory, else LoaderData, else a hole of the map.
+
+use std::ops::Range;
+
+use super::PAGE_BYTES;
+use crate::machine::Internals;
+use crate::memory_map::{MemoryMap, MemoryType, Region};
+
+/// Bytes of the parts a guest's memory has, each a multiple of the page size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The read-only part of the image.
+    pub read_only: u64,
+    /// The whole image.
+    pub image: u64,
+    /// The memory map, and as much again for the virtual map.
+    pub memory_map: u64,
+    /// The tables the guest starts on.
+    pub boot_tables: u64,
+    /// Pages for the mapper's tables.
+    pub pool: u64,
+}
+
+/// Physical addresses of everything a guest owns, one part after another from `base`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The first byte.
+    pub base: u64,
+    /// How large the parts are.
+    pub sizes: Sizes,
+    /// Where KVM's own pages can be.
+    pub internals: Internals,
+}
+
+/// No place is large enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the guest needs {bytes:#x} bytes of Conventional or LoaderData memory, or of addresses that no descriptor names, \
+     below {limit:#x}"
+)]
+pub struct NoRoom {
+    /// What it needs.
+    pub bytes: u64,
+    /// Where physical addresses end on this machine.
+    pub limit: u64,
+}
+
+impl Sizes {
+    /// All of it.
+    pub const fn total(&self) -> u64 {
+        self.image + 2 * self.memory_map + self.boot_tables + self.pool
+    }
+}
+
+impl Placement {
+    /// Finds room below physical address `limit`. `internals`, if a machine exists already, are where it keeps its own
+    /// pages; they are avoided.
+    pub fn find(map: &MemoryMap, sizes: Sizes, limit: u64, internals: Option<Internals>) -> Result<Self, NoRoom> {
+        let bytes = sizes.total();
+        let no_room = NoRoom { bytes, limit };
+        let mut taken: Vec<Range<u64>> = internals.iter().flat_map(Internals::ranges).collect();
+        let base = room(map, bytes, limit, &taken).ok_or(no_room)?;
+        taken.push(base..base + bytes);
+        let internals = match internals {
+            Some(internals) => internals,
+            None => {
+                let pages = room(map, 4 * PAGE_BYTES, limit.min(1 << 32), &taken).ok_or(no_room)?;
+                Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES }
+            }
+        };
+        Ok(Self { base, sizes, internals })
+    }
+
+    /// Whether a machine's own pages lie off everything the map names and wants for itself.
+    pub fn tolerates(map: &MemoryMap, internals: &Internals) -> bool {
+        internals.ranges().iter().all(|range| {
+            !map.regions().any(|region| {
+                !is_free(region.ty) && extent(&region).is_some_and(|e| e.start < range.end && range.start < e.end)
+            })
+        })
+    }
+
+    /// The image.
+    pub fn image(&self) -> Range<u64> {
+        self.part(0, self.sizes.image)
+    }
+
+    /// The memory map that firmware hands over.
+    pub fn memory_map(&self) -> Range<u64> {
+        self.part(self.sizes.image, self.sizes.memory_map)
+    }
+
+    /// The map that SetVirtualAddressMap is given.
+    pub fn virtual_map(&self) -> Range<u64> {
+        self.part(self.sizes.image + self.sizes.memory_map, self.sizes.memory_map)
+    }
+
+    /// The tables the guest starts on.
+    pub fn boot_tables(&self) -> Range<u64> {
+        self.part(self.sizes.image + 2 * self.sizes.memory_map, self.sizes.boot_tables)
+    }
+
+    /// The mapper's pages.
+    pub fn pool(&self) -> Range<u64> {
+        self.part(self.sizes.total() - self.sizes.pool, self.sizes.pool)
+    }
+
+    fn part(&self, at: u64, bytes: u64) -> Range<u64> {
+        self.base + at..self.base + at + bytes
+    }
+}
+
+/// The first 64 KiB hold what real machines keep there, and address 0 is best left to null pointers.
+const LOWEST: u64 = 0x1_0000;
+
+fn is_free(ty: MemoryType) -> bool {
+    ty == MemoryType::CONVENTIONAL || ty == MemoryType::LOADER_DATA
+}
+
+/// The lowest room of `bytes` in the first kind of place that has any.
+fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option<u64> {
+    let of_type = |ty| {
+        let places = map.regions().filter(move |r| r.ty == ty).filter_map(|r| extent(&r)).collect();
+        first_fit(places, occupied(map, taken, |region| region.ty == ty), bytes, limit)
+    };
+    of_type(MemoryType::CONVENTIONAL)
+        .or_else(|| of_type(MemoryType::LOADER_DATA))
+        .or_else(|| first_fit(vec![0..limit], occupied(map, taken, |_| false), bytes, limit))
+}
+
+/// Everything that is in the way, by address: all regions but those of the kind looked for.
+fn occupied(map: &MemoryMap, taken: &[Range<u64>], free: impl Fn(&Region) -> bool) -> Vec<Range<u64>> {
+    let regions = map.regions().filter(|region| !free(region)).filter_map(|region| extent(&region));
+    let mut all: Vec<_> = regions.chain(taken.iter().cloned()).collect();
+    all.sort_unstable_by_key(|range| range.start);
+    all
+}
+
+fn first_fit(mut places: Vec<Range<u64>>, occupied: Vec<Range<u64>>, bytes: u64, limit: u64) -> Option<u64> {
+    places.sort_unstable_by_key(|range| range.start);
+    let mut obstacles = occupied.iter().peekable();
+    let mut free_from = LOWEST;
+    for place in places {
+        free_from = free_from.max(place.start);
+        let end = place.end.min(limit);
+        loop {
+            // Obstacles come by start address, so what lies below the place so far is behind us for good.
+            while obstacles.peek().is_some_and(|o| o.end <= free_from) {
+                obstacles.next();
+            }
+            let gap_end = obstacles.peek().map_or(end, |o| o.start.min(end));
+            if gap_end.checked_sub(free_from).is_some_and(|gap| gap >= bytes) {
+                return Some(free_from);
+            }
+            match obstacles.peek() {
+                Some(obstacle) if obstacle.start < end => free_from = free_from.max(obstacle.end),
+                _ => break,
+            }
+        }
+    }
+    None
+}
+
+/// Whole pages that a region touches; None if it has none.
+fn extent(region: &Region) -> Option<Range<u64>> {
+    let start = region.phys & !(PAGE_BYTES - 1);
+    let end = region.pages.saturating_mul(PAGE_BYTES).saturating_add(region.phys);
+    let end = end.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
+    (region.pages > 0).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_map::{MemoryAttribute, MemoryDescriptor};
+
+    const SIZES: Sizes =
+        Sizes { read_only: 0x4000, image: 0x10000, memory_map: 0x1000, boot_tables: 0x4000, pool: 0x10000 };
+
+    fn map(regions: &[(MemoryType, u64, u64)]) -> MemoryMap {
+        let descriptors = regions.iter().map(|&(ty, phys_start, page_count)| MemoryDescriptor {
+            ty,
+            phys_start,
+            page_count,
+            virt_start: 0,
+            padding: 0,
+            att: MemoryAttribute::WRITE_BACK,
+        });
+        MemoryMap::from_descriptors("test", descriptors.collect())
+    }
+
+    #[test]
+    fn conventional_memory_comes_first_and_overlaps_are_avoided() {
+        let map = map(&[
+            (MemoryType::LOADER_DATA, 0x10_0000, 0x100),
+            (MemoryType::CONVENTIONAL, 0x100_0000, 0x200),
+            (MemoryType::RUNTIME_SERVICES_DATA, 0x100_0000, 0x10),
+        ]);
+        let placement = Placement::find(&map, SIZES, 1 << 36, None).unwrap();
+        assert_eq!(placement.base, 0x101_0000);
+        assert_eq!(placement.pool().end, placement.base + SIZES.total());
+    }
+
+    #[test]
+    fn loader_data_comes_second_and_holes_last() {
+        let data = map(&[(MemoryType::LOADER_DATA, 0x10_0000, 0x100), (MemoryType::RESERVED, 0, 0x100)]);
+        assert_eq!(Placement::find(&data, SIZES, 1 << 36, None).unwrap().base, 0x10_0000);
+        let none = map(&[(MemoryType::RESERVED, 0, 0x200)]);
+        assert_eq!(Placement::find(&none, SIZES, 1 << 36, None).unwrap().base, 0x20_0000);
+    }
+
+    #[test]
+    fn a_full_map_has_no_room() {
+        let full = map(&[(MemoryType::RUNTIME_SERVICES_DATA, 0, 1 << 24)]);
+        let refusal = Placement::find(&full, SIZES, 1 << 36, None).unwrap_err();
+        assert_eq!(refusal, NoRoom { bytes: SIZES.total(), limit: 1 << 36 });
+    }
+
+    #[test]
+    fn a_machines_own_pages_are_avoided() {
+        let map = map(&[(MemoryType::CONVENTIONAL, 0x10_0000, 0x1000)]);
+        let internals = Internals { tss_pages_at: 0x10_0000, identity_map_page_at: 0x10_3000 };
+        let placement = Placement::find(&map, SIZES, 1 << 36, Some(internals)).unwrap();
+        assert_eq!(placement.base, 0x10_4000);
+    }
+}

@@ -1,0 +1,387 @@
+//! A booted guest: batches of commands, and what comes back from them.
+
+use std::mem::{offset_of, size_of};
+use std::time::Duration;
+
+use efibed_guest::LayoutMapper;
+use efibed_guest::mapper::{CpuAbilities, MapError};
+use efibed_guest::protocol::{
+    self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox,
+    MapRequest, MapStatus, Op, PORT, Probe, Sweep,
+};
+use efibed_stub::stamp::stamp;
+
+use super::{Loaded, PAGE_BYTES, descriptor_tables};
+use crate::machine::{
+    Backing, BackingError, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
+    WatchdogError, kvm_sregs,
+};
+use crate::mmu::Paging;
+
+/// A page with memory behind it, besides what the guest owns.
+#[derive(Clone, Debug)]
+pub struct BackedPage {
+    /// Its physical address.
+    pub phys: u64,
+    /// What is in it.
+    pub content: [u8; PAGE_BYTES as usize],
+}
+
+/// What happens while a batch runs.
+pub trait GuestEvents {
+    /// The guest wrote 8 bytes to where no memory is.
+    fn wrote(&mut self, pa: u64, value: u64);
+    /// A write of a sweep faulted.
+    fn swept_fault(&mut self, fault: Fault);
+    /// The guest wrote to a port that is not the guest image's own. False: nobody knows it.
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> bool;
+}
+
+/// Why a guest could not be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Memory.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// A slot.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// The registers, such as CR4.LA57 where KVM has no five levels.
+    #[error(transparent)]
+    Registers(#[from] RegistersError),
+}
+
+/// What ended a guest before its batch was done.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// A fault outside a probe.
+    Crash(Box<Crash>),
+    /// A panic in the guest's code.
+    Panic {
+        /// Source file and line.
+        location: String,
+    },
+    /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
+    Exit(Exit),
+    /// KVM would not run it.
+    Run(RunError),
+    /// The watchdog could not be armed.
+    Watchdog(WatchdogError),
+    /// The guest's memory does not hold what it must.
+    Corrupt,
+}
+
+/// A fault outside a probe.
+#[derive(Clone, Debug)]
+pub struct Crash {
+    /// Registers, as the handler found them.
+    pub registers: protocol::Crash,
+    /// The command being carried out.
+    pub command: u64,
+}
+
+/// How the mapper's phase ended.
+pub type Mapped = Result<MappedTables, MapError>;
+
+/// A mapper's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedTables {
+    /// The root to load.
+    pub root: u64,
+    /// Descriptors in the virtual map.
+    pub mapped: u64,
+    /// Pages used for tables.
+    pub table_pages: u64,
+    /// Whether the phase changed anything.
+    pub changed: bool,
+}
+
+/// A guest, booted on the kernel's tables.
+pub struct Guest<'m> {
+    machine: &'m mut Machine,
+    loaded: &'m Loaded,
+    limit: Duration,
+}
+
+impl<'m> Guest<'m> {
+    /// Boots what is loaded. The machine must be new or reset. `limit` is for each batch.
+    pub fn boot(
+        machine: &'m mut Machine,
+        loaded: &'m Loaded,
+        pages: &[BackedPage],
+        paging: &Paging,
+        limit: Duration,
+    ) -> Result<Self, BootError> {
+        add_slots(machine, loaded, pages)?;
+        let header = loaded.image.header();
+        let sregs = machine.sregs_mut();
+        set_control_registers(sregs, paging);
+        sregs.cr3 = loaded.boot_root;
+        descriptor_tables::load(sregs, header.descriptor_tables);
+        let regs = machine.regs_mut();
+        *regs = Default::default();
+        regs.rip = header.entry;
+        regs.rsp = header.stack_top;
+        regs.rflags = RFLAGS_FIXED;
+        machine.commit_registers()?;
+        Ok(Self { machine, loaded, limit })
+    }
+
+    /// The machine it runs in, stopped.
+    pub fn machine(&mut self) -> &mut Machine {
+        self.machine
+    }
+
+    /// Runs the mapper's phase `map`, or `finish`.
+    pub fn map(&mut self, op: Op, mapper: LayoutMapper, cpu: CpuAbilities) -> Result<Mapped, End> {
+        let request = self.loaded.request(mapper, cpu);
+        self.put_request(&request)?;
+        self.batch(&[command(op, [0; 6])], &mut NoEvents)?;
+        let at = self.mailbox(offset_of!(Mailbox, map_result));
+        let [status, detail, root, mapped, table_pages] = self.words(at)?;
+        if status == MapStatus::Done as u64 || status == MapStatus::DoneUnchanged as u64 {
+            let changed = status == MapStatus::Done as u64;
+            return Ok(Ok(MappedTables { root, mapped, table_pages, changed }));
+        }
+        MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
+    }
+
+    /// Carries out commands; returns their results.
+    pub fn batch(&mut self, commands: &[Command], events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
+        let at = self.mailbox(offset_of!(Mailbox, commands));
+        for (index, command) in commands.iter().enumerate() {
+            let [a, b, c, d, e, f] = command.args;
+            self.put(at + (index * size_of::<Command>()) as u64, &[command.op, a, b, c, d, e, f, 0])?;
+        }
+        let head = u64::from(protocol::VERSION) | (commands.len() as u64) << 32;
+        self.put(self.mailbox(offset_of!(Mailbox, version)), &[head, 0])?;
+        self.run(events)?;
+        let result = at + offset_of!(Command, result) as u64;
+        let results = (0..commands.len()).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
+        results.collect()
+    }
+
+    /// Puts the list for [`Op::Sweep`].
+    pub fn put_sweeps(&mut self, sweeps: &[Sweep]) -> Result<(), End> {
+        let words: Vec<u64> = sweeps.iter().flat_map(|s| [s.virt, s.pages]).collect();
+        self.put(self.mailbox(offset_of!(Mailbox, sweeps)), &words)
+    }
+
+    /// Puts addresses for [`Op::Probe`] into the records from the first on.
+    pub fn put_probes(&mut self, addresses: impl Iterator<Item = u64>) -> Result<(), End> {
+        let words: Vec<u64> = addresses.flat_map(|virt| [virt, protocol::PROBE_NOT_RUN, 0, 0, 0, 0, 0]).collect();
+        self.put(self.mailbox(offset_of!(Mailbox, probes)), &words)
+    }
+
+    /// The records, once the batch is done.
+    pub fn probes(&self, count: usize) -> Result<Vec<Probe>, End> {
+        let at = self.mailbox(offset_of!(Mailbox, probes));
+        (0..count)
+            .map(|index| {
+                let [virt, status, value, fault @ ..]: [u64; 7] =
+                    self.words(at + (index * size_of::<Probe>()) as u64)?;
+                Ok(Probe { virt, status, value, fault: fault_from(fault) })
+            })
+            .collect()
+    }
+
+    fn run(&mut self, events: &mut dyn GuestEvents) -> Result<(), End> {
+        let mailbox = self.mailbox(0);
+        let mut session = self.machine.session(self.limit).map_err(End::Watchdog)?;
+        let memory = Mail { loaded: self.loaded, mailbox };
+        loop {
+            let exit = session.run().map_err(End::Run)?;
+            session.drain(|pa, data| {
+                if let Ok(bytes) = data.try_into() {
+                    events.wrote(pa, u64::from_le_bytes(bytes));
+                }
+            });
+            match exit {
+                Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => return memory.faults(None, events),
+                Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => memory.faults(Some(MAX_FAULTS), events)?,
+                Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(memory.crash()),
+                Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(memory.panic()),
+                Exit::Out { port, data, .. } if events.port(port, data, &mut session) => {}
+                Exit::MmioRead { pa, .. } => {
+                    session.answer_mmio(stamp(pa));
+                }
+                Exit::MmioWrite { pa, len: 8, data } => events.wrote(pa, u64::from_le_bytes(data)),
+                Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
+                other => return Err(End::Exit(other)),
+            }
+        }
+    }
+
+    fn put_request(&mut self, request: &MapRequest) -> Result<(), End> {
+        // SAFETY: a plain structure of integers without padding, which the guest reads as such.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(request).cast::<u8>(), size_of::<MapRequest>()) };
+        let at = self.mailbox(offset_of!(Mailbox, map_request));
+        if self.loaded.memory.write(at, bytes) { Ok(()) } else { Err(End::Corrupt) }
+    }
+
+    fn put(&self, at: u64, words: &[u64]) -> Result<(), End> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        if self.loaded.memory.write(at, &bytes) { Ok(()) } else { Err(End::Corrupt) }
+    }
+
+    fn words<const N: usize>(&self, at: u64) -> Result<[u64; N], End> {
+        words(self.loaded, at)
+    }
+
+    fn mailbox(&self, offset: usize) -> u64 {
+        self.loaded.physical(self.loaded.image.header().mailbox) + offset as u64
+    }
+}
+
+/// A command with its arguments.
+pub(crate) fn command(op: Op, args: [u64; 6]) -> Command {
+    Command { op: op as u64, args, result: 0 }
+}
+
+/// Bit 1 of RFLAGS is always 1 (SDM vol. 1, 3.4.3). Interrupts are off.
+const RFLAGS_FIXED: u64 = 1 << 1;
+
+// CR0, CR4, EFER (SDM vol. 3A, 2.5 and 2.2.1).
+const CR0_PE: u64 = 1 << 0;
+const CR0_MP: u64 = 1 << 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NE: u64 = 1 << 5;
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_LA57: u64 = 1 << 12;
+const CR4_SMEP: u64 = 1 << 20;
+const CR4_SMAP: u64 = 1 << 21;
+const CR4_PKE: u64 = 1 << 22;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NXE: u64 = 1 << 11;
+
+fn set_control_registers(sregs: &mut kvm_sregs, paging: &Paging) {
+    let bits = |switches: &[(bool, u64)]| switches.iter().filter(|s| s.0).fold(0, |sum, s| sum | s.1);
+    sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG | bits(&[(paging.wp, CR0_WP)]);
+    sregs.cr4 = CR4_PAE
+        | bits(&[(paging.la57, CR4_LA57), (paging.smep, CR4_SMEP), (paging.smap, CR4_SMAP), (paging.pke, CR4_PKE)]);
+    sregs.efer = EFER_LME | EFER_LMA | bits(&[(paging.nxe, EFER_NXE)]);
+}
+
+fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Result<(), BootError> {
+    let memory = loaded.memory.backing();
+    let Loaded { placement, .. } = loaded;
+    let fixed = placement.sizes.read_only;
+    let own = |offset: u64, bytes: u64, readonly: bool| Slot {
+        phys: placement.base + offset,
+        bytes,
+        readonly,
+        memory: memory.clone(),
+        offset,
+    };
+    machine.add_slot(own(0, fixed, true))?;
+    machine.add_slot(own(fixed, placement.sizes.total() - fixed, false))?;
+    if pages.is_empty() {
+        return Ok(());
+    }
+    let backing = Backing::new(pages.len() as u64 * PAGE_BYTES)?;
+    for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
+        backing.write(offset, &page.content);
+        let (phys, memory) = (page.phys, backing.clone());
+        machine.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: false, memory, offset })?;
+    }
+    Ok(())
+}
+
+/// KVM cannot execute what has no memory behind it, and stops at the address. If a fetch probe went there, that is its
+/// result: the call returns the page's stamp, by KVM's own translation, as the routine in a page with memory does.
+fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError) -> Result<(), End> {
+    let header = loaded.image.header();
+    let regs = session.regs();
+    let mut physical = |linear| session.translate(linear).ok().flatten();
+    let (target, stack) = (physical(regs.rip), physical(regs.rsp));
+    let target = target.filter(|target| !session.is_backed(*target));
+    let returns_to = stack.and_then(|stack| session.read_u64(stack));
+    match (target, returns_to) {
+        (Some(target), Some(address)) if [header.fetch_return, header.user_fetch_return].contains(&address) => {
+            let regs = session.regs_mut();
+            regs.rip = address;
+            regs.rsp += 8;
+            regs.rax = stamp(target);
+            Ok(())
+        }
+        _ => Err(End::Exit(Exit::InternalError(error))),
+    }
+}
+
+/// The mailbox while the guest is stopped in the middle of a batch.
+struct Mail<'a> {
+    loaded: &'a Loaded,
+    mailbox: u64,
+}
+
+impl Mail<'_> {
+    /// Hands on fault records: so many, or as many as the mailbox says.
+    fn faults(&self, count: Option<usize>, events: &mut dyn GuestEvents) -> Result<(), End> {
+        let counter = self.mailbox + offset_of!(Mailbox, fault_count) as u64;
+        let count = match count {
+            Some(count) => count,
+            None => words::<1>(self.loaded, counter)?[0] as usize,
+        };
+        let at = self.mailbox + offset_of!(Mailbox, faults) as u64;
+        for index in 0..count.min(MAX_FAULTS) {
+            events.swept_fault(fault_from(words(self.loaded, at + (index * size_of::<Fault>()) as u64)?));
+        }
+        if self.loaded.memory.write_u64(counter, 0) { Ok(()) } else { Err(End::Corrupt) }
+    }
+
+    fn crash(&self) -> End {
+        let read = || {
+            let at = self.mailbox + offset_of!(Mailbox, crash) as u64;
+            let words: [u64; 24] = words(self.loaded, at).ok()?;
+            let mut crash = protocol::Crash::default();
+            crash.registers.copy_from_slice(&words[..15]);
+            [crash.cr2, crash.cr3, crash.vector, crash.error_code] = *words[15..].first_chunk()?;
+            crash.frame.copy_from_slice(&words[19..]);
+            let command = self.loaded.memory.read_u64(self.mailbox + offset_of!(Mailbox, command_at) as u64)?;
+            Some(Crash { registers: crash, command })
+        };
+        read().map_or(End::Corrupt, |crash| End::Crash(Box::new(crash)))
+    }
+
+    fn panic(&self) -> End {
+        let location = || {
+            let [file, bytes, line] = words(self.loaded, self.mailbox + offset_of!(Mailbox, panic) as u64).ok()?;
+            let image = efibed_guest::protocol::IMAGE_BASE..self.loaded.image.header().end;
+            if !image.contains(&file) {
+                return None;
+            }
+            let mut name = vec![0; bytes.min(256) as usize];
+            let complete = self.loaded.memory.read(self.loaded.physical(file), &mut name);
+            complete.then(|| format!("{}:{line}", String::from_utf8_lossy(&name)))
+        };
+        location().map_or(End::Corrupt, |location| End::Panic { location })
+    }
+}
+
+fn words<const N: usize>(loaded: &Loaded, at: u64) -> Result<[u64; N], End> {
+    let mut result = [0; N];
+    for (word, offset) in result.iter_mut().zip((0..).step_by(8)) {
+        *word = loaded.memory.read_u64(at + offset).ok_or(End::Corrupt)?;
+    }
+    Ok(result)
+}
+
+/// From the words of a [`Fault`].
+fn fault_from([what, cr2, rip, virt]: [u64; 4]) -> Fault {
+    Fault { vector: what as u32, error_code: (what >> 32) as u32, cr2, rip, virt }
+}
+
+/// For batches in which nothing happens on the way.
+struct NoEvents;
+
+impl GuestEvents for NoEvents {
+    fn wrote(&mut self, _pa: u64, _value: u64) {}
+    fn swept_fault(&mut self, _fault: Fault) {}
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
+        false
+    }
+}
