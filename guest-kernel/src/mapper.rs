@@ -7,7 +7,7 @@ use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 use crate::Layout;
 use crate::layout::Allocator;
 use crate::page_table::{AddressSpace, LeafRule, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
-use crate::protocol::MapStatus;
+use crate::protocol::{MapRequest, MapStatus};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
 ///
@@ -117,6 +117,31 @@ pub struct MapContext<'a> {
 }
 
 impl<'a> MapContext<'a> {
+    /// The context that a request describes; None if the request makes no sense. `offset` is the virtual minus the
+    /// physical address of the memory it names: the direct map in the guest, something else natively.
+    ///
+    /// # Safety
+    /// All of the request's physical ranges must be memory at that offset which nothing else refers to while the context
+    /// lives; the table pool must be zeroed.
+    pub unsafe fn from_request(request: &'a MapRequest, offset: u64) -> Option<Self> {
+        let bytes = request.memory_map_bytes as usize;
+        let at = |phys: u64| core::ptr::with_exposed_provenance_mut::<u8>(phys.wrapping_add(offset) as usize);
+        // SAFETY: as the caller vouches.
+        let (memory_map, virtual_map) = unsafe {
+            (
+                core::slice::from_raw_parts(at(request.memory_map), bytes),
+                core::slice::from_raw_parts_mut(at(request.virtual_map), bytes),
+            )
+        };
+        let list = DescriptorList::new(memory_map, request.stride as usize)?;
+        let [reach, pool] = [request.table_reach, request.table_pool].map(|[start, end]| start..end);
+        // SAFETY: as the caller vouches; no reference into it outlives a call of the mapper.
+        let tables = unsafe { Tables::new(offset, reach, pool) };
+        let kernel = AddressSpace::existing(request.kernel_root, request.levels as u32);
+        let keep = request.keep.get(..request.keep_count as usize)?;
+        Some(Self::new(list, virtual_map, tables, kernel, keep, request.cpu))
+    }
+
     /// A context over borrowed memory; `virtual_map` takes the descriptors handed to SetVirtualAddressMap.
     pub fn new(
         memory_map: DescriptorList<'a>,

@@ -1,6 +1,9 @@
 //! A test bed for EFI runtime-services mapping code.
 
+mod bed;
 pub mod check;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod engine;
 pub mod firmware;
 pub mod guest;
@@ -8,3 +11,11 @@ pub mod machine;
 pub mod memory_map;
 pub mod mmu;
 pub mod report;
+
+pub use bed::{Scenario, TestBed};
+pub use efibed_guest::{Layout, LeafRule};
+pub use engine::{EngineError, Moment, Tamper};
+pub use machine::CpuidRequest;
+pub use memory_map::MemoryMap;
+pub use mmu::{Pa, Va};
+pub use report::{EngineName, Report};

@@ -1,2 +1,7 @@
 //! The `efibed` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    efibed::cli::main(std::env::args_os())
+}

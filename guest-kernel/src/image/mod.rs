@@ -10,8 +10,8 @@ mod probes;
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::mapper::{DescriptorList, Finish, MapContext, MapError, Mapper};
-use crate::page_table::{AddressSpace, Tables};
+use crate::mapper::{Finish, MapContext, MapError, Mapper};
+use crate::page_table::AddressSpace;
 use crate::protocol::{
     Command, DIRECT_MAP, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, MapRequest, MapResult, MapStatus, Op,
     PORT, Panic,
@@ -95,7 +95,9 @@ fn carry_out<M: Mapper>(
 fn map<M: Mapper>(session: &mut Option<Session<M>>, mapper_for: &impl Fn(&MapRequest) -> Option<M>) {
     // SAFETY: the mailbox is ours while the guest runs.
     let request = unsafe { &(*mailbox()).map_request };
-    let outcome = mapper_for(request).zip(context(request));
+    // SAFETY: the host maps all that the request names at the direct map, and nothing else uses it meanwhile.
+    let context = unsafe { MapContext::from_request(request, DIRECT_MAP) };
+    let outcome = mapper_for(request).zip(context);
     let result = match outcome {
         None => MapResult { status: MapStatus::BadRequest as u64, ..MapResult::default() },
         Some((mut mapper, mut context)) => match mapper.map(&mut context) {
@@ -139,27 +141,6 @@ fn succeeded(status: MapStatus, context: &MapContext<'_>, space: AddressSpace) -
 fn failed(error: MapError) -> MapResult {
     let (status, detail) = error.to_status();
     MapResult { status: status as u64, detail, ..MapResult::default() }
-}
-
-fn context(request: &'static MapRequest) -> Option<MapContext<'static>> {
-    let bytes = request.memory_map_bytes as usize;
-    let at = |phys: u64| core::ptr::with_exposed_provenance_mut::<u8>(phys.wrapping_add(DIRECT_MAP) as usize);
-    // SAFETY: the host gives two buffers of this size, mapped at the direct map, which nothing else uses meanwhile.
-    let (memory_map, virtual_map) = unsafe {
-        (
-            core::slice::from_raw_parts(at(request.memory_map), bytes),
-            core::slice::from_raw_parts_mut(at(request.virtual_map), bytes),
-        )
-    };
-    let list = DescriptorList::new(memory_map, request.stride as usize)?;
-    let [reach_start, reach_end] = request.table_reach;
-    let [pool_start, pool_end] = request.table_pool;
-    // SAFETY: the host maps all of `table_reach` at the direct map and zeroes the pool; no reference into it outlives
-    // a call of the mapper, and the CPU itself only reads it.
-    let tables = unsafe { Tables::new(DIRECT_MAP, reach_start..reach_end, pool_start..pool_end) };
-    let kernel = AddressSpace::existing(request.kernel_root, request.levels as u32);
-    let keep = request.keep.get(..request.keep_count as usize)?;
-    Some(MapContext::new(list, virtual_map, tables, kernel, keep, request.cpu))
 }
 
 /// Calls a runtime service with the EFI calling convention.

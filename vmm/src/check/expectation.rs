@@ -112,6 +112,12 @@ impl Expectation {
         Self { aliases: without_overlaps(aliases, marks), arena: arena(layout), not_mapped }
     }
 
+    /// The first virtual address that stands for a physical one.
+    pub fn virtual_of(&self, phys: u64) -> Option<u64> {
+        let alias = self.aliases.iter().find(|alias| (alias.phys..alias.target(alias.last())).contains(&phys))?;
+        Some(alias.virt + (phys - alias.phys))
+    }
+
     /// The alias that covers an address.
     pub fn alias_at(&self, virt: u64) -> Option<usize> {
         let after = self.aliases.partition_point(|alias| alias.virt <= virt);

@@ -5,7 +5,7 @@ use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 use efibed_stub::stamp::stamped;
 
 use super::marks::{Mark, Marks, Statement};
-use super::plan::{Frames, Group, Plan, PlannedProbe, Purpose, access_of};
+use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
 use super::{Alias, Expectation, Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
@@ -116,12 +116,12 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The records of one group, once they are done.
-    pub fn probed(&mut self, group: &Group, records: &[Probe]) {
-        for (planned, record) in group.probes.iter().zip(records) {
+    /// The records of some probes of one kind, once they are done.
+    pub fn probed(&mut self, kind: ProbeKind, probes: &[PlannedProbe], records: &[Probe]) {
+        for (planned, record) in probes.iter().zip(records) {
             match record.status {
-                PROBE_DONE => self.probe_done(group.kind, planned, record.value),
-                PROBE_FAULTED => self.probe_faulted(group.kind, planned, record.fault),
+                PROBE_DONE => self.probe_done(kind, planned, record.value),
+                PROBE_FAULTED => self.probe_faulted(kind, planned, record.fault),
                 _ => self.disagree(
                     self.alias_of(planned),
                     planned.virt,
@@ -161,9 +161,9 @@ impl<'a> Judge<'a> {
         });
     }
 
-    /// All is said: what was never heard of is wrong too.
-    pub fn finish(mut self) -> (Observations, Marks) {
-        for sweep in &self.plan.sweeps {
+    /// All is said: what was never heard of is wrong too, if the guest came to its end.
+    pub fn finish(mut self, complete: bool) -> (Observations, Marks) {
+        for sweep in self.plan.sweeps.iter().filter(|_| complete) {
             for virt in (0..sweep.pages).map(|page| sweep.virt + page * PAGE_BYTES) {
                 let page = self.page_of(sweep.alias, virt);
                 if !self.seen[sweep.alias].contains(page) {

@@ -163,6 +163,13 @@ impl Marks {
         self.marks.is_empty() && self.worded.is_empty()
     }
 
+    /// Takes over all of another's marks.
+    pub fn absorb(&mut self, other: Self) {
+        other.marks.into_iter().for_each(|mark| self.push(mark));
+        self.worded.extend(other.worded);
+        self.omitted += other.omitted;
+    }
+
     /// Marks that found no place.
     pub fn omitted(&self) -> u64 {
         self.omitted

@@ -1,1 +1,98 @@
-//! Placeholder of the skeleton commit.
+//! Engines: what runs a scenario's mapping code and observes what it made.
+//!
+//! - [`Kvm`]: a KVM guest runs the mapping code, loads its tables, and its MMU is asked about every page.
+//! - [`walker`]: the same mapping code runs natively, and only the software walk looks at its tables. It is used when
+//!   asked for, never instead of the other.
+//!
+//! `course` holds what both do alike, `trials` finds out what a machine's MMU really does.
+
+mod course;
+mod firmware_memory;
+mod kvm;
+mod machines;
+mod trials;
+pub mod walker;
+
+use std::time::Duration;
+
+use efibed_guest::LayoutMapper;
+
+use crate::guest::{BootError, ImageError, LoadError};
+use crate::machine::{CpuidRequest, CreateError, OpenError};
+use crate::memory_map::MemoryMap;
+use crate::mmu::{Level, Rules};
+
+pub use kvm::Kvm;
+pub use trials::{Abilities, Trial};
+
+/// What an engine is to do.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// The memory map.
+    pub map: &'a MemoryMap,
+    /// The mapping code.
+    pub mapper: LayoutMapper,
+    /// What the CPU is to say it is.
+    pub cpu: CpuidRequest,
+    /// Of whatever is sampled.
+    pub seed: u64,
+    /// For each stretch of running in the guest.
+    pub limit: Duration,
+    /// Changes made to the finished tables, for negative controls.
+    pub tampers: &'a [Tamper],
+    /// The walker's rules in force, for negative controls.
+    pub rules: Rules,
+}
+
+/// A change of one entry in the finished tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tamper {
+    /// An address that the entry translates.
+    pub virt: u64,
+    /// Its level.
+    pub level: Level,
+    /// The bits to flip.
+    pub flip: u64,
+    /// When.
+    pub moment: Moment,
+}
+
+/// When the tables are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Before the host's first walk: every witness sees it.
+    BeforeWalk,
+    /// After it: the guest's MMU must notice by itself.
+    AfterWalk,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// /dev/kvm.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The machine cannot do what was asked for.
+    #[error("this machine cannot do {what}: {why}")]
+    Unable {
+        /// What was asked for.
+        what: String,
+        /// What was found.
+        why: String,
+    },
+    /// A virtual machine could not be made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Its memory could not.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It could not be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The guest image is unusable.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// KVM failed at something it did before.
+    #[error("KVM failed: {0}")]
+    Kvm(String),
+}

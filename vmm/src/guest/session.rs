@@ -1,5 +1,6 @@
 //! A booted guest: batches of commands, and what comes back from them.
 
+use std::fmt;
 use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::machine::{
     Backing, BackingError, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
     WatchdogError, kvm_sregs,
 };
-use crate::mmu::Paging;
+use crate::mmu::{ErrorCode, Paging};
 
 /// A page with memory behind it, besides what the guest owns.
 #[derive(Clone, Debug)]
@@ -70,6 +71,37 @@ pub enum End {
     /// The guest's memory does not hold what it must.
     Corrupt,
 }
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crash(crash) => {
+                let Crash { registers: r, command } = &**crash;
+                let fault = crate::mmu::Fault { vector: r.vector as u8, error_code: ErrorCode(r.error_code as u32) };
+                let [rip, cs, rflags, rsp, _] = r.frame;
+                write!(f, "{fault} outside a probe, in command {command}: RIP {rip:#x}, CR2 {:#x}, CR3 {:#x}, ", r.cr2, r.cr3)?;
+                write!(f, "CS {cs:#x}, RFLAGS {rflags:#x}, RSP {rsp:#x}")?;
+                for (name, value) in REGISTER_NAMES.iter().zip(r.registers) {
+                    write!(f, ", {name} {value:#x}")?;
+                }
+                Ok(())
+            }
+            Self::Panic { location } => write!(f, "the guest's code panicked at {location}"),
+            Self::Exit(Exit::Watchdog { limit, rip, cpl }) => {
+                write!(f, "the guest was still running after {limit:?}, in ring {cpl} at RIP {rip:#x}")
+            }
+            Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
+            Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
+            Self::Run(error) => write!(f, "{error}"),
+            Self::Watchdog(error) => write!(f, "{error}"),
+            Self::Corrupt => f.write_str("the guest's mailbox does not hold what it must"),
+        }
+    }
+}
+
+/// In the order of [`protocol::Crash::registers`].
+const REGISTER_NAMES: [&str; 15] =
+    ["RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
 
 /// A fault outside a probe.
 #[derive(Clone, Debug)]
@@ -235,7 +267,7 @@ impl<'m> Guest<'m> {
 }
 
 /// A command with its arguments.
-pub(crate) fn command(op: Op, args: [u64; 6]) -> Command {
+pub fn command(op: Op, args: [u64; 6]) -> Command {
     Command { op: op as u64, args, result: 0 }
 }
 
@@ -376,7 +408,7 @@ fn fault_from([what, cr2, rip, virt]: [u64; 4]) -> Fault {
 }
 
 /// For batches in which nothing happens on the way.
-struct NoEvents;
+pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: u64, _value: u64) {}

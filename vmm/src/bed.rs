@@ -1,0 +1,211 @@
+//! The public face: scenarios, and the bed they run on.
+
+mod scenario_file;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use efibed_guest::{Layout, LayoutMapper, LeafRule};
+
+use crate::engine::{Abilities, EngineError, Job, Kvm, Tamper, walker};
+use crate::machine::CpuidRequest;
+use crate::memory_map::{MemoryMap, ParseError};
+use crate::mmu::{Rule, Rules, Va, Walk};
+use crate::report::{EngineName, Report};
+
+/// A test bed: one /dev/kvm handle, and machines that are used again. Cheap to clone, and safe to share between threads.
+///
+/// ```no_run
+/// use efibed::{Layout, MemoryMap, Pa, Scenario, TestBed};
+///
+/// let map = MemoryMap::parse(&std::fs::read_to_string("tests/maps/ovmf-2013.toml")?)?;
+/// let bed = TestBed::new()?;
+/// let report = bed.run(&Scenario::new(map).layout(Layout::Window))?;
+/// report.assert_clean();
+/// assert_eq!(report.translate(0xffff_fffe_8080_0000), Some(Pa(0x80_0000)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct TestBed {
+    kvm: Arc<OnceLock<Kvm>>,
+}
+
+/// What to run: a memory map, mapping code, and a CPU to run it on.
+///
+/// ```
+/// use efibed::{EngineName, LeafRule, Layout, MemoryMap, Scenario, TestBed};
+///
+/// let map = MemoryMap::parse(
+///     r#"
+///     [[descriptor]]
+///     type = "RuntimeServicesData"
+///     phys = 0x7e729000
+///     pages = 0x242
+///     attribute = "RUNTIME|WB"
+///     "#,
+/// )?;
+/// let scenario = Scenario::new(map).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+/// let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker))?;
+/// assert_eq!(report.findings[0].rule.name(), "reserved-bit");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    map: MemoryMap,
+    mapper: LayoutMapper,
+    cpu: CpuidRequest,
+    engine: EngineName,
+    seed: u64,
+    limit: Duration,
+    tampers: Vec<Tamper>,
+    rules: Rules,
+}
+
+/// The seed of everything sampled, where none is given.
+const DEFAULT_SEED: u64 = 2013;
+/// How long any stretch of running in the guest may take, where nothing is said.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
+
+impl TestBed {
+    /// Opens /dev/kvm. The error says what is wrong with it, and what to do.
+    pub fn new() -> Result<Self, EngineError> {
+        let bed = Self::default();
+        bed.kvm()?;
+        Ok(bed)
+    }
+
+    /// A bed that opens /dev/kvm only when a scenario wants it.
+    pub fn without_kvm() -> Self {
+        Self::default()
+    }
+
+    /// Runs a scenario to its report. Safe to call from many threads at once.
+    pub fn run(&self, scenario: &Scenario) -> Result<Report, EngineError> {
+        let job = scenario.job();
+        match scenario.engine {
+            EngineName::Kvm => self.kvm()?.run(&job),
+            EngineName::Walker => walker::run(&job),
+        }
+    }
+
+    /// What this machine's KVM does, found by trying it on a CPU asked for in this way.
+    pub fn abilities(&self, cpu: &CpuidRequest) -> Result<Abilities, EngineError> {
+        self.kvm()?.abilities(cpu)
+    }
+
+    fn kvm(&self) -> Result<&Kvm, EngineError> {
+        if self.kvm.get().is_none() {
+            // Two threads may both get here; one handle is dropped again.
+            let _ = self.kvm.set(Kvm::open()?);
+        }
+        Ok(self.kvm.get_or_init(|| unreachable!("it was set just now")))
+    }
+}
+
+impl Scenario {
+    /// The map under layout `window` with right leaves, on KVM.
+    pub fn new(map: MemoryMap) -> Self {
+        Self {
+            map,
+            mapper: LayoutMapper::default(),
+            cpu: CpuidRequest::default(),
+            engine: EngineName::default(),
+            seed: DEFAULT_SEED,
+            limit: DEFAULT_LIMIT,
+            tampers: Vec::new(),
+            rules: Rules::all(),
+        }
+    }
+
+    /// Reads a scenario TOML, or a map in any known format. `name` appears in errors.
+    ///
+    /// The tables `mapper` (`layout`, `leaf_rule`) and `cpu` (`maxphyaddr`, `gbpages`, `nx`, `la57`, `smep`, `smap`,
+    /// `pku`) are optional.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ParseError> {
+        scenario_file::parse(name, text)
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(mut self, layout: Layout) -> Self {
+        self.mapper.layout = layout;
+        self
+    }
+
+    /// The rule for the size of leaves.
+    #[must_use]
+    pub fn leaf_rule(mut self, leaf_rule: LeafRule) -> Self {
+        self.mapper.leaf_rule = leaf_rule;
+        self
+    }
+
+    /// What the CPU is to say it is. The mapper is offered only what the machine was also found to do.
+    #[must_use]
+    pub fn cpu(mut self, cpu: CpuidRequest) -> Self {
+        self.cpu = cpu;
+        self
+    }
+
+    /// What executes and observes.
+    #[must_use]
+    pub fn engine(mut self, engine: EngineName) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// The seed of everything sampled.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How long any stretch of running in the guest may take.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Changes an entry of the finished tables: a negative control.
+    #[must_use]
+    pub fn tamper(mut self, tamper: Tamper) -> Self {
+        self.tampers.push(tamper);
+        self
+    }
+
+    /// Breaks a rule of the walker: a negative control.
+    #[must_use]
+    pub fn break_walker(mut self, rule: Rule) -> Self {
+        self.rules = self.rules.without(rule);
+        self
+    }
+
+    /// The memory map.
+    pub fn map(&self) -> &MemoryMap {
+        &self.map
+    }
+
+    /// What is asked of the CPU.
+    pub fn cpu_request(&self) -> &CpuidRequest {
+        &self.cpu
+    }
+
+    /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
+    /// there are no tables, and the report says why.
+    pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {
+        walker::run_and_walk(&self.job(), Va(virt))
+    }
+
+    fn job(&self) -> Job<'_> {
+        Job {
+            map: &self.map,
+            mapper: self.mapper,
+            cpu: self.cpu,
+            seed: self.seed,
+            limit: self.limit,
+            tampers: &self.tampers,
+            rules: self.rules,
+        }
+    }
+}

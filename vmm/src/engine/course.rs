@@ -1,0 +1,172 @@
+//! What the engines do alike: what the CPU is told, how many pages a mapper gets, and the report.
+
+use std::ops::RangeInclusive;
+
+use efibed_guest::LayoutMapper;
+use efibed_guest::mapper::{CpuAbilities, KeepRange, MapError};
+
+use super::{Job, Moment};
+use crate::check::{Expectation, Finding, LeafCounts, Marks, Phase, Rule, TableVerdict};
+use crate::guest::{Loaded, OwnMemory};
+use crate::machine::{CpuidRequest, CpuidSeen};
+use crate::memory_map::{MemoryMap, PAGE_BYTES};
+use crate::mmu::{Access, Cpu, Pa, Paging, Rules, Va, Vendor, walk};
+use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
+
+/// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836.
+const MAX_POOL_PAGES: u64 = 40_960;
+
+/// What CPUID says, and what of it is switched on: everything that protects, five levels and keys only if asked for.
+pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
+    let on = |seen: bool, asked: Option<bool>| seen && asked != Some(false);
+    Paging {
+        la57: seen.la57 && asked.la57 == Some(true),
+        maxphyaddr: seen.maxphyaddr,
+        gbpages: on(seen.gbpages, asked.gbpages),
+        nxe: on(seen.nx, asked.nx),
+        wp: true,
+        smep: on(seen.smep, asked.smep),
+        smap: on(seen.smap, asked.smap),
+        pke: seen.pku && asked.pku == Some(true),
+        pkru: 0,
+        vendor: match seen.vendor {
+            crate::machine::Vendor::Amd => Vendor::Amd,
+            _ => Vendor::Intel,
+        },
+        reserved_fault_sets_p: true,
+        rules: Rules::all(),
+    }
+}
+
+/// What the mapper is offered: what it was told *and* what was found to work.
+pub fn offer(cpu: &Cpu) -> CpuAbilities {
+    let both = |ability: fn(&Paging) -> bool| u32::from(ability(&cpu.told) && ability(&cpu.checks));
+    CpuAbilities {
+        gbpages: both(|p| p.gbpages),
+        nx: both(|p| p.nxe),
+        la57: both(|p| p.la57),
+        maxphyaddr: cpu.told.maxphyaddr.into(),
+    }
+}
+
+/// Enough pages for 4 KiB leaves of everything that is mapped, once, up to a limit.
+pub fn pool_pages(map: &MemoryMap) -> u64 {
+    let needs = map.regions().filter(|region| region.is_mapped()).map(|region| {
+        let tables = |span: u64| region.pages / span + 2;
+        tables(512) + tables(512 * 512)
+    });
+    // The root, the tables on the arena's border, and their copies.
+    let own = 16;
+    needs.fold(own, u64::saturating_add).min(MAX_POOL_PAGES)
+}
+
+/// The kernel's ranges, as the checks take them.
+pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<u64>> {
+    keep.iter().map(|range| range.first..=range.last).collect()
+}
+
+/// Changes the tables, as a negative control asks.
+pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told: &Paging) {
+    for tamper in job.tampers.iter().filter(|tamper| tamper.moment == moment) {
+        let walk = walk(memory, Pa(root), Va(tamper.virt), Access::read(), told);
+        let step = walk.steps().iter().find(|step| step.level == tamper.level);
+        // An entry the walk does not come to is not there to be changed; the run will be clean, and its test fail.
+        if let Some(step) = step {
+            let _ = memory.write_u64(step.entry_addr.0, step.entry ^ tamper.flip);
+        }
+    }
+}
+
+/// A mapper's error as a finding.
+pub fn mapper_error(error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
+    let region = |index: usize| map.regions().nth(index);
+    let (rule, index, message) = match error {
+        MapError::WindowOverflow { index } => {
+            let end = region(index).map_or(0, |r| r.phys.saturating_add(r.bytes().unwrap_or(u64::MAX)));
+            let message = format!(
+                "region {index} ends at {end:#x}: {:.1} GiB, and all mapped regions with their distances must fit the 64 \
+                 GiB from -68 GiB to -4 GiB",
+                end as f64 / (1u64 << 30) as f64
+            );
+            (Rule::WindowOverflow, Some(index), message)
+        }
+        MapError::AddressSpaceFull { index } => {
+            (Rule::WindowOverflow, Some(index), format!("no virtual addresses are left for region {index}"))
+        }
+        MapError::OutOfTablePages => {
+            (Rule::MapperError, None, format!("the mapper used up the {pool} pages it was given for tables"))
+        }
+        MapError::TableOutOfReach { table } => {
+            let message = format!("an entry names a table at {table:#x}, which is none of the kernel's or the mapper's");
+            (Rule::MapperError, None, message)
+        }
+        MapError::TooManyRegions { index } => {
+            (Rule::MapperError, Some(index), format!("the virtual map has no room for region {index}"))
+        }
+    };
+    marks.push_worded(Phase::Map, rule, index, message);
+}
+
+/// A report on a job of which nothing is known yet.
+pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
+    let LayoutMapper { layout, leaf_rule } = job.mapper;
+    Report {
+        source: job.map.source().to_owned(),
+        mapper: MapperName { layout: layout.name(), leaf_rule: leaf_rule.name() },
+        engine,
+        cpu,
+        regions: Vec::new(),
+        probes: Default::default(),
+        findings: Vec::new(),
+        findings_omitted: 0,
+        faults: Vec::new(),
+        faults_omitted: 0,
+        calls: Vec::new(),
+        skipped: Vec::new(),
+        notes: Vec::new(),
+        timing: Timing::default(),
+        runs: Vec::new(),
+    }
+}
+
+/// What became of each descriptor.
+pub fn region_reports(
+    map: &MemoryMap,
+    expectation: Option<(&Expectation, &TableVerdict)>,
+    findings: &[Finding],
+) -> Vec<RegionReport> {
+    let mut reports: Vec<RegionReport> = map
+        .regions()
+        .map(|region| {
+            let verdict = if region.is_runtime() && region.pages > 0 { Verdict::Unmapped } else { Verdict::NotOwed };
+            RegionReport { region, virt: None, aliases: Vec::new(), leaves: LeafCounts::default(), verdict }
+        })
+        .collect();
+    let Some((expectation, tables)) = expectation else { return reports };
+    for (alias, leaves) in expectation.aliases.iter().zip(&tables.leaves) {
+        let report = &mut reports[alias.region];
+        report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
+        match report.virt {
+            None => report.virt = Some(alias.virt),
+            Some(_) => report.aliases.push(alias.virt),
+        }
+        report.leaves.of_4k += leaves.of_4k;
+        report.leaves.of_2m += leaves.of_2m;
+        report.leaves.of_1g += leaves.of_1g;
+    }
+    for finding in findings.iter().filter(|finding| finding.phase != Phase::Input) {
+        if let Some(report) = finding.region.and_then(|index| reports.get_mut(index)) {
+            report.verdict = match report.verdict {
+                Verdict::Ok => Verdict::Wrong,
+                other => other,
+            };
+        }
+    }
+    reports
+}
+
+/// Whether `bytes` at `virt` lead to `phys`, writable or executable as asked, on these tables.
+pub fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access, paging: &Paging) -> bool {
+    let reached = walk(&loaded.memory, Pa(root), Va(virt), access, paging).translation();
+    reached.is_some_and(|translation| translation.pa.0 & !(PAGE_BYTES - 1) == phys & !(PAGE_BYTES - 1))
+}

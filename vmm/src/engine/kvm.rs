@@ -1,0 +1,511 @@
+//! A KVM guest runs the mapping code, loads its tables, and its MMU is asked about every page.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use efibed_guest::protocol::{
+    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, Sweep, USER_BASE,
+};
+use efibed_stub::stamp::stamp_page;
+use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service, TRAP_PORT};
+
+use super::firmware_memory::FirmwareMemory;
+use super::machines::Machines;
+use super::trials::{self, Abilities};
+use super::{EngineError, Job, Moment, course};
+use crate::check::{
+    self, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, Random, Rule, TableCheck, TableVerdict,
+};
+use crate::firmware::{Call, Firmware, StubCall, verify_tables};
+use crate::guest::{
+    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command,
+};
+use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
+use crate::memory_map::MemoryMap;
+use crate::mmu::{Access, Cpu, Pa, Paging};
+use crate::report::{CallReport, EngineName, FaultDetail, Report};
+
+/// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
+pub struct Kvm {
+    machines: Machines,
+    abilities: Mutex<HashMap<CpuidRequest, Abilities>>,
+}
+
+impl Kvm {
+    /// Opens /dev/kvm.
+    pub fn open() -> Result<Self, EngineError> {
+        let hypervisor = Hypervisor::open()?;
+        Ok(Self { machines: Machines::new(hypervisor), abilities: Mutex::default() })
+    }
+
+    /// What machines of this kind really do. Tried out once.
+    pub fn abilities(&self, request: &CpuidRequest) -> Result<Abilities, EngineError> {
+        let known = |abilities: &Mutex<HashMap<_, Abilities>>| {
+            abilities.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(request).cloned()
+        };
+        if let Some(abilities) = known(&self.abilities) {
+            return Ok(abilities);
+        }
+        let abilities = trials::try_out(&self.machines, request)?;
+        let mut all = self.abilities.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        all.insert(*request, abilities.clone());
+        Ok(abilities)
+    }
+
+    /// Runs a job to its report.
+    pub fn run(&self, job: &Job<'_>) -> Result<Report, EngineError> {
+        let start = Instant::now();
+        let abilities = self.abilities(&job.cpu)?;
+        let cpu = Cpu { told: abilities.told, checks: Paging { rules: job.rules, ..abilities.checks } };
+        refuse_what_is_missing(&job.cpu, &cpu)?;
+
+        let mut report = course::empty_report(job, EngineName::Kvm, cpu);
+        let mut input = Marks::default();
+        report.notes = check::judge_map(job.map, &cpu.told, &mut input);
+
+        let reused = self.machines.reuse(&job.cpu, job.map);
+        let firmware = Firmware::lay_out(job.map.descriptors(), |phys| phys >> cpu.checks.maxphyaddr == 0);
+        if let Err(reason) = &firmware {
+            report.notes.push(format!("no runtime service is called: {reason}"));
+        }
+        let firmware = firmware.ok();
+        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
+        let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
+        let image = Image::built_in()?;
+        let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), identity.len() as u64);
+        let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
+        let placement = match Placement::find(job.map, sizes, limit, reused.as_ref().map(Machine::internals)) {
+            Ok(placement) => placement,
+            Err(no_room) => {
+                input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
+                report.findings = input.into_findings(Phase::Input, job.map, None);
+                report.regions = course::region_reports(job.map, None, &report.findings);
+                return Ok(report);
+            }
+        };
+        let mut machine = match reused {
+            Some(machine) => machine,
+            None => self.machines.create(&job.cpu, placement.internals)?,
+        };
+        let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
+        let backed: Vec<u64> = pages.iter().map(|page| page.phys).collect();
+        Machines::prepare(&mut machine)?;
+        let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
+        report.timing.build = start.elapsed();
+        report.findings = input.into_findings(Phase::Input, job.map, None);
+
+        let kernel = course::ranges(&loaded.keep);
+        let mut run = Run { job, guest, loaded: &loaded, cpu, firmware, backed, kernel, report, marks: Marks::default() };
+        run.carry_out();
+        let mut report = run.report;
+        report.timing.total = start.elapsed();
+        self.machines.give_back(&job.cpu, machine);
+        Ok(report)
+    }
+}
+
+/// What was asked for by name must be there.
+fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineError> {
+    let (told, checks) = (&cpu.told, &cpu.checks);
+    let switches = [
+        ("1 GiB pages", asked.gbpages, told.gbpages && checks.gbpages),
+        ("execute-disable", asked.nx, told.nxe && checks.nxe),
+        ("five-level paging", asked.la57, told.la57 && checks.la57),
+        ("SMEP", asked.smep, told.smep && checks.smep),
+        ("SMAP", asked.smap, told.smap && checks.smap),
+        ("protection keys", asked.pku, told.pke && checks.pke),
+    ];
+    let unable = |what: String| EngineError::Unable { what, why: "tried, and it does not work (see `efibed doctor`)".into() };
+    for (what, asked, has) in switches {
+        if asked == Some(true) && !has {
+            return Err(unable(what.into()));
+        }
+    }
+    match asked.maxphyaddr {
+        Some(bits) if bits > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
+        _ => Ok(()),
+    }
+}
+
+/// Firmware's pages, and the first page of every other region of code: what is fetched from must have memory.
+fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) -> Vec<BackedPage> {
+    let mut taken = BTreeSet::new();
+    let mut pages = Vec::new();
+    let mut add = |phys: u64, content: [u8; PAGE_BYTES as usize]| {
+        if phys >> maxphyaddr == 0 && taken.insert(phys) {
+            let mut page = BackedPage { phys, content };
+            stamp_page(phys, &mut page.content);
+            pages.push(page);
+        }
+    };
+    for (phys, content, _) in firmware.into_iter().flat_map(Firmware::pages) {
+        add(phys, *content);
+    }
+    for region in map.regions().filter(|region| region.is_mapped() && region.is_code()) {
+        add(region.phys & !(PAGE_BYTES - 1), [0; PAGE_BYTES as usize]);
+    }
+    pages
+}
+
+/// One run, from the mapper's first phase to the last call.
+struct Run<'a, 'm> {
+    job: &'a Job<'a>,
+    guest: Guest<'m>,
+    loaded: &'m Loaded,
+    cpu: Cpu,
+    firmware: Option<Firmware>,
+    backed: Vec<u64>,
+    kernel: Vec<RangeInclusive<u64>>,
+    report: Report,
+    marks: Marks,
+}
+
+impl Run<'_, '_> {
+    fn carry_out(&mut self) {
+        let judged = self.map().unwrap_or_else(|end| {
+            self.ended(Phase::Map, &end);
+            None
+        });
+        let judged = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
+        self.report.regions = course::region_reports(self.job.map, judged, &self.report.findings);
+        if let Some((_, tables)) = judged {
+            self.report.runs = tables.runs.clone();
+        }
+    }
+
+    /// Phase `map`, the switch, the probes, and phase `finish` with what follows it.
+    fn map(&mut self) -> Result<Option<(Expectation, TableVerdict)>, End> {
+        let started = Instant::now();
+        let mapped = self.guest.map(Op::Map, self.job.mapper, course::offer(&self.cpu));
+        self.report.timing.map = started.elapsed();
+        let tables = match mapped? {
+            Ok(tables) => tables,
+            Err(error) => {
+                let pool = course::pool_pages(self.job.map);
+                course::mapper_error(error, self.job.map, pool, &mut self.marks);
+                self.conclude(Phase::Map, None);
+                return Ok(None);
+            }
+        };
+        let checking = Instant::now();
+        course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, tables.root, &self.cpu.told);
+        let expectation = self.expectation(&tables);
+        let verdict = self.walk(&expectation, tables.root);
+        self.report.timing.check += checking.elapsed();
+        if !verdict.kernel_intact {
+            // The guest would be stranded on these tables.
+            self.conclude(Phase::Map, Some(tables.root));
+            return Ok(Some((expectation, verdict)));
+        }
+        let rest = self.switch_and_probe(&expectation, &tables);
+        self.conclude(Phase::Map, Some(tables.root));
+        rest?;
+
+        let finished = self.guest.map(Op::Finish, self.job.mapper, course::offer(&self.cpu))?;
+        match finished {
+            Ok(finished) if finished.changed => {
+                self.walk(&expectation, finished.root);
+                let probed = self.probe(&expectation, finished.root);
+                self.conclude(Phase::Finish, Some(finished.root));
+                probed?;
+            }
+            Ok(_) => {}
+            Err(error) => course::mapper_error(error, self.job.map, 0, &mut self.marks),
+        }
+        let called = self.call_get_time(&expectation, tables.root);
+        self.conclude(Phase::Finish, Some(tables.root));
+        called?;
+        Ok(Some((expectation, verdict)))
+    }
+
+    fn expectation(&mut self, tables: &MappedTables) -> Expectation {
+        let virtual_map = self.loaded.virtual_map(tables.mapped);
+        let layout = self.job.mapper.layout;
+        Expectation::new(self.job.map, layout, &virtual_map, &self.cpu.told, &self.kernel, &mut self.marks)
+    }
+
+    fn walk(&mut self, expectation: &Expectation, root: u64) -> TableVerdict {
+        let told = Paging { rules: self.job.rules, ..self.cpu.told };
+        let check = TableCheck {
+            memory: &self.loaded.memory,
+            root: Pa(root),
+            kernel_root: Pa(self.loaded.kernel_root),
+            kernel: &self.kernel,
+            told: &told,
+            expectation,
+        };
+        check.run(&mut self.marks)
+    }
+
+    fn switch_and_probe(&mut self, expectation: &Expectation, tables: &MappedTables) -> Result<(), End> {
+        self.call_set_virtual_address_map(tables)?;
+        self.probe(expectation, tables.root)
+    }
+
+    /// Asks the guest's MMU everything there is to ask.
+    fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
+        let planning = Instant::now();
+        let plan = {
+            let (backed, loaded) = (&self.backed, self.loaded);
+            let is_backed = |pa: u64| loaded.owns(pa) || backed.binary_search(&(pa & !(PAGE_BYTES - 1))).is_ok();
+            let ground = Ground {
+                memory: &self.loaded.memory,
+                root: Pa(root),
+                checks: &self.cpu.checks,
+                backed: &is_backed,
+                kernel: &self.kernel,
+                seed: self.job.seed,
+            };
+            Plan::new(expectation, &ground)
+        };
+        course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told);
+        self.report.timing.check += planning.elapsed();
+
+        let probing = Instant::now();
+        let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
+        let mut judge = Judge::new(expectation, &plan, text);
+        let outcome = self.ask(&plan, root, &mut judge);
+        self.ask_kvm(expectation, &mut judge);
+        let (observations, marks) = judge.finish(outcome.is_ok());
+        self.report.timing.probe += probing.elapsed();
+        self.marks.absorb(marks);
+        self.report.skipped.extend(plan.skipped.iter().cloned());
+        self.observed(observations);
+        outcome
+    }
+
+    fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
+        let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
+        let sweeps: Vec<Sweep> =
+            plan.sweeps.iter().map(|sweep| Sweep { virt: sweep.virt, pages: sweep.pages }).collect();
+        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new() };
+        self.guest.batch(&[load], &mut listener)?;
+        for sweeps in sweeps.chunks(MAX_SWEEPS) {
+            self.guest.put_sweeps(sweeps)?;
+            self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
+        }
+        for group in &plan.groups {
+            for probes in group.probes.chunks(MAX_PROBES) {
+                self.guest.put_probes(probes.iter().map(|probe| probe.virt))?;
+                let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
+                self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
+                let records = self.guest.probes(probes.len())?;
+                if let Some(judge) = &mut listener.judge {
+                    judge.probed(group.kind, probes, &records);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The fourth witness: at every finding so far, and at a seeded sample.
+    fn ask_kvm(&mut self, expectation: &Expectation, judge: &mut Judge<'_>) {
+        const SAMPLE: usize = 16;
+        const AT_FINDINGS: usize = 64;
+        let mut random = Random(self.job.seed ^ 0x4b56_4d00);
+        let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
+        let sample = (0..SAMPLE).filter_map(|_| {
+            let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
+            Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
+        });
+        let found: BTreeSet<u64> = self.marks.addresses().chain(judge.marks.addresses()).collect();
+        for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
+            if let Ok(answer) = self.guest.machine().translate(virt) {
+                judge.translated(virt, answer);
+            }
+        }
+    }
+
+    fn observed(&mut self, observations: Observations) {
+        let (phase, report) = (Phase::Map, &mut self.report);
+        report.probes = observations.counts;
+        report.faults_omitted += observations.faults_omitted;
+        for record in observations.faults {
+            let instruction = instruction_at(self.loaded, record.rip);
+            report.faults.push(FaultDetail { phase, record, instruction });
+        }
+    }
+
+    /// SetVirtualAddressMap, on the mapper's tables if they hold the 1:1 aliases, else on the boot identity tables.
+    fn call_set_virtual_address_map(&mut self, tables: &MappedTables) -> Result<(), End> {
+        let Some(firmware) = &self.firmware else { return Ok(()) };
+        let entry = firmware.entry(Service::SetVirtualAddressMap);
+        let map = self.loaded.placement.virtual_map();
+        let data = firmware.runtime_services();
+        let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
+        let on_mapper = aliased(entry, Access::fetch())
+            && aliased(data, Access::write())
+            && map.clone().step_by(PAGE_BYTES as usize).all(|page| aliased(page, Access::read()));
+        let (name, root) = if on_mapper { ("mapper", tables.root) } else { ("boot", self.loaded.boot_root) };
+        let stride = DESCRIPTOR_STRIDE as u64;
+        let arguments = [entry, tables.mapped * stride, stride, DESCRIPTOR_VERSION.into(), map.start, 0];
+        self.verify_firmware_tables(|virt| Some(virt));
+        self.call(Phase::Map, name, root, arguments)?;
+        let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
+        if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
+            self.verify_firmware_tables(|virt| {
+                let walk = crate::mmu::walk(&loaded.memory, Pa(root), crate::mmu::Va(virt), Access::read(), &checks);
+                walk.translation().map(|translation| translation.pa.0)
+            });
+        }
+        Ok(())
+    }
+
+    /// GetTime, at its virtual address, unless the walk finds its pages wrong.
+    fn call_get_time(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
+        let Some(firmware) = &self.firmware else { return Ok(()) };
+        let physical = firmware.entry(Service::GetTime);
+        let data = firmware.runtime_services();
+        let virtual_data = expectation.virtual_of(data);
+        let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
+        let entry = firmware.virtual_entry(Service::GetTime).filter(|entry| {
+            leads(*entry, physical, Access::fetch())
+                && virtual_data.is_some_and(|virt| leads(virt, data, Access::write()))
+        });
+        let time = self.loaded.image.header().mailbox + std::mem::offset_of!(Mailbox, probes) as u64;
+        let Some(entry) = entry else {
+            self.report.calls.push(CallReport {
+                phase: Phase::Finish,
+                service: Service::GetTime.name(),
+                rip: None,
+                cr3: None,
+                tables: "mapper",
+                args: [time, 0, 0, 0],
+                status: None,
+            });
+            return Ok(());
+        };
+        self.call(Phase::Finish, "mapper", root, [entry, time, 0, 0, 0, 0])
+    }
+
+    fn call(&mut self, phase: Phase, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
+        let commands = [command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]), command(Op::Call, arguments)];
+        debug_assert!(commands.len() <= MAX_COMMANDS);
+        let mut listener = Listener { judge: None, firmware: self.firmware.as_mut(), calls: Vec::new() };
+        let result = self.guest.batch(&commands, &mut listener);
+        for call in std::mem::take(&mut listener.calls) {
+            let status = call.status.0 as u64;
+            if status != 0 {
+                let reason = call.refusal.as_ref().map_or(String::new(), |refusal| format!(": {refusal}"));
+                let message = format!("{} answered {:?}{reason}", call.service, call.status);
+                self.marks.push_worded(phase, Rule::CallStatus, None, message);
+            }
+            self.report.calls.push(CallReport {
+                phase,
+                service: call.service.name(),
+                rip: Some(call.rip),
+                cr3: Some(call.cr3),
+                tables,
+                args: call.args,
+                status: Some(status),
+            });
+        }
+        result.map(drop)
+    }
+
+    fn verify_firmware_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
+        let Some(firmware) = &self.firmware else { return };
+        let system_table = firmware.system_table();
+        let memory = FirmwareMemory(self.guest.machine());
+        if let Err(defect) = verify_tables(&memory, system_table, translate) {
+            self.marks.push_worded(Phase::Map, Rule::FirmwareTables, None, defect.to_string());
+        }
+    }
+
+    /// Makes findings of the marks so far.
+    fn conclude(&mut self, phase: Phase, root: Option<u64>) {
+        let marks = std::mem::take(&mut self.marks);
+        self.report.findings_omitted += marks.omitted();
+        let tables = root.map(|root| check::Tables {
+            memory: &self.loaded.memory,
+            root: Pa(root),
+            told: &self.cpu.told,
+        });
+        self.report.findings.extend(marks.into_findings(phase, self.job.map, tables));
+    }
+
+    /// The guest ended before its time.
+    fn ended(&mut self, phase: Phase, end: &End) {
+        let rule = match end {
+            End::Crash(_) => Rule::GuestFault,
+            End::Panic { .. } => Rule::GuestPanic,
+            End::Exit(Exit::Shutdown) => Rule::TripleFault,
+            End::Exit(Exit::Watchdog { .. }) => Rule::Watchdog,
+            End::Exit(Exit::InternalError(_)) => Rule::EmulationFailure,
+            _ => Rule::MachineStopped,
+        };
+        let mut message = end.to_string();
+        if let End::Crash(crash) = end
+            && let Some(text) = instruction_at(self.loaded, crash.registers.frame[0])
+        {
+            message += &format!(", at `{text}`");
+        }
+        self.marks.push_worded(phase, rule, None, message);
+        self.conclude(phase, None);
+    }
+}
+
+/// The instruction at an address of the guest image, as it stands in memory.
+fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
+    use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
+    let header = loaded.image.header();
+    let image = match rip {
+        rip if (IMAGE_BASE..header.read_only_end).contains(&rip) => rip,
+        rip if (USER_BASE..USER_BASE + PAGE_BYTES).contains(&rip) => header.user_text + (rip - USER_BASE),
+        _ => return None,
+    };
+    let mut bytes = [0; 15];
+    if !loaded.memory.read(loaded.physical(image), &mut bytes) {
+        return None;
+    }
+    let instruction = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode();
+    let mut text = String::new();
+    GasFormatter::new().format(&instruction, &mut text);
+    Some(text)
+}
+
+/// Hears what happens while a batch runs.
+struct Listener<'j, 'e, 'f> {
+    judge: Option<&'j mut Judge<'e>>,
+    firmware: Option<&'f mut Firmware>,
+    calls: Vec<Call>,
+}
+
+impl GuestEvents for Listener<'_, '_, '_> {
+    fn wrote(&mut self, pa: u64, value: u64) {
+        if let Some(judge) = &mut self.judge {
+            judge.wrote(value, pa);
+        }
+    }
+
+    fn swept_fault(&mut self, fault: protocol::Fault) {
+        if let Some(judge) = &mut self.judge {
+            judge.swept_fault(fault);
+        }
+    }
+
+    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> bool {
+        let Some(firmware) = self.firmware.as_deref_mut().filter(|_| port == u16::from(TRAP_PORT)) else { return false };
+        let regs = machine.regs();
+        let mut call = StubCall {
+            rax: regs.rax,
+            rcx: regs.rcx,
+            rdx: regs.rdx,
+            r8: regs.r8,
+            r9: regs.r9,
+            r10: regs.r10,
+            r11: regs.r11,
+            rsp: regs.rsp,
+            rip: regs.rip,
+            rflags: regs.rflags,
+            cr3: machine.sregs().cr3,
+        };
+        let Ok(answered) = firmware.answer(&mut call, &mut FirmwareMemory(machine)) else { return false };
+        let regs = machine.regs_mut();
+        (regs.rax, regs.r8, regs.r9, regs.r10, regs.r11) = (call.rax, call.r8, call.r9, call.r10, call.r11);
+        self.calls.push(answered);
+        true
+    }
+}
