@@ -238,10 +238,19 @@ impl Fill<'_> {
         let count = (bytes / PAGE_BYTES) as usize;
         let mut entry = phys | self.flags;
         let table = self.tables.table(table)?;
-        for slot in table.iter_mut().skip(first).take(count) {
-            *slot = entry;
-            entry = entry.wrapping_add(PAGE_BYTES);
+        let end = (first + count).min(ENTRIES);
+        let (blocks, rest) = table[first.min(end)..end].as_chunks_mut::<8>();
+        let mut fill = |slots: &mut [u64]| {
+            for slot in slots {
+                *slot = entry;
+                entry = entry.wrapping_add(PAGE_BYTES);
+            }
+        };
+        for block in blocks {
+            // Of known length, so it is unrolled: two instructions an entry.
+            fill(block);
         }
+        fill(rest);
         Ok(())
     }
 

@@ -1,21 +1,128 @@
-//! The command line.
+//! The `efibed` command.
+//!
+//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. Exit status: 0
+//! clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it, 4 internal error.
+
+mod check;
+mod doctor;
+mod explain;
+mod input;
+mod output;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
-/// Runs.
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let args: Vec<_> = args.collect();
-    let path = std::path::Path::new(&args[1]);
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut s = crate::Scenario::parse("x", &text).unwrap();
-    if let Some(l) = args.get(2) { s = s.layout(crate::Layout::from_name(l.to_str().unwrap()).unwrap()); }
-    if let Some(l) = args.get(3) { s = s.leaf_rule(crate::LeafRule::from_name(l.to_str().unwrap()).unwrap()); }
-    let bed = crate::TestBed::new().unwrap();
-    println!("{:#?}", bed.abilities(s.cpu_request()));
-    for _ in 0..3 {
-    let r = bed.run(&s).unwrap();
-    for f in r.findings.iter().take(40) { println!("{} {:?} {}", f.rule, f.witnesses, f.message); }
-    for f in r.faults.iter().take(20) { println!("{:x?}", f); }
-    println!("{:?} {:x?} {:?} {:?} {:?}", r.probes, r.calls, r.skipped, r.notes, r.timing);
+
+use clap::{Parser, Subcommand};
+
+use crate::engine::EngineError;
+
+/// A test bed for EFI runtime-services mapping code.
+///
+/// A tiny KVM virtual machine gets a synthesized EFI memory map and a fake firmware, runs mapping code, loads the page
+/// tables it built, and its MMU is asked about every page.
+#[derive(Parser)]
+#[command(name = "efibed", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it, 4 internal error.
+
+Start with:
+  efibed doctor                     what this machine's KVM can do
+  efibed check MAP                  MAP: a boot log with `efi: memNN:` lines, or TOML
+  efibed explain reserved-bit       what a finding means";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Map a memory map in a guest, and ask its MMU about every page
+    Check(check::Arguments),
+    /// Explain a rule, a page-fault error code, or an address under a map
+    Explain(explain::Arguments),
+    /// Find out, by trying, what this machine's KVM does
+    Doctor(doctor::Arguments),
+}
+
+/// How a command ended, as an exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Status {
+    Clean = 0,
+    Findings = 1,
+    BadInput = 2,
+    Unable = 3,
+    Internal = 4,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(status as u8)
     }
-    ExitCode::SUCCESS
+}
+
+/// Runs the command line; the first argument is the program's own name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // To standard output if it is the help that was asked for, else to standard error.
+            let _ = error.print();
+            let status = if error.use_stderr() { Status::BadInput } else { Status::Clean };
+            return status.into();
+        }
+    };
+    let ended = match &arguments.command {
+        Command::Check(arguments) => check::run(arguments),
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Doctor(arguments) => doctor::run(arguments),
+    };
+    ended.unwrap_or_else(|failure| failure.tell()).into()
+}
+
+/// Why a command came to nothing.
+enum Failure {
+    /// The input, with the place that is wrong.
+    Input(miette::Report),
+    /// The machine or this program.
+    Engine(EngineError),
+    /// Standard output or a file could not be written.
+    Output(String),
+}
+
+impl Failure {
+    fn tell(self) -> Status {
+        match self {
+            Self::Input(report) => {
+                eprintln!("{report:?}");
+                Status::BadInput
+            }
+            Self::Engine(error) => {
+                eprintln!("efibed: {error}");
+                if let EngineError::Open(open) = &error {
+                    eprintln!("  {}", open.help());
+                    eprintln!("  (`--engine walker` needs no KVM: it walks the tables, and asks no MMU)");
+                }
+                status_of(&error)
+            }
+            Self::Output(problem) => {
+                eprintln!("efibed: {problem}");
+                Status::BadInput
+            }
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+fn status_of(error: &EngineError) -> Status {
+    match error {
+        EngineError::Image(_) | EngineError::Load(_) => Status::Internal,
+        _ => Status::Unable,
+    }
 }

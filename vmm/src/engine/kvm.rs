@@ -90,7 +90,8 @@ impl Kvm {
             None => self.machines.create(&job.cpu, placement.internals)?,
         };
         let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
-        let backed: Vec<u64> = pages.iter().map(|page| page.phys).collect();
+        let mut backed: Vec<u64> = pages.iter().map(|page| page.phys).collect();
+        backed.sort_unstable();
         Machines::prepare(&mut machine)?;
         let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
         report.timing.build = start.elapsed();

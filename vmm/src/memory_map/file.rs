@@ -7,8 +7,8 @@ use std::path::Path;
 use super::error::{ReadError, line_number};
 use super::{MAX_INPUT_BYTES, ParseError};
 
-/// The text of a file, which need not be a regular one: a pipe is fine.
-pub(super) fn read_text(path: &Path) -> Result<String, ReadError> {
+/// The text of a file of at most [`MAX_INPUT_BYTES`]. It need not be a regular one: a pipe is fine.
+pub fn read_text(path: &Path) -> Result<String, ReadError> {
     let bytes = read_bytes(path).map_err(|error| unreadable(path, error))?;
     if bytes.len() > MAX_INPUT_BYTES {
         return Err(too_large(path));

@@ -1,0 +1,39 @@
+//! Where results go.
+
+use std::io::{self, IsTerminal, Write as _};
+use std::path::Path;
+
+use super::Failure;
+
+/// Writes to standard output. A reader that has had enough (`| head`) is no error.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Output(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether standard output takes colour: a terminal, and nobody objects (<https://no-color.org>).
+pub fn takes_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes a file whole or not at all: under another name first, then renamed.
+pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Output(format!("{}: {error}", path.display()));
+    // What is no regular file (a pipe, /dev/stdout) cannot be replaced, only written to.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.map_err(failed)
+}
