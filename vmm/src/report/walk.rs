@@ -9,7 +9,7 @@ use crate::mmu::{Level, Paging, bits, reserved_reasons};
 /// ```text
 /// PDE    0x0000000000126020  0x000000007e1070e3  P W A D PS PAT   reserved bits are set
 ///        31:0  0111 1110 0001 0000 0111 0000 1110 0011
-///                   ^       ^^
+///                           ^       ^^
 ///        bits 20, 14:13 are set: bits 20:13 of a PDE that maps a 2 MiB page must be 0 (...)
 /// ```
 pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<String> {
