@@ -1,1 +1,489 @@
-//! The report as one JSON object.
+//! The report as one JSON object, for programs.
+//!
+//! Keys are stable, new ones may be added. Counts, indices and vectors are numbers; addresses and bit patterns are
+//! strings in hexadecimal, since not every reader of JSON has 64-bit integers.
+
+use serde::{Serialize, Serializer};
+
+use super::{CallReport, FaultDetail, RegionReport, Report};
+use crate::check::{Finding, LeafCounts, Skipped, WalkStep};
+use crate::memory_map::type_name;
+use crate::mmu::{Fault, Kind, Paging, Privilege};
+
+/// The report as JSON, over many lines, with a newline at the end.
+pub fn to_json(report: &Report) -> String {
+    // Every key is a string and no value can refuse: this does not fail. Were it ever to, a reader is told.
+    let mut text = serde_json::to_string_pretty(&document(report))
+        .unwrap_or_else(|error| serde_json::json!({ "schema": SCHEMA, "error": error.to_string() }).to_string());
+    text.push('\n');
+    text
+}
+
+/// The version of the keys' meaning.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    verdict: &'static str,
+    map: MapObject<'a>,
+    mapper: MapperObject,
+    engine: &'static str,
+    cpu: CpuObject,
+    cpu_checked: CpuCheckedObject,
+    regions: Vec<RegionObject>,
+    probes: ProbesObject,
+    findings: Vec<FindingObject<'a>>,
+    findings_omitted: u64,
+    faults: Vec<FaultObject<'a>>,
+    faults_omitted: u64,
+    calls: Vec<CallObject>,
+    skipped: Vec<SkippedObject<'a>>,
+    notes: &'a [String],
+    timing: TimingObject,
+}
+
+#[derive(Serialize)]
+struct MapObject<'a> {
+    source: &'a str,
+    descriptors: usize,
+}
+
+#[derive(Serialize)]
+struct MapperObject {
+    layout: &'static str,
+    leaf_rule: &'static str,
+}
+
+#[derive(Serialize)]
+struct CpuObject {
+    maxphyaddr: u8,
+    nx: bool,
+    gbpages: bool,
+    la57: bool,
+    smep: bool,
+    smap: bool,
+    pku: bool,
+}
+
+#[derive(Serialize)]
+struct CpuCheckedObject {
+    #[serde(flatten)]
+    cpu: CpuObject,
+    reserved_fault_sets_p: bool,
+}
+
+#[derive(Serialize)]
+struct RegionObject {
+    index: usize,
+    r#type: String,
+    attribute: Hex,
+    phys: Hex,
+    pages: u64,
+    virt: Option<Hex>,
+    aliases: Vec<Hex>,
+    leaves: LeavesObject,
+    verdict: &'static str,
+}
+
+#[derive(Serialize)]
+struct LeavesObject {
+    #[serde(rename = "4k")]
+    of_4k: u64,
+    #[serde(rename = "2m")]
+    of_2m: u64,
+    #[serde(rename = "1g")]
+    of_1g: u64,
+}
+
+#[derive(Serialize)]
+struct ProbesObject {
+    total: u64,
+    translated: u64,
+    faulted: u64,
+    pages_verified: u64,
+}
+
+#[derive(Serialize)]
+struct FindingObject<'a> {
+    rule: &'static str,
+    severity: &'static str,
+    phase: &'static str,
+    region: Option<usize>,
+    virt: Option<Hex>,
+    pages: u64,
+    expected: &'a str,
+    observed: &'a str,
+    error_code: Option<Hex>,
+    walk: Vec<StepObject>,
+    witnesses: Vec<&'static str>,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct StepObject {
+    level: String,
+    entry_addr: Hex,
+    entry: Hex,
+    reserved: Hex,
+}
+
+#[derive(Serialize)]
+struct FaultObject<'a> {
+    phase: &'static str,
+    virt: Hex,
+    access: &'static str,
+    privilege: &'static str,
+    vector: u8,
+    error_code: Hex,
+    flags: Vec<&'static str>,
+    cr2: Hex,
+    rip: Hex,
+    instruction: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct CallObject {
+    phase: &'static str,
+    service: &'static str,
+    rip: Option<Hex>,
+    cr3: Option<Hex>,
+    tables: &'static str,
+    args: [Hex; 4],
+    status: CallStatus,
+}
+
+#[derive(Serialize)]
+struct SkippedObject<'a> {
+    what: &'a str,
+    reason: &'a str,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct TimingObject {
+    build_us: u64,
+    map_us: u64,
+    probe_us: u64,
+    check_us: u64,
+    total_us: u64,
+}
+
+/// An address or a bit pattern.
+struct Hex(u64);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:#x}", self.0))
+    }
+}
+
+/// A status; None if the service was not called.
+struct CallStatus(Option<u64>);
+
+impl Serialize for CallStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(status) => Hex(status).serialize(serializer),
+            None => serializer.serialize_str("not-called"),
+        }
+    }
+}
+
+fn document(report: &Report) -> Document<'_> {
+    let counts = report.probes;
+    Document {
+        schema: SCHEMA,
+        verdict: if report.is_clean() { "clean" } else { "findings" },
+        map: MapObject { source: &report.source, descriptors: report.regions.len() },
+        mapper: MapperObject { layout: report.mapper.layout, leaf_rule: report.mapper.leaf_rule },
+        engine: report.engine.name(),
+        cpu: CpuObject::from(&report.cpu.told),
+        cpu_checked: CpuCheckedObject {
+            cpu: CpuObject::from(&report.cpu.checks),
+            reserved_fault_sets_p: report.cpu.checks.reserved_fault_sets_p,
+        },
+        regions: report.regions.iter().map(RegionObject::from).collect(),
+        probes: ProbesObject {
+            total: counts.total,
+            translated: counts.translated,
+            faulted: counts.faulted,
+            pages_verified: counts.pages_verified,
+        },
+        findings: report.findings.iter().map(FindingObject::from).collect(),
+        findings_omitted: report.findings_omitted,
+        faults: report.faults.iter().map(FaultObject::from).collect(),
+        faults_omitted: report.faults_omitted,
+        calls: report.calls.iter().map(CallObject::from).collect(),
+        skipped: report.skipped.iter().map(SkippedObject::from).collect(),
+        notes: &report.notes,
+        timing: TimingObject::from(&report.timing),
+    }
+}
+
+impl From<&Paging> for CpuObject {
+    fn from(paging: &Paging) -> Self {
+        Self {
+            maxphyaddr: paging.maxphyaddr,
+            nx: paging.nxe,
+            gbpages: paging.gbpages,
+            la57: paging.la57,
+            smep: paging.smep,
+            smap: paging.smap,
+            pku: paging.pke,
+        }
+    }
+}
+
+impl From<&RegionReport> for RegionObject {
+    fn from(report: &RegionReport) -> Self {
+        let RegionReport { region, virt, aliases, leaves, verdict } = report;
+        Self {
+            index: region.index,
+            r#type: type_name(region.ty).into_owned(),
+            attribute: Hex(region.attribute.bits()),
+            phys: Hex(region.phys),
+            pages: region.pages,
+            virt: virt.map(Hex),
+            aliases: aliases.iter().copied().map(Hex).collect(),
+            leaves: LeavesObject::from(leaves),
+            verdict: verdict.name(),
+        }
+    }
+}
+
+impl From<&LeafCounts> for LeavesObject {
+    fn from(leaves: &LeafCounts) -> Self {
+        Self { of_4k: leaves.of_4k, of_2m: leaves.of_2m, of_1g: leaves.of_1g }
+    }
+}
+
+impl<'a> From<&'a Finding> for FindingObject<'a> {
+    fn from(finding: &'a Finding) -> Self {
+        Self {
+            rule: finding.rule.name(),
+            severity: finding.rule.severity().name(),
+            phase: finding.phase.name(),
+            region: finding.region,
+            virt: finding.virt.map(Hex),
+            pages: finding.pages,
+            expected: &finding.expected,
+            observed: &finding.observed,
+            error_code: finding.error_code.map(|code| Hex(code.into())),
+            walk: finding.walk.iter().map(StepObject::from).collect(),
+            witnesses: finding.witnesses.iter().map(|witness| witness.name()).collect(),
+            message: &finding.message,
+        }
+    }
+}
+
+impl From<&WalkStep> for StepObject {
+    fn from(step: &WalkStep) -> Self {
+        Self {
+            level: step.level.to_string(),
+            entry_addr: Hex(step.entry_addr),
+            entry: Hex(step.entry),
+            reserved: Hex(step.reserved),
+        }
+    }
+}
+
+impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
+    fn from(detail: &'a FaultDetail) -> Self {
+        let record = &detail.record;
+        let code = record.fault.error_code;
+        // Only a page fault's error code has these flags.
+        let flags = code.flags().filter(|_| record.fault.vector == Fault::PAGE_FAULT);
+        Self {
+            phase: detail.phase.name(),
+            virt: Hex(record.virt),
+            access: match record.access.kind {
+                Kind::Read => "read",
+                Kind::Write => "write",
+                Kind::Fetch => "fetch",
+            },
+            privilege: match record.access.privilege {
+                Privilege::User => "user",
+                Privilege::Supervisor | Privilege::Implicit => "supervisor",
+            },
+            vector: record.fault.vector,
+            error_code: Hex(code.0.into()),
+            flags: flags.collect(),
+            cr2: Hex(record.cr2),
+            rip: Hex(record.rip),
+            instruction: detail.instruction.as_deref(),
+        }
+    }
+}
+
+impl From<&CallReport> for CallObject {
+    fn from(call: &CallReport) -> Self {
+        Self {
+            phase: call.phase.name(),
+            service: call.service,
+            rip: call.rip.map(Hex),
+            cr3: call.cr3.map(Hex),
+            tables: call.tables,
+            args: call.args.map(Hex),
+            status: CallStatus(call.status),
+        }
+    }
+}
+
+impl<'a> From<&'a Skipped> for SkippedObject<'a> {
+    fn from(skipped: &'a Skipped) -> Self {
+        Self { what: &skipped.what, reason: &skipped.reason, count: skipped.count }
+    }
+}
+
+impl From<&super::Timing> for TimingObject {
+    fn from(timing: &super::Timing) -> Self {
+        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            build_us: micros(timing.build),
+            map_us: micros(timing.map),
+            probe_us: micros(timing.probe),
+            check_us: micros(timing.check),
+            total_us: micros(timing.total),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::samples;
+    use super::*;
+
+    fn parsed(report: &Report) -> Value {
+        serde_json::from_str(&to_json(report)).unwrap()
+    }
+
+    /// The keys of an object, in the order they are written.
+    fn keys(text: &str, indent: usize) -> Vec<&str> {
+        let margin = " ".repeat(indent);
+        let lines = text.lines().filter_map(|line| line.strip_prefix(&margin)?.strip_prefix('"'));
+        lines.filter_map(|line| line.split_once('"').map(|(key, _)| key)).collect()
+    }
+
+    #[test]
+    fn the_keys_are_those_of_the_schema() {
+        let text = to_json(&samples::clean());
+        assert_eq!(
+            keys(&text, 2),
+            [
+                "schema",
+                "verdict",
+                "map",
+                "mapper",
+                "engine",
+                "cpu",
+                "cpu_checked",
+                "regions",
+                "probes",
+                "findings",
+                "findings_omitted",
+                "faults",
+                "faults_omitted",
+                "calls",
+                "skipped",
+                "notes",
+                "timing"
+            ]
+        );
+        assert!(text.ends_with("}\n"));
+    }
+
+    #[test]
+    fn a_clean_report() {
+        let value = parsed(&samples::clean());
+        assert_eq!((&value["schema"], &value["verdict"]), (&json!(1), &json!("clean")));
+        assert_eq!(value["map"], json!({ "source": "maps/ovmf.txt", "descriptors": 4 }));
+        assert_eq!(value["mapper"], json!({ "layout": "window", "leaf_rule": "co-aligned" }));
+        assert_eq!(value["engine"], json!("kvm"));
+        assert_eq!(
+            value["cpu"],
+            json!({ "maxphyaddr": 46, "nx": true, "gbpages": false, "la57": false, "smep": true, "smap": false, "pku": false })
+        );
+        assert_eq!(
+            value["cpu_checked"],
+            json!({ "maxphyaddr": 46, "nx": true, "gbpages": true, "la57": false, "smep": true, "smap": false, "pku": false,
+                    "reserved_fault_sets_p": false })
+        );
+        assert_eq!(
+            value["regions"][1],
+            json!({ "index": 1, "type": "RuntimeServicesData", "attribute": "0x800000000000000f", "phys": "0x7e000000",
+                    "pages": 2080, "virt": "0xfffffffefe000000", "aliases": ["0x7e000000"],
+                    "leaves": { "4k": 32, "2m": 4, "1g": 0 }, "verdict": "ok" })
+        );
+        assert_eq!(value["regions"][0]["virt"], Value::Null);
+        assert_eq!(
+            value["probes"],
+            json!({ "total": 2200, "translated": 2096, "faulted": 104, "pages_verified": 2096 })
+        );
+        assert_eq!(
+            value["calls"],
+            json!([{ "phase": "map", "service": "SetVirtualAddressMap", "rip": "0x7e900010", "cr3": "0x123000",
+                     "tables": "mapper", "args": ["0x60", "0x30", "0x1", "0x5000"], "status": "0x0" }])
+        );
+        assert_eq!(
+            value["timing"],
+            json!({ "build_us": 3100, "map_us": 120, "probe_us": 5000, "check_us": 900, "total_us": 9120 })
+        );
+    }
+
+    #[test]
+    fn a_finding_with_its_walk() {
+        let value = parsed(&samples::reserved_bit());
+        let finding = &value["findings"][0];
+        assert_eq!(value["verdict"], json!("findings"));
+        assert_eq!(
+            (&finding["rule"], &finding["severity"], &finding["phase"]),
+            (&json!("reserved-bit"), &json!("error"), &json!("map"))
+        );
+        assert_eq!((&finding["virt"], &finding["pages"]), (&json!("0xffffffff00000000"), &json!(512)));
+        assert_eq!((&finding["error_code"], &finding["witnesses"]), (&json!("0x9"), &json!(["mmu", "walk"])));
+        assert_eq!(
+            finding["walk"][2],
+            json!({ "level": "PDE", "entry_addr": "0x125000", "entry": "0x7e1070e3", "reserved": "0x106000" })
+        );
+        assert_eq!(
+            value["faults"][0],
+            json!({ "phase": "map", "virt": "0xffffffff00000000", "access": "write", "privilege": "supervisor", "vector": 14,
+                    "error_code": "0xb", "flags": ["P", "W", "RSVD"], "cr2": "0xffffffff00000000",
+                    "rip": "0xffffffff80001234", "instruction": "mov %rax,(%rax)" })
+        );
+        assert_eq!(value["faults_omitted"], json!(510));
+    }
+
+    #[test]
+    fn what_is_absent_is_null_and_a_service_not_called_says_so() {
+        let value = parsed(&samples::kernel_overlap());
+        let finding = &value["findings"][0];
+        for key in ["virt", "error_code"] {
+            assert_eq!(finding[key], Value::Null, "{key}");
+        }
+        assert_eq!((&finding["pages"], &finding["walk"]), (&json!(0), &json!([])));
+        let call = &value["calls"][0];
+        assert_eq!((&call["status"], &call["rip"]), (&json!("not-called"), &Value::Null));
+    }
+
+    #[test]
+    fn odd_characters_survive() {
+        let mut report = samples::kernel_overlap();
+        report.source = "a\"\\\n\x1b[2J\u{2028}\0".into();
+        report.findings[0].message = report.source.clone();
+        let text = to_json(&report);
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+        assert_eq!(parsed(&report)["map"]["source"], json!(report.source));
+        assert_eq!(parsed(&report)["findings"][0]["message"], json!(report.source));
+    }
+
+    #[test]
+    fn a_general_protection_fault_has_no_flags() {
+        let mut report = samples::reserved_bit();
+        report.faults[0].record.fault.vector = Fault::GENERAL_PROTECTION;
+        assert_eq!(parsed(&report)["faults"][0]["flags"], json!([]));
+    }
+}

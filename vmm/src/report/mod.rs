@@ -1,7 +1,13 @@
-//! What a run found, and how it is shown: [`text`] for people, [`json`] for programs.
+//! What a run found, and how it is shown: [`text`] for people, [`json`] for programs; [`explain`] says what it means.
 
+mod error_code;
+pub mod explain;
 pub mod json;
+#[cfg(test)]
+mod samples;
+mod style;
 pub mod text;
+mod walk;
 
 use std::time::Duration;
 

@@ -1,15 +1,268 @@
-//! The report as a person reads it.
-use super::Report;
-/// A report to be displayed.
-pub struct Text<'a>(&'a Report);
+//! The report as a person reads it: the verdict first, then what was run, then what became of it.
+//!
+//! Sections with nothing to say are left out, and so is what is all alike: JSON has every detail.
+
+mod faults;
+mod findings;
+mod regions;
+
+use std::fmt;
+use std::time::Duration;
+
+use uefi_raw::Status;
+
+use super::style::{Paint, WIDTH, counted, labelled, printable, tally, wrapped};
+use super::{CallReport, EngineName, Report, Verdict};
+use crate::check::Skipped;
+use crate::mmu::{Paging, Vendor};
+
+/// A report to be displayed. No newline at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    report: &'a Report,
+    paint: Paint,
+}
+
 impl<'a> Text<'a> {
     /// Without colour.
     pub fn plain(report: &'a Report) -> Self {
-        Self(report)
+        Self { report, paint: Paint::Plain }
+    }
+
+    /// With colour, for a terminal.
+    pub fn coloured(report: &'a Report) -> Self {
+        Self { report, paint: Paint::Coloured }
     }
 }
-impl std::fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0.findings)
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { report, paint } = *self;
+        let sections = [
+            verdict(report, paint),
+            what_was_run(report),
+            regions::lines(&report.regions, paint),
+            findings::lines(report, paint),
+            faults::lines(report, paint),
+            calls(&report.calls, paint),
+            skipped(&report.skipped, paint),
+            notes(&report.notes, paint),
+            totals(report),
+        ];
+        let mut between = "";
+        for section in sections.iter().filter(|section| !section.is_empty()) {
+            write!(f, "{between}{}", section.join("\n"))?;
+            between = "\n\n";
+        }
+        Ok(())
     }
 }
+
+/// Notes shown.
+const MAX_NOTES: usize = 8;
+/// Where the text beside a label of the first section begins.
+const LABEL: usize = 11;
+
+fn verdict(report: &Report, paint: Paint) -> Vec<String> {
+    if report.is_clean() {
+        return vec![format!("{}: {}", paint.right("clean"), what_is_clean(report))];
+    }
+    let rules = match report.findings.as_slice() {
+        [only] => only.rule.to_string(),
+        many => tally(many.iter().map(|finding| finding.rule)),
+    };
+    let mut title = counted(report.findings.len() as u64, "finding");
+    if report.findings_omitted > 0 {
+        title += &format!(", and {} left out", report.findings_omitted);
+    }
+    let by_whom = match report.engine {
+        EngineName::Kvm => "",
+        EngineName::Walker => " (by the software walk alone: no MMU was asked)",
+    };
+    vec![format!("{}: {rules}{by_whom}", paint.wrong(title))]
+}
+
+/// How much is clean, and who says so.
+fn what_is_clean(report: &Report) -> String {
+    let owed = report.regions.iter().filter(|region| region.verdict != Verdict::NotOwed);
+    let (count, pages) =
+        owed.fold((0, 0_u64), |(count, pages), region| (count + 1, pages.saturating_add(region.region.pages)));
+    if count == 0 {
+        return "the map has no region that must be mapped".into();
+    }
+    let verified = report.probes.pages_verified;
+    let who = match report.engine {
+        EngineName::Walker => ", by the software walk alone: no MMU was asked".into(),
+        EngineName::Kvm if verified >= pages => ", each reached by the guest's MMU".into(),
+        EngineName::Kvm => format!("; the guest's MMU reached {verified} of them, the software walk all"),
+    };
+    format!("{}, {}{who}", counted(count, "region"), counted(pages, "page"))
+}
+
+fn what_was_run(report: &Report) -> Vec<String> {
+    let Report { source, mapper, engine, cpu, .. } = report;
+    let descriptors = counted(report.regions.len() as u64, "descriptor");
+    let engine = match engine {
+        EngineName::Kvm => "kvm",
+        EngineName::Walker => "walker (the mapping code ran natively)",
+    };
+    let mut lines = labelled("  map", &format!("{}, {descriptors}", printable(source)), LABEL);
+    lines.extend(labelled("  mapper", &format!("layout {}, leaf rule {}", mapper.layout, mapper.leaf_rule), LABEL));
+    lines.extend(labelled("  engine", engine, LABEL));
+    lines.extend(labelled("  cpu", &told(&cpu.told), LABEL));
+    let other = differences(&cpu.told, &cpu.checks);
+    if !other.is_empty() {
+        let text = format!("{}; the rest as told", other.join(", "));
+        lines.extend(labelled("  checks", &text, LABEL));
+    }
+    lines
+}
+
+/// What the guest was told of its CPU. What every x86-64 CPU has is named only where it is missing.
+fn told(paging: &Paging) -> String {
+    let mut words = vec![format!("MAXPHYADDR {}", paging.maxphyaddr), levels(paging).into()];
+    for Feature { name, set, is_usual } in features(paging) {
+        match (set, is_usual) {
+            (true, _) => words.push(name.into()),
+            (false, true) => words.push(format!("no {name}")),
+            (false, false) => {}
+        }
+    }
+    if paging.vendor == Vendor::Amd {
+        words.push("AMD".into());
+    }
+    words.join(", ")
+}
+
+/// What the machine enforces otherwise than it says.
+pub(super) fn differences(told: &Paging, checks: &Paging) -> Vec<String> {
+    let mut words = Vec::new();
+    if told.maxphyaddr != checks.maxphyaddr {
+        words.push(format!("MAXPHYADDR {}", checks.maxphyaddr));
+    }
+    if told.la57 != checks.la57 {
+        words.push(levels(checks).into());
+    }
+    for (told, Feature { name, set, .. }) in features(told).into_iter().zip(features(checks)) {
+        match (told.set, set) {
+            (false, true) => words.push(name.into()),
+            (true, false) => words.push(format!("no {name}")),
+            _ => {}
+        }
+    }
+    if !checks.reserved_fault_sets_p {
+        words.push("reserved-bit faults have no P".into());
+    }
+    words
+}
+
+fn levels(paging: &Paging) -> &'static str {
+    if paging.la57 { "5-level" } else { "4-level" }
+}
+
+struct Feature {
+    name: &'static str,
+    set: bool,
+    is_usual: bool,
+}
+
+fn features(paging: &Paging) -> [Feature; 6] {
+    let feature = |name, set, is_usual| Feature { name, set, is_usual };
+    [
+        feature("1 GiB pages", paging.gbpages, true),
+        feature("NX", paging.nxe, true),
+        feature("WP", paging.wp, true),
+        feature("SMEP", paging.smep, false),
+        feature("SMAP", paging.smap, false),
+        feature("protection keys", paging.pke, false),
+    ]
+}
+
+fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
+    if calls.is_empty() {
+        return Vec::new();
+    }
+    let name_width = calls.iter().map(|call| call.service.len()).max().unwrap_or(0);
+    let mut lines = vec![paint.bold("calls")];
+    lines.extend(calls.iter().map(|call| {
+        let Some(status) = call.status else {
+            let why = paint.wrong("not called: the walk finds its pages wrong");
+            return format!("  {:<6}  {:name_width$}  {why}", call.phase.name(), call.service);
+        };
+        let mut text = format!("  {:<6}  {:name_width$}  ", call.phase.name(), call.service);
+        text += &match status {
+            0 => paint.right("EFI_SUCCESS"),
+            _ => paint.wrong(status_name(status)),
+        };
+        text += match call.tables {
+            "mapper" => " on the mapper's tables",
+            _ => " on the boot tables",
+        };
+        let registers = [("RIP", call.rip), ("CR3", call.cr3)];
+        for (name, value) in registers.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            text += &format!(", {name} {value:#x}");
+        }
+        text
+    }));
+    lines
+}
+
+/// `EFI_INVALID_PARAMETER`, by UEFI 2.10, appendix D; a number where that has no name.
+fn status_name(status: u64) -> String {
+    let number = || format!("status {status:#x}");
+    let Ok(value) = usize::try_from(status) else {
+        return number();
+    };
+    match format!("{:?}", Status(value)) {
+        unnamed if unnamed.contains('(') => number(),
+        name => format!("EFI_{name}"),
+    }
+}
+
+fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
+    if skipped.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![paint.bold("not asked")];
+    let width = skipped.iter().map(|skipped| skipped.count.to_string().len()).max().unwrap_or(0);
+    for Skipped { what, reason, count } in skipped {
+        let text = format!("{}: {}", printable(what), printable(reason));
+        lines.extend(labelled(&format!("  {count:>width$}"), &text, width + 4));
+    }
+    lines
+}
+
+fn notes(notes: &[String], paint: Paint) -> Vec<String> {
+    if notes.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![paint.bold("odd, but not wrong")];
+    for note in &notes[..notes.len().min(MAX_NOTES)] {
+        lines.extend(labelled("  -", &printable(note), 4));
+    }
+    if notes.len() > MAX_NOTES {
+        lines.push(format!("  ... and {} more", notes.len() - MAX_NOTES));
+    }
+    lines
+}
+
+fn totals(report: &Report) -> Vec<String> {
+    let (probes, timing) = (report.probes, report.timing);
+    let asked = match report.engine {
+        EngineName::Walker => "no access was made in a guest".into(),
+        EngineName::Kvm => format!(
+            "{} accesses, {} faulted; {} verified",
+            probes.total,
+            probes.faulted,
+            counted(probes.pages_verified, "page")
+        ),
+    };
+    let millis = |duration: Duration| format!("{:.1}", duration.as_secs_f64() * 1e3);
+    let [total, build, map, probe, check] =
+        [timing.total, timing.build, timing.map, timing.probe, timing.check].map(millis);
+    let text = format!("{asked}; {total} ms (build {build}, map {map}, probe {probe}, check {check})");
+    wrapped(&text, WIDTH, 2)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! How lines are made: colour, wrapping, and keeping other people's text from driving the terminal.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+/// The width that lines keep to, where what they say lets them.
+pub(super) const WIDTH: usize = 100;
+
+/// Whether colour may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Paint {
+    Plain,
+    Coloured,
+}
+
+impl Paint {
+    /// What is wrong.
+    pub fn wrong(self, text: impl fmt::Display) -> String {
+        self.wrap("1;31", text)
+    }
+
+    /// What is right.
+    pub fn right(self, text: impl fmt::Display) -> String {
+        self.wrap("32", text)
+    }
+
+    /// What is not looked at first.
+    pub fn dim(self, text: impl fmt::Display) -> String {
+        self.wrap("2", text)
+    }
+
+    /// Titles.
+    pub fn bold(self, text: impl fmt::Display) -> String {
+        self.wrap("1", text)
+    }
+
+    /// SGR sequences (ECMA-48, 8.3.117).
+    fn wrap(self, code: &str, text: impl fmt::Display) -> String {
+        match self {
+            Self::Plain => text.to_string(),
+            Self::Coloured => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+}
+
+/// Somebody else's text on one line: what would drive the terminal, or turn the direction of what follows, is shown
+/// as an escape.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(drives_terminal) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match drives_terminal(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown.into()
+}
+
+/// Words on lines of `width` at the most, each line but the first indented. A word longer than a line is left whole.
+pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let taken = line.chars().count();
+        let starts = taken == 0 || line.trim().is_empty();
+        if !starts && taken + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+        } else if !starts {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
+/// A label in a column of `column` characters, and a text beside it, wrapped.
+pub(super) fn labelled(label: &str, text: &str, column: usize) -> Vec<String> {
+    let mut lines = wrapped(text, WIDTH.saturating_sub(column), 0);
+    for (index, line) in lines.iter_mut().enumerate() {
+        *line = format!("{:column$}{line}", if index == 0 { label } else { "" });
+    }
+    lines
+}
+
+/// `1 page`, `2 pages`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+/// `reserved-bit (2), wrong-frame (1)`: what there is, in order, and how many of it.
+pub(super) fn tally<T: Ord + fmt::Display>(items: impl Iterator<Item = T>) -> String {
+    let mut counts = std::collections::BTreeMap::<T, u64>::new();
+    items.for_each(|item| *counts.entry(item).or_default() += 1);
+    let mut text = String::new();
+    for (item, count) in counts {
+        let comma = if text.is_empty() { "" } else { ", " };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{comma}{item} ({count})");
+    }
+    text
+}
+
+/// Control characters; marks and overrides of direction; Unicode's own line ends.
+fn drives_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_drives_the_terminal() {
+        assert_eq!(printable("a\x1b[2J\nb\u{202e}c\u{9b}"), "a\\u{1b}[2J\\nb\\u{202e}c\\u{9b}");
+        assert!(matches!(printable("Grüße, 世界"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn lines_break_between_words_only() {
+        assert_eq!(wrapped("one two  three", 8, 2), ["one two", "  three"]);
+        assert_eq!(wrapped("unbreakable is one", 5, 0), ["unbreakable", "is", "one"]);
+        assert_eq!(wrapped("", 5, 0), [""]);
+        assert_eq!(labelled("found", "a b", 7), ["found  a b"]);
+    }
+
+    #[test]
+    fn a_tally_is_in_order() {
+        assert_eq!(tally([2, 1, 2].into_iter()), "1 (1), 2 (2)");
+        assert_eq!((counted(1, "page"), counted(0, "page")), ("1 page".into(), "0 pages".into()));
+    }
+}

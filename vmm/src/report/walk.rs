@@ -1,0 +1,201 @@
+//! A walk on paper: one line a level, and below an entry with reserved bits those bits, one by one.
+
+use super::style::{Paint, WIDTH, wrapped};
+use crate::check::WalkStep;
+use crate::mmu::{Level, Paging, bits, reserved_reasons};
+
+/// The entries of a walk, from the top down, judged by `paging`.
+///
+/// ```text
+/// PDE    0x0000000000126020  0x000000007e1070e3  P W A D PS PAT   reserved bits are set
+///        31:0  0111 1110 0001 0000 0111 0000 1110 0011
+///                           ^       ^^
+///        bits 20, 14:13 are set: bits 20:13 of a PDE that maps a 2 MiB page must be 0 (...)
+/// ```
+pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<String> {
+    let mut lines = Vec::new();
+    for step in steps {
+        let row = format!(
+            "{:<5}  {:#018x}  {:#018x}  {:<16} {}",
+            step.level,
+            step.entry_addr,
+            step.entry,
+            flags(step.level, step.entry),
+            leads_to(step)
+        );
+        match step.reserved {
+            0 => lines.push(paint.dim(row.trim_end())),
+            _ => {
+                lines.push(row);
+                lines.extend(marked(step, paging, paint));
+            }
+        }
+    }
+    lines
+}
+
+/// Where the lines below an entry begin: under its address.
+const INDENT: usize = 7;
+
+/// The short names of the bits set. D and G mean something in a leaf only, bit 7 and bit 12 by kind.
+fn flags(level: Level, entry: u64) -> String {
+    if entry & bits::P == 0 {
+        return "-".into();
+    }
+    let leaf = level.maps_page(entry);
+    let large = leaf && level != Level::Pte;
+    let names = [
+        (true, bits::P, "P"),
+        (true, bits::W, "W"),
+        (true, bits::U, "U"),
+        (true, bits::PWT, "PWT"),
+        (true, bits::PCD, "PCD"),
+        (true, bits::A, "A"),
+        (leaf, bits::D, "D"),
+        (level != Level::Pte, bits::PS, "PS"),
+        (level == Level::Pte, bits::PAT_OF_PTE, "PAT"),
+        (large, bits::PAT_OF_LARGE, "PAT"),
+        (leaf, bits::G, "G"),
+        (true, bits::NX, "NX"),
+    ];
+    let set = names.into_iter().filter(|(counts, bit, _)| *counts && entry & bit != 0);
+    set.map(|(_, _, name)| name).collect::<Vec<_>>().join(" ")
+}
+
+fn leads_to(step: &WalkStep) -> String {
+    let WalkStep { level, entry, reserved, .. } = *step;
+    let address = entry & bits::ADDRESS;
+    if entry & bits::P == 0 {
+        return "not present".into();
+    }
+    if reserved != 0 {
+        return "reserved bits are set".into();
+    }
+    if !level.maps_page(entry) {
+        return format!("table at {address:#x}");
+    }
+    let size = match level {
+        Level::Pte => "4 KiB",
+        Level::Pde => "2 MiB",
+        _ => "1 GiB",
+    };
+    format!("{size} at {:#x}", address & !(level.span_bytes() - 1))
+}
+
+/// The entry bit by bit, its guilty bits underlined, and why each is guilty.
+fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<String> {
+    // Half of an entry is easier to read, if the guilty bits are all in it.
+    let width: u32 = if step.reserved >> 32 == 0 { 32 } else { 64 };
+    let top = width - 1;
+    let carets = nibbles(width, |bit| if step.reserved >> bit & 1 == 1 { '^' } else { ' ' });
+    let digits = nibbles(width, |bit| if step.entry >> bit & 1 == 1 { '1' } else { '0' });
+    let margin = " ".repeat(INDENT);
+    let mut lines =
+        vec![format!("{margin}{top}:0  {digits}"), format!("{margin}      {}", paint.wrong(carets.trim_end()))];
+    for (guilty, why) in reasons(step, paging) {
+        let text = format!("{}: {why}", are_set(guilty));
+        let wrapped = wrapped(&text, WIDTH - 3 * INDENT, 2);
+        lines.extend(wrapped.iter().map(|line| format!("{margin}{}", paint.wrong(line))));
+    }
+    lines
+}
+
+/// The guilty bits by rule; those that no rule explains (the walk had other settings) at the end.
+fn reasons(step: &WalkStep, paging: &Paging) -> Vec<(u64, &'static str)> {
+    let of_step = |(guilty, why)| (guilty & step.reserved, why);
+    let mut reasons: Vec<_> = reserved_reasons(step.level, step.entry, paging).map(of_step).collect();
+    reasons.retain(|(guilty, _)| *guilty != 0);
+    let explained = reasons.iter().fold(0, |all, (guilty, _)| all | guilty);
+    if step.reserved & !explained != 0 {
+        reasons.push((step.reserved & !explained, "reserved in an entry of this kind (SDM 3A 4.5.4)"));
+    }
+    reasons
+}
+
+/// A character for each bit, the highest first, in groups of four.
+fn nibbles(width: u32, show: impl Fn(u32) -> char) -> String {
+    let mut text = String::new();
+    for bit in (0..width).rev() {
+        text.push(show(bit));
+        if bit % 4 == 0 && bit != 0 {
+            text.push(' ');
+        }
+    }
+    text
+}
+
+/// `bit 20 is set`, `bits 20, 14:13 are set`.
+fn are_set(mask: u64) -> String {
+    let mut ranges = Vec::new();
+    let mut rest = mask;
+    while rest != 0 {
+        let high = 63 - rest.leading_zeros();
+        let run = (rest << rest.leading_zeros()).leading_ones();
+        let low = high + 1 - run;
+        ranges.push(if run == 1 { high.to_string() } else { format!("{high}:{low}") });
+        rest &= !(u64::MAX >> (64 - run) << low);
+    }
+    match mask.count_ones() {
+        1 => format!("bit {} is set", ranges.concat()),
+        _ => format!("bits {} are set", ranges.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(level: Level, entry: u64, reserved: u64) -> WalkStep {
+        WalkStep { level, entry_addr: 0x12_6020, entry, reserved }
+    }
+
+    fn plain(step: WalkStep, paging: &Paging) -> Vec<String> {
+        lines(&[step], paging, Paint::Plain)
+    }
+
+    #[test]
+    fn bits_20_to_13_of_a_pde_are_marked() {
+        let shown = plain(step(Level::Pde, 0x7e10_70e3, 0x10_6000), &Paging::default());
+        assert_eq!(
+            shown,
+            [
+                "PDE    0x0000000000126020  0x000000007e1070e3  P W A D PS PAT   reserved bits are set",
+                "       31:0  0111 1110 0001 0000 0111 0000 1110 0011",
+                "                          ^       ^^",
+                "       bits 20, 14:13 are set: bits 20:13 of a PDE that maps a 2 MiB page must be 0",
+                "         (SDM 3A 4.5.4, table 4-18)",
+            ]
+        );
+    }
+
+    #[test]
+    fn guilt_in_the_upper_half_shows_all_64_bits() {
+        let paging = Paging { nxe: false, ..Paging::default() };
+        let shown = plain(step(Level::Pte, 1 << 63 | 0x1003, 1 << 63), &paging);
+        assert_eq!(shown[1].len(), INDENT + 6 + 79);
+        assert_eq!(shown[2], format!("{}^", " ".repeat(INDENT + 6)));
+        assert!(shown[3].trim_start().starts_with("bit 63 is set: bit 63 must be 0 while EFER.NXE = 0"), "{shown:?}");
+    }
+
+    #[test]
+    fn bits_that_no_rule_explains_are_named_all_the_same() {
+        let shown = plain(step(Level::Pde, 0x1003, 1 << 51), &Paging::default());
+        assert_eq!(shown[3], "       bit 51 is set: reserved in an entry of this kind (SDM 3A 4.5.4)");
+    }
+
+    #[test]
+    fn each_kind_of_entry_says_where_it_leads() {
+        let row = |level, entry| plain(step(level, entry, 0), &Paging::default())[0].split_off(47);
+        assert_eq!(row(Level::Pml4e, 0x12_4063), "P W A            table at 0x124000");
+        assert_eq!(row(Level::Pdpte, 0x4000_1083), "P W PS PAT       1 GiB at 0x40000000");
+        assert_eq!(row(Level::Pte, 1 << 63 | 0x5185), "P U PAT G NX     4 KiB at 0x5000");
+        assert_eq!(row(Level::Pte, 0x5002), "-                not present");
+    }
+
+    #[test]
+    fn ranges_of_bits_are_joined() {
+        assert_eq!(are_set(1 << 63 | 1), "bits 63, 0 are set");
+        assert_eq!(are_set(u64::MAX), "bits 63:0 are set");
+        assert_eq!(are_set(0x3f_e000), "bits 21:13 are set");
+    }
+}
