@@ -59,8 +59,6 @@ pub struct Expectation {
     pub aliases: Vec<Alias>,
     /// Where nothing else may translate.
     pub arena: RangeInclusive<u64>,
-    /// Regions with RUNTIME that the mapper left out.
-    pub not_mapped: Vec<usize>,
 }
 
 impl Expectation {
@@ -78,12 +76,11 @@ impl Expectation {
         for d in virtual_map.iter().rev() {
             given.entry((d.phys_start, d.page_count, d.ty.0)).or_default().push(d.virt_start);
         }
-        let (mut aliases, mut not_mapped) = (Vec::new(), Vec::new());
+        let mut aliases = Vec::new();
         for region in map.regions() {
             let key = (region.phys, region.pages, region.ty.0);
             let Some(virt_start) = given.get_mut(&key).and_then(Vec::pop) else {
                 if is_owed(&region) {
-                    not_mapped.push(region.index);
                     marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
                 }
                 continue;
@@ -109,7 +106,7 @@ impl Expectation {
             });
         }
         aliases.sort_by_key(|alias| alias.virt);
-        Self { aliases: without_overlaps(aliases, marks), arena: arena(layout), not_mapped }
+        Self { aliases: without_overlaps(aliases, marks), arena: arena(layout) }
     }
 
     /// The first virtual address that stands for a physical one.

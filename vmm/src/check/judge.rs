@@ -4,9 +4,10 @@ use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 
 use efibed_stub::stamp::stamped;
 
+use super::expectation::{Alias, Expectation};
 use super::marks::{Mark, Marks, Statement};
 use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
-use super::{Alias, Expectation, Rule, Witness};
+use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
 

@@ -62,6 +62,14 @@ impl Mark {
         }
     }
 
+    /// Of several faults of the first page, the plain read's speaks for the run: its error code has the fewest bits.
+    fn prefer_read(&mut self, other: &Self) {
+        let code = |mark: &Self| mark.observed.error_code().map(|code| code.0);
+        if other.virt == self.virt && code(other) < code(self) && code(other).is_some() {
+            self.observed = other.observed;
+        }
+    }
+
     fn end(&self) -> Option<u64> {
         Some(self.virt?.wrapping_add(self.pages.wrapping_mul(PAGE_BYTES)))
     }
@@ -131,6 +139,7 @@ impl Marks {
                 return;
             }
             if virt >= start && mark.end().is_some_and(|last| last <= end) {
+                open.prefer_read(&mark);
                 return;
             }
         }
@@ -157,10 +166,6 @@ impl Marks {
             witnesses: vec![Witness::Expectation],
             message,
         });
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty() && self.worded.is_empty()
     }
 
     /// Takes over all of another's marks.

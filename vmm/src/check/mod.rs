@@ -18,9 +18,12 @@ mod marks;
 mod plan;
 mod tables;
 
-pub use expectation::{Alias, Expectation, judge_map};
+pub(crate) use expectation::{Expectation, judge_map};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
-pub use judge::{FaultRecord, Judge, Observations, ProbeCounts};
-pub use marks::{Mark, Marks, Statement, Tables};
-pub use plan::{Frames, Ground, Group, Plan, PlannedProbe, PlannedSweep, Purpose, Random, Skipped};
-pub use tables::{LeafCounts, TableCheck, TableVerdict};
+pub use judge::{FaultRecord, ProbeCounts};
+pub(crate) use judge::{Judge, Observations};
+pub(crate) use marks::{Marks, Tables};
+pub use plan::Skipped;
+pub(crate) use plan::{Ground, Plan, Random};
+pub use tables::LeafCounts;
+pub(crate) use tables::{TableCheck, TableVerdict};

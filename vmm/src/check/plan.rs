@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 use efibed_guest::protocol::ProbeKind;
 
-use super::{Alias, Expectation};
+use super::expectation::{Alias, Expectation};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 
@@ -129,7 +129,6 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    #[expect(clippy::should_implement_trait, reason = "it has no end, and is no iterator")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

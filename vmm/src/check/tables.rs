@@ -2,8 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use super::expectation::{Alias, Expectation};
 use super::marks::{Mark, Marks, Statement};
-use super::{Alias, Expectation, Rule, Witness};
+use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Defect, ErrorCode, Fault, Level, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 

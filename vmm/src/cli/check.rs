@@ -48,5 +48,5 @@ fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
         output::write_file(path, &json::to_json(report))?;
     }
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-    output::print(&text.to_string())
+    output::print(&format!("{text}\n"))
 }

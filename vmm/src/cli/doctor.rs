@@ -77,4 +77,3 @@ fn json(abilities: &Abilities) -> String {
     });
     format!("{value:#}\n")
 }
-

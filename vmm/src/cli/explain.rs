@@ -11,7 +11,9 @@ use crate::report::explain::{explain_error_code, explain_rule, explain_walk, lis
 
 /// The arguments of `explain`.
 #[derive(Args)]
-#[command(override_usage = "efibed explain RULE | ERROR_CODE\n       efibed explain MAP VA [OPTIONS]\n       efibed explain rules")]
+#[command(
+    override_usage = "efibed explain RULE | ERROR_CODE\n       efibed explain MAP VA [OPTIONS]\n       efibed explain rules"
+)]
 pub struct Arguments {
     #[command(flatten)]
     input: Input,
@@ -73,5 +75,6 @@ fn word_explained(word: &str) -> Option<String> {
 
 fn address(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text).replace('_', "");
-    u64::from_str_radix(&digits, 16).map_err(|_| "expected an address in hexadecimal, such as 0xfffffffefdc5b000".into())
+    u64::from_str_radix(&digits, 16)
+        .map_err(|_| "expected an address in hexadecimal, such as 0xfffffffefdc5b000".into())
 }

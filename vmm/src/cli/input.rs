@@ -58,8 +58,7 @@ impl Input {
     /// Reads the map, and applies the options.
     pub fn scenario(&self) -> Result<Scenario, Failure> {
         let (name, text) = self.text()?;
-        let mut scenario =
-            Scenario::parse(&name, &text).map_err(|error| Failure::Input(miette::Report::new(error)))?;
+        let mut scenario = Scenario::parse(&name, &text).map_err(|error| Failure::Input(miette::Report::new(error)))?;
         if let Some(layout) = self.layout {
             scenario = scenario.layout(layout);
         }
@@ -76,9 +75,10 @@ impl Input {
         if self.map == Path::new("-") {
             let mut text = String::new();
             let input = std::io::stdin().lock().take(MAX_INPUT_BYTES as u64);
-            std::io::BufReader::new(input).read_to_string(&mut text).into_diagnostic().map_err(|error| {
-                Failure::Input(error.wrap_err("standard input cannot be read as text"))
-            })?;
+            std::io::BufReader::new(input)
+                .read_to_string(&mut text)
+                .into_diagnostic()
+                .map_err(|error| Failure::Input(error.wrap_err("standard input cannot be read as text")))?;
             return Ok(("<stdin>".into(), text));
         }
         let text = read_text(&self.map).map_err(|error| Failure::Input(miette::Report::new(error)))?;

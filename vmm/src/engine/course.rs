@@ -97,7 +97,8 @@ pub fn mapper_error(error: MapError, map: &MemoryMap, pool: u64, marks: &mut Mar
             (Rule::MapperError, None, format!("the mapper used up the {pool} pages it was given for tables"))
         }
         MapError::TableOutOfReach { table } => {
-            let message = format!("an entry names a table at {table:#x}, which is none of the kernel's or the mapper's");
+            let message =
+                format!("an entry names a table at {table:#x}, which is none of the kernel's or the mapper's");
             (Rule::MapperError, None, message)
         }
         MapError::TooManyRegions { index } => {

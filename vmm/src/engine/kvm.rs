@@ -5,9 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, Sweep, USER_BASE,
-};
+use efibed_guest::protocol::{self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, Sweep, USER_BASE};
 use efibed_stub::stamp::stamp_page;
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service, TRAP_PORT};
 
@@ -19,9 +17,7 @@ use crate::check::{
     self, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, Random, Rule, TableCheck, TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
-use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command,
-};
+use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging};
@@ -98,7 +94,8 @@ impl Kvm {
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
         let kernel = course::ranges(&loaded.keep);
-        let mut run = Run { job, guest, loaded: &loaded, cpu, firmware, backed, kernel, report, marks: Marks::default() };
+        let mut run =
+            Run { job, guest, loaded: &loaded, cpu, firmware, backed, kernel, report, marks: Marks::default() };
         run.carry_out();
         let mut report = run.report;
         report.timing.total = start.elapsed();
@@ -118,7 +115,8 @@ fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineE
         ("SMAP", asked.smap, told.smap && checks.smap),
         ("protection keys", asked.pku, told.pke && checks.pke),
     ];
-    let unable = |what: String| EngineError::Unable { what, why: "tried, and it does not work (see `efibed doctor`)".into() };
+    let unable =
+        |what: String| EngineError::Unable { what, why: "tried, and it does not work (see `efibed doctor`)".into() };
     for (what, asked, has) in switches {
         if asked == Some(true) && !has {
             return Err(unable(what.into()));
@@ -342,7 +340,7 @@ impl Run<'_, '_> {
         let (name, root) = if on_mapper { ("mapper", tables.root) } else { ("boot", self.loaded.boot_root) };
         let stride = DESCRIPTOR_STRIDE as u64;
         let arguments = [entry, tables.mapped * stride, stride, DESCRIPTOR_VERSION.into(), map.start, 0];
-        self.verify_firmware_tables(|virt| Some(virt));
+        self.verify_firmware_tables(Some);
         self.call(Phase::Map, name, root, arguments)?;
         let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
         if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
@@ -419,11 +417,8 @@ impl Run<'_, '_> {
     fn conclude(&mut self, phase: Phase, root: Option<u64>) {
         let marks = std::mem::take(&mut self.marks);
         self.report.findings_omitted += marks.omitted();
-        let tables = root.map(|root| check::Tables {
-            memory: &self.loaded.memory,
-            root: Pa(root),
-            told: &self.cpu.told,
-        });
+        let tables =
+            root.map(|root| check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told });
         self.report.findings.extend(marks.into_findings(phase, self.job.map, tables));
     }
 
@@ -488,7 +483,9 @@ impl GuestEvents for Listener<'_, '_, '_> {
     }
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> bool {
-        let Some(firmware) = self.firmware.as_deref_mut().filter(|_| port == u16::from(TRAP_PORT)) else { return false };
+        let Some(firmware) = self.firmware.as_deref_mut().filter(|_| port == u16::from(TRAP_PORT)) else {
+            return false;
+        };
         let regs = machine.regs();
         let mut call = StubCall {
             rax: regs.rax,

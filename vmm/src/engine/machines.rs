@@ -26,10 +26,6 @@ impl Machines {
         Self { hypervisor, idle: Mutex::default() }
     }
 
-    pub fn hypervisor(&self) -> &Hypervisor {
-        &self.hypervisor
-    }
-
     /// A waiting machine of this kind whose own pages do not disturb the map.
     pub fn reuse(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Option<Machine> {
         let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -12,7 +12,9 @@ use efibed_stub::stamp::{stamp, stamp_page};
 use super::EngineError;
 use super::course;
 use super::machines::Machines;
-use crate::guest::{BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, command, flags};
+use crate::guest::{
+    BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, command, flags,
+};
 use crate::machine::{CpuidRequest, CpuidSeen, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{ErrorCode, Fault, Paging};
@@ -107,9 +109,8 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
     let failed = |end: End| EngineError::Kvm(format!("while finding out what it can do: {end}"));
     guest.put_probes((0..questions.len()).map(address)).map_err(failed)?;
     let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
-    let probe = |(index, question): (usize, &Question)| {
-        command(Op::Probe, [index as u64, 1, question.kind as u64, 0, 0, 0])
-    };
+    let probe =
+        |(index, question): (usize, &Question)| command(Op::Probe, [index as u64, 1, question.kind as u64, 0, 0, 0]);
     commands.extend(questions.iter().enumerate().map(probe));
     guest.batch(&commands, &mut NoEvents).map_err(failed)?;
     let records = guest.probes(questions.len()).map_err(failed)?;

@@ -127,7 +127,7 @@ fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option
     };
     of_type(MemoryType::CONVENTIONAL)
         .or_else(|| of_type(MemoryType::LOADER_DATA))
-        .or_else(|| first_fit(vec![0..limit], occupied(map, taken, |_| false), bytes, limit))
+        .or_else(|| first_fit([0..limit].into(), occupied(map, taken, |_| false), bytes, limit))
 }
 
 /// Everything that is in the way, by address: all regions but those of the kind looked for.

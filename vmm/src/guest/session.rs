@@ -79,7 +79,11 @@ impl fmt::Display for End {
                 let Crash { registers: r, command } = &**crash;
                 let fault = crate::mmu::Fault { vector: r.vector as u8, error_code: ErrorCode(r.error_code as u32) };
                 let [rip, cs, rflags, rsp, _] = r.frame;
-                write!(f, "{fault} outside a probe, in command {command}: RIP {rip:#x}, CR2 {:#x}, CR3 {:#x}, ", r.cr2, r.cr3)?;
+                write!(
+                    f,
+                    "{fault} outside a probe, in command {command}: RIP {rip:#x}, CR2 {:#x}, CR3 {:#x}, ",
+                    r.cr2, r.cr3
+                )?;
                 write!(f, "CS {cs:#x}, RFLAGS {rflags:#x}, RSP {rsp:#x}")?;
                 for (name, value) in REGISTER_NAMES.iter().zip(r.registers) {
                     write!(f, ", {name} {value:#x}")?;
@@ -316,7 +320,8 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
     }
     let backing = Backing::new(pages.len() as u64 * PAGE_BYTES)?;
     for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
-        backing.write(offset, &page.content);
+        // As many pages as there are: each is inside.
+        let _ = backing.write(offset, &page.content);
         let (phys, memory) = (page.phys, backing.clone());
         machine.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: false, memory, offset })?;
     }

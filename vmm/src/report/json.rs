@@ -19,6 +19,11 @@ pub fn to_json(report: &Report) -> String {
     text
 }
 
+/// What a CPU was told, or what it checks, as under `cpu_checked` of a report.
+pub fn cpu(paging: &Paging) -> impl Serialize + use<> {
+    CpuCheckedObject { cpu: paging.into(), reserved_fault_sets_p: paging.reserved_fault_sets_p }
+}
+
 /// The version of the keys' meaning.
 const SCHEMA: u32 = 1;
 
