@@ -6,7 +6,7 @@
 //!   ([`page_table`]) with its [`LeafRule`]s, all behind one door, the [`Mapper`] trait;
 //! - the [`protocol`] the guest speaks with the host: one mailbox, commands in, results out;
 //! - the guest image itself (entry, fault handlers, probe loops), which exists only under `cfg(efibed_image)` and is
-//!   built by [`build`] (feature `build`) from these very sources.
+//!   built by `build` (a feature of the same name) from these very sources.
 //!
 //! The mapping code shares no translation code with the host's software MMU: they are each other's check.
 #![cfg_attr(not(feature = "build"), no_std)]
