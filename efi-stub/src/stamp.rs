@@ -6,6 +6,7 @@
 //! ```text
 //!     offset 0      movabs rax, NUMBER; ret
 //!     offset 16     firmware's own bytes, if any
+//!     offset 4080   eight bytes that probes may write
 //!     offset 4088   NUMBER
 //! ```
 //!
@@ -18,8 +19,14 @@ pub const PAGE_BYTES: usize = 4096;
 /// Bytes at a page's start that are reserved for the stamp's routine.
 pub const STAMP_HEAD_BYTES: usize = 16;
 
-/// Bytes at a page's end that are reserved for the stamp's number.
-pub const STAMP_TAIL_BYTES: usize = 8;
+/// Bytes at a page's end that are reserved for the word to be written and the stamp's number.
+pub const STAMP_TAIL_BYTES: usize = 16;
+
+/// Where in a page the word is that may be written.
+pub const SCRATCH_OFFSET: usize = PAGE_BYTES - STAMP_TAIL_BYTES;
+
+/// Where in a page its number is.
+pub const NUMBER_OFFSET: usize = PAGE_BYTES - 8;
 
 /// Bits 63:52, which no physical address has: table entries and code do not show it by chance.
 const KEY: u64 = 0xa5c << 52;
@@ -41,6 +48,5 @@ pub fn stamp_page(page: u64, content: &mut [u8; PAGE_BYTES]) {
     content[..2].copy_from_slice(&[0x48, 0xb8]);
     content[2..10].copy_from_slice(&stamp(page).to_le_bytes());
     content[10] = 0xc3;
-    let tail = PAGE_BYTES - STAMP_TAIL_BYTES;
-    content[tail..].copy_from_slice(&stamp(page + tail as u64).to_le_bytes());
+    content[NUMBER_OFFSET..].copy_from_slice(&stamp(page + NUMBER_OFFSET as u64).to_le_bytes());
 }

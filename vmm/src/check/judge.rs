@@ -133,7 +133,20 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// KVM_TRANSLATE's answer for an address. True if it is another than the expectation's.
+    /// Whether a write of `virt` was found at `pa`, in the stamped page that the walk says it reaches.
+    pub fn scratch(&mut self, virt: u64, pa: u64, found: bool) {
+        let Some(index) = self.alias_at(virt) else { return };
+        if found {
+            return self.reached(index, virt, pa, true);
+        }
+        let alias = self.expectation.aliases[index];
+        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
+        let lost = Statement::Text("a write that arrived elsewhere");
+        self.mark(Rule::WrongFrame, &alias, virt, expected, lost);
+        self.disagree(Some(index), virt, expected, lost);
+    }
+
+    /// KVM_TRANSLATE's answer for an address.
     pub fn translated(&mut self, virt: u64, answer: Option<u64>) {
         let (expected, region) = match self.alias_at(virt) {
             Some(index) => {

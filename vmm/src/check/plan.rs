@@ -9,13 +9,15 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use efibed_guest::protocol::ProbeKind;
+use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
 use super::expectation::{Alias, Expectation};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, Fault, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
+use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 
-/// Where in a page that has memory its stamp is.
-const TAIL: u64 = PAGE_BYTES - 8;
+/// Where in a stamped page its number is, and the word that may be written.
+const NUMBER: u64 = NUMBER_OFFSET as u64;
+const SCRATCH: u64 = SCRATCH_OFFSET as u64;
 /// Addresses of the arena tried at random.
 const SAMPLE: usize = 64;
 /// Pages read one by one, at the most; each is an exit.
@@ -94,6 +96,17 @@ pub struct Skipped {
     pub count: u64,
 }
 
+/// What is behind a physical page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// No memory: KVM says where an access arrived.
+    Nothing,
+    /// A page that bears its number, and has a word that may be written.
+    Stamped,
+    /// The guest's own memory, which is only read.
+    Own,
+}
+
 /// Where the plan gets its knowledge.
 pub struct Ground<'a> {
     /// Where the tables are.
@@ -102,8 +115,8 @@ pub struct Ground<'a> {
     pub root: Pa,
     /// What the machine checks.
     pub checks: &'a Paging,
-    /// Whether a physical page has memory.
-    pub backed: &'a dyn Fn(u64) -> bool,
+    /// What is behind a physical page.
+    pub behind: &'a dyn Fn(u64) -> Behind,
     /// The kernel's own ranges.
     pub kernel: &'a [RangeInclusive<u64>],
     /// Of the sample.
@@ -170,7 +183,7 @@ impl Maker<'_> {
         }
         self.faulting(index, next, alias.last().wrapping_add(1));
         self.ends(alias.virt, alias.last());
-        self.add(ProbeKind::Write, alias.virt);
+        self.write_page(alias.virt);
         self.add(ProbeKind::Fetch, alias.virt);
         for kind in [ProbeKind::UserRead, ProbeKind::UserWrite, ProbeKind::UserFetch] {
             self.add(kind, alias.virt);
@@ -192,6 +205,7 @@ impl Maker<'_> {
         for page in self.backed_pages(run) {
             self.sweep(alias, run, start, page);
             self.read_page(page);
+            self.write_page(page);
             start = page + PAGE_BYTES;
         }
         self.sweep(alias, run, start, last.wrapping_add(1));
@@ -200,7 +214,10 @@ impl Maker<'_> {
     /// Pages of a run that reach memory.
     fn backed_pages(&self, run: &Run) -> Vec<u64> {
         let pages = (0..run.bytes).step_by(PAGE_BYTES as usize);
-        pages.filter(|offset| (self.ground.backed)(run.pa.0 + offset)).map(|offset| run.va.0 + offset).collect()
+        pages
+            .filter(|offset| (self.ground.behind)(run.pa.0 + offset) != Behind::Nothing)
+            .map(|offset| run.va.0 + offset)
+            .collect()
     }
 
     /// Pages from `start` to `end`, without memory behind them.
@@ -254,13 +271,19 @@ impl Maker<'_> {
     /// A read of a page: where it says which one it is, if it has memory.
     fn read_page(&mut self, page: u64) {
         self.reads += 1;
-        let offset = if self.is_backed(page) { TAIL } else { 0 };
+        let offset = if self.is_backed(page) { NUMBER } else { 0 };
         self.add(ProbeKind::Read, page + offset);
+    }
+
+    /// A write of a page: where it may be written, if it has memory.
+    fn write_page(&mut self, page: u64) {
+        let offset = if self.is_backed(page) { SCRATCH } else { 0 };
+        self.add(ProbeKind::Write, page + offset);
     }
 
     fn is_backed(&self, virt: u64) -> bool {
         let reached = self.walk(virt, Access::read());
-        matches!(reached, Outcome::Translated(t) if (self.ground.backed)(t.pa.0))
+        matches!(reached, Outcome::Translated(t) if (self.ground.behind)(t.pa.0) != Behind::Nothing)
     }
 
     /// Addresses of the arena that nobody owns, taken at random.
@@ -310,7 +333,7 @@ impl Maker<'_> {
             let mut probes = Vec::new();
             for virt in std::mem::take(&mut self.probes[kind as usize]) {
                 let predicted = self.walk(virt, access_of(kind));
-                if self.is_safe(kind, &predicted) {
+                if self.is_safe(kind, virt, &predicted) {
                     let purpose = self.expectation.alias_at(virt).map_or(Purpose::Nobody, Purpose::Alias);
                     probes.push(PlannedProbe { virt, purpose, predicted });
                 }
@@ -320,20 +343,21 @@ impl Maker<'_> {
         self.plan
     }
 
-    /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, and only a page
-    /// that has memory can be executed.
-    fn is_safe(&mut self, kind: ProbeKind, predicted: &Outcome) -> bool {
-        let backed = match predicted {
+    /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, or to the word for
+    /// them, and only a page that has memory can be executed.
+    fn is_safe(&mut self, kind: ProbeKind, virt: u64, predicted: &Outcome) -> bool {
+        let behind = match predicted {
             Outcome::Fault(_) => return true,
             Outcome::Stranded { .. } => return false,
-            Outcome::Translated(translation) => (self.ground.backed)(translation.pa.0),
+            Outcome::Translated(translation) => (self.ground.behind)(translation.pa.0),
         };
-        match kind {
-            ProbeKind::Read | ProbeKind::UserRead => true,
-            ProbeKind::Write | ProbeKind::UserWrite => !backed,
-            ProbeKind::Fetch | ProbeKind::UserFetch if backed => true,
-            _ => {
-                self.skip("fetches from pages that can be executed", "no memory is behind them", 1);
+        match (access_of(kind).kind, behind) {
+            (Kind::Read, _) | (Kind::Write, Behind::Nothing) => true,
+            (Kind::Write, Behind::Stamped) => virt % PAGE_BYTES == SCRATCH,
+            (Kind::Write, Behind::Own) => false,
+            (Kind::Fetch, Behind::Stamped) => virt % PAGE_BYTES == 0,
+            (Kind::Fetch, _) => {
+                self.skip("fetches from pages that can be executed", "none of the bed's code is there", 1);
                 false
             }
         }

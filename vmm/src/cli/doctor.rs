@@ -20,7 +20,7 @@ pub struct Arguments {
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
-    // As much as KVM will say there is.
+    // All there may be; what KVM has not got it refuses, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
     match &arguments.json {
@@ -35,30 +35,30 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
 }
 
 fn text(abilities: &Abilities) -> String {
-    let Abilities { cpuid, checks, trials, .. } = abilities;
-    let mut text = format!("/dev/kvm works; the guest's CPU calls itself {:?}.\n\n", cpuid.vendor);
+    let Abilities { supported, checks, trials, .. } = abilities;
+    let mut text = format!("/dev/kvm works; the guest's CPU calls itself {:?}.\n\n", supported.vendor);
     let has = |has| if has { "yes" } else { "no" };
     let rows = [
-        ("1 GiB leaves", has(cpuid.gbpages), has(checks.gbpages)),
-        ("execute-disable", has(cpuid.nx), has(checks.nxe)),
-        ("five-level paging", has(cpuid.la57), has(checks.la57)),
-        ("SMEP", has(cpuid.smep), has(checks.smep)),
-        ("SMAP", has(cpuid.smap), has(checks.smap)),
-        ("protection keys", has(cpuid.pku), has(checks.pke)),
+        ("1 GiB leaves", has(supported.gbpages), has(checks.gbpages)),
+        ("execute-disable", has(supported.nx), has(checks.nxe)),
+        ("five-level paging", has(supported.la57), has(checks.la57)),
+        ("SMEP", has(supported.smep), has(checks.smep)),
+        ("SMAP", has(supported.smap), has(checks.smap)),
+        ("protection keys", has(supported.pku), has(checks.pke)),
     ];
     // Writing to a string does not fail.
-    let _ = writeln!(text, "  {:<24}{:<10}tried", "ability", "CPUID");
+    let _ = writeln!(text, "  {:<24}{:<11}tried", "ability", "KVM says");
     for (what, said, tried) in rows {
-        let _ = writeln!(text, "  {what:<24}{said:<10}{tried}");
+        let _ = writeln!(text, "  {what:<24}{said:<11}{tried}");
     }
-    let _ = writeln!(text, "  {:<24}{:<10}{}", "physical-address bits", cpuid.maxphyaddr, checks.maxphyaddr);
+    let _ = writeln!(text, "  {:<24}{:<11}{}", "physical-address bits", supported.maxphyaddr, checks.maxphyaddr);
     text += "\nWhat was tried:\n";
     for trial in trials {
         let mark = if trial.works { "ok  " } else { "ODD " };
         let _ = writeln!(text, "  {mark}{:<50}{}", trial.what, trial.seen);
     }
     if !trials.iter().all(|trial| trial.works) {
-        text += "\nODD: not as the manual and CPUID say. Checks take it into account, and say `cpu_checked` in their JSON.\n";
+        text += "\nODD: not as the manual says for what the CPU was told. Checks know of it: the walker predicts what this machine does,\nand reports say so (`cpu_checked` in JSON).\n";
     }
     text
 }

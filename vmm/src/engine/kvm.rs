@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use efibed_guest::protocol::{self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, Sweep, USER_BASE};
+use efibed_guest::protocol::{
+    self, IMAGE_BASE, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
+};
 use efibed_stub::stamp::stamp_page;
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service, TRAP_PORT};
 
@@ -14,7 +16,8 @@ use super::machines::Machines;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Moment, course};
 use crate::check::{
-    self, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, Random, Rule, TableCheck, TableVerdict,
+    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, Random, Rule, TableCheck,
+    TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
@@ -248,12 +251,16 @@ impl Run<'_, '_> {
         let planning = Instant::now();
         let plan = {
             let (backed, loaded) = (&self.backed, self.loaded);
-            let is_backed = |pa: u64| loaded.owns(pa) || backed.binary_search(&(pa & !(PAGE_BYTES - 1))).is_ok();
+            let behind = |pa: u64| match (loaded.owns(pa), backed.binary_search(&(pa & !(PAGE_BYTES - 1)))) {
+                (true, _) => Behind::Own,
+                (false, Ok(_)) => Behind::Stamped,
+                (false, Err(_)) => Behind::Nothing,
+            };
             let ground = Ground {
                 memory: &self.loaded.memory,
                 root: Pa(root),
                 checks: &self.cpu.checks,
-                backed: &is_backed,
+                behind: &behind,
                 kernel: &self.kernel,
                 seed: self.job.seed,
             };
@@ -291,12 +298,25 @@ impl Run<'_, '_> {
                 let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
                 self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
                 let records = self.guest.probes(probes.len())?;
-                if let Some(judge) = &mut listener.judge {
-                    judge.probed(group.kind, probes, &records);
+                let Some(judge) = &mut listener.judge else { continue };
+                judge.probed(group.kind, probes, &records);
+                if group.kind == ProbeKind::Write {
+                    self.look_at_scratch(probes, &records, judge);
                 }
             }
         }
         Ok(())
+    }
+
+    /// A write to a page with memory goes unreported: whether it arrived is seen in the page.
+    fn look_at_scratch(&mut self, probes: &[PlannedProbe], records: &[Probe], judge: &mut Judge<'_>) {
+        for (planned, record) in probes.iter().zip(records) {
+            let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
+            if self.backed.binary_search(&(to.pa.0 & !(PAGE_BYTES - 1))).is_ok() {
+                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt);
+                judge.scratch(planned.virt, to.pa.0, found);
+            }
+        }
     }
 
     /// The fourth witness: at every finding so far, and at a seeded sample.
@@ -381,7 +401,6 @@ impl Run<'_, '_> {
 
     fn call(&mut self, phase: Phase, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
         let commands = [command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]), command(Op::Call, arguments)];
-        debug_assert!(commands.len() <= MAX_COMMANDS);
         let mut listener = Listener { judge: None, firmware: self.firmware.as_mut(), calls: Vec::new() };
         let result = self.guest.batch(&commands, &mut listener);
         for call in std::mem::take(&mut listener.calls) {

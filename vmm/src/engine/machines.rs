@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::EngineError;
 use crate::guest::Placement;
-use crate::machine::{CpuidRequest, Hypervisor, Internals, Machine};
+use crate::machine::{CpuidRequest, CpuidSeen, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 
 /// Zones cover the physical addresses of most maps; a write past them is an exit, and no worse.
@@ -24,6 +24,11 @@ pub struct Machines {
 impl Machines {
     pub fn new(hypervisor: Hypervisor) -> Self {
         Self { hypervisor, idle: Mutex::default() }
+    }
+
+    /// What KVM says it supports.
+    pub fn supported(&self) -> CpuidSeen {
+        self.hypervisor.supported()
     }
 
     /// A waiting machine of this kind whose own pages do not disturb the map.

@@ -15,15 +15,15 @@ use super::machines::Machines;
 use crate::guest::{
     BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, command, flags,
 };
-use crate::machine::{CpuidRequest, CpuidSeen, Internals, Machine};
+use crate::machine::{CpuidRequest, CpuidSeen, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{ErrorCode, Fault, Paging};
 
 /// What a machine was found to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// What its CPUID says.
-    pub cpuid: CpuidSeen,
+    /// What KVM says it supports.
+    pub supported: CpuidSeen,
     /// What was told to the guests: the CPUID with everything that may be off switched off.
     pub told: Paging,
     /// What checks their accesses.
@@ -62,33 +62,46 @@ struct Question {
 /// Tries out what the machines of this kind do.
 pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities, EngineError> {
     let map = MemoryMap::from_descriptors("trials", Vec::new());
-    // Far from the guest's own memory, which is placed as low as can be.
-    let internals = Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf000_3000 };
     let mut machine = match machines.reuse(request, &map) {
         Some(machine) => machine,
-        None => machines.create(request, internals)?,
+        None => machines.create(request, Placement::usual_internals())?,
     };
     let seen = *machine.cpuid();
-    let mut told = course::told(&seen, request);
-    let five_levels = told.la57;
-    let result = match ask(&mut machine, &map, &told) {
-        // KVM refuses CR4.LA57 where it has no five levels; the rest can still be asked.
-        Err(EngineError::Boot(BootError::Registers(_))) if five_levels => {
-            told.la57 = false;
-            machine.reset().map_err(|error| EngineError::Kvm(error.to_string()))?;
-            ask(&mut machine, &map, &told)
-        }
-        other => other,
-    };
+    let asked = course::told(&seen, request);
+    let result = ask_what_is_taken(&mut machine, &map, &asked);
     machines.give_back(request, machine);
-    let (mut checks, mut trials) = result?;
-    if five_levels {
-        let seen = if told.la57 { "CR4.LA57 was taken, and five levels are walked" } else { "KVM refuses CR4.LA57" };
-        trials.push(Trial { what: "five-level paging", works: told.la57, seen: seen.into() });
+    let (mut checks, mut trials, taken) = result?;
+    let mut tell = |what, asked: bool, taken: bool| {
+        if asked {
+            let seen = if taken { "KVM takes it, and the guest runs" } else { "KVM refuses it" };
+            trials.push(Trial { what, works: taken, seen: seen.into() });
+        }
+    };
+    tell("five-level paging (CR4.LA57)", asked.la57, taken.la57);
+    tell("protection keys (CR4.PKE)", asked.pke, taken.pke);
+    checks.la57 = taken.la57;
+    Ok(Abilities { supported: machines.supported(), told: asked, checks, trials })
+}
+
+/// KVM refuses a CR4 with LA57 or PKE where it has not got them, whatever CPUID was made to say; the rest can still be
+/// asked.
+fn ask_what_is_taken(
+    machine: &mut Machine,
+    map: &MemoryMap,
+    asked: &Paging,
+) -> Result<(Paging, Vec<Trial>, Paging), EngineError> {
+    let without = [(true, true), (true, false), (false, true), (false, false)];
+    let candidates = without.map(|(la57, pke)| Paging { la57: asked.la57 && la57, pke: asked.pke && pke, ..*asked });
+    for told in &candidates[..3] {
+        match ask(machine, map, told) {
+            Err(EngineError::Boot(BootError::Registers(_))) => {
+                machine.reset().map_err(|error| EngineError::Kvm(error.to_string()))?;
+            }
+            other => return other.map(|(checks, trials)| (checks, trials, *told)),
+        }
     }
-    checks.la57 = told.la57;
-    told.la57 = five_levels;
-    Ok(Abilities { cpuid: seen, told, checks, trials })
+    let told = candidates[3];
+    ask(machine, map, &told).map(|(checks, trials)| (checks, trials, told))
 }
 
 fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging, Vec<Trial>), EngineError> {
@@ -107,6 +120,10 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
 
     let mut guest = Guest::boot(machine, &loaded, &[BackedPage { phys: page, content }], told, LIMIT)?;
     let failed = |end: End| EngineError::Kvm(format!("while finding out what it can do: {end}"));
+    // Key 1 may not be accessed. Where there are no keys there is no PKRU, and the page can be read.
+    if told.pke {
+        let _ = guest.machine().set_pkru(1 << 2);
+    }
     guest.put_probes((0..questions.len()).map(address)).map_err(failed)?;
     let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
     let probe =
@@ -178,9 +195,9 @@ fn answers(records: &[Probe], told: &Paging, page: u64) -> (Paging, Vec<Trial>) 
     tell("supervisor-mode access prevention (CR4.SMAP)", checks.smap == told.smap, smap);
     checks.wp = faults(wp, ErrorCode::P | ErrorCode::W);
     tell("read-only pages in ring 0 (CR0.WP)", checks.wp == told.wp, wp);
+    checks.pke = faults(pku, ErrorCode::P | ErrorCode::U | ErrorCode::PK);
     if told.pke {
-        // PKRU is 0 at reset and grants everything; that the key is heeded at all is another trial's work.
-        tell("protection keys (CR4.PKE)", pku.status == PROBE_DONE, pku);
+        tell("a page whose key PKRU denies", checks.pke, pku);
     }
     let refused = widths.iter().position(|record| record.status == PROBE_FAULTED);
     checks.maxphyaddr = refused.map_or(WIDEST, |index| NARROWEST + index as u8);

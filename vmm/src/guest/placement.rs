@@ -65,12 +65,14 @@ impl Placement {
         taken.push(base..base + bytes);
         let internals = match internals {
             Some(internals) => internals,
-            None => {
-                let pages = room(map, 4 * PAGE_BYTES, limit.min(1 << 32), &taken).ok_or(no_room)?;
-                Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES }
-            }
+            None => internals_off(map, limit, &taken).ok_or(no_room)?,
         };
         Ok(Self { base, sizes, internals })
+    }
+
+    /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same.
+    pub const fn usual_internals() -> Internals {
+        Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf000_3000 }
     }
 
     /// Whether a machine's own pages lie off everything the map names and wants for itself.
@@ -110,6 +112,16 @@ impl Placement {
     fn part(&self, at: u64, bytes: u64) -> Range<u64> {
         self.base + at..self.base + at + bytes
     }
+}
+
+fn internals_off(map: &MemoryMap, limit: u64, taken: &[Range<u64>]) -> Option<Internals> {
+    let usual = Placement::usual_internals();
+    let free = |range: &Range<u64>| taken.iter().all(|other| other.end <= range.start || range.end <= other.start);
+    if Placement::tolerates(map, &usual) && usual.ranges().iter().all(free) {
+        return Some(usual);
+    }
+    let pages = room(map, 4 * PAGE_BYTES, limit.min(1 << 32), taken)?;
+    Some(Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES })
 }
 
 /// The first 64 KiB hold what real machines keep there, and address 0 is best left to null pointers.

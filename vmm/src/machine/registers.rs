@@ -103,6 +103,23 @@ impl Machine {
         }
     }
 
+    /// Writes PKRU, by way of the XSAVE area: a guest in ring 0 under an instruction emulator may have no WRPKRU. An
+    /// error means that this machine has no protection keys.
+    pub fn set_pkru(&mut self, pkru: u32) -> Result<(), errno::Error> {
+        // Offset and size (8 bytes, of which 4 are PKRU) of component 9 (SDM vol. 1, 13.5.7; vol. 2A, CPUID leaf 0DH).
+        let component = std::arch::x86_64::__cpuid_count(0xd, 9);
+        let (word, bytes) = (component.ebx as usize / 4, component.eax);
+        let mut xsave = self.vcpu.get_xsave()?;
+        let unsupported = || errno::Error::new(libc::ENODEV);
+        let slot = xsave.region.get_mut(word).filter(|_| bytes >= 4).ok_or_else(unsupported)?;
+        *slot = pkru;
+        // XSTATE_BV, at byte 512 (SDM vol. 1, 13.4.2), says which components are there.
+        xsave.region[128] |= 1 << 9;
+        // SAFETY: the structure was filled by KVM for this vCPU and is of the size KVM takes: no feature that needs a
+        // larger one has been enabled for this process.
+        unsafe { self.vcpu.set_xsave(&xsave) }
+    }
+
     /// Pending exceptions, interrupts and the like.
     pub fn events(&self) -> Result<kvm_vcpu_events, errno::Error> {
         self.vcpu.get_vcpu_events()

@@ -92,6 +92,16 @@ pub struct Translation {
     pub global: bool,
 }
 
+impl Outcome {
+    /// Where the access arrives, if it does.
+    pub const fn translation(&self) -> Option<Translation> {
+        match *self {
+            Self::Translated(translation) => Some(translation),
+            _ => None,
+        }
+    }
+}
+
 impl Walk {
     /// The entries seen, from the top down. Empty if the address was not canonical.
     pub fn steps(&self) -> &[Step] {
@@ -100,10 +110,7 @@ impl Walk {
 
     /// Where the access arrived, if it did.
     pub const fn translation(&self) -> Option<Translation> {
-        match self.outcome {
-            Outcome::Translated(translation) => Some(translation),
-            _ => None,
-        }
+        self.outcome.translation()
     }
 
     /// The fault, if there was one.

@@ -1,0 +1,141 @@
+//! Break the thing, see the test fail: each bit of an entry, each rule of the walker that matters to a run.
+
+use efibed::check::{Phase, Rule, Witness};
+use efibed::mmu::{Level, Rule as WalkerRule};
+use efibed::report::Report;
+use efibed::{Layout, LeafRule, Moment, Tamper};
+use efibed_tests::*;
+use libtest_mimic::Trial;
+
+/// All of them.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        trial("a_broken_walker_disagrees_with_the_mmu", Need::Kvm, a_broken_walker_disagrees_with_the_mmu),
+        trial("a_broken_walker_does_not_change_what_is_verified", Need::Kvm, a_broken_walker_does_not_verify_less),
+    ];
+    for entry in ENTRIES {
+        for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
+            let name = format!("each_bit_of_{}_{moment:?}", entry.name);
+            trials.push(trial(name, Need::Kvm, move || flip_each_bit(&entry, moment)));
+        }
+    }
+    trials
+}
+
+/// An entry of the finished tables of `ovmf-2013` under `window`.
+#[derive(Clone, Copy)]
+struct Entry {
+    name: &'static str,
+    virt: u64,
+    level: Level,
+    /// Whether code is mapped through it.
+    code: bool,
+}
+
+/// The first page of RuntimeServicesCode, the first 2 MiB of boot-services data, and the PDPTE above both.
+const ENTRIES: [Entry; 3] = [
+    Entry { name: "a_4k_leaf", virt: 0xffff_fffe_fdc5_b000, level: Level::Pte, code: true },
+    Entry { name: "a_2m_leaf", virt: 0xffff_fffe_8080_0000, level: Level::Pde, code: false },
+    Entry { name: "an_upper_entry", virt: 0xffff_fffe_fdc5_b000, level: Level::Pdpte, code: true },
+];
+
+impl Entry {
+    /// What flipping a bit of it changes, by SDM vol. 3A, 4.5 (tables 4-16 to 4-20) and 4.6, for a supervisor mapping whose
+    /// entries above have U clear.
+    fn effect(&self, bit: u32) -> Effect {
+        let leaf = self.level != Level::Pdpte;
+        match bit {
+            // P and R/W; the address, up to bit 51, of a page or of a table.
+            0 | 1 => Effect::Seen,
+            // U/S: the AND over all levels, and the others have it clear.
+            2 => Effect::None,
+            // PWT and PCD of a leaf are its PAT index; above, the cache type of the table only.
+            3 | 4 => {
+                if leaf {
+                    Effect::OnlyWalked
+                } else {
+                    Effect::None
+                }
+            }
+            // A; D of a leaf, ignored above.
+            5 | 6 => Effect::None,
+            // PAT of a PTE; PS of a PDE (without it, 1 GiB leaves and tables are taken for each other).
+            7 if self.level == Level::Pte => Effect::OnlyWalked,
+            7 => Effect::Seen,
+            // G, and what software may use.
+            8..=11 => Effect::None,
+            // PAT of a large leaf.
+            12 if self.level == Level::Pde => Effect::OnlyWalked,
+            12..=51 => Effect::Seen,
+            // Software's, and protection keys, which count for user pages only.
+            52..=62 => Effect::None,
+            // XD: code that cannot be executed, or data that can.
+            _ => Effect::Seen,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Effect {
+    /// Accesses notice.
+    Seen,
+    /// The PAT index, which no access can tell.
+    OnlyWalked,
+    None,
+}
+
+fn flip_each_bit(entry: &Entry, moment: Moment) {
+    let mut wrong = Vec::new();
+    for bit in 0..64 {
+        let tamper = Tamper { virt: entry.virt, level: entry.level, flip: 1 << bit, moment };
+        let report =
+            bed().run(&scenario(OVMF_2013).tamper(tamper)).unwrap_or_else(|error| panic!("bit {bit}: {error}"));
+        let effect = entry.effect(bit);
+        let expected = match (effect, moment) {
+            (Effect::Seen, _) | (Effect::OnlyWalked, Moment::BeforeWalk) => true,
+            (Effect::OnlyWalked, Moment::AfterWalk) | (Effect::None, _) => false,
+        };
+        let found = !report.is_clean();
+        let by_mmu = moment == Moment::BeforeWalk || !expected || seen_by_the_mmu(&report);
+        if found != expected || !by_mmu {
+            wrong.push(format!("bit {bit} ({effect:?}, code {}): {}", entry.code, brief(&report)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}:\n{}", entry.name, wrong.join("\n"));
+}
+
+/// After the walk, whoever notices must have asked the machine: its MMU, KVM, or a guest that died of it.
+fn seen_by_the_mmu(report: &Report) -> bool {
+    report.findings.iter().any(|finding| {
+        let witness = |w: &Witness| matches!(w, Witness::Mmu | Witness::KvmTranslate);
+        let ended = matches!(
+            finding.rule,
+            Rule::GuestFault | Rule::TripleFault | Rule::EmulationFailure | Rule::MachineStopped | Rule::Watchdog
+        );
+        finding.phase != Phase::Input && (ended || finding.witnesses.iter().any(witness))
+    })
+}
+
+fn a_broken_walker_disagrees_with_the_mmu() {
+    let scenario = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+    for rule in [WalkerRule::ReservedPde2m, WalkerRule::ReservedBeforePermission, WalkerRule::ReservedSetsRsvd] {
+        let report = bed().run(&scenario.clone().break_walker(rule)).unwrap();
+        let doubts = report
+            .findings
+            .iter()
+            .filter(|finding| matches!(finding.rule, Rule::WitnessDisagreement | Rule::WrongErrorCode));
+        assert!(doubts.count() > 0, "{rule:?}: {}", brief(&report));
+    }
+}
+
+fn a_broken_walker_does_not_verify_less() {
+    for rule in WalkerRule::ALL {
+        let report = bed().run(&scenario(OVMF_2013).break_walker(*rule)).unwrap();
+        assert_eq!(report.probes.pages_verified, 4774, "{rule:?}: {}", brief(&report));
+    }
+}
+
+fn brief(report: &Report) -> String {
+    let findings = report.findings.iter().map(|f| format!("{} {:?} {:?}", f.rule, f.witnesses, f.virt));
+    format!("{} findings: {}", report.findings.len(), findings.take(4).collect::<Vec<_>>().join("; "))
+}
