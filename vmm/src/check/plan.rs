@@ -343,6 +343,12 @@ impl Maker<'_> {
         self.plan
     }
 
+    /// Whether an address leads to its own page. A word written through two addresses would tell of the last only.
+    fn is_own(&self, virt: u64, predicted: &Outcome) -> bool {
+        let target = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index].target(virt));
+        predicted.translation().map(|to| to.pa.0) == target
+    }
+
     /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, or to the word for
     /// them, and only a page that has memory can be executed.
     fn is_safe(&mut self, kind: ProbeKind, virt: u64, predicted: &Outcome) -> bool {
@@ -353,7 +359,7 @@ impl Maker<'_> {
         };
         match (access_of(kind).kind, behind) {
             (Kind::Read, _) | (Kind::Write, Behind::Nothing) => true,
-            (Kind::Write, Behind::Stamped) => virt % PAGE_BYTES == SCRATCH,
+            (Kind::Write, Behind::Stamped) => virt % PAGE_BYTES == SCRATCH && self.is_own(virt, predicted),
             (Kind::Write, Behind::Own) => false,
             (Kind::Fetch, Behind::Stamped) => virt % PAGE_BYTES == 0,
             (Kind::Fetch, _) => {
