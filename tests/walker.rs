@@ -1,1 +1,94 @@
-//! Placeholder.
+//! The walker engine: the same mapping code, without a machine.
+
+use efibed::check::{Rule, Witness};
+use efibed::mmu::Level;
+use efibed::report::Report;
+use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Moment, Pa, Scenario, Tamper};
+use efibed_tests::*;
+
+fn run(scenario: &Scenario) -> Report {
+    bed().run(&scenario.clone().engine(EngineName::Walker)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn rules(report: &Report) -> Vec<Rule> {
+    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+    rules.sort_unstable();
+    rules.dedup();
+    rules
+}
+
+#[test]
+fn it_says_that_no_mmu_was_asked() {
+    let report = run(&scenario(OVMF_2013));
+    report.assert_clean();
+    assert_eq!((report.engine, report.probes.total, report.probes.pages_verified), (EngineName::Walker, 0, 0));
+    assert_eq!(report.translate(0xffff_fffe_8080_0000), Some(Pa(0x80_0000)));
+    assert_eq!(report.translate(0xffff_fffe_80ff_ffff), Some(Pa(0xff_ffff)));
+    assert_eq!(report.translate(0xffff_fffe_8100_0000), None);
+}
+
+#[test]
+fn every_real_map_is_clean_under_window() {
+    for map in TRUTH {
+        run(&scenario(map)).assert_clean();
+    }
+}
+
+#[test]
+fn verdicts_are_those_of_the_guest() {
+    let va_only = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+    let report = run(&va_only);
+    assert_eq!(rules(&report), [Rule::ReservedBit]);
+    for finding in &report.findings {
+        assert_eq!((finding.error_code, finding.witnesses.as_slice()), (Some(9), &[Witness::Walk][..]));
+    }
+    assert_eq!(rules(&run(&va_only.leaf_rule(LeafRule::VaOnlyMasked))), [Rule::WrongFrame]);
+    let off = scenario(OFF_BY_PAGE).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+    assert_eq!(rules(&run(&off)), [Rule::WrongFrame, Rule::CacheType]);
+    assert_eq!(rules(&run(&scenario(OVER_2G).layout(Layout::PackedUp))), [Rule::KernelOverlap]);
+    assert_eq!(rules(&run(&scenario(OVER_64G))), [Rule::WindowOverflow]);
+    let smm = run(&scenario(Q35_SMM_2G).leaf_rule(LeafRule::VaOnly));
+    assert!(rules(&smm).contains(&Rule::ReservedBit));
+}
+
+#[test]
+fn the_cpu_model_is_what_is_asked_for() {
+    // 0x7dd66083 | 1 << 40 would be fine with 46 bits; with 31 GiB below 2^36 nothing is past it.
+    let small = CpuidRequest { maxphyaddr: Some(36), ..CpuidRequest::default() };
+    run(&scenario(OVMF_2013).cpu(small)).assert_clean();
+    let past = scenario(PAST_MAXPHYADDR).layout(Layout::PackedDown);
+    assert_eq!(rules(&run(&past)), [Rule::ReservedBit, Rule::PastMaxphyaddr]);
+    let wide = CpuidRequest { maxphyaddr: Some(52), ..CpuidRequest::default() };
+    run(&past.cpu(wide)).assert_clean();
+    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    let report = run(&scenario(OVMF_2013).cpu(five).leaf_rule(LeafRule::VaOnly).layout(Layout::PackedDown));
+    assert_eq!(report.findings[0].walk.first().unwrap().level, Level::Pml5e);
+}
+
+#[test]
+fn strays_and_holes_are_found() {
+    // The first PTE of a table in which nothing is mapped, next to a region: below 0xfffffffefc000000.
+    let flip = |virt, flip| Tamper { virt, level: Level::Pte, flip, moment: Moment::BeforeWalk };
+    let hole = run(&scenario(OVMF_2013).tamper(flip(0xffff_fffe_fc00_3000, 1)));
+    assert_eq!(rules(&hole), [Rule::NotPresent]);
+    assert_eq!((hole.findings[0].virt, hole.findings[0].pages), (Some(0xffff_fffe_fc00_3000), 1));
+    let stray = run(&scenario(OVMF_2013).tamper(flip(0xffff_fffe_fc02_0000, 0x1234_5003)));
+    assert_eq!(rules(&stray), [Rule::StrayMapping]);
+    assert_eq!(stray.findings[0].observed, "PA 0x12345000");
+}
+
+#[test]
+fn tables_that_refer_to_themselves_end() {
+    // The PDPTE of the window points to its own table: 512^2 PDEs that look like the PDPT's entries.
+    let report = run(&scenario(OVMF_2013));
+    let pdpt = report.findings.is_empty().then_some(()).map(|()| {
+        let (_, walk) = scenario(OVMF_2013).walk(0xffff_fffe_fc00_0000).unwrap();
+        let steps = walk.unwrap().steps().to_vec();
+        (steps[1].entry, steps[1].entry_addr.0 & !0xfff)
+    });
+    let (entry, table) = pdpt.unwrap();
+    let flip = (entry & 0x000f_ffff_ffff_f000) ^ table;
+    let tamper = Tamper { virt: 0xffff_fffe_fc00_0000, level: Level::Pdpte, flip, moment: Moment::BeforeWalk };
+    let report = run(&scenario(OVMF_2013).tamper(tamper));
+    assert!(!report.is_clean());
+}

@@ -129,6 +129,7 @@ impl Toolchain {
             "-Cembed-bitcode=yes",
             "-Cforce-unwind-tables=no",
             "-Cdebuginfo=0",
+            "-Cstrip=debuginfo",
         ];
         arguments.extend(fixed.iter().chain(flags).map(OsString::from));
         arguments.push(format!("--crate-name={name}").into());
