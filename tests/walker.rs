@@ -92,3 +92,55 @@ fn tables_that_refer_to_themselves_end() {
     let report = run(&scenario(OVMF_2013).tamper(tamper));
     assert!(!report.is_clean());
 }
+
+mod any_map {
+    use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
+    use efibed::{EngineName, Layout, LeafRule, MemoryMap, Scenario};
+    use efibed_tests::bed;
+    use proptest::prelude::*;
+
+    /// Addresses and lengths near all the edges there are, and small regions that overlap.
+    fn descriptor() -> impl Strategy<Value = MemoryDescriptor> {
+        let edge = prop_oneof![
+            Just(0u64),
+            Just(1 << 20),
+            Just(1 << 32),
+            Just(1 << 36),
+            Just(1 << 46),
+            Just(1 << 52),
+            Just(1 << 63),
+            Just(0)
+        ];
+        let phys = prop_oneof![
+            (edge, -0x40_0000i64..0x40_0000).prop_map(|(edge, by)| edge.wrapping_add_signed(by) & !0xfff),
+            0u64..0x1000_0000,
+            any::<u64>(),
+        ];
+        let pages = prop_oneof![0u64..0x800, Just(0x4_0000), (0u32..64).prop_map(|bit| 1 << bit), any::<u64>()];
+        let att = prop_oneof![Just(1 << 63 | 8), Just(1 << 63), Just(8), any::<u64>()];
+        (0u32..16, phys, pages, att).prop_map(|(ty, phys_start, page_count, att)| MemoryDescriptor {
+            ty: MemoryType(ty),
+            padding: 0,
+            phys_start,
+            virt_start: 0,
+            page_count,
+            att: MemoryAttribute::from_bits_retain(att),
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_map_panics_or_hangs(
+            descriptors in prop::collection::vec(descriptor(), 1..12),
+            layout in prop::sample::select(Layout::ALL.to_vec()),
+            leaf_rule in prop::sample::select(LeafRule::ALL.to_vec()),
+        ) {
+            let map = MemoryMap::from_descriptors("any", descriptors);
+            let scenario = Scenario::new(map).layout(layout).leaf_rule(leaf_rule).engine(EngineName::Walker);
+            let report = bed().run(&scenario).unwrap();
+            prop_assert_eq!(report.regions.len(), report.regions.iter().map(|r| r.region.index).max().unwrap() + 1);
+        }
+    }
+}

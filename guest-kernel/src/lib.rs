@@ -10,7 +10,6 @@
 //!
 //! The mapping code shares no translation code with the host's software MMU: they are each other's check.
 #![cfg_attr(not(feature = "build"), no_std)]
-#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod layout;
 pub mod mapper;
