@@ -108,6 +108,11 @@ impl Machine {
         self.vcpu.get_vcpu_events()
     }
 
+    /// Sets the same: an exception to be delivered with the next run, for instance.
+    pub fn set_events(&mut self, events: &kvm_vcpu_events) -> Result<(), errno::Error> {
+        self.vcpu.set_vcpu_events(events)
+    }
+
     /// Where KVM says a linear address leads, under the present registers and page tables, supervisor
     /// access. `None`: nowhere.
     ///
