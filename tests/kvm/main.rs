@@ -1,11 +1,12 @@
-//! Tests that need /dev/kvm. Without it they are ignored, by name; `EFIBED_REQUIRE_KVM=1` makes them fail instead.
+//! Tests that need /dev/kvm. Where it is missing they are ignored by name, or fail with `EFIBED_REQUIRE_KVM=1`.
 
 mod check;
+mod machine;
 mod negative_controls;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    let trials = check::trials().into_iter().chain(negative_controls::trials()).collect();
+    let trials = [machine::trials(), check::trials(), negative_controls::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }

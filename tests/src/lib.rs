@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use efibed::{CpuidRequest, MemoryMap, Scenario, TestBed};
+use efibed::machine::Hypervisor;
+use efibed::{CpuidRequest, EngineError, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Failed, Trial};
 
 /// What a test needs of the machine.
@@ -37,13 +38,30 @@ pub fn trial(name: impl Into<String>, need: Need, run: impl FnOnce() + Send + 's
     Trial::test(name, run).with_kind(kind).with_ignored_flag(!has(need))
 }
 
+/// A test of something that not every KVM does: ignored, by name, where trying says so. It is tried only where there is
+/// a KVM; without one the test is as one that needs [`Need::Kvm`].
+pub fn trial_where(
+    name: impl Into<String>,
+    need: impl Into<String>,
+    does: impl FnOnce() -> bool,
+    run: impl FnOnce() + Send + 'static,
+) -> Trial {
+    let lacks = Hypervisor::open().is_ok() && !does();
+    let trial = trial(name, Need::Kvm, run).with_kind(need);
+    if lacks { trial.with_ignored_flag(true) } else { trial }
+}
+
 fn has(need: Need) -> bool {
     static HAS: OnceLock<(bool, bool, bool)> = OnceLock::new();
     let (kvm, gbpages, la57) = HAS.get_or_init(|| {
         let cpu = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
         match bed().abilities(&cpu) {
             Ok(abilities) => (true, abilities.checks.gbpages, abilities.checks.la57),
-            Err(_) => (std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1"), false, false),
+            Err(EngineError::Open(_)) => {
+                (std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1"), false, false)
+            }
+            // There is a KVM: that a guest cannot be run on it is for the tests to fail on.
+            Err(_) => (true, false, false),
         }
     });
     match need {

@@ -7,10 +7,11 @@ use toml::Spanned;
 
 use super::Scenario;
 use crate::machine::CpuidRequest;
-use crate::memory_map::{Format, MemoryMap, ParseError, detect, toml_format};
+use crate::memory_map::{Format, MemoryMap, ParseError, check_size, detect, toml_format};
 
 /// A scenario from text in any known format.
 pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
+    check_size(name, text)?;
     if detect(text) != Some(Format::Toml) {
         return MemoryMap::parse_named(name, text).map(Scenario::new);
     }

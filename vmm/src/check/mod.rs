@@ -24,6 +24,6 @@ pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, Tables};
 pub use plan::Skipped;
-pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, Random};
+pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use tables::LeafCounts;
 pub(crate) use tables::{TableCheck, TableVerdict};

@@ -74,7 +74,8 @@ impl Input {
     fn text(&self) -> Result<(String, String), Failure> {
         if self.map == Path::new("-") {
             let mut text = String::new();
-            let input = std::io::stdin().lock().take(MAX_INPUT_BYTES as u64);
+            // One byte more than is allowed tells that there is more.
+            let input = std::io::stdin().lock().take(MAX_INPUT_BYTES as u64 + 1);
             std::io::BufReader::new(input)
                 .read_to_string(&mut text)
                 .into_diagnostic()

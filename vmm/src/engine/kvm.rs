@@ -16,8 +16,8 @@ use super::machines::Machines;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Moment, course};
 use crate::check::{
-    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, Random, Rule, TableCheck,
-    TableVerdict,
+    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep, Random,
+    Rule, TableCheck, TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
@@ -166,10 +166,10 @@ struct Run<'a, 'm> {
 
 impl Run<'_, '_> {
     fn carry_out(&mut self) {
-        let judged = self.map().unwrap_or_else(|end| {
+        let mut judged = None;
+        if let Err(end) = self.map(&mut judged) {
             self.ended(Phase::Map, &end);
-            None
-        });
+        }
         let judged = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
         self.report.regions = course::region_reports(self.job.map, judged, &self.report.findings);
         if let Some((_, tables)) = judged {
@@ -177,8 +177,9 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Phase `map`, the switch, the probes, and phase `finish` with what follows it.
-    fn map(&mut self) -> Result<Option<(Expectation, TableVerdict)>, End> {
+    /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables are to be, and are,
+    /// goes into `judged` as soon as it is known.
+    fn map(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
         let started = Instant::now();
         let mapped = self.guest.map(Op::Map, self.job.mapper, course::offer(&self.cpu));
         self.report.timing.map = started.elapsed();
@@ -188,7 +189,7 @@ impl Run<'_, '_> {
                 let pool = course::pool_pages(self.job.map);
                 course::mapper_error(error, self.job.map, pool, &mut self.marks);
                 self.conclude(Phase::Map, None);
-                return Ok(None);
+                return Ok(());
             }
         };
         let checking = Instant::now();
@@ -196,30 +197,30 @@ impl Run<'_, '_> {
         let expectation = self.expectation(&tables);
         let verdict = self.walk(&expectation, tables.root);
         self.report.timing.check += checking.elapsed();
+        let (expectation, verdict) = &*judged.insert((expectation, verdict));
         if !verdict.kernel_intact {
             // The guest would be stranded on these tables.
             self.conclude(Phase::Map, Some(tables.root));
-            return Ok(Some((expectation, verdict)));
+            return Ok(());
         }
-        let rest = self.switch_and_probe(&expectation, &tables);
+        let rest = self.switch_and_probe(expectation, &tables);
         self.conclude(Phase::Map, Some(tables.root));
         rest?;
 
         let finished = self.guest.map(Op::Finish, self.job.mapper, course::offer(&self.cpu))?;
         match finished {
             Ok(finished) if finished.changed => {
-                self.walk(&expectation, finished.root);
-                let probed = self.probe(&expectation, finished.root);
+                self.walk(expectation, finished.root);
+                let probed = self.probe(expectation, finished.root);
                 self.conclude(Phase::Finish, Some(finished.root));
                 probed?;
             }
             Ok(_) => {}
             Err(error) => course::mapper_error(error, self.job.map, 0, &mut self.marks),
         }
-        let called = self.call_get_time(&expectation, tables.root);
+        let called = self.call_get_time(expectation, tables.root);
         self.conclude(Phase::Finish, Some(tables.root));
-        called?;
-        Ok(Some((expectation, verdict)))
+        called
     }
 
     fn expectation(&mut self, tables: &MappedTables) -> Expectation {
@@ -284,12 +285,10 @@ impl Run<'_, '_> {
 
     fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
-        let sweeps: Vec<Sweep> =
-            plan.sweeps.iter().map(|sweep| Sweep { virt: sweep.virt, pages: sweep.pages }).collect();
         let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new() };
         self.guest.batch(&[load], &mut listener)?;
-        for sweeps in sweeps.chunks(MAX_SWEEPS) {
-            self.guest.put_sweeps(sweeps)?;
+        for sweeps in batches(&plan.sweeps) {
+            self.guest.put_sweeps(&sweeps)?;
             self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
         }
         for group in &plan.groups {
@@ -460,6 +459,31 @@ impl Run<'_, '_> {
         self.marks.push_worded(phase, rule, None, message);
         self.conclude(phase, None);
     }
+}
+
+/// Pages swept in one batch: well within a batch's time limit even where a write takes a millisecond.
+const MAX_BATCH_PAGES: u64 = 16_384;
+
+/// The sweeps, cut into batches.
+fn batches(planned: &[PlannedSweep]) -> Vec<Vec<Sweep>> {
+    let mut batches = vec![Vec::new()];
+    let mut room = MAX_BATCH_PAGES;
+    for sweep in planned {
+        let (mut virt, mut left) = (sweep.virt, sweep.pages);
+        while left > 0 {
+            let full = batches.last().is_some_and(|batch: &Vec<Sweep>| batch.len() == MAX_SWEEPS);
+            if room == 0 || full {
+                batches.push(Vec::new());
+                room = MAX_BATCH_PAGES;
+            }
+            let pages = left.min(room);
+            batches.last_mut().into_iter().for_each(|batch| batch.push(Sweep { virt, pages }));
+            virt = virt.wrapping_add(pages * PAGE_BYTES);
+            (left, room) = (left - pages, room - pages);
+        }
+    }
+    batches.retain(|batch| !batch.is_empty());
+    batches
 }
 
 /// The instruction at an address of the guest image, as it stands in memory.

@@ -32,9 +32,6 @@ mod reset;
 mod session;
 mod watchdog;
 
-#[cfg(test)]
-mod tests;
-
 use std::ops::Range;
 
 use kvm_ioctls::{SyncReg, VcpuFd, VmFd};
@@ -204,4 +201,18 @@ fn create_vm(hypervisor: &Hypervisor) -> Result<VmFd, CreateError> {
         }
     }
     result.map_err(failed("KVM_CREATE_VM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_may_go_to_other_threads() {
+        fn is_send<T: Send>() {}
+        fn is_sync<T: Sync>() {}
+        is_send::<Machine>();
+        is_send::<Hypervisor>();
+        is_sync::<Hypervisor>();
+    }
 }

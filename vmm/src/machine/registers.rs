@@ -54,7 +54,7 @@ impl Machine {
             result = self.vcpu.set_sregs(&sync.sregs);
         }
         if dirty & SyncReg::Register as u64 != 0 {
-            result = result.and(self.vcpu.set_regs(&sync.regs));
+            result = result.and_then(|()| self.vcpu.set_regs(&sync.regs));
         }
         self.vcpu.get_kvm_run().kvm_dirty_regs = 0;
         result.map_err(|cause| self.refused(&sync.sregs, cause))
@@ -123,6 +123,11 @@ impl Machine {
     /// Pending exceptions, interrupts and the like.
     pub fn events(&self) -> Result<kvm_vcpu_events, errno::Error> {
         self.vcpu.get_vcpu_events()
+    }
+
+    /// Sets the same: an exception to be delivered with the next run, for instance.
+    pub fn set_events(&mut self, events: &kvm_vcpu_events) -> Result<(), errno::Error> {
+        self.vcpu.set_vcpu_events(events)
     }
 
     /// Where KVM says a linear address leads, under the present registers and page tables, supervisor

@@ -173,34 +173,6 @@ pub(super) fn msrs_of_state(listed: &[u32]) -> Vec<u32> {
 }
 
 #[cfg(test)]
-impl Pristine {
-    /// The state now, to be compared.
-    pub(super) fn of(machine: &Machine, hypervisor: &super::Hypervisor) -> Self {
-        Self::take(&machine.vcpu, hypervisor.msrs()).unwrap()
-    }
-
-    pub(super) fn assert_equals(&self, other: &Self) {
-        assert_eq!(self.regs, other.regs);
-        assert_eq!(self.sregs, other.sregs);
-        assert_eq!(self.events, other.events);
-        assert_eq!(self.debugregs, other.debugregs);
-        assert_eq!(self.xcrs, other.xcrs);
-        assert_eq!(self.xsave.region, other.xsave.region);
-        assert_eq!(self.msrs, other.msrs);
-    }
-
-    /// For what a test is to find restored: there must be something to restore.
-    pub(super) fn assert_differs_everywhere(&self, other: &Self) {
-        assert_ne!(self.regs, other.regs);
-        assert_ne!(self.sregs, other.sregs);
-        assert_ne!(self.events, other.events);
-        assert_ne!(self.debugregs, other.debugregs);
-        assert_ne!(self.xsave.region, other.xsave.region);
-        assert_ne!(self.msrs, other.msrs);
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -146,11 +146,6 @@ fn errno_of(result: i32) -> Result<(), errno::Error> {
 }
 
 #[cfg(test)]
-pub(super) fn signal_for_tests() -> i32 {
-    watchdog_signal().unwrap()
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -60,7 +60,7 @@ fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io
 }
 
 /// The limit of [`read_text`], for texts that come another way.
-pub(super) fn check_size(name: &str, text: &str) -> Result<(), ParseError> {
+pub(crate) fn check_size(name: &str, text: &str) -> Result<(), ParseError> {
     if text.len() <= MAX_INPUT_BYTES {
         return Ok(());
     }

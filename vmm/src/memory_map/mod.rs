@@ -30,6 +30,7 @@ use std::path::Path;
 pub use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
 pub use error::{ParseError, ReadError};
+pub(crate) use file::check_size;
 pub use file::read_text;
 pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};

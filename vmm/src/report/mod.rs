@@ -99,7 +99,7 @@ pub struct RegionReport {
 pub enum Verdict {
     /// Mapped, and right.
     Ok,
-    /// Mapped, and some finding is about it.
+    /// Mapped, and some finding is about its mapping (what is wrong with the descriptor itself is another matter).
     Wrong,
     /// Owed to firmware, and not mapped.
     Unmapped,

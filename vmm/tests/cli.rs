@@ -1,0 +1,626 @@
+//! The command as its users run it: exit status, standard output, standard error.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use efibed::machine::Hypervisor;
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
+
+const CLEAN: i32 = 0;
+const FINDINGS: i32 = 1;
+const BAD_INPUT: i32 = 2;
+const UNABLE: i32 = 3;
+
+fn main() {
+    let trials = vec![
+        kvm("the_map_of_2013_is_clean_under_window", the_map_of_2013_is_clean_under_window),
+        any("the_walker_verifies_nothing_and_says_so", the_walker_verifies_nothing_and_says_so),
+        kvm("the_bug_of_2013_is_found_with_its_bits", the_bug_of_2013_is_found_with_its_bits),
+        any("what_is_no_map_is_bad_input", what_is_no_map_is_bad_input),
+        any("fields_that_cannot_exist_are_bad_input", fields_that_cannot_exist_are_bad_input),
+        any("maps_that_make_no_sense_are_findings_walker", || maps_that_make_no_sense_are_findings("walker")),
+        kvm("maps_that_make_no_sense_are_findings_kvm", || maps_that_make_no_sense_are_findings("kvm")),
+        any("odd_maps_are_notes_walker", || odd_maps_are_notes("walker")),
+        kvm("odd_maps_are_notes_kvm", || odd_maps_are_notes("kvm")),
+        any("real_maps_are_clean_under_window", real_maps_are_clean_under_window),
+        any("standard_input_is_a_map", standard_input_is_a_map),
+        any("too_much_standard_input_is_bad_input", too_much_standard_input_is_bad_input),
+        any("usage_errors_are_told", usage_errors_are_told),
+        any("help_is_no_error", help_is_no_error),
+        any("words_are_explained", words_are_explained),
+        any("addresses_are_explained", addresses_are_explained),
+        any("what_cannot_be_explained_is_bad_input", what_cannot_be_explained_is_bad_input),
+        any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
+        any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
+        kvm("doctor_tells_what_it_tried", doctor_tells_what_it_tried),
+        kvm("what_the_machine_has_not_is_refused", what_the_machine_has_not_is_refused),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// A test that runs anywhere.
+fn any(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// A test that is ignored, by name, without /dev/kvm; with `EFIBED_REQUIRE_KVM=1` it fails.
+fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
+    any(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
+}
+
+/// What a command said, and how it ended.
+struct Said {
+    command: String,
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn efibed<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Said {
+    efibed_reading(arguments, b"")
+}
+
+fn efibed_reading<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>, input: &[u8]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(arguments).env_remove("RUST_BACKTRACE");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let output = std::thread::scope(|scope| {
+        // One that needs no more input may close it.
+        scope.spawn(move || stdin.write_all(input).ok());
+        child.wait_with_output().unwrap()
+    });
+    let said = Said {
+        command: format!("{command:?}"),
+        status: output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status)),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    for text in [&said.out, &said.err] {
+        assert!(!text.contains("panicked at") && !text.contains("RUST_BACKTRACE"), "{said}");
+        assert!(!text.contains('\x1b'), "colour, and no terminal: {said}");
+    }
+    said
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { command, status, out, err } = self;
+        write!(f, "{command}\nstatus {status}\nstandard output:\n{out}\nstandard error:\n{err}")
+    }
+}
+
+impl Said {
+    #[track_caller]
+    fn ends(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{self}");
+        self
+    }
+
+    /// The output has all of these, each somewhere; lines may be broken anywhere.
+    #[track_caller]
+    fn says(self, parts: &[&str]) -> Self {
+        self.has(&self.out, parts);
+        self
+    }
+
+    /// Nothing but an error, which has all of these.
+    #[track_caller]
+    fn complains(self, parts: &[&str]) -> Self {
+        assert_eq!(self.out, "", "{self}");
+        self.has(&self.err, parts);
+        self
+    }
+
+    #[track_caller]
+    fn without_errors(self) -> Self {
+        assert_eq!(self.err, "", "{self}");
+        self
+    }
+
+    #[track_caller]
+    fn has(&self, text: &str, parts: &[&str]) {
+        // miette marks the lines it breaks with a bar.
+        let words = |text: &str| text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = words(text);
+        for part in parts {
+            assert!(text.contains(&words(part)), "no `{part}`: {self}");
+        }
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+/// A file below `tests` of the repository.
+fn repository(path: &str) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    tests.join(path).into_os_string().into_string().unwrap()
+}
+
+fn ovmf_2013() -> String {
+    repository("maps/ovmf-2013.toml")
+}
+
+/// `efibed check MAP`, and further arguments.
+fn check(map: &str, arguments: &[&str]) -> Said {
+    efibed(["check", map].iter().chain(arguments))
+}
+
+/// The same with `--json -`, the document and the text it was read from.
+fn check_json(map: &str, arguments: &[&str]) -> (Value, Said) {
+    let said = check(map, &[arguments, &["--json", "-"]].concat());
+    (said.json(), said)
+}
+
+fn hex(value: &Value) -> u64 {
+    let text = value.as_str().unwrap_or_else(|| panic!("{value}"));
+    u64::from_str_radix(text.strip_prefix("0x").unwrap_or_else(|| panic!("{text}")), 16).unwrap()
+}
+
+/// The rules that were found broken.
+fn rules(document: &Value) -> Vec<&str> {
+    document["findings"].as_array().unwrap().iter().map(|finding| finding["rule"].as_str().unwrap()).collect()
+}
+
+/// The table of "Re: [PATCH -v2] EFI: Runtime services virtual mapping", 2 October 2013: virtual start and end, physical
+/// start and end.
+const TABLE_OF_2013: [(u64, u64, u64, u64); 5] = [
+    (0xffff_fffe_8080_0000, 0xffff_fffe_8100_0000, 0x0080_0000, 0x0100_0000),
+    (0xffff_fffe_fc00_0000, 0xffff_fffe_fc02_0000, 0x7c00_0000, 0x7c02_0000),
+    (0xffff_fffe_fdc5_b000, 0xffff_fffe_fe14_6000, 0x7dc5_b000, 0x7e14_6000),
+    (0xffff_fffe_ffa6_5000, 0xffff_fffe_fffe_0000, 0x7fa6_5000, 0x7ffe_0000),
+    (0xffff_fffe_fffe_0000, 0xffff_ffff_0000_0000, 0x7ffe_0000, 0x8000_0000),
+];
+const PAGES_OF_2013: u64 = 4774;
+
+fn assert_table_of_2013(document: &Value) {
+    let regions = document["regions"].as_array().unwrap();
+    assert_eq!(regions.len(), TABLE_OF_2013.len());
+    for (region, (virt, virt_end, phys, phys_end)) in regions.iter().zip(TABLE_OF_2013) {
+        let bytes = region["pages"].as_u64().unwrap() * 4096;
+        assert_eq!((hex(&region["virt"]), hex(&region["virt"]) + bytes), (virt, virt_end), "{region}");
+        assert_eq!((hex(&region["phys"]), hex(&region["phys"]) + bytes), (phys, phys_end), "{region}");
+        assert_eq!(region["verdict"], "ok");
+    }
+    let pages: u64 = regions.iter().map(|region| region["pages"].as_u64().unwrap()).sum();
+    assert_eq!(pages, PAGES_OF_2013);
+    assert_eq!((&document["schema"], &document["verdict"]), (&1.into(), &"clean".into()));
+    assert_eq!(document["mapper"], serde_json::json!({ "layout": "window", "leaf_rule": "co-aligned" }));
+    assert_eq!(document["findings"], serde_json::json!([]));
+    assert_eq!(document["faults"], serde_json::json!([]));
+}
+
+fn the_map_of_2013_is_clean_under_window() {
+    let (document, said) = check_json(&ovmf_2013(), &["--layout", "window"]);
+    said.ends(CLEAN).without_errors();
+    assert_table_of_2013(&document);
+    assert_eq!(document["engine"], "kvm");
+    assert_eq!(document["probes"]["pages_verified"], PAGES_OF_2013);
+    assert_eq!(document["skipped"], serde_json::json!([]));
+    let calls = document["calls"].as_array().unwrap();
+    let services: Vec<_> = calls.iter().map(|call| (call["service"].as_str().unwrap(), hex(&call["status"]))).collect();
+    assert_eq!(services, [("SetVirtualAddressMap", 0), ("GetTime", 0)]);
+
+    let text = check(&ovmf_2013(), &["--layout", "window"]).ends(CLEAN).without_errors();
+    let text = text.says(&["clean: 5 regions, 4774 pages, each reached by the guest's MMU", "4774 pages verified"]);
+    for (virt, virt_end, phys, _) in TABLE_OF_2013 {
+        text.has(&text.out, &[&format!("{virt:#x}-{:#x} {phys:#x}", virt_end - 1)]);
+    }
+}
+
+fn the_walker_verifies_nothing_and_says_so() {
+    let (document, said) = check_json(&ovmf_2013(), &["--layout", "window", "--engine", "walker"]);
+    said.ends(CLEAN).without_errors();
+    assert_table_of_2013(&document);
+    assert_eq!(document["engine"], "walker");
+    for count in ["total", "translated", "faulted", "pages_verified"] {
+        assert_eq!(document["probes"][count], 0, "{count}");
+    }
+    assert_eq!(document["calls"], serde_json::json!([]));
+    let text = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker"]).ends(CLEAN);
+    let text = text.says(&["no MMU was asked", "no access was made in a guest"]).without_errors();
+    assert!(!text.out.contains("verified"), "{text}");
+}
+
+/// Bits 20:13 of a PDE that maps 2 MiB (SDM vol. 3A, table 4-18).
+const RESERVED_IN_A_2M_LEAF: u64 = 0x1f_e000;
+
+fn the_bug_of_2013_is_found_with_its_bits() {
+    let arguments = ["--layout", "packed-down", "--leaf-rule", "va-only"];
+    let (document, said) = check_json(&ovmf_2013(), &arguments);
+    said.ends(FINDINGS).without_errors();
+    assert_eq!(document["verdict"], "findings");
+    // One below another from -4 GiB: 0xffffffff00000000 - (0x800 + 0x20 + 0x4eb) pages = 0xfffffffeff2f5000, then
+    // - 0x57b pages = 0xfffffffefed7a000. Whole 2 MiB in those: one at 0xfffffffeff400000, and 0xfffffffefee00000
+    // with the one after it. What lies there is as far from the region's start in physical memory.
+    let expected = [
+        (2, 0xffff_fffe_ff40_0000, 512, 0x7dc5_b000 + 0x10_b000),
+        (3, 0xffff_fffe_fee0_0000, 1024, 0x7fa6_5000 + 0x8_6000),
+    ];
+    let findings = document["findings"].as_array().unwrap();
+    assert_eq!(rules(&document), ["reserved-bit"; 2]);
+    for (finding, (region, virt, pages, pa)) in findings.iter().zip(expected) {
+        assert_eq!((&finding["region"], hex(&finding["virt"])), (&region.into(), virt));
+        assert_eq!((&finding["severity"], &finding["pages"]), (&"error".into(), &pages.into()));
+        assert_eq!(finding["error_code"], "0x9");
+        assert_eq!(finding["expected"], format!("PA {pa:#x}"));
+        assert_eq!(finding["witnesses"], serde_json::json!(["mmu", "walk"]));
+        let walk = finding["walk"].as_array().unwrap();
+        let levels: Vec<_> = walk.iter().map(|step| step["level"].as_str().unwrap()).collect();
+        assert_eq!(levels, ["PML4E", "PDPTE", "PDE"]);
+        assert!(walk[..2].iter().all(|step| hex(&step["reserved"]) == 0), "{finding}");
+        let (entry, reserved) = (hex(&walk[2]["entry"]), hex(&walk[2]["reserved"]));
+        assert_ne!(reserved, 0);
+        assert_eq!(reserved, entry & RESERVED_IN_A_2M_LEAF);
+        assert_eq!(reserved, pa & RESERVED_IN_A_2M_LEAF);
+    }
+
+    let faults = document["faults"].as_array().unwrap();
+    assert!(faults.len() >= 6, "each access to each of two regions: {faults:#?}");
+    for (access, code, flags) in [
+        ("read", "0x9", vec!["P", "RSVD"]),
+        ("write", "0xb", vec!["P", "W", "RSVD"]),
+        ("fetch", "0x19", vec!["P", "RSVD", "I"]),
+    ] {
+        let mut of_access = faults.iter().filter(|fault| fault["access"] == access).peekable();
+        assert!(of_access.peek().is_some(), "no {access} faulted");
+        for fault in of_access {
+            assert_eq!((&fault["error_code"], &fault["flags"]), (&code.into(), &flags.clone().into()), "{fault}");
+            assert_eq!((&fault["vector"], &fault["privilege"]), (&14.into(), &"supervisor".into()), "{fault}");
+            assert_eq!(fault["cr2"], fault["virt"], "{fault}");
+            let virt = hex(&fault["virt"]);
+            let within =
+                |(_, start, pages, _): &(i32, u64, i32, u64)| (*start..start + *pages as u64 * 4096).contains(&virt);
+            assert!(expected.iter().any(within), "{fault}");
+        }
+    }
+    assert!(faults.iter().all(|fault| ["read", "write", "fetch"].contains(&fault["access"].as_str().unwrap())));
+    // What does not fault is still verified: all but the three leaves.
+    assert_eq!(document["probes"]["pages_verified"], PAGES_OF_2013 - 3 * 512);
+
+    let text = check(&ovmf_2013(), &arguments).ends(FINDINGS).without_errors();
+    let text = text.says(&[
+        "2 findings: reserved-bit (2)",
+        "#PF 0x9 (P RSVD)",
+        "#PF 0xb (P W RSVD)",
+        "#PF 0x19 (P RSVD I)",
+        // 0x7dd66083 and 0x7faeb083, four bits a group, and a mark under each reserved one.
+        "31:0 0111 1101 1101 0110 0110 0000 1000 0011",
+        "bits 20, 18:17, 14:13 are set",
+        "31:0 0111 1111 1010 1110 1011 0000 1000 0011",
+        "bits 19:17, 15, 13 are set",
+    ]);
+    assert_marks(&text, "0111 1101 1101 0110 0110 0000 1000 0011", &[20, 18, 17, 14, 13]);
+    assert_marks(&text, "0111 1111 1010 1110 1011 0000 1000 0011", &[19, 18, 17, 15, 13]);
+}
+
+/// The line after the one with these 32 bits has a `^` under each of some of them, and nothing else.
+fn assert_marks(said: &Said, bits: &str, marked: &[usize]) {
+    let mut lines = said.out.lines();
+    let start = lines.find_map(|line| line.find(bits)).unwrap_or_else(|| panic!("no {bits}: {said}"));
+    let marks = lines.next().unwrap();
+    let columns: Vec<usize> = marks.match_indices('^').map(|(column, _)| column).collect();
+    // Every fourth bit has a space before it.
+    let column = |bit: usize| start + (31 - bit) + (31 - bit) / 4;
+    assert_eq!(columns, marked.iter().map(|&bit| column(bit)).collect::<Vec<_>>(), "{said}");
+    assert!(marks.chars().all(|mark| matches!(mark, ' ' | '^')), "{marks}");
+}
+
+fn what_is_no_map_is_bad_input() {
+    let cases: [(&str, &[&str]); 5] = [
+        ("maps/bad/empty.txt", &["empty.txt:1:1: no EFI memory map: there is nothing in it", "help:", "efi=debug"]),
+        ("maps/bad/noise.bin", &["is not UTF-8 text: byte 0xc6 at offset 0, in line 1"]),
+        ("maps/bad/truncated.txt", &["truncated.txt:12:103: the line ends in the middle of the end address"]),
+        ("maps", &["is a directory, not a memory map", "name one of the files in it"]),
+        ("maps/no-such-file.toml", &["no-such-file.toml: no such file"]),
+    ];
+    for (map, parts) in cases {
+        let map = repository(map);
+        check(&map, &["--engine", "walker"]).ends(BAD_INPUT).complains(parts);
+        check(&map, &["--engine", "walker", "--json", "-"]).ends(BAD_INPUT).complains(parts);
+        // Input comes before the machine: no KVM is needed to refuse it.
+        check(&map, &[]).ends(BAD_INPUT).complains(parts);
+    }
+}
+
+/// A map of one region of runtime data.
+fn one_region(phys: &str, pages: &str, rest: &str) -> String {
+    format!("[[descriptor]]\ntype = \"RuntimeServicesData\"\nphys = {phys}\npages = {pages}\n{rest}\n")
+}
+
+const RUNTIME_WB: &str = "attribute = \"RUNTIME|WB\"";
+
+fn fields_that_cannot_exist_are_bad_input() {
+    let cases = [
+        (one_region("-4096", "1", RUNTIME_WB), "<stdin>:3:"),
+        (one_region("\"0x10000000000000000\"", "1", RUNTIME_WB), "<stdin>:3:"),
+        (one_region("0x1000", "\"many\"", RUNTIME_WB), "<stdin>:4:"),
+        (one_region("0x1000", "1", "attribute = \"RUNTIME|XYZ\""), "<stdin>:5:"),
+        (one_region("0x1000", "1", "colour = \"red\""), "<stdin>:5:"),
+        (one_region("0x1000", "1", RUNTIME_WB).replace("RuntimeServicesData", "NoSuchType"), "<stdin>:2:"),
+        ("[[descriptor]\n".into(), "<stdin>:1:"),
+        ("[[descriptor]]\nphys = 0x1000\npages = 1\n".into(), "<stdin>:"),
+        (one_region("0x1000", "1", "[mapper]\nlayout = \"no-such-layout\""), "<stdin>:"),
+    ];
+    for (map, place) in cases {
+        let said = efibed_reading(["check", "-", "--engine", "walker"], map.as_bytes());
+        said.ends(BAD_INPUT).complains(&[place]);
+    }
+}
+
+fn maps_that_make_no_sense_are_findings(engine: &str) {
+    let cases: [(&str, &[&str], &str); 5] = [
+        ("maps/bad/overlap.toml", &["map-overlap"], "share 0x7c180000-0x7c1fffff"),
+        ("maps/bad/wrap.toml", &["map-wrap"], "reaches past 2^64: 0x2 pages from 0xfffffffffffff000"),
+        ("maps/bad/unaligned.toml", &["map-unaligned"], "starts at 0xfe888180, which is not page aligned"),
+        ("maps/bad/past-maxphyaddr.toml", &["past-maxphyaddr", "window-overflow"], "past the 46 bits"),
+        ("maps/over-64g.toml", &["window-overflow"], "region 4 ends at 0xc1c0000000: 775.0 GiB"),
+    ];
+    for (map, expected, part) in cases {
+        let map = repository(map);
+        let arguments = ["--engine", engine, "--layout", "window", "--cpu", "maxphyaddr=46"];
+        let (document, said) = check_json(&map, &arguments);
+        said.ends(FINDINGS).without_errors();
+        assert_eq!((&document["verdict"], rules(&document)), (&"findings".into(), expected.to_vec()));
+        assert_eq!(document["engine"], engine);
+        check(&map, &arguments).ends(FINDINGS).says(expected).says(&[part]).without_errors();
+    }
+}
+
+fn odd_maps_are_notes(engine: &str) {
+    let arguments = ["--engine", engine, "--layout", "window"];
+    let map = repository("maps/bad/zero-pages.toml");
+    let note = "descriptor 3 (RuntimeServicesData) has no pages, at 0x7c200000";
+    let (document, said) = check_json(&map, &arguments);
+    said.ends(CLEAN).without_errors();
+    assert_eq!((&document["verdict"], &document["notes"]), (&"clean".into(), &vec![note].into()));
+    check(&map, &arguments).ends(CLEAN).says(&["odd, but not wrong", note]);
+
+    let map = one_region("0x7c000000", "0x10", "attribute = \"RUNTIME\"");
+    let said = efibed_reading(["check", "-"].iter().chain(&arguments), map.as_bytes());
+    said.ends(CLEAN).says(&["odd, but not wrong", "none of the attributes that say how it may be cached"]);
+}
+
+/// Each is printed by Linux on real (if virtual) firmware.
+fn real_maps_are_clean_under_window() {
+    let mut seen = 0;
+    for entry in fs::read_dir(repository("truth")).unwrap() {
+        let path = entry.unwrap().path().into_os_string().into_string().unwrap();
+        if !path.ends_with(".memmap.txt") {
+            continue;
+        }
+        seen += 1;
+        let (document, said) = check_json(&path, &["--layout", "window", "--engine", "walker"]);
+        said.ends(CLEAN).without_errors();
+        assert_eq!(document["map"]["source"], path);
+        assert!(document["map"]["descriptors"].as_u64().unwrap() > 10, "{path}");
+    }
+    assert_eq!(seen, 7);
+}
+
+fn standard_input_is_a_map() {
+    let text = fs::read(ovmf_2013()).unwrap();
+    let said = efibed_reading(["check", "-", "--layout", "window", "--engine", "walker", "--json", "-"], &text);
+    let document = said.json();
+    said.ends(CLEAN);
+    assert_table_of_2013(&document);
+    assert_eq!(document["map"]["source"], "<stdin>");
+    let said = efibed_reading(["explain", "-", "0xfffffffefdc5b000"], &text);
+    said.ends(CLEAN).says(&["reaches PA 0x7dc5b000"]);
+
+    efibed(["check", "-", "--engine", "walker"]).ends(BAD_INPUT).complains(&["<stdin>:1:1: no EFI memory map"]);
+    let noise = fs::read(repository("maps/bad/noise.bin")).unwrap();
+    let said = efibed_reading(["check", "-", "--engine", "walker"], &noise);
+    said.ends(BAD_INPUT).complains(&["standard input cannot be read as text"]);
+}
+
+/// It must not be cut off and judged by its first part.
+fn too_much_standard_input_is_bad_input() {
+    let mut text = fs::read(ovmf_2013()).unwrap();
+    text.resize((64 << 20) + 1, b'\n');
+    let said = efibed_reading(["check", "-", "--engine", "walker"], &text);
+    said.ends(BAD_INPUT).complains(&["larger than 64 MiB"]);
+}
+
+fn usage_errors_are_told() {
+    let map = ovmf_2013();
+    let cases: [(&[&str], &[&str]); 14] = [
+        (&[], &["Usage: efibed <COMMAND>"]),
+        (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
+        (&["check"], &["<MAP>"]),
+        (&["check", &map, "more"], &["unexpected argument 'more'"]),
+        (&["check", &map, "--no-such-option"], &["unexpected argument '--no-such-option'"]),
+        (&["check", &map, "--layout", "no-such"], &["'no-such'", "window, packed-down, packed-up"]),
+        (&["check", &map, "--leaf-rule", "2m"], &["'2m'", "va-only-masked"]),
+        (&["check", &map, "--engine", "qemu"], &["'qemu'", "kvm, walker"]),
+        (&["check", &map, "--seed", "x"], &["'x'", "--seed"]),
+        (&["check", &map, "--cpu", "1g"], &["`1g`: expected NAME=VALUE"]),
+        (&["check", &map, "--cpu", "1g=maybe"], &["`1g=maybe`: expected 1g=on or 1g=off"]),
+        (&["check", &map, "--cpu", "maxphyaddr=53"], &["expected 32 to 52 bits"]),
+        (&["check", &map, "--cpu", "nx=on,avx=on"], &["`avx`: expected one of maxphyaddr"]),
+        (&["explain", &map, "zz"], &["expected an address in hexadecimal"]),
+    ];
+    for (arguments, parts) in cases {
+        efibed(arguments).ends(BAD_INPUT).complains(parts);
+    }
+}
+
+fn help_is_no_error() {
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["--help"], &["Usage: efibed <COMMAND>", "check", "explain", "doctor", "Exit status: 0 clean, 1 findings"]),
+        (
+            &["check", "--help"],
+            &["efibed check [OPTIONS] <MAP>", "--layout", "--leaf-rule", "--engine", "--cpu", "--json"],
+        ),
+        (&["explain", "--help"], &["efibed explain RULE | ERROR_CODE"]),
+        (&["doctor", "--help"], &["--json"]),
+        (&["help", "check"], &["efibed check [OPTIONS] <MAP>"]),
+        (&["--version"], &[concat!("efibed ", env!("CARGO_PKG_VERSION"))]),
+    ];
+    for (arguments, parts) in cases {
+        efibed(arguments).ends(CLEAN).says(parts).without_errors();
+    }
+}
+
+fn words_are_explained() {
+    let explain = |word| efibed(["explain", word]).ends(CLEAN).without_errors();
+    explain("reserved-bit").says(&["reserved-bit (error", "faults with RSVD", "Usual causes:"]);
+    for code in ["0x19", "25"] {
+        explain(code)
+            .says(&["#PF error code 0x19 (P RSVD I)", "a supervisor fetch met a reserved bit in a table entry"]);
+    }
+    let list = explain("rules");
+    let rules: Vec<&str> = list.out.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert!(rules.len() > 20, "{list}");
+    for rule in rules.iter().map(|line| line.split(' ').next().unwrap()) {
+        explain(rule).says(&[&format!("{rule} (")]);
+    }
+}
+
+fn addresses_are_explained() {
+    let explain = |virt, arguments: &[&str]| {
+        let said = efibed(["explain", &ovmf_2013(), virt].iter().chain(arguments));
+        said.ends(CLEAN).without_errors()
+    };
+    explain("0xfffffffefdc5b123", &["--layout", "window"]).says(&[
+        "PML4E",
+        "PTE",
+        "reaches PA 0x7dc5b123 by a PTE",
+        "The address is region 2's (RuntimeServicesCode), 0x123 bytes from its start; it must reach PA 0x7dc5b123.",
+    ]);
+    explain("fffffffefdc5b123", &["--layout", "window"]).says(&["reaches PA 0x7dc5b123"]);
+    explain("0xfffffffeff400000", &["--layout", "packed-down", "--leaf-rule", "va-only"]).says(&[
+        "reserved bits are set",
+        "bits 20, 18:17, 14:13 are set",
+        "region 2's (RuntimeServicesCode), 0x10b000 bytes from its start; it must reach PA 0x7dd66000",
+    ]);
+    explain("0xfffffffefc020000", &["--layout", "window"]).says(&["The address belongs to no region of the map."]);
+}
+
+fn what_cannot_be_explained_is_bad_input() {
+    efibed(["explain", "nonsense"]).ends(BAD_INPUT).complains(&["`nonsense` is neither a rule nor an error code"]);
+    efibed(["explain", "0x1ffffffff"]).ends(BAD_INPUT).complains(&["neither a rule nor an error code"]);
+    efibed(["explain", "no-such-file", "0x1000"]).ends(BAD_INPUT).complains(&["no-such-file: no such file"]);
+    let over = repository("maps/over-64g.toml");
+    efibed(["explain", &over, "0x1000", "--layout", "window"])
+        .ends(BAD_INPUT)
+        .complains(&["there are no tables to walk"]);
+}
+
+/// A directory that goes away with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("efibed-cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).into_os_string().into_string().unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn a_json_file_is_whole_and_alone() {
+    let directory = Directory::new();
+    let file = directory.file("report.json");
+    // The second replaces the first; what was there before is longer than what comes.
+    fs::write(&file, "x".repeat(1 << 20)).unwrap();
+    for _ in 0..2 {
+        let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--json", &file]).ends(CLEAN);
+        said.says(&["clean: 5 regions, 4774 pages"]).without_errors();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.ends_with("}\n"));
+        assert_table_of_2013(&serde_json::from_str(&text).unwrap());
+        assert_eq!(directory.names(), ["report.json"]);
+    }
+    let arguments = ["--layout", "packed-down", "--leaf-rule", "va-only", "--engine", "walker", "--json", &file];
+    check(&ovmf_2013(), &arguments).ends(FINDINGS).says(&["reserved-bit"]);
+    let document: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(rules(&document), ["reserved-bit"; 2]);
+
+    // What is no regular file is written to, not replaced.
+    let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--json", "/dev/null"]);
+    said.ends(CLEAN).says(&["clean: 5 regions"]);
+}
+
+fn a_json_file_that_cannot_be_written_is_an_error() {
+    let directory = Directory::new();
+    let nowhere = directory.file("no-such-directory/report.json");
+    for (file, why) in [(nowhere.as_str(), "No such file or directory"), (&directory.file("."), "Is a directory")] {
+        let said = check(&ovmf_2013(), &["--engine", "walker", "--json", file]).ends(BAD_INPUT);
+        said.complains(&[&format!("efibed: {file}: {why}")]);
+    }
+    check(&ovmf_2013(), &["--engine", "walker", "--json", "/dev/full"]).ends(BAD_INPUT).complains(&["No space left"]);
+    assert!(directory.names().is_empty());
+}
+
+fn doctor_tells_what_it_tried() {
+    let said = efibed(["doctor"]).ends(CLEAN).without_errors();
+    said.says(&["/dev/kvm works", "1 GiB leaves", "physical-address bits", "What was tried:"]);
+    let said = efibed(["doctor", "--json", "-"]).ends(CLEAN).without_errors();
+    let document = said.json();
+    assert_eq!(document["schema"], 1);
+    for key in ["cpu", "cpu_checked"] {
+        assert!((32..=52).contains(&document[key]["maxphyaddr"].as_u64().unwrap()), "{said}");
+        for ability in ["nx", "gbpages", "la57", "smep", "smap", "pku", "reserved_fault_sets_p"] {
+            assert!(document[key][ability].is_boolean(), "{key}.{ability}: {said}");
+        }
+    }
+    let trials = document["trials"].as_array().unwrap();
+    assert!(trials.len() >= 6, "{said}");
+    for trial in trials {
+        assert!(trial["what"].is_string() && trial["seen"].is_string() && trial["as_told"].is_boolean(), "{trial}");
+    }
+
+    let directory = Directory::new();
+    let file = directory.file("doctor.json");
+    efibed(["doctor", "--json", &file]).ends(CLEAN).says(&["/dev/kvm works"]);
+    let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(written, document);
+    assert_eq!(directory.names(), ["doctor.json"]);
+}
+
+/// What is asked for by name must be there, by CPUID and by trying.
+fn what_the_machine_has_not_is_refused() {
+    let abilities = efibed(["doctor", "--json", "-"]).ends(CLEAN).json();
+    for (option, ability, name) in [
+        ("1g=on", "gbpages", "1 GiB pages"),
+        ("la57=on", "la57", "five-level paging"),
+        ("pku=on", "pku", "protection keys"),
+    ] {
+        let said = check(&ovmf_2013(), &["--layout", "window", "--cpu", option]);
+        if abilities["cpu_checked"][ability] == true {
+            said.ends(CLEAN);
+        } else {
+            said.ends(UNABLE).complains(&["this machine cannot do", name, "efibed doctor"]);
+        }
+    }
+}
