@@ -46,6 +46,7 @@ fn verdicts_are_those_of_the_guest() {
     let off = scenario(OFF_BY_PAGE).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
     assert_eq!(rules(&run(&off)), [Rule::WrongFrame, Rule::CacheType]);
     assert_eq!(rules(&run(&scenario(OVER_2G).layout(Layout::PackedUp))), [Rule::KernelOverlap]);
+    run(&scenario(OVER_2G).layout(Layout::PackedDown)).assert_clean();
     assert_eq!(rules(&run(&scenario(OVER_64G))), [Rule::WindowOverflow]);
     let smm = run(&scenario(Q35_SMM_2G).leaf_rule(LeafRule::VaOnly));
     assert!(rules(&smm).contains(&Rule::ReservedBit));

@@ -211,6 +211,9 @@ rules! {
         "The guest needs some Conventional or LoaderData memory, or addresses that no descriptor names.";
     MapperError, "mapper-error", Error, "The mapping code gave up.",
         "The message says why.";
+    StrayWrite, "stray-write", Error, "The mapping code wrote to memory that it was not given.",
+        "It may write to the pages it was given for tables, and to VirtualStart of the descriptors: not to the kernel's \
+         tables, the rest of the memory map, firmware's pages, or where no memory is.";
     GuestFault, "guest-fault", Error, "The guest faulted outside a probe.",
         "Something the kernel, the mapper or firmware needs was not mapped, or not as needed.";
     GuestPanic, "guest-panic", Error, "The mapping code panicked.",

@@ -361,7 +361,7 @@ impl Maker<'_> {
             (Kind::Read, _) | (Kind::Write, Behind::Nothing) => true,
             (Kind::Write, Behind::Stamped) => virt % PAGE_BYTES == SCRATCH && self.is_own(virt, predicted),
             (Kind::Write, Behind::Own) => false,
-            (Kind::Fetch, Behind::Stamped) => virt % PAGE_BYTES == 0,
+            (Kind::Fetch, Behind::Stamped) => virt.is_multiple_of(PAGE_BYTES),
             (Kind::Fetch, _) => {
                 self.skip("fetches from pages that can be executed", "none of the bed's code is there", 1);
                 false

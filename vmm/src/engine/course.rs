@@ -108,6 +108,11 @@ pub fn mapper_error(error: MapError, map: &MemoryMap, pool: u64, marks: &mut Mar
     marks.push_worded(Phase::Map, rule, index, message);
 }
 
+/// What is said of a write that a mapper had no business to make.
+pub fn stray_write(pa: u64) -> String {
+    format!("the mapping code wrote to PA {pa:#x}, which it was not given")
+}
+
 /// A report on a job of which nothing is known yet.
 pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
     let LayoutMapper { layout, leaf_rule } = job.mapper;

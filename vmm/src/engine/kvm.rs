@@ -13,6 +13,7 @@ use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service, TRAP_PORT};
 
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
+use super::stray::Untouchable;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Moment, course};
 use crate::check::{
@@ -89,8 +90,6 @@ impl Kvm {
             None => self.machines.create(&job.cpu, placement.internals)?,
         };
         let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
-        let mut backed: Vec<u64> = pages.iter().map(|page| page.phys).collect();
-        backed.sort_unstable();
         Machines::prepare(&mut machine)?;
         let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
         report.timing.build = start.elapsed();
@@ -98,7 +97,7 @@ impl Kvm {
 
         let kernel = course::ranges(&loaded.keep);
         let mut run =
-            Run { job, guest, loaded: &loaded, cpu, firmware, backed, kernel, report, marks: Marks::default() };
+            Run { job, guest, loaded: &loaded, cpu, firmware, pages, kernel, report, marks: Marks::default() };
         run.carry_out();
         let mut report = run.report;
         report.timing.total = start.elapsed();
@@ -148,6 +147,7 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
     for region in map.regions().filter(|region| region.is_mapped() && region.is_code()) {
         add(region.phys & !(PAGE_BYTES - 1), [0; PAGE_BYTES as usize]);
     }
+    pages.sort_unstable_by_key(|page| page.phys);
     pages
 }
 
@@ -158,7 +158,8 @@ struct Run<'a, 'm> {
     loaded: &'m Loaded,
     cpu: Cpu,
     firmware: Option<Firmware>,
-    backed: Vec<u64>,
+    /// By address.
+    pages: Vec<BackedPage>,
     kernel: Vec<RangeInclusive<u64>>,
     report: Report,
     marks: Marks,
@@ -180,9 +181,13 @@ impl Run<'_, '_> {
     /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables are to be, and are,
     /// goes into `judged` as soon as it is known.
     fn map(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
+        let untouchable = Untouchable::new(self.loaded);
+        let mut strays = Strays(None);
         let started = Instant::now();
-        let mapped = self.guest.map(Op::Map, self.job.mapper, course::offer(&self.cpu));
+        let mapped = self.guest.map(Op::Map, self.job.mapper, course::offer(&self.cpu), &mut strays);
         self.report.timing.map = started.elapsed();
+        let stray = untouchable.first_change(self.loaded).or(strays.0).or_else(|| self.changed_page());
+        self.find_stray_write(stray);
         let tables = match mapped? {
             Ok(tables) => tables,
             Err(error) => {
@@ -207,7 +212,9 @@ impl Run<'_, '_> {
         self.conclude(Phase::Map, Some(tables.root));
         rest?;
 
-        let finished = self.guest.map(Op::Finish, self.job.mapper, course::offer(&self.cpu))?;
+        let mut strays = Strays(None);
+        let finished = self.guest.map(Op::Finish, self.job.mapper, course::offer(&self.cpu), &mut strays)?;
+        self.find_stray_write(strays.0);
         match finished {
             Ok(finished) if finished.changed => {
                 self.walk(expectation, finished.root);
@@ -221,6 +228,26 @@ impl Run<'_, '_> {
         let called = self.call_get_time(expectation, tables.root);
         self.conclude(Phase::Finish, Some(tables.root));
         called
+    }
+
+    fn find_stray_write(&mut self, first: Option<u64>) {
+        if let Some(pa) = first {
+            self.marks.push_worded(Phase::Map, Rule::StrayWrite, None, course::stray_write(pa));
+        }
+    }
+
+    /// The first of firmware's pages that is not as it was laid out.
+    fn changed_page(&mut self) -> Option<u64> {
+        let machine = self.guest.machine();
+        let changed = |page: &&BackedPage| {
+            let mut now = [0; PAGE_BYTES as usize];
+            machine.read(page.phys, &mut now).is_err() || now != page.content
+        };
+        self.pages.iter().find(changed).map(|page| page.phys)
+    }
+
+    fn is_stamped(&self, pa: u64) -> bool {
+        self.pages.binary_search_by_key(&(pa & !(PAGE_BYTES - 1)), |page| page.phys).is_ok()
     }
 
     fn expectation(&mut self, tables: &MappedTables) -> Expectation {
@@ -251,11 +278,10 @@ impl Run<'_, '_> {
     fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
         let planning = Instant::now();
         let plan = {
-            let (backed, loaded) = (&self.backed, self.loaded);
-            let behind = |pa: u64| match (loaded.owns(pa), backed.binary_search(&(pa & !(PAGE_BYTES - 1)))) {
+            let behind = |pa: u64| match (self.loaded.owns(pa), self.is_stamped(pa)) {
                 (true, _) => Behind::Own,
-                (false, Ok(_)) => Behind::Stamped,
-                (false, Err(_)) => Behind::Nothing,
+                (false, true) => Behind::Stamped,
+                (false, false) => Behind::Nothing,
             };
             let ground = Ground {
                 memory: &self.loaded.memory,
@@ -311,7 +337,7 @@ impl Run<'_, '_> {
     fn look_at_scratch(&mut self, probes: &[PlannedProbe], records: &[Probe], judge: &mut Judge<'_>) {
         for (planned, record) in probes.iter().zip(records) {
             let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
-            if self.backed.binary_search(&(to.pa.0 & !(PAGE_BYTES - 1))).is_ok() {
+            if self.is_stamped(to.pa.0) {
                 let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt);
                 judge.scratch(planned.virt, to.pa.0, found);
             }
@@ -503,6 +529,21 @@ fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
     let mut text = String::new();
     GasFormatter::new().format(&instruction, &mut text);
     Some(text)
+}
+
+/// Hears where the mapping code wrote, if no memory was there.
+struct Strays(Option<u64>);
+
+impl GuestEvents for Strays {
+    fn wrote(&mut self, pa: u64, _value: u64) {
+        self.0.get_or_insert(pa);
+    }
+
+    fn swept_fault(&mut self, _fault: protocol::Fault) {}
+
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
+        false
+    }
 }
 
 /// Hears what happens while a batch runs.

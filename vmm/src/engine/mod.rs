@@ -10,6 +10,7 @@ mod course;
 mod firmware_memory;
 mod kvm;
 mod machines;
+mod stray;
 mod trials;
 pub mod walker;
 

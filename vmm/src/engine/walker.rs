@@ -6,6 +6,7 @@ use efibed_guest::page_table::AddressSpace;
 use efibed_guest::{MapContext, MapError, Mapper};
 
 use super::course;
+use super::stray::Untouchable;
 use super::{EngineError, Job, Moment};
 use crate::check::{self, Expectation, Marks, Phase, Rule, TableCheck};
 use crate::guest::{Image, Loaded, Placement};
@@ -41,8 +42,12 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     report.timing.build = start.elapsed();
 
     let mapping = Instant::now();
+    let untouchable = Untouchable::new(&loaded);
     let mapped = map(job, &loaded, &report.cpu);
     report.timing.map = mapping.elapsed();
+    if let Some(pa) = untouchable.first_change(&loaded) {
+        marks.push_worded(Phase::Map, Rule::StrayWrite, None, course::stray_write(pa));
+    }
     let checking = Instant::now();
     let mut walked = None;
     match mapped {

@@ -137,9 +137,10 @@ fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option
         let places = map.regions().filter(move |r| r.ty == ty).filter_map(|r| extent(&r)).collect();
         first_fit(places, occupied(map, taken, |region| region.ty == ty), bytes, limit)
     };
-    of_type(MemoryType::CONVENTIONAL)
-        .or_else(|| of_type(MemoryType::LOADER_DATA))
-        .or_else(|| first_fit([0..limit].into(), occupied(map, taken, |_| false), bytes, limit))
+    of_type(MemoryType::CONVENTIONAL).or_else(|| of_type(MemoryType::LOADER_DATA)).or_else(|| {
+        let anywhere = std::iter::once(0..limit).collect();
+        first_fit(anywhere, occupied(map, taken, |_| false), bytes, limit)
+    })
 }
 
 /// Everything that is in the way, by address: all regions but those of the kind looked for.

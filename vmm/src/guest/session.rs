@@ -169,10 +169,16 @@ impl<'m> Guest<'m> {
     }
 
     /// Runs the mapper's phase `map`, or `finish`.
-    pub fn map(&mut self, op: Op, mapper: LayoutMapper, cpu: CpuAbilities) -> Result<Mapped, End> {
+    pub fn map(
+        &mut self,
+        op: Op,
+        mapper: LayoutMapper,
+        cpu: CpuAbilities,
+        events: &mut dyn GuestEvents,
+    ) -> Result<Mapped, End> {
         let request = self.loaded.request(mapper, cpu);
         self.put_request(&request)?;
-        self.batch(&[command(op, [0; 6])], &mut NoEvents)?;
+        self.batch(&[command(op, [0; 6])], events)?;
         let at = self.mailbox(offset_of!(Mailbox, map_result));
         let [status, detail, root, mapped, table_pages] = self.words(at)?;
         if status == MapStatus::Done as u64 || status == MapStatus::DoneUnchanged as u64 {
