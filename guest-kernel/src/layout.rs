@@ -5,9 +5,9 @@
 
 use core::ops::Range;
 
-use efibed_stub::MemoryDescriptor;
+use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 
-use crate::mapper::{MapError, is_mapped};
+use crate::error::MapError;
 use crate::page_table::PAGE_BYTES;
 
 /// Top of the EFI window, exclusive: -4 GiB (Linux: `EFI_VA_START`).
@@ -123,3 +123,15 @@ fn window_base<'a>(descriptors: impl Iterator<Item = &'a MemoryDescriptor>) -> R
     }
     Ok(WINDOW_END - highest)
 }
+
+/// RUNTIME regions and, as Linux does, boot services, which real firmware still touches in SetVirtualAddressMap.
+/// What has no pages, or does not end within the 52 bits of an entry's address, cannot be mapped.
+pub(crate) fn is_mapped(descriptor: &MemoryDescriptor) -> bool {
+    let wanted = descriptor.attribute & attribute::RUNTIME != 0
+        || matches!(descriptor.ty, memory_type::BOOT_SERVICES_CODE | memory_type::BOOT_SERVICES_DATA);
+    let end_page = (descriptor.phys_start / PAGE_BYTES).checked_add(descriptor.page_count);
+    wanted && descriptor.page_count > 0 && end_page.is_some_and(|end| end <= MAX_PHYS_PAGES)
+}
+
+/// Pages that 52 bits of physical address reach, the most an entry can hold (SDM vol. 3A, 4.1.4).
+const MAX_PHYS_PAGES: u64 = 1 << 40;

@@ -11,6 +11,7 @@
 //! The mapping code shares no translation code with the host's software MMU: they are each other's check.
 #![cfg_attr(not(feature = "build"), no_std)]
 
+mod error;
 pub mod layout;
 pub mod mapper;
 pub mod page_table;
@@ -22,6 +23,7 @@ pub mod build;
 #[cfg(efibed_image)]
 pub mod image;
 
+pub use error::MapError;
 pub use layout::Layout;
-pub use mapper::{Finish, LayoutMapper, MapContext, MapError, Mapper};
+pub use mapper::{Finish, LayoutMapper, MapContext, Mapper};
 pub use page_table::LeafRule;

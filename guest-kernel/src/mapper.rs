@@ -4,10 +4,10 @@ use core::ops::Range;
 
 use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 
-use crate::Layout;
-use crate::layout::Allocator;
+use crate::error::MapError;
+use crate::layout::{Allocator, Layout, is_mapped};
 use crate::page_table::{AddressSpace, LeafRule, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
-use crate::protocol::{MapRequest, MapStatus};
+use crate::protocol::{CpuAbilities, KeepRange, MapRequest};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
 ///
@@ -31,74 +31,6 @@ pub enum Finish {
     Unchanged,
     /// The tables changed, and are to be checked again as phase `finish`.
     Changed,
-}
-
-/// Why mapping code gave up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MapError {
-    /// The pages given for tables are used up.
-    OutOfTablePages,
-    /// An entry names a table that does not lie in the memory given for tables.
-    TableOutOfReach {
-        /// Physical address in the entry.
-        table: u64,
-    },
-    /// The 64 GiB window cannot hold the list; `index` is the descriptor with the highest end.
-    WindowOverflow {
-        /// Index of the descriptor.
-        index: usize,
-    },
-    /// No virtual addresses are left at descriptor `index`.
-    AddressSpaceFull {
-        /// Index of the descriptor.
-        index: usize,
-    },
-    /// The list of mapped regions has no room for descriptor `index`.
-    TooManyRegions {
-        /// Index of the descriptor.
-        index: usize,
-    },
-}
-
-impl MapError {
-    /// How it goes through the mailbox.
-    pub fn to_status(self) -> (MapStatus, u64) {
-        match self {
-            Self::OutOfTablePages => (MapStatus::OutOfTablePages, 0),
-            Self::TableOutOfReach { table } => (MapStatus::TableOutOfReach, table),
-            Self::WindowOverflow { index } => (MapStatus::WindowOverflow, index as u64),
-            Self::AddressSpaceFull { index } => (MapStatus::AddressSpaceFull, index as u64),
-            Self::TooManyRegions { index } => (MapStatus::TooManyRegions, index as u64),
-        }
-    }
-
-    /// Back from the mailbox; None for a status that is no error of the mapper's.
-    pub fn from_status(status: u64, detail: u64) -> Option<Self> {
-        let index = detail as usize;
-        [
-            Self::OutOfTablePages,
-            Self::TableOutOfReach { table: detail },
-            Self::WindowOverflow { index },
-            Self::AddressSpaceFull { index },
-            Self::TooManyRegions { index },
-        ]
-        .into_iter()
-        .find(|error| error.to_status().0 as u64 == status)
-    }
-}
-
-/// What the mapper may use of the CPU: what CPUID says *and* the machine was found to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct CpuAbilities {
-    /// 1 GiB leaves (CPUID.80000001H:EDX\[26\]).
-    pub gbpages: u32,
-    /// No-execute (CPUID.80000001H:EDX\[20\] and EFER.NXE).
-    pub nx: u32,
-    /// Five-level paging is on (CR4.LA57).
-    pub la57: u32,
-    /// Physical-address width in bits.
-    pub maxphyaddr: u32,
 }
 
 /// What a mapper is given: the memory map, pages for tables, the kernel's root and what must stay mapped.
@@ -178,16 +110,6 @@ impl<'a> MapContext<'a> {
     }
 }
 
-/// Virtual addresses first..=last (inclusive, since a range may end at the top of the address space).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct KeepRange {
-    /// First byte.
-    pub first: u64,
-    /// Last byte.
-    pub last: u64,
-}
-
 /// Descriptors with firmware's stride, which is larger than the structure (UEFI 2.10, 7.2.3).
 #[derive(Clone, Copy)]
 pub struct DescriptorList<'a> {
@@ -259,18 +181,6 @@ impl Mapper for LayoutMapper {
         Ok(space)
     }
 }
-
-/// RUNTIME regions and, as Linux does, boot services, which real firmware still touches in SetVirtualAddressMap.
-/// What has no pages, or does not end within the 52 bits of an entry's address, cannot be mapped.
-pub(crate) fn is_mapped(descriptor: &MemoryDescriptor) -> bool {
-    let wanted = descriptor.attribute & attribute::RUNTIME != 0
-        || matches!(descriptor.ty, memory_type::BOOT_SERVICES_CODE | memory_type::BOOT_SERVICES_DATA);
-    let end_page = (descriptor.phys_start / PAGE_BYTES).checked_add(descriptor.page_count);
-    wanted && descriptor.page_count > 0 && end_page.is_some_and(|end| end <= MAX_PHYS_PAGES)
-}
-
-/// Pages that 52 bits of physical address reach, the most an entry can hold (SDM vol. 3A, 4.1.4).
-const MAX_PHYS_PAGES: u64 = 1 << 40;
 
 /// Read and write for all, execute for code, and the first cache type of WB, WT, UC- that the region is capable of;
 /// UC- also where it names none of them, as Linux does.

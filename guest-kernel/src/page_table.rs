@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use crate::mapper::MapError;
+use crate::error::MapError;
 
 /// Bytes of a page, and of a table.
 pub const PAGE_BYTES: u64 = 4096;

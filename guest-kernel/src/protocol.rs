@@ -6,8 +6,6 @@
 //!
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
-use crate::mapper::{CpuAbilities, KeepRange};
-
 /// Changes with any change to this file.
 pub const VERSION: u32 = 1;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
@@ -167,6 +165,30 @@ pub struct MapRequest {
     pub keep_count: u64,
     /// The kernel's own ranges.
     pub keep: [KeepRange; MAX_KEEP],
+}
+
+/// What the mapper may use of the CPU: what CPUID says *and* the machine was found to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct CpuAbilities {
+    /// 1 GiB leaves (CPUID.80000001H:EDX\[26\]).
+    pub gbpages: u32,
+    /// No-execute (CPUID.80000001H:EDX\[20\] and EFER.NXE).
+    pub nx: u32,
+    /// Five-level paging is on (CR4.LA57).
+    pub la57: u32,
+    /// Physical-address width in bits.
+    pub maxphyaddr: u32,
+}
+
+/// Virtual addresses first..=last (inclusive, since a range may end at the top of the address space).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct KeepRange {
+    /// First byte.
+    pub first: u64,
+    /// Last byte.
+    pub last: u64,
 }
 
 /// What the mapper did.

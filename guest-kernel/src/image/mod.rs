@@ -10,7 +10,8 @@ mod probes;
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::mapper::{Finish, MapContext, MapError, Mapper};
+use crate::error::MapError;
+use crate::mapper::{Finish, MapContext, Mapper};
 use crate::page_table::AddressSpace;
 use crate::protocol::{
     Command, DIRECT_MAP, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, MapRequest, MapResult, MapStatus, Op,

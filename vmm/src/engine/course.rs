@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use efibed_guest::LayoutMapper;
-use efibed_guest::mapper::{CpuAbilities, KeepRange, MapError};
+use efibed_guest::MapError;
+use efibed_guest::protocol::{CpuAbilities, KeepRange};
 
 use super::{Job, Moment};
 use crate::check::{Expectation, Finding, LeafCounts, Marks, Phase, Rule, TableVerdict};

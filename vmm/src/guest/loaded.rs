@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use efibed_guest::LayoutMapper;
-use efibed_guest::mapper::{CpuAbilities, KeepRange};
-use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, MAX_KEEP, MapRequest, USER_BASE};
+
+use efibed_guest::protocol::{CpuAbilities, DIRECT_MAP, IMAGE_BASE, KeepRange, MAX_KEEP, MapRequest, USER_BASE};
 use efibed_stub::DESCRIPTOR_STRIDE;
 
 use super::boot_tables::{BootTables, OutOfPages, flags};

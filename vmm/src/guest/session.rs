@@ -5,7 +5,8 @@ use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
-use efibed_guest::mapper::{CpuAbilities, MapError};
+use efibed_guest::MapError;
+use efibed_guest::protocol::CpuAbilities;
 use efibed_guest::protocol::{
     self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox,
     MapRequest, MapStatus, Op, PORT, Probe, Sweep,

@@ -1,0 +1,57 @@
+//! Why mapping code gives up, and how that goes through the mailbox.
+
+use crate::protocol::MapStatus;
+
+/// Why mapping code gave up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// The pages given for tables are used up.
+    OutOfTablePages,
+    /// An entry names a table that does not lie in the memory given for tables.
+    TableOutOfReach {
+        /// Physical address in the entry.
+        table: u64,
+    },
+    /// The 64 GiB window cannot hold the list; `index` is the descriptor with the highest end.
+    WindowOverflow {
+        /// Index of the descriptor.
+        index: usize,
+    },
+    /// No virtual addresses are left at descriptor `index`.
+    AddressSpaceFull {
+        /// Index of the descriptor.
+        index: usize,
+    },
+    /// The list of mapped regions has no room for descriptor `index`.
+    TooManyRegions {
+        /// Index of the descriptor.
+        index: usize,
+    },
+}
+
+impl MapError {
+    /// How it goes through the mailbox.
+    pub fn to_status(self) -> (MapStatus, u64) {
+        match self {
+            Self::OutOfTablePages => (MapStatus::OutOfTablePages, 0),
+            Self::TableOutOfReach { table } => (MapStatus::TableOutOfReach, table),
+            Self::WindowOverflow { index } => (MapStatus::WindowOverflow, index as u64),
+            Self::AddressSpaceFull { index } => (MapStatus::AddressSpaceFull, index as u64),
+            Self::TooManyRegions { index } => (MapStatus::TooManyRegions, index as u64),
+        }
+    }
+
+    /// Back from the mailbox; None for a status that is no error of the mapper's.
+    pub fn from_status(status: u64, detail: u64) -> Option<Self> {
+        let index = detail as usize;
+        [
+            Self::OutOfTablePages,
+            Self::TableOutOfReach { table: detail },
+            Self::WindowOverflow { index },
+            Self::AddressSpaceFull { index },
+            Self::TooManyRegions { index },
+        ]
+        .into_iter()
+        .find(|error| error.to_status().0 as u64 == status)
+    }
+}
