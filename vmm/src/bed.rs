@@ -81,7 +81,12 @@ impl TestBed {
 
     /// Runs a scenario to its report. Safe to call from many threads at once.
     pub fn run(&self, scenario: &Scenario) -> Result<Report, EngineError> {
-        let job = scenario.job();
+        self.run_telling(scenario, &|_, _| {})
+    }
+
+    /// The same, telling `progress` now and then how many pages the guest has swept: (done, all).
+    pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(u64, u64)) -> Result<Report, EngineError> {
+        let job = scenario.job(progress);
         match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job),
             EngineName::Walker => walker::run(&job),
@@ -194,10 +199,10 @@ impl Scenario {
     /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
     /// there are no tables, and the report says why.
     pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {
-        walker::run_and_walk(&self.job(), Va(virt))
+        walker::run_and_walk(&self.job(&|_, _| {}), Va(virt))
     }
 
-    fn job(&self) -> Job<'_> {
+    fn job<'a>(&'a self, progress: &'a dyn Fn(u64, u64)) -> Job<'a> {
         Job {
             map: &self.map,
             mapper: self.mapper,
@@ -206,6 +211,7 @@ impl Scenario {
             limit: self.limit,
             tampers: &self.tampers,
             rules: self.rules,
+            progress,
         }
     }
 }

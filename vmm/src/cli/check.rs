@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::input::{Input, engines};
 use super::{Failure, Status, output};
@@ -35,9 +36,26 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let report = TestBed::without_kvm().run(&scenario)?;
+    let bar = progress_bar();
+    let report = TestBed::without_kvm().run_telling(&scenario, &|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let report = report?;
     show(&report, arguments.json.as_deref())?;
     Ok(if report.is_clean() { Status::Clean } else { Status::Findings })
+}
+
+/// On standard error, if that is a terminal; most checks are over before it is drawn.
+fn progress_bar() -> ProgressBar {
+    let target = ProgressDrawTarget::stderr_with_hz(10);
+    let style = ProgressStyle::with_template("  sweeping {bar:40} {pos}/{len} pages, {eta} left");
+    let bar = ProgressBar::with_draw_target(None, target);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {

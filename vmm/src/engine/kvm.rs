@@ -313,7 +313,11 @@ impl Run<'_, '_> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
         let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new() };
         self.guest.batch(&[load], &mut listener)?;
+        let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
+        let mut done = 0;
         for sweeps in batches(&plan.sweeps) {
+            (self.job.progress)(done, all);
+            done += sweeps.iter().map(|sweep| sweep.pages).sum::<u64>();
             self.guest.put_sweeps(&sweeps)?;
             self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
         }

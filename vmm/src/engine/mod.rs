@@ -27,7 +27,7 @@ pub use kvm::Kvm;
 pub use trials::{Abilities, Trial};
 
 /// What an engine is to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// The memory map.
     pub map: &'a MemoryMap,
@@ -43,6 +43,8 @@ pub struct Job<'a> {
     pub tampers: &'a [Tamper],
     /// The walker's rules in force, for negative controls.
     pub rules: Rules,
+    /// Told now and then how many of the pages that are to be swept have been: (done, all).
+    pub progress: &'a dyn Fn(u64, u64),
 }
 
 /// A change of one entry in the finished tables.

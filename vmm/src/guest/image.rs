@@ -89,44 +89,15 @@ fn not_loadable(error: loader::Error) -> ImageError {
     ImageError::Elf(error.to_string())
 }
 
-/// Field by field, since the header is read from a file.
+/// The header, if the words are one of this version.
 fn header_from(words: [u64; size_of::<ImageHeader>() / 8]) -> Option<ImageHeader> {
-    let [
-        magic,
-        version,
-        entry,
-        stack_top,
-        mailbox,
-        descriptor_tables,
-        vectors,
-        ist_top,
-        user_text,
-        user_stack,
-        fetch_return,
-        user_fetch_return,
-        read_only_end,
-        end,
-    ] = words;
-    let fits = magic == MAGIC
-        && version == u64::from(VERSION)
-        && read_only_end > IMAGE_BASE
-        && end >= read_only_end
-        && end - IMAGE_BASE <= LARGEST as u64
-        && [read_only_end, end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
-    fits.then_some(ImageHeader {
-        magic,
-        version,
-        entry,
-        stack_top,
-        mailbox,
-        descriptor_tables,
-        vectors,
-        ist_top,
-        user_text,
-        user_stack,
-        fetch_return,
-        user_fetch_return,
-        read_only_end,
-        end,
-    })
+    // SAFETY: the structure is made of as many u64s and nothing else, in C's layout; any bits are valid for them.
+    let header = unsafe { std::mem::transmute::<[u64; size_of::<ImageHeader>() / 8], ImageHeader>(words) };
+    let fits = header.magic == MAGIC
+        && header.version == u64::from(VERSION)
+        && header.read_only_end > IMAGE_BASE
+        && header.end >= header.read_only_end
+        && header.end - IMAGE_BASE <= LARGEST as u64
+        && [header.read_only_end, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
+    fits.then_some(header)
 }
