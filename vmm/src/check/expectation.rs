@@ -55,7 +55,9 @@ impl Alias {
 /// What must be, before any table is looked at.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// By virtual address, none overlapping another.
+    /// What the mapper gave virtual addresses: each alias whole, as it was handed over.
+    pub placed: Vec<Alias>,
+    /// By virtual address, none overlapping another: where descriptors overlap, the later one's rest.
     pub aliases: Vec<Alias>,
     /// Where nothing else may translate.
     pub arena: RangeInclusive<u64>,
@@ -105,8 +107,9 @@ impl Expectation {
                 ..Mark::new(Rule::VirtualMap, Witness::Expectation)
             });
         }
+        let placed = aliases.clone();
         aliases.sort_by_key(|alias| alias.virt);
-        Self { aliases: without_overlaps(aliases, marks), arena: arena(layout) }
+        Self { placed, aliases: without_overlaps(aliases, marks), arena: arena(layout) }
     }
 
     /// The first virtual address that stands for a physical one.

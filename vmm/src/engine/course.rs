@@ -150,13 +150,16 @@ pub fn region_reports(
         })
         .collect();
     let Some((expectation, tables)) = expectation else { return reports };
-    for (alias, leaves) in expectation.aliases.iter().zip(&tables.leaves) {
+    for alias in &expectation.placed {
         let report = &mut reports[alias.region];
         report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
         match report.virt {
             None => report.virt = Some(alias.virt),
             Some(_) => report.aliases.push(alias.virt),
         }
+    }
+    for (alias, leaves) in expectation.aliases.iter().zip(&tables.leaves) {
+        let report = &mut reports[alias.region];
         report.leaves.of_4k += leaves.of_4k;
         report.leaves.of_2m += leaves.of_2m;
         report.leaves.of_1g += leaves.of_1g;

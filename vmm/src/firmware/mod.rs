@@ -176,7 +176,7 @@ mod tests {
         for (phys, content, region) in &pages {
             assert_eq!(*phys, map[*region].phys_start);
             assert_eq!(content[..efibed_stub::STAMP_HEAD_BYTES], [0; 16]);
-            assert_eq!(content[PAGE_BYTES - efibed_stub::STAMP_TAIL_BYTES..], [0; 8]);
+            assert_eq!(content[PAGE_BYTES - efibed_stub::STAMP_TAIL_BYTES..], [0; 16]);
         }
         let types: Vec<_> = pages.iter().map(|page| map[page.2].ty).collect();
         assert_eq!(types, [MemoryType::RUNTIME_SERVICES_CODE, MemoryType::RUNTIME_SERVICES_DATA]);
