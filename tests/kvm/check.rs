@@ -132,7 +132,7 @@ fn off_by_a_page_is_silent() {
     let cache = of_rule(&report, Rule::CacheType);
     assert_eq!(cache.len(), 1);
     // Bit 12 of a large leaf is PAT, bit 2 of the index. Only the walk can see it.
-    assert_eq!((cache[0].observed.as_str(), cache[0].witnesses.as_slice()), ("PAT index 4", &[Witness::Walk][..]));
+    assert_eq!((cache[0].observed.as_str(), cache[0].witnesses.as_slice()), ("PAT index 4 (WB)", &[Witness::Walk][..]));
     let right = scenario(OFF_BY_PAGE).layout(Layout::PackedDown).leaf_rule(LeafRule::CoAligned);
     run(&right).assert_clean();
 }

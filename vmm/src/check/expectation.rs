@@ -48,7 +48,7 @@ impl Alias {
 
     /// The physical address that `virt` in it must reach.
     pub fn target(&self, virt: u64) -> u64 {
-        self.phys + (virt - self.virt)
+        self.phys.wrapping_add(virt.wrapping_sub(self.virt))
     }
 }
 
@@ -64,30 +64,40 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// From the map that the mapper hands to SetVirtualAddressMap; what is wrong with that map goes into `marks`.
+    /// From the map that the mapper hands to SetVirtualAddressMap; what is wrong with that map goes into `marks`. `nx`:
+    /// whether the mapper was offered execute-disable.
     pub fn new(
         map: &MemoryMap,
         layout: Layout,
         virtual_map: &[MemoryDescriptor],
         told: &Paging,
+        nx: bool,
         kernel: &[RangeInclusive<u64>],
         marks: &mut Marks,
     ) -> Self {
         let formula = addresses(map, layout);
-        let mut given: HashMap<(u64, u64, u32), Vec<u64>> = HashMap::new();
+        let mut given: HashMap<(u64, u64, u32, u64), Vec<u64>> = HashMap::new();
         for d in virtual_map.iter().rev() {
-            given.entry((d.phys_start, d.page_count, d.ty.0)).or_default().push(d.virt_start);
+            given.entry((d.phys_start, d.page_count, d.ty.0, d.att.bits())).or_default().push(d.virt_start);
         }
         let mut aliases = Vec::new();
         for region in map.regions() {
-            let key = (region.phys, region.pages, region.ty.0);
+            let key = (region.phys, region.pages, region.ty.0, region.attribute.bits());
             let Some(virt_start) = given.get_mut(&key).and_then(Vec::pop) else {
                 if is_owed(&region) {
                     marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
                 }
                 continue;
             };
-            let alias = Alias::new(&region, virt_start, told);
+            let alias = Alias::new(&region, virt_start, told, nx);
+            if alias.pages == 0 || !alias.virt.is_multiple_of(PAGE_BYTES) {
+                marks.push(Mark {
+                    expected: Statement::Text("whole pages at a page's offset"),
+                    observed: Statement::Virtual(virt_start),
+                    ..alias.mark(Rule::VirtualMap, Witness::Expectation)
+                });
+                continue;
+            }
             match formula.get(&region.index) {
                 Some(virt) if *virt != alias.virt => marks.push(Mark {
                     expected: Statement::Virtual(*virt),
@@ -127,7 +137,7 @@ impl Expectation {
 }
 
 impl Alias {
-    fn new(region: &Region, virt_start: u64, told: &Paging) -> Self {
+    fn new(region: &Region, virt_start: u64, told: &Paging, nx: bool) -> Self {
         let offset = region.phys % PAGE_BYTES;
         let phys = region.phys - offset;
         Self {
@@ -136,7 +146,7 @@ impl Alias {
             phys,
             pages: region.pages,
             writable: true,
-            executable: region.is_code() || !told.nxe,
+            executable: region.is_code() || !nx,
             pat_index: cache_index(region.attribute),
             past_maxphyaddr: u128::from(phys) + u128::from(region.pages) * 4096 > 1 << told.maxphyaddr,
         }
@@ -178,7 +188,12 @@ impl Alias {
 
 /// Regions every mapper must map.
 fn is_owed(region: &Region) -> bool {
-    region.is_runtime() && region.pages > 0 && !region.wraps()
+    region.is_runtime() && region.pages > 0 && fits_an_entry(region)
+}
+
+/// 52 bits of physical address are the most a page-table entry can hold (SDM vol. 3A, 4.1.4).
+fn fits_an_entry(region: &Region) -> bool {
+    (region.phys / PAGE_BYTES).checked_add(region.pages).is_some_and(|end| end <= 1 << 40)
 }
 
 /// What the built-in layouts ask for: the first of WB, WT (where UC is not possible), UC- of the region's capabilities.
@@ -204,8 +219,7 @@ fn arena(layout: Layout) -> RangeInclusive<u64> {
 /// The layout's closed form: the virtual address of each region that it maps, by index.
 fn addresses(map: &MemoryMap, layout: Layout) -> HashMap<usize, u64> {
     let extent = |region: &Region| (region.phys & !(PAGE_BYTES - 1), region.pages * PAGE_BYTES);
-    // 52 bits are the most a page-table entry can hold (SDM vol. 3A, 4.1.4).
-    let mapped = || map.regions().filter(|region| region.is_mapped() && region.end() <= 1 << 52);
+    let mapped = || map.regions().filter(|region| region.is_mapped() && fits_an_entry(region));
     match layout {
         Layout::Window => {
             let ends = mapped().map(|region| extent(&region).0 + extent(&region).1);

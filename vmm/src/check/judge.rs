@@ -1,5 +1,7 @@
 //! What came of the guest's accesses, against what had to.
 
+use std::collections::HashMap;
+
 use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 
 use efibed_stub::stamp::stamped;
@@ -60,9 +62,10 @@ pub struct Observations {
 pub struct Judge<'a> {
     expectation: &'a Expectation,
     plan: &'a Plan,
-    /// Pages of each alias that were heard of, and those that were right.
+    /// Pages of each alias that were heard of, those that were right, and those that were wrong at another time.
     seen: Vec<PageSet>,
     verified: Vec<PageSet>,
+    spoiled: Vec<PageSet>,
     observations: Observations,
     /// What the MMU says is wrong.
     pub marks: Marks,
@@ -75,12 +78,13 @@ pub struct Judge<'a> {
 impl<'a> Judge<'a> {
     /// A judge over what was planned. `text` are the addresses of the guest's own instructions, in ring 0 and in ring 3.
     pub fn new(expectation: &'a Expectation, plan: &'a Plan, text: [std::ops::Range<u64>; 2]) -> Self {
-        let sets = || expectation.aliases.iter().map(|alias| PageSet::new(alias.pages)).collect();
+        let sets = || expectation.aliases.iter().map(|_| PageSet::default()).collect();
         Self {
             expectation,
             plan,
             seen: sets(),
             verified: sets(),
+            spoiled: sets(),
             observations: Observations::default(),
             marks: Marks::default(),
             recent: 0,
@@ -94,7 +98,10 @@ impl<'a> Judge<'a> {
         self.observations.counts.translated += 1;
         match self.alias_at(virt) {
             Some(index) => self.reached(index, virt, pa, true),
-            None => self.stray(virt, pa),
+            None => {
+                let observed = Statement::Frame(pa & !(PAGE_BYTES - 1));
+                self.disagree(None, virt, Statement::Text("no write"), observed);
+            }
         }
     }
 
@@ -136,6 +143,8 @@ impl<'a> Judge<'a> {
     /// Whether a write of `virt` was found at `pa`, in the stamped page that the walk says it reaches.
     pub fn scratch(&mut self, virt: u64, pa: u64, found: bool) {
         let Some(index) = self.alias_at(virt) else { return };
+        self.observations.counts.total += 1;
+        self.observations.counts.translated += 1;
         if found {
             return self.reached(index, virt, pa, true);
         }
@@ -146,33 +155,31 @@ impl<'a> Judge<'a> {
         self.disagree(Some(index), virt, expected, lost);
     }
 
-    /// KVM_TRANSLATE's answer for an address.
-    pub fn translated(&mut self, virt: u64, answer: Option<u64>) {
-        let (expected, region) = match self.alias_at(virt) {
-            Some(index) => {
-                let alias = &self.expectation.aliases[index];
-                (Some(alias.target(virt)), Some(alias.region))
-            }
-            None => (None, None),
-        };
-        if answer == expected {
-            return;
-        }
-        let rule = match (expected, answer) {
-            (None, _) => Rule::StrayMapping,
-            (Some(_), Some(_)) => Rule::WrongFrame,
-            // It says no more than that: a reserved bit looks like an absent page.
-            (Some(_), None) => return,
-        };
+    /// KVM_TRANSLATE's answer for an address, and the walk's over the tables as they are now.
+    pub fn translated(&mut self, virt: u64, answer: Option<u64>, walked: Option<u64>) {
+        let page = |pa: Option<u64>| pa.map(|pa| pa & !(PAGE_BYTES - 1));
+        let (answer, walked) = (page(answer), page(walked));
         let state = |pa: Option<u64>| pa.map_or(Statement::Absent, Statement::Frame);
-        self.marks.push(Mark {
-            region,
+        let alias = self.alias_at(virt).map(|index| self.expectation.aliases[index]);
+        let expected = page(alias.map(|alias| alias.target(virt)));
+        let mark = Mark {
+            region: alias.map(|alias| alias.region),
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
-            expected: state(expected.map(|pa| pa & !(PAGE_BYTES - 1))),
-            observed: state(answer.map(|pa| pa & !(PAGE_BYTES - 1))),
-            ..Mark::new(rule, Witness::KvmTranslate)
-        });
+            expected: state(expected),
+            observed: state(answer),
+            ..Mark::new(Rule::WrongFrame, Witness::KvmTranslate)
+        };
+        if answer != walked {
+            let rule = Rule::WitnessDisagreement;
+            return self.marks.push(Mark { rule, expected: state(walked), ..mark });
+        }
+        match (expected, answer) {
+            (None, Some(_)) => self.marks.push(Mark { rule: Rule::StrayMapping, ..mark }),
+            (Some(_), Some(_)) if expected != answer => self.marks.push(mark),
+            // That an owed page leads nowhere others say better: to KVM a reserved bit is an absent page.
+            _ => {}
+        }
     }
 
     /// All is said: what was never heard of is wrong too, if the guest came to its end.
@@ -194,8 +201,39 @@ impl<'a> Judge<'a> {
 
     /// Distinct physical pages, each of whose aliases was right.
     fn verified_pages(&self) -> u64 {
-        // The layouts here give a page one alias each; overlapping descriptors are the exception, and are findings.
-        self.verified.iter().map(PageSet::len).sum()
+        let aliases = &self.expectation.aliases;
+        let right =
+            |index: usize, page: u64| self.verified[index].contains(page) && !self.spoiled[index].contains(page);
+        let mut by_phys: Vec<usize> = (0..aliases.len()).collect();
+        by_phys.sort_unstable_by_key(|index| aliases[*index].phys);
+        let end = |index: &usize| aliases[*index].phys + aliases[*index].pages * PAGE_BYTES;
+        let (mut pages, mut group) = (0, Vec::new());
+        let mut group_end = 0;
+        for index in by_phys {
+            if !group.is_empty() && aliases[index].phys >= group_end {
+                pages += self.verified_of(&group, &right);
+                group.clear();
+            }
+            group_end = if group.is_empty() { end(&index) } else { group_end.max(end(&index)) };
+            group.push(index);
+        }
+        pages + self.verified_of(&group, &right)
+    }
+
+    /// The same of aliases that share physical pages, or of one that shares none.
+    fn verified_of(&self, group: &[usize], right: &dyn Fn(usize, u64) -> bool) -> u64 {
+        if let [index] = group {
+            return self.verified[*index].pages().filter(|page| right(*index, *page)).count() as u64;
+        }
+        let aliases = &self.expectation.aliases;
+        let mut frames: HashMap<u64, bool> = HashMap::new();
+        for index in group {
+            for page in self.seen[*index].pages() {
+                let frame = aliases[*index].phys / PAGE_BYTES + page;
+                *frames.entry(frame).or_insert(true) &= right(*index, page);
+            }
+        }
+        frames.values().filter(|right| **right).count() as u64
     }
 
     fn probe_done(&mut self, kind: ProbeKind, planned: &PlannedProbe, value: u64) {
@@ -295,6 +333,7 @@ impl<'a> Judge<'a> {
                 self.verified[index].insert(page);
             }
         } else {
+            self.spoiled[index].insert(page);
             let (expected, observed) = (Statement::Frame(target & base), Statement::Frame(pa & base));
             self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
         }
@@ -322,6 +361,8 @@ impl<'a> Judge<'a> {
     /// A fault in what the contract owes.
     fn unexpected_fault(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
         let alias = self.expectation.aliases[index];
+        let page = self.page_of(index, fault.virt);
+        self.spoiled[index].insert(page);
         let exception = as_fault(fault);
         let code = exception.error_code;
         let rule = match exception.vector {
@@ -438,7 +479,7 @@ impl<'a> Judge<'a> {
     }
 
     fn page_of(&self, index: usize, virt: u64) -> u64 {
-        (virt - self.expectation.aliases[index].virt) / PAGE_BYTES
+        virt.wrapping_sub(self.expectation.aliases[index].virt) / PAGE_BYTES
     }
 
     /// What the walk says of a swept page, and the bytes from the sweep's start to it.
@@ -454,31 +495,33 @@ fn as_fault(fault: protocol::Fault) -> Fault {
     Fault { vector: fault.vector as u8, error_code: ErrorCode(fault.error_code) }
 }
 
-/// Pages of one alias.
+/// Pages of one alias: as much memory as pages were heard of, however long the alias is.
+#[derive(Default)]
 struct PageSet {
-    words: Vec<u64>,
-    count: u64,
+    blocks: HashMap<u64, Box<[u64; BLOCK_WORDS]>>,
 }
 
-impl PageSet {
-    fn new(pages: u64) -> Self {
-        // Past 2^32 pages nothing is swept page by page; what is in no set is not verified.
-        Self { words: vec![0; pages.min(1 << 32).div_ceil(64) as usize], count: 0 }
-    }
+/// 64 pages each.
+const BLOCK_WORDS: usize = 64;
+const BLOCK_PAGES: u64 = 64 * BLOCK_WORDS as u64;
 
+impl PageSet {
     fn insert(&mut self, page: u64) {
-        if let Some(word) = self.words.get_mut((page / 64) as usize) {
-            let bit = 1 << (page % 64);
-            self.count += u64::from(*word & bit == 0);
-            *word |= bit;
-        }
+        let block = self.blocks.entry(page / BLOCK_PAGES).or_insert_with(|| Box::new([0; BLOCK_WORDS]));
+        let at = page % BLOCK_PAGES;
+        block[(at / 64) as usize] |= 1 << (at % 64);
     }
 
     fn contains(&self, page: u64) -> bool {
-        self.words.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
+        let at = page % BLOCK_PAGES;
+        self.blocks.get(&(page / BLOCK_PAGES)).is_some_and(|block| block[(at / 64) as usize] >> (at % 64) & 1 == 1)
     }
 
-    fn len(&self) -> u64 {
-        self.count
+    fn pages(&self) -> impl Iterator<Item = u64> {
+        let set = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
+        self.blocks.iter().flat_map(move |(block, words)| {
+            let words = words.iter().zip((block * BLOCK_PAGES..).step_by(64));
+            words.flat_map(move |(word, first)| set(*word).map(move |bit| first + bit))
+        })
     }
 }

@@ -75,6 +75,9 @@ impl Mark {
     }
 }
 
+/// What the indices mean under the guest's IA32_PAT, which is that of reset (SDM vol. 3A, table 11-12).
+const PAT_AT_RESET: [&str; 8] = ["WB", "WT", "UC-", "UC", "WB", "WT", "UC-", "UC"];
+
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -85,7 +88,10 @@ impl fmt::Display for Statement {
             Self::Between(first, last) => write!(f, "VA {first:#x} to {last:#x}"),
             Self::Frame(pa) => write!(f, "PA {pa:#x}"),
             Self::Faulted(fault) => write_fault(f, *fault),
-            Self::PatIndex(index) => write!(f, "PAT index {index}"),
+            Self::PatIndex(index) => {
+                let memory_type = PAT_AT_RESET.get(usize::from(*index)).unwrap_or(&"?");
+                write!(f, "PAT index {index} ({memory_type})")
+            }
             Self::Text(text) => f.write_str(text),
             Self::FaultAt { fault, cr2, rip } => {
                 write_fault(f, *fault)?;

@@ -6,7 +6,7 @@
 //! and write, fetch and ring-3 probes.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
@@ -22,6 +22,10 @@ const SCRATCH: u64 = SCRATCH_OFFSET as u64;
 const SAMPLE: usize = 64;
 /// Pages read one by one, at the most; each is an exit.
 const MAX_READS: u64 = 4096;
+/// Pages swept, at the most: 16 GiB, some seconds.
+const MAX_SWEPT: u64 = 1 << 22;
+/// Of what is past that, pages swept at random.
+const SWEPT_SAMPLE: u64 = 1024;
 
 /// What the guest is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -115,8 +119,8 @@ pub struct Ground<'a> {
     pub root: Pa,
     /// What the machine checks.
     pub checks: &'a Paging,
-    /// What is behind a physical page.
-    pub behind: &'a dyn Fn(u64) -> Behind,
+    /// Physical pages that have memory, by address, and what kind.
+    pub memory_behind: &'a [(Range<u64>, Behind)],
     /// The kernel's own ranges.
     pub kernel: &'a [RangeInclusive<u64>],
     /// Of the sample.
@@ -126,7 +130,16 @@ pub struct Ground<'a> {
 impl Plan {
     /// Everything there is to ask about these tables.
     pub fn new(expectation: &Expectation, ground: &Ground<'_>) -> Self {
-        let mut maker = Maker { ground, expectation, plan: Self::default(), probes: Default::default(), reads: 0 };
+        let mut maker = Maker {
+            ground,
+            expectation,
+            plan: Self::default(),
+            probes: Default::default(),
+            written: BTreeSet::new(),
+            random: Random(ground.seed),
+            reads: 0,
+            swept: 0,
+        };
         for (index, alias) in expectation.aliases.iter().enumerate() {
             maker.alias(index, alias);
         }
@@ -161,7 +174,11 @@ struct Maker<'a> {
     plan: Plan,
     /// Addresses by kind of access; sets, since leaf runs and aliases share their ends.
     probes: [BTreeSet<u64>; 6],
+    /// Physical pages whose word some probe writes already: a word written twice would tell of the last write only.
+    written: BTreeSet<u64>,
+    random: Random,
     reads: u64,
+    swept: u64,
 }
 
 impl Maker<'_> {
@@ -213,11 +230,19 @@ impl Maker<'_> {
 
     /// Pages of a run that reach memory.
     fn backed_pages(&self, run: &Run) -> Vec<u64> {
-        let pages = (0..run.bytes).step_by(PAGE_BYTES as usize);
-        pages
-            .filter(|offset| (self.ground.behind)(run.pa.0 + offset) != Behind::Nothing)
-            .map(|offset| run.va.0 + offset)
-            .collect()
+        let end = run.pa.0 + run.bytes;
+        let ranges = self.ground.memory_behind;
+        let from = ranges.partition_point(|(range, _)| range.end <= run.pa.0);
+        let met = ranges[from..].iter().take_while(|(range, _)| range.start < end);
+        let pages =
+            met.flat_map(|(range, _)| (range.start.max(run.pa.0)..range.end.min(end)).step_by(PAGE_BYTES as usize));
+        pages.map(|pa| run.va.0 + (pa - run.pa.0)).collect()
+    }
+
+    fn behind(&self, pa: u64) -> Behind {
+        let ranges = self.ground.memory_behind;
+        let range = ranges.get(ranges.partition_point(|(range, _)| range.end <= pa));
+        range.filter(|(range, _)| range.contains(&pa)).map_or(Behind::Nothing, |(_, behind)| *behind)
     }
 
     /// Pages from `start` to `end`, without memory behind them.
@@ -236,7 +261,34 @@ impl Maker<'_> {
             return;
         }
         let predicted = Frames::From(run.pa.0 + (start - run.va.0));
-        self.plan.sweeps.push(PlannedSweep { virt: start, pages, alias, predicted });
+        self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted });
+    }
+
+    /// A sweep, or a sample of it where there has been enough sweeping.
+    fn push_sweep(&mut self, sweep: PlannedSweep) {
+        let now = sweep.pages.min(MAX_SWEPT - self.swept);
+        self.swept += now;
+        if now > 0 {
+            self.plan.sweeps.push(PlannedSweep { pages: now, ..sweep });
+        }
+        let rest = sweep.pages - now;
+        if rest == 0 {
+            return;
+        }
+        let picked: BTreeSet<u64> = (0..SWEPT_SAMPLE).map(|_| now + self.random.below(rest)).collect();
+        self.skip(
+            "pages past the first 16 GiB",
+            "a sample of them was reached, and both ends",
+            rest - picked.len() as u64,
+        );
+        for page in picked {
+            let offset = page * PAGE_BYTES;
+            let predicted = match sweep.predicted {
+                Frames::From(pa) => Frames::From(pa + offset),
+                fault => fault,
+            };
+            self.plan.sweeps.push(PlannedSweep { virt: sweep.virt + offset, pages: 1, predicted, ..sweep });
+        }
     }
 
     /// Pages from `start` to `end` that fault, by the walk: each is written, one is tried in every way.
@@ -252,7 +304,7 @@ impl Maker<'_> {
                 pages,
             );
         };
-        self.plan.sweeps.push(PlannedSweep { virt: start, pages, alias, predicted: Frames::Fault(fault) });
+        self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted: Frames::Fault(fault) });
         self.ends(start, end.wrapping_sub(1));
         self.add(ProbeKind::Write, start);
         self.add(ProbeKind::Fetch, start);
@@ -283,17 +335,17 @@ impl Maker<'_> {
 
     fn is_backed(&self, virt: u64) -> bool {
         let reached = self.walk(virt, Access::read());
-        matches!(reached, Outcome::Translated(t) if (self.ground.behind)(t.pa.0) != Behind::Nothing)
+        matches!(reached, Outcome::Translated(t) if self.behind(t.pa.0) != Behind::Nothing)
     }
 
     /// Addresses of the arena that nobody owns, taken at random.
     fn sample(&mut self) {
         let (first, last) = (*self.expectation.arena.start(), *self.expectation.arena.end());
         let pages = (last - first) / PAGE_BYTES + 1;
-        let mut random = Random(self.ground.seed);
         for _ in 0..SAMPLE {
-            let page = first + random.below(pages) * PAGE_BYTES;
-            self.nobody(page + (random.below(PAGE_BYTES / 8) * 8));
+            let page = first + self.random.below(pages) * PAGE_BYTES;
+            let offset = self.random.below(PAGE_BYTES / 8) * 8;
+            self.nobody(page + offset);
         }
     }
 
@@ -343,10 +395,13 @@ impl Maker<'_> {
         self.plan
     }
 
-    /// Whether an address leads to its own page. A word written through two addresses would tell of the last only.
-    fn is_own(&self, virt: u64, predicted: &Outcome) -> bool {
+    /// Whether an address leads to its own page, and is the first to write there.
+    fn is_own(&mut self, virt: u64, predicted: &Outcome) -> bool {
         let target = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index].target(virt));
-        predicted.translation().map(|to| to.pa.0) == target
+        match predicted.translation() {
+            Some(to) if Some(to.pa.0) == target => self.written.insert(to.pa.0),
+            _ => false,
+        }
     }
 
     /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, or to the word for
@@ -355,7 +410,7 @@ impl Maker<'_> {
         let behind = match predicted {
             Outcome::Fault(_) => return true,
             Outcome::Stranded { .. } => return false,
-            Outcome::Translated(translation) => (self.ground.behind)(translation.pa.0),
+            Outcome::Translated(translation) => self.behind(translation.pa.0),
         };
         match (access_of(kind).kind, behind) {
             (Kind::Read, _) | (Kind::Write, Behind::Nothing) => true,

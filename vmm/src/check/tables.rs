@@ -44,7 +44,7 @@ pub struct TableCheck<'a> {
 pub struct TableVerdict {
     /// Leaves that map each alias, in the expectation's order.
     pub leaves: Vec<LeafCounts>,
-    /// Everything that translates in the aliases and the arena, by address.
+    /// Everything that translates in the aliases, by address.
     pub runs: Vec<Run>,
     /// Whether the guest can live on these tables: all that is the kernel's is as it was.
     pub kernel_intact: bool,
@@ -179,12 +179,17 @@ impl TableCheck<'_> {
                     Some((first, end)) if first <= virt => end.checked_add(1),
                     owner => {
                         let end = owner.map_or(last, |(first, _)| last.min(first - 1));
+                        let (rule, observed) = match run.defect {
+                            None => (Rule::StrayMapping, Statement::Frame(run.pa.0 + (virt - run.va.0))),
+                            Some(Defect::Reserved { .. }) => (Rule::ReservedBit, Statement::Text("a reserved bit")),
+                            Some(Defect::Stranded { table }) => (Rule::TableUnreachable, Statement::Frame(table.0)),
+                        };
                         marks.push(Mark {
                             virt: Some(virt),
                             pages: (end - virt) / PAGE_BYTES + 1,
                             expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-                            observed: Statement::Frame(run.pa.0 + (virt - run.va.0)),
-                            ..Mark::new(Rule::StrayMapping, Witness::Walk)
+                            observed,
+                            ..Mark::new(rule, Witness::Walk)
                         });
                         end.checked_add(1)
                     }

@@ -24,7 +24,7 @@ use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
-use crate::mmu::{Access, Cpu, Pa, Paging};
+use crate::mmu::{Access, Cpu, Pa, Paging, Va};
 use crate::report::{CallReport, EngineName, FaultDetail, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
@@ -66,7 +66,8 @@ impl Kvm {
         report.notes = check::judge_map(job.map, &cpu.told, &mut input);
 
         let reused = self.machines.reuse(&job.cpu, job.map);
-        let firmware = Firmware::lay_out(job.map.descriptors(), |phys| phys >> cpu.checks.maxphyaddr == 0);
+        let firmware =
+            Firmware::lay_out(job.map.descriptors(), |phys| phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr));
         if let Err(reason) = &firmware {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
@@ -76,8 +77,14 @@ impl Kvm {
         let image = Image::built_in()?;
         let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
-        let placement = match Placement::find(job.map, sizes, limit, reused.as_ref().map(Machine::internals)) {
-            Ok(placement) => placement,
+        let taken = reused.as_ref().map(|machine| machine.internals().ranges());
+        let placed = Placement::find(job.map, sizes, limit, taken.as_ref().map_or(&[], |ranges| ranges));
+        let placed = placed.and_then(|placement| match &reused {
+            Some(machine) => Ok((placement, machine.internals())),
+            None => placement.internals(job.map).map(|internals| (placement, internals)),
+        });
+        let (placement, internals) = match placed {
+            Ok(placed) => placed,
             Err(no_room) => {
                 input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
                 report.findings = input.into_findings(Phase::Input, job.map, None);
@@ -87,7 +94,7 @@ impl Kvm {
         };
         let mut machine = match reused {
             Some(machine) => machine,
-            None => self.machines.create(&job.cpu, placement.internals)?,
+            None => self.machines.create(&job.cpu, internals)?,
         };
         let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
         Machines::prepare(&mut machine)?;
@@ -105,6 +112,12 @@ impl Kvm {
         Ok(report)
     }
 }
+
+/// Firmware runs at its physical addresses before the switch: in the low half, and off the guest's own part of it.
+const FIRMWARE_BELOW: u64 = 1 << 46;
+
+/// Pages with memory behind them: each takes one of KVM's slots.
+const MAX_BACKED_PAGES: usize = 1024;
 
 /// What was asked for by name must be there.
 fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineError> {
@@ -135,7 +148,7 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
     let mut taken = BTreeSet::new();
     let mut pages = Vec::new();
     let mut add = |phys: u64, content: [u8; PAGE_BYTES as usize]| {
-        if phys >> maxphyaddr == 0 && taken.insert(phys) {
+        if phys >> maxphyaddr == 0 && pages.len() < MAX_BACKED_PAGES && taken.insert(phys) {
             let mut page = BackedPage { phys, content };
             stamp_page(phys, &mut page.content);
             pages.push(page);
@@ -253,7 +266,8 @@ impl Run<'_, '_> {
     fn expectation(&mut self, tables: &MappedTables) -> Expectation {
         let virtual_map = self.loaded.virtual_map(tables.mapped);
         let layout = self.job.mapper.layout;
-        Expectation::new(self.job.map, layout, &virtual_map, &self.cpu.told, &self.kernel, &mut self.marks)
+        let nx = course::offer(&self.cpu).nx != 0;
+        Expectation::new(self.job.map, layout, &virtual_map, &self.cpu.told, nx, &self.kernel, &mut self.marks)
     }
 
     fn walk(&mut self, expectation: &Expectation, root: u64) -> TableVerdict {
@@ -278,16 +292,15 @@ impl Run<'_, '_> {
     fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
         let planning = Instant::now();
         let plan = {
-            let behind = |pa: u64| match (self.loaded.owns(pa), self.is_stamped(pa)) {
-                (true, _) => Behind::Own,
-                (false, true) => Behind::Stamped,
-                (false, false) => Behind::Nothing,
-            };
+            let own = self.loaded.memory.base()..self.loaded.memory.end();
+            let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
+            let mut memory_behind: Vec<_> = stamped.chain([(own, Behind::Own)]).collect();
+            memory_behind.sort_unstable_by_key(|(range, _)| range.start);
             let ground = Ground {
                 memory: &self.loaded.memory,
                 root: Pa(root),
                 checks: &self.cpu.checks,
-                behind: &behind,
+                memory_behind: &memory_behind,
                 kernel: &self.kernel,
                 seed: self.job.seed,
             };
@@ -300,7 +313,7 @@ impl Run<'_, '_> {
         let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
-        self.ask_kvm(expectation, &mut judge);
+        self.ask_kvm(expectation, root, &mut judge);
         let (observations, marks) = judge.finish(outcome.is_ok());
         self.report.timing.probe += probing.elapsed();
         self.marks.absorb(marks);
@@ -349,7 +362,7 @@ impl Run<'_, '_> {
     }
 
     /// The fourth witness: at every finding so far, and at a seeded sample.
-    fn ask_kvm(&mut self, expectation: &Expectation, judge: &mut Judge<'_>) {
+    fn ask_kvm(&mut self, expectation: &Expectation, root: u64, judge: &mut Judge<'_>) {
         const SAMPLE: usize = 16;
         const AT_FINDINGS: usize = 64;
         let mut random = Random(self.job.seed ^ 0x4b56_4d00);
@@ -360,8 +373,9 @@ impl Run<'_, '_> {
         });
         let found: BTreeSet<u64> = self.marks.addresses().chain(judge.marks.addresses()).collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
+            let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), &self.cpu.checks);
             if let Ok(answer) = self.guest.machine().translate(virt) {
-                judge.translated(virt, answer);
+                judge.translated(virt, answer, walk.translation().map(|to| to.pa.0));
             }
         }
     }
@@ -394,7 +408,7 @@ impl Run<'_, '_> {
         let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
         if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
             self.verify_firmware_tables(|virt| {
-                let walk = crate::mmu::walk(&loaded.memory, Pa(root), crate::mmu::Va(virt), Access::read(), &checks);
+                let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
                 walk.translation().map(|translation| translation.pa.0)
             });
         }

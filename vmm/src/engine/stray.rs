@@ -55,7 +55,7 @@ mod tests {
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
         let sizes = Loaded::sizes(image, &map, 8, 0);
-        let placement = Placement::find(&map, sizes, 1 << 36, None).unwrap();
+        let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let loaded = Loaded::new(image, &map, placement, &[], &Paging::default()).unwrap();
         let change = |at: u64, flip: u64| {
             let before = Untouchable::new(&loaded);

@@ -111,7 +111,7 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
     let questions = questions(page, told);
     let mut sizes = Loaded::sizes(image, map, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
-    let placement = Placement::find(map, sizes, 1 << NARROWEST, Some(machine.internals()))
+    let placement = Placement::find(map, sizes, 1 << NARROWEST, &machine.internals().ranges())
         .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;
     let loaded = Loaded::new(image, map, placement, &[page], told)?;
     let root = build(&loaded, &questions, told)?;

@@ -29,7 +29,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
 
     let image = Image::built_in()?;
     let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), 0);
-    let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, None) {
+    let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
         Err(no_room) => {
             marks.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
@@ -63,7 +63,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
             let kernel = course::ranges(&loaded.keep);
             let layout = job.mapper.layout;
             let virtual_map = loaded.virtual_map(count as u64);
-            let expectation = Expectation::new(job.map, layout, &virtual_map, &paging, &kernel, &mut marks);
+            let expectation = Expectation::new(job.map, layout, &virtual_map, &paging, paging.nxe, &kernel, &mut marks);
             let tables = TableCheck {
                 memory: &loaded.memory,
                 root: Pa(space.root()),

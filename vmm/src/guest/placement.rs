@@ -30,20 +30,20 @@ pub struct Placement {
     pub base: u64,
     /// How large the parts are.
     pub sizes: Sizes,
-    /// Where KVM's own pages can be.
-    pub internals: Internals,
 }
 
 /// No place is large enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the guest needs {bytes:#x} bytes of Conventional or LoaderData memory, or of addresses that no descriptor names, \
-     below {limit:#x}"
+    "{who} needs {bytes:#x} bytes of Conventional or LoaderData memory, or of addresses that no descriptor names, below \
+     {limit:#x}"
 )]
 pub struct NoRoom {
+    /// For whom there is none.
+    pub who: &'static str,
     /// What it needs.
     pub bytes: u64,
-    /// Where physical addresses end on this machine.
+    /// Where the addresses end that it could use.
     pub limit: u64,
 }
 
@@ -54,20 +54,28 @@ impl Sizes {
     }
 }
 
+/// The direct map has 64 TiB before it meets the image.
+const DIRECT_MAP_BYTES: u64 = 1 << 46;
+
 impl Placement {
-    /// Finds room below physical address `limit`. `internals`, if a machine exists already, are where it keeps its own
-    /// pages; they are avoided.
-    pub fn find(map: &MemoryMap, sizes: Sizes, limit: u64, internals: Option<Internals>) -> Result<Self, NoRoom> {
-        let bytes = sizes.total();
-        let no_room = NoRoom { bytes, limit };
-        let mut taken: Vec<Range<u64>> = internals.iter().flat_map(Internals::ranges).collect();
-        let base = room(map, bytes, limit, &taken).ok_or(no_room)?;
-        taken.push(base..base + bytes);
-        let internals = match internals {
-            Some(internals) => internals,
-            None => internals_off(map, limit, &taken).ok_or(no_room)?,
-        };
-        Ok(Self { base, sizes, internals })
+    /// Finds room below physical address `limit`, off what is `taken`.
+    pub fn find(map: &MemoryMap, sizes: Sizes, limit: u64, taken: &[Range<u64>]) -> Result<Self, NoRoom> {
+        let (bytes, limit) = (sizes.total(), limit.min(DIRECT_MAP_BYTES));
+        let base = room(map, bytes, limit, taken).ok_or(NoRoom { who: "the guest", bytes, limit })?;
+        Ok(Self { base, sizes })
+    }
+
+    /// Finds room for KVM's own pages, off the guest's.
+    pub fn internals(&self, map: &MemoryMap) -> Result<Internals, NoRoom> {
+        let own = self.base..self.base + self.sizes.total();
+        let usual = Self::usual_internals();
+        let free = |range: &Range<u64>| own.end <= range.start || range.end <= own.start;
+        if Self::tolerates(map, &usual) && usual.ranges().iter().all(free) {
+            return Ok(usual);
+        }
+        let (bytes, limit) = (4 * PAGE_BYTES, 1 << 32);
+        let pages = room(map, bytes, limit, &[own]).ok_or(NoRoom { who: "KVM", bytes, limit })?;
+        Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES })
     }
 
     /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same.
@@ -77,11 +85,10 @@ impl Placement {
 
     /// Whether a machine's own pages lie off everything the map names and wants for itself.
     pub fn tolerates(map: &MemoryMap, internals: &Internals) -> bool {
-        internals.ranges().iter().all(|range| {
-            !map.regions().any(|region| {
-                !is_free(region.ty) && extent(&region).is_some_and(|e| e.start < range.end && range.start < e.end)
-            })
-        })
+        let meets = |region: &Region, range: &Range<u64>| {
+            extent(region).is_some_and(|extent| extent.start < range.end && range.start < extent.end)
+        };
+        internals.ranges().iter().all(|range| !map.regions().any(|region| !is_free(&region) && meets(&region, range)))
     }
 
     /// The image.
@@ -114,28 +121,23 @@ impl Placement {
     }
 }
 
-fn internals_off(map: &MemoryMap, limit: u64, taken: &[Range<u64>]) -> Option<Internals> {
-    let usual = Placement::usual_internals();
-    let free = |range: &Range<u64>| taken.iter().all(|other| other.end <= range.start || range.end <= other.start);
-    if Placement::tolerates(map, &usual) && usual.ranges().iter().all(free) {
-        return Some(usual);
-    }
-    let pages = room(map, 4 * PAGE_BYTES, limit.min(1 << 32), taken)?;
-    Some(Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES })
-}
-
 /// The first 64 KiB hold what real machines keep there, and address 0 is best left to null pointers.
 const LOWEST: u64 = 0x1_0000;
 
-fn is_free(ty: MemoryType) -> bool {
-    ty == MemoryType::CONVENTIONAL || ty == MemoryType::LOADER_DATA
+/// Memory that nobody maps: RUNTIME may stand on a descriptor of any type.
+fn is_free(region: &Region) -> bool {
+    is_of(region, MemoryType::CONVENTIONAL) || is_of(region, MemoryType::LOADER_DATA)
+}
+
+fn is_of(region: &Region, ty: MemoryType) -> bool {
+    region.ty == ty && !region.is_mapped()
 }
 
 /// The lowest room of `bytes` in the first kind of place that has any.
 fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option<u64> {
     let of_type = |ty| {
-        let places = map.regions().filter(move |r| r.ty == ty).filter_map(|r| extent(&r)).collect();
-        first_fit(places, occupied(map, taken, |region| region.ty == ty), bytes, limit)
+        let places = map.regions().filter(|region| is_of(region, ty)).filter_map(|r| extent(&r)).collect();
+        first_fit(places, occupied(map, taken, |region| is_of(region, ty)), bytes, limit)
     };
     of_type(MemoryType::CONVENTIONAL).or_else(|| of_type(MemoryType::LOADER_DATA)).or_else(|| {
         let anywhere = std::iter::once(0..limit).collect();
@@ -211,31 +213,42 @@ mod tests {
             (MemoryType::CONVENTIONAL, 0x100_0000, 0x200),
             (MemoryType::RUNTIME_SERVICES_DATA, 0x100_0000, 0x10),
         ]);
-        let placement = Placement::find(&map, SIZES, 1 << 36, None).unwrap();
+        let placement = Placement::find(&map, SIZES, 1 << 36, &[]).unwrap();
         assert_eq!(placement.base, 0x101_0000);
         assert_eq!(placement.pool().end, placement.base + SIZES.total());
     }
 
     #[test]
+    fn memory_that_is_to_be_mapped_is_not_free() {
+        let mut descriptors =
+            map(&[(MemoryType::CONVENTIONAL, 0x10_0000, 0x100), (MemoryType::CONVENTIONAL, 0x40_0000, 0x100)])
+                .descriptors()
+                .to_vec();
+        descriptors[0].att |= MemoryAttribute::RUNTIME;
+        let map = MemoryMap::from_descriptors("test", descriptors);
+        assert_eq!(Placement::find(&map, SIZES, 1 << 36, &[]).unwrap().base, 0x40_0000);
+    }
+
+    #[test]
     fn loader_data_comes_second_and_holes_last() {
         let data = map(&[(MemoryType::LOADER_DATA, 0x10_0000, 0x100), (MemoryType::RESERVED, 0, 0x100)]);
-        assert_eq!(Placement::find(&data, SIZES, 1 << 36, None).unwrap().base, 0x10_0000);
+        assert_eq!(Placement::find(&data, SIZES, 1 << 36, &[]).unwrap().base, 0x10_0000);
         let none = map(&[(MemoryType::RESERVED, 0, 0x200)]);
-        assert_eq!(Placement::find(&none, SIZES, 1 << 36, None).unwrap().base, 0x20_0000);
+        assert_eq!(Placement::find(&none, SIZES, 1 << 36, &[]).unwrap().base, 0x20_0000);
     }
 
     #[test]
     fn a_full_map_has_no_room() {
         let full = map(&[(MemoryType::RUNTIME_SERVICES_DATA, 0, 1 << 24)]);
-        let refusal = Placement::find(&full, SIZES, 1 << 36, None).unwrap_err();
-        assert_eq!(refusal, NoRoom { bytes: SIZES.total(), limit: 1 << 36 });
+        let refusal = Placement::find(&full, SIZES, 1 << 36, &[]).unwrap_err();
+        assert_eq!(refusal, NoRoom { who: "the guest", bytes: SIZES.total(), limit: 1 << 36 });
     }
 
     #[test]
     fn a_machines_own_pages_are_avoided() {
         let map = map(&[(MemoryType::CONVENTIONAL, 0x10_0000, 0x1000)]);
         let internals = Internals { tss_pages_at: 0x10_0000, identity_map_page_at: 0x10_3000 };
-        let placement = Placement::find(&map, SIZES, 1 << 36, Some(internals)).unwrap();
+        let placement = Placement::find(&map, SIZES, 1 << 36, &internals.ranges()).unwrap();
         assert_eq!(placement.base, 0x10_4000);
     }
 }

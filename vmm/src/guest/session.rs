@@ -31,7 +31,7 @@ pub struct BackedPage {
 
 /// What happens while a batch runs.
 pub trait GuestEvents {
-    /// The guest wrote 8 bytes to where no memory is.
+    /// The guest wrote to where no memory is: up to 8 bytes, zeros after them.
     fn wrote(&mut self, pa: u64, value: u64);
     /// A write of a sweep faulted.
     fn swept_fault(&mut self, fault: Fault);
@@ -179,7 +179,11 @@ impl<'m> Guest<'m> {
     ) -> Result<Mapped, End> {
         let request = self.loaded.request(mapper, cpu);
         self.put_request(&request)?;
-        self.batch(&[command(op, [0; 6])], events)?;
+        let usual = self.limit;
+        self.limit += self.time_to_map();
+        let done = self.batch(&[command(op, [0; 6])], events);
+        self.limit = usual;
+        done?;
         let at = self.mailbox(offset_of!(Mailbox, map_result));
         let [status, detail, root, mapped, table_pages] = self.words(at)?;
         if status == MapStatus::Done as u64 || status == MapStatus::DoneUnchanged as u64 {
@@ -187,6 +191,14 @@ impl<'m> Guest<'m> {
             return Ok(Ok(MappedTables { root, mapped, table_pages, changed }));
         }
         MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
+    }
+
+    /// What mapping code may take beyond the usual limit: instructions cost up to a microsecond where ring 0 is emulated,
+    /// and there are hundreds for each region and each table.
+    fn time_to_map(&self) -> Duration {
+        let sizes = self.loaded.placement.sizes;
+        let (descriptors, tables) = (sizes.memory_map / 48, sizes.pool / PAGE_BYTES);
+        Duration::from_millis(2 * descriptors + 4 * tables)
     }
 
     /// Carries out commands; returns their results.
@@ -235,9 +247,9 @@ impl<'m> Guest<'m> {
         loop {
             let exit = session.run().map_err(End::Run)?;
             session.drain(|pa, data| {
-                if let Ok(bytes) = data.try_into() {
-                    events.wrote(pa, u64::from_le_bytes(bytes));
-                }
+                let mut bytes = [0; 8];
+                bytes[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
+                events.wrote(pa, u64::from_le_bytes(bytes));
             });
             match exit {
                 Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => return memory.faults(None, events),
@@ -248,7 +260,7 @@ impl<'m> Guest<'m> {
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa));
                 }
-                Exit::MmioWrite { pa, len: 8, data } => events.wrote(pa, u64::from_le_bytes(data)),
+                Exit::MmioWrite { pa, data, .. } => events.wrote(pa, u64::from_le_bytes(data)),
                 Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
                 other => return Err(End::Exit(other)),
             }
@@ -348,7 +360,7 @@ fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError
         (Some(target), Some(address)) if [header.fetch_return, header.user_fetch_return].contains(&address) => {
             let regs = session.regs_mut();
             regs.rip = address;
-            regs.rsp += 8;
+            regs.rsp = regs.rsp.wrapping_add(8);
             regs.rax = stamp(target);
             Ok(())
         }
