@@ -11,8 +11,8 @@ use crate::protocol::{CpuAbilities, KeepRange, MapRequest};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
 ///
-/// Both phases run in the guest, on the kernel's tables, before anything of their result is loaded; under the walker
-/// engine they run natively.
+/// Both phases run in the guest: `map` on the kernel's tables, before anything of its result is loaded, `finish` on the
+/// finished ones. Under the walker engine they run natively.
 pub trait Mapper {
     /// Before SetVirtualAddressMap: maps the regions, hands each mapped one to [`MapContext::push_mapped`] with its
     /// `virt_start`, and returns the root to load.

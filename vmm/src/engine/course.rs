@@ -79,7 +79,7 @@ pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told
 }
 
 /// A mapper's error as a finding.
-pub fn mapper_error(error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
+pub fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
     let region = |index: usize| map.regions().nth(index);
     let (rule, index, message) = match error {
         MapError::WindowOverflow { index } => {
@@ -106,7 +106,7 @@ pub fn mapper_error(error: MapError, map: &MemoryMap, pool: u64, marks: &mut Mar
             (Rule::MapperError, Some(index), format!("the virtual map has no room for region {index}"))
         }
     };
-    marks.push_worded(Phase::Map, rule, index, message);
+    marks.push_worded(phase, rule, index, message);
 }
 
 /// What is said of a write that a mapper had no business to make.

@@ -17,8 +17,8 @@ use super::stray::Untouchable;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Moment, course};
 use crate::check::{
-    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep, Random,
-    Rule, TableCheck, TableVerdict,
+    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
+    ProbeCounts, Random, Rule, TableCheck, TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
@@ -97,14 +97,24 @@ impl Kvm {
             None => self.machines.create(&job.cpu, internals)?,
         };
         let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
-        Machines::prepare(&mut machine)?;
+        Machines::prepare(&mut machine, job.map)?;
         let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
         report.timing.build = start.elapsed();
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
         let kernel = course::ranges(&loaded.keep);
-        let mut run =
-            Run { job, guest, loaded: &loaded, cpu, firmware, pages, kernel, report, marks: Marks::default() };
+        let mut run = Run {
+            job,
+            guest,
+            loaded: &loaded,
+            cpu,
+            firmware,
+            pages,
+            kernel,
+            report,
+            marks: Marks::default(),
+            phase: Phase::Map,
+        };
         run.carry_out();
         let mut report = run.report;
         report.timing.total = start.elapsed();
@@ -176,13 +186,14 @@ struct Run<'a, 'm> {
     kernel: Vec<RangeInclusive<u64>>,
     report: Report,
     marks: Marks,
+    phase: Phase,
 }
 
 impl Run<'_, '_> {
     fn carry_out(&mut self) {
         let mut judged = None;
-        if let Err(end) = self.map(&mut judged) {
-            self.ended(Phase::Map, &end);
+        if let Err(end) = self.run(&mut judged) {
+            self.ended(&end);
         }
         let judged = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
         self.report.regions = course::region_reports(self.job.map, judged, &self.report.findings);
@@ -193,70 +204,79 @@ impl Run<'_, '_> {
 
     /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables are to be, and are,
     /// goes into `judged` as soon as it is known.
-    fn map(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
-        let untouchable = Untouchable::new(self.loaded);
-        let mut strays = Strays(None);
-        let started = Instant::now();
-        let mapped = self.guest.map(Op::Map, self.job.mapper, course::offer(&self.cpu), &mut strays);
-        self.report.timing.map = started.elapsed();
-        let stray = untouchable.first_change(self.loaded).or(strays.0).or_else(|| self.changed_page());
-        self.find_stray_write(stray);
-        let tables = match mapped? {
-            Ok(tables) => tables,
-            Err(error) => {
-                let pool = course::pool_pages(self.job.map);
-                course::mapper_error(error, self.job.map, pool, &mut self.marks);
-                self.conclude(Phase::Map, None);
-                return Ok(());
-            }
-        };
-        let checking = Instant::now();
+    fn run(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
+        let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, tables.root, &self.cpu.told);
         let expectation = self.expectation(&tables);
         let verdict = self.walk(&expectation, tables.root);
-        self.report.timing.check += checking.elapsed();
-        let (expectation, verdict) = &*judged.insert((expectation, verdict));
-        if !verdict.kernel_intact {
-            // The guest would be stranded on these tables.
-            self.conclude(Phase::Map, Some(tables.root));
+        let intact = verdict.kernel_intact;
+        let (expectation, verdict) = judged.insert((expectation, verdict));
+        let mut root = tables.root;
+        // On tables without the kernel's own ranges the guest would be stranded.
+        let probed = if intact { self.switch_and_probe(expectation, &tables) } else { Ok(()) };
+        self.conclude(Some(root));
+        probed?;
+        if !intact {
             return Ok(());
         }
-        let rest = self.switch_and_probe(expectation, &tables);
-        self.conclude(Phase::Map, Some(tables.root));
-        rest?;
 
-        let mut strays = Strays(None);
-        let finished = self.guest.map(Op::Finish, self.job.mapper, course::offer(&self.cpu), &mut strays)?;
-        self.find_stray_write(strays.0);
-        match finished {
-            Ok(finished) if finished.changed => {
-                self.walk(expectation, finished.root);
-                let probed = self.probe(expectation, finished.root);
-                self.conclude(Phase::Finish, Some(finished.root));
-                probed?;
+        self.phase = Phase::Finish;
+        let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+        if finished.changed {
+            root = finished.root;
+            *verdict = self.walk(expectation, root);
+            let intact = verdict.kernel_intact;
+            let probed = if intact { self.probe(expectation, root) } else { Ok(()) };
+            self.conclude(Some(root));
+            probed?;
+            if !intact {
+                return Ok(());
             }
-            Ok(_) => {}
-            Err(error) => course::mapper_error(error, self.job.map, 0, &mut self.marks),
         }
-        let called = self.call_get_time(expectation, tables.root);
-        self.conclude(Phase::Finish, Some(tables.root));
+        let called = self.call_get_time(expectation, root);
+        self.conclude(Some(root));
         called
+    }
+
+    /// One phase of the mapper; None: it gave up, which is a finding.
+    fn run_mapper(&mut self, op: Op) -> Result<Option<MappedTables>, End> {
+        let untouchable = Untouchable::new(self.loaded);
+        let pages = self.page_contents();
+        let mut strays = Strays(None);
+        let started = Instant::now();
+        let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), &mut strays);
+        self.report.timing.map += started.elapsed();
+        let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
+        let changed_page = changed.map(|index| self.pages[index].phys);
+        let stray = untouchable.first_change(self.loaded).or(strays.0).or(changed_page);
+        self.find_stray_write(stray);
+        match mapped? {
+            Ok(tables) => Ok(Some(tables)),
+            Err(error) => {
+                let pool = course::pool_pages(self.job.map);
+                course::mapper_error(self.phase, error, self.job.map, pool, &mut self.marks);
+                self.conclude(None);
+                Ok(None)
+            }
+        }
     }
 
     fn find_stray_write(&mut self, first: Option<u64>) {
         if let Some(pa) = first {
-            self.marks.push_worded(Phase::Map, Rule::StrayWrite, None, course::stray_write(pa));
+            self.marks.push_worded(self.phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
     }
 
-    /// The first of firmware's pages that is not as it was laid out.
-    fn changed_page(&mut self) -> Option<u64> {
+    /// What is in firmware's pages now.
+    fn page_contents(&mut self) -> Vec<[u8; PAGE_BYTES as usize]> {
         let machine = self.guest.machine();
-        let changed = |page: &&BackedPage| {
-            let mut now = [0; PAGE_BYTES as usize];
-            machine.read(page.phys, &mut now).is_err() || now != page.content
+        let content = |page: &BackedPage| {
+            let mut content = [0; PAGE_BYTES as usize];
+            // What cannot be read has no content to change.
+            let _ = machine.read(page.phys, &mut content);
+            content
         };
-        self.pages.iter().find(changed).map(|page| page.phys)
+        self.pages.iter().map(content).collect()
     }
 
     fn is_stamped(&self, pa: u64) -> bool {
@@ -271,6 +291,7 @@ impl Run<'_, '_> {
     }
 
     fn walk(&mut self, expectation: &Expectation, root: u64) -> TableVerdict {
+        let checking = Instant::now();
         let told = Paging { rules: self.job.rules, ..self.cpu.told };
         let check = TableCheck {
             memory: &self.loaded.memory,
@@ -280,7 +301,9 @@ impl Run<'_, '_> {
             told: &told,
             expectation,
         };
-        check.run(&mut self.marks)
+        let verdict = check.run(&mut self.marks);
+        self.report.timing.check += checking.elapsed();
+        verdict
     }
 
     fn switch_and_probe(&mut self, expectation: &Expectation, tables: &MappedTables) -> Result<(), End> {
@@ -381,8 +404,14 @@ impl Run<'_, '_> {
     }
 
     fn observed(&mut self, observations: Observations) {
-        let (phase, report) = (Phase::Map, &mut self.report);
-        report.probes = observations.counts;
+        let (phase, report) = (self.phase, &mut self.report);
+        // Of two phases with probes, the last one's pages count.
+        report.probes = ProbeCounts {
+            total: report.probes.total + observations.counts.total,
+            translated: report.probes.translated + observations.counts.translated,
+            faulted: report.probes.faulted + observations.counts.faulted,
+            ..observations.counts
+        };
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
             let instruction = instruction_at(self.loaded, record.rip);
@@ -404,7 +433,7 @@ impl Run<'_, '_> {
         let stride = DESCRIPTOR_STRIDE as u64;
         let arguments = [entry, tables.mapped * stride, stride, DESCRIPTOR_VERSION.into(), map.start, 0];
         self.verify_firmware_tables(Some);
-        self.call(Phase::Map, name, root, arguments)?;
+        self.call(name, root, arguments)?;
         let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
         if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
             self.verify_firmware_tables(|virt| {
@@ -429,7 +458,7 @@ impl Run<'_, '_> {
         let time = self.loaded.image.header().mailbox + std::mem::offset_of!(Mailbox, probes) as u64;
         let Some(entry) = entry else {
             self.report.calls.push(CallReport {
-                phase: Phase::Finish,
+                phase: self.phase,
                 service: Service::GetTime.name(),
                 rip: None,
                 cr3: None,
@@ -439,10 +468,11 @@ impl Run<'_, '_> {
             });
             return Ok(());
         };
-        self.call(Phase::Finish, "mapper", root, [entry, time, 0, 0, 0, 0])
+        self.call("mapper", root, [entry, time, 0, 0, 0, 0])
     }
 
-    fn call(&mut self, phase: Phase, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
+    fn call(&mut self, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
+        let phase = self.phase;
         let commands = [command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]), command(Op::Call, arguments)];
         let mut listener = Listener { judge: None, firmware: self.firmware.as_mut(), calls: Vec::new() };
         let result = self.guest.batch(&commands, &mut listener);
@@ -471,21 +501,21 @@ impl Run<'_, '_> {
         let system_table = firmware.system_table();
         let memory = FirmwareMemory(self.guest.machine());
         if let Err(defect) = verify_tables(&memory, system_table, translate) {
-            self.marks.push_worded(Phase::Map, Rule::FirmwareTables, None, defect.to_string());
+            self.marks.push_worded(self.phase, Rule::FirmwareTables, None, defect.to_string());
         }
     }
 
     /// Makes findings of the marks so far.
-    fn conclude(&mut self, phase: Phase, root: Option<u64>) {
+    fn conclude(&mut self, root: Option<u64>) {
         let marks = std::mem::take(&mut self.marks);
         self.report.findings_omitted += marks.omitted();
         let tables =
             root.map(|root| check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told });
-        self.report.findings.extend(marks.into_findings(phase, self.job.map, tables));
+        self.report.findings.extend(marks.into_findings(self.phase, self.job.map, tables));
     }
 
     /// The guest ended before its time.
-    fn ended(&mut self, phase: Phase, end: &End) {
+    fn ended(&mut self, end: &End) {
         let rule = match end {
             End::Crash(_) => Rule::GuestFault,
             End::Panic { .. } => Rule::GuestPanic,
@@ -500,8 +530,8 @@ impl Run<'_, '_> {
         {
             message += &format!(", at `{text}`");
         }
-        self.marks.push_worded(phase, rule, None, message);
-        self.conclude(phase, None);
+        self.marks.push_worded(self.phase, rule, None, message);
+        self.conclude(None);
     }
 }
 

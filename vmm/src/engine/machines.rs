@@ -1,8 +1,9 @@
 //! Machines that wait for their next use.
 //!
-//! To make one costs more than most checks, and KVM takes milliseconds to let go of coalesced zones: so all have the
-//! same zones, and live as long as the engine.
+//! To make one costs more than most checks, and KVM takes milliseconds to let go of coalesced zones: so machines live as
+//! long as the engine, and zones as long as their machine.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use super::EngineError;
@@ -10,8 +11,11 @@ use crate::guest::Placement;
 use crate::machine::{CpuidRequest, CpuidSeen, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 
-/// Zones cover the physical addresses of most maps; a write past them is an exit, and no worse.
-const ZONES: std::ops::Range<u64> = 0..64 << 30;
+/// Every machine has zones for these physical addresses, which are those of most maps.
+const USUAL_ZONES: Range<u64> = 0..64 << 30;
+/// For each region past them as much, at the most; a write elsewhere is an exit, and no worse.
+const MAX_ZONE: u64 = 64 << 30;
+const GIB: u64 = 1 << 30;
 /// Machines kept; more threads than this at once make their own.
 const MAX_IDLE: usize = 16;
 
@@ -45,9 +49,16 @@ impl Machines {
         Ok(Machine::new(&self.hypervisor, cpu, internals)?)
     }
 
-    /// Makes a machine ready to be given memory: all have the same zones.
-    pub fn prepare(machine: &mut Machine) -> Result<(), EngineError> {
-        machine.coalesce(&[ZONES]).map(drop).map_err(|error| EngineError::Kvm(error.to_string()))
+    /// Adds the zones that a map needs to those the machine has.
+    pub fn prepare(machine: &mut Machine, map: &MemoryMap) -> Result<(), EngineError> {
+        let mut zones = machine.coalesced();
+        zones.push(USUAL_ZONES);
+        for region in map.regions().filter(|region| region.is_mapped() && !region.wraps()) {
+            let start = region.phys & !(GIB - 1);
+            let end = region.phys.saturating_add(region.bytes().unwrap_or(0)).checked_next_multiple_of(GIB);
+            zones.push(start..end.unwrap_or(start).min(start.saturating_add(MAX_ZONE)));
+        }
+        machine.coalesce(&zones).map(drop).map_err(|error| EngineError::Kvm(error.to_string()))
     }
 
     /// Takes a machine back; one that cannot be reset is dropped.

@@ -52,7 +52,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     let mut walked = None;
     match mapped {
         Err(error) => {
-            course::mapper_error(error, job.map, course::pool_pages(job.map), &mut marks);
+            course::mapper_error(Phase::Map, error, job.map, course::pool_pages(job.map), &mut marks);
             report.findings = marks.into_findings(Phase::Map, job.map, None);
             report.regions = course::region_reports(job.map, None, &report.findings);
         }

@@ -41,6 +41,11 @@ impl Machine {
         Ok(merged(&self.coalesced.zones))
     }
 
+    /// The addresses that are covered now, or were before a reset.
+    pub fn coalesced(&self) -> Vec<Range<u64>> {
+        merged(&self.coalesced.zones)
+    }
+
     /// Removes all zones, which takes milliseconds if there are any. What was written stays to be drained.
     pub fn clear_coalesced(&mut self) -> Result<(), CoalesceError> {
         self.coalesced.remove(&self.vm, |_| true)
