@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
+use crate::check;
 use crate::engine::{Abilities, EngineError, Job, Kvm, Tamper, walker};
 use crate::machine::CpuidRequest;
 use crate::memory_map::{MemoryMap, ParseError};
@@ -57,6 +58,8 @@ pub struct Scenario {
     engine: EngineName,
     seed: u64,
     limit: Duration,
+    calls: bool,
+    expected: Option<Vec<check::Rule>>,
     tampers: Vec<Tamper>,
     rules: Rules,
 }
@@ -117,6 +120,8 @@ impl Scenario {
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
             limit: DEFAULT_LIMIT,
+            calls: true,
+            expected: None,
             tampers: Vec::new(),
             rules: Rules::all(),
         }
@@ -124,8 +129,9 @@ impl Scenario {
 
     /// Reads a scenario TOML, or a map in any known format. `name` appears in errors.
     ///
-    /// The tables `mapper` (`layout`, `leaf_rule`) and `cpu` (`maxphyaddr`, `gbpages`, `nx`, `la57`, `smep`, `smap`,
-    /// `pku`) are optional.
+    /// Besides `[[descriptor]]` there may be the tables `mapper` (`layout`, `leaf_rule`), `cpu` (`maxphyaddr`, `gbpages`,
+    /// `nx`, `la57`, `smep`, `smap`, `pku`), `firmware` (`calls`: whether runtime services are called) and `expect`
+    /// (`findings`: the rules that must be found, and no others).
     pub fn parse(name: &str, text: &str) -> Result<Self, ParseError> {
         scenario_file::parse(name, text)
     }
@@ -172,6 +178,31 @@ impl Scenario {
         self
     }
 
+    /// Whether the guest calls runtime services.
+    #[must_use]
+    pub fn firmware_calls(mut self, calls: bool) -> Self {
+        self.calls = calls;
+        self
+    }
+
+    /// The rules that must be found, and no others; none: the run must be clean.
+    #[must_use]
+    pub fn expect(mut self, findings: Vec<check::Rule>) -> Self {
+        self.expected = Some(findings);
+        self
+    }
+
+    /// Whether a report is as the scenario expects; None if it says nothing of it.
+    pub fn is_as_expected(&self, report: &Report) -> Option<bool> {
+        let mut expected = self.expected.clone()?;
+        let mut found: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+        for rules in [&mut expected, &mut found] {
+            rules.sort_unstable();
+            rules.dedup();
+        }
+        Some(expected == found)
+    }
+
     /// Changes an entry of the finished tables: a negative control.
     #[must_use]
     pub fn tamper(mut self, tamper: Tamper) -> Self {
@@ -209,6 +240,7 @@ impl Scenario {
             cpu: self.cpu,
             seed: self.seed,
             limit: self.limit,
+            calls: self.calls,
             tampers: &self.tampers,
             rules: self.rules,
             progress,

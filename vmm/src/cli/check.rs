@@ -44,7 +44,15 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     bar.finish_and_clear();
     let report = report?;
     show(&report, arguments.json.as_deref())?;
-    Ok(if report.is_clean() { Status::Clean } else { Status::Findings })
+    let fine = match scenario.is_as_expected(&report) {
+        None => report.is_clean(),
+        Some(met) => {
+            let words = if met { "as the scenario expects" } else { "NOT as the scenario expects" };
+            eprintln!("efibed: {words}");
+            met
+        }
+    };
+    Ok(if fine { Status::Clean } else { Status::Findings })
 }
 
 /// On standard error, if that is a terminal; most checks are over before it is drawn.

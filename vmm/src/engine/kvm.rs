@@ -68,10 +68,10 @@ impl Kvm {
         let reused = self.machines.reuse(&job.cpu, job.map);
         let firmware =
             Firmware::lay_out(job.map.descriptors(), |phys| phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr));
-        if let Err(reason) = &firmware {
+        if let (Err(reason), true) = (&firmware, job.calls) {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
-        let firmware = firmware.ok();
+        let firmware = firmware.ok().filter(|_| job.calls);
         let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;

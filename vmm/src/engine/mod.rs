@@ -39,6 +39,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// For each stretch of running in the guest.
     pub limit: Duration,
+    /// Whether runtime services are called.
+    pub calls: bool,
     /// Changes made to the finished tables, for negative controls.
     pub tampers: &'a [Tamper],
     /// The walker's rules in force, for negative controls.
