@@ -171,8 +171,8 @@ impl AddressSpace {
         gbpages: bool,
     ) -> Result<(), MapError> {
         let largest = if gbpages { 3 } else { 2 };
-        let mut fill = Fill { tables, flags: flags | PRESENT, rule, largest };
-        fill.range(self.root, self.levels, virt, phys, bytes)
+        let mut fill = Fill { tables, space: self, flags: flags | PRESENT, rule, largest };
+        fill.range(virt, phys, bytes)
     }
 
     /// Takes over from `other` what maps first..=last, at the highest level at which an entry holds nothing of `arena`.
@@ -188,17 +188,23 @@ impl AddressSpace {
     }
 }
 
-/// Bytes that one entry of a level spans: 4 KiB at level 1, times 512 for each level up.
+/// The lowest bit of the index at a level: 12 at level 1, 9 more for each level up.
+const fn shift(level: u32) -> u32 {
+    12 + 9 * (level - 1)
+}
+
+/// Bytes that one entry of a level spans.
 const fn span(level: u32) -> u64 {
-    PAGE_BYTES << (9 * (level - 1))
+    1 << shift(level)
 }
 
 const fn index(virt: u64, level: u32) -> usize {
-    (virt / span(level)) as usize % ENTRIES
+    (virt >> shift(level)) as usize % ENTRIES
 }
 
 struct Fill<'a> {
     tables: &'a mut Tables,
+    space: AddressSpace,
     /// Of a 4 KiB leaf, present.
     flags: u64,
     rule: LeafRule,
@@ -207,29 +213,44 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    /// Fills the part of `table` that maps `bytes` at `virt`, and the tables below it.
-    fn range(&mut self, table: u64, level: u32, mut virt: u64, mut phys: u64, mut bytes: u64) -> Result<(), MapError> {
-        if level == 1 {
-            return self.pages(table, virt, phys, bytes);
-        }
-        let span = span(level);
+    /// Fills entries from the left, each time the largest leaf that the rule allows, or a table's worth of PTEs.
+    fn range(&mut self, mut virt: u64, mut phys: u64, mut bytes: u64) -> Result<(), MapError> {
         while bytes > 0 {
-            // To the entry's end, by way of what is left of the span, which cannot overflow at the top.
-            let chunk = bytes.min(span - (virt & (span - 1)));
-            let leaf =
-                if chunk == span && level <= self.largest { self.rule.large_leaf(virt, phys, span) } else { None };
-            match leaf {
-                Some(address) => self.set(table, index(virt, level), address | self.flags | LARGE)?,
-                None => {
-                    let below = self.descend(table, level, index(virt, level))?;
-                    self.range(below, level - 1, virt, phys, chunk)?;
+            let chunk = match self.large_leaf(virt, phys, bytes) {
+                Some((level, address)) => {
+                    let table = self.table_at(virt, level)?;
+                    self.set(table, index(virt, level), address | self.flags | LARGE)?;
+                    span(level)
                 }
-            }
+                None => {
+                    let chunk = bytes.min(span(2) - (virt & (span(2) - 1)));
+                    let table = self.table_at(virt, 1)?;
+                    self.pages(table, virt, phys, chunk)?;
+                    chunk
+                }
+            };
             virt = virt.wrapping_add(chunk);
             phys = phys.wrapping_add(chunk);
             bytes -= chunk;
         }
         Ok(())
+    }
+
+    /// The level of the largest leaf for the start of a range, and the address that goes into it.
+    fn large_leaf(&self, virt: u64, phys: u64, bytes: u64) -> Option<(u32, u64)> {
+        (2..=self.largest).rev().filter(|level| bytes >= span(*level)).find_map(|level| {
+            let address = self.rule.large_leaf(virt, phys, span(level))?;
+            Some((level, address))
+        })
+    }
+
+    /// The table whose entries for `virt` are of `level`.
+    fn table_at(&mut self, virt: u64, level: u32) -> Result<u64, MapError> {
+        let mut table = self.space.root;
+        for above in (level + 1..=self.space.levels).rev() {
+            table = self.descend(table, above, index(virt, above))?;
+        }
+        Ok(table)
     }
 
     /// The hot loop: consecutive PTEs of one table.

@@ -36,6 +36,8 @@ pub struct Alias {
     pub executable: bool,
     /// The PAT index asked for.
     pub pat_index: u8,
+    /// RUNTIME: it stays when boot services go.
+    pub runtime: bool,
     /// Past the CPU's physical-address width: it cannot be probed.
     pub past_maxphyaddr: bool,
 }
@@ -148,6 +150,7 @@ impl Alias {
             writable: true,
             executable: region.is_code() || !nx,
             pat_index: cache_index(region.attribute),
+            runtime: region.is_runtime(),
             past_maxphyaddr: u128::from(phys) + u128::from(region.pages) * 4096 > 1 << told.maxphyaddr,
         }
     }

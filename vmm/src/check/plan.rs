@@ -202,8 +202,11 @@ impl Maker<'_> {
         self.ends(alias.virt, alias.last());
         self.write_page(alias.virt);
         self.add(ProbeKind::Fetch, alias.virt);
-        for kind in [ProbeKind::UserRead, ProbeKind::UserWrite, ProbeKind::UserFetch] {
-            self.add(kind, alias.virt);
+        // Entering ring 3 is what costs; what stays mapped for good is tried in every way.
+        self.add(ProbeKind::UserRead, alias.virt);
+        if alias.runtime {
+            self.add(ProbeKind::UserWrite, alias.virt);
+            self.add(ProbeKind::UserFetch, alias.virt);
         }
         for neighbour in [alias.virt.wrapping_sub(PAGE_BYTES), alias.last().wrapping_add(1)] {
             self.nobody(neighbour);
