@@ -258,25 +258,24 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
         text += &format!("region {} ({} at {:#x}): ", region.index, type_name(region.ty), region.phys);
     }
     if let Some(virt) = mark.virt {
-        let pages = mark.pages;
-        text += &match pages {
-            0 | 1 => format!("VA {virt:#x} "),
-            _ => format!("{pages} pages from VA {virt:#x} "),
+        text += &match mark.pages {
+            0 | 1 => format!("VA {virt:#x}: "),
+            pages => format!("{pages} pages from VA {virt:#x}: "),
         };
     }
     text += match mark.rule {
-        Rule::ReservedBit => "fault: a reserved bit is set on the way",
-        Rule::NotPresent => "are not mapped",
-        Rule::WrongFrame => "reach another physical page than their own",
-        Rule::CacheType => "have another PAT index than the region asks for",
-        Rule::NotWritable => "cannot be written",
-        Rule::NotExecutable => "cannot be executed",
-        Rule::ExecutableData => "can be executed",
-        Rule::UserAccessible => "can be reached from ring 3",
-        Rule::StrayMapping => "translate, but belong to no region",
-        Rule::WitnessDisagreement => "behave otherwise in the guest than the tables say",
-        Rule::WrongErrorCode => "fault in another way than the manual says",
-        other => other.summary(),
+        Rule::ReservedBit => "every access faults, for a reserved bit is set on the way",
+        Rule::NotPresent => "nothing is mapped",
+        Rule::WrongFrame => "another physical page is reached than the region's own",
+        Rule::CacheType => "the PAT index is another than the region asks for",
+        Rule::NotWritable => "writes fault",
+        Rule::NotExecutable => "instruction fetches fault",
+        Rule::ExecutableData => "data can be executed",
+        Rule::UserAccessible => "ring 3 gets through",
+        Rule::StrayMapping => "something is mapped that belongs to no region",
+        Rule::WitnessDisagreement => "the guest's MMU does otherwise than the tables say",
+        Rule::WrongErrorCode => "the fault is another than the manual's rules give",
+        other => other.summary().trim_end_matches('.'),
     };
     let (expected, observed) = (mark.expected.to_string(), mark.observed.to_string());
     if !expected.is_empty() {
