@@ -21,8 +21,10 @@ use crate::check::{
     ProbeCounts, Random, Rule, TableCheck, TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
-use crate::guest::{BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, PAGE_BYTES, Placement, command};
-use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
+use crate::guest::{
+    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, PAGE_BYTES, Placement, Sizes, command,
+};
+use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
 use crate::report::{CallReport, EngineName, FaultDetail, Report};
@@ -77,15 +79,12 @@ impl Kvm {
         let image = Image::built_in()?;
         let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
-        let taken = reused.as_ref().map(|machine| machine.internals().ranges());
-        let placed = Placement::find(job.map, sizes, limit, taken.as_ref().map_or(&[], |ranges| ranges));
-        let placed = placed.and_then(|placement| match &reused {
-            Some(machine) => Ok((placement, machine.internals())),
-            None => placement.internals(job.map).map(|internals| (placement, internals)),
-        });
-        let (placement, internals) = match placed {
+        let (placement, internals) = match place(job.map, sizes, limit, reused.as_ref()) {
             Ok(placed) => placed,
             Err(no_room) => {
+                if let Some(machine) = reused {
+                    self.machines.give_back(&job.cpu, machine);
+                }
                 input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
                 report.findings = input.into_findings(Phase::Input, job.map, None);
                 report.regions = course::region_reports(job.map, None, &report.findings);
@@ -120,6 +119,22 @@ impl Kvm {
         report.timing.total = start.elapsed();
         self.machines.give_back(&job.cpu, machine);
         Ok(report)
+    }
+}
+
+/// Where the guest goes, and KVM's own pages: where a machine that exists has them, else off everything.
+fn place(
+    map: &MemoryMap,
+    sizes: Sizes,
+    limit: u64,
+    machine: Option<&Machine>,
+) -> Result<(Placement, Internals), NoRoom> {
+    match machine.map(Machine::internals) {
+        Some(internals) => Ok((Placement::find(map, sizes, limit, &internals.ranges())?, internals)),
+        None => {
+            let placement = Placement::find(map, sizes, limit, &[])?;
+            Ok((placement, placement.internals(map)?))
+        }
     }
 }
 
@@ -195,11 +210,9 @@ impl Run<'_, '_> {
         if let Err(end) = self.run(&mut judged) {
             self.ended(&end);
         }
-        let judged = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
-        self.report.regions = course::region_reports(self.job.map, judged, &self.report.findings);
-        if let Some((_, tables)) = judged {
-            self.report.runs = tables.runs.clone();
-        }
+        let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
+        self.report.regions = course::region_reports(self.job.map, known, &self.report.findings);
+        self.report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
     }
 
     /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables are to be, and are,
@@ -396,9 +409,13 @@ impl Run<'_, '_> {
         });
         let found: BTreeSet<u64> = self.marks.addresses().chain(judge.marks.addresses()).collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
-            let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), &self.cpu.checks);
+            // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
+            let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {
+                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), paging);
+                walk.translation().map(|to| to.pa.0)
+            });
             if let Ok(answer) = self.guest.machine().translate(virt) {
-                judge.translated(virt, answer, walk.translation().map(|to| to.pa.0));
+                judge.translated(virt, answer, walked);
             }
         }
     }
