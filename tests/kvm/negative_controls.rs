@@ -1,9 +1,13 @@
 //! Break the thing, see the test fail: each bit of an entry, each rule of the walker that matters to a run.
 
+use std::time::Duration;
+
 use efibed::check::{Phase, Rule, Witness};
+use efibed::guest::Image;
 use efibed::mmu::{Level, Rule as WalkerRule};
 use efibed::report::Report;
 use efibed::{Layout, LeafRule, Moment, Tamper};
+use efibed_guest::protocol::{ImageHeader, Mailbox};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -13,6 +17,13 @@ pub fn trials() -> Vec<Trial> {
         trial("a_broken_walker_disagrees_with_the_mmu", Need::Kvm, a_broken_walker_disagrees_with_the_mmu),
         trial("a_broken_walker_does_not_change_what_is_verified", Need::Kvm, a_broken_walker_does_not_verify_less),
     ];
+    for (name, run) in [
+        ("a_fault_outside_a_probe_ends_the_run_with_an_account", a_fault_outside_a_probe as fn()),
+        ("without_its_idt_the_guest_shuts_down", without_its_idt_the_guest_shuts_down),
+        ("a_guest_past_its_limit_is_stopped", a_guest_past_its_limit_is_stopped),
+    ] {
+        trials.push(trial(name, Need::Kvm, run));
+    }
     for entry in ENTRIES {
         for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
             let name = format!("each_bit_of_{}_{moment:?}", entry.name);
@@ -155,6 +166,41 @@ fn a_broken_walker_does_not_verify_less() {
         let report = bed().run(&scenario(SMALL).break_walker(*rule)).unwrap();
         assert_eq!(report.probes.pages_verified, SMALL_PAGES, "{rule:?}: {}", brief(&report));
     }
+}
+
+/// Runs with a page of the guest's own taken away behind the walk's back, and again without, on the same machine.
+fn without_page(virt: u64) -> Report {
+    let tamper = Tamper { virt, level: Level::Pte, flip: 1, moment: Moment::AfterWalk };
+    let report = bed().run(&scenario(SMALL).tamper(tamper)).unwrap();
+    bed().run(&scenario(SMALL)).unwrap().assert_clean();
+    report
+}
+
+fn header() -> &'static ImageHeader {
+    Image::built_in().unwrap().header()
+}
+
+fn a_fault_outside_a_probe() {
+    let records = header().mailbox + std::mem::offset_of!(Mailbox, probes) as u64 + 0x1000;
+    let report = without_page(records);
+    let fault = report.findings.iter().find(|finding| finding.rule == Rule::GuestFault).unwrap();
+    let page = format!("CR2 {:#x}", records & !0xfff);
+    let says = |text: &str| assert!(fault.message.contains(text), "{text}: {}", fault.message);
+    ["#PF 0x", " outside a probe", page.trim_end_matches("000"), "RIP 0xffffffff80", "CR3 0x", "RDI 0x", ", at `mov"]
+        .into_iter()
+        .for_each(says);
+}
+
+fn without_its_idt_the_guest_shuts_down() {
+    let report = without_page(header().descriptor_tables);
+    assert!(report.findings.iter().any(|finding| finding.rule == Rule::TripleFault), "{}", brief(&report));
+}
+
+fn a_guest_past_its_limit_is_stopped() {
+    let report = bed().run(&scenario(Q35_2G).limit(Duration::from_millis(1))).unwrap();
+    let stopped = report.findings.iter().find(|finding| finding.rule == Rule::Watchdog);
+    assert!(stopped.is_some_and(|finding| finding.message.contains("in ring 0 at RIP 0x")), "{}", brief(&report));
+    bed().run(&scenario(SMALL)).unwrap().assert_clean();
 }
 
 fn brief(report: &Report) -> String {
