@@ -86,8 +86,8 @@ impl Toolchain {
     }
 
     fn build(&self, main: &Path, name: &str, flags: &[&str]) -> Result<PathBuf, BuildError> {
-        self.library("efibed_stub", &stub_source().join("lib.rs"), flags)?;
-        self.library("efibed_guest", &Path::new(SOURCE_DIR).join("src/lib.rs"), flags)?;
+        self.compile_crate("efibed_stub", &stub_source().join("lib.rs"), flags)?;
+        self.compile_crate("efibed_guest", &Path::new(SOURCE_DIR).join("src/lib.rs"), flags)?;
         let elf = self.out.join(name);
         let mut arguments = self.common("efibed_image", "bin", main, flags);
         arguments.push("-Clto=fat".into());
@@ -107,7 +107,7 @@ impl Toolchain {
         Ok(elf)
     }
 
-    fn library(&self, name: &str, source: &Path, flags: &[&str]) -> Result<(), BuildError> {
+    fn compile_crate(&self, name: &str, source: &Path, flags: &[&str]) -> Result<(), BuildError> {
         let mut arguments = self.common(name, "rlib", source, flags);
         arguments.extend(["-o".into(), self.rlib(name).into()]);
         self.run(&arguments).map(drop)
