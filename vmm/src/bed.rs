@@ -222,11 +222,6 @@ impl Scenario {
         &self.map
     }
 
-    /// What is asked of the CPU.
-    pub fn cpu_request(&self) -> &CpuidRequest {
-        &self.cpu
-    }
-
     /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
     /// there are no tables, and the report says why.
     pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {

@@ -46,11 +46,6 @@ impl Machine {
         merged(&self.coalesced.zones)
     }
 
-    /// Removes all zones, which takes milliseconds if there are any. What was written stays to be drained.
-    pub fn clear_coalesced(&mut self) -> Result<(), CoalesceError> {
-        self.coalesced.remove(&self.vm, |_| true)
-    }
-
     /// Hands out the writes collected so far, oldest first: physical address and data. Drain at
     /// every exit before the exit itself is handled, and the order is that of the guest.
     pub fn drain(&mut self, mut each: impl FnMut(u64, &[u8])) {
