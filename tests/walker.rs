@@ -3,7 +3,7 @@
 use efibed::check::{Rule, Witness};
 use efibed::mmu::Level;
 use efibed::report::Report;
-use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Moment, Pa, Scenario, Tamper};
+use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Moment, Pa, Progress, Scenario, Tamper};
 use efibed_tests::*;
 
 fn run(scenario: &Scenario) -> Report {
@@ -76,6 +76,42 @@ fn strays_and_holes_are_found() {
     let stray = run(&scenario(OVMF_2013).tamper(flip(0xffff_fffe_fc02_0000, 0x1234_5003)));
     assert_eq!(rules(&stray), [Rule::StrayMapping]);
     assert_eq!(stray.findings[0].observed, "PA 0x12345000");
+}
+
+#[test]
+fn a_full_window_of_4k_leaves_is_walked_to_its_last_entry() {
+    let text = "[[descriptor]]\ntype = \"MemoryMappedIO\"\nphys = 0\npages = 0x1000000\nattribute = \"RUNTIME|UC\"";
+    let full = Scenario::parse("64 GiB", text).unwrap().leaf_rule(LeafRule::FourK);
+    // From -68 GiB to -4 GiB, all of it: R/W of the first entry, P of one in the middle, bit 36 of the last one's frame.
+    let (first, middle, last) = (0xffff_ffef_0000_0000, 0xffff_fff7_1234_5000, 0xffff_fffe_ffff_f000);
+    let flip = |virt, flip| Tamper { virt, level: Level::Pte, flip, moment: Moment::BeforeWalk };
+    let report = run(&full.tamper(flip(first, 2)).tamper(flip(middle, 1)).tamper(flip(last, 1 << 36)));
+    let mut found: Vec<_> = report.findings.iter().map(|f| (f.virt, f.rule, f.pages, f.error_code)).collect();
+    found.sort_unstable();
+    assert_eq!(
+        found,
+        [
+            (Some(first), Rule::NotWritable, 1, None),
+            // A supervisor's read of what is not present: no bit is set (SDM 3A 4.7).
+            (Some(middle), Rule::NotPresent, 1, Some(0)),
+            (Some(last), Rule::WrongFrame, 1, None),
+        ]
+    );
+    assert_eq!(report.regions[0].leaves.of_4k, (64 << 30) / 4096 - 1);
+    assert_eq!(report.translate(last), Some(Pa(0x1f_ffff_f000)));
+    assert_eq!(report.translate(middle - 1), Some(Pa(0x8_1234_4fff)));
+    assert_eq!(report.translate(middle), None);
+    assert_eq!(report.translate(middle + 0x1000), Some(Pa(0x8_1234_6000)));
+}
+
+#[test]
+fn whoever_waits_is_told_of_each_phase() {
+    let told = std::cell::RefCell::new(Vec::new());
+    let scenario = scenario(OVMF_2013).engine(EngineName::Walker);
+    bed().run_telling(&scenario, &|progress| told.borrow_mut().push(progress)).unwrap();
+    // The five ranges of that map.
+    let pages = scenario.map().regions().map(|region| region.pages).sum();
+    assert_eq!(*told.borrow(), [Progress::Mapping { pages }, Progress::Walking]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Layouts: the rule that gives each region its virtual address.
 //!
 //! Each is a small state machine over the descriptors in list order. The host computes the same addresses from the
-//! layouts' closed forms, independently, and compares.
+//! layouts' closed forms, independently, and compares. What Linux does besides giving addresses is in `linux.rs`.
 
 use core::ops::Range;
 
@@ -17,13 +17,21 @@ const WINDOW_START: u64 = (68u64 << 30).wrapping_neg();
 /// Where the kernel's own text begins: -2 GiB (Linux: `__START_KERNEL_map`).
 const KERNEL_START: u64 = (2u64 << 30).wrapping_neg();
 
+/// What a PDE spans, 2 MiB (Linux: `PMD_SIZE`).
+const PMD_BYTES: u64 = 2 << 20;
+
 /// How virtual addresses are given to regions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u32)]
 pub enum Layout {
+    /// What x86-64 Linux does: adjacent equal descriptors merged; from the last to the first, downwards from -4 GiB, each
+    /// at the highest free address that equals its physical one modulo 2 MiB; everything 1:1 as well.
+    #[default]
+    Linux = 4,
+    /// What a kexec'ed x86-64 Linux does: RUNTIME regions at the addresses that their descriptors bear, and 1:1.
+    LinuxFixed = 5,
     /// `efi_va = -4G - highest end of the mapped regions`; `VA = efi_va + PA`. VA and PA agree modulo the leaf size
     /// only where that highest end is itself aligned so.
-    #[default]
     Window = 1,
     /// In list order, one region right below another from -4 GiB down, no regard to the alignment of PA.
     PackedDown = 2,
@@ -33,11 +41,13 @@ pub enum Layout {
 
 impl Layout {
     /// Every layout, in the order help texts show them.
-    pub const ALL: [Self; 3] = [Self::Window, Self::PackedDown, Self::PackedUp];
+    pub const ALL: [Self; 5] = [Self::Linux, Self::LinuxFixed, Self::Window, Self::PackedDown, Self::PackedUp];
 
     /// The name users write.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Linux => "linux",
+            Self::LinuxFixed => "linux-fixed",
             Self::Window => "window",
             Self::PackedDown => "packed-down",
             Self::PackedUp => "packed-up",
@@ -57,17 +67,19 @@ impl Layout {
     /// The addresses this layout gives out; the kernel's tables are shared everywhere else.
     pub(crate) fn arena(self) -> Range<u64> {
         match self {
-            Self::Window | Self::PackedDown => WINDOW_START..WINDOW_END,
+            Self::Linux | Self::LinuxFixed | Self::Window | Self::PackedDown => WINDOW_START..WINDOW_END,
             Self::PackedUp => WINDOW_END..KERNEL_START,
         }
     }
 }
 
-/// Gives out addresses, one region after another in list order.
+/// Gives out addresses, one region after another.
 pub(crate) enum Allocator {
     Linear { efi_va: u64 },
     Down { next: u64 },
     Up { next: u64 },
+    Congruent { next: u64 },
+    Fixed,
 }
 
 impl Allocator {
@@ -80,16 +92,20 @@ impl Allocator {
             Layout::Window => Self::Linear { efi_va: window_base(descriptors)? },
             Layout::PackedDown => Self::Down { next: WINDOW_END },
             Layout::PackedUp => Self::Up { next: WINDOW_END },
+            Layout::Linux => Self::Congruent { next: WINDOW_END },
+            Layout::LinuxFixed => Self::Fixed,
         })
     }
 
-    /// The virtual address of the next mapped region, `index` in the list.
-    pub(crate) fn place(&mut self, index: usize, phys: u64, bytes: u64) -> Result<u64, MapError> {
+    /// The virtual address of the next mapped region, `index` in the list; None: it gets none, and stays unmapped.
+    pub(crate) fn place(&mut self, index: usize, descriptor: &MemoryDescriptor) -> Result<Option<u64>, MapError> {
+        let phys = descriptor.phys_start;
+        let bytes = descriptor.page_count * PAGE_BYTES;
         match self {
-            Self::Linear { efi_va } => Ok(efi_va.wrapping_add(phys)),
+            Self::Linear { efi_va } => Ok(Some(efi_va.wrapping_add(phys))),
             Self::Down { next } => {
                 *next = next.checked_sub(bytes).ok_or(MapError::AddressSpaceFull { index })?;
-                Ok(*next)
+                Ok(Some(*next + phys % PAGE_BYTES))
             }
             // Runs on over the kernel, as such an allocator would: that is the mistake this layout exists to show.
             Self::Up { next } => {
@@ -99,8 +115,17 @@ impl Allocator {
                 if *next == 0 {
                     *next = u64::MAX;
                 }
-                Ok(virt)
+                Ok(Some(virt + phys % PAGE_BYTES))
             }
+            Self::Congruent { next } => {
+                let below = next.saturating_sub(bytes);
+                let offset = phys % PMD_BYTES;
+                let virt = (below & !(PMD_BYTES - 1)) + offset;
+                *next = if virt > below { virt.saturating_sub(PMD_BYTES) } else { virt };
+                // As in Linux, `next` stays where it is: once a region does not fit, no later one does.
+                Ok((*next >= WINDOW_START).then_some(*next))
+            }
+            Self::Fixed => Ok((descriptor.virt_start != 0 || phys == 0).then_some(descriptor.virt_start)),
         }
     }
 }

@@ -13,6 +13,7 @@
 
 mod error;
 pub mod layout;
+mod linux;
 pub mod mapper;
 pub mod page_table;
 pub mod protocol;

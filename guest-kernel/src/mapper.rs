@@ -6,7 +6,8 @@ use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 
 use crate::error::MapError;
 use crate::layout::{Allocator, Layout, is_mapped};
-use crate::page_table::{AddressSpace, LeafRule, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
+use crate::linux;
+use crate::page_table::{AddressSpace, LeafRule, Mapping, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
 use crate::protocol::{CpuAbilities, KeepRange, MapRequest};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
@@ -37,6 +38,10 @@ pub enum Finish {
 pub struct MapContext<'a> {
     /// The EFI memory map, in firmware's order, `stride` bytes apart.
     pub memory_map: DescriptorList<'a>,
+    /// The Memory Attributes Table's entries; empty where there is none.
+    pub attributes_table: DescriptorList<'a>,
+    /// The memory map is a list of Linux's own: already merged, and in the order in which Linux maps.
+    pub in_mapping_order: bool,
     /// Pages for tables, and the way to reach them.
     pub tables: Tables,
     /// The kernel's own address space.
@@ -59,32 +64,25 @@ impl<'a> MapContext<'a> {
         let bytes = request.memory_map_bytes as usize;
         let at = |phys: u64| core::ptr::with_exposed_provenance_mut::<u8>(phys.wrapping_add(offset) as usize);
         // SAFETY: as the caller vouches.
-        let (memory_map, virtual_map) = unsafe {
+        let (memory_map, attributes_table, virtual_map) = unsafe {
             (
                 core::slice::from_raw_parts(at(request.memory_map), bytes),
+                core::slice::from_raw_parts(at(request.attributes_table), request.attributes_table_bytes as usize),
                 core::slice::from_raw_parts_mut(at(request.virtual_map), bytes),
             )
         };
-        let list = DescriptorList::new(memory_map, request.stride as usize)?;
+        let stride = request.stride as usize;
+        let memory_map = DescriptorList::new(memory_map, stride)?;
+        let attributes_table = DescriptorList::new(attributes_table, stride)?;
+        let virtual_map = VirtualMap { bytes: virtual_map, phys: request.virtual_map, stride, count: 0 };
         let [reach, pool] = [request.table_reach, request.table_pool].map(|[start, end]| start..end);
         // SAFETY: as the caller vouches; no reference into it outlives a call of the mapper.
         let tables = unsafe { Tables::new(offset, reach, pool) };
         let kernel = AddressSpace::existing(request.kernel_root, request.levels as u32);
         let keep = request.keep.get(..request.keep_count as usize)?;
-        Some(Self::new(list, virtual_map, tables, kernel, keep, request.cpu))
-    }
-
-    /// A context over borrowed memory; `virtual_map` takes the descriptors handed to SetVirtualAddressMap.
-    pub fn new(
-        memory_map: DescriptorList<'a>,
-        virtual_map: &'a mut [u8],
-        tables: Tables,
-        kernel: AddressSpace,
-        keep: &'a [KeepRange],
-        cpu: CpuAbilities,
-    ) -> Self {
-        let stride = memory_map.stride;
-        Self { memory_map, tables, kernel, keep, cpu, virtual_map: VirtualMap { bytes: virtual_map, stride, count: 0 } }
+        let in_mapping_order = request.in_mapping_order != 0;
+        let cpu = request.cpu;
+        Some(Self { memory_map, attributes_table, in_mapping_order, tables, kernel, keep, cpu, virtual_map })
     }
 
     /// Adds a mapped region, with its `virt_start`, to the map that SetVirtualAddressMap will be given.
@@ -95,6 +93,44 @@ impl<'a> MapContext<'a> {
     /// How many regions [`Self::push_mapped`] took.
     pub fn mapped_count(&self) -> usize {
         self.virtual_map.count
+    }
+
+    /// The mapped region at a place in that map.
+    pub fn mapped(&self, index: usize) -> Option<MemoryDescriptor> {
+        self.virtual_map.get(index)
+    }
+
+    /// Lengthens the mapped region that was added last.
+    pub(crate) fn extend_mapped(&mut self, pages: u64) {
+        if let Some(index) = self.virtual_map.count.checked_sub(1)
+            && let Some(last) = self.virtual_map.get(index)
+        {
+            self.virtual_map.set(index, &MemoryDescriptor { page_count: last.page_count + pages, ..last });
+        }
+    }
+
+    /// Gives a mapped region its virtual address.
+    pub(crate) fn set_virtual_start(&mut self, index: usize, virt_start: u64) {
+        if let Some(region) = self.virtual_map.get(index) {
+            self.virtual_map.set(index, &MemoryDescriptor { virt_start, ..region });
+        }
+    }
+
+    /// Turns the mapped regions round, the last one first.
+    pub(crate) fn reverse_mapped(&mut self) {
+        let count = self.virtual_map.count;
+        for (low, high) in (0..count / 2).map(|low| (low, count - 1 - low)) {
+            if let (Some(first), Some(last)) = (self.virtual_map.get(low), self.virtual_map.get(high)) {
+                self.virtual_map.set(low, &last);
+                self.virtual_map.set(high, &first);
+            }
+        }
+    }
+
+    /// The physical addresses of the map that SetVirtualAddressMap will be given.
+    pub fn virtual_map_used(&self) -> Range<u64> {
+        let VirtualMap { phys, stride, count, .. } = self.virtual_map;
+        phys..phys + (count * stride) as u64
     }
 
     /// A new address space that shares all of the kernel's but what lies in `arena`.
@@ -136,18 +172,33 @@ impl<'a> DescriptorList<'a> {
 
 struct VirtualMap<'a> {
     bytes: &'a mut [u8],
+    /// Physical address of `bytes`.
+    phys: u64,
     stride: usize,
     count: usize,
 }
 
 impl VirtualMap<'_> {
     fn push(&mut self, descriptor: &MemoryDescriptor) -> Option<()> {
-        let start = self.count.checked_mul(self.stride)?;
+        self.set(self.count, descriptor)?;
+        self.count += 1;
+        Some(())
+    }
+
+    fn get(&self, index: usize) -> Option<MemoryDescriptor> {
+        let start = Some(index).filter(|index| *index < self.count)?.checked_mul(self.stride)?;
+        let slot = self.bytes.get(start..start.checked_add(self.stride)?)?;
+        // SAFETY: the slot is at least as large as a descriptor (`DescriptorList::new` checked the stride), for which
+        // every bit pattern is valid; the read is unaligned, so it asks nothing more of the memory.
+        Some(unsafe { slot.as_ptr().cast::<MemoryDescriptor>().read_unaligned() })
+    }
+
+    fn set(&mut self, index: usize, descriptor: &MemoryDescriptor) -> Option<()> {
+        let start = index.checked_mul(self.stride)?;
         let slot = self.bytes.get_mut(start..start.checked_add(self.stride)?)?;
         // SAFETY: the slot is at least as large as a descriptor (`DescriptorList::new` checked the stride); the write
         // is unaligned, so it asks nothing more of the memory.
         unsafe { slot.as_mut_ptr().cast::<MemoryDescriptor>().write_unaligned(*descriptor) };
-        self.count += 1;
         Some(())
     }
 }
@@ -163,23 +214,38 @@ pub struct LayoutMapper {
 
 impl Mapper for LayoutMapper {
     fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
-        let mut allocator = Allocator::new(self.layout, context.memory_map.iter())?;
-        let space = context.share_kernel(self.layout.arena())?;
-        for (index, descriptor) in context.memory_map.iter().enumerate() {
-            if !is_mapped(descriptor) {
-                continue;
-            }
-            let phys = descriptor.phys_start & !(PAGE_BYTES - 1);
-            let bytes = descriptor.page_count * PAGE_BYTES;
-            let virt = allocator.place(index, phys, bytes)?;
-            let flags = leaf_flags(descriptor, context.cpu);
-            space.map(&mut context.tables, virt, phys, bytes, flags, self.leaf_rule, context.cpu.gbpages != 0)?;
-            // Firmware adds `virt_start - phys_start` to its pointers, so an unaligned start keeps its offset.
-            let virt_start = virt + (descriptor.phys_start - phys);
-            context.push_mapped(index, &MemoryDescriptor { virt_start, ..*descriptor })?;
+        let Self { layout, leaf_rule } = *self;
+        match layout {
+            Layout::Linux | Layout::LinuxFixed => linux::map(context, layout, leaf_rule),
+            Layout::Window | Layout::PackedDown | Layout::PackedUp => map_in_list_order(context, layout, leaf_rule),
         }
-        Ok(space)
     }
+
+    fn finish(&mut self, context: &mut MapContext<'_>, space: AddressSpace) -> Result<Finish, MapError> {
+        match self.layout {
+            Layout::Linux => linux::finish(context, space),
+            _ => Ok(Finish::Unchanged),
+        }
+    }
+}
+
+fn map_in_list_order(
+    context: &mut MapContext<'_>,
+    layout: Layout,
+    leaf_rule: LeafRule,
+) -> Result<AddressSpace, MapError> {
+    let mut allocator = Allocator::new(layout, context.memory_map.iter())?;
+    let space = context.share_kernel(layout.arena())?;
+    for (index, descriptor) in context.memory_map.iter().enumerate().filter(|(_, region)| is_mapped(region)) {
+        // Firmware adds `virt_start - phys_start` to its pointers, so an unaligned start keeps its offset.
+        let Some(virt_start) = allocator.place(index, descriptor)? else { continue };
+        let [virt, phys] = [virt_start, descriptor.phys_start].map(|start| start & !(PAGE_BYTES - 1));
+        let mapping =
+            Mapping { flags: leaf_flags(descriptor, context.cpu), leaf_rule, gbpages: context.cpu.gbpages != 0 };
+        space.map(&mut context.tables, virt, phys, descriptor.page_count * PAGE_BYTES, mapping)?;
+        context.push_mapped(index, &MemoryDescriptor { virt_start, ..*descriptor })?;
+    }
+    Ok(space)
 }
 
 /// Read and write for all, execute for code, and the first cache type of WB, WT, UC- that the region is capable of;

@@ -11,7 +11,8 @@ use crate::error::MapError;
 pub const PAGE_BYTES: u64 = 4096;
 const ENTRIES: usize = 512;
 
-const PRESENT: u64 = 1 << 0;
+/// P: the entry is in use.
+pub const PRESENT: u64 = 1 << 0;
 /// R/W: writes are allowed.
 pub const WRITABLE: u64 = 1 << 1;
 /// PWT: page-level write-through, bit 0 of the PAT index.
@@ -79,6 +80,17 @@ impl LeafRule {
     }
 }
 
+/// How a range is to be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// The flags of a PTE; PRESENT is understood.
+    pub flags: u64,
+    /// Which leaves to take.
+    pub leaf_rule: LeafRule,
+    /// Whether there are 1 GiB leaves.
+    pub gbpages: bool,
+}
+
 /// The pages a mapper may use for tables: zeroed, contiguous in physical memory, reached at a fixed distance.
 pub struct Tables {
     /// Virtual minus physical address of all table memory, the kernel's included.
@@ -127,6 +139,51 @@ impl Tables {
         // reference into it.
         Ok(unsafe { &mut *core::ptr::with_exposed_provenance_mut(virt as usize) })
     }
+
+    /// The table below entry `slot`: made if absent, split if a leaf is there, copied if it is the kernel's.
+    fn descend(&mut self, table: u64, level: u32, slot: usize) -> Result<u64, MapError> {
+        let entry = self.get(table, slot)?;
+        let below = entry & ADDRESS;
+        if entry & PRESENT != 0 && entry & LARGE == 0 && self.owns(below) {
+            return Ok(below);
+        }
+        let new = self.allocate()?;
+        let flags = match (entry & PRESENT != 0, entry & LARGE != 0) {
+            (false, _) => TABLE,
+            (true, true) => {
+                self.split(new, level, entry)?;
+                TABLE
+            }
+            (true, false) => {
+                copy_table(self, below, new)?;
+                entry & !ADDRESS
+            }
+        };
+        self.set(table, slot, new | flags)?;
+        Ok(new)
+    }
+
+    /// Fills `new` with leaves, one level down, that map what the large leaf `entry` of `level` maps.
+    fn split(&mut self, new: u64, level: u32, entry: u64) -> Result<(), MapError> {
+        // PAT is bit 12 of a large leaf and bit 7 of a PTE, where the others have PS.
+        let (large, pat) = (if level == 2 { 0 } else { LARGE }, entry & PAT_LARGE);
+        let pat = if level == 2 { pat >> 5 } else { pat };
+        let mut below = (entry & !(LARGE | PAT_LARGE)) | large | pat;
+        for slot in self.table(new)? {
+            *slot = below;
+            below = below.wrapping_add(span(level - 1));
+        }
+        Ok(())
+    }
+
+    fn get(&mut self, table: u64, slot: usize) -> Result<u64, MapError> {
+        Ok(self.table(table)?[slot])
+    }
+
+    fn set(&mut self, table: u64, slot: usize, entry: u64) -> Result<(), MapError> {
+        self.table(table)?[slot] = entry;
+        Ok(())
+    }
 }
 
 /// A tree of page tables.
@@ -157,22 +214,64 @@ impl AddressSpace {
         self.levels
     }
 
-    /// Maps `bytes` at `virt` to `phys` with leaves by `rule`; `flags` are those of a PTE. All are page-aligned, and
-    /// `virt + bytes` may reach the top of the address space, not pass it.
-    #[expect(clippy::too_many_arguments, reason = "a range, its target and how: none of them belongs with another")]
-    pub fn map(
-        self,
-        tables: &mut Tables,
-        virt: u64,
-        phys: u64,
-        bytes: u64,
-        flags: u64,
-        rule: LeafRule,
-        gbpages: bool,
-    ) -> Result<(), MapError> {
-        let largest = if gbpages { 3 } else { 2 };
-        let mut fill = Fill { tables, space: self, flags: flags | PRESENT, rule, largest };
+    /// Maps `bytes` at `virt` to `phys`. All are page-aligned, and `virt + bytes` may reach the top of the address space,
+    /// not pass it.
+    pub fn map(self, tables: &mut Tables, virt: u64, phys: u64, bytes: u64, mapping: Mapping) -> Result<(), MapError> {
+        let largest = if mapping.gbpages { 3 } else { 2 };
+        let flags = mapping.flags | PRESENT;
+        let mut fill = Fill { tables, space: self, flags, rule: mapping.leaf_rule, largest };
         fill.range(virt, phys, bytes)
+    }
+
+    /// Sets and clears flags of the leaves that map `bytes` at `virt`; a large leaf that reaches beyond is split. What is
+    /// not mapped stays so.
+    pub fn change(self, tables: &mut Tables, virt: u64, bytes: u64, set: u64, clear: u64) -> Result<(), MapError> {
+        let mut done = 0;
+        while done < bytes {
+            done += self.change_some(tables, virt.wrapping_add(done), bytes - done, set, clear)?;
+        }
+        Ok(())
+    }
+
+    /// Changes what one entry, or one table of PTEs, maps of a range; returns how many bytes that are.
+    fn change_some(self, tables: &mut Tables, virt: u64, bytes: u64, set: u64, clear: u64) -> Result<u64, MapError> {
+        let mut table = self.root;
+        for level in (2..=self.levels).rev() {
+            let (slot, rest) = (index(virt, level), span(level) - virt % span(level));
+            let entry = tables.get(table, slot)?;
+            if entry & PRESENT == 0 {
+                return Ok(rest);
+            }
+            if entry & LARGE != 0 && rest == span(level) && bytes >= rest {
+                tables.set(table, slot, entry & !clear | set)?;
+                return Ok(rest);
+            }
+            table = tables.descend(table, level, slot)?;
+        }
+        let first = index(virt, 1);
+        let end = ENTRIES.min(first + bytes.div_ceil(PAGE_BYTES) as usize);
+        for entry in &mut tables.table(table)?[first..end] {
+            if *entry & PRESENT != 0 {
+                *entry = *entry & !clear | set;
+            }
+        }
+        Ok((end - first) as u64 * PAGE_BYTES)
+    }
+
+    /// Whether anything is mapped at an address.
+    pub fn is_mapped(self, tables: &mut Tables, virt: u64) -> Result<bool, MapError> {
+        let mut table = self.root;
+        for level in (1..=self.levels).rev() {
+            let entry = tables.get(table, index(virt, level))?;
+            if entry & PRESENT == 0 {
+                return Ok(false);
+            }
+            if level > 1 && entry & LARGE != 0 {
+                break;
+            }
+            table = entry & ADDRESS;
+        }
+        Ok(true)
     }
 
     /// Takes over from `other` what maps first..=last, at the highest level at which an entry holds nothing of `arena`.
@@ -219,7 +318,7 @@ impl Fill<'_> {
             let chunk = match self.large_leaf(virt, phys, bytes) {
                 Some((level, address)) => {
                     let table = self.table_at(virt, level)?;
-                    self.set(table, index(virt, level), address | self.flags | LARGE)?;
+                    self.tables.set(table, index(virt, level), address | self.flags | LARGE)?;
                     span(level)
                 }
                 None => {
@@ -248,7 +347,7 @@ impl Fill<'_> {
     fn table_at(&mut self, virt: u64, level: u32) -> Result<u64, MapError> {
         let mut table = self.space.root;
         for above in (level + 1..=self.space.levels).rev() {
-            table = self.descend(table, above, index(virt, above))?;
+            table = self.tables.descend(table, above, index(virt, above))?;
         }
         Ok(table)
     }
@@ -272,51 +371,6 @@ impl Fill<'_> {
             fill(block);
         }
         fill(rest);
-        Ok(())
-    }
-
-    /// The table below entry `slot`: made if absent, split if a leaf is there, copied if it is the kernel's.
-    fn descend(&mut self, table: u64, level: u32, slot: usize) -> Result<u64, MapError> {
-        let entry = self.get(table, slot)?;
-        let below = entry & ADDRESS;
-        if entry & PRESENT != 0 && entry & LARGE == 0 && self.tables.owns(below) {
-            return Ok(below);
-        }
-        let new = self.tables.allocate()?;
-        let flags = match (entry & PRESENT != 0, entry & LARGE != 0) {
-            (false, _) => TABLE,
-            (true, true) => {
-                self.split(new, level, entry)?;
-                TABLE
-            }
-            (true, false) => {
-                copy_table(self.tables, below, new)?;
-                entry & !ADDRESS
-            }
-        };
-        self.set(table, slot, new | flags)?;
-        Ok(new)
-    }
-
-    /// Fills `new` with leaves, one level down, that map what the large leaf `entry` of `level` maps.
-    fn split(&mut self, new: u64, level: u32, entry: u64) -> Result<(), MapError> {
-        // PAT is bit 12 of a large leaf and bit 7 of a PTE, where the others have PS.
-        let (large, pat) = (if level == 2 { 0 } else { LARGE }, entry & PAT_LARGE);
-        let pat = if level == 2 { pat >> 5 } else { pat };
-        let mut below = (entry & !(LARGE | PAT_LARGE)) | large | pat;
-        for slot in self.tables.table(new)? {
-            *slot = below;
-            below = below.wrapping_add(span(level - 1));
-        }
-        Ok(())
-    }
-
-    fn get(&mut self, table: u64, slot: usize) -> Result<u64, MapError> {
-        Ok(self.tables.table(table)?[slot])
-    }
-
-    fn set(&mut self, table: u64, slot: usize, entry: u64) -> Result<(), MapError> {
-        self.tables.table(table)?[slot] = entry;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -149,6 +149,12 @@ pub struct MapRequest {
     pub memory_map_bytes: u64,
     /// Bytes from one descriptor to the next.
     pub stride: u64,
+    /// Whether the memory map is a list of Linux's own: already merged, and in the order in which Linux maps.
+    pub in_mapping_order: u64,
+    /// Physical address of the Memory Attributes Table's entries, of the same stride.
+    pub attributes_table: u64,
+    /// Their bytes, 0 where there is no such table.
+    pub attributes_table_bytes: u64,
     /// Physical address of the room for the virtual map, as large as the memory map.
     pub virtual_map: u64,
     /// Physical address of the kernel's root.

@@ -1,12 +1,16 @@
 //! Tests that need /dev/kvm. Where it is missing they are ignored by name, or fail with `EFIBED_REQUIRE_KVM=1`.
 
 mod check;
+mod linux;
 mod machine;
 mod negative_controls;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    let trials = [machine::trials(), check::trials(), negative_controls::trials()].into_iter().flatten().collect();
+    let trials = [machine::trials(), check::trials(), linux::trials(), negative_controls::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }

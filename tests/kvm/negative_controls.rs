@@ -126,7 +126,7 @@ fn flip_each_bit(entry: &Entry, moment: Moment) {
         let effect = entry.effect(bit);
         let expected = match (effect, moment) {
             (Effect::Seen, _) | (Effect::OnlyWalked, Moment::BeforeWalk) => true,
-            (Effect::OnlyWalked, Moment::AfterWalk) | (Effect::None, _) => false,
+            (Effect::OnlyWalked, _) | (Effect::None, _) => false,
         };
         let found = !report.is_clean();
         let by_mmu = moment == Moment::BeforeWalk || !expected || seen_by_the_mmu(&report);

@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use efibed::machine::Hypervisor;
-use efibed::{CpuidRequest, EngineError, MemoryMap, Scenario, TestBed};
+use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
+use efibed::{CpuidRequest, EngineError, Layout, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Failed, Trial};
 
 /// What a test needs of the machine.
@@ -110,7 +111,109 @@ maps! {
     PC_1G_2MFW = "truth/pc-1g-2mfw.memmap.txt";
     /// OVMF on QEMU's pc.
     PC_3G = "truth/pc-3g.memmap.txt";
+    /// What Linux mapped on [`Q35_2G`], and where.
+    Q35_2G_MAPPED = "truth/q35-2g.runtime-map.txt";
+    /// What Linux mapped on [`Q35_SMM_2G`], and where.
+    Q35_SMM_2G_MAPPED = "truth/q35-smm-2g.runtime-map.txt";
+    /// What Linux mapped on [`Q35_256M`], and where.
+    Q35_256M_MAPPED = "truth/q35-256m.runtime-map.txt";
+    /// What Linux mapped on [`Q35_512M`], and where.
+    Q35_512M_MAPPED = "truth/q35-512m.runtime-map.txt";
+    /// What Linux mapped on [`Q35_8G`], and where.
+    Q35_8G_MAPPED = "truth/q35-8g.runtime-map.txt";
+    /// What Linux mapped on [`PC_1G_2MFW`], and where.
+    PC_1G_2MFW_MAPPED = "truth/pc-1g-2mfw.runtime-map.txt";
+    /// What Linux mapped on [`PC_3G`], and where.
+    PC_3G_MAPPED = "truth/pc-3g.runtime-map.txt";
+    /// Apple M2 under m1n1 and U-Boot: regions that are not aligned to 16 KiB.
+    APPLE_02_ARM64 = "maps/apple-02-arm64.txt";
+    /// ASUS N56VZ: Reserved with RUNTIME and nothing else; a region that ends at 4 GiB.
+    ASUS_01 = "maps/asus-01.txt";
+    /// ASUS UX391FA.
+    ASUS_04 = "maps/asus-04.txt";
+    /// What Linux mapped on [`ASUS_04`].
+    ASUS_04_KERNEL = "maps/asus-04-kernel.txt";
+    /// HP Superdome2: 12 TiB of memory in one region, RUNTIME MMIO near 16 TiB.
+    HP_01 = "maps/hp-01.txt";
+    /// ThinkPad X240, Linux 3.13: seven descriptors without pages.
+    LENOVO_01 = "maps/lenovo-01.txt";
+    /// ThinkPad T14 Gen3, Linux 6.0.
+    LENOVO_07 = "maps/lenovo-07.txt";
+    /// What Linux mapped on [`LENOVO_07`].
+    LENOVO_07_KERNEL = "maps/lenovo-07-kernel.txt";
+    /// Nutanix AHV, an OVMF.
+    NUTANIX_01 = "maps/nutanix-01.txt";
+    /// QEMU's q35 OVMF: runtime data and code that are not aligned to 2 MiB.
+    OVMF_01 = "maps/ovmf-01.txt";
+    /// OVMF of 32 bits on QEMU's pc: runtime code and data in turns, in pieces of 16 to 28 KiB.
+    OVMF_03 = "maps/ovmf-03.txt";
+    /// Supermicro H13: the MMIO regions only, up to 64 TiB.
+    SUPERMICRO_01_PARTIAL = "maps/supermicro-01-partial.txt";
+    /// ASRock B650M, UEFI shell: RUNTIME MMIO of 514 MiB at 1 TiB.
+    ASROCK_02 = "maps/asrock-02.txt";
+    /// A desktop PC, UEFI shell.
+    HACKPC_01 = "maps/hackpc-01.txt";
+    /// A desktop PC, UEFI shell: RUNTIME MMIO of 1532 MiB.
+    HACKPC_03 = "maps/hackpc-03.txt";
+    /// Intel Atom C2000, Xen.
+    XEN_AVOTON_01 = "maps/xen-avoton-01.txt";
+    /// NXP LX2160A, FreeBSD: RUNTIME MMIO that starts within a page.
+    FREEBSD_LX2160A_01 = "maps/freebsd-lx2160a-01.txt";
+    /// A board of ARM, U-Boot.
+    UBOOT_01 = "maps/uboot-01.txt";
+    /// OVMF, MikanLoader.
+    OVMF_02_MIKAN = "maps/ovmf-02-mikan.csv.txt";
 }
+
+/// What Linux made of each of [`TRUTH`]: /sys/firmware/efi/runtime-map, one line an entry.
+pub const RUNTIME_MAPS: [&str; 7] = [
+    include_str!("../truth/q35-2g.runtime-map.txt"),
+    include_str!("../truth/q35-smm-2g.runtime-map.txt"),
+    include_str!("../truth/q35-256m.runtime-map.txt"),
+    include_str!("../truth/q35-512m.runtime-map.txt"),
+    include_str!("../truth/q35-8g.runtime-map.txt"),
+    include_str!("../truth/pc-1g-2mfw.runtime-map.txt"),
+    include_str!("../truth/pc-3g.runtime-map.txt"),
+];
+
+/// One of [`RUNTIME_MAPS`], read here and by nobody else: index, phys_addr, virt_addr, num_pages, type, attribute.
+pub fn runtime_map(text: &str) -> Vec<MemoryDescriptor> {
+    let number = |digits: &str| u64::from_str_radix(digits.trim_start_matches("0x"), 16).unwrap();
+    let entries = text.lines().filter(|line| !line.starts_with('#'));
+    entries
+        .map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            MemoryDescriptor {
+                ty: MemoryType(number(fields[4]) as u32),
+                padding: 0,
+                phys_start: number(fields[1]),
+                virt_start: number(fields[2]),
+                page_count: number(fields[3]),
+                att: MemoryAttribute::from_bits_retain(number(fields[5])),
+            }
+        })
+        .collect()
+}
+
+/// Real maps of x86 machines, with Linux's own lists of two of them.
+pub const X86_MAPS: [(&str, &str); 16] = [
+    ASROCK_02,
+    ASUS_01,
+    ASUS_04,
+    ASUS_04_KERNEL,
+    HACKPC_01,
+    HACKPC_03,
+    HP_01,
+    LENOVO_01,
+    LENOVO_07,
+    LENOVO_07_KERNEL,
+    NUTANIX_01,
+    OVMF_01,
+    OVMF_02_MIKAN,
+    OVMF_03,
+    SUPERMICRO_01_PARTIAL,
+    XEN_AVOTON_01,
+];
 
 /// All the real maps.
 pub const TRUTH: [(&str, &str); 7] = [Q35_2G, Q35_SMM_2G, Q35_256M, Q35_512M, Q35_8G, PC_1G_2MFW, PC_3G];
@@ -120,7 +223,56 @@ pub fn map((name, text): (&str, &str)) -> MemoryMap {
     MemoryMap::parse_named(name, text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A scenario over such a map.
+/// A scenario over such a map, under `window`.
 pub fn scenario(map: (&str, &str)) -> Scenario {
-    Scenario::new(self::map(map))
+    Scenario::new(self::map(map)).layout(Layout::Window)
+}
+
+/// A runtime map as if Linux had not split off and tagged the page of boot-services data that holds the Memory Attributes
+/// Table.
+pub fn without_the_tagged_page(entries: Vec<MemoryDescriptor>) -> Vec<MemoryDescriptor> {
+    let mut all: Vec<MemoryDescriptor> = Vec::new();
+    for mut entry in entries {
+        if entry.ty == MemoryType::BOOT_SERVICES_DATA {
+            entry.att.remove(MemoryAttribute::RUNTIME);
+        }
+        match all.last_mut() {
+            Some(above)
+                if (above.ty, above.att) == (entry.ty, entry.att)
+                    && entry.phys_start + entry.page_count * 4096 == above.phys_start =>
+            {
+                above.page_count += entry.page_count;
+                (above.phys_start, above.virt_start) = (entry.phys_start, entry.virt_start);
+            }
+            _ => all.push(entry),
+        }
+    }
+    all
+}
+
+/// A RUNTIME region that can be written back.
+pub const fn runtime(ty: MemoryType, phys_start: u64, page_count: u64) -> MemoryDescriptor {
+    let att = MemoryAttribute::RUNTIME.union(MemoryAttribute::WRITE_BACK);
+    MemoryDescriptor { ty, padding: 0, phys_start, virt_start: 0, page_count, att }
+}
+
+/// RuntimeServicesCode and RuntimeServicesData.
+pub const CODE: MemoryType = MemoryType::RUNTIME_SERVICES_CODE;
+/// See [`CODE`].
+pub const DATA: MemoryType = MemoryType::RUNTIME_SERVICES_DATA;
+
+/// Boot services with page 0, and one image: code, then data.
+pub fn image() -> Vec<MemoryDescriptor> {
+    let boot = |ty, phys, pages| MemoryDescriptor { att: MemoryAttribute::WRITE_BACK, ..runtime(ty, phys, pages) };
+    vec![
+        boot(MemoryType::BOOT_SERVICES_CODE, 0, 1),
+        boot(MemoryType::BOOT_SERVICES_DATA, 0x40_0000, 0x400),
+        runtime(CODE, 0x7e00_0000, 0x400),
+        runtime(DATA, 0x7e40_0000, 0x20),
+    ]
+}
+
+/// An entry of the Memory Attributes Table.
+pub fn attributes(ty: MemoryType, phys: u64, pages: u64, att: MemoryAttribute) -> MemoryDescriptor {
+    MemoryDescriptor { att: att | MemoryAttribute::RUNTIME, ..runtime(ty, phys, pages) }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 use crate::check;
-use crate::engine::{Abilities, EngineError, Job, Kvm, Tamper, walker};
+use crate::engine::{Abilities, Earlier, EngineError, Job, Kvm, Progress, Tamper, walker};
 use crate::machine::CpuidRequest;
-use crate::memory_map::{MemoryMap, ParseError};
+use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
 use crate::mmu::{Rule, Rules, Va, Walk};
 use crate::report::{EngineName, Report};
 
@@ -58,8 +58,10 @@ pub struct Scenario {
     engine: EngineName,
     seed: u64,
     limit: Duration,
+    sweep_limit: u64,
     calls: bool,
     expected: Option<Vec<check::Rule>>,
+    earlier: Option<Arc<(MemoryMap, Vec<MemoryDescriptor>)>>,
     tampers: Vec<Tamper>,
     rules: Rules,
 }
@@ -68,6 +70,9 @@ pub struct Scenario {
 const DEFAULT_SEED: u64 = 2013;
 /// How long any stretch of running in the guest may take, where nothing is said.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Pages that are swept in full, where nothing is said: 16 GiB, which takes some seconds.
+const DEFAULT_SWEEP_LIMIT: u64 = 1 << 22;
 
 impl TestBed {
     /// Opens /dev/kvm. The error says what is wrong with it, and what to do.
@@ -84,16 +89,43 @@ impl TestBed {
 
     /// Runs a scenario to its report. Safe to call from many threads at once.
     pub fn run(&self, scenario: &Scenario) -> Result<Report, EngineError> {
-        self.run_telling(scenario, &|_, _| {})
+        self.run_telling(scenario, &|_| {})
     }
 
-    /// The same, telling `progress` now and then how many pages the guest has swept: (done, all).
-    pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(u64, u64)) -> Result<Report, EngineError> {
+    /// The same, telling `progress` now and then how far the run is.
+    pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
         let job = scenario.job(progress);
         match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job),
             EngineName::Walker => walker::run(&job),
         }
+    }
+
+    /// Runs a scenario, and then a second kernel that the first one starts by kexec and that sees the map `second`: it
+    /// must find every runtime region where the first one put it. Both reports are the result.
+    ///
+    /// Under `linux-fixed` the first kernel, whose layout is `linux`, hands its addresses over; under any other layout the
+    /// second one computes its own.
+    pub fn kexec(&self, scenario: &Scenario, second: MemoryMap) -> Result<[Report; 2], EngineError> {
+        self.kexec_telling(scenario, second, &|_| {})
+    }
+
+    /// The same, telling `progress` of each kernel as [`Self::run_telling`] does.
+    pub fn kexec_telling(
+        &self,
+        scenario: &Scenario,
+        second: MemoryMap,
+        progress: &dyn Fn(Progress),
+    ) -> Result<[Report; 2], EngineError> {
+        let is_fixed = scenario.mapper.layout == Layout::LinuxFixed;
+        let first = scenario.clone().layout(if is_fixed { Layout::Linux } else { scenario.mapper.layout });
+        let before = self.run_telling(&first, progress)?;
+        let virtual_map = before.virtual_map.clone();
+        let map =
+            if is_fixed { second.with_virtual_starts(|phys| check::virtual_of(&virtual_map, phys)) } else { second };
+        let earlier = Some(Arc::new((first.map, virtual_map)));
+        let after = self.run_telling(&Scenario { map, earlier, ..scenario.clone() }, progress)?;
+        Ok([before, after])
     }
 
     /// What this machine's KVM does, found by trying it on a CPU asked for in this way.
@@ -111,7 +143,7 @@ impl TestBed {
 }
 
 impl Scenario {
-    /// The map under layout `window` with right leaves, on KVM.
+    /// The map under layout `linux` with right leaves, on KVM.
     pub fn new(map: MemoryMap) -> Self {
         Self {
             map,
@@ -120,8 +152,10 @@ impl Scenario {
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
             limit: DEFAULT_LIMIT,
+            sweep_limit: DEFAULT_SWEEP_LIMIT,
             calls: true,
             expected: None,
+            earlier: None,
             tampers: Vec::new(),
             rules: Rules::all(),
         }
@@ -178,6 +212,14 @@ impl Scenario {
         self
     }
 
+    /// How many pages of the regions the guest sweeps at the most; of the rest it reaches a seeded sample and both ends of
+    /// every run of leaves.
+    #[must_use]
+    pub fn sweep_limit(mut self, pages: u64) -> Self {
+        self.sweep_limit = pages;
+        self
+    }
+
     /// Whether the guest calls runtime services.
     #[must_use]
     pub fn firmware_calls(mut self, calls: bool) -> Self {
@@ -222,20 +264,32 @@ impl Scenario {
         &self.map
     }
 
+    /// The mapping code.
+    pub(crate) fn mapper(&self) -> LayoutMapper {
+        self.mapper
+    }
+
+    /// What the CPU is to say it is.
+    pub(crate) fn cpu_request(&self) -> CpuidRequest {
+        self.cpu
+    }
+
     /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
     /// there are no tables, and the report says why.
     pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {
-        walker::run_and_walk(&self.job(&|_, _| {}), Va(virt))
+        walker::run_and_walk(&self.job(&|_| {}), Va(virt))
     }
 
-    fn job<'a>(&'a self, progress: &'a dyn Fn(u64, u64)) -> Job<'a> {
+    fn job<'a>(&'a self, progress: &'a dyn Fn(Progress)) -> Job<'a> {
         Job {
             map: &self.map,
             mapper: self.mapper,
             cpu: self.cpu,
             seed: self.seed,
             limit: self.limit,
+            sweep_limit: self.sweep_limit,
             calls: self.calls,
+            earlier: self.earlier.as_deref().map(|(map, virtual_map)| Earlier { map, virtual_map }),
             tampers: &self.tampers,
             rules: self.rules,
             progress,

@@ -14,7 +14,7 @@ pub mod report;
 
 pub use bed::{Scenario, TestBed};
 pub use efibed_guest::{Layout, LeafRule};
-pub use engine::{EngineError, Moment, Tamper};
+pub use engine::{EngineError, Moment, Progress, Tamper};
 pub use machine::CpuidRequest;
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};

@@ -27,9 +27,20 @@ fn main() {
         kvm("maps_that_make_no_sense_are_findings_kvm", || maps_that_make_no_sense_are_findings("kvm")),
         any("odd_maps_are_notes_walker", || odd_maps_are_notes("walker")),
         kvm("odd_maps_are_notes_kvm", || odd_maps_are_notes("kvm")),
+        kvm("real_x86_maps_are_verified_in_full_under_linux", real_x86_maps_are_verified_in_full_under_linux),
+        any("maps_are_shown", maps_are_shown),
+        any("a_second_kernel_is_checked_against_the_first", a_second_kernel_is_checked_against_the_first),
         any("real_maps_are_clean_under_window", real_maps_are_clean_under_window),
+        any("a_full_window_of_4k_leaves_takes_little_memory", a_full_window_of_4k_leaves_takes_little_memory),
         any("standard_input_is_a_map", standard_input_is_a_map),
         any("too_much_standard_input_is_bad_input", too_much_standard_input_is_bad_input),
+        any("maps_are_converted_and_back", maps_are_converted_and_back),
+        any("utf16_is_read_from_a_file_and_from_standard_input", utf16_is_read_from_a_file_and_from_standard_input),
+        any("what_a_format_cannot_hold_is_refused", what_a_format_cannot_hold_is_refused),
+        any("the_list_to_convert_is_chosen", the_list_to_convert_is_chosen),
+        any("binary_descriptors_need_their_size", binary_descriptors_need_their_size),
+        any("a_converted_file_is_whole_or_not_there", a_converted_file_is_whole_or_not_there),
+        any("what_cannot_be_read_is_skipped_if_asked", what_cannot_be_read_is_skipped_if_asked),
         any("usage_errors_are_told", usage_errors_are_told),
         any("help_is_no_error", help_is_no_error),
         any("words_are_explained", words_are_explained),
@@ -394,6 +405,74 @@ fn odd_maps_are_notes(engine: &str) {
     said.ends(CLEAN).says(&["odd, but not wrong", "none of the attributes that say how it may be cached"]);
 }
 
+fn maps_are_shown() {
+    let map = repository("truth/q35-2g.memmap.txt");
+    efibed(["show", &map]).ends(CLEAN).without_errors().says(&[
+        "123 descriptors, 5 RUNTIME",
+        "list     as firmware handed it out, read as linux-x86",
+        "- hole",
+        "what layout linux maps",
+        // As Linux did it, by truth/q35-2g.runtime-map.txt.
+        "0xfffffffeffaf4000",
+    ]);
+    let said = efibed(["show", &map, "--json", "-"]).ends(CLEAN);
+    let document: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((&document["schema"], &document["format"]), (&1.into(), &"linux-x86".into()));
+    // However odd the map is, it was shown.
+    efibed(["show", &repository("maps/bad/overlap.toml")]).ends(CLEAN).says(&["wrong is overlap (1)"]);
+    efibed(["show", &repository("maps/README.md")]).ends(BAD_INPUT).complains(&["no EFI memory map"]);
+}
+
+fn a_second_kernel_is_checked_against_the_first() {
+    let map = ovmf_2013();
+    let text = fs::read_to_string(&map).unwrap();
+    let runtime = text.split("[[descriptor]]").skip(1).filter(|descriptor| descriptor.contains("RUNTIME"));
+    let runtime: String = runtime.map(|descriptor| format!("[[descriptor]]{descriptor}")).collect();
+    let kexec = |layout| {
+        let mut arguments = vec!["kexec", &map, "-", "--engine", "walker", "--layout"];
+        arguments.extend([layout, "--json", "-"]);
+        let said = efibed_reading(&arguments, runtime.as_bytes());
+        let document: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        (document, said)
+    };
+    let (document, said) = kexec("window");
+    said.ends(FINDINGS).without_errors();
+    assert_eq!((&document["schema"], &document["first"]["verdict"]), (&1.into(), &"clean".into()));
+    let findings = document["second"]["findings"].as_array().unwrap();
+    assert!(findings.len() == 2 && findings.iter().all(|finding| finding["rule"] == "kexec-moved"), "{findings:?}");
+    let (document, said) = kexec("linux-fixed");
+    said.ends(CLEAN).without_errors();
+    assert_eq!(document["second"]["mapper"]["layout"], "linux-fixed");
+    let said = efibed_reading(["kexec", &map, "-", "--engine", "walker", "--layout", "window"], runtime.as_bytes());
+    said.ends(FINDINGS).says(&["== the first kernel\nclean", "== the second kernel\n2 findings: kexec-moved (2)"]);
+}
+
+/// The maps of x86 machines in `maps`, each page of each mapped region reached by the guest's MMU.
+fn real_x86_maps_are_verified_in_full_under_linux() {
+    let mut seen = 0;
+    for entry in fs::read_dir(repository("maps")).unwrap() {
+        let path = entry.unwrap().path().into_os_string().into_string().unwrap();
+        let is_x86 = path.ends_with(".txt") && !["arm64", "lx2160a", "uboot"].iter().any(|other| path.contains(other));
+        if !is_x86 {
+            continue;
+        }
+        seen += 1;
+        let (document, said) = check_json(&path, &["--layout", "linux"]);
+        let regions = document["regions"].as_array().unwrap();
+        let of_verdict = |verdict: &'static str| regions.iter().filter(move |region| region["verdict"] == verdict);
+        // What lies past this machine's physical addresses cannot be reached, and is a finding.
+        match of_verdict("skipped").count() {
+            0 => said.ends(CLEAN).without_errors(),
+            _ => said.ends(FINDINGS).says(&["past-maxphyaddr"]),
+        };
+        assert_eq!(of_verdict("wrong").count() + of_verdict("unmapped").count(), 0);
+        let pages: u64 = of_verdict("ok").map(|region| region["pages"].as_u64().unwrap()).sum();
+        assert!(pages > 0);
+        assert_eq!(document["probes"]["pages_verified"].as_u64(), Some(pages), "{path}");
+    }
+    assert_eq!(seen, 16);
+}
+
 /// Each is printed by Linux on real (if virtual) firmware.
 fn real_maps_are_clean_under_window() {
     let mut seen = 0;
@@ -411,6 +490,30 @@ fn real_maps_are_clean_under_window() {
     assert_eq!(seen, 7);
 }
 
+fn a_full_window_of_4k_leaves_takes_little_memory() {
+    const MIB: u64 = 1 << 20;
+    let text = "[[descriptor]]\ntype = \"MemoryMappedIO\"\nphys = 0\npages = 0x1000000\nattribute = \"RUNTIME|UC\"";
+    let arguments = ["check", "-", "--leaf-rule", "4k", "--engine", "walker", "--json", "-"];
+    let said = efibed_reading(arguments, text.as_bytes());
+    let document = said.json();
+    said.ends(CLEAN);
+    // 64 GiB: 2^24 pages.
+    assert_eq!(document["regions"][0]["leaves"], serde_json::json!({ "4k": 0x100_0000, "2m": 0, "1g": 0 }));
+    // The page tables alone are 2^24 entries of 8 bytes: less would mean that something else was measured.
+    let peak = largest_child_bytes();
+    assert!((128 * MIB..300 * MIB).contains(&peak), "{} MiB", peak / MIB);
+}
+
+/// Resident memory, at its peak, of the largest command that has ended so far.
+fn largest_child_bytes() -> u64 {
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure outlives the call.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) }, 0);
+    // In KiB (getrusage(2)).
+    usage.ru_maxrss as u64 * 1024
+}
+
 fn standard_input_is_a_map() {
     let text = fs::read(ovmf_2013()).unwrap();
     let said = efibed_reading(["check", "-", "--layout", "window", "--engine", "walker", "--json", "-"], &text);
@@ -418,13 +521,13 @@ fn standard_input_is_a_map() {
     said.ends(CLEAN);
     assert_table_of_2013(&document);
     assert_eq!(document["map"]["source"], "<stdin>");
-    let said = efibed_reading(["explain", "-", "0xfffffffefdc5b000"], &text);
+    let said = efibed_reading(["explain", "-", "0xfffffffefdc5b000", "--layout", "window"], &text);
     said.ends(CLEAN).says(&["reaches PA 0x7dc5b000"]);
 
     efibed(["check", "-", "--engine", "walker"]).ends(BAD_INPUT).complains(&["<stdin>:1:1: no EFI memory map"]);
     let noise = fs::read(repository("maps/bad/noise.bin")).unwrap();
     let said = efibed_reading(["check", "-", "--engine", "walker"], &noise);
-    said.ends(BAD_INPUT).complains(&["standard input cannot be read as text"]);
+    said.ends(BAD_INPUT).complains(&["<stdin>: is not UTF-8 text"]);
 }
 
 /// It must not be cut off and judged by its first part.
@@ -435,6 +538,112 @@ fn too_much_standard_input_is_bad_input() {
     said.ends(BAD_INPUT).complains(&["larger than 64 MiB"]);
 }
 
+/// The shell prints the same map in the same way: the file is as it was.
+fn maps_are_converted_and_back() {
+    let map = repository("maps/asrock-02.txt");
+    let printed = fs::read_to_string(&map).unwrap();
+    for format in ["toml", "json", "linux", "shell", "grub"] {
+        let said = efibed(["convert", &map, "--to", format]).ends(CLEAN).without_errors();
+        let back = efibed_reading(["convert", "-", "--to", "shell"], said.out.as_bytes());
+        assert_eq!(back.without_errors().ends(CLEAN).out, printed, "{format}");
+    }
+    let directory = Directory::new();
+    let binary = directory.file("map.bin");
+    efibed(["convert", &map, "--to", "binary", "--output", &binary]).ends(CLEAN).without_errors();
+    assert_eq!(fs::metadata(&binary).unwrap().len(), 65 * 48);
+    // 48 is the only size with which all of them make sense.
+    assert_eq!(efibed(["convert", &binary, "--to", "shell"]).ends(CLEAN).out, printed);
+    // A region at 1 TiB is beyond what layout `window` can hold.
+    check(&binary, &["--layout", "window", "--engine", "walker"])
+        .ends(FINDINGS)
+        .says(&["65 descriptors", "window-overflow"]);
+}
+
+fn utf16_is_read_from_a_file_and_from_standard_input() {
+    let printed = fs::read_to_string(repository("maps/asrock-02.txt")).unwrap();
+    let utf16: Vec<u8> = format!("\u{feff}{printed}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let directory = Directory::new();
+    let file = directory.file("memmap.txt");
+    fs::write(&file, &utf16).unwrap();
+    assert_eq!(efibed(["convert", &file, "--to", "shell"]).ends(CLEAN).out, printed);
+    assert_eq!(efibed_reading(["convert", "-", "--to", "shell"], &utf16).ends(CLEAN).out, printed);
+    check(&file, &["--layout", "window", "--engine", "walker"])
+        .ends(FINDINGS)
+        .says(&["65 descriptors", "window-overflow"]);
+    fs::write(&file, &utf16[..utf16.len() - 1]).unwrap();
+    let said = efibed(["convert", &file, "--to", "shell"]);
+    said.ends(BAD_INPUT).complains(&["half a UTF-16 unit at its end, in line 84"]);
+}
+
+fn what_a_format_cannot_hold_is_refused() {
+    let map = repository("truth/q35-2g.runtime-map.txt");
+    let said = efibed(["convert", &map, "--to", "linux"]).ends(BAD_INPUT);
+    said.complains(&["linux cannot hold this map: descriptor 0 (", "there is no place for the virtual address 0x"]);
+    let said = efibed(["convert", &map, "--to", "linux", "--drop-virtual"]).ends(CLEAN).without_errors();
+    said.says(&["efi: EFI runtime memory map: efi: mem00: ["]);
+    let said = efibed(["convert", &map, "--to", "shell", "--drop-virtual"]).ends(BAD_INPUT);
+    said.complains(&["it is Linux's own list"]);
+}
+
+fn the_list_to_convert_is_chosen() {
+    let log = ["asus-04.txt", "asus-04-kernel.txt"]
+        .map(|name| fs::read_to_string(repository(&format!("maps/{name}"))).unwrap());
+    let log = log.join("\nefi: EFI runtime memory map:\n");
+    let convert = |more: &[&str]| efibed_reading(["convert", "-", "--to", "json"].iter().chain(more), log.as_bytes());
+    let list = |said: &Said| -> (String, usize) {
+        let document: Value = serde_json::from_str(&said.out).unwrap();
+        (document["list"].as_str().unwrap().into(), document["descriptors"].as_array().unwrap().len())
+    };
+    let said = convert(&[]).ends(CLEAN);
+    assert_eq!(list(&said), ("firmware".into(), 49));
+    said.has(
+        &said.err,
+        &["list 1 is taken; there are 2: 1 firmware's (49 descriptors), 2 Linux's own (30 descriptors)"],
+    );
+    assert_eq!(list(&convert(&["--list", "2"]).ends(CLEAN).without_errors()), ("runtime".into(), 30));
+    convert(&["--list", "3"]).ends(BAD_INPUT).complains(&["there is no list 3", "2 Linux's own"]);
+    convert(&["--list", "0"]).ends(BAD_INPUT).complains(&["there is no list 0"]);
+}
+
+fn binary_descriptors_need_their_size() {
+    // RuntimeServicesData, one page at 1 MiB, with an attribute of no specification: it does not tell its own size.
+    let mut one = [0; 40];
+    (one[0], one[10], one[24], one[37], one[39]) = (6, 0x10, 1, 1, 0x80);
+    let map = [one, one].concat();
+    let said = efibed_reading(["convert", "-", "--to", "json"], &map).ends(BAD_INPUT);
+    said.complains(&["<stdin>: is not UTF-8 text", "`efibed convert MAP --stride N --to toml`"]);
+    let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "40"], &map).ends(CLEAN);
+    let document: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(document["descriptors"][1]["attribute"], "RUNTIME|0x10000000000");
+    let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "48"], &map).ends(BAD_INPUT);
+    said.complains(&["<stdin>: descriptor 1 at byte 0x30 is cut: 32 bytes of 48 are there"]);
+    let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "44"], &map).ends(BAD_INPUT);
+    said.complains(&["multiples of 8, from 40 on"]);
+}
+
+fn a_converted_file_is_whole_or_not_there() {
+    let directory = Directory::new();
+    let file = directory.file("map.toml");
+    let map = repository("maps/uboot-01.txt");
+    efibed(["convert", &map, "--to", "toml", "-o", &file]).ends(CLEAN).says(&[]).without_errors();
+    assert_eq!(directory.names(), ["map.toml"]);
+    check(&file, &["--engine", "walker"]).ends(CLEAN);
+    let said = efibed(["convert", &map, "--to", "toml", "-o", &directory.file("no/such/map.toml")]);
+    said.ends(BAD_INPUT).complains(&["no/such/map.toml"]);
+    assert_eq!(directory.names(), ["map.toml"]);
+}
+
+fn what_cannot_be_read_is_skipped_if_asked() {
+    let printed = fs::read_to_string(repository("maps/uboot-01.txt")).unwrap();
+    let damaged = printed.replacen("BOOT DATA ", "BOOT DATE ", 1);
+    let said = efibed_reading(["convert", "-", "--to", "json"], damaged.as_bytes()).ends(BAD_INPUT);
+    said.complains(&["<stdin>:4:1: unknown memory type `BOOT DATE`"]);
+    let said = efibed_reading(["convert", "-", "--to", "json", "--lenient"], damaged.as_bytes()).ends(CLEAN);
+    said.has(&said.err, &["efibed: line 4, column 1 is skipped: unknown memory type `BOOT DATE`"]);
+    let said = efibed_reading(["convert", "-", "--to", "json", "--format", "grub"], printed.as_bytes());
+    said.ends(BAD_INPUT).complains(&["no EFI memory map"]);
+}
+
 fn usage_errors_are_told() {
     let map = ovmf_2013();
     let cases: [(&[&str], &[&str]); 14] = [
@@ -443,7 +652,7 @@ fn usage_errors_are_told() {
         (&["check"], &["<MAP>"]),
         (&["check", &map, "more"], &["unexpected argument 'more'"]),
         (&["check", &map, "--no-such-option"], &["unexpected argument '--no-such-option'"]),
-        (&["check", &map, "--layout", "no-such"], &["'no-such'", "window, packed-down, packed-up"]),
+        (&["check", &map, "--layout", "no-such"], &["'no-such'", "linux, linux-fixed, window, packed-down, packed-up"]),
         (&["check", &map, "--leaf-rule", "2m"], &["'2m'", "va-only-masked"]),
         (&["check", &map, "--engine", "qemu"], &["'qemu'", "kvm, walker"]),
         (&["check", &map, "--seed", "x"], &["'x'", "--seed"]),
@@ -459,14 +668,18 @@ fn usage_errors_are_told() {
 }
 
 fn help_is_no_error() {
-    let cases: [(&[&str], &[&str]); 6] = [
-        (&["--help"], &["Usage: efibed <COMMAND>", "check", "explain", "doctor", "Exit status: 0 clean, 1 findings"]),
+    let cases: [(&[&str], &[&str]); 7] = [
+        (
+            &["--help"],
+            &["Usage: efibed <COMMAND>", "check", "convert", "explain", "doctor", "Exit status: 0 clean, 1 findings"],
+        ),
         (
             &["check", "--help"],
             &["efibed check [OPTIONS] <MAP>", "--layout", "--leaf-rule", "--engine", "--cpu", "--json"],
         ),
         (&["explain", "--help"], &["efibed explain RULE | ERROR_CODE"]),
         (&["doctor", "--help"], &["--json"]),
+        (&["convert", "--help"], &["efibed convert [OPTIONS] --to <FORMAT> <MAP>", "--stride", "--list", "Examples:"]),
         (&["help", "check"], &["efibed check [OPTIONS] <MAP>"]),
         (&["--version"], &[concat!("efibed ", env!("CARGO_PKG_VERSION"))]),
     ];

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::Scenario;
 use crate::check::Rule;
 use crate::machine::CpuidRequest;
-use crate::memory_map::{Format, MemoryMap, ParseError, check_size, detect, toml_format};
+use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
 
 /// A scenario from text in any known format.
 pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
@@ -17,7 +17,8 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
         return MemoryMap::parse_named(name, text).map(Scenario::new);
     }
     let file: File = toml::from_str(text).map_err(|error| ParseError::from_toml(name, text, &error))?;
-    let map = toml_format::into_map(name, text, file.descriptor)?;
+    let map =
+        toml_format::into_map(name, text, file.descriptor, file.attributes, file.list)?.marked_partial(file.partial);
     let mapper = file.mapper.unwrap_or_default();
     let cpu = file.cpu.unwrap_or_default();
     let cpu = CpuidRequest {
@@ -45,6 +46,11 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
 struct File {
     #[serde(default)]
     descriptor: Vec<Spanned<toml_format::Descriptor>>,
+    #[serde(default)]
+    attributes: Vec<Spanned<toml_format::Descriptor>>,
+    #[serde(default, deserialize_with = "toml_format::list_kind")]
+    list: Option<ListKind>,
+    partial: Option<String>,
     name: Option<String>,
     about: Option<String>,
     mapper: Option<Mapper>,
@@ -142,7 +148,11 @@ mod tests {
     #[test]
     fn errors_say_where_and_what_there_is() {
         for (wrong, place, says) in [
-            ("[mapper]\nlayout = \"windows\"\n", "x:2:", "there are window, packed-down, packed-up"),
+            (
+                "[mapper]\nlayout = \"windows\"\n",
+                "x:2:",
+                "there are linux, linux-fixed, window, packed-down, packed-up",
+            ),
             ("[cpu]\nmaxphyaddr = 64\n", "x:2:", "there are 32 to 52"),
             ("[expect]\nfindings = [\"wrong\"]\n", "x:2:", "`efibed explain rules` lists them"),
             ("[cpu]\navx = true\n", "x:2:", "avx"),

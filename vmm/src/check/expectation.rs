@@ -3,43 +3,54 @@
 //! Nothing here looks at tables, and nothing is shared with the mapping code.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use efibed_guest::Layout;
 
-use super::Rule;
+use super::attributes_table;
+use super::closed_form::{self, BELOW_2G};
+use super::given::Given;
 use super::marks::{Mark, Marks, Statement};
-use super::{Phase, Witness};
-use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, PAGE_BYTES, Region};
+use super::{Phase, Rule, Witness};
+use crate::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region};
 use crate::mmu::{Paging, Va};
-
-const GIB: u64 = 1 << 30;
-/// -4 GiB, -68 GiB, -2 GiB: the EFI window and the kernel's text of Linux's memory layout.
-const BELOW_4G: u64 = (4 * GIB).wrapping_neg();
-const BELOW_68G: u64 = (68 * GIB).wrapping_neg();
-const BELOW_2G: u64 = (2 * GIB).wrapping_neg();
 
 /// One stretch of virtual addresses that stands for one stretch of physical ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alias {
-    /// The descriptor's index in the memory map.
-    pub region: usize,
+    /// What it is for.
+    pub role: Role,
+    /// The descriptor's index in the memory map, if it is a region's.
+    pub region: Option<usize>,
     /// The first address.
     pub virt: u64,
     /// What it must reach.
     pub phys: u64,
     /// How many pages.
     pub pages: u64,
-    /// Data and code are written to in the phase before permissions are tightened.
+    /// Whether it may be written to.
     pub writable: bool,
-    /// Code is, data is not.
+    /// Whether it may be executed.
     pub executable: bool,
     /// The PAT index asked for.
     pub pat_index: u8,
-    /// RUNTIME: it stays when boot services go.
-    pub runtime: bool,
+    /// It is mapped for good: not boot services', which go.
+    pub stays: bool,
     /// Past the CPU's physical-address width: it cannot be probed.
     pub past_maxphyaddr: bool,
+}
+
+/// What an alias is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A region where SetVirtualAddressMap is told that it is.
+    Virtual,
+    /// A region at its physical addresses.
+    Physical,
+    /// Page 0, which some firmware writes to in SetVirtualAddressMap.
+    PageZero,
+    /// The map handed to SetVirtualAddressMap, at its physical address.
+    VirtualMap,
 }
 
 impl Alias {
@@ -57,112 +68,268 @@ impl Alias {
 /// What must be, before any table is looked at.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// What the mapper gave virtual addresses: each alias whole, as it was handed over.
+    /// What regions were given: each alias whole.
     pub placed: Vec<Alias>,
     /// By virtual address, none overlapping another: where descriptors overlap, the later one's rest.
     pub aliases: Vec<Alias>,
+    /// What was mapped and must not be any more.
+    pub gone: Vec<Alias>,
     /// Where nothing else may translate.
-    pub arena: RangeInclusive<u64>,
+    pub arenas: Vec<RangeInclusive<u64>>,
+}
+
+/// What an expectation is made from.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The memory map.
+    pub map: &'a MemoryMap,
+    /// The mapper's layout.
+    pub layout: Layout,
+    /// The map that the mapper hands to SetVirtualAddressMap.
+    pub virtual_map: &'a [MemoryDescriptor],
+    /// Where that map lies.
+    pub virtual_map_at: &'a Range<u64>,
+    /// What the CPU was told.
+    pub told: &'a Paging,
+    /// Whether the mapper was offered execute-disable.
+    pub nx: bool,
+    /// The kernel's own ranges.
+    pub kernel: &'a [RangeInclusive<u64>],
 }
 
 impl Expectation {
-    /// From the map that the mapper hands to SetVirtualAddressMap; what is wrong with that map goes into `marks`. `nx`:
-    /// whether the mapper was offered execute-disable.
-    pub fn new(
-        map: &MemoryMap,
-        layout: Layout,
-        virtual_map: &[MemoryDescriptor],
-        told: &Paging,
-        nx: bool,
-        kernel: &[RangeInclusive<u64>],
-        marks: &mut Marks,
-    ) -> Self {
-        let formula = addresses(map, layout);
-        let mut given: HashMap<(u64, u64, u32, u64), Vec<u64>> = HashMap::new();
-        for d in virtual_map.iter().rev() {
-            given.entry((d.phys_start, d.page_count, d.ty.0, d.att.bits())).or_default().push(d.virt_start);
-        }
-        let mut aliases = Vec::new();
+    /// Of phase `map`; what is wrong with the virtual map goes into `marks`.
+    pub fn new(question: &Question<'_>, marks: &mut Marks) -> Self {
+        let Question { map, layout, told, .. } = *question;
+        let formula = closed_form::addresses(map, layout);
+        let mut given = Given::new(question.virtual_map);
+        given.claim(map);
+        let mut placed = Vec::new();
         for region in map.regions() {
-            let key = (region.phys, region.pages, region.ty.0, region.attribute.bits());
-            let Some(virt_start) = given.get_mut(&key).and_then(Vec::pop) else {
+            let Some(virt_start) = given.virtual_start(&region) else {
                 if is_owed(&region) {
                     marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
                 }
                 continue;
             };
-            let alias = Alias::new(&region, virt_start, told, nx);
-            if alias.pages == 0 || !alias.virt.is_multiple_of(PAGE_BYTES) {
-                marks.push(Mark {
-                    expected: Statement::Text("whole pages at a page's offset"),
-                    observed: Statement::Virtual(virt_start),
-                    ..alias.mark(Rule::VirtualMap, Witness::Expectation)
-                });
+            if region.pages == 0 {
+                marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
                 continue;
             }
-            match formula.get(&region.index) {
-                Some(virt) if *virt != alias.virt => marks.push(Mark {
-                    expected: Statement::Virtual(*virt),
-                    observed: Statement::Virtual(alias.virt),
-                    ..alias.mark(Rule::WrongAddress, Witness::Expectation)
-                }),
-                _ => {}
-            }
-            if alias.is_placed_well(&arena(layout), told, kernel, marks) {
-                aliases.push(alias);
+            placed.extend(question.at_physical_address(&region));
+            if formula.get(&region.index) == Some(&None) {
+                marks.push(no_room(&region));
+            } else {
+                let expected = formula.get(&region.index).copied().flatten();
+                placed.extend(question.at_virtual_address(&region, virt_start, expected, marks));
             }
         }
-        for virt in given.into_values().flatten() {
+        for virt in given.unclaimed() {
             marks.push(Mark {
                 virt: Some(virt),
                 observed: Statement::Virtual(virt),
                 ..Mark::new(Rule::VirtualMap, Witness::Expectation)
             });
         }
-        let placed = aliases.clone();
+        if closed_form::has_identity(layout) {
+            check_order(map, &placed, marks);
+        }
+        placed.sort_by_key(|alias| (alias.region, alias.role));
+        let mut aliases = placed.clone();
+        if layout == Layout::Linux {
+            question.add_what_the_call_needs(&mut aliases);
+        }
         aliases.sort_by_key(|alias| alias.virt);
-        Self { placed, aliases: without_overlaps(aliases, marks), arena: arena(layout) }
+        Self { placed, aliases: without_overlaps(aliases, marks), gone: Vec::new(), arenas: arenas(layout, told) }
     }
 
-    /// The first virtual address that stands for a physical one.
+    /// The same after phase `finish` of layout `linux`: boot services are gone, and the Memory Attributes Table's
+    /// permissions are in force.
+    pub fn finished(&self, question: &Question<'_>) -> Self {
+        let (stay, gone): (Vec<_>, Vec<_>) = self.aliases.iter().copied().partition(|alias| alias.stays);
+        let attributes = attributes_table::in_force(question.map);
+        let aliases = stay.into_iter().flat_map(|alias| {
+            let parts = vec![alias];
+            attributes.iter().filter(|entry| entry.concerns(&alias)).fold(parts, |parts, entry| {
+                parts.into_iter().flat_map(|part| entry.applied_to(part, question.nx)).flatten().collect()
+            })
+        });
+        let aliases = aliases.collect();
+        Self { placed: self.placed.clone(), aliases, gone, arenas: self.arenas.clone() }
+    }
+
+    /// The first virtual address that stands for a physical one after SetVirtualAddressMap.
     pub fn virtual_of(&self, phys: u64) -> Option<u64> {
-        let alias = self.aliases.iter().find(|alias| (alias.phys..alias.target(alias.last())).contains(&phys))?;
+        let holds =
+            |alias: &&Alias| alias.role == Role::Virtual && (alias.phys..=alias.target(alias.last())).contains(&phys);
+        let alias = self.aliases.iter().find(holds)?;
         Some(alias.virt + (phys - alias.phys))
+    }
+
+    /// Whether this kernel, started by an earlier one, has each runtime region where that one told firmware that it is.
+    pub fn compare_with_earlier(&self, map: &MemoryMap, earlier: &[MemoryDescriptor], marks: &mut Marks) {
+        let given: HashMap<usize, u64> = (self.placed.iter().rev())
+            .filter(|alias| alias.role == Role::Virtual)
+            .filter_map(|alias| Some((alias.region?, alias.virt)))
+            .collect();
+        for region in map.regions().filter(is_owed) {
+            let expected = virtual_of(earlier, region.phys).map(|virt| virt - region.phys % PAGE_BYTES);
+            let observed = given.get(&region.index).copied();
+            if expected != observed {
+                let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
+                let mark = Mark::of_region(Rule::KexecMoved, &region, state(expected), state(observed));
+                marks.push(Mark { virt: expected.or(observed), ..mark });
+            }
+        }
+        let is_known = |d: &MemoryDescriptor| {
+            map.regions().filter(is_owed).any(|region| {
+                let end = u128::from(region.phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
+                (u128::from(region.phys)..end).contains(&u128::from(d.phys_start))
+            })
+        };
+        let lost = earlier.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0);
+        for d in lost.filter(|d| !is_known(d)) {
+            marks.push(Mark {
+                virt: Some(d.virt_start),
+                pages: d.page_count,
+                expected: Statement::Virtual(d.virt_start),
+                observed: Statement::Text("a memory map without it"),
+                ..Mark::new(Rule::KexecMoved, Witness::Expectation)
+            });
+        }
     }
 
     /// The alias that covers an address.
     pub fn alias_at(&self, virt: u64) -> Option<usize> {
-        let after = self.aliases.partition_point(|alias| alias.virt <= virt);
-        let index = after.checked_sub(1)?;
-        (self.aliases[index].last() >= virt).then_some(index)
+        at(&self.aliases, virt)
+    }
+
+    /// Whose an address was before that went, and how far that holds, to `last` at the most.
+    pub fn gone_from(&self, virt: u64, last: u64) -> (Option<usize>, u64) {
+        let alias = self.gone.get(self.gone.partition_point(|alias| alias.last() < virt));
+        match alias {
+            Some(alias) if alias.virt <= virt => (alias.region, last.min(alias.last())),
+            Some(alias) => (None, last.min(alias.virt - 1)),
+            None => (None, last),
+        }
+    }
+}
+
+/// The virtual address that a map handed to SetVirtualAddressMap gives to a physical one: the first RUNTIME descriptor
+/// that holds it decides (UEFI 2.10, 8.4.2).
+pub fn virtual_of(virtual_map: &[MemoryDescriptor], phys: u64) -> Option<u64> {
+    let offset =
+        |d: &MemoryDescriptor| phys.checked_sub(d.phys_start).filter(|offset| offset / PAGE_BYTES < d.page_count);
+    let mut runtime = virtual_map.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME));
+    runtime.find_map(|d| Some(d.virt_start.wrapping_add(offset(d)?)))
+}
+
+/// The physical address that such a map gives a virtual one for.
+pub fn physical_of(virtual_map: &[MemoryDescriptor], virt: u64) -> Option<u64> {
+    let offset =
+        |d: &MemoryDescriptor| virt.checked_sub(d.virt_start).filter(|offset| offset / PAGE_BYTES < d.page_count);
+    let mut runtime = virtual_map.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME));
+    runtime.find_map(|d| Some(d.phys_start.wrapping_add(offset(d)?)))
+}
+
+/// The one of several aliases, by address, that covers an address.
+fn at(aliases: &[Alias], virt: u64) -> Option<usize> {
+    let index = aliases.partition_point(|alias| alias.virt <= virt).checked_sub(1)?;
+    (aliases[index].last() >= virt).then_some(index)
+}
+
+impl Question<'_> {
+    /// A region where SetVirtualAddressMap is told that it is; `expected` is where it should be.
+    fn at_virtual_address(
+        &self,
+        region: &Region,
+        virt_start: u64,
+        expected: Option<u64>,
+        marks: &mut Marks,
+    ) -> Option<Alias> {
+        let offset = region.phys % PAGE_BYTES;
+        let alias = self.alias(region, Role::Virtual, virt_start.wrapping_sub(offset));
+        if !alias.virt.is_multiple_of(PAGE_BYTES) {
+            marks.push(Mark {
+                expected: Statement::Text("whole pages at a page's offset"),
+                observed: Statement::Virtual(virt_start),
+                ..alias.mark(Rule::VirtualMap, Witness::Expectation)
+            });
+            return None;
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != virt_start) {
+            marks.push(Mark {
+                expected: Statement::Virtual(expected),
+                observed: Statement::Virtual(virt_start),
+                ..alias.mark(Rule::WrongAddress, Witness::Expectation)
+            });
+        }
+        alias.is_placed_well(&closed_form::window(self.layout), self.told, self.kernel, marks).then_some(alias)
+    }
+
+    /// The same region 1:1, where the layout maps it so and the lower half reaches so far.
+    fn at_physical_address(&self, region: &Region) -> Option<Alias> {
+        let alias = self.alias(region, Role::Physical, region.phys - region.phys % PAGE_BYTES);
+        let end = u128::from(alias.phys) + u128::from(alias.pages) * u128::from(PAGE_BYTES);
+        let is_low = end <= u128::from(*low_half(self.told).end()) + 1;
+        (closed_form::has_identity(self.layout) && closed_form::maps(self.layout, region) && is_low).then_some(alias)
+    }
+
+    fn alias(&self, region: &Region, role: Role, virt: u64) -> Alias {
+        let phys = region.phys - region.phys % PAGE_BYTES;
+        let end = u128::from(phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
+        Alias {
+            role,
+            region: Some(region.index),
+            virt,
+            phys,
+            pages: region.pages,
+            writable: true,
+            executable: region.is_code() || !self.nx,
+            pat_index: cache_index(self.layout, region.attribute),
+            stays: region.is_runtime() || self.layout != Layout::Linux,
+            past_maxphyaddr: end > 1 << self.told.maxphyaddr,
+        }
+    }
+
+    /// Page 0 and the virtual map, as data. Where page 0 is a region's, it has that region's cache type, and goes with it.
+    fn add_what_the_call_needs(&self, aliases: &mut Vec<Alias>) {
+        let data = |role, start, pages| Alias {
+            role,
+            region: None,
+            virt: start,
+            phys: start,
+            pages,
+            writable: true,
+            executable: !self.nx,
+            pat_index: 0,
+            stays: true,
+            past_maxphyaddr: false,
+        };
+        let map = self.virtual_map_at;
+        let pages = (map.end - map.start).div_ceil(PAGE_BYTES);
+        aliases.extend((pages > 0).then(|| data(Role::VirtualMap, map.start, pages)));
+
+        let page_zero = data(Role::PageZero, 0, 1);
+        let Some(owner) = aliases.iter_mut().find(|alias| alias.role == Role::Physical && alias.virt == 0) else {
+            return aliases.push(page_zero);
+        };
+        let page_zero = Alias { region: owner.region, pat_index: owner.pat_index, stays: owner.stays, ..page_zero };
+        (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages - 1);
+        aliases.retain(|alias| alias.pages > 0);
+        aliases.push(page_zero);
     }
 }
 
 impl Alias {
-    fn new(region: &Region, virt_start: u64, told: &Paging, nx: bool) -> Self {
-        let offset = region.phys % PAGE_BYTES;
-        let phys = region.phys - offset;
-        Self {
-            region: region.index,
-            virt: virt_start.wrapping_sub(offset),
-            phys,
-            pages: region.pages,
-            writable: true,
-            executable: region.is_code() || !nx,
-            pat_index: cache_index(region.attribute),
-            runtime: region.is_runtime(),
-            past_maxphyaddr: u128::from(phys) + u128::from(region.pages) * 4096 > 1 << told.maxphyaddr,
-        }
-    }
-
     pub(super) fn mark(&self, rule: Rule, witness: Witness) -> Mark {
-        Mark { region: Some(self.region), virt: Some(self.virt), pages: self.pages, ..Mark::new(rule, witness) }
+        Mark { region: self.region, virt: Some(self.virt), pages: self.pages, ..Mark::new(rule, witness) }
     }
 
     /// Whether its addresses can be looked at; says so if they are not where they may be.
     fn is_placed_well(
         &self,
-        arena: &RangeInclusive<u64>,
+        window: &RangeInclusive<u64>,
         told: &Paging,
         kernel: &[RangeInclusive<u64>],
         marks: &mut Marks,
@@ -182,66 +349,88 @@ impl Alias {
         let kernels = kernel.iter().chain([&(BELOW_2G..=u64::MAX)]);
         if kernels.into_iter().any(|range| self.virt <= *range.end() && *range.start() <= last) {
             found(Rule::KernelOverlap, Statement::Text("addresses below the kernel's"));
-        } else if self.virt < *arena.start() || last > *arena.end() {
-            found(Rule::OutsideArena, Statement::Between(*arena.start(), *arena.end()));
+        } else if self.virt < *window.start() || last > *window.end() {
+            found(Rule::OutsideArena, Statement::Between(*window.start(), *window.end()));
         }
         true
+    }
+
+    /// The pages from `from` to `end`, physical addresses, with `change` made to them; None where there are none.
+    pub(super) fn part(&self, from: u64, end: u64, change: impl FnOnce(Self) -> Self) -> Option<Self> {
+        let skipped = from.checked_sub(self.phys)?;
+        let pages = end.checked_sub(from)? / PAGE_BYTES;
+        (pages > 0).then(|| change(Self { virt: self.virt + skipped, phys: from, pages, ..*self }))
     }
 }
 
 /// Regions every mapper must map.
 fn is_owed(region: &Region) -> bool {
-    region.is_runtime() && region.pages > 0 && fits_an_entry(region)
+    region.is_runtime() && region.pages > 0 && closed_form::fits_an_entry(region)
 }
 
-/// 52 bits of physical address are the most a page-table entry can hold (SDM vol. 3A, 4.1.4).
-fn fits_an_entry(region: &Region) -> bool {
-    (region.phys / PAGE_BYTES).checked_add(region.pages).is_some_and(|end| end <= 1 << 40)
+fn no_room(region: &Region) -> Mark {
+    let expected = Statement::Text("an address");
+    let observed = Statement::Text("none: firmware is handed the VirtualStart that was there before");
+    Mark::of_region(Rule::WindowOverflow, region, expected, observed)
 }
 
-/// What the built-in layouts ask for: the first of WB, WT (where UC is not possible), UC- of the region's capabilities.
-/// Indices are those of the PAT at reset, PWT = 1 and PCD = 2 (SDM vol. 3A, table 11-12).
-fn cache_index(attribute: MemoryAttribute) -> u8 {
+/// What the built-in layouts ask for. Linux: WB, else UC-. The others: the first of WB, WT (where UC is not possible),
+/// UC- of the region's capabilities. Indices are those of the PAT at reset, PWT = 1 and PCD = 2 (SDM vol. 3A, table
+/// 11-12).
+fn cache_index(layout: Layout, attribute: MemoryAttribute) -> u8 {
     let can = |bit| attribute.contains(bit);
     if can(MemoryAttribute::WRITE_BACK) {
         0
-    } else if can(MemoryAttribute::WRITE_THROUGH) && !can(MemoryAttribute::UNCACHEABLE) {
+    } else if can(MemoryAttribute::WRITE_THROUGH)
+        && !can(MemoryAttribute::UNCACHEABLE)
+        && !closed_form::has_identity(layout)
+    {
         1
     } else {
         2
     }
 }
 
-fn arena(layout: Layout) -> RangeInclusive<u64> {
-    match layout {
-        Layout::Window | Layout::PackedDown => BELOW_68G..=BELOW_4G - 1,
-        Layout::PackedUp => BELOW_4G..=BELOW_2G - 1,
+fn low_half(told: &Paging) -> RangeInclusive<u64> {
+    0..=(1 << if told.la57 { 56 } else { 47 }) - 1
+}
+
+fn arenas(layout: Layout, told: &Paging) -> Vec<RangeInclusive<u64>> {
+    let window = closed_form::window(layout);
+    match closed_form::has_identity(layout) {
+        true => vec![low_half(told), window],
+        false => vec![window],
     }
 }
 
-/// The layout's closed form: the virtual address of each region that it maps, by index.
-fn addresses(map: &MemoryMap, layout: Layout) -> HashMap<usize, u64> {
-    let extent = |region: &Region| (region.phys & !(PAGE_BYTES - 1), region.pages * PAGE_BYTES);
-    let mapped = || map.regions().filter(|region| region.is_mapped() && fits_an_entry(region));
-    match layout {
-        Layout::Window => {
-            let ends = mapped().map(|region| extent(&region).0 + extent(&region).1);
-            let efi_va = BELOW_4G.wrapping_sub(ends.max().unwrap_or(0));
-            mapped().map(|region| (region.index, efi_va.wrapping_add(extent(&region).0))).collect()
+/// Linux's own rules: addresses rise with firmware's list, since code and data of one image are descriptors one after
+/// another; and what of them is contiguous in physical memory is contiguous at its virtual addresses.
+fn check_order(map: &MemoryMap, placed: &[Alias], marks: &mut Marks) {
+    let mut regions: Vec<&Alias> = placed.iter().filter(|alias| alias.role == Role::Virtual).collect();
+    if map.kind() == ListKind::Runtime {
+        regions.reverse();
+    }
+    let descriptors = map.descriptors();
+    let is_image = |alias: &Alias| {
+        let descriptor = alias.region.map(|index| &descriptors[index]);
+        descriptor.is_some_and(|d| {
+            d.att.contains(MemoryAttribute::RUNTIME)
+                && matches!(d.ty, MemoryType::RUNTIME_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_DATA)
+        })
+    };
+    for pair in regions.windows(2) {
+        let [before, after] = [pair[0], pair[1]];
+        let end = before.virt.wrapping_add(before.pages * PAGE_BYTES);
+        let observed = Statement::Virtual(after.virt);
+        if after.virt < before.virt {
+            let expected = Statement::Text("an address above that of the region before it in the list");
+            marks.push(Mark { expected, observed, ..after.mark(Rule::WindowOrder, Witness::Expectation) });
         }
-        Layout::PackedDown => mapped()
-            .scan(BELOW_4G, |below, region| {
-                *below = below.wrapping_sub(extent(&region).1);
-                Some((region.index, *below))
-            })
-            .collect(),
-        Layout::PackedUp => mapped()
-            .scan(BELOW_4G, |next, region| {
-                let virt = *next;
-                *next = next.wrapping_add(extent(&region).1);
-                Some((region.index, virt))
-            })
-            .collect(),
+        let contiguous = before.phys + before.pages * PAGE_BYTES == after.phys;
+        if contiguous && is_image(before) && is_image(after) && after.virt != end {
+            let expected = Statement::Virtual(end);
+            marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });
+        }
     }
 }
 
@@ -282,6 +471,8 @@ pub fn judge_map(map: &MemoryMap, told: &Paging, marks: &mut Marks) -> Vec<Strin
             OddityKind::Overlap => Rule::MapOverlap,
             OddityKind::Wrap => Rule::MapWrap,
             OddityKind::Unaligned => Rule::MapUnaligned,
+            // A layout that has no room for it says so.
+            OddityKind::AboveWindow => continue,
             _ => {
                 notes.push(oddity.message);
                 continue;

@@ -168,10 +168,13 @@ rules! {
          right. Only the walk can see this. (SDM vol. 3A, 4.9.2 and 11.12)";
     NotWritable, "not-writable", Error, "Writes to a page that firmware may write fault.",
         "R/W is clear at some level; it is the AND over all of them. (SDM vol. 3A, 4.6)";
+    NotReadOnly, "not-read-only", Error, "A page that the Memory Attributes Table makes read-only can be written to.",
+        "R/W is set at every level. The table is in force after phase `finish`. (UEFI 2.10, 4.6)";
     NotExecutable, "not-executable", Error, "Instructions cannot be fetched from a page of code.",
         "XD is set at some level; it is the OR over all of them. (SDM vol. 3A, 4.6)";
     ExecutableData, "executable-data", Error, "Data is executable where the layout declares that it is not.",
-        "XD is clear at every level. (SDM vol. 3A, 4.6)";
+        "XD is clear at every level: of data, or of what the Memory Attributes Table says is not to be executed. (SDM vol. \
+         3A, 4.6)";
     UserAccessible, "user-accessible", Error, "Ring 3 can reach firmware's page.",
         "U/S is set at every level, and must not be. (SDM vol. 3A, 4.6)";
     StrayMapping, "stray-mapping", Error, "Something translates in the mapper's range that belongs to no region.",
@@ -183,11 +186,21 @@ rules! {
     RegionOverlap, "region-overlap", Error, "Two regions were given overlapping virtual addresses.",
         "One of them is hidden by the other.";
     OutsideArena, "outside-arena", Error, "A region was placed outside the range that the layout may use.",
-        "`window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
+        "`linux`, `linux-fixed`, `window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
     NotCanonical, "not-canonical", Error, "A region was given virtual addresses that are not canonical, or that wrap around.",
         "Accesses there raise #GP, not #PF. (SDM vol. 1, 3.3.7.1)";
     WrongAddress, "wrong-address", Error, "A region's virtual address is not the one that the layout's formula gives.",
         "A second kernel computes the same addresses from the same map; one that is off breaks kexec.";
+    WindowOrder, "window-order", Error, "Virtual addresses do not rise with firmware's list, as Linux's do.",
+        "Since UEFI 2.5 code and data of one image are descriptors of their own, one after another, and firmware's relative \
+         references cross from one to the other: addresses given in the reverse order send them astray.";
+    NotContiguous, "not-contiguous", Error, "Code and data of one image, contiguous in physical memory, are torn apart.",
+        "Runtime code and data that follow one another in the list and in memory may be one image; firmware takes it that \
+         what is contiguous at physical addresses is so at virtual ones.";
+    KexecMoved, "kexec-moved", Error, "A second kernel does not find a runtime region where the first one put it.",
+        "SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The second one must be \
+         given them (`linux-fixed`), or compute the same; `window` does only if it sees the same highest end, and boot \
+         services, which the first kernel freed, are missing from its map.";
     NotMapped, "not-mapped", Error, "The map handed to SetVirtualAddressMap lacks a region that firmware is owed.",
         "Every descriptor with RUNTIME must be there (UEFI 2.10, 8.4.1).";
     VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that the memory map has not.",
@@ -198,7 +211,8 @@ rules! {
         "Tables that refer to themselves look like that.";
     WindowOverflow, "window-overflow", Error, "The regions do not fit the layout's virtual addresses.",
         "`window` has 64 GiB below -4 GiB, for everything up to the highest end of a mapped region: a map with MMIO at a \
-         tebibyte cannot be mapped so.";
+         tebibyte cannot be mapped so. `linux` has the same 64 GiB for the sum of the regions; past it Linux warns, maps \
+         no more, and hands firmware the VirtualStart that was there before.";
     MapOverlap, "map-overlap", Error, "Two descriptors of the memory map share pages.",
         "Firmware's mistake; what is mapped there depends on the order of the list.";
     MapWrap, "map-wrap", Error, "A descriptor reaches past the end of the 64-bit address space.",

@@ -1,12 +1,12 @@
 //! What came of the guest's accesses, against what had to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 
 use efibed_stub::stamp::stamped;
 
-use super::expectation::{Alias, Expectation};
+use super::expectation::{Alias, Expectation, Role};
 use super::marks::{Mark, Marks, Statement};
 use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
 use super::{Rule, Witness};
@@ -56,6 +56,8 @@ pub struct Observations {
     pub faults: Vec<FaultRecord>,
     /// How many more there were.
     pub faults_omitted: u64,
+    /// Pages of aliases that were wrong.
+    pub pages_spoiled: u64,
 }
 
 /// Hears what the guest observes, in any order, and marks what is wrong.
@@ -163,7 +165,7 @@ impl<'a> Judge<'a> {
         let alias = self.alias_at(virt).map(|index| self.expectation.aliases[index]);
         let expected = page(alias.map(|alias| alias.target(virt)));
         let mark = Mark {
-            region: alias.map(|alias| alias.region),
+            region: alias.and_then(|alias| alias.region),
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
             expected: state(expected),
@@ -196,15 +198,24 @@ impl<'a> Judge<'a> {
             }
         }
         self.observations.counts.pages_verified = self.verified_pages();
+        self.observations.pages_spoiled = self.spoiled.iter().map(|pages| pages.pages().count() as u64).sum();
         (self.observations, self.marks)
     }
 
-    /// Distinct physical pages, each of whose aliases was right.
+    /// Distinct physical pages that were right wherever SetVirtualAddressMap is told that they are, and wrong nowhere.
     fn verified_pages(&self) -> u64 {
         let aliases = &self.expectation.aliases;
-        let right =
-            |index: usize, page: u64| self.verified[index].contains(page) && !self.spoiled[index].contains(page);
-        let mut by_phys: Vec<usize> = (0..aliases.len()).collect();
+        let of_role =
+            |owed: bool| (0..aliases.len()).filter(move |index| (aliases[*index].role == Role::Virtual) == owed);
+        let frame = |index: usize, page: u64| aliases[index].phys / PAGE_BYTES + page;
+        let elsewhere: HashSet<u64> =
+            of_role(false).flat_map(|index| self.spoiled[index].pages().map(move |page| frame(index, page))).collect();
+        let right = |index: usize, page: u64| {
+            self.verified[index].contains(page)
+                && !self.spoiled[index].contains(page)
+                && !elsewhere.contains(&frame(index, page))
+        };
+        let mut by_phys: Vec<usize> = of_role(true).collect();
         by_phys.sort_unstable_by_key(|index| aliases[*index].phys);
         let end = |index: &usize| aliases[*index].phys + aliases[*index].pages * PAGE_BYTES;
         let (mut pages, mut group) = (0, Vec::new());
@@ -242,7 +253,10 @@ impl<'a> Judge<'a> {
             // Where it arrived was heard of when it did.
             return self.probe_succeeded(kind, planned, None);
         }
-        let pa = stamped(value);
+        let pa = match (planned.content, planned.predicted) {
+            (Some(content), Outcome::Translated(to)) if content == value => Some(to.pa.0),
+            _ => stamped(value),
+        };
         self.observations.counts.total += 1;
         self.observations.counts.translated += 1;
         self.probe_succeeded(kind, planned, Some(pa));
@@ -277,6 +291,9 @@ impl<'a> Judge<'a> {
                 Statement::Text("a fault"),
                 Statement::Text("it was executed"),
             );
+        } else if access.kind == Kind::Write && !alias.writable {
+            let written = Statement::Text("it was written");
+            self.mark(Rule::NotReadOnly, &alias, virt, Statement::Text("a fault"), written);
         }
         match pa {
             None => {}
@@ -307,11 +324,16 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Ring 3 must fault, and so must fetches from what is not code; anything else must not.
+    /// Ring 3 must fault, and so must fetches from what is not code and writes to what is read-only; anything else must
+    /// not.
     fn expected_or_not(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
         let alias = self.expectation.aliases[index];
         let access = access_of(kind);
-        let barred = access.kind == Kind::Fetch && !alias.executable;
+        let barred = match access.kind {
+            Kind::Read => false,
+            Kind::Write => !alias.writable,
+            Kind::Fetch => !alias.executable,
+        };
         let code = ErrorCode(fault.error_code);
         let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
         let is_owed = access.privilege == Privilege::User || barred;
@@ -375,7 +397,7 @@ impl<'a> Judge<'a> {
         };
         let expected = Statement::Frame(alias.target(fault.virt));
         self.mark(rule, &alias, fault.virt, expected, Statement::Faulted(exception));
-        self.record(Some(alias.region), kind, fault);
+        self.record(alias.region, kind, fault);
     }
 
     fn compare_faults(&mut self, index: Option<usize>, kind: ProbeKind, predicted: Fault, fault: protocol::Fault) {
@@ -387,7 +409,7 @@ impl<'a> Judge<'a> {
         }
         let observed = Statement::FaultAt { fault: observed, cr2: fault.cr2, rip: fault.rip };
         self.doubt(Rule::WrongErrorCode, index, fault.virt, Statement::Faulted(predicted), observed);
-        self.record(index.map(|index| self.expectation.aliases[index].region), kind, fault);
+        self.record(index.and_then(|index| self.expectation.aliases[index].region), kind, fault);
     }
 
     /// A data access faults at the guest's own instruction, a fetch at the address (or, where that is not canonical, at
@@ -449,7 +471,7 @@ impl<'a> Judge<'a> {
 
     fn doubt(&mut self, rule: Rule, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
         self.marks.push(Mark {
-            region: index.map(|index| self.expectation.aliases[index].region),
+            region: index.and_then(|index| self.expectation.aliases[index].region),
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
             expected,

@@ -3,7 +3,10 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
-//! | `expectation` | the first witness: the memory map and the layout's closed form |
+//! | `closed_form` | where a layout puts each region, from the memory map alone |
+//! | `attributes_table` | which entries of the Memory Attributes Table Linux takes |
+//! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
+//! | `expectation` | the first witness: what the two say must be |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
 //! | `plan` | which accesses the guest is to make |
 //! | `judge` | what came of them, against what had to |
@@ -11,14 +14,19 @@
 //!
 //! The guest's MMU, the second witness, is asked by the engines; so is KVM_TRANSLATE, the fourth.
 
+mod attributes_table;
+mod closed_form;
 mod expectation;
 mod finding;
+mod given;
 mod judge;
 mod marks;
 mod plan;
 mod tables;
 
-pub(crate) use expectation::{Expectation, judge_map};
+pub use attributes_table::{Refusal, refusals};
+pub(crate) use closed_form::{addresses, has_identity, in_mapping_order, window};
+pub(crate) use expectation::{Alias, Expectation, Question, Role, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};

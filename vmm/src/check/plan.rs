@@ -11,7 +11,7 @@ use std::ops::{Range, RangeInclusive};
 use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
-use super::expectation::{Alias, Expectation};
+use super::expectation::{Alias, Expectation, Role};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 
@@ -22,15 +22,13 @@ const SCRATCH: u64 = SCRATCH_OFFSET as u64;
 const SAMPLE: usize = 64;
 /// Pages read one by one, at the most; each is an exit.
 const MAX_READS: u64 = 4096;
-/// Pages swept, at the most: 16 GiB, some seconds.
-const MAX_SWEPT: u64 = 1 << 22;
-/// Of what is past that, pages swept at random.
+/// Of all that is past what may be swept, pages swept at random.
 const SWEPT_SAMPLE: u64 = 1024;
 
 /// What the guest is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// Pages to be written, in runs.
+    /// Pages to be written, in runs, by address.
     pub sweeps: Vec<PlannedSweep>,
     /// Single accesses, grouped by kind.
     pub groups: Vec<Group>,
@@ -56,6 +54,8 @@ pub struct PlannedProbe {
     pub purpose: Purpose,
     /// What the walk says.
     pub predicted: Outcome,
+    /// What is read there, where that is the guest's own memory: it bears no number of its page.
+    pub content: Option<u64>,
 }
 
 /// What a probe is for.
@@ -78,6 +78,18 @@ pub struct PlannedSweep {
     pub alias: usize,
     /// What the walk says.
     pub predicted: Frames,
+}
+
+impl PlannedSweep {
+    /// Some of its pages.
+    fn part(self, first: u64, pages: u64) -> Self {
+        let offset = first * PAGE_BYTES;
+        let predicted = match self.predicted {
+            Frames::From(pa) => Frames::From(pa + offset),
+            fault => fault,
+        };
+        Self { virt: self.virt + offset, pages, predicted, ..self }
+    }
 }
 
 /// What the walk says of consecutive pages.
@@ -125,6 +137,10 @@ pub struct Ground<'a> {
     pub kernel: &'a [RangeInclusive<u64>],
     /// Of the sample.
     pub seed: u64,
+    /// Pages swept at the most at the addresses that SetVirtualAddressMap is told, and at others; of the rest a sample.
+    pub sweep_owed: u64,
+    /// See `sweep_owed`.
+    pub sweep_others: u64,
 }
 
 impl Plan {
@@ -138,11 +154,19 @@ impl Plan {
             written: BTreeSet::new(),
             random: Random(ground.seed),
             reads: 0,
-            swept: 0,
+            room_to_sweep: ground.sweep_owed,
+            unswept: Vec::new(),
         };
-        for (index, alias) in expectation.aliases.iter().enumerate() {
-            maker.alias(index, alias);
+        // What firmware is owed first: it has the first claim on what may be swept.
+        for owed in [true, false] {
+            let of_role = |(_, alias): &(usize, &Alias)| (alias.role == Role::Virtual) == owed;
+            for (index, alias) in expectation.aliases.iter().enumerate().filter(of_role) {
+                maker.alias(index, alias);
+            }
+            maker.sample_unswept(if owed { "pages of large regions" } else { "pages of large regions, 1:1" });
+            maker.room_to_sweep = ground.sweep_others;
         }
+        maker.gone();
         maker.sample();
         maker.finish()
     }
@@ -178,7 +202,10 @@ struct Maker<'a> {
     written: BTreeSet<u64>,
     random: Random,
     reads: u64,
-    swept: u64,
+    /// Pages that may still be swept.
+    room_to_sweep: u64,
+    /// What was too much to be swept.
+    unswept: Vec<PlannedSweep>,
 }
 
 impl Maker<'_> {
@@ -204,7 +231,7 @@ impl Maker<'_> {
         self.add(ProbeKind::Fetch, alias.virt);
         // Entering ring 3 is what costs; what stays mapped for good is tried in every way.
         self.add(ProbeKind::UserRead, alias.virt);
-        if alias.runtime {
+        if alias.stays {
             self.add(ProbeKind::UserWrite, alias.virt);
             self.add(ProbeKind::UserFetch, alias.virt);
         }
@@ -267,30 +294,34 @@ impl Maker<'_> {
         self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted });
     }
 
-    /// A sweep, or a sample of it where there has been enough sweeping.
+    /// A sweep; what is too much is put aside for the sample.
     fn push_sweep(&mut self, sweep: PlannedSweep) {
-        let now = sweep.pages.min(MAX_SWEPT - self.swept);
-        self.swept += now;
+        let now = sweep.pages.min(self.room_to_sweep);
+        self.room_to_sweep -= now;
         if now > 0 {
             self.plan.sweeps.push(PlannedSweep { pages: now, ..sweep });
         }
-        let rest = sweep.pages - now;
-        if rest == 0 {
+        if now < sweep.pages {
+            self.unswept.push(sweep.part(now, sweep.pages - now));
+        }
+    }
+
+    /// Of all that was put aside, some pages at random.
+    fn sample_unswept(&mut self, what: &str) {
+        let all: u64 = self.unswept.iter().map(|sweep| sweep.pages).sum();
+        if all == 0 {
             return;
         }
-        let picked: BTreeSet<u64> = (0..SWEPT_SAMPLE).map(|_| now + self.random.below(rest)).collect();
-        self.skip(
-            "pages past the first 16 GiB",
-            "a sample of them was reached, and both ends",
-            rest - picked.len() as u64,
-        );
-        for page in picked {
-            let offset = page * PAGE_BYTES;
-            let predicted = match sweep.predicted {
-                Frames::From(pa) => Frames::From(pa + offset),
-                fault => fault,
-            };
-            self.plan.sweeps.push(PlannedSweep { virt: sweep.virt + offset, pages: 1, predicted, ..sweep });
+        let picked: BTreeSet<u64> = (0..SWEPT_SAMPLE).map(|_| self.random.below(all)).collect();
+        let reason = "a seeded sample of them was reached, and both ends of every run of leaves";
+        self.skip(what, reason, all - picked.len() as u64);
+        let mut picked = picked.into_iter().peekable();
+        let mut before = 0;
+        for sweep in std::mem::take(&mut self.unswept) {
+            while let Some(page) = picked.next_if(|page| page - before < sweep.pages) {
+                self.plan.sweeps.push(sweep.part(page - before, 1));
+            }
+            before += sweep.pages;
         }
     }
 
@@ -323,10 +354,15 @@ impl Maker<'_> {
         }
     }
 
-    /// A read of a page: where it says which one it is, if it has memory.
+    /// A read of a page: where it says which one it is, if it has memory. The guest's own memory is known by what it
+    /// holds; a descriptor's physical address, its second word, is a good mark.
     fn read_page(&mut self, page: u64) {
         self.reads += 1;
-        let offset = if self.is_backed(page) { NUMBER } else { 0 };
+        let offset = match self.walk(page, Access::read()).translation().map(|to| self.behind(to.pa.0)) {
+            Some(Behind::Stamped) => NUMBER,
+            Some(Behind::Own) => 8,
+            Some(Behind::Nothing) | None => 0,
+        };
         self.add(ProbeKind::Read, page + offset);
     }
 
@@ -341,14 +377,26 @@ impl Maker<'_> {
         matches!(reached, Outcome::Translated(t) if self.behind(t.pa.0) != Behind::Nothing)
     }
 
-    /// Addresses of the arena that nobody owns, taken at random.
+    /// What was mapped in an earlier phase must not be any more: both ends of it, and a page in between.
+    fn gone(&mut self) {
+        for alias in &self.expectation.gone {
+            let between = alias.virt + self.random.below(alias.pages) * PAGE_BYTES;
+            for virt in [alias.virt, alias.last() - 7, between] {
+                self.nobody(virt);
+            }
+        }
+    }
+
+    /// Addresses of the arenas that nobody owns, taken at random.
     fn sample(&mut self) {
-        let (first, last) = (*self.expectation.arena.start(), *self.expectation.arena.end());
-        let pages = (last - first) / PAGE_BYTES + 1;
-        for _ in 0..SAMPLE {
-            let page = first + self.random.below(pages) * PAGE_BYTES;
-            let offset = self.random.below(PAGE_BYTES / 8) * 8;
-            self.nobody(page + offset);
+        for arena in &self.expectation.arenas {
+            let (first, last) = (*arena.start(), *arena.end());
+            let pages = (last - first) / PAGE_BYTES + 1;
+            for _ in 0..SAMPLE {
+                let page = first + self.random.below(pages) * PAGE_BYTES;
+                let offset = self.random.below(PAGE_BYTES / 8) * 8;
+                self.nobody(page + offset);
+            }
         }
     }
 
@@ -390,12 +438,20 @@ impl Maker<'_> {
                 let predicted = self.walk(virt, access_of(kind));
                 if self.is_safe(kind, virt, &predicted) {
                     let purpose = self.expectation.alias_at(virt).map_or(Purpose::Nobody, Purpose::Alias);
-                    probes.push(PlannedProbe { virt, purpose, predicted });
+                    probes.push(PlannedProbe { virt, purpose, predicted, content: self.own_content(&predicted) });
                 }
             }
             self.plan.groups.push(Group { kind, probes });
         }
+        self.plan.sweeps.sort_unstable_by_key(|sweep| sweep.virt);
         self.plan
+    }
+
+    /// What the guest's own memory holds where an access arrives in it.
+    fn own_content(&self, predicted: &Outcome) -> Option<u64> {
+        let pa = predicted.translation()?.pa;
+        let word = Pa(pa.0 & !7);
+        (self.behind(pa.0) == Behind::Own).then(|| self.ground.memory.entry(word)).flatten()
     }
 
     /// Whether an address leads to its own page, and is the first to write there.
@@ -437,5 +493,129 @@ pub(super) fn access_of(kind: ProbeKind) -> Access {
         ProbeKind::UserRead => Access::read().user(),
         ProbeKind::UserWrite => Access::write().user(),
         ProbeKind::UserFetch => Access::fetch().user(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mmu::bits::{P, PS, W};
+
+    const ARENA: u64 = 0xffff_ffef_0000_0000;
+    const GIB: u64 = 1 << 30;
+    /// 16 GiB.
+    const MAX_SWEPT: u64 = 1 << 22;
+    const PAGES_PER_GIB: u64 = GIB / PAGE_BYTES;
+
+    /// Up to 64 leaves of 1 GiB from [`ARENA`] up, contiguous but where `gap` lies after each.
+    struct Window {
+        gib: u64,
+        gap: u64,
+    }
+
+    impl TableMemory for Window {
+        fn entry(&self, at: Pa) -> Option<u64> {
+            let nth = (at.0 >> 3 & 511).wrapping_sub(ARENA >> 30 & 511);
+            Some(match at.0 >> 12 {
+                1 => 0x2000 | P | W,
+                2 if nth < self.gib => (nth * (1 + self.gap) * GIB) | P | W | PS,
+                2 => 0,
+                _ => return None,
+            })
+        }
+    }
+
+    /// Aliases of so many GiB each.
+    fn expectation(gib: &[u64]) -> Expectation {
+        let mut virt = ARENA;
+        let aliases = gib.iter().enumerate().map(|(region, gib)| {
+            let alias = Alias {
+                role: Role::Virtual,
+                region: Some(region),
+                virt,
+                phys: virt - ARENA,
+                pages: gib * PAGES_PER_GIB,
+                writable: true,
+                executable: false,
+                pat_index: 0,
+                stays: true,
+                past_maxphyaddr: false,
+            };
+            virt += gib * GIB;
+            alias
+        });
+        let aliases: Vec<_> = aliases.collect();
+        let arenas = vec![ARENA..=ARENA + 64 * GIB - 1];
+        Expectation { placed: aliases.clone(), aliases, gone: Vec::new(), arenas }
+    }
+
+    fn plan(window: &Window, expectation: &Expectation, seed: u64) -> Plan {
+        let checks = Paging::default();
+        let ground = Ground {
+            memory: window,
+            root: Pa(0x1000),
+            checks: &checks,
+            memory_behind: &[],
+            kernel: &[],
+            seed,
+            sweep_owed: MAX_SWEPT,
+            sweep_others: 0,
+        };
+        Plan::new(expectation, &ground)
+    }
+
+    fn swept(plan: &Plan) -> u64 {
+        plan.sweeps.iter().map(|sweep| sweep.pages).sum()
+    }
+
+    #[test]
+    fn sixteen_gib_are_swept_in_full() {
+        let plan = plan(&Window { gib: 16, gap: 0 }, &expectation(&[16]), 1);
+        assert_eq!((swept(&plan), plan.sweeps.len()), (16 * PAGES_PER_GIB, 1));
+        assert!(!plan.skipped.iter().any(|skipped| skipped.what.contains("large regions")));
+    }
+
+    #[test]
+    fn of_more_a_sample_is_swept_and_the_rest_is_counted_as_skipped() {
+        // One alias in one run, one in runs of 1 GiB, and many aliases: the sample is one for all.
+        for (gap, aliases) in [(0, vec![64]), (1, vec![64]), (0, vec![1; 64])] {
+            let plan = plan(&Window { gib: 64, gap }, &expectation(&aliases), 1);
+            let skipped = plan.skipped.iter().find(|skipped| skipped.what.contains("large regions")).unwrap();
+            let sampled = swept(&plan) - MAX_SWEPT;
+            assert!((SWEPT_SAMPLE - 8..=SWEPT_SAMPLE).contains(&sampled), "{sampled}: a few may be drawn twice");
+            assert_eq!(swept(&plan) + skipped.count, 64 * PAGES_PER_GIB);
+            assert!(plan.sweeps.windows(2).all(|pair| pair[0].virt + pair[0].pages * PAGE_BYTES <= pair[1].virt));
+            // Each quarter of the rest has its share, more or less.
+            for quarter in 1..=3 {
+                let range = ARENA + quarter * 16 * GIB..ARENA + (quarter + 1) * 16 * GIB;
+                let some = plan.sweeps.iter().filter(|sweep| sweep.pages == 1 && range.contains(&sweep.virt)).count();
+                assert!((250..450).contains(&some), "{some}");
+            }
+            for sweep in &plan.sweeps {
+                let offset = sweep.virt - ARENA;
+                let pa = offset / GIB * (1 + gap) * GIB + offset % GIB;
+                assert_eq!(sweep.predicted, Frames::From(pa));
+                assert_eq!(sweep.alias, (aliases.len() as u64 * offset / (64 * GIB)) as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn the_sample_is_the_seeds() {
+        let sweeps = |seed| plan(&Window { gib: 64, gap: 0 }, &expectation(&[64]), seed).sweeps;
+        assert_eq!(sweeps(1), sweeps(1));
+        assert_ne!(sweeps(1), sweeps(2));
+    }
+
+    #[test]
+    fn both_ends_of_every_leaf_run_are_read_however_much_is_swept() {
+        let plan = plan(&Window { gib: 64, gap: 1 }, &expectation(&[64]), 1);
+        let reads = plan.groups.iter().find(|group| group.kind == ProbeKind::Read).unwrap();
+        let read = |virt| reads.probes.iter().any(|probe| probe.virt == virt);
+        for run in 0..64 {
+            let first = ARENA + run * GIB;
+            assert!(read(first) && read(first + (GIB - 8)), "run {run}");
+        }
+        assert!(!read(ARENA + GIB / 2), "what is in the middle is not");
     }
 }

@@ -57,7 +57,9 @@ impl TableCheck<'_> {
         for alias in &self.expectation.aliases {
             verdict.leaves.push(self.check_alias(alias, &mut verdict.runs, marks));
         }
-        self.find_strays(marks);
+        for arena in &self.expectation.arenas {
+            self.find_strays(arena, marks);
+        }
         verdict
     }
 
@@ -125,7 +127,8 @@ impl TableCheck<'_> {
             }
         };
         let executable = if alias.executable { Rule::NotExecutable } else { Rule::ExecutableData };
-        right(Rule::NotWritable, "writable", "read-only", alias.writable, run.rights.writable);
+        let writable = if alias.writable { Rule::NotWritable } else { Rule::NotReadOnly };
+        right(writable, "writable", "read-only", alias.writable, run.rights.writable);
         right(executable, "executable", "not executable", alias.executable, run.rights.executable);
         right(Rule::UserAccessible, "supervisor only", "open to ring 3", true, !run.rights.user);
     }
@@ -157,9 +160,9 @@ impl TableCheck<'_> {
             Some(run) if run.va.0 == virt => Statement::Frame(run.pa.0),
             _ => Statement::Absent,
         };
-        let owner = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index].region);
+        let owner = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index]);
         marks.push(Mark {
-            region: owner,
+            region: owner.and_then(|alias| alias.region),
             virt: Some(virt),
             pages: 1,
             expected: frame(own),
@@ -168,33 +171,40 @@ impl TableCheck<'_> {
         });
     }
 
-    /// What translates in the arena, and is neither an alias's nor the kernel's.
-    fn find_strays(&self, marks: &mut Marks) {
-        let arena = self.expectation.arena.clone();
-        for run in self.runs(arena, marks) {
-            let last = run.va.0 + (run.bytes - 1);
-            let mut next = Some(run.va.0);
-            while let Some(virt) = next.filter(|virt| *virt <= last) {
-                next = match self.owner_from(virt) {
-                    Some((first, end)) if first <= virt => end.checked_add(1),
-                    owner => {
-                        let end = owner.map_or(last, |(first, _)| last.min(first - 1));
-                        let (rule, observed) = match run.defect {
-                            None => (Rule::StrayMapping, Statement::Frame(run.pa.0 + (virt - run.va.0))),
-                            Some(Defect::Reserved { .. }) => (Rule::ReservedBit, Statement::Text("a reserved bit")),
-                            Some(Defect::Stranded { table }) => (Rule::TableUnreachable, Statement::Frame(table.0)),
-                        };
-                        marks.push(Mark {
-                            virt: Some(virt),
-                            pages: (end - virt) / PAGE_BYTES + 1,
-                            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-                            observed,
-                            ..Mark::new(rule, Witness::Walk)
-                        });
-                        end.checked_add(1)
-                    }
-                };
-            }
+    /// What translates in an arena, and is neither an alias's nor the kernel's. What lies between those is walked, and
+    /// no more: the aliases' own entries, of which there may be millions, have been.
+    fn find_strays(&self, arena: &RangeInclusive<u64>, marks: &mut Marks) {
+        let last = *arena.end();
+        let mut next = Some(*arena.start());
+        while let Some(virt) = next.filter(|virt| *virt <= last) {
+            next = match self.owner_from(virt) {
+                Some((first, end)) if first <= virt => end.checked_add(1),
+                owner => {
+                    let end = owner.map_or(last, |(first, _)| last.min(first - 1));
+                    let (region, end) = self.expectation.gone_from(virt, end);
+                    self.find_strays_in(virt..=end, region, marks);
+                    end.checked_add(1)
+                }
+            };
+        }
+    }
+
+    /// All that translates here is a stray: of the region that was here before, if one was.
+    fn find_strays_in(&self, range: RangeInclusive<u64>, region: Option<usize>, marks: &mut Marks) {
+        for run in self.runs(range, marks) {
+            let (rule, observed) = match run.defect {
+                None => (Rule::StrayMapping, Statement::Frame(run.pa.0)),
+                Some(Defect::Reserved { .. }) => (Rule::ReservedBit, Statement::Text("a reserved bit")),
+                Some(Defect::Stranded { table }) => (Rule::TableUnreachable, Statement::Frame(table.0)),
+            };
+            marks.push(Mark {
+                region,
+                virt: Some(run.va.0),
+                pages: run.bytes / PAGE_BYTES,
+                expected: Statement::Faulted(Fault::page(ErrorCode(0))),
+                observed,
+                ..Mark::new(rule, Witness::Walk)
+            });
         }
     }
 

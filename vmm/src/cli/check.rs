@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::input::{Input, engines};
+use super::progress::watched;
 use super::{Failure, Status, output};
 use crate::report::text::Text;
 use crate::report::{Report, json};
@@ -36,13 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let bar = progress_bar();
-    let report = TestBed::without_kvm().run_telling(&scenario, &|done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
-    let report = report?;
+    let report = watched(|progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
     show(&report, arguments.json.as_deref())?;
     let fine = match scenario.is_as_expected(&report) {
         None => report.is_clean(),
@@ -55,23 +49,12 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     Ok(if fine { Status::Clean } else { Status::Findings })
 }
 
-/// On standard error, if that is a terminal; most checks are over before it is drawn.
-fn progress_bar() -> ProgressBar {
-    let target = ProgressDrawTarget::stderr_with_hz(10);
-    let style = ProgressStyle::with_template("  sweeping {bar:40} {pos}/{len} pages, {eta} left");
-    let bar = ProgressBar::with_draw_target(None, target);
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
 fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
     if json == Some(Path::new("-")) {
         return output::print(&json::to_json(report));
     }
     if let Some(path) = json {
-        output::write_file(path, &json::to_json(report))?;
+        output::write_file(path, json::to_json(report))?;
     }
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
     output::print(&format!("{text}\n"))

@@ -26,7 +26,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     match &arguments.json {
         Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities))?,
         Some(path) => {
-            output::write_file(path, &json(&abilities))?;
+            output::write_file(path, json(&abilities))?;
             output::print(&text(&abilities))?;
         }
         None => output::print(&text(&abilities))?,

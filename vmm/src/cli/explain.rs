@@ -43,14 +43,12 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     };
     let mut text = explain_walk(&walk, &report.cpu.told);
     text += &match report.owner(Va(virt)) {
-        Some(owner) => {
-            let start = owner.virt.unwrap_or_default();
+        Some((owner, distance)) => {
             format!(
-                "\nThe address is region {}'s ({}), {:#x} bytes from its start; it must reach PA {:#x}.\n",
+                "\nThe address is region {}'s ({}), {distance:#x} bytes from its start; it must reach PA {:#x}.\n",
                 owner.region.index,
                 type_name(owner.region.ty),
-                virt - start,
-                (owner.region.phys & !0xfff).saturating_add(virt - start)
+                (owner.region.phys & !0xfff).saturating_add(distance)
             )
         }
         None => "\nThe address belongs to no region of the map.\n".to_owned(),

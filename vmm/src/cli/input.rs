@@ -1,6 +1,7 @@
 //! What commands take: a map or scenario, and the options that override it.
 
 use std::io::Read as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,17 +9,59 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::IntoDiagnostic as _;
 
 use super::Failure;
-use crate::memory_map::{MAX_INPUT_BYTES, read_text};
+use crate::memory_map::{
+    Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
+};
 use crate::{CpuidRequest, EngineName, Layout, LeafRule, Scenario};
 
 /// A map, and how it is to be mapped.
 #[derive(Args)]
 pub struct Input {
-    /// Memory map or scenario: a Linux boot log (`efi: memNN:` lines), or TOML; `-` is standard input
-    #[arg(value_name = "MAP")]
+    /// Memory map or scenario, in any known format; Linux's runtime-map folder; `-` is standard input
+    #[arg(value_name = "MAP", long_help = MAP_HELP)]
     pub map: PathBuf,
 
-    /// How regions get their virtual addresses [default: window]
+    #[command(flatten)]
+    read: ReadArguments,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What may be given as a map.
+const MAP_HELP: &str = "\
+Memory map, in any known format, which is found by content: a boot log with all else in it (Linux with `efi=debug`, \
+Xen, FreeBSD's verbose boot), the tables of the UEFI shell's `memmap`, of GRUB's `lsefimmap` and of U-Boot's \
+`efidebug memmap`, what other loaders print, an array of EFI_MEMORY_DESCRIPTOR, JSON or TOML. TOML may be a scenario, \
+which says how the map is to be mapped, too. A folder is read as /sys/firmware/efi/runtime-map, and `-` is standard \
+input.";
+
+const READING: &str = "Reading the map";
+
+/// How a map is read, where its content does not tell or is not as it should be.
+#[derive(Args)]
+pub struct ReadArguments {
+    /// Which list to take, from 1, of a text with several [default: the first that firmware handed out]
+    #[arg(long, value_name = "N", help_heading = READING)]
+    list: Option<NonZeroUsize>,
+
+    /// The only format to read; without it, whatever the content is [possible values: see --help]
+    #[arg(long, value_name = "NAME", value_parser = formats(), hide_possible_values = true, help_heading = READING, long_help = format_help())]
+    format: Option<Format>,
+
+    /// Skip rows that are damaged, and note it
+    #[arg(long, help_heading = READING)]
+    lenient: bool,
+
+    /// The size of a binary descriptor in bytes, firmware's DescriptorSize
+    #[arg(long, value_name = "BYTES", value_parser = stride, help_heading = READING)]
+    stride: Option<usize>,
+}
+
+/// How a map is to be mapped, where that is not as its scenario says.
+#[derive(Args)]
+pub struct Options {
+    /// How regions get their virtual addresses [default: linux]
     #[arg(long, value_name = "NAME", value_parser = layouts(), long_help = LAYOUT_HELP)]
     pub layout: Option<Layout>,
 
@@ -32,7 +75,9 @@ pub struct Input {
 }
 
 const LAYOUT_HELP: &str = "\
-How regions get their virtual addresses [default: window]
+How regions get their virtual addresses [default: linux]
+  linux        as x86-64 Linux: merged, from the last region to the first, down from -4G, VA = PA modulo 2M; and 1:1
+  linux-fixed  as Linux after kexec: RUNTIME regions at the virtual addresses that the map itself bears; and 1:1
   window       efi_va = -4G - highest end of the mapped regions; VA = efi_va + PA
   packed-down  in list order, one right below another from -4G, no regard to PA
   packed-up    in list order, one right above another from -4G
@@ -57,8 +102,65 @@ machine was found to do (`efibed doctor`).";
 impl Input {
     /// Reads the map, and applies the options.
     pub fn scenario(&self) -> Result<Scenario, Failure> {
-        let (name, text) = self.text()?;
-        let mut scenario = Scenario::parse(&name, &text).map_err(|error| Failure::Input(miette::Report::new(error)))?;
+        Ok(self.options.apply(self.read.scenario(&self.map)?))
+    }
+}
+
+impl ReadArguments {
+    /// Reads a scenario, or a map; `-` is standard input.
+    pub fn scenario(&self, path: &Path) -> Result<Scenario, Failure> {
+        let options = self.options();
+        if path.is_dir() {
+            let lists = MemoryMap::read_all(path, &options).map_err(Failure::input)?;
+            return self.chosen(path, lists).map(Scenario::new);
+        }
+        let (name, bytes) = bytes(path)?;
+        let lists = match decode(&name, bytes, &options).map_err(Failure::input)? {
+            Contents::Text(text) if self.may_be_scenario() && detect(&text) == Some(Format::Toml) => {
+                let scenario = Scenario::parse(&name, &text).map_err(Failure::input)?;
+                self.chosen(path, vec![scenario.map().clone()])?;
+                return Ok(scenario);
+            }
+            Contents::Text(text) => MemoryMap::parse_all(&name, &text, &options).map_err(Failure::input)?,
+            Contents::Binary(bytes) => {
+                vec![MemoryMap::parse_binary(&name, &bytes, options.stride).map_err(Failure::input)?]
+            }
+        };
+        self.chosen(path, lists).map(Scenario::new)
+    }
+
+    fn options(&self) -> ReadOptions {
+        ReadOptions { lenient: self.lenient, format: self.format, stride: self.stride }
+    }
+
+    fn may_be_scenario(&self) -> bool {
+        self.format.is_none_or(|format| format == Format::Toml)
+    }
+
+    /// The list that is asked for, else the one that is meant.
+    fn chosen(&self, path: &Path, mut lists: Vec<MemoryMap>) -> Result<MemoryMap, Failure> {
+        let Some(number) = self.list.map(NonZeroUsize::get) else {
+            return Ok(choose(lists));
+        };
+        if number > lists.len() {
+            let count = match lists.len() {
+                1 => "one list".into(),
+                count => format!("{count} lists"),
+            };
+            let problem = miette::miette!(
+                help = "lists are counted from 1, in the order of the text",
+                "{} has {count} of descriptors, and no list {number}",
+                path.display()
+            );
+            return Err(Failure::Input(problem));
+        }
+        Ok(lists.swap_remove(number - 1))
+    }
+}
+
+impl Options {
+    /// The scenario with these options in place of its own.
+    pub fn apply(&self, mut scenario: Scenario) -> Scenario {
         if let Some(layout) = self.layout {
             scenario = scenario.layout(layout);
         }
@@ -68,23 +170,24 @@ impl Input {
         if let Some(cpu) = self.cpu {
             scenario = scenario.cpu(cpu);
         }
-        Ok(scenario)
+        scenario
     }
+}
 
-    fn text(&self) -> Result<(String, String), Failure> {
-        if self.map == Path::new("-") {
-            let mut text = String::new();
-            // One byte more than is allowed tells that there is more.
-            let input = std::io::stdin().lock().take(MAX_INPUT_BYTES as u64 + 1);
-            std::io::BufReader::new(input)
-                .read_to_string(&mut text)
-                .into_diagnostic()
-                .map_err(|error| Failure::Input(error.wrap_err("standard input cannot be read as text")))?;
-            return Ok(("<stdin>".into(), text));
-        }
-        let text = read_text(&self.map).map_err(|error| Failure::Input(miette::Report::new(error)))?;
-        Ok((self.map.display().to_string(), text))
+/// What a file holds, and its name for errors; `-` is standard input. At most one byte more than is allowed, which
+/// tells that there is more.
+pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
+    if map != Path::new("-") {
+        return Ok((map.display().to_string(), read_bytes(map).map_err(Failure::input)?));
     }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(MAX_INPUT_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .into_diagnostic()
+        .map_err(|error| Failure::Input(error.wrap_err("standard input cannot be read")))?;
+    Ok(("<stdin>".into(), bytes))
 }
 
 fn layouts() -> impl TypedValueParser<Value = Layout> {
@@ -102,6 +205,25 @@ pub fn engines() -> impl TypedValueParser<Value = EngineName> {
         "walker" => EngineName::Walker,
         _ => EngineName::Kvm,
     })
+}
+
+fn formats() -> impl TypedValueParser<Value = Format> {
+    // Every possible value is the name of a format.
+    PossibleValuesParser::new(Format::ALL.map(Format::name))
+        .map(|name| Format::from_name(&name).unwrap_or(Format::Toml))
+}
+
+fn format_help() -> String {
+    let names = Format::ALL.map(Format::name).join(", ");
+    format!(
+        "The only format to read, for a text whose format cannot be told by its content, or is mistaken: {names}. Rows \
+         of linux-memattr and linux-e820 go with any other."
+    )
+}
+
+fn stride(text: &str) -> Result<usize, String> {
+    let stride = text.parse().ok().filter(|bytes: &usize| *bytes >= 40 && bytes.is_multiple_of(8));
+    stride.ok_or_else(|| "expected a multiple of 8 from 40 on; most firmware has 48".into())
 }
 
 fn cpu(list: &str) -> Result<CpuidRequest, String> {

@@ -4,10 +4,14 @@
 //! clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it, 4 internal error.
 
 mod check;
+mod convert;
 mod doctor;
 mod explain;
 mod input;
+mod kexec;
 mod output;
+mod progress;
+mod show;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -32,13 +36,22 @@ Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do
 
 Start with:
   efibed doctor                     what this machine's KVM can do
-  efibed check MAP                  MAP: a boot log with `efi: memNN:` lines, or TOML
+  efibed check MAP                  MAP: a boot log, `memmap` of the UEFI shell, TOML, ...
+  efibed show MAP                   what is in it, what is odd, and what would be mapped where; needs no KVM
+  efibed kexec FIRST SECOND         whether a second kernel finds firmware where the first one put it
+  efibed convert MAP --to toml      a map to edit
   efibed explain reserved-bit       what a finding means";
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show a memory map: regions, holes, what is odd about it, and what would be mapped where
+    Show(show::Arguments),
     /// Map a memory map in a guest, and ask its MMU about every page
     Check(check::Arguments),
+    /// Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
+    Kexec(kexec::Arguments),
+    /// Write a memory map in another format
+    Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, or an address under a map
     Explain(explain::Arguments),
     /// Find out, by trying, what this machine's KVM does
@@ -74,7 +87,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let ended = match &arguments.command {
+        Command::Show(arguments) => show::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Kexec(arguments) => kexec::run(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
     };
@@ -92,6 +108,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// The input, with the place that is wrong.
+    fn input(error: impl miette::Diagnostic + Send + Sync + 'static) -> Self {
+        Self::Input(miette::Report::new(error))
+    }
+
     fn tell(self) -> Status {
         match self {
             Self::Input(report) => {

@@ -2,20 +2,20 @@
 
 use std::ops::RangeInclusive;
 
-use efibed_guest::LayoutMapper;
-use efibed_guest::MapError;
 use efibed_guest::protocol::{CpuAbilities, KeepRange};
+use efibed_guest::{Layout, LayoutMapper, MapError};
 
-use super::{Job, Moment};
-use crate::check::{Expectation, Finding, LeafCounts, Marks, Phase, Rule, TableVerdict};
+use super::{Job, Moment, Progress};
+use crate::check::{Alias, Expectation, Finding, LeafCounts, Marks, Phase, Role, Rule, TableVerdict};
 use crate::guest::{Loaded, OwnMemory};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryMap, PAGE_BYTES};
 use crate::mmu::{Access, Cpu, Pa, Paging, Rules, Va, Vendor, walk};
 use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
 
-/// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836.
-const MAX_POOL_PAGES: u64 = 40_960;
+/// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
+/// where it is mapped 1:1 too.
+const MAX_POOL_PAGES: u64 = 81_920;
 
 /// What CPUID says, and what of it is switched on: everything that protects, five levels and keys only if asked for.
 pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
@@ -50,15 +50,26 @@ pub fn offer(cpu: &Cpu) -> CpuAbilities {
     }
 }
 
-/// Enough pages for 4 KiB leaves of everything that is mapped, once, up to a limit.
-pub fn pool_pages(map: &MemoryMap) -> u64 {
+/// Enough pages for 4 KiB leaves of everything that is mapped, up to a limit.
+pub fn pool_pages(map: &MemoryMap, layout: Layout) -> u64 {
+    let identity = matches!(layout, Layout::Linux | Layout::LinuxFixed);
     let needs = map.regions().filter(|region| region.is_mapped()).map(|region| {
         let tables = |span: u64| region.pages / span + 2;
-        tables(512) + tables(512 * 512)
+        let once = tables(512) + tables(512 * 512);
+        // 1:1 the regions may lie anywhere, so each takes tables of every level.
+        if identity { 2 * once + tables(512 << 18) + 4 } else { once }
     });
-    // The root, the tables on the arena's border, and their copies.
-    let own = 16;
-    needs.fold(own, u64::saturating_add).min(MAX_POOL_PAGES)
+    // The root, the tables on the arena's border, their copies, and those for page 0 and the virtual map.
+    let own = 32 + map.descriptors().len() as u64 / 4096;
+    // Each entry of the Memory Attributes Table may split a leaf at both of its ends, at both addresses.
+    let splits = 8 * map.attributes_table().len() as u64;
+    needs.fold(own + splits, u64::saturating_add).min(MAX_POOL_PAGES)
+}
+
+/// The mapper's first phase, for whoever waits for it.
+pub fn mapping(map: &MemoryMap) -> Progress {
+    let pages = map.regions().filter(|region| region.is_mapped()).map(|region| region.pages);
+    Progress::Mapping { pages: pages.fold(0, u64::saturating_add) }
 }
 
 /// The kernel's ranges, as the checks take them.
@@ -133,6 +144,7 @@ pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
         notes: Vec::new(),
         timing: Timing::default(),
         runs: Vec::new(),
+        virtual_map: Vec::new(),
     }
 }
 
@@ -151,15 +163,17 @@ pub fn region_reports(
         .collect();
     let Some((expectation, tables)) = expectation else { return reports };
     for alias in &expectation.placed {
-        let report = &mut reports[alias.region];
-        report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
-        match report.virt {
-            None => report.virt = Some(alias.virt),
-            Some(_) => report.aliases.push(alias.virt),
+        let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
+        if alias.role == Role::Virtual && report.virt.is_none() {
+            report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
+            report.virt = Some(alias.virt);
+        } else {
+            report.aliases.push(alias.virt);
         }
     }
-    for (alias, leaves) in expectation.aliases.iter().zip(&tables.leaves) {
-        let report = &mut reports[alias.region];
+    let owed = |(alias, _): &(&Alias, &LeafCounts)| alias.role == Role::Virtual;
+    for (alias, leaves) in expectation.aliases.iter().zip(&tables.leaves).filter(owed) {
+        let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
         report.leaves.of_4k += leaves.of_4k;
         report.leaves.of_2m += leaves.of_2m;
         report.leaves.of_1g += leaves.of_1g;

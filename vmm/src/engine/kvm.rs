@@ -1,7 +1,7 @@
 //! A KVM guest runs the mapping code, loads its tables, and its MMU is asked about every page.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -15,10 +15,10 @@ use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
 use super::stray::Untouchable;
 use super::trials::{self, Abilities};
-use super::{EngineError, Job, Moment, course};
+use super::{EngineError, Job, Moment, Progress, course};
 use crate::check::{
     self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
-    ProbeCounts, Random, Rule, TableCheck, TableVerdict,
+    ProbeCounts, Question, Random, Rule, TableCheck, TableVerdict,
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{
@@ -68,8 +68,11 @@ impl Kvm {
         report.notes = check::judge_map(job.map, &cpu.told, &mut input);
 
         let reused = self.machines.reuse(&job.cpu, job.map);
-        let firmware =
-            Firmware::lay_out(job.map.descriptors(), |phys| phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr));
+        // It goes by the map it gave to whoever called SetVirtualAddressMap.
+        let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
+        let firmware = Firmware::lay_out(firmwares_map.descriptors(), |phys| {
+            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
+        });
         if let (Err(reason), true) = (&firmware, job.calls) {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
@@ -77,9 +80,12 @@ impl Kvm {
         let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;
-        let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), identity.len() as u64);
+        let pool = course::pool_pages(job.map, job.mapper.layout);
+        let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
+        let sizes = Loaded::sizes(image, job.map, earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
-        let (placement, internals) = match place(job.map, sizes, limit, reused.as_ref()) {
+        let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
+        let (placement, internals) = match place(job.map, sizes, limit, &taken, reused.as_ref()) {
             Ok(placed) => placed,
             Err(no_room) => {
                 if let Some(machine) = reused {
@@ -127,12 +133,16 @@ fn place(
     map: &MemoryMap,
     sizes: Sizes,
     limit: u64,
+    taken: &[Range<u64>],
     machine: Option<&Machine>,
 ) -> Result<(Placement, Internals), NoRoom> {
     match machine.map(Machine::internals) {
-        Some(internals) => Ok((Placement::find(map, sizes, limit, &internals.ranges())?, internals)),
+        Some(internals) => {
+            let taken: Vec<_> = taken.iter().cloned().chain(internals.ranges()).collect();
+            Ok((Placement::find(map, sizes, limit, &taken)?, internals))
+        }
         None => {
-            let placement = Placement::find(map, sizes, limit, &[])?;
+            let placement = Placement::find(map, sizes, limit, taken)?;
             Ok((placement, placement.internals(map)?))
         }
     }
@@ -215,16 +225,34 @@ impl Run<'_, '_> {
         self.report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
     }
 
-    /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables are to be, and are,
-    /// goes into `judged` as soon as it is known.
+    /// Phase `map`, the switch, the probes, and phase `finish` with what follows it. What the tables of phase `map` are to
+    /// be, and are, goes into `judged` as soon as it is known.
     fn run(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
+        self.call_for_the_earlier_kernel()?;
         let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
-        course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, tables.root, &self.cpu.told);
-        let expectation = self.expectation(&tables);
-        let verdict = self.walk(&expectation, tables.root);
-        let intact = verdict.kernel_intact;
-        let (expectation, verdict) = judged.insert((expectation, verdict));
         let mut root = tables.root;
+        course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
+        let virtual_map = self.loaded.virtual_map(tables.mapped);
+        let map_at = self.loaded.placement.virtual_map();
+        let map_at = map_at.start..map_at.start + tables.mapped * DESCRIPTOR_STRIDE as u64;
+        let (kernel, told) = (self.kernel.clone(), self.cpu.told);
+        let question = Question {
+            map: self.job.map,
+            layout: self.job.mapper.layout,
+            virtual_map: &virtual_map,
+            virtual_map_at: &map_at,
+            told: &told,
+            nx: course::offer(&self.cpu).nx != 0,
+            kernel: &kernel,
+        };
+        let expectation = Expectation::new(&question, &mut self.marks);
+        if let Some(earlier) = self.job.earlier {
+            expectation.compare_with_earlier(self.job.map, earlier.virtual_map, &mut self.marks);
+        }
+        let verdict = self.walk(&expectation, root);
+        let intact = verdict.kernel_intact;
+        let (expectation, _) = judged.insert((expectation, verdict));
+        self.report.virtual_map.clone_from(&virtual_map);
         // On tables without the kernel's own ranges the guest would be stranded.
         let probed = if intact { self.switch_and_probe(expectation, &tables) } else { Ok(()) };
         self.conclude(Some(root));
@@ -235,10 +263,12 @@ impl Run<'_, '_> {
 
         self.phase = Phase::Finish;
         let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+        let mut finished_expectation = None;
         if finished.changed {
             root = finished.root;
-            *verdict = self.walk(expectation, root);
-            let intact = verdict.kernel_intact;
+            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &told);
+            let expectation = finished_expectation.insert(expectation.finished(&question));
+            let intact = self.walk(expectation, root).kernel_intact;
             let probed = if intact { self.probe(expectation, root) } else { Ok(()) };
             self.conclude(Some(root));
             probed?;
@@ -246,9 +276,21 @@ impl Run<'_, '_> {
                 return Ok(());
             }
         }
-        let called = self.call_get_time(expectation, root);
+        let called = self.call_get_time(finished_expectation.as_ref().unwrap_or(expectation), root);
         self.conclude(Some(root));
         called
+    }
+
+    /// Where this kernel was kexec'ed, the one before it has called SetVirtualAddressMap.
+    fn call_for_the_earlier_kernel(&mut self) -> Result<(), End> {
+        let Some(earlier) = self.job.earlier else { return Ok(()) };
+        // Sizes were chosen so that there is room.
+        if self.loaded.write_virtual_map(earlier.virtual_map) {
+            self.call_set_virtual_address_map("boot", self.loaded.boot_root, earlier.virtual_map.len() as u64)?;
+            self.verify_virtual_tables(|virt| check::physical_of(earlier.virtual_map, virt));
+        }
+        self.loaded.write_virtual_map(&[]);
+        Ok(())
     }
 
     /// One phase of the mapper; None: it gave up, which is a finding.
@@ -256,6 +298,7 @@ impl Run<'_, '_> {
         let untouchable = Untouchable::new(self.loaded);
         let pages = self.page_contents();
         let mut strays = Strays(None);
+        (self.job.progress)(if op == Op::Map { course::mapping(self.job.map) } else { Progress::Finishing });
         let started = Instant::now();
         let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), &mut strays);
         self.report.timing.map += started.elapsed();
@@ -266,7 +309,7 @@ impl Run<'_, '_> {
         match mapped? {
             Ok(tables) => Ok(Some(tables)),
             Err(error) => {
-                let pool = course::pool_pages(self.job.map);
+                let pool = course::pool_pages(self.job.map, self.job.mapper.layout);
                 course::mapper_error(self.phase, error, self.job.map, pool, &mut self.marks);
                 self.conclude(None);
                 Ok(None)
@@ -296,14 +339,8 @@ impl Run<'_, '_> {
         self.pages.binary_search_by_key(&(pa & !(PAGE_BYTES - 1)), |page| page.phys).is_ok()
     }
 
-    fn expectation(&mut self, tables: &MappedTables) -> Expectation {
-        let virtual_map = self.loaded.virtual_map(tables.mapped);
-        let layout = self.job.mapper.layout;
-        let nx = course::offer(&self.cpu).nx != 0;
-        Expectation::new(self.job.map, layout, &virtual_map, &self.cpu.told, nx, &self.kernel, &mut self.marks)
-    }
-
     fn walk(&mut self, expectation: &Expectation, root: u64) -> TableVerdict {
+        (self.job.progress)(Progress::Walking);
         let checking = Instant::now();
         let told = Paging { rules: self.job.rules, ..self.cpu.told };
         let check = TableCheck {
@@ -320,13 +357,22 @@ impl Run<'_, '_> {
     }
 
     fn switch_and_probe(&mut self, expectation: &Expectation, tables: &MappedTables) -> Result<(), End> {
-        self.call_set_virtual_address_map(tables)?;
+        if self.job.earlier.is_none() {
+            let (name, root) = self.tables_for_the_switch(tables);
+            self.call_set_virtual_address_map(name, root, tables.mapped)?;
+            let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
+            self.verify_virtual_tables(|virt| {
+                let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
+                walk.translation().map(|translation| translation.pa.0)
+            });
+        }
         self.probe(expectation, tables.root)
     }
 
     /// Asks the guest's MMU everything there is to ask.
     fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
         let planning = Instant::now();
+        let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
         let plan = {
             let own = self.loaded.memory.base()..self.loaded.memory.end();
             let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
@@ -339,6 +385,8 @@ impl Run<'_, '_> {
                 memory_behind: &memory_behind,
                 kernel: &self.kernel,
                 seed: self.job.seed,
+                sweep_owed,
+                sweep_others,
             };
             Plan::new(expectation, &ground)
         };
@@ -365,7 +413,7 @@ impl Run<'_, '_> {
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
         for sweeps in batches(&plan.sweeps) {
-            (self.job.progress)(done, all);
+            (self.job.progress)(Progress::Sweeping { done, all });
             done += sweeps.iter().map(|sweep| sweep.pages).sum::<u64>();
             self.guest.put_sweeps(&sweeps)?;
             self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
@@ -422,12 +470,16 @@ impl Run<'_, '_> {
 
     fn observed(&mut self, observations: Observations) {
         let (phase, report) = (self.phase, &mut self.report);
-        // Of two phases with probes, the last one's pages count.
+        let pages_verified = match phase {
+            // Phase `finish` asks about fewer pages; those it finds wrong do not count.
+            Phase::Finish => report.probes.pages_verified.saturating_sub(observations.pages_spoiled),
+            _ => observations.counts.pages_verified,
+        };
         report.probes = ProbeCounts {
             total: report.probes.total + observations.counts.total,
             translated: report.probes.translated + observations.counts.translated,
             faulted: report.probes.faulted + observations.counts.faulted,
-            ..observations.counts
+            pages_verified,
         };
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
@@ -436,29 +488,35 @@ impl Run<'_, '_> {
         }
     }
 
-    /// SetVirtualAddressMap, on the mapper's tables if they hold the 1:1 aliases, else on the boot identity tables.
-    fn call_set_virtual_address_map(&mut self, tables: &MappedTables) -> Result<(), End> {
+    /// The mapper's tables if they hold the 1:1 aliases that firmware needs in SetVirtualAddressMap, else the boot
+    /// identity tables.
+    fn tables_for_the_switch(&self, tables: &MappedTables) -> (&'static str, u64) {
+        let boot = ("boot", self.loaded.boot_root);
+        let Some(firmware) = &self.firmware else { return boot };
+        let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
+        let map = self.loaded.placement.virtual_map().start;
+        let map_end = map + tables.mapped * DESCRIPTOR_STRIDE as u64;
+        let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
+            && aliased(firmware.runtime_services(), Access::write())
+            && (map..map_end).step_by(PAGE_BYTES as usize).all(|page| aliased(page, Access::read()));
+        if on_mapper { ("mapper", tables.root) } else { boot }
+    }
+
+    /// SetVirtualAddressMap with the `count` descriptors that lie where the virtual map goes, on the tables named.
+    fn call_set_virtual_address_map(&mut self, name: &'static str, root: u64, count: u64) -> Result<(), End> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let entry = firmware.entry(Service::SetVirtualAddressMap);
-        let map = self.loaded.placement.virtual_map();
-        let data = firmware.runtime_services();
-        let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
-        let on_mapper = aliased(entry, Access::fetch())
-            && aliased(data, Access::write())
-            && map.clone().step_by(PAGE_BYTES as usize).all(|page| aliased(page, Access::read()));
-        let (name, root) = if on_mapper { ("mapper", tables.root) } else { ("boot", self.loaded.boot_root) };
         let stride = DESCRIPTOR_STRIDE as u64;
-        let arguments = [entry, tables.mapped * stride, stride, DESCRIPTOR_VERSION.into(), map.start, 0];
+        let map = self.loaded.placement.virtual_map().start;
         self.verify_firmware_tables(Some);
-        self.call(name, root, arguments)?;
-        let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
+        self.call(name, root, [entry, count * stride, stride, DESCRIPTOR_VERSION.into(), map, 0])
+    }
+
+    /// Firmware's tables, if they are virtual by now.
+    fn verify_virtual_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
         if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
-            self.verify_firmware_tables(|virt| {
-                let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
-                walk.translation().map(|translation| translation.pa.0)
-            });
+            self.verify_firmware_tables(translate);
         }
-        Ok(())
     }
 
     /// GetTime, at its virtual address, unless the walk finds its pages wrong.
@@ -466,7 +524,10 @@ impl Run<'_, '_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let physical = firmware.entry(Service::GetTime);
         let data = firmware.runtime_services();
-        let virtual_data = expectation.virtual_of(data);
+        let virtual_data = match self.job.earlier {
+            Some(earlier) => check::virtual_of(earlier.virtual_map, data),
+            None => expectation.virtual_of(data),
+        };
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
         let entry = firmware.virtual_entry(Service::GetTime).filter(|entry| {
             leads(*entry, physical, Access::fetch())
@@ -549,6 +610,16 @@ impl Run<'_, '_> {
         }
         self.marks.push_worded(self.phase, rule, None, message);
         self.conclude(None);
+    }
+}
+
+/// Pages swept at the most: at the addresses that SetVirtualAddressMap is told, and at others. Nobody is owed the others,
+/// and phase `finish` changes permissions, which large regions of MMIO have none of: 256 MiB each will do.
+fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
+    let others = limit.min(1 << 16);
+    match phase {
+        Phase::Finish => (others, others),
+        _ => (limit, others),
     }
 }
 

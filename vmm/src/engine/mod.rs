@@ -20,7 +20,7 @@ use efibed_guest::LayoutMapper;
 
 use crate::guest::{BootError, ImageError, LoadError};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
-use crate::memory_map::MemoryMap;
+use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
 
 pub use kvm::Kvm;
@@ -39,14 +39,50 @@ pub struct Job<'a> {
     pub seed: u64,
     /// For each stretch of running in the guest.
     pub limit: Duration,
+    /// Pages swept at the most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
+    pub sweep_limit: u64,
     /// Whether runtime services are called.
     pub calls: bool,
+    /// What an earlier kernel did, if this one was kexec'ed: firmware is virtual already.
+    pub earlier: Option<Earlier<'a>>,
     /// Changes made to the finished tables, for negative controls.
     pub tampers: &'a [Tamper],
     /// The walker's rules in force, for negative controls.
     pub rules: Rules,
-    /// Told now and then how many of the pages that are to be swept have been: (done, all).
-    pub progress: &'a dyn Fn(u64, u64),
+    /// Told now and then how far the run is.
+    pub progress: &'a dyn Fn(Progress),
+}
+
+/// How far a run is, for whoever waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// The mapping code begins. Nothing is heard of it until it is done: where ring 0 is emulated, that takes some
+    /// microseconds for each 4 KiB leaf.
+    Mapping {
+        /// Pages in the regions that are to be mapped.
+        pages: u64,
+    },
+    /// The host begins to walk the tables.
+    Walking,
+    /// The guest writes to page after page.
+    Sweeping {
+        /// Pages that it is done with.
+        done: u64,
+        /// Pages in all.
+        all: u64,
+    },
+    /// The mapping code's second phase begins.
+    Finishing,
+}
+
+/// The kernel that called SetVirtualAddressMap.
+#[derive(Clone, Copy)]
+pub struct Earlier<'a> {
+    /// The memory map that firmware gave it.
+    pub map: &'a MemoryMap,
+    /// What it handed back.
+    pub virtual_map: &'a [MemoryDescriptor],
 }
 
 /// A change of one entry in the finished tables.
@@ -69,6 +105,8 @@ pub enum Moment {
     BeforeWalk,
     /// After it: the guest's MMU must notice by itself.
     AfterWalk,
+    /// After phase `finish`, before the host walks its tables.
+    AfterFinish,
 }
 
 /// Why there is no report.

@@ -19,7 +19,8 @@ impl Untouchable {
         let map = words(loaded, loaded.placement.memory_map(), |offset| {
             if offset % DESCRIPTOR_STRIDE as u64 == VIRTUAL_START { u64::MAX } else { 0 }
         });
-        Self { words: tables.chain(map).collect() }
+        let attributes = words(loaded, loaded.placement.attributes(), |_| 0);
+        Self { words: tables.chain(map).chain(attributes).collect() }
     }
 
     /// The first address at which something else is now.
@@ -54,7 +55,7 @@ mod tests {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, 8, 0);
+        let sizes = Loaded::sizes(image, &map, 0, 8, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let loaded = Loaded::new(image, &map, placement, &[], &Paging::default()).unwrap();
         let change = |at: u64, flip: u64| {
@@ -69,6 +70,8 @@ mod tests {
         assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
         assert_eq!(change(descriptor + VIRTUAL_START, 0x1000), None);
         assert_eq!(change(descriptor + 8, 0x1000), Some(descriptor + 8));
+        let attributes = placement.attributes().start;
+        assert_eq!(change(attributes, 1), Some(attributes));
         assert_eq!(change(placement.pool().start, 1), None);
         assert_eq!(change(placement.virtual_map().start, 1), None);
     }

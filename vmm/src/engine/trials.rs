@@ -109,7 +109,7 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
     // A page to be executed, just below KVM's own.
     let page = machine.internals().tss_pages_at - 0x10_0000;
     let questions = questions(page, told);
-    let mut sizes = Loaded::sizes(image, map, 0, 1);
+    let mut sizes = Loaded::sizes(image, map, 0, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
     let placement = Placement::find(map, sizes, 1 << NARROWEST, &machine.internals().ranges())
         .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;

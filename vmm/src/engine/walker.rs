@@ -1,17 +1,18 @@
 //! The mapping code runs natively, and the software walk alone looks at its tables.
 
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use efibed_guest::page_table::AddressSpace;
-use efibed_guest::{MapContext, MapError, Mapper};
+use efibed_guest::{Finish, MapContext, MapError, Mapper};
 
 use super::course;
 use super::stray::Untouchable;
-use super::{EngineError, Job, Moment};
-use crate::check::{self, Expectation, Marks, Phase, Rule, TableCheck};
+use super::{EngineError, Job, Moment, Progress};
+use crate::check::{self, Expectation, Marks, Phase, Question, Rule, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, Placement};
 use crate::machine::CpuidRequest;
-use crate::mmu::{Access, Cpu, Pa, Paging, Va, Vendor, Walk, walk};
+use crate::mmu::{Access, Cpu, Pa, Paging, USUAL_MAXPHYADDR, Va, Vendor, Walk, walk};
 use crate::report::{EngineName, Report};
 
 /// Runs a job without a machine.
@@ -28,7 +29,8 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     report.notes = check::judge_map(job.map, &paging, &mut marks);
 
     let image = Image::built_in()?;
-    let sizes = Loaded::sizes(image, job.map, course::pool_pages(job.map), 0);
+    let pool = course::pool_pages(job.map, job.mapper.layout);
+    let sizes = Loaded::sizes(image, job.map, 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
         Err(no_room) => {
@@ -41,56 +43,121 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     let loaded = Loaded::new(image, job.map, placement, &[], &paging)?;
     report.timing.build = start.elapsed();
 
-    let mapping = Instant::now();
-    let untouchable = Untouchable::new(&loaded);
-    let mapped = map(job, &loaded, &report.cpu);
-    report.timing.map = mapping.elapsed();
-    if let Some(pa) = untouchable.first_change(&loaded) {
-        marks.push_worded(Phase::Map, Rule::StrayWrite, None, course::stray_write(pa));
-    }
-    let checking = Instant::now();
-    let mut walked = None;
-    match mapped {
-        Err(error) => {
-            course::mapper_error(Phase::Map, error, job.map, course::pool_pages(job.map), &mut marks);
-            report.findings = marks.into_findings(Phase::Map, job.map, None);
-            report.regions = course::region_reports(job.map, None, &report.findings);
-        }
-        Ok((space, count)) => {
-            for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
-                course::tamper(job, moment, &loaded.memory, space.root(), &paging);
-            }
-            let kernel = course::ranges(&loaded.keep);
-            let layout = job.mapper.layout;
-            let virtual_map = loaded.virtual_map(count as u64);
-            let expectation = Expectation::new(job.map, layout, &virtual_map, &paging, paging.nxe, &kernel, &mut marks);
-            let tables = TableCheck {
-                memory: &loaded.memory,
-                root: Pa(space.root()),
-                kernel_root: Pa(loaded.kernel_root),
-                kernel: &kernel,
-                told: &paging,
-                expectation: &expectation,
-            };
-            let verdict = tables.run(&mut marks);
-            report.findings_omitted = marks.omitted();
-            let seen = check::Tables { memory: &loaded.memory, root: Pa(space.root()), told: &paging };
-            report.findings = marks.into_findings(Phase::Map, job.map, Some(seen));
-            report.regions = course::region_reports(job.map, Some((&expectation, &verdict)), &report.findings);
-            report.runs = verdict.runs;
-            walked = Some(walk(&loaded.memory, Pa(space.root()), va, Access::read(), &paging));
-        }
-    }
-    report.timing.check = checking.elapsed();
+    let kernel = course::ranges(&loaded.keep);
+    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, va, walked: None };
+    let judged = run.carry_out();
+    let mut report = run.report;
+    let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
+    report.regions = course::region_reports(job.map, known, &report.findings);
+    report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
     report.timing.total = start.elapsed();
-    Ok((report, walked))
+    Ok((report, run.walked))
 }
 
-/// The CPU that is modelled where nothing is asked for: 46 bits of physical address, everything but five levels and keys.
+/// One run, from the mapper's first phase to its last.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    loaded: &'a Loaded,
+    paging: Paging,
+    kernel: Vec<RangeInclusive<u64>>,
+    report: Report,
+    marks: Marks,
+    /// The address that is asked about, and the walk to it on the tables of phase `map`.
+    va: Va,
+    walked: Option<Walk>,
+}
+
+impl Run<'_> {
+    /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
+    fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
+        let request = self.loaded.request(self.job.mapper, course::offer(&self.report.cpu));
+        // SAFETY: all that the request names is this guest's memory, mapped in this process at that offset for as long
+        // as `loaded` lives; nobody else touches it meanwhile, and the pool is as new.
+        let context = unsafe { MapContext::from_request(&request, self.loaded.memory.host_offset()) };
+        let mut mapper = self.job.mapper;
+        let mut context = context.ok_or(MapError::TooManyRegions { index: 0 });
+        let mapped = self.run_mapper(Phase::Map, || mapper.map(context.as_mut().map_err(|error| *error)?))?;
+        let context = context.as_mut().ok()?;
+        for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
+            course::tamper(self.job, moment, &self.loaded.memory, mapped.root(), &self.paging);
+        }
+        let virtual_map = self.loaded.virtual_map(context.mapped_count() as u64);
+        let question = Question {
+            map: self.job.map,
+            layout: self.job.mapper.layout,
+            virtual_map: &virtual_map,
+            virtual_map_at: &context.virtual_map_used(),
+            told: &self.paging.clone(),
+            nx: self.paging.nxe,
+            kernel: &self.kernel.clone(),
+        };
+        let expectation = Expectation::new(&question, &mut self.marks);
+        if let Some(earlier) = self.job.earlier {
+            expectation.compare_with_earlier(self.job.map, earlier.virtual_map, &mut self.marks);
+        }
+        let verdict = self.check(Phase::Map, &expectation, mapped);
+        self.report.virtual_map.clone_from(&virtual_map);
+        self.walked = Some(walk(&self.loaded.memory, Pa(mapped.root()), self.va, Access::read(), &self.paging));
+
+        let finished = self.run_mapper(Phase::Finish, || mapper.finish(context, mapped));
+        if finished == Some(Finish::Changed) {
+            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, mapped.root(), &self.paging);
+            self.check(Phase::Finish, &expectation.finished(&question), mapped);
+        }
+        Some((expectation, verdict))
+    }
+
+    /// A phase of the mapper, run on the guest's memory as the guest would; None: it gave up, which is a finding.
+    fn run_mapper<T>(&mut self, phase: Phase, run: impl FnOnce() -> Result<T, MapError>) -> Option<T> {
+        if phase == Phase::Map {
+            (self.job.progress)(course::mapping(self.job.map));
+        }
+        let untouchable = Untouchable::new(self.loaded);
+        let mapping = Instant::now();
+        let outcome = run();
+        self.report.timing.map += mapping.elapsed();
+        if let Some(pa) = untouchable.first_change(self.loaded) {
+            self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
+        }
+        if let Err(error) = outcome {
+            let pool = course::pool_pages(self.job.map, self.job.mapper.layout);
+            course::mapper_error(phase, error, self.job.map, pool, &mut self.marks);
+            self.conclude(phase, None);
+        }
+        outcome.ok()
+    }
+
+    fn check(&mut self, phase: Phase, expectation: &Expectation, space: AddressSpace) -> TableVerdict {
+        (self.job.progress)(Progress::Walking);
+        let checking = Instant::now();
+        let tables = TableCheck {
+            memory: &self.loaded.memory,
+            root: Pa(space.root()),
+            kernel_root: Pa(self.loaded.kernel_root),
+            kernel: &self.kernel,
+            told: &self.paging,
+            expectation,
+        };
+        let verdict = tables.run(&mut self.marks);
+        self.conclude(phase, Some(space.root()));
+        self.report.timing.check += checking.elapsed();
+        verdict
+    }
+
+    /// Makes findings of the marks so far.
+    fn conclude(&mut self, phase: Phase, root: Option<u64>) {
+        let marks = std::mem::take(&mut self.marks);
+        self.report.findings_omitted += marks.omitted();
+        let seen = root.map(|root| check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.paging });
+        self.report.findings.extend(marks.into_findings(phase, self.job.map, seen));
+    }
+}
+
+/// The CPU that is modelled where nothing is asked for: everything but five levels and keys.
 fn model(asked: &CpuidRequest) -> Paging {
     Paging {
         la57: asked.la57 == Some(true),
-        maxphyaddr: asked.maxphyaddr.unwrap_or(46),
+        maxphyaddr: asked.maxphyaddr.unwrap_or(USUAL_MAXPHYADDR),
         gbpages: asked.gbpages != Some(false),
         nxe: asked.nx != Some(false),
         wp: true,
@@ -100,18 +167,4 @@ fn model(asked: &CpuidRequest) -> Paging {
         vendor: Vendor::Intel,
         ..Paging::default()
     }
-}
-
-/// Runs the mapper on the guest's memory, as the guest would.
-fn map(job: &Job<'_>, loaded: &Loaded, cpu: &Cpu) -> Result<(AddressSpace, usize), MapError> {
-    let request = loaded.request(job.mapper, course::offer(cpu));
-    let offset = loaded.memory.host_offset();
-    // SAFETY: all that the request names is this guest's memory, mapped in this process at that offset for as long as
-    // `loaded` lives; nobody else touches it meanwhile, and the pool is as new.
-    let context = unsafe { MapContext::from_request(&request, offset) };
-    let mut context = context.ok_or(MapError::TooManyRegions { index: 0 })?;
-    let mut mapper = job.mapper;
-    let space = mapper.map(&mut context)?;
-    mapper.finish(&mut context, space)?;
-    Ok((space, context.mapped_count()))
 }

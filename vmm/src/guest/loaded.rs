@@ -12,7 +12,7 @@ use efibed_stub::DESCRIPTOR_STRIDE;
 use super::boot_tables::{BootTables, OutOfPages, flags};
 use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
 use crate::machine::BackingError;
-use crate::memory_map::{MemoryDescriptor, MemoryMap};
+use crate::memory_map::{ListKind, MemoryDescriptor, MemoryMap};
 use crate::mmu::Paging;
 
 /// A guest's memory, laid out.
@@ -31,6 +31,8 @@ pub struct Loaded {
     /// Virtual ranges that are the kernel's.
     pub keep: Vec<KeepRange>,
     map_bytes: u64,
+    attributes_bytes: u64,
+    in_mapping_order: bool,
 }
 
 /// Why a guest's memory cannot be laid out.
@@ -45,11 +47,13 @@ pub enum LoadError {
 }
 
 impl Loaded {
-    /// The sizes a guest for `map` needs: `pool_pages` for the mapper, `identity` pages at their physical addresses.
-    pub fn sizes(image: &Image, map: &MemoryMap, pool_pages: u64, identity_pages: u64) -> Sizes {
-        let map_bytes = (map.descriptors().len() * DESCRIPTOR_STRIDE) as u64;
-        let map_pages = map_bytes.div_ceil(PAGE_BYTES).max(1);
-        let direct = image.pages() + 2 * map_pages + pool_pages;
+    /// The sizes a guest for `map` needs: `pool_pages` for the mapper, `identity` pages at their physical addresses, and
+    /// room for a virtual map of so many `descriptors`, if that is more than the map has.
+    pub fn sizes(image: &Image, map: &MemoryMap, descriptors: usize, pool_pages: u64, identity_pages: u64) -> Sizes {
+        let pages = |descriptors: usize| ((descriptors * DESCRIPTOR_STRIDE) as u64).div_ceil(PAGE_BYTES).max(1);
+        let map_pages = pages(descriptors.max(map.descriptors().len()));
+        let attributes_pages = pages(map.attributes_table().len());
+        let direct = image.pages() + 2 * map_pages + attributes_pages + pool_pages;
         // The direct map covers the boot tables too; a page of them maps 511 others at the least.
         let ranges = [image.pages(), direct + direct / 256 + 32, 1, 1, map_pages];
         let identity = std::iter::repeat_n(1, identity_pages as usize);
@@ -58,6 +62,7 @@ impl Loaded {
             read_only: image.read_only_pages() * PAGE_BYTES,
             image: image.pages() * PAGE_BYTES,
             memory_map: map_pages * PAGE_BYTES,
+            attributes: attributes_pages * PAGE_BYTES,
             boot_tables: tables * PAGE_BYTES,
             pool: pool_pages * PAGE_BYTES,
         }
@@ -73,8 +78,10 @@ impl Loaded {
     ) -> Result<Self, LoadError> {
         let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
         let map_bytes = descriptor_bytes(map.descriptors());
+        let attributes = descriptor_bytes(map.attributes_table());
         let written = memory.write(placement.base, image.read_only())
             && memory.write(placement.memory_map().start, &map_bytes)
+            && memory.write(placement.attributes().start, &attributes)
             && write_descriptor_tables(&memory, image, &placement);
         if !written {
             return Err(OutOfPages.into());
@@ -87,6 +94,8 @@ impl Loaded {
             kernel_root: 0,
             boot_root: 0,
             map_bytes: map_bytes.len() as u64,
+            attributes_bytes: attributes.len() as u64,
+            in_mapping_order: map.kind() == ListKind::Runtime,
         };
         loaded.build_tables(identity, paging)?;
         Ok(loaded)
@@ -105,6 +114,9 @@ impl Loaded {
             memory_map: self.placement.memory_map().start,
             memory_map_bytes: self.map_bytes,
             stride: DESCRIPTOR_STRIDE as u64,
+            in_mapping_order: self.in_mapping_order.into(),
+            attributes_table: self.placement.attributes().start,
+            attributes_table_bytes: self.attributes_bytes,
             virtual_map: self.placement.virtual_map().start,
             kernel_root: self.kernel_root,
             levels: if cpu.la57 != 0 { 5 } else { 4 },
@@ -114,6 +126,15 @@ impl Loaded {
             keep_count: self.keep.len() as u64,
             keep,
         }
+    }
+
+    /// Puts descriptors where the virtual map goes; false if there is no room.
+    pub fn write_virtual_map(&self, descriptors: &[MemoryDescriptor]) -> bool {
+        let (range, mut bytes) = (self.placement.virtual_map(), descriptor_bytes(descriptors));
+        let room = (range.end - range.start) as usize;
+        let fits = bytes.len() <= room;
+        bytes.resize(room, 0);
+        fits && self.memory.write(range.start, &bytes)
     }
 
     /// The first `count` descriptors of the virtual map, as the mapper left them.

@@ -17,6 +17,8 @@ pub struct Sizes {
     pub image: u64,
     /// The memory map, and as much again for the virtual map.
     pub memory_map: u64,
+    /// The Memory Attributes Table.
+    pub attributes: u64,
     /// The tables the guest starts on.
     pub boot_tables: u64,
     /// Pages for the mapper's tables.
@@ -50,7 +52,7 @@ pub struct NoRoom {
 impl Sizes {
     /// All of it.
     pub const fn total(&self) -> u64 {
-        self.image + 2 * self.memory_map + self.boot_tables + self.pool
+        self.image + 2 * self.memory_map + self.attributes + self.boot_tables + self.pool
     }
 }
 
@@ -106,9 +108,14 @@ impl Placement {
         self.part(self.sizes.image + self.sizes.memory_map, self.sizes.memory_map)
     }
 
+    /// The Memory Attributes Table's entries.
+    pub fn attributes(&self) -> Range<u64> {
+        self.part(self.sizes.image + 2 * self.sizes.memory_map, self.sizes.attributes)
+    }
+
     /// The tables the guest starts on.
     pub fn boot_tables(&self) -> Range<u64> {
-        self.part(self.sizes.image + 2 * self.sizes.memory_map, self.sizes.boot_tables)
+        self.part(self.sizes.total() - self.sizes.pool - self.sizes.boot_tables, self.sizes.boot_tables)
     }
 
     /// The mapper's pages.
@@ -191,8 +198,14 @@ mod tests {
     use super::*;
     use crate::memory_map::{MemoryAttribute, MemoryDescriptor};
 
-    const SIZES: Sizes =
-        Sizes { read_only: 0x4000, image: 0x10000, memory_map: 0x1000, boot_tables: 0x4000, pool: 0x10000 };
+    const SIZES: Sizes = Sizes {
+        read_only: 0x4000,
+        image: 0x10000,
+        memory_map: 0x1000,
+        attributes: 0x1000,
+        boot_tables: 0x4000,
+        pool: 0x10000,
+    };
 
     fn map(regions: &[(MemoryType, u64, u64)]) -> MemoryMap {
         let descriptors = regions.iter().map(|&(ty, phys_start, page_count)| MemoryDescriptor {

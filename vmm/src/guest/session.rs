@@ -193,12 +193,13 @@ impl<'m> Guest<'m> {
         MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
     }
 
-    /// What mapping code may take beyond the usual limit: instructions cost up to a microsecond where ring 0 is emulated,
-    /// and there are hundreds for each region and each table.
+    /// What mapping code may take beyond the usual limit. Where ring 0 is emulated an instruction costs a microsecond or
+    /// two, and three on a busy machine: of a table's 512 entries each was seen to take 4 to 7. The limit is for code that
+    /// hangs, so it leaves more than as much again.
     fn time_to_map(&self) -> Duration {
         let sizes = self.loaded.placement.sizes;
         let (descriptors, tables) = (sizes.memory_map / 48, sizes.pool / PAGE_BYTES);
-        Duration::from_millis(2 * descriptors + 4 * tables)
+        Duration::from_millis(2 * descriptors + 10 * tables)
     }
 
     /// Carries out commands; returns their results.

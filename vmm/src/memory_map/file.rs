@@ -1,23 +1,21 @@
-//! Reading a file as text, within limits.
+//! Reading a file, within limits.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::error::{ReadError, line_number};
+use super::error::{ReadError, printable};
 use super::{MAX_INPUT_BYTES, ParseError};
 
-/// The text of a file of at most [`MAX_INPUT_BYTES`]. It need not be a regular one: a pipe is fine.
-pub fn read_text(path: &Path) -> Result<String, ReadError> {
-    let bytes = read_bytes(path).map_err(|error| unreadable(path, error))?;
-    if bytes.len() > MAX_INPUT_BYTES {
-        return Err(too_large(path));
-    }
-    String::from_utf8(bytes).map_err(|error| not_text(path, error.as_bytes(), error.utf8_error().valid_up_to()))
+/// The bytes of a file of at most [`MAX_INPUT_BYTES`], for [`decode`](super::decode). It need not be a regular one: a
+/// pipe is fine.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let bytes = limited_bytes(path).map_err(|error| unreadable(path, error))?;
+    if bytes.len() > MAX_INPUT_BYTES { Err(too_large(&path.display().to_string())) } else { Ok(bytes) }
 }
 
 /// At most one byte more than the limit, which tells that there is more.
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+fn limited_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -39,27 +37,23 @@ fn unreadable(path: &Path, error: io::Error) -> ReadError {
     file_error(path, problem.into(), help, Some(error))
 }
 
-fn too_large(path: &Path) -> ReadError {
+/// More than is read.
+pub(super) fn too_large(name: &str) -> ReadError {
     let problem = format!("is larger than {} MiB", MAX_INPUT_BYTES >> 20);
-    file_error(path, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'", None)
+    bytes_error(name, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'")
 }
 
-fn not_text(path: &Path, bytes: &[u8], offset: usize) -> ReadError {
-    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        let help = "convert it: iconv -f UTF-16 -t UTF-8";
-        return file_error(path, "is UTF-16 text, UTF-8 was expected".into(), help, None);
-    }
-    let line = line_number(&String::from_utf8_lossy(&bytes[..offset]), offset);
-    let problem = format!("is not UTF-8 text: byte {:#04x} at offset {offset}, in line {line}", bytes[offset]);
-    file_error(path, problem, "give a memory map as text: a Linux boot log, or TOML; not a binary dump of one", None)
+/// What is wrong with the bytes of a file, or of standard input.
+pub(super) fn bytes_error(name: &str, problem: String, help: &'static str) -> ReadError {
+    ReadError::File { path: printable(name).into_owned(), problem, help, cause: None }
 }
 
-fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io::Error>) -> ReadError {
-    let path = super::error::printable(&path.display().to_string()).into_owned();
+pub(super) fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io::Error>) -> ReadError {
+    let path = printable(&path.display().to_string()).into_owned();
     ReadError::File { path, problem, help, cause }
 }
 
-/// The limit of [`read_text`], for texts that come another way.
+/// The limit of [`read_bytes`], for texts that come another way.
 pub(crate) fn check_size(name: &str, text: &str) -> Result<(), ParseError> {
     if text.len() <= MAX_INPUT_BYTES {
         return Ok(());
@@ -105,7 +99,10 @@ mod tests {
             Temporary::new("noise", b"a\n\nb\x80\xff").error(),
             "FILE: is not UTF-8 text: byte 0x80 at offset 4, in line 3"
         );
-        assert_eq!(Temporary::new("utf16", b"\xff\xfeR\0").error(), "FILE: is UTF-16 text, UTF-8 was expected");
+        assert_eq!(
+            Temporary::new("utf16", b"\xff\xfeR\0").error(),
+            "FILE:1:1: no EFI memory map: no line is of a known format"
+        );
     }
 
     #[test]

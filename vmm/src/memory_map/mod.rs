@@ -15,27 +15,37 @@
 //! reads well but describes memory that cannot be as described is not: such a map is what a mapper must survive.
 //! [`oddities`] lists what is odd about it.
 //!
+//! A text may hold more than one list: a whole boot log has firmware's map and Linux's own list of what it mapped.
+//! [`MemoryMap::parse`] gives firmware's, [`MemoryMap::parse_all`] every one of them, and [`MemoryMap::kind`] says which
+//! is which.
+//!
 //! Where things are: one file a format in `formats/`, which also tells them apart; `names` knows how UEFI calls
-//! types and attributes; `region` does arithmetic on page ranges.
+//! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes.
 
+mod contents;
 mod error;
 mod file;
 mod formats;
 mod names;
 mod oddity;
 mod region;
+mod write;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
+pub use contents::{Contents, decode};
 pub use error::{ParseError, ReadError};
 pub(crate) use file::check_size;
-pub use file::read_text;
+pub use file::read_bytes;
+pub(crate) use formats::choose;
 pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
 pub use oddity::{Oddity, OddityKind, oddities};
 pub use region::Region;
+pub use write::{WriteError, WriteFormat, WriteOptions, write};
 
 /// The size of an EFI page, whatever the processor's (UEFI 2.10, section 7.2.1, "EFI_BOOT_SERVICES.AllocatePages").
 pub const PAGE_BYTES: u64 = 4096;
@@ -55,28 +65,120 @@ pub struct MemoryMap {
     lines: Vec<usize>,
     /// What the reader of the format noticed.
     notes: Vec<Oddity>,
+    kind: ListKind,
+    format: Option<Format>,
+    /// Shared by the maps of one log.
+    attributes_table: Arc<[MemoryDescriptor]>,
+    partial: Option<String>,
+}
+
+/// What a list of descriptors is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListKind {
+    /// The memory map as firmware handed it out.
+    Firmware,
+    /// Linux's own list of what it mapped for runtime services, in the order in which it mapped them: firmware's
+    /// reversed. Neighbours are merged, other regions left out, and boot services that Linux keeps have RUNTIME set.
+    Runtime,
+}
+
+impl ListKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Firmware, Self::Runtime];
+
+    /// A name that stays the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Firmware => "firmware",
+            Self::Runtime => "runtime",
+        }
+    }
+
+    /// The kind of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// How a text is read. The default: strictly, in whatever format it is in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    /// Whether a row that cannot be read is skipped, with a note ([`OddityKind::SkippedLine`]), where it would be an
+    /// error otherwise.
+    pub lenient: bool,
+    /// The only format to read, for a text whose format cannot be told by its content, or is mistaken.
+    pub format: Option<Format>,
+    /// The size of a descriptor in a binary dump, which does not tell it (firmware's DescriptorSize).
+    pub stride: Option<usize>,
 }
 
 impl MemoryMap {
-    /// Reads a map in any known format, found by content.
+    /// Reads a map in any known format, found by content: the first list as firmware handed it out or, if the text has
+    /// none, the first list. What else it has is noted ([`OddityKind::ExtraList`]).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         Self::parse_named("<text>", text)
     }
 
     /// The same, of a text whose name appears in errors and as [`source`](Self::source).
     pub fn parse_named(name: &str, text: &str) -> Result<Self, ParseError> {
-        formats::parse(name, text)
+        Ok(formats::choose(Self::parse_all(name, text, &ReadOptions::default())?))
     }
 
-    /// Reads a map from a file (or a pipe) of at most [`MAX_INPUT_BYTES`].
+    /// Reads every list of a text, in the order of the text. There is at least one.
+    pub fn parse_all(name: &str, text: &str, options: &ReadOptions) -> Result<Vec<Self>, ParseError> {
+        formats::parse_all(name, text, options)
+    }
+
+    /// Reads a map from a file (or a pipe) of at most [`MAX_INPUT_BYTES`], as [`parse`](Self::parse) does.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
-        let text = file::read_text(path)?;
-        Ok(Self::parse_named(&path.display().to_string(), &text)?)
+        Ok(formats::choose(Self::read_all(path, &ReadOptions::default())?))
+    }
+
+    /// Reads every list of a file, in the order of the file. There is at least one. Of folders, Linux's
+    /// `/sys/firmware/efi/runtime-map` is read.
+    pub fn read_all(path: &Path, options: &ReadOptions) -> Result<Vec<Self>, ReadError> {
+        if path.is_dir() {
+            return Ok(vec![formats::runtime_map::read_folder(path)?]);
+        }
+        Self::parse_bytes(&path.display().to_string(), file::read_bytes(path)?, options)
     }
 
     /// A map made by a program. Nothing is checked: maps that no firmware should hand out are wanted too.
     pub fn from_descriptors(source: impl Into<String>, descriptors: Vec<MemoryDescriptor>) -> Self {
-        Self { source: source.into(), descriptors, lines: Vec::new(), notes: Vec::new() }
+        Self {
+            source: source.into(),
+            descriptors,
+            lines: Vec::new(),
+            notes: Vec::new(),
+            kind: ListKind::Firmware,
+            format: None,
+            attributes_table: Arc::default(),
+            partial: None,
+        }
+    }
+
+    /// The same map as a list of another kind.
+    #[must_use]
+    pub fn with_kind(mut self, kind: ListKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The same map with entries of a Memory Attributes Table.
+    #[must_use]
+    pub fn with_attributes_table(mut self, entries: Vec<MemoryDescriptor>) -> Self {
+        self.attributes_table = entries.into();
+        self
+    }
+
+    /// The same map with virtual addresses for its physical ones.
+    #[must_use]
+    pub fn with_virtual_starts(mut self, virtual_of: impl Fn(u64) -> Option<u64>) -> Self {
+        for descriptor in &mut self.descriptors {
+            descriptor.virt_start = virtual_of(descriptor.phys_start).unwrap_or_default();
+        }
+        self
     }
 
     /// The descriptors, in list order.
@@ -87,6 +189,35 @@ impl MemoryMap {
     /// The name of what the map was read from.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether this is firmware's list or Linux's own.
+    pub fn kind(&self) -> ListKind {
+        self.kind
+    }
+
+    /// The format that the map was read in; `None` for a map made by a program.
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// The entries of the Memory Attributes Table (UEFI 2.10, section 4.6.4), if the text has one with this map.
+    pub fn attributes_table(&self) -> &[MemoryDescriptor] {
+        &self.attributes_table
+    }
+
+    /// Why this is not the whole map, if it is not. It is noted too ([`OddityKind::Partial`]).
+    pub fn partial(&self) -> Option<&str> {
+        self.partial.as_deref()
+    }
+
+    /// Says of the map that it is not the whole.
+    pub(crate) fn marked_partial(mut self, why: Option<String>) -> Self {
+        let note = why.as_ref().map(|why| format!("not the whole map: {why}"));
+        let note = note.map(|message| Oddity { kind: OddityKind::Partial, index: 0, other: None, message });
+        self.notes.extend(note);
+        self.partial = why;
+        self
     }
 
     /// The line (from 1) at which a descriptor starts in the text it was read from.
@@ -102,16 +233,7 @@ impl MemoryMap {
     /// The map as TOML, the format of this project. Reading it back gives the same descriptors; a map without any
     /// is written too, but no reader accepts it.
     pub fn to_toml(&self) -> String {
-        let mut toml = format!(
-            "# EFI memory map of {} descriptors, from {}\n",
-            self.descriptors.len(),
-            error::printable(&self.source)
-        );
-        for descriptor in &self.descriptors {
-            toml.push('\n');
-            toml_format::write(&mut toml, descriptor);
-        }
-        toml
+        toml_format::write(self)
     }
 }
 
@@ -121,7 +243,8 @@ mod tests {
 
     use super::*;
 
-    fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
+    /// Any descriptor at all, for the tests of formats.
+    pub(super) fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
         let ty = prop_oneof![0_u32..17, any::<u32>()];
         // Addresses around the sign bit, where TOML's integers end, deserve more than their share.
         let number = || prop_oneof![any::<u64>(), (1_u64 << 63) - 2..(1 << 63) + 2, Just(0)];

@@ -1,6 +1,7 @@
 //! What is odd about a map that reads well.
 
-use super::{MemoryAttribute, MemoryMap, Region, type_name};
+use super::names::{ATTRIBUTES, TYPES};
+use super::{MemoryAttribute, MemoryMap, MemoryType, Region, type_name};
 
 /// Lists what is odd about a map, in list order.
 ///
@@ -43,12 +44,30 @@ pub enum OddityKind {
     ZeroPages,
     /// A region that layouts map has no cacheability attribute. Others often have none: they are nobody's to map.
     NoCacheability,
+    /// A region that layouts map ends above 64 GiB: one at a fixed distance from physical addresses has no room for it.
+    AboveWindow,
+    /// There are attribute bits that UEFI does not define, or the instruction set's own bits without ISA_VALID.
+    UnknownAttribute,
+    /// The type is a number that UEFI keeps for itself, and has not given a meaning yet.
+    UnknownType,
+    /// A region of runtime code or data has no RUNTIME attribute: layouts leave it out, and firmware goes without.
+    UnmarkedRuntime,
     /// The row numbers of a Linux log have a hole: the log lost lines, or is an excerpt.
     MissingRows,
-    /// A Linux log holds a second list, which is not read.
+    /// The text holds another list, which is not read.
     ExtraList,
-    /// The size that a Linux log prints is not that of the range it prints.
+    /// A size or a total that the text tells is not that of the ranges it tells.
     SizeMismatch,
+    /// A row that could not be read was skipped.
+    SkippedLine,
+    /// The text tells only a part of the map.
+    Partial,
+    /// The printer of a row had no name for its type, and did not print the number.
+    LostType,
+    /// The printer of a row cut its attributes, and RUNTIME with them.
+    LostRuntime,
+    /// The printer of a row cut its virtual address.
+    LostVirtualAddress,
 }
 
 impl OddityKind {
@@ -60,15 +79,34 @@ impl OddityKind {
             Self::Unaligned => "unaligned",
             Self::ZeroPages => "zero-pages",
             Self::NoCacheability => "no-cacheability",
+            Self::AboveWindow => "above-64g",
+            Self::UnknownAttribute => "unknown-attribute",
+            Self::UnknownType => "unknown-type",
+            Self::UnmarkedRuntime => "unmarked-runtime",
             Self::MissingRows => "missing-rows",
             Self::ExtraList => "extra-list",
             Self::SizeMismatch => "size-mismatch",
+            Self::SkippedLine => "skipped-line",
+            Self::Partial => "partial",
+            Self::LostType => "lost-type",
+            Self::LostRuntime => "lost-runtime",
+            Self::LostVirtualAddress => "lost-virtual-address",
         }
+    }
+
+    /// Whether it is about the text that a map was read from, and not about the memory that the map describes.
+    pub fn is_of_text(self) -> bool {
+        self.is_of_map() || matches!(self, Self::LostType | Self::LostRuntime | Self::LostVirtualAddress)
     }
 
     /// Whether it makes the map wrong (a finding). Anything else is worth a note only.
     pub fn is_finding(self) -> bool {
         matches!(self, Self::Overlap | Self::Wrap | Self::Unaligned)
+    }
+
+    /// Whether it is about the map as a whole, or the text it was read from: the descriptor it names is a place only.
+    pub fn is_of_map(self) -> bool {
+        matches!(self, Self::MissingRows | Self::ExtraList | Self::SizeMismatch | Self::SkippedLine | Self::Partial)
     }
 }
 
@@ -78,6 +116,10 @@ fn of_region(region: &Region) -> impl Iterator<Item = Oddity> {
         (OddityKind::Unaligned, !region.is_aligned()),
         (OddityKind::ZeroPages, region.pages == 0),
         (OddityKind::NoCacheability, region.is_mapped() && !has_cacheability(region)),
+        (OddityKind::AboveWindow, region.is_mapped() && !region.wraps() && region.end() > WINDOW_BYTES),
+        (OddityKind::UnknownAttribute, !unknown_attributes(region).is_empty()),
+        (OddityKind::UnknownType, is_unknown(region.ty)),
+        (OddityKind::UnmarkedRuntime, is_runtime_type(region.ty) && !region.is_runtime() && region.pages > 0),
     ];
     let region = *region;
     checks.into_iter().filter(|(_, odd)| *odd).map(move |(kind, _)| Oddity {
@@ -94,9 +136,45 @@ fn describe(kind: OddityKind, region: &Region) -> String {
         OddityKind::Wrap => format!("reaches past 2^64: {pages:#x} pages from {phys:#x}"),
         OddityKind::Unaligned => format!("starts at {phys:#x}, which is not page aligned"),
         OddityKind::ZeroPages => format!("has no pages, at {phys:#x}"),
+        OddityKind::AboveWindow => {
+            format!("ends at {:#x}, above 64 GiB", region.end() - 1)
+        }
+        OddityKind::UnknownAttribute => {
+            let bits = unknown_attributes(region);
+            let why = match MemoryAttribute::ISA_MASK.contains(bits) {
+                true => "bits of the instruction set's own, but not ISA_VALID",
+                false => "attributes that UEFI does not define",
+            };
+            format!("has {why}: {:#x}", bits.bits())
+        }
+        OddityKind::UnknownType => "is of a type that UEFI does not define".into(),
+        OddityKind::UnmarkedRuntime => format!("at {phys:#x} is runtime services' by its type, but not marked RUNTIME"),
         _ => format!("at {phys:#x} has none of the attributes that say how it may be cached"),
     };
     format!("descriptor {} ({ty}) {what}", region.index)
+}
+
+/// The size of the virtual addresses that Linux has for firmware: EFI_VA_START to EFI_VA_END in
+/// arch/x86/include/asm/efi.h.
+const WINDOW_BYTES: u128 = 64 << 30;
+
+/// The bits that mean nothing (UEFI 2.10, section 7.2.3): those under ISA_MASK mean something with ISA_VALID.
+fn unknown_attributes(region: &Region) -> MemoryAttribute {
+    let known = ATTRIBUTES.iter().fold(MemoryAttribute::empty(), |known, (bit, _)| known | *bit);
+    match region.attribute.contains(MemoryAttribute::ISA_VALID) {
+        true => region.attribute.difference(known | MemoryAttribute::ISA_MASK),
+        false => region.attribute.difference(known),
+    }
+}
+
+/// Whether UEFI keeps a type for itself: OEMs' begin at 0x70000000, operating systems' at 0x80000000 (UEFI 2.10,
+/// section 7.2.1, "EFI_MEMORY_TYPE").
+fn is_unknown(ty: MemoryType) -> bool {
+    usize::try_from(ty.0).is_ok_and(|ty| ty >= TYPES.len()) && ty.0 < 0x7000_0000
+}
+
+fn is_runtime_type(ty: MemoryType) -> bool {
+    matches!(ty, MemoryType::RUNTIME_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_DATA)
 }
 
 /// Whether any cacheability attribute is set (UEFI 2.10, section 7.2.3); ISA_VALID says that the instruction set's own
@@ -172,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_sound_map_has_none() {
-        assert_eq!(found(&map(&[(0x1000, 1), (0, 1), (0xffff_ffff_ffff_f000, 1)])), []);
+        assert_eq!(found(&map(&[(0x1000, 1), (0, 1), (0xf_ffff_f000, 1)])), []);
     }
 
     #[test]
@@ -222,5 +300,57 @@ mod tests {
         );
         assert_eq!(found(&map), [("no-cacheability", 1, None)]);
         assert!(!OddityKind::NoCacheability.is_finding());
+    }
+
+    fn of_one(ty: MemoryType, attribute: u64, phys_start: u64, page_count: u64) -> Vec<Oddity> {
+        let att = MemoryAttribute::from_bits_retain(attribute);
+        let descriptor = MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() };
+        oddities(&MemoryMap::from_descriptors("test", vec![descriptor]))
+    }
+
+    const RUNTIME_WB: u64 = 1 << 63 | 8;
+
+    #[test]
+    fn what_is_mapped_and_ends_above_64_gib_is_noted() {
+        let found = of_one(MemoryType::MMIO, RUNTIME_WB, 0xf_ffff_f000, 2);
+        assert_eq!((found[0].kind.name(), found[0].kind.is_finding()), ("above-64g", false));
+        assert_eq!(found[0].message, "descriptor 0 (MemoryMappedIO) ends at 0x1000000fff, above 64 GiB");
+        assert_eq!(of_one(MemoryType::MMIO, RUNTIME_WB, 0xf_ffff_f000, 1), []);
+        // Nobody maps it.
+        assert_eq!(of_one(MemoryType::CONVENTIONAL, 8, 0xf_ffff_f000, 2), []);
+    }
+
+    #[test]
+    fn attributes_that_mean_nothing_are_noted() {
+        let message = |attribute| {
+            let found = of_one(MemoryType::CONVENTIONAL, attribute, 0, 1);
+            found.first().map(|oddity| oddity.message.clone())
+        };
+        let undefined = "descriptor 0 (ConventionalMemory) has attributes that UEFI does not define: ";
+        assert_eq!(message(0x0000_0000_0020_000f), Some(format!("{undefined}0x200000")));
+        assert_eq!(message(0x4000_0000_0020_000f), Some(format!("{undefined}0x200000")));
+        // As Xen printed it of an Avoton.
+        let own = "descriptor 0 (ConventionalMemory) has bits of the instruction set's own, but not ISA_VALID: ";
+        assert_eq!(message(0x0700_0000_0000_000f), Some(format!("{own}0x700000000000000")));
+        assert_eq!(message(0x4700_0000_0000_000f), None);
+        assert_eq!(message(0x0000_0000_001f_f01f), None, "UEFI 2.11 defines bits 0 to 4 and 12 to 20");
+    }
+
+    #[test]
+    fn types_that_uefi_keeps_for_itself_are_noted() {
+        let is_noted = |ty| of_one(MemoryType(ty), 8, 0, 1).iter().any(|oddity| oddity.kind.name() == "unknown-type");
+        assert!(is_noted(16) && is_noted(0x6fff_ffff));
+        assert!(!is_noted(15) && !is_noted(0x7000_0000) && !is_noted(0x8000_0000) && !is_noted(u32::MAX));
+    }
+
+    #[test]
+    fn runtime_services_memory_without_runtime_is_noted() {
+        let found = of_one(MemoryType::RUNTIME_SERVICES_DATA, 8, 0x1000, 1);
+        assert_eq!(
+            found[0].message,
+            "descriptor 0 (RuntimeServicesData) at 0x1000 is runtime services' by its type, but not marked RUNTIME"
+        );
+        assert_eq!(of_one(MemoryType::RUNTIME_SERVICES_DATA, RUNTIME_WB, 0x1000, 1), []);
+        assert_eq!(of_one(MemoryType::BOOT_SERVICES_DATA, 8, 0x1000, 1), []);
     }
 }

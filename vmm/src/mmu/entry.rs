@@ -172,8 +172,9 @@ impl Judgement {
     }
 }
 
-/// Judges one entry. Walks and runs both rest on this function and no other.
-#[inline]
+/// Judges one entry. Walks and runs both rest on this function and no other. Inlined, since of a PTE, which is what most
+/// entries are, little is left to ask.
+#[inline(always)]
 pub(super) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
     let present = entry & bits::P != 0;
     if !present && paging.rules.has(Rule::NotPresentFirst) {

@@ -51,7 +51,7 @@ pub use address::{Pa, Va};
 pub use crossing::{BytesAccess, Raised, access_bytes};
 pub use entry::{Level, bits, reserved_reasons};
 pub use fault::{ErrorCode, Fault};
-pub use paging::{Cpu, Paging, Vendor};
+pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 pub use permission::{Access, Kind, Privilege, Rights};
 pub use rules::{Rule, Rules};
 pub use runs::{Defect, LimitReached, Run, Runs};

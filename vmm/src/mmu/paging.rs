@@ -35,6 +35,9 @@ pub struct Paging {
     pub rules: Rules,
 }
 
+/// Bits of physical address of the CPU that is modelled where none is asked for: what most servers have.
+pub const USUAL_MAXPHYADDR: u8 = 46;
+
 /// Whose manual says which bits are reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {

@@ -12,8 +12,17 @@ use crate::mmu::{Fault, Kind, Paging, Privilege};
 
 /// The report as JSON, over many lines, with a newline at the end.
 pub fn to_json(report: &Report) -> String {
+    pretty(&document(report))
+}
+
+/// The reports on a kernel and on the one it starts by kexec, as one JSON object: `{schema, first, second}`.
+pub fn kexec_to_json(first: &Report, second: &Report) -> String {
+    pretty(&KexecDocument { schema: SCHEMA, first: document(first), second: document(second) })
+}
+
+pub(super) fn pretty(document: &impl Serialize) -> String {
     // Every key is a string and no value can refuse: this does not fail. Were it ever to, a reader is told.
-    let mut text = serde_json::to_string_pretty(&document(report))
+    let mut text = serde_json::to_string_pretty(document)
         .unwrap_or_else(|error| serde_json::json!({ "schema": SCHEMA, "error": error.to_string() }).to_string());
     text.push('\n');
     text
@@ -25,7 +34,14 @@ pub fn cpu(paging: &Paging) -> impl Serialize + use<> {
 }
 
 /// The version of the keys' meaning.
-const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct KexecDocument<'a> {
+    schema: u32,
+    first: Document<'a>,
+    second: Document<'a>,
+}
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -92,7 +108,7 @@ struct RegionObject {
 }
 
 #[derive(Serialize)]
-struct LeavesObject {
+pub(super) struct LeavesObject {
     #[serde(rename = "4k")]
     of_4k: u64,
     #[serde(rename = "2m")]
@@ -175,7 +191,7 @@ struct TimingObject {
 }
 
 /// An address or a bit pattern.
-struct Hex(u64);
+pub(super) struct Hex(pub u64);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

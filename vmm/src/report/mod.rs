@@ -1,18 +1,21 @@
-//! What a run found, and how it is shown: [`text`] for people, [`json`] for programs; [`explain`] says what it means.
+//! What a run found, and how it is shown: [`text`] for people, [`json`] for programs; [`explain`] says what it means. And a
+//! [`map`] by itself, before anything is run.
 
 mod error_code;
 pub mod explain;
 pub mod json;
+pub mod map;
 #[cfg(test)]
 mod samples;
 mod style;
+mod table;
 pub mod text;
 mod walk;
 
 use std::time::Duration;
 
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Skipped};
-use crate::memory_map::Region;
+use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, Region};
 use crate::mmu::{Cpu, Pa, Run, Va};
 
 /// What a run found.
@@ -46,8 +49,10 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How long it took.
     pub timing: Timing,
-    /// Everything that translates in the regions, by virtual address.
+    /// Everything that translates in the regions, by virtual address, before anything is unmapped in phase `finish`.
     pub runs: Vec<Run>,
+    /// What the mapper handed to SetVirtualAddressMap, in its order.
+    pub virtual_map: Vec<MemoryDescriptor>,
 }
 
 /// The mapping code that was run.
@@ -187,12 +192,14 @@ impl Report {
         (run.defect.is_none() && offset < run.bytes).then_some(Pa(run.pa.0 + offset))
     }
 
-    /// The descriptor that an address was given to.
-    pub fn owner(&self, virt: Va) -> Option<&RegionReport> {
-        self.regions.iter().find(|region| {
-            region.virt.is_some_and(|start| {
-                virt.0.checked_sub(start).is_some_and(|offset| offset / 4096 < region.region.pages)
-            })
+    /// The descriptor that an address stands for, and the address's distance from where that starts.
+    pub fn owner(&self, virt: Va) -> Option<(&RegionReport, u64)> {
+        let distance = |region: &RegionReport, start: u64| {
+            virt.0.checked_sub(start).filter(|distance| distance / PAGE_BYTES < region.region.pages)
+        };
+        self.regions.iter().find_map(|region| {
+            let mut starts = region.virt.iter().chain(&region.aliases);
+            Some((region, starts.find_map(|start| distance(region, *start))?))
         })
     }
 }

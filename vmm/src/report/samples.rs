@@ -59,6 +59,7 @@ pub fn clean() -> Report {
             total: Duration::from_micros(9120),
         },
         runs: Vec::new(),
+        virtual_map: Vec::new(),
     }
 }
 

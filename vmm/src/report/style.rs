@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
+use crate::check::LeafCounts;
+
 /// The width that lines keep to, where what they say lets them.
 pub(super) const WIDTH: usize = 100;
 
@@ -92,6 +94,32 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
+/// `4x2M 32x4K`: the largest first.
+pub(super) fn leaves(counts: &LeafCounts) -> String {
+    let sizes = [(counts.of_1g, "1G"), (counts.of_2m, "2M"), (counts.of_4k, "4K")];
+    let some = sizes.into_iter().filter(|(count, _)| *count > 0).map(|(count, size)| format!("{count}x{size}"));
+    match some.collect::<Vec<_>>() {
+        none if none.is_empty() => "-".into(),
+        some => some.join(" "),
+    }
+}
+
+/// `832 KiB`, `1532 MiB`, `15.7 GiB`: exact where a unit does it with four digits, else to a tenth of the largest unit.
+pub(super) fn size(bytes: u128) -> String {
+    const UNITS: [(&str, u32); 8] =
+        [("YiB", 80), ("ZiB", 70), ("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let mut at_least_one = UNITS.into_iter().filter(|(_, shift)| bytes >> shift > 0);
+    let is_exact = |(_, shift): &(&str, u32)| bytes.trailing_zeros() >= *shift && bytes >> shift < 10_000;
+    if let Some((unit, shift)) = at_least_one.clone().find(is_exact) {
+        return format!("{} {unit}", bytes >> shift);
+    }
+    let Some((unit, shift)) = at_least_one.next() else {
+        return format!("{bytes} bytes");
+    };
+    let tenths = ((bytes >> (shift - 10)) * 10) >> 10;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
 /// `reserved-bit (2), wrong-frame (1)`: what there is, in order, and how many of it.
 pub(super) fn tally<T: Ord + fmt::Display>(items: impl Iterator<Item = T>) -> String {
     let mut counts = std::collections::BTreeMap::<T, u64>::new();
@@ -127,6 +155,31 @@ mod tests {
         assert_eq!(wrapped("unbreakable is one", 5, 0), ["unbreakable", "is", "one"]);
         assert_eq!(wrapped("", 5, 0), [""]);
         assert_eq!(labelled("found", "a b", 7), ["found  a b"]);
+    }
+
+    #[test]
+    fn leaves_are_told_by_size() {
+        assert_eq!(leaves(&LeafCounts { of_4k: 3, of_2m: 0, of_1g: 1 }), "1x1G 3x4K");
+        assert_eq!(leaves(&LeafCounts::default()), "-");
+    }
+
+    #[test]
+    fn sizes_are_exact_or_to_a_tenth() {
+        let told = [0, 1023, 1024, 0x1800, 0x24_2000, 1532 << 20, 0x3_efff_f000, (1 << 30) - 1, 1 << 64, 1 << 76];
+        let expected = [
+            "0 bytes",
+            "1023 bytes",
+            "1 KiB",
+            "6 KiB",
+            "2312 KiB",
+            "1532 MiB",
+            "15.7 GiB",
+            "1023.9 MiB",
+            "16 EiB",
+            "64 ZiB",
+        ];
+        assert_eq!(told.map(size), expected);
+        assert!(size(u128::MAX).ends_with(" YiB"));
     }
 
     #[test]

@@ -1,105 +1,137 @@
-//! The boot log of Linux on x86, 5.8 and later, with `efi=debug` on its command line.
+//! The boot log of Linux on x86 with `efi=debug` on its command line.
 //!
 //! ```text
+//! [    0.000000] efi: mem00: type=3, attr=0xf, range=[0x0000000000000000-0x0000000000001000) (0MB)
+//! [    0.000000] efi: mem28: [Runtime Code       |RUN|  |  |  |   |WB|WT|WC|UC] range=[0x00000000c9d48000-0x00000000c9d4b000) (0MB)
 //! [    0.000000] efi: mem147: [Runtime Code|RUN|  |  |  |  |  |  |  |  |   |WB|WT|WC|UC] range=[0x000000008db6f000-0x000000008dc3efff] (0MB)
 //! [    0.000000] efi: mem148: [Reserved    |attr=0x070000000000000f] range=[0x000000008dc3f000-0x000000008dc3ffff] (0MB)
 //! [    0.000000] efi: mem149: [type=1879048192|   |  |  |  |  |  |  |  |  |   |WB|WT|WC|UC] range=[0x000000008dc40000-0x000000008dc40fff] (0MB)
 //! ```
 //!
-//! `efi_md_typeattr_format()` in drivers/firmware/efi/efi.c prints what is between the first brackets,
-//! `efi_print_memmap()` in arch/x86/platform/efi the rest. Flags are read by name, not by column: Linux gained a
-//! column with CPU_CRYPTO (5.8) and, years later, another with HOT_PLUGGABLE. Ends are inclusive; a descriptor without pages
-//! ends one before it starts.
+//! `efi_print_memmap()` in arch/x86/platform/efi prints a row; until 3.16 with numbers for type and attribute, the oldest
+//! after `EFI:`. Ranges were half-open at first and have inclusive ends since: what closes the range tells. A descriptor
+//! without pages ends where it starts or, with an inclusive end, one before.
 //!
 //! Three things about whole logs:
-//! - Linux drops descriptors that have no pages or wrap before it prints the map, and prints those as `(invalid)` rows
-//!   with the numbers they had. They are put back: what firmware handed out is what a mapper may meet.
-//! - After the map Linux prints its own runtime map, numbered from 0 again. Only the first list is read; a number
-//!   that falls ends it, with a note. (The same number twice is an error: nothing Linux prints looks so, and a list
-//!   written by hand must not end unnoticed.)
+//! - Linux drops descriptors that have no pages or wrap before it prints the map, and prints those as
+//!   `(invalid)` rows with the numbers they had. They are put back: what firmware handed out is what a mapper may meet.
+//! - After the map Linux prints its own runtime map, numbered from 0 again. A number that falls starts another list.
+//!   (The same number twice is an error: nothing Linux prints looks so, and a list written by hand must not end
+//!   unnoticed.)
 //! - Numbers that jump are noted, not refused. Lines may be lost, and then regions go unchecked, so it must be told;
 //!   but the jump may as well be someone's `grep RUN`, and all that was given can be checked.
 
-use std::ops::Range;
+use std::fmt::Write as _;
 
-use super::super::error::{ParseError, quoted};
-use super::super::oddity::{Oddity, OddityKind};
-use super::super::{MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use super::super::oddity::OddityKind;
+use super::super::{Format, ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region};
+use super::cursor::{Bad, Cursor};
+use super::linux_descriptor::{Addresses, type_and_attribute, write_type_and_attribute};
+use super::log_prefix::find_message;
+use super::rows::{Row, RowFormat, RowKind};
+use super::{Unwritable, linux_memattr};
 
-/// Whether a line is a row of the map, sound or damaged.
-pub(super) fn is_row(line: &str) -> bool {
-    row_start(line).is_some()
-}
+/// The format.
+pub(super) const FORMAT: RowFormat = RowFormat {
+    format: Format::LinuxX86,
+    lines: 1,
+    start,
+    read,
+    sample: "efi: memNN: [TYPE|FLAGS] range=[0xSTART-0xEND] (SIZEMB)",
+    check: None,
+};
 
-/// Reads the map of a log.
-pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
-    let list = read_list(text).map_err(|bad| bad.in_text(name, text))?;
-    if list.rows.is_empty() {
-        return Err(only_dropped(name, text, &list));
+/// Writes a map as Linux 6.14 and later print one: first what Linux drops from it, then the map, then the Memory
+/// Attributes Table. Reading it back gives the same descriptors.
+pub(in super::super) fn write(out: &mut String, map: &MemoryMap) -> Result<(), Unwritable> {
+    check_writable(map)?;
+    let regions = || map.regions().map(|region| (region.index, region));
+    let (dropped, kept): (Vec<_>, Vec<_>) = regions().partition(|(_, region)| is_dropped(region));
+    if !dropped.is_empty() {
+        *out += "efi: [Firmware Bug]: Invalid EFI memory map entries:\n";
     }
-    Ok(list.into_map(name))
+    for (number, region) in dropped {
+        let last = if region.pages == 0 { 0 } else { region.end() - 1 };
+        write_row(out, number, &region, last, "invalid");
+    }
+    if map.kind() == ListKind::Runtime {
+        *out += "efi: EFI runtime memory map:\n";
+    }
+    for (number, (_, region)) in kept.into_iter().enumerate() {
+        write_row(out, number, &region, region.end() - 1, &format!("{}MB", region.pages >> 8));
+    }
+    linux_memattr::write(out, map.attributes_table());
+    Ok(())
 }
 
-/// What comes before the number of a row.
-const ROW: &str = "efi: mem";
+/// What comes before the number of a row, now and in old releases.
+const PREFIXES: [&str; 2] = ["efi: mem", "EFI: mem"];
 
-/// Linux's `memory_type_name`, by type.
-const TYPES: [&str; 16] = [
-    "Reserved",
-    "Loader Code",
-    "Loader Data",
-    "Boot Code",
-    "Boot Data",
-    "Runtime Code",
-    "Runtime Data",
-    "Conventional",
-    "Unusable",
-    "ACPI Reclaim",
-    "ACPI Mem NVS",
-    "MMIO",
-    "MMIO Port",
-    "PAL Code",
-    "Persistent",
-    "Unaccepted",
-];
-
-/// Linux's flags, in its order.
-const FLAGS: [(&str, MemoryAttribute); 15] = [
-    ("RUN", MemoryAttribute::RUNTIME),
-    ("HP", MemoryAttribute::HOT_PLUGGABLE),
-    ("MR", MemoryAttribute::MORE_RELIABLE),
-    ("CC", MemoryAttribute::CPU_CRYPTO),
-    ("SP", MemoryAttribute::SPECIAL_PURPOSE),
-    ("NV", MemoryAttribute::NON_VOLATILE),
-    ("XP", MemoryAttribute::EXECUTE_PROTECT),
-    ("RP", MemoryAttribute::READ_PROTECT),
-    ("WP", MemoryAttribute::WRITE_PROTECT),
-    ("RO", MemoryAttribute::READ_ONLY),
-    ("UCE", MemoryAttribute::UNCACHABLE_EXPORTED),
-    ("WB", MemoryAttribute::WRITE_BACK),
-    ("WT", MemoryAttribute::WRITE_THROUGH),
-    ("WC", MemoryAttribute::WRITE_COMBINE),
-    ("UC", MemoryAttribute::UNCACHEABLE),
-];
-
-/// The rows of a log's first list.
-#[derive(Default)]
-struct List {
-    rows: Vec<Row>,
-    /// The rows that Linux dropped, in log order.
-    dropped: Vec<Row>,
-    /// The row that starts a second list.
-    second: Option<Row>,
+fn start(line: &str) -> Option<usize> {
+    let start = PREFIXES.iter().find_map(|prefix| find_message(line, prefix))?;
+    let after = line[start + PREFIXES[0].len()..].trim_end();
+    let is_numbered = after.is_empty() || after.starts_with(|digit: char| digit.is_ascii_digit());
+    is_numbered.then_some(start)
 }
 
-/// One row.
-struct Row {
-    /// The NN of memNN.
-    number: u64,
-    descriptor: MemoryDescriptor,
-    line: usize,
-    span: Range<usize>,
-    tail: Tail,
+fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
+    let is_old = cursor.rest().starts_with(PREFIXES[1]);
+    cursor.literal(PREFIXES[usize::from(is_old)])?;
+    let number = cursor.decimal("the number of the row")?;
+    cursor.literal(":")?;
+    cursor.blanks();
+    let (ty, att) =
+        if cursor.rest().starts_with("type=") { numbers(&mut cursor)? } else { type_and_attribute(&mut cursor)? };
+    cursor.blanks();
+    cursor.literal("range=")?;
+    let addresses = Addresses::read_bracketed(&mut cursor)?;
+    let tail = Tail::read(&mut cursor)?;
+    let (phys_start, page_count) = (addresses.start, tail.pages(addresses)?);
+    Ok(Row {
+        number: Some(number),
+        descriptor: MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() },
+        kind: if tail == Tail::Invalid { RowKind::Dropped } else { RowKind::Region },
+        odd: tail.mismatch(page_count),
+    })
+}
+
+/// `type=3, attr=0xf,`
+fn numbers(cursor: &mut Cursor<'_>) -> Result<(MemoryType, MemoryAttribute), Bad> {
+    cursor.literal("type=")?;
+    let span = cursor.to_end();
+    let ty = cursor.decimal("the type")?;
+    let ty = u32::try_from(ty).map_err(|_| Bad::new(span, "the type is no number of 32 bits"))?;
+    cursor.literal(", attr=0x")?;
+    let attribute = cursor.hex_u64("the attribute")?;
+    cursor.literal(",")?;
+    Ok((MemoryType(ty), MemoryAttribute::from_bits_retain(attribute)))
+}
+
+/// Whether Linux drops a region: without pages, or up to 2^64 or past it (`efi_memmap_entry_valid()`).
+fn is_dropped(region: &Region) -> bool {
+    const PAGES_MAX: u64 = u64::MAX / PAGE_BYTES;
+    region.pages == 0 || PAGES_MAX.checked_sub(region.pages).is_none_or(|rest| rest < region.phys / PAGE_BYTES)
+}
+
+fn check_writable(map: &MemoryMap) -> Result<(), Unwritable> {
+    let unwritable = |index, what: &str| Unwritable { index, what: what.into() };
+    if let Some(region) = map.regions().find(|region| region.virt != 0) {
+        return Err(unwritable(region.index, "has a virtual address, for which there is no column"));
+    }
+    if map.regions().all(|region| is_dropped(&region)) {
+        return Err(unwritable(0, "is no region that Linux keeps, nor is any other: it would print no map"));
+    }
+    match map.attributes_table().iter().all(linux_memattr::is_writable) {
+        true => Ok(()),
+        false => Err(unwritable(0, "has a Memory Attributes Table with a range that 64 bits do not hold")),
+    }
+}
+
+fn write_row(out: &mut String, number: usize, region: &Region, last: u128, size: &str) {
+    // Writing to a string does not fail.
+    let _ = write!(out, "efi: mem{number:02}: ");
+    write_type_and_attribute(out, region.ty, region.attribute);
+    let _ = writeln!(out, " range=[{:#018x}-{last:#018x}] ({size})", region.phys);
 }
 
 /// What follows the range.
@@ -113,386 +145,53 @@ enum Tail {
     Invalid,
 }
 
-fn read_list(text: &str) -> Result<List, Bad> {
-    let mut list = List::default();
-    let mut offset = 0;
-    for (index, line) in text.split('\n').enumerate() {
-        if let Some(start) = row_start(line) {
-            let row = Cursor { line: line.trim_end(), at: start, offset }.row(index + 1)?;
-            if !list.take(row)? {
-                break;
-            }
-        }
-        offset += line.len() + 1;
-    }
-    Ok(list)
-}
-
-/// Where the row in a line starts. Before it may be what loggers write: a level, a time, `host kernel:`; and the `>` of
-/// a quoted mail. Text that only mentions a row is none.
-fn row_start(line: &str) -> Option<usize> {
-    let start = line.find(ROW)?;
-    let before = line[..start].trim_end();
-    let is_log_prefix = before.is_empty() || before.ends_with([']', '>']) || before.ends_with("kernel:");
-    let after = line[start + ROW.len()..].trim_end();
-    let is_numbered = after.is_empty() || after.starts_with(|digit: char| digit.is_ascii_digit());
-    (is_log_prefix && is_numbered).then_some(start)
-}
-
-impl List {
-    /// Takes the next row; `false` if that row starts another list.
-    fn take(&mut self, row: Row) -> Result<bool, Bad> {
-        if self.rows.len() + self.dropped.len() == MAX_DESCRIPTORS {
-            return Err(Bad::new(row.span, format!("more than {MAX_DESCRIPTORS} descriptors"))
-                .help("no firmware hands out so many: check that this is one map"));
-        }
-        if row.tail == Tail::Invalid {
-            self.dropped.push(row);
-            return Ok(true);
-        }
-        let last = self.rows.last().map(|last| last.number);
-        if last.is_some_and(|last| row.number < last) {
-            self.second = Some(row);
-            return Ok(false);
-        }
-        if last == Some(row.number) {
-            let message = format!("mem{:02} is there twice in a row", row.number);
-            return Err(Bad::new(row.span, message).help("number the rows, or remove the one that is doubled"));
-        }
-        self.rows.push(row);
-        Ok(true)
-    }
-
-    fn into_map(self, name: &str) -> MemoryMap {
-        let mut map = MemoryMap::from_descriptors(name, Vec::new());
-        let mut dropped = self.dropped;
-        dropped.sort_by_key(|row| row.number);
-        let mut dropped = dropped.into_iter().peekable();
-        let mut next_number = 0;
-        for row in self.rows {
-            while let Some(row) = dropped.next_if(|row| row.number <= map.descriptors.len() as u64) {
-                push(&mut map, &row);
-            }
-            map.notes.extend(missing_rows(next_number, &row, map.descriptors.len()));
-            map.notes.extend(size_mismatch(&row, map.descriptors.len()));
-            next_number = row.number.saturating_add(1);
-            push(&mut map, &row);
-        }
-        dropped.for_each(|row| push(&mut map, &row));
-        map.notes.extend(self.second.map(|row| extra_list(&row, map.descriptors.len() - 1)));
-        map
-    }
-}
-
-fn push(map: &mut MemoryMap, row: &Row) {
-    map.descriptors.push(row.descriptor);
-    map.lines.push(row.line);
-}
-
-fn missing_rows(expected: u64, row: &Row, index: usize) -> Option<Oddity> {
-    let last = row.number.checked_sub(1).filter(|last| *last >= expected)?;
-    let rows = if last == expected { "row".into() } else { format!("rows mem{expected:02} to") };
-    Some(note(
-        OddityKind::MissingRows,
-        index,
-        format!("{rows} mem{last:02} are missing before line {}: nothing is checked about their regions", row.line),
-    ))
-}
-
-fn size_mismatch(row: &Row, index: usize) -> Option<Oddity> {
-    let pages = row.descriptor.page_count;
-    let Tail::MiB(printed) = row.tail else {
-        return None;
-    };
-    (printed != pages >> 8).then(|| {
-        let message = format!(
-            "line {} says {printed}MB, but its range has {pages:#x} pages, {}MB: was it edited?",
-            row.line,
-            pages >> 8
-        );
-        note(OddityKind::SizeMismatch, index, message)
-    })
-}
-
-fn extra_list(row: &Row, last_index: usize) -> Oddity {
-    let message = format!(
-        "line {} (mem{:02}) starts another list, which is not read; Linux prints its own runtime map after firmware's",
-        row.line, row.number
-    );
-    note(OddityKind::ExtraList, last_index, message)
-}
-
-fn note(kind: OddityKind, index: usize, message: String) -> Oddity {
-    Oddity { kind, index, other: None, message }
-}
-
-/// Without `efi=debug` Linux prints no rows but those it dropped.
-fn only_dropped(name: &str, text: &str, list: &List) -> ParseError {
-    let span = list.dropped.first().map_or(0..0, |row| row.span.clone());
-    ParseError::at(name, text, span, "no EFI memory map: only the rows that Linux dropped from it")
-        .label("dropped")
-        .help(super::HOW_TO_GET_A_MAP)
-}
-
-/// What is wrong with a row, and where.
-struct Bad {
-    span: Range<usize>,
-    message: String,
-    help: Option<&'static str>,
-}
-
-impl Bad {
-    fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), help: None }
-    }
-
-    fn help(self, help: &'static str) -> Self {
-        Self { help: Some(help), ..self }
-    }
-
-    fn in_text(self, name: &str, text: &str) -> ParseError {
-        ParseError::at(name, text, self.span, self.message).help(self.help.unwrap_or(
-            "a row is `efi: memNN: [TYPE|FLAGS] range=[0xSTART-0xEND] (SIZEMB)`; copy it again from the log, or remove \
-             the line",
-        ))
-    }
-}
-
-/// A place in a line.
-struct Cursor<'a> {
-    line: &'a str,
-    at: usize,
-    /// Where the line starts in the text.
-    offset: usize,
-}
-
-impl<'a> Cursor<'a> {
-    fn row(mut self, line: usize) -> Result<Row, Bad> {
-        let row_start = self.at;
-        self.literal(ROW)?;
-        let number = self.decimal("the number of the row")?;
-        self.literal(":")?;
-        self.blanks();
-        self.literal("[")?;
-        let ty = self.memory_type()?;
-        let att = self.attribute()?;
-        self.blanks();
-        let (phys_start, page_count, tail) = self.range()?;
-        Ok(Row {
-            number,
-            descriptor: MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() },
-            line,
-            span: self.offset + row_start..self.offset + self.line.len(),
-            tail,
-        })
-    }
-
-    /// `Runtime Code|`, or `type=1879048192|`.
-    fn memory_type(&mut self) -> Result<MemoryType, Bad> {
-        let (name, span) = self.up_to_bar_or_bracket("the type")?;
-        if let Some(number) = name.strip_prefix("type=") {
-            let number = number.parse().map_err(|_| Bad::new(span, "the type is no number of 32 bits"))?;
-            return Ok(MemoryType(number));
-        }
-        let index = TYPES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok());
-        index.map(MemoryType).ok_or_else(|| {
-            Bad::new(span, format!("unknown memory type {}", quoted(name)))
-                .help("the types are those of Linux 5.8 and later: Reserved, Runtime Code, MMIO, ..., or type=N")
-        })
-    }
-
-    /// `|RUN|  |WB]`, or `|attr=0x070000000000000f]` when bits are set that Linux has no flag for.
-    fn attribute(&mut self) -> Result<MemoryAttribute, Bad> {
-        let mut all = MemoryAttribute::empty();
-        while !self.rest().starts_with(']') {
-            self.literal("|")?;
-            if self.rest().starts_with("attr=") {
-                self.literal("attr=0x")?;
-                all = MemoryAttribute::from_bits_retain(self.hex_u64("the attribute")?);
-                break;
-            }
-            let (name, span) = self.up_to_bar_or_bracket("a flag")?;
-            all |= flag(name).ok_or_else(|| Bad::new(span, format!("unknown flag {}", quoted(name))))?;
-        }
-        self.literal("]")?;
-        Ok(all)
-    }
-
-    /// `range=[0x000000008db6f000-0x000000008dc3efff] (0MB)`: the start, the number of pages, and what follows.
-    fn range(&mut self) -> Result<(u64, u64, Tail), Bad> {
-        self.literal("range=[")?;
-        let range_start = self.at;
-        self.literal("0x")?;
-        let start = self.hex_u64("the start address")?;
-        self.literal("-0x")?;
-        let (end, end_span) = self.hex("the end address")?;
-        let range = self.offset + range_start..self.offset + self.at;
-        self.literal("]")?;
-        let tail = self.tail()?;
-        // Only in a dropped row an end has more than 64 bits: Linux prints what the sum would be.
-        if tail != Tail::Invalid {
-            check_digits(end_span.clone(), "the end address")?;
-        }
-        let pages = page_count(start, end, tail).map_err(|problem| problem.at(range, end_span, start, end))?;
-        Ok((start, pages, tail))
-    }
-
-    fn tail(&mut self) -> Result<Tail, Bad> {
-        self.blanks();
-        let tail = match self.rest() {
-            "" => return Ok(Tail::None),
-            "(invalid)" => return Ok(Tail::Invalid),
+impl Tail {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Bad> {
+        cursor.blanks();
+        let tail = match cursor.rest() {
+            "" => return Ok(Self::None),
+            "(invalid)" => return Ok(Self::Invalid),
             tail => tail,
         };
         let digits = tail.strip_prefix('(').and_then(|tail| tail.strip_suffix("MB)"));
-        let size = digits.and_then(|digits| digits.parse().ok()).map(Tail::MiB);
+        let size = digits.and_then(|digits| digits.parse().ok()).map(Self::MiB);
         size.ok_or_else(|| {
-            Bad::new(self.to_end(), "the range is followed by neither `(SIZEMB)` nor the end of the line")
+            let message = "the range is followed by neither `(SIZEMB)` nor the end of the line";
+            Bad::new(cursor.to_end(), message)
         })
     }
 
-    fn decimal(&mut self, what: &str) -> Result<u64, Bad> {
-        let (digits, span) = self.alphanumeric(what)?;
-        digits.parse().map_err(|_| Bad::new(span, format!("{what} is no decimal number of 64 bits")))
-    }
-
-    fn hex_u64(&mut self, what: &str) -> Result<u64, Bad> {
-        let (number, span) = self.hex(what)?;
-        check_digits(span.clone(), what)?;
-        u64::try_from(number).map_err(|_| too_long(span, what))
-    }
-
-    fn hex(&mut self, what: &str) -> Result<(u128, Range<usize>), Bad> {
-        let (digits, span) = self.alphanumeric(what)?;
-        if let Some(wrong) = digits.find(|digit: char| !digit.is_ascii_hexdigit()) {
-            let wrong_span = span.start + wrong..span.end;
-            return Err(Bad::new(
-                wrong_span,
-                format!("{what} has {} among its hexadecimal digits", quoted(&digits[wrong..])),
-            ));
-        }
-        let number = u128::from_str_radix(digits, 16).map_err(|_| too_long(span.clone(), what))?;
-        Ok((number, span))
-    }
-
-    /// A token of letters and digits. Nothing follows it if the line was cut, so that is no token either.
-    fn alphanumeric(&mut self, what: &str) -> Result<(&'a str, Range<usize>), Bad> {
-        let rest = self.rest();
-        let length = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
-        let span = self.span(length);
-        if length == rest.len() {
-            return Err(Bad::new(span, format!("the line ends in the middle of {what}")));
-        }
-        if length == 0 {
-            return Err(Bad::new(self.to_end(), format!("{what} is missing")));
-        }
-        self.at += length;
-        Ok((&rest[..length], span))
-    }
-
-    fn up_to_bar_or_bracket(&mut self, what: &str) -> Result<(&'a str, Range<usize>), Bad> {
-        let rest = self.rest();
-        let Some(length) = rest.find(['|', ']']) else {
-            return Err(Bad::new(self.to_end(), format!("the line ends in the middle of {what}")));
-        };
-        let token = &rest[..length];
-        let span = self.span(token.trim_end().len().max(1));
-        self.at += length;
-        Ok((token.trim(), span))
-    }
-
-    fn literal(&mut self, literal: &str) -> Result<(), Bad> {
-        let rest = self.rest();
-        if rest.starts_with(literal) {
-            self.at += literal.len();
-            return Ok(());
-        }
-        let message = match literal.starts_with(rest) {
-            true => format!("the line ends where `{literal}` should be"),
-            false => format!("expected `{literal}`"),
-        };
-        Err(Bad::new(self.to_end(), message))
-    }
-
-    fn blanks(&mut self) {
-        self.at = self.line.len() - self.rest().trim_start().len();
-    }
-
-    fn rest(&self) -> &'a str {
-        &self.line[self.at..]
-    }
-
-    fn span(&self, length: usize) -> Range<usize> {
-        self.offset + self.at..self.offset + self.at + length
-    }
-
-    fn to_end(&self) -> Range<usize> {
-        self.span(self.rest().len())
-    }
-}
-
-fn flag(name: &str) -> Option<MemoryAttribute> {
-    if name.is_empty() {
-        return Some(MemoryAttribute::empty());
-    }
-    FLAGS.iter().find(|(known, _)| *known == name).map(|(_, bit)| *bit)
-}
-
-/// An address has 16 hexadecimal digits; with more, two numbers have run together, even if the first are zeros.
-fn check_digits(span: Range<usize>, what: &str) -> Result<(), Bad> {
-    if span.len() > 16 { Err(too_long(span, what)) } else { Ok(()) }
-}
-
-fn too_long(span: Range<usize>, what: &str) -> Bad {
-    Bad::new(span, format!("{what} has more than 16 hexadecimal digits"))
-}
-
-/// What can be wrong with a range of two sound numbers.
-enum BadRange {
-    EndBeforeStart,
-    NotWholePages,
-    TooManyPages,
-}
-
-impl BadRange {
-    fn at(self, range: Range<usize>, end_span: Range<usize>, start: u64, end: u128) -> Bad {
+    fn pages(self, addresses: Addresses) -> Result<u64, Bad> {
         match self {
-            Self::EndBeforeStart => {
-                Bad::new(range, format!("the range ends at {end:#x}, before it starts at {start:#x}"))
-                    .help("an end one before the start means no pages; a region past 2^64 can be written in TOML")
-            }
-            Self::NotWholePages => {
-                Bad::new(end_span, format!("the range to {end:#x} is not a whole number of 4 KiB pages"))
-                    .help("the end is the address of the last byte: 0x1fff for two pages from 0")
-            }
-            Self::TooManyPages => Bad::new(end_span, format!("the range to {end:#x} has more than 2^64 pages")),
+            // In a dropped row the end of no pages is 0, and an end past 2^64 is printed in full.
+            Self::Invalid if addresses.end == 0 => Ok(0),
+            Self::Invalid => addresses.pages(false),
+            Self::None | Self::MiB(0) => addresses.of_64_bits()?.pages(true),
+            Self::MiB(_) => addresses.of_64_bits()?.pages(false),
         }
     }
-}
 
-/// The pages from `start` to the inclusive `end`.
-fn page_count(start: u64, end: u128, tail: Tail) -> Result<u64, BadRange> {
-    // 64-bit arithmetic makes the end of no pages at 0 the end of the address space; the size tells which it is.
-    let is_empty_at_0 = start == 0 && end == u128::from(u64::MAX) && matches!(tail, Tail::None | Tail::MiB(0));
-    // In a dropped row the end of no pages is always 0.
-    let is_empty_dropped = tail == Tail::Invalid && end == 0;
-    if is_empty_at_0 || is_empty_dropped {
-        return Ok(0);
+    /// The size is `num_pages >> 8` in every release.
+    fn mismatch(self, pages: u64) -> Option<(OddityKind, String)> {
+        let Self::MiB(printed) = self else {
+            return None;
+        };
+        let told = || format!("says {printed}MB, but its range has {pages:#x} pages, {}MB: was it edited?", pages >> 8);
+        (printed != pages >> 8).then(|| (OddityKind::SizeMismatch, told()))
     }
-    let past = end.checked_add(1).ok_or(BadRange::TooManyPages)?;
-    let bytes = past.checked_sub(start.into()).ok_or(BadRange::EndBeforeStart)?;
-    if bytes % u128::from(PAGE_BYTES) != 0 {
-        return Err(BadRange::NotWholePages);
-    }
-    u64::try_from(bytes / u128::from(PAGE_BYTES)).map_err(|_| BadRange::TooManyPages)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::oddities;
+    use super::super::super::tests::any_descriptor;
+    use super::super::super::{MAX_DESCRIPTORS, ReadOptions, oddities};
     use super::*;
+
+    fn is_row(line: &str) -> bool {
+        start(line).is_some()
+    }
 
     // From the log of a ThinkPad T14 Gen 3 with Linux 6.0, as printed.
     const ROWS: &str = "\
@@ -595,7 +294,8 @@ efi: Removing 2 invalid memory map entries.
         let starts: Vec<_> = map.regions().map(|region| (region.phys, region.pages)).collect();
         let wrapping = (0x100e_4200_0000_0176, ((0x8c2_90f2_6248_d200_e176_u128 - 0x100e_4200_0000_0176) >> 12) as u64);
         assert_eq!(starts, [(0, 0x87), (0, 0), (0x87000, 1), wrapping, (0x88000, 0x16)]);
-        assert_eq!(notes(&map), [("zero-pages", 1), ("wrap", 3), ("unaligned", 3)]);
+        let odd = [("zero-pages", 1), ("wrap", 3), ("unaligned", 3), ("unknown-attribute", 3), ("unknown-type", 3)];
+        assert_eq!(notes(&map), odd);
         assert_eq!(error(dropped), "boot.log:2:1: no EFI memory map: only the rows that Linux dropped from it");
     }
 
@@ -608,7 +308,7 @@ efi: Removing 2 invalid memory map entries.
 
     #[test]
     fn a_number_twice_in_a_row_is_an_error() {
-        assert_eq!(error(&format!("{MMIO}\n{MMIO}")), "boot.log:2:1: mem118 is there twice in a row");
+        assert_eq!(error(&format!("{MMIO}\n{MMIO}")), "boot.log:2:1: row 118 is there twice in a row");
     }
 
     #[test]
@@ -617,7 +317,7 @@ efi: Removing 2 invalid memory map entries.
         assert_eq!(notes(&map), [("missing-rows", 3)]);
         assert_eq!(
             oddities(&map)[0].message,
-            "rows mem03 to mem117 are missing before line 4: nothing is checked about their regions"
+            "rows 3 to 117 are missing before line 4: nothing is checked about their regions"
         );
     }
 
@@ -634,7 +334,7 @@ efi: Removing 2 invalid memory map entries.
         assert_eq!(cut(3), "boot.log:3:133: the range is followed by neither `(SIZEMB)` nor the end of the line");
         assert_eq!(cut(7), "boot.log:3:115: the line ends in the middle of the end address");
         assert_eq!(cut(25), "boot.log:3:112: the line ends where `-0x` should be");
-        assert_eq!(cut(50), "boot.log:3:87: the line ends where `range=[` should be");
+        assert_eq!(cut(50), "boot.log:3:87: the line ends where `range=` should be");
         let with = |from: &str, to: &str| {
             assert!(rows.contains(from));
             error(&rows.replacen(from, to, 1))
@@ -654,7 +354,122 @@ efi: Removing 2 invalid memory map entries.
         assert_eq!(with("mem01:", "mem01"), "boot.log:2:26: expected `:`");
         assert_eq!(with("mem01:", "mem0x1:"), "boot.log:2:24: the number of the row is no decimal number of 64 bits");
         assert_eq!(with("[0x0000000000087000", "[0x"), "boot.log:2:96: the start address is missing");
-        assert_eq!(with("9dfff] ", "9dfff) "), "boot.log:3:131: expected `]`");
+        assert_eq!(with("9dfff] ", "9dfff} "), "boot.log:3:131: expected `]`");
+        assert_eq!(
+            with("9dfff] ", "9dfff) "),
+            "boot.log:3:115: the range to 0x9dfff is not a whole number of 4 KiB pages"
+        );
+    }
+
+    #[test]
+    fn rows_of_every_era_are_read() {
+        let rows = "\
+EFI: mem00: type=3, attr=0xf, range=[0x0000000000000000-0x0000000000001000) (0MB)
+efi: mem01: type=7, attr=0x800000000000000f, range=[0x0000000000048000-0x0000000000097000) (0MB)
+efi: mem02: [Memory Mapped I/O  |RUN|  |  |  |   |  |  |  |UC] range=[0x00000000cbc00000-0x00000000cfe00000) (66MB)
+efi: mem03: [Conventional Memory|attr=0x080000000000000f] range=[0xfffffffffffff000-0x0000000000000000) (0MB)
+efi: mem04: [MMIO Port Space    |   |  |  |  |  |WP|  |   |WB|WT|  |UC] range=[0x00000000f0000000-0x00000000f7ffffff] (128MB)
+efi: mem05: [ACPI Memory NVS    |   |  |  |  |  |  |  |  |   |WB|WT|WC|UC] range=[0x0000000000806000-0x0000000000807fff] (0MB)
+";
+        let map = MemoryMap::parse(rows).unwrap();
+        let read: Vec<_> =
+            map.regions().map(|region| (region.ty.0, region.attribute.bits(), region.phys, region.pages)).collect();
+        assert_eq!(
+            read,
+            [
+                (3, 0xf, 0, 1),
+                (7, 0x8000_0000_0000_000f, 0x4_8000, 0x4f),
+                (11, 0x8000_0000_0000_0001, 0xcbc0_0000, 0x4200),
+                (7, 0x0800_0000_0000_000f, 0xffff_ffff_ffff_f000, 1),
+                (12, 0x100d, 0xf000_0000, 0x8000),
+                (10, 0xf, 0x80_6000, 2),
+            ]
+        );
+        assert_eq!(notes(&map), [("unknown-attribute", 3)]);
+        assert_eq!(error("efi: mem00: type=3, attr=0xf, ra..."), "boot.log:1:31: expected `range=`");
+        assert_eq!(
+            error("efi: mem00: type=4294967296, attr=0xf, range=[0x0-0x1000) (0MB)"),
+            "boot.log:1:18: the type is no number of 32 bits"
+        );
+        assert_eq!(error("efi: mem00: [MMIO] range=[0x0-0xfff] (0MB)"), "boot.log:1:18: no attributes follow the type");
+    }
+
+    #[test]
+    fn half_open_and_inclusive_ends_are_no_pages_each_in_its_way() {
+        let half_open = |range: &str| only(&format!("efi: mem00: type=0, attr=0xf, range=[{range}) (0MB)")).page_count;
+        assert_eq!(half_open("0x1000-0x1000"), 0);
+        assert_eq!(half_open("0x0-0x0"), 0);
+        assert_eq!(
+            error("efi: mem00: type=0, attr=0xf, range=[0x1000-0xfff) (0MB)"),
+            "boot.log:1:38: the range ends at 0xfff, before it starts at 0x1000"
+        );
+    }
+
+    #[test]
+    fn lenience_skips_a_row_and_says_so() {
+        let text = ROWS.replacen("Boot Data", "Boot Date", 1);
+        assert_eq!(error(&text), "boot.log:2:29: unknown memory type `Boot Date`");
+        let lenient = ReadOptions { lenient: true, ..ReadOptions::default() };
+        let maps = MemoryMap::parse_all("boot.log", &text, &lenient).unwrap();
+        assert_eq!(maps[0].descriptors().len(), 2);
+        assert_eq!(notes(&maps[0]), [("missing-rows", 1), ("skipped-line", 1)]);
+        assert_eq!(oddities(&maps[0])[1].message, "line 2, column 29 is skipped: unknown memory type `Boot Date`");
+        // Nothing is left: then there is no map, and the first damage is the reason.
+        let error = MemoryMap::parse_all("boot.log", "efi: mem00: [\nefi: mem01: [\n", &lenient).unwrap_err();
+        assert_eq!(error.to_string(), "boot.log:1:14: the line ends in the middle of the type");
+    }
+
+    #[test]
+    fn notes_are_few_whatever_is_damaged() {
+        let text = ROWS.to_owned() + &"efi: mem03: [\n".repeat(10_000);
+        let lenient = ReadOptions { lenient: true, ..ReadOptions::default() };
+        let map = MemoryMap::parse_all("boot.log", &text, &lenient).unwrap().remove(0);
+        let oddities = oddities(&map);
+        assert_eq!(oddities.len(), 33);
+        assert_eq!(oddities[32].message, "9968 more notes of this kind (skipped-line)");
+    }
+
+    #[test]
+    fn what_linux_printed_is_written_back_as_it_was() {
+        // From a virtual machine with Linux 6.1.192, whose columns are those of today.
+        let log = format!("{MMIO}\n").replace("mem118", "mem00");
+        let mut written = String::new();
+        assert!(write(&mut written, &MemoryMap::parse(&log).unwrap()).is_ok());
+        assert_eq!(written, log);
+    }
+
+    #[test]
+    fn what_linux_drops_is_written_as_dropped() {
+        let descriptor = |phys_start, page_count, attribute| MemoryDescriptor {
+            ty: MemoryType(0x7000_0000),
+            phys_start,
+            page_count,
+            att: MemoryAttribute::from_bits_retain(attribute),
+            ..Default::default()
+        };
+        let list = vec![descriptor(0x1000, 0, 0), descriptor(0, 1, 0x0700_0000_0000_000f), descriptor(!0xfff, 1, 8)];
+        let mut written = String::new();
+        assert!(write(&mut written, &MemoryMap::from_descriptors("test", list)).is_ok());
+        let expected = "\
+efi: [Firmware Bug]: Invalid EFI memory map entries:
+efi: mem00: [type=1879048192|   |  |  |  |  |  |  |  |  |  |   |  |  |  |  ] range=[0x0000000000001000-0x0000000000000000] (invalid)
+efi: mem02: [type=1879048192|   |  |  |  |  |  |  |  |  |  |   |WB|  |  |  ] range=[0xfffffffffffff000-0xffffffffffffffff] (invalid)
+efi: mem00: [type=1879048192|attr=0x070000000000000f] range=[0x0000000000000000-0x0000000000000fff] (0MB)
+";
+        assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told() {
+        let told = |descriptor| {
+            let map = MemoryMap::from_descriptors("test", vec![MemoryDescriptor::default(), descriptor]);
+            write(&mut String::new(), &map).err().map(|unwritable| (unwritable.index, unwritable.what))
+        };
+        let page = MemoryDescriptor { page_count: 1, ..Default::default() };
+        assert_eq!(told(page), None);
+        let (index, what) = told(MemoryDescriptor { virt_start: 0x1000, ..page }).unwrap();
+        assert_eq!((index, what.as_str()), (1, "has a virtual address, for which there is no column"));
+        assert_eq!(told(MemoryDescriptor::default()).map(|(index, _)| index), Some(0));
     }
 
     #[test]
@@ -665,6 +480,24 @@ efi: Removing 2 invalid memory map entries.
     }
 
     proptest! {
+        #[test]
+        fn rows_read_back_give_the_same_descriptors(
+            descriptors in prop::collection::vec(any_descriptor(), 0..20),
+            table in prop::collection::vec(any_descriptor(), 0..4),
+        ) {
+            let plain = |descriptor| MemoryDescriptor { virt_start: 0, ..descriptor };
+            let page = MemoryDescriptor { page_count: 1, ..Default::default() };
+            let descriptors = descriptors.into_iter().map(plain).chain([page]).collect();
+            let mut map = MemoryMap::from_descriptors("test", descriptors);
+            let of_table = |descriptor| MemoryDescriptor { page_count: 2, phys_start: 0x1000, ..plain(descriptor) };
+            map.attributes_table = table.into_iter().map(of_table).collect::<Vec<_>>().into();
+            let mut written = String::new();
+            prop_assert!(write(&mut written, &map).is_ok());
+            let again = MemoryMap::parse(&written).unwrap();
+            prop_assert_eq!(map.descriptors(), again.descriptors());
+            prop_assert_eq!(map.attributes_table(), again.attributes_table());
+        }
+
         #[test]
         fn mutated_rows_do_not_panic(
             edits in prop::collection::vec((0..ROWS.len(), prop_oneof![Just('\n'), Just('é'), any::<char>(), prop::char::range(' ', '~')]), 1..6),

@@ -9,21 +9,24 @@
 //! virt = "0xfffffffefdc5b000"          # optional: the virtual address that was given to the region
 //! ```
 //!
+//! Entries of the Memory Attributes Table are tables `[[attributes]]` with the same keys. `list = "runtime"` at the top
+//! says that the list is Linux's own of what it mapped, not firmware's; `partial = "why"`, that it is not the whole.
+//!
 //! A scenario is the same with more tables. They are not read here, and [`Descriptor`] and [`into_map`] are public so
 //! that their reader need not parse twice.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
-use serde::de::{IgnoredAny, Unexpected, Visitor};
+use serde::de::{Error as _, IgnoredAny, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::super::error::{ParseError, line_number, quoted};
+use super::super::error::{ParseError, line_number, printable, quoted};
 use super::super::names::{ATTRIBUTES, TYPES, parse_number};
 use super::super::{
-    MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names, parse_attribute,
-    parse_type, type_name,
+    Format, ListKind, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names,
+    parse_attribute, parse_type, type_name,
 };
 
 /// One `[[descriptor]]` table.
@@ -60,34 +63,56 @@ impl From<Descriptor> for MemoryDescriptor {
     }
 }
 
-/// Makes a map of the descriptors of a document. `text` is the document, for lines and errors.
-pub fn into_map(name: &str, text: &str, descriptors: Vec<Spanned<Descriptor>>) -> Result<MemoryMap, ParseError> {
-    if let Some(extra) = descriptors.get(MAX_DESCRIPTORS) {
+/// Makes a map of the descriptors of a document and of the entries of its Memory Attributes Table. `text` is the
+/// document, for lines and errors.
+pub fn into_map(
+    name: &str,
+    text: &str,
+    descriptors: Vec<Spanned<Descriptor>>,
+    attributes: Vec<Spanned<Descriptor>>,
+    kind: Option<ListKind>,
+) -> Result<MemoryMap, ParseError> {
+    if let Some(extra) = descriptors.get(MAX_DESCRIPTORS).or(attributes.get(MAX_DESCRIPTORS)) {
         return Err(super::too_many(name, text, extra.span()));
     }
     if descriptors.is_empty() {
         return Err(no_descriptor(name, text));
     }
-    Ok(MemoryMap {
-        source: name.into(),
-        lines: lines(text, descriptors.iter().map(Spanned::span)),
-        descriptors: descriptors.into_iter().map(|descriptor| descriptor.into_inner().into()).collect(),
-        notes: Vec::new(),
-    })
+    let lines = lines(text, descriptors.iter().map(Spanned::span));
+    let descriptors = descriptors.into_iter().map(|descriptor| descriptor.into_inner().into()).collect();
+    let attributes_table = attributes.into_iter().map(|entry| entry.into_inner().into()).collect();
+    let map = MemoryMap::from_descriptors(name, descriptors);
+    let kind = kind.unwrap_or(ListKind::Firmware);
+    Ok(MemoryMap { lines, kind, attributes_table, format: Some(Format::Toml), ..map })
 }
 
 /// Reads the map of a TOML document.
 pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
     let document: Document = toml::from_str(text)
         .map_err(|error| ParseError::from_toml(name, text, &error).help(WHAT_A_DESCRIPTOR_LOOKS_LIKE))?;
-    into_map(name, text, document.descriptor)
+    let map = into_map(name, text, document.descriptor, document.attributes, document.list)?;
+    Ok(map.marked_partial(document.partial))
 }
 
-/// Writes one descriptor.
-pub(in super::super) fn write(toml: &mut String, descriptor: &MemoryDescriptor) {
+/// Writes a map.
+pub(in super::super) fn write(map: &MemoryMap) -> String {
+    let source = printable(map.source());
+    let mut toml = format!("# EFI memory map of {} descriptors, from {source}\n", map.descriptors().len());
+    if map.kind() != ListKind::Firmware {
+        // Writing to a string does not fail.
+        let _ = writeln!(toml, "list = \"{}\"", map.kind().name());
+    }
+    if let Some(why) = map.partial() {
+        let _ = writeln!(toml, "partial = {}", toml::Value::from(why));
+    }
+    map.descriptors().iter().for_each(|descriptor| write_table(&mut toml, "descriptor", descriptor));
+    map.attributes_table().iter().for_each(|entry| write_table(&mut toml, "attributes", entry));
+    toml
+}
+
+fn write_table(toml: &mut String, header: &str, descriptor: &MemoryDescriptor) {
     let attribute = attribute_names(descriptor.att).join("|");
-    // Writing to a string does not fail.
-    let _ = writeln!(toml, "[[descriptor]]\ntype = \"{}\"", type_name(descriptor.ty));
+    let _ = writeln!(toml, "\n[[{header}]]\ntype = \"{}\"", type_name(descriptor.ty));
     let _ = writeln!(toml, "phys = {}", integer(descriptor.phys_start));
     let _ = writeln!(toml, "pages = {}", integer(descriptor.page_count));
     let _ = writeln!(toml, "attribute = \"{attribute}\"");
@@ -133,6 +158,11 @@ fn is_key(text: &str) -> bool {
 struct Document {
     #[serde(default)]
     descriptor: Vec<Spanned<Descriptor>>,
+    #[serde(default)]
+    attributes: Vec<Spanned<Descriptor>>,
+    #[serde(default, deserialize_with = "list_kind")]
+    list: Option<ListKind>,
+    partial: Option<String>,
     name: Option<String>,
     about: Option<String>,
     mapper: Option<IgnoredAny>,
@@ -169,6 +199,14 @@ fn integer(number: u64) -> String {
         Ok(_) => format!("{number:#x}"),
         Err(_) => format!("\"{number:#x}\""),
     }
+}
+
+/// The name of a kind of lists, for `list = "..."`.
+pub fn list_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListKind>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let names = ListKind::ALL.map(ListKind::name).join(", ");
+    let unknown = || D::Error::custom(format!("no kind of list {}; there are {names}", quoted(&name)));
+    ListKind::from_name(&name).map(Some).ok_or_else(unknown)
 }
 
 fn memory_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryType, D::Error> {
@@ -315,13 +353,29 @@ rule = "reserved-bit"
         );
         assert_eq!(
             error("[[descriptor]]", "cpus = 1\n[[descriptor]]"),
-            "x.toml:1:1: unknown field `cpus`, expected one of `descriptor`, `name`, `about`, `mapper`, `cpu`, `firmware`, `expect`"
+            "x.toml:1:1: unknown field `cpus`, expected one of `descriptor`, `attributes`, `list`, `partial`, `name`, `about`, `mapper`, `cpu`, `firmware`, `expect`"
         );
     }
 
     #[test]
     fn keys_that_lack_are_named() {
         assert_eq!(error("attribute = 0\n", ""), "x.toml:1:1: missing field `attribute`");
+    }
+
+    #[test]
+    fn the_attributes_table_and_the_kind_of_list_are_read() {
+        let text = format!(
+            "list = \"runtime\"\n{}",
+            GOOD.replace(
+                "[mapper]",
+                "[[attributes]]\ntype = 5\nphys = 0x7dc5b000\npages = 1\nattribute = \"RUNTIME|RO\"\n[mapper]"
+            )
+        );
+        let map = MemoryMap::parse(&text).unwrap();
+        assert_eq!((map.kind(), map.attributes_table().len()), (ListKind::Runtime, 1));
+        assert_eq!(map.attributes_table()[0].att.bits(), 0x8000_0000_0002_0000);
+        let wrong = MemoryMap::parse(&text.replace("\"runtime\"", "\"kernel\"")).unwrap_err();
+        assert_eq!(wrong.to_string(), "<text>:1:8: no kind of list `kernel`; there are firmware, runtime");
     }
 
     #[test]

@@ -41,6 +41,75 @@ fn a_run_is_all_that_is_contiguous_and_alike() {
 }
 
 #[test]
+fn one_odd_entry_of_a_full_page_table_cuts_its_run() {
+    let path = Path::to_4k();
+    let start = VA.0 & !0x1f_ffff;
+    let range = Va(start)..=Va(start + 0x1f_ffff);
+    let odd = [(P, 1), (W, 2), (PWT, 2), (bits::PAT_OF_PTE, 2), (G, 2), (NX, 2), (0x8000_0000, 2), (1 << 51, 2)];
+    let ignored = [(bits::A, 0), (bits::D, 0), (bits::A | bits::D, 0)];
+    for (at, (flip, cuts)) in
+        [1u64, 7, 255, 510].into_iter().flat_map(|at| odd.iter().chain(&ignored).map(move |o| (at, *o)))
+    {
+        let mut tables = path.tables();
+        for index in 0..512 {
+            let entry = 0x4000_0000 | index << 12 | OPEN;
+            tables.set(Pa(table(Level::Pte).0 + index * 8), if index == at { entry ^ flip } else { entry });
+        }
+        let runs = Runs::new(&tables, path.root(), range.clone(), &path.paging, 1000).map(Result::unwrap);
+        let pages: Vec<_> = runs.map(|run| (run.va.0 - start) >> 12).collect();
+        let expected: &[u64] = match cuts {
+            0 => &[0],
+            1 => &[0, at + 1],
+            _ => &[0, at, at + 1],
+        };
+        assert_eq!(pages, expected, "{flip:#x} flipped in entry {at}");
+    }
+}
+
+#[test]
+fn a_run_ends_where_its_frames_pass_maxphyaddr() {
+    let path = Path::to_4k();
+    let start = VA.0 & !0x1f_ffff;
+    for (maxphyaddr, defect) in [(40, true), (41, false)] {
+        let mut tables = path.tables();
+        for index in 0..512 {
+            tables.set(Pa(table(Level::Pte).0 + index * 8), ((1 << 40) - 0x5000 + (index << 12)) | OPEN);
+        }
+        let paging = Paging { maxphyaddr, ..path.paging };
+        let range = Va(start)..=Va(start + 0x1f_ffff);
+        let runs: Vec<_> = Runs::new(&tables, path.root(), range, &paging, 1000).map(Result::unwrap).collect();
+        let shown: Vec<_> = runs.iter().map(|run| (run.bytes >> 12, run.defect.is_some())).collect();
+        assert_eq!(shown, if defect { vec![(5, false), (507, true)] } else { vec![(512, false)] });
+    }
+    // The last frame that an entry can hold is followed by frame 0, not by bit 52.
+    let mut tables = path.tables();
+    for (index, frame) in [(0, bits::ADDRESS), (1, 0), (2, 1 << 52)] {
+        tables.set(Pa(table(Level::Pte).0 + index * 8), frame | OPEN);
+    }
+    let paging = Paging { maxphyaddr: 52, ..path.paging };
+    let range = Va(start)..=Va(start + 0x2fff);
+    assert_eq!(Runs::new(&tables, path.root(), range, &paging, 1000).count(), 3);
+}
+
+#[test]
+fn the_limit_counts_every_entry_of_a_run() {
+    let path = Path::to_4k();
+    let mut tables = path.tables();
+    for index in 0..512 {
+        tables.set(Pa(table(Level::Pte).0 + index * 8), index << 12 | OPEN);
+    }
+    let start = VA.0 & !0x1f_ffff;
+    let range = Va(start)..=Va(start + 0x1f_ffff);
+    // Three entries above, and then one for each page.
+    for (limit, pages) in [(4, 1), (5, 2), (103, 100), (514, 511), (515, 512)] {
+        let mut runs = Runs::new(&tables, path.root(), range.clone(), &path.paging, limit);
+        assert_eq!(runs.next().unwrap().unwrap().bytes, pages << 12);
+        let end = (pages < 512).then_some(Err(LimitReached { limit, at: Va(start + (pages << 12)) }));
+        assert_eq!(runs.next(), end);
+    }
+}
+
+#[test]
 fn a_range_cuts_large_leaves_at_both_ends() {
     let start = VA.0 & !0x1f_ffff;
     let runs = Path::to_2m().runs(Va(start + 0x3456)..=Va(start + 0x5001));

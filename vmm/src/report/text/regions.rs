@@ -1,8 +1,8 @@
 //! The regions, as a table.
 
-use crate::check::LeafCounts;
 use crate::memory_map::{PAGE_BYTES, type_name};
-use crate::report::style::Paint;
+use crate::report::style::{Paint, leaves};
+use crate::report::table::Columns;
 use crate::report::{RegionReport, Verdict};
 
 /// Regions shown that are right, and that are not.
@@ -19,6 +19,9 @@ pub(super) fn lines(regions: &[RegionReport], paint: Paint) -> Vec<String> {
     let (shown, hidden) = chosen(&owed);
     if !shown.is_empty() {
         lines.extend(table(&shown, paint));
+    }
+    if all_are_identity(&shown) {
+        lines.push(paint.dim("  each is mapped 1:1, at its physical address, too"));
     }
     lines.extend(rest(&hidden));
     lines.extend(unowed(others.len(), !owed.is_empty()));
@@ -48,24 +51,35 @@ fn chosen<'a>(owed: &[&'a RegionReport]) -> (Vec<&'a RegionReport>, Vec<&'a Regi
 
 fn table(regions: &[&RegionReport], paint: Paint) -> Vec<String> {
     let rows: Vec<Row> = regions.iter().map(|region| row(region)).collect();
-    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-        let cells = rows.iter().map(|row| row[column].len());
-        cells.chain([TITLES[column].len()]).max().unwrap_or(0)
-    });
-    let mut lines = vec![paint.dim(line(&TITLES.map(String::from), &widths).trim_end())];
+    let columns = Columns::of(TITLES, RIGHT, &rows);
+    let all_identity = all_are_identity(regions);
+    let mut lines = vec![paint.dim(columns.titles())];
     for (region, mut row) in regions.iter().zip(rows) {
         row[VERDICT] = match region.verdict {
             Verdict::Ok => paint.right(&row[VERDICT]),
             Verdict::Wrong | Verdict::Unmapped => paint.wrong(&row[VERDICT]),
             Verdict::NotOwed | Verdict::Skipped => paint.dim(&row[VERDICT]),
         };
-        lines.push(line(&row, &widths));
-        if !region.aliases.is_empty() {
-            let indent = widths[..VIRTUAL].iter().map(|width| width + 2).sum::<usize>() + 2;
-            lines.push(paint.dim(format!("{:indent$}{}", "", aliases(&region.aliases))));
+        lines.push(columns.line(&row));
+        let elsewhere: Vec<u64> =
+            region.aliases.iter().copied().filter(|virt| !all_identity || *virt != page(region)).collect();
+        if !elsewhere.is_empty() {
+            let indent = columns.start(VIRTUAL);
+            lines.push(paint.dim(format!("{:indent$}{}", "", aliases(&elsewhere))));
         }
     }
     lines
+}
+
+/// Whether all that have a virtual address are mapped at their physical ones too, several of them: that is said once.
+fn all_are_identity(regions: &[&RegionReport]) -> bool {
+    let mut mapped = regions.iter().filter(|region| region.virt.is_some());
+    regions.len() > 1 && mapped.all(|region| region.aliases.contains(&page(region)))
+}
+
+/// The page at which a region starts.
+fn page(report: &RegionReport) -> u64 {
+    report.region.phys & !(PAGE_BYTES - 1)
 }
 
 fn row(report: &RegionReport) -> Row {
@@ -81,35 +95,11 @@ fn row(report: &RegionReport) -> Row {
     ]
 }
 
-/// The verdict comes last and is not padded: it may hold colour.
-fn line(row: &Row, widths: &[usize; COLUMNS]) -> String {
-    let mut text = String::new();
-    for (column, (cell, width)) in row.iter().zip(*widths).enumerate() {
-        text += "  ";
-        text += &match (column == VERDICT, RIGHT[column]) {
-            (true, _) => cell.clone(),
-            (_, true) => format!("{cell:>width$}"),
-            (_, false) => format!("{cell:<width$}"),
-        };
-    }
-    text
-}
-
 /// First and last address; a range that leaves the address space has no last one.
 fn range(first: u64, pages: u64) -> String {
     let bytes = pages.checked_mul(PAGE_BYTES);
     let last = bytes.and_then(|bytes| first.checked_add(bytes.checked_sub(1)?));
     last.map_or_else(|| format!("{first:#x}"), |last| format!("{first:#x}-{last:#x}"))
-}
-
-/// `4x2M 32x4K`: the largest first.
-fn leaves(counts: &LeafCounts) -> String {
-    let sizes = [(counts.of_1g, "1G"), (counts.of_2m, "2M"), (counts.of_4k, "4K")];
-    let some = sizes.into_iter().filter(|(count, _)| *count > 0).map(|(count, size)| format!("{count}x{size}"));
-    match some.collect::<Vec<_>>() {
-        none if none.is_empty() => "-".into(),
-        some => some.join(" "),
-    }
 }
 
 fn aliases(aliases: &[u64]) -> String {
@@ -166,12 +156,6 @@ mod tests {
         let mut regions = samples::many_regions().regions;
         regions.iter_mut().for_each(|region| region.verdict = Verdict::Wrong);
         assert_eq!(lines(&regions, Paint::Plain).last().unwrap(), "  ... and 60 more, 60 of them not ok");
-    }
-
-    #[test]
-    fn leaves_are_told_by_size() {
-        assert_eq!(leaves(&LeafCounts { of_4k: 3, of_2m: 0, of_1g: 1 }), "1x1G 3x4K");
-        assert_eq!(leaves(&LeafCounts::default()), "-");
     }
 
     #[test]

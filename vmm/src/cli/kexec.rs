@@ -1,0 +1,71 @@
+//! `efibed kexec`: whether a second kernel finds firmware where the first one put it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::input::{Options, ReadArguments, engines};
+use super::progress::watched;
+use super::{Failure, Status, output};
+use crate::report::text::Text;
+use crate::report::{Report, json};
+use crate::{EngineName, TestBed};
+
+/// The arguments of `kexec`.
+#[derive(Args)]
+#[command(long_about = ABOUT)]
+pub struct Arguments {
+    /// The memory map that firmware gave the first kernel, in any known format, or a scenario
+    #[arg(value_name = "FIRST")]
+    first: PathBuf,
+
+    /// The memory map that the second kernel sees; boot services are usually gone from it
+    #[arg(value_name = "SECOND")]
+    second: PathBuf,
+
+    #[command(flatten)]
+    read: ReadArguments,
+
+    #[command(flatten)]
+    options: Options,
+
+    /// What executes and observes: a KVM guest, or, with no MMU asked, the software walk alone
+    #[arg(long, value_name = "kvm|walker", value_parser = engines(), default_value = "kvm")]
+    engine: EngineName,
+
+    /// Write both reports as JSON to a file, or with `-` to standard output in place of the text
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+}
+
+const ABOUT: &str = "\
+Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
+
+SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The first kernel maps
+FIRST and makes the call; the second maps SECOND, and makes none. With `--layout linux-fixed` (how Linux does it) the
+first one, whose layout is `linux`, hands its addresses over, as in setup_data. With any other layout the second one
+computes its own: a shorter map may shift them, which is the finding `kexec-moved`.";
+
+/// Runs it.
+pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
+    let second = arguments.read.scenario(&arguments.second)?.map().clone();
+    let reports = watched(|progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
+    show(&reports, arguments.json.as_deref())?;
+    Ok(if reports.iter().all(Report::is_clean) { Status::Clean } else { Status::Findings })
+}
+
+fn show(reports: &[Report; 2], json: Option<&Path>) -> Result<(), Failure> {
+    let [first, second] = reports;
+    if json == Some(Path::new("-")) {
+        return output::print(&json::kexec_to_json(first, second));
+    }
+    if let Some(path) = json {
+        output::write_file(path, json::kexec_to_json(first, second))?;
+    }
+    for (title, report) in [("the first kernel", first), ("the second kernel", second)] {
+        let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+        output::print(&format!("== {title}\n{text}\n\n"))?;
+    }
+    Ok(())
+}

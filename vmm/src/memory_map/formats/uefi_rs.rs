@@ -1,0 +1,228 @@
+//! `MemoryDescriptor` of the crates `uefi` and `uefi-raw`, as `{:?}` prints it.
+//!
+//! ```text
+//! INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_start: 0, page_count: 159, att: UNCACHEABLE | WRITE_BACK }
+//! MemoryDescriptor { ty: MemoryType(2147483649), padding: 0, phys_start: 0, virt_start: 0, page_count: 1, att: MemoryAttribute(WRITE_BACK | 0x10000000000) }
+//! ```
+//!
+//! Numbers are decimal. Attributes are bare where the crate has bitflags 1 (`(empty)` for none), and in
+//! `MemoryAttribute(...)` with bitflags 2 (`0x0`); bits without a name come last, as one hexadecimal number.
+
+use super::super::error::quoted;
+use super::super::names::parse_number;
+use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
+use super::Format;
+use super::cursor::{Bad, Cursor};
+use super::fields::unknown_type;
+use super::log_prefix::find_marker;
+use super::rows::{Row, RowFormat};
+
+/// How the format is read.
+pub(super) const FORMAT: RowFormat = RowFormat {
+    format: Format::UefiRs,
+    lines: 1,
+    start,
+    read,
+    sample: "MemoryDescriptor { ty: TYPE, phys_start: N, virt_start: N, page_count: N, att: NAMES }",
+    check: None,
+};
+
+/// What a row starts with.
+const ROW: &str = "MemoryDescriptor { ";
+
+/// Constants of `uefi_raw::table::boot::MemoryType`, by number.
+const TYPES: [&str; 17] = [
+    "RESERVED",
+    "LOADER_CODE",
+    "LOADER_DATA",
+    "BOOT_SERVICES_CODE",
+    "BOOT_SERVICES_DATA",
+    "RUNTIME_SERVICES_CODE",
+    "RUNTIME_SERVICES_DATA",
+    "CONVENTIONAL",
+    "UNUSABLE",
+    "ACPI_RECLAIM",
+    "ACPI_NON_VOLATILE",
+    "MMIO",
+    "MMIO_PORT_SPACE",
+    "PAL_CODE",
+    "PERSISTENT_MEMORY",
+    "UNACCEPTED",
+    "MAX",
+];
+
+fn start(line: &str) -> Option<usize> {
+    let start = find_marker(line, ROW)?;
+    let first = &line[start + ROW.len()..];
+    // Code that makes one has more than a number or a constant's name after the colon.
+    first.starts_with("ty: ").then_some(start).filter(|_| !first.contains("::"))
+}
+
+fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
+    row.literal(ROW)?;
+    let mut fields = Fields::default();
+    loop {
+        fields.read(&mut row)?;
+        if row.rest().starts_with(" }") {
+            break;
+        }
+        row.literal(", ")?;
+    }
+    let end = row.at;
+    row.literal(" }")?;
+    let (_, _) = row.take_while(|c| c == ',');
+    row.end()?;
+    let missing = |what| Bad::new(row.offset + end..row.offset + end + 2, format!("the field `{what}` is missing"));
+    let descriptor = MemoryDescriptor {
+        ty: fields.ty.ok_or_else(|| missing("ty"))?,
+        padding: 0,
+        phys_start: fields.phys_start.ok_or_else(|| missing("phys_start"))?,
+        virt_start: fields.virt_start.ok_or_else(|| missing("virt_start"))?,
+        page_count: fields.page_count.ok_or_else(|| missing("page_count"))?,
+        att: fields.att.ok_or_else(|| missing("att"))?,
+    };
+    Ok(Row::region(descriptor))
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Fields {
+    ty: Option<MemoryType>,
+    phys_start: Option<u64>,
+    virt_start: Option<u64>,
+    page_count: Option<u64>,
+    att: Option<MemoryAttribute>,
+}
+
+impl Fields {
+    fn read(&mut self, row: &mut Cursor<'_>) -> Result<(), Bad> {
+        let (field, span) = row.take_while(|c| c.is_ascii_lowercase() || c == '_');
+        row.literal(": ")?;
+        match field {
+            "ty" => self.ty = Some(memory_type(row)?),
+            "padding" => drop(row.free_decimal("the padding")?),
+            "phys_start" => self.phys_start = Some(row.free_decimal("the physical address")?),
+            "virt_start" => self.virt_start = Some(row.free_decimal("the virtual address")?),
+            "page_count" => self.page_count = Some(row.free_decimal("the number of pages")?),
+            "att" => self.att = Some(attributes(row)?),
+            _ => return Err(Bad::new(span, format!("unknown field {}", quoted(field)))),
+        }
+        Ok(())
+    }
+}
+
+fn memory_type(row: &mut Cursor<'_>) -> Result<MemoryType, Bad> {
+    if row.rest().starts_with("MemoryType(") {
+        row.literal("MemoryType(")?;
+        let ty = row.type_number()?;
+        row.literal(")")?;
+        return Ok(ty);
+    }
+    let (name, span) = row.take_while(|c| c.is_ascii_alphanumeric() || c == '_');
+    let index = TYPES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok());
+    index.map(MemoryType).ok_or_else(|| unknown_type(name, span))
+}
+
+fn attributes(row: &mut Cursor<'_>) -> Result<MemoryAttribute, Bad> {
+    const EMPTY: &str = "(empty)";
+    if row.rest().starts_with(EMPTY) {
+        return row.literal(EMPTY).map(|()| MemoryAttribute::empty());
+    }
+    let is_wrapped = row.rest().starts_with("MemoryAttribute(");
+    if is_wrapped {
+        row.literal("MemoryAttribute(")?;
+    }
+    let mut all = MemoryAttribute::empty();
+    loop {
+        let (name, span) = row.take_while(|c| c.is_ascii_alphanumeric() || c == '_');
+        let bits = || parse_number(name).map(MemoryAttribute::from_bits_retain);
+        let known = MemoryAttribute::from_name(name).or_else(bits);
+        all |= known.ok_or_else(|| Bad::new(span, format!("unknown attribute {}", quoted(name))))?;
+        if !row.rest().starts_with(" |") {
+            break;
+        }
+        row.literal(" | ")?;
+    }
+    if is_wrapped {
+        row.literal(")")?;
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::MemoryMap;
+    use super::*;
+
+    // As printed.
+    const ROWS: &str = "\
+INFO: MemoryDescriptor { ty: BOOT_SERVICES_CODE, padding: 0, phys_start: 0, virt_start: 0, page_count: 1, att: UNCACHEABLE | WRITE_COMBINE | WRITE_THROUGH | WRITE_BACK }
+INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_start: 0, page_count: 159, att: UNCACHEABLE | WRITE_COMBINE | WRITE_THROUGH | WRITE_BACK }
+";
+
+    #[test]
+    fn printed_rows_are_read() {
+        let map = MemoryMap::parse(ROWS).unwrap();
+        let [code, free] = map.descriptors() else { panic!("{map:?}") };
+        assert_eq!((code.ty, code.phys_start, code.page_count), (MemoryType::BOOT_SERVICES_CODE, 0, 1));
+        assert_eq!((free.ty, free.phys_start, free.page_count), (MemoryType::CONVENTIONAL, 4096, 159));
+        assert_eq!(free.att.bits(), 0xf);
+    }
+
+    #[test]
+    fn what_the_crate_prints_is_read() {
+        for (ty, att) in
+            [(0, 0), (7, 0xf), (14, 1 << 63 | 1 << 14), (0x8000_0001, 1 << 63 | 0x0300_0000_0000), (16, u64::MAX)]
+        {
+            let descriptor = MemoryDescriptor {
+                ty: MemoryType(ty),
+                padding: 0,
+                phys_start: u64::MAX,
+                virt_start: 1 << 63,
+                page_count: 3,
+                att: MemoryAttribute::from_bits_retain(att),
+            };
+            let map = MemoryMap::parse(&format!("[1] {descriptor:?},")).unwrap();
+            assert_eq!(map.descriptors(), [descriptor]);
+        }
+        assert_eq!(
+            MemoryMap::parse(&ROWS.replace("UNCACHEABLE | WRITE_COMBINE | WRITE_THROUGH | WRITE_BACK", "(empty)"))
+                .unwrap()
+                .descriptors()[0]
+                .att
+                .bits(),
+            0
+        );
+    }
+
+    #[test]
+    fn damage_is_pointed_at() {
+        let with = |from: &str, to: &str| {
+            assert!(ROWS.contains(from));
+            MemoryMap::parse_named("map", &ROWS.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        assert_eq!(
+            with("BOOT_SERVICES_CODE", "BOOT_SERVICE_CODE"),
+            "map:1:30: unknown memory type `BOOT_SERVICE_CODE`"
+        );
+        assert_eq!(with("UNCACHEABLE |", "UNCACHABLE |"), "map:1:112: unknown attribute `UNCACHABLE`");
+        assert_eq!(with("page_count", "pagecount"), "map:1:92: unknown field `pagecount`");
+        assert_eq!(with("virt_start: 0, ", ""), "map:1:153: the field `virt_start` is missing");
+        assert_eq!(with(" | WRITE_BACK }", " | WRITE_BA"), "map:1:158: unknown attribute `WRITE_BA`");
+        assert_eq!(
+            with("BACK }", "BACK }, MemoryDescriptor { ty: MMIO }"),
+            "map:1:172: the row is followed by `MemoryDescriptor { ty: MMIO }`"
+        );
+    }
+
+    #[test]
+    fn code_is_no_row() {
+        for line in [
+            "pub struct MemoryDescriptor {",
+            "MemoryDescriptor { ty, ..Default::default() }",
+            "let d = MemoryDescriptor { ty: MemoryType::MMIO, page_count: 1 };",
+        ] {
+            assert_eq!(start(line), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Writing maps, in the formats of which reading back gives the same map.
+//!
+//! Nothing is lost on the way: what a format has no place for is refused, unless the options say to leave it out.
+
+use miette::Diagnostic;
+
+use super::formats::{Unwritable, binary, grub, json, linux_x86, toml_format, uefi_shell};
+use super::{ListKind, MemoryDescriptor, MemoryMap, type_name};
+
+/// Writes a map.
+///
+/// ```
+/// use efibed::memory_map::{MemoryMap, WriteFormat, WriteOptions, write};
+///
+/// let map = MemoryMap::parse("RT_Data    000000008EA34000-000000008EF3DFFF 000000000000050A 800000000000000F")?;
+/// let grub = write(&map, WriteFormat::Grub, &WriteOptions::default())?;
+/// assert!(grub.ends_with(b"RT-data   000000008ea34000-000000008ef3dfff 0000050a   5160KiB RT UC WC WT WB\n"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn write(map: &MemoryMap, format: WriteFormat, options: &WriteOptions) -> Result<Vec<u8>, WriteError> {
+    let map = &fitted(map, format, options)?;
+    let named = |unwritable| WriteError::of_descriptor(map, format, unwritable);
+    Ok(match format {
+        WriteFormat::Toml => toml_format::write(map).into_bytes(),
+        WriteFormat::Json => json::write(map).into_bytes(),
+        WriteFormat::Linux => linux(map)?.into_bytes(),
+        WriteFormat::Shell => uefi_shell::write(map.descriptors()).into_bytes(),
+        WriteFormat::Grub => grub::write(map.descriptors()).map_err(named)?.into_bytes(),
+        WriteFormat::Binary => {
+            let stride = options.stride.unwrap_or(binary::USUAL_STRIDE);
+            if !binary::is_stride(stride) || stride > MAX_STRIDE {
+                return Err(WriteError::Stride { stride });
+            }
+            binary::write(map.descriptors(), stride)
+        }
+    })
+}
+
+/// The formats that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteFormat {
+    /// TOML, the format of this project. It holds everything.
+    Toml,
+    /// The boot log of Linux on x86.
+    Linux,
+    /// The UEFI shell's `memmap`, with the totals.
+    Shell,
+    /// GRUB's `lsefimmap`.
+    Grub,
+    /// An array of EFI_MEMORY_DESCRIPTOR.
+    Binary,
+    /// JSON. It holds everything.
+    Json,
+}
+
+impl WriteFormat {
+    /// Every format.
+    pub const ALL: [Self; 6] = [Self::Toml, Self::Linux, Self::Shell, Self::Grub, Self::Binary, Self::Json];
+
+    /// A name that stays the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Toml => "toml",
+            Self::Linux => "linux",
+            Self::Shell => "shell",
+            Self::Grub => "grub",
+            Self::Binary => "binary",
+            Self::Json => "json",
+        }
+    }
+
+    /// The format of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    fn has_virtual_addresses(self) -> bool {
+        matches!(self, Self::Toml | Self::Json | Self::Binary)
+    }
+
+    /// Whether it has a place for the Memory Attributes Table, and for what kind of list it is.
+    fn is_more_than_descriptors(self) -> bool {
+        matches!(self, Self::Toml | Self::Json | Self::Linux)
+    }
+}
+
+/// How a map is written. The default: nothing is left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteOptions {
+    /// The size of a descriptor in the binary format; 48, as on nearly every machine, if not given.
+    pub stride: Option<usize>,
+    /// Whether virtual addresses are left out where a format has no place for them.
+    pub drop_virtual: bool,
+    /// Whether the Memory Attributes Table is left out where a format has no place for it.
+    pub drop_attributes_table: bool,
+}
+
+/// A map cannot be written in a format.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The format has no place for something about a descriptor.
+    #[error("{format} cannot hold this map: descriptor {index} ({ty} at {phys:#x}): {what}")]
+    #[diagnostic(help("{help}"))]
+    Descriptor {
+        /// The format's name.
+        format: &'static str,
+        /// The first such descriptor's place in the list, from 0.
+        index: usize,
+        /// Its type.
+        ty: String,
+        /// Its PhysicalStart.
+        phys: u64,
+        /// What there is no place for.
+        what: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// The format has no place for something about the whole map.
+    #[error("{format} cannot hold this map: {what}")]
+    #[diagnostic(help("{help}"))]
+    Map {
+        /// The format's name.
+        format: &'static str,
+        /// What there is no place for.
+        what: &'static str,
+        /// What to do.
+        help: &'static str,
+    },
+    /// No descriptor has this size.
+    #[error("{stride} bytes are no size of a descriptor")]
+    #[diagnostic(help("there are multiples of 8 from 40 to 4096; nearly every machine has 48"))]
+    Stride {
+        /// The size.
+        stride: usize,
+    },
+}
+
+/// The largest DescriptorSize that is written: a page, far beyond any.
+const MAX_STRIDE: usize = 4096;
+
+impl WriteError {
+    fn of_descriptor(map: &MemoryMap, format: WriteFormat, unwritable: Unwritable) -> Self {
+        let Unwritable { index, what } = unwritable;
+        let descriptor = map.descriptors().get(index).copied().unwrap_or_default();
+        let ty = type_name(descriptor.ty).into_owned();
+        let help = match descriptor.virt_start {
+            0 => "toml and json hold everything",
+            _ => "toml and json hold virtual addresses, and binary; --drop-virtual leaves them out",
+        };
+        Self::Descriptor { format: format.name(), index, ty, phys: descriptor.phys_start, what, help }
+    }
+}
+
+/// Linux's log does not say of firmware's list that it is that: one of mapped regions only, whose addresses fall, is
+/// taken for Linux's own.
+fn linux(map: &MemoryMap) -> Result<String, WriteError> {
+    let mut text = String::new();
+    linux_x86::write(&mut text, map).map_err(|bad| WriteError::of_descriptor(map, WriteFormat::Linux, bad))?;
+    let kind = MemoryMap::parse(&text).map(|again| again.kind);
+    if kind.is_ok_and(|kind| kind != map.kind) {
+        let what = "its addresses fall as in Linux's own list, for which it would be taken";
+        return Err(WriteError::Map { format: WriteFormat::Linux.name(), what, help: "write toml or json" });
+    }
+    Ok(text)
+}
+
+/// The map without what is to be left out; an error if there is no place for the rest.
+fn fitted(map: &MemoryMap, format: WriteFormat, options: &WriteOptions) -> Result<MemoryMap, WriteError> {
+    let mut map = map.clone();
+    let refused = |what, help| Err(WriteError::Map { format: format.name(), what, help });
+    if !format.has_virtual_addresses() && options.drop_virtual {
+        map.descriptors.iter_mut().for_each(|descriptor| descriptor.virt_start = 0);
+        map.attributes_table = map.attributes_table.iter().map(without_virtual_address).collect();
+    }
+    if !format.has_virtual_addresses() {
+        let has_one = |descriptor: &MemoryDescriptor| descriptor.virt_start != 0;
+        if let Some(index) = map.descriptors.iter().position(has_one) {
+            let what = format!("there is no place for the virtual address {:#x}", map.descriptors[index].virt_start);
+            return Err(WriteError::of_descriptor(&map, format, Unwritable { index, what }));
+        }
+        if map.attributes_table.iter().any(has_one) {
+            return refused("its Memory Attributes Table has virtual addresses", "write toml or json");
+        }
+    }
+    if !format.is_more_than_descriptors() {
+        if options.drop_attributes_table {
+            map.attributes_table = [].into();
+        }
+        if !map.attributes_table.is_empty() {
+            return refused(
+                "it has a Memory Attributes Table",
+                "write toml, json or linux, or leave the table out (--drop-table)",
+            );
+        }
+        if map.kind != ListKind::Firmware {
+            return refused("it is Linux's own list, which would read as firmware's", "write toml, json or linux");
+        }
+    }
+    Ok(map)
+}
+
+fn without_virtual_address(descriptor: &MemoryDescriptor) -> MemoryDescriptor {
+    MemoryDescriptor { virt_start: 0, ..*descriptor }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{MemoryAttribute, MemoryType, ReadOptions, oddities};
+    use super::*;
+
+    fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
+        let ty = prop_oneof![0_u32..17, any::<u32>()];
+        let number = || prop_oneof![any::<u64>(), (1_u64 << 63) - 2..(1 << 63) + 2, Just(0), 0..1_u64 << 20];
+        let attribute = prop_oneof![any::<u64>(), Just(0x8000_0000_0000_000f), Just(0)];
+        (ty, number(), number(), number(), attribute).prop_map(|(ty, phys_start, virt_start, page_count, attribute)| {
+            MemoryDescriptor {
+                ty: MemoryType(ty),
+                padding: 0,
+                phys_start,
+                virt_start,
+                page_count,
+                att: MemoryAttribute::from_bits_retain(attribute),
+            }
+        })
+    }
+
+    prop_compose! {
+        fn any_map()(
+            descriptors in prop::collection::vec(any_descriptor(), 1..12),
+            table in prop::collection::vec(any_descriptor(), 0..4),
+            is_runtime in any::<bool>(),
+            partial in prop::option::of("\\PC{0,8}|\"\n\\\\"),
+        ) -> MemoryMap {
+            let kind = if is_runtime { ListKind::Runtime } else { ListKind::Firmware };
+            let map = MemoryMap::from_descriptors("a\nname\u{1b}", descriptors);
+            MemoryMap { kind, attributes_table: table.into(), ..map }.marked_partial(partial)
+        }
+    }
+
+    fn read_back(bytes: Vec<u8>, options: &ReadOptions) -> MemoryMap {
+        let mut maps = MemoryMap::parse_bytes("written", bytes, options).unwrap();
+        assert_eq!(maps.len(), 1);
+        maps.remove(0)
+    }
+
+    fn assert_same(map: &MemoryMap, again: &MemoryMap) {
+        assert_eq!(map.descriptors(), again.descriptors());
+        assert_eq!(map.attributes_table(), again.attributes_table());
+        assert_eq!(map.kind(), again.kind());
+    }
+
+    proptest! {
+        #[test]
+        fn what_holds_everything_reads_back(map in any_map()) {
+            for format in [WriteFormat::Toml, WriteFormat::Json] {
+                let bytes = write(&map, format, &WriteOptions::default()).unwrap();
+                let again = read_back(bytes, &ReadOptions::default());
+                assert_same(&map, &again);
+                prop_assert_eq!(map.partial(), again.partial());
+            }
+        }
+
+        #[test]
+        fn what_is_not_refused_reads_back(map in any_map(), drop in any::<bool>()) {
+            let options = WriteOptions { drop_virtual: drop, drop_attributes_table: drop, stride: None };
+            for format in [WriteFormat::Linux, WriteFormat::Shell, WriteFormat::Grub] {
+                if let Ok(bytes) = write(&map, format, &options) {
+                    let expected = fitted(&map, format, &options).unwrap();
+                    assert_same(&expected, &read_back(bytes, &ReadOptions::default()));
+                }
+            }
+        }
+
+        #[test]
+        fn any_descriptors_go_through_shell_and_binary(
+            descriptors in prop::collection::vec(any_descriptor(), 1..12), words in 5_usize..20,
+        ) {
+            let map = MemoryMap::from_descriptors("map", descriptors);
+            let options = WriteOptions { drop_virtual: true, stride: Some(words * 8), ..Default::default() };
+            let shell = read_back(write(&map, WriteFormat::Shell, &options).unwrap(), &ReadOptions::default());
+            assert_same(&fitted(&map, WriteFormat::Shell, &options).unwrap(), &shell);
+            prop_assert!(!oddities(&shell).iter().any(|oddity| oddity.message.contains("rows are missing")));
+            let read = ReadOptions { stride: options.stride, ..Default::default() };
+            assert_same(&map, &read_back(write(&map, WriteFormat::Binary, &options).unwrap(), &read));
+        }
+    }
+
+    /// One descriptor that any format holds.
+    fn plain() -> MemoryDescriptor {
+        MemoryDescriptor {
+            ty: MemoryType::RUNTIME_SERVICES_DATA,
+            phys_start: 0x1000,
+            page_count: 1,
+            att: MemoryAttribute::RUNTIME | MemoryAttribute::WRITE_BACK,
+            ..Default::default()
+        }
+    }
+
+    fn refusal(map: &MemoryMap, format: WriteFormat) -> String {
+        write(map, format, &WriteOptions::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_plain_map_goes_through_every_format() {
+        let map =
+            MemoryMap::from_descriptors("map", vec![plain(), MemoryDescriptor { phys_start: 0x10_0000, ..plain() }]);
+        for format in WriteFormat::ALL {
+            let bytes = write(&map, format, &WriteOptions::default()).unwrap();
+            assert_same(&map, &read_back(bytes, &ReadOptions::default()));
+            assert_eq!(WriteFormat::from_name(format.name()), Some(format));
+        }
+    }
+
+    #[test]
+    fn the_first_descriptor_without_a_place_is_named() {
+        let virt = MemoryDescriptor { phys_start: 0x3000, virt_start: 0xffff_fffe_0000_3000, ..plain() };
+        let map = MemoryMap::from_descriptors("map", vec![plain(), virt, virt]);
+        for format in [WriteFormat::Linux, WriteFormat::Shell, WriteFormat::Grub] {
+            assert_eq!(
+                refusal(&map, format),
+                format!(
+                    "{} cannot hold this map: descriptor 1 (RuntimeServicesData at 0x3000): there is no place for the \
+                     virtual address 0xfffffffe00003000",
+                    format.name()
+                )
+            );
+            let options = WriteOptions { drop_virtual: true, ..Default::default() };
+            assert!(write(&map, format, &options).is_ok());
+        }
+        let oem = MemoryDescriptor { att: MemoryAttribute::from_bits_retain(1 << 40 | 1), ..plain() };
+        assert_eq!(
+            refusal(&MemoryMap::from_descriptors("map", vec![oem]), WriteFormat::Grub),
+            "grub cannot hold this map: descriptor 0 (RuntimeServicesData at 0x1000): GRUB has no word for the \
+             attributes 0x10000000000"
+        );
+    }
+
+    #[test]
+    fn tables_and_kinds_without_a_place_are_refused() {
+        let table =
+            MemoryMap { attributes_table: [plain()].into(), ..MemoryMap::from_descriptors("map", vec![plain()]) };
+        let own = MemoryMap { kind: ListKind::Runtime, ..MemoryMap::from_descriptors("map", vec![plain()]) };
+        for format in [WriteFormat::Shell, WriteFormat::Grub, WriteFormat::Binary] {
+            assert!(refusal(&table, format).ends_with("it has a Memory Attributes Table"));
+            assert!(refusal(&own, format).ends_with("it is Linux's own list, which would read as firmware's"));
+            let options = WriteOptions { drop_attributes_table: true, ..Default::default() };
+            assert!(write(&table, format, &options).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_linux_would_take_for_its_own_list_is_refused() {
+        let higher = MemoryDescriptor { phys_start: 0x10_0000, ..plain() };
+        let map = MemoryMap::from_descriptors("map", vec![higher, plain()]);
+        assert!(refusal(&map, WriteFormat::Linux).ends_with("for which it would be taken"));
+        assert!(
+            write(&MemoryMap { kind: ListKind::Runtime, ..map }, WriteFormat::Linux, &WriteOptions::default()).is_ok()
+        );
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_refused() {
+        let map = MemoryMap::from_descriptors("map", vec![plain()]);
+        for stride in [0, 8, 39, 44, usize::MAX, usize::MAX - 7] {
+            let options = WriteOptions { stride: Some(stride), ..Default::default() };
+            assert!(matches!(write(&map, WriteFormat::Binary, &options), Err(WriteError::Stride { .. })), "{stride}");
+        }
+    }
+}
