@@ -1,0 +1,38 @@
+//! Any bytes as a memory map: decoded, read strictly and leniently, judged, written in every format and read back.
+//!
+//! From the repository's root, with cargo-fuzz and a nightly compiler:
+//!
+//! ```sh
+//! mkdir -p tests/fuzz/corpus/memory_map
+//! cp tests/maps/*.t* tests/truth/*.txt tests/fuzz/corpus/memory_map
+//! cargo +nightly fuzz run --fuzz-dir tests/fuzz memory_map
+//! ```
+#![no_main]
+
+use efibed::MemoryMap;
+use efibed::memory_map::{ReadOptions, WriteFormat, WriteOptions, oddities, write};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    for lenient in [false, true] {
+        let options = ReadOptions { lenient, ..ReadOptions::default() };
+        match MemoryMap::parse_bytes("fuzz", bytes.to_vec(), &options) {
+            Ok(lists) => lists.iter().for_each(write_and_read_back),
+            Err(error) => drop(format!("{:?}", miette::Report::new(error))),
+        }
+    }
+});
+
+fn write_and_read_back(map: &MemoryMap) {
+    drop(oddities(map));
+    for format in WriteFormat::ALL {
+        // What a format has no place for it refuses.
+        let Ok(written) = write(map, format, &WriteOptions::default()) else { continue };
+        let options = ReadOptions { stride: (format == WriteFormat::Binary).then_some(48), ..ReadOptions::default() };
+        let back = MemoryMap::parse_bytes("back", written, &options).expect("what was written is read");
+        let fields = |map: &MemoryMap| -> Vec<_> {
+            map.descriptors().iter().map(|d| (d.ty, d.phys_start, d.virt_start, d.page_count, d.att)).collect()
+        };
+        assert_eq!(fields(&back[0]), fields(map), "{format:?}");
+    }
+}
