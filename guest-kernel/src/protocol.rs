@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -56,6 +56,63 @@ pub enum Op {
     Sweep = 5,
     /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
     Probe = 6,
+    /// Do the accesses of the [`Trial`]s at argument 0, argument 2 of them, all of the [`TrialKind`] in argument 3 and
+    /// with RFLAGS from argument 4. Ring 3 sees the records at that address, ring 0 at the one argument 1 higher. The
+    /// result is the number that succeeded, and from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
+    Try = 7,
+}
+
+/// Where in the page of descriptor tables the IDT is whose handlers record the faults of [`Op::Try`].
+pub const TRIAL_IDT: u64 = 0x800;
+/// The same for the bare loops of [`TrialKind`].
+pub const BARE_IDT: u64 = 0xa00;
+
+/// The access of a trial; ring 3 makes it if [`TRIAL_USER`] is added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum TrialKind {
+    /// Reads 8 bytes.
+    Read = 0,
+    /// Writes the address to itself.
+    Write = 1,
+    /// Jumps to the address, where code puts its number into EAX and jumps to RBP.
+    Fetch = 2,
+    /// Reads through the stack segment: a bad address is #SS.
+    StackRead = 3,
+    /// Writes through it.
+    StackWrite = 4,
+    /// Loads FS with the first descriptor of the LDT, which lies at the address: the CPU reads it on its own account.
+    Implicit = 5,
+    /// A bare loop, to compare speed with: writes 0 to the three words that the first record points at with what comes
+    /// after its first field. Nothing is recorded.
+    BareEntries = 6,
+    /// A bare loop that reads at the address of the first record, each time. Its faults are not recorded either: on the
+    /// IDT at [`BARE_IDT`].
+    BareRead = 7,
+    /// The same, written.
+    BareWrite = 8,
+    /// The same, jumped to.
+    BareFetch = 9,
+}
+
+/// Added to a [`TrialKind`].
+pub const TRIAL_USER: u64 = 1 << 8;
+
+/// [`Trial::value`] and [`Trial::error_code`] before the trial.
+pub const TRIAL_NOT_RUN: u64 = u64::MAX;
+
+/// One access of [`Op::Try`] and what came of it, in as few words as there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Trial {
+    /// Where.
+    pub virt: u64,
+    /// What was read, written or returned, if the access succeeded.
+    pub value: u64,
+    /// If it faulted: the error code, with the vector from bit 56, or 0 there for #PF.
+    pub error_code: u64,
+    /// CR2, if it was a #PF.
+    pub cr2: u64,
 }
 
 /// The access of a probe, and the ring it is made from.
@@ -314,6 +371,8 @@ pub struct ImageHeader {
     pub descriptor_tables: u64,
     /// An array of 32 addresses: the handler of each vector.
     pub vectors: u64,
+    /// The same for [`Op::Try`], and after them the handler of #PF for the bare loops.
+    pub trial_vectors: u64,
     /// The top of the first of seven interrupt stacks, [`IST_BYTES`] apart.
     pub ist_top: u64,
     /// One page of ring-3 code.

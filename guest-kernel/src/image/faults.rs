@@ -136,6 +136,7 @@ global_asm!(
     "add rsp, 16",
     "iretq",
     "",
+    ".globl efibed_crash",
     "efibed_crash:",
     "pop rax",
     ".set crash, EFIBED_MAILBOX + {crash}",

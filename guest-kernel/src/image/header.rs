@@ -16,6 +16,7 @@ global_asm!(
     ".quad EFIBED_MAILBOX",
     ".quad efibed_descriptor_tables",
     ".quad efibed_vectors",
+    ".quad efibed_trial_vectors",
     ".quad efibed_ist + {ist_bytes}",
     ".quad efibed_user_text",
     ".quad efibed_user_stack",

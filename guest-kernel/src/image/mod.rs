@@ -7,6 +7,7 @@ mod faults;
 mod header;
 mod mem;
 mod probes;
+mod trials;
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
@@ -79,6 +80,7 @@ fn carry_out<M: Mapper>(
     const CALL: u64 = Op::Call as u64;
     const SWEEP: u64 = Op::Sweep as u64;
     const PROBE: u64 = Op::Probe as u64;
+    const TRY: u64 = Op::Try as u64;
     let [a, b, c, d, e, f] = command.args;
     match command.op {
         MAP => map(session, mapper_for),
@@ -88,6 +90,7 @@ fn carry_out<M: Mapper>(
         CALL => return call(a, [b, c, d, e, f]),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
+        TRY => return trials::make(a, b, c, d, e),
         _ => {}
     }
     0

@@ -1,7 +1,7 @@
 //! GDT, IDT and TSS (SDM vol. 3A, 3.4.5, 6.14 and 7.7), all in one read-only page: the accessed and busy bits are set
 //! beforehand, so that the CPU has nothing to write.
 
-use efibed_guest::protocol::{IST_BYTES, selector};
+use efibed_guest::protocol::{BARE_IDT, IST_BYTES, TRIAL_IDT, selector};
 
 use crate::machine::{kvm_segment, kvm_sregs};
 
@@ -10,6 +10,7 @@ const IDT_AT: u64 = 0;
 const GDT_AT: u64 = VECTORS * 16;
 const TSS_AT: u64 = 0x280;
 const VECTORS: u64 = 32;
+const PAGE_FAULT: usize = 14;
 const GDT_BYTES: u64 = 7 * 8;
 const TSS_BYTES: u64 = 104;
 
@@ -19,12 +20,19 @@ const DATA: u8 = 0b0011;
 const TSS_BUSY: u8 = 0b1011;
 const INTERRUPT_GATE: u64 = 0b1110;
 
-/// The page at virtual address `at`, for handlers at `vectors` and interrupt stacks from `ist_top` on.
-pub fn page(at: u64, vectors: &[u64; 32], ist_top: u64) -> Vec<u8> {
-    let mut page = Vec::with_capacity(4096);
-    for (vector, handler) in vectors.iter().enumerate() {
-        page.extend(gate(*handler, interrupt_stack(vector)));
-    }
+/// The handlers of the image, by vector.
+pub struct Handlers {
+    /// Those of the usual IDT.
+    pub usual: [u64; VECTORS as usize],
+    /// Those that record the faults of trials.
+    pub trials: [u64; VECTORS as usize],
+    /// #PF of the bare loops; all else is as for trials.
+    pub bare_page_fault: u64,
+}
+
+/// The page at virtual address `at`, with interrupt stacks from `ist_top` on.
+pub fn page(at: u64, handlers: &Handlers, ist_top: u64) -> Vec<u8> {
+    let mut page = idt(&handlers.usual);
     let kernel = |kind| code_or_data(kind, 0);
     let user = |kind| code_or_data(kind, 3);
     for descriptor in [0, kernel(CODE), kernel(DATA), user(DATA), user(CODE)] {
@@ -33,7 +41,18 @@ pub fn page(at: u64, vectors: &[u64; 32], ist_top: u64) -> Vec<u8> {
     page.extend(tss_descriptor(at + TSS_AT));
     page.resize(TSS_AT as usize, 0);
     page.extend(tss(ist_top));
+    page.resize(TRIAL_IDT as usize, 0);
+    page.extend(idt(&handlers.trials));
+    page.resize(BARE_IDT as usize, 0);
+    let mut bare = handlers.trials;
+    bare[PAGE_FAULT] = handlers.bare_page_fault;
+    page.extend(idt(&bare));
     page
+}
+
+fn idt(handlers: &[u64; VECTORS as usize]) -> Vec<u8> {
+    let gates = handlers.iter().enumerate().flat_map(|(vector, handler)| gate(*handler, interrupt_stack(vector)));
+    gates.collect()
 }
 
 /// Points the system registers at the page.

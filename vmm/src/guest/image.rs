@@ -10,6 +10,7 @@ use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::PAGE_BYTES;
+use super::descriptor_tables::Handlers;
 
 #[cfg(not(docsrs))]
 static BUILT_IN: &[u8] = include_bytes!(env!("EFIBED_GUEST_IMAGE"));
@@ -69,6 +70,20 @@ impl Image {
     /// The read-only part. What follows it starts as zeros.
     pub fn read_only(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The handlers of its exceptions.
+    pub fn handlers(&self) -> Handlers {
+        let address = |table: u64, index: usize| {
+            let at = (table - IMAGE_BASE) as usize + 8 * index;
+            self.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+        };
+        let ImageHeader { vectors, trial_vectors, .. } = self.header;
+        Handlers {
+            usual: std::array::from_fn(|vector| address(vectors, vector)),
+            trials: std::array::from_fn(|vector| address(trial_vectors, vector)),
+            bare_page_fault: address(trial_vectors, 32),
+        }
     }
 
     /// Pages of the read-only part.

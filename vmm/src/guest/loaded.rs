@@ -211,12 +211,7 @@ fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
 
 fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placement) -> bool {
     let header = image.header();
-    let at = (header.vectors - IMAGE_BASE) as usize;
-    let mut vectors = [0; 32];
-    for (vector, bytes) in vectors.iter_mut().zip(image.read_only()[at..].chunks_exact(8)) {
-        *vector = bytes.try_into().map_or(0, u64::from_le_bytes);
-    }
-    let page = descriptor_tables::page(header.descriptor_tables, &vectors, header.ist_top);
+    let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
     memory.write(placement.base + (header.descriptor_tables - IMAGE_BASE), &page)
 }
 

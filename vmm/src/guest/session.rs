@@ -35,6 +35,11 @@ pub trait GuestEvents {
     fn wrote(&mut self, pa: u64, value: u64);
     /// A write of a sweep faulted.
     fn swept_fault(&mut self, fault: Fault);
+    /// KVM could not go on with an instruction. True: what there was to do about it has been done, and the guest may go
+    /// on.
+    fn internal_error(&mut self, _error: &InternalError, _machine: &mut Machine) -> bool {
+        false
+    }
     /// The guest wrote to a port that is not the guest image's own. False: nobody knows it.
     fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> bool;
 }
@@ -169,6 +174,20 @@ impl<'m> Guest<'m> {
         self.machine
     }
 
+    /// Sets the modes of the CPU that concern paging.
+    pub fn set_modes(&mut self, paging: &Paging) {
+        set_control_registers(self.machine.sregs_mut(), paging);
+        // A KVM that takes CR4.PKE and has no PKRU has no keys either, as its MMU will show.
+        if paging.pke {
+            let _ = self.machine.set_pkru(paging.pkru);
+        }
+    }
+
+    /// Takes the IDT at this offset in the page of descriptor tables.
+    pub fn use_idt(&mut self, offset: u64) {
+        self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables + offset;
+    }
+
     /// Runs the mapper's phase `map`, or `finish`.
     pub fn map(
         &mut self,
@@ -211,10 +230,21 @@ impl<'m> Guest<'m> {
         }
         let head = u64::from(protocol::VERSION) | (commands.len() as u64) << 32;
         self.put(self.mailbox(offset_of!(Mailbox, version)), &[head, 0])?;
+        self.resume(commands.len(), events)
+    }
+
+    /// Goes on with a batch of so many commands that ended too early, once its cause has been seen to; returns their
+    /// results.
+    pub fn resume(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
         self.run(events)?;
-        let result = at + offset_of!(Command, result) as u64;
-        let results = (0..commands.len()).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
+        let result = self.mailbox(offset_of!(Mailbox, commands) + offset_of!(Command, result));
+        let results = (0..commands).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
         results.collect()
+    }
+
+    /// The limit of further batches.
+    pub fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// Puts the list for [`Op::Sweep`].
@@ -262,6 +292,7 @@ impl<'m> Guest<'m> {
                     session.answer_mmio(stamp(pa));
                 }
                 Exit::MmioWrite { pa, data, .. } => events.wrote(pa, u64::from_le_bytes(data)),
+                Exit::InternalError(error) if events.internal_error(&error, &mut session) => {}
                 Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
                 other => return Err(End::Exit(other)),
             }
