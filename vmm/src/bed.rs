@@ -9,7 +9,7 @@ use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 use crate::check;
 use crate::engine::{Abilities, Earlier, EngineError, Job, Kvm, Progress, Tamper, walker};
-use crate::machine::CpuidRequest;
+use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
 use crate::mmu::{Rule, Rules, Va, Walk};
 use crate::report::{EngineName, Report};
@@ -131,6 +131,18 @@ impl TestBed {
     /// What this machine's KVM does, found by trying it on a CPU asked for in this way.
     pub fn abilities(&self, cpu: &CpuidRequest) -> Result<Abilities, EngineError> {
         self.kvm()?.abilities(cpu)
+    }
+
+    /// A machine with a CPU asked for in this way, for whoever runs a guest of its own in it.
+    pub(crate) fn borrow_machine(&self, cpu: &CpuidRequest) -> Result<Machine, EngineError> {
+        self.kvm()?.machine(cpu)
+    }
+
+    /// Takes it back.
+    pub(crate) fn return_machine(&self, cpu: &CpuidRequest, machine: Machine) {
+        if let Some(kvm) = self.kvm.get() {
+            kvm.give_back(cpu, machine);
+        }
     }
 
     fn kvm(&self) -> Result<&Kvm, EngineError> {

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod firmware;
 pub mod guest;
 pub mod machine;
+pub mod matrix;
 pub mod memory_map;
 pub mod mmu;
 pub mod report;

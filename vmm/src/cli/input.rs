@@ -226,7 +226,8 @@ fn stride(text: &str) -> Result<usize, String> {
     stride.ok_or_else(|| "expected a multiple of 8 from 40 on; most firmware has 48".into())
 }
 
-fn cpu(list: &str) -> Result<CpuidRequest, String> {
+/// A CPU by a list of NAME=VALUE.
+pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
     let mut cpu = CpuidRequest::default();
     for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("`{item}`: expected NAME=VALUE"))?;

@@ -9,6 +9,7 @@ mod doctor;
 mod explain;
 mod input;
 mod kexec;
+mod matrix;
 mod output;
 mod progress;
 mod show;
@@ -54,6 +55,8 @@ enum Command {
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, or an address under a map
     Explain(explain::Arguments),
+    /// Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
+    Matrix(matrix::Arguments),
     /// Find out, by trying, what this machine's KVM does
     Doctor(doctor::Arguments),
 }
@@ -92,6 +95,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Kexec(arguments) => kexec::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Matrix(arguments) => matrix::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
     };
     ended.unwrap_or_else(|failure| failure.tell()).into()

@@ -56,3 +56,15 @@ fn restart(bar: &ProgressBar, template: &str) {
     }
     bar.reset();
 }
+
+/// Runs something that tells how many of how many things it has done.
+pub fn counted<T>(things: &str, run: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> T) -> T {
+    let bar = progress_bar();
+    restart(&bar, &format!("  {{bar:40}} {{human_pos}}/{{human_len}} {things}, {{per_sec}}, {{eta}} left"));
+    let result = run(&|done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    result
+}

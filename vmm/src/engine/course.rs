@@ -28,7 +28,8 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
         wp: true,
         smep: on(seen.smep, asked.smep),
         smap: on(seen.smap, asked.smap),
-        pke: seen.pku && asked.pku == Some(true),
+        // Whether or not CPUID has it: some KVMs take CR4.PKE all the same.
+        pke: asked.pku == Some(true),
         pkru: 0,
         vendor: match seen.vendor {
             crate::machine::Vendor::Amd => Vendor::Amd,

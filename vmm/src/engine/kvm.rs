@@ -56,6 +56,16 @@ impl Kvm {
         Ok(abilities)
     }
 
+    /// A machine with a CPU asked for in this way, as new.
+    pub fn machine(&self, cpu: &CpuidRequest) -> Result<Machine, EngineError> {
+        self.machines.any(cpu, &MemoryMap::from_descriptors("nothing", Vec::new()))
+    }
+
+    /// Takes it back.
+    pub fn give_back(&self, cpu: &CpuidRequest, machine: Machine) {
+        self.machines.give_back(cpu, machine);
+    }
+
     /// Runs a job to its report.
     pub fn run(&self, job: &Job<'_>) -> Result<Report, EngineError> {
         let start = Instant::now();

@@ -44,6 +44,14 @@ impl Machines {
         Some(idle.swap_remove(index).1)
     }
 
+    /// A waiting machine or a new one, its own pages where they usually are.
+    pub fn any(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Result<Machine, EngineError> {
+        match self.reuse(cpu, map) {
+            Some(machine) => Ok(machine),
+            None => self.create(cpu, Placement::usual_internals()),
+        }
+    }
+
     /// A new machine.
     pub fn create(&self, cpu: &CpuidRequest, internals: Internals) -> Result<Machine, EngineError> {
         Ok(Machine::new(&self.hypervisor, cpu, internals)?)

@@ -26,6 +26,8 @@ pub struct Abilities {
     pub supported: CpuidSeen,
     /// What was told to the guests: the CPUID with everything that may be off switched off.
     pub told: Paging,
+    /// That, without the modes that KVM refuses to switch on.
+    pub taken: Paging,
     /// What checks their accesses.
     pub checks: Paging,
     /// Each question and its answer.
@@ -62,10 +64,7 @@ struct Question {
 /// Tries out what the machines of this kind do.
 pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities, EngineError> {
     let map = MemoryMap::from_descriptors("trials", Vec::new());
-    let mut machine = match machines.reuse(request, &map) {
-        Some(machine) => machine,
-        None => machines.create(request, Placement::usual_internals())?,
-    };
+    let mut machine = machines.any(request, &map)?;
     let seen = *machine.cpuid();
     let asked = course::told(&seen, request);
     let result = ask_what_is_taken(&mut machine, &map, &asked);
@@ -80,7 +79,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     tell("five-level paging (CR4.LA57)", asked.la57, taken.la57);
     tell("protection keys (CR4.PKE)", asked.pke, taken.pke);
     checks.la57 = taken.la57;
-    Ok(Abilities { supported: machines.supported(), told: asked, checks, trials })
+    Ok(Abilities { supported: machines.supported(), told: asked, taken, checks, trials })
 }
 
 /// KVM refuses a CR4 with LA57 or PKE where it has not got them, whatever CPUID was made to say; the rest can still be

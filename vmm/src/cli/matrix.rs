@@ -1,0 +1,107 @@
+//! `efibed matrix`: every combination of paging's bits against the SDM.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::progress::counted;
+use super::{Failure, Status, input, output};
+use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
+use crate::{CpuidRequest, TestBed};
+
+/// The arguments of `matrix`.
+#[derive(Args)]
+#[command(long_about = ABOUT)]
+pub struct Arguments {
+    /// Which combinations
+    #[arg(long, value_name = "access|full", value_parser = sets(), default_value = "access", long_help = SET_HELP)]
+    set: Set,
+
+    /// Only the I-th of N equal shares: for several machines or jobs, and to go on where one stopped
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+
+    /// At most so many combinations, as many of each part of the set
+    #[arg(long, value_name = "N")]
+    sample: Option<u64>,
+
+    /// Which combinations a sample takes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Guests at a time [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+
+    /// Run this one combination, and show its tables: the short names of its bits, as a mismatch prints them
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["set", "shard", "sample", "seed", "threads"])]
+    case: Option<Combination>,
+
+    /// What the CPU is to say it is, for `--case`: maxphyaddr=N,1g=on|off,la57=on|off,pku=on|off
+    #[arg(long, value_name = "LIST", value_parser = input::cpu, requires = "case")]
+    cpu: Option<CpuidRequest>,
+
+    /// Write the result as JSON to a file, or with `-` to standard output in place of the text
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+}
+
+const ABOUT: &str = "\
+Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
+
+Each combination has page tables of its own. The guest makes one access, and of that are checked: fault or not, the \
+error code, CR2, the physical page reached, and the A and D bits of every entry. Where this KVM is known to deviate from \
+the SDM, what is found is put down to that by name, and does not fail the run. What this machine cannot do is listed as \
+skipped.
+
+Nothing but /dev/kvm is needed: run it on any host, nested or not, to learn whether its KVM can be trusted.";
+
+const SET_HELP: &str = "\
+Which combinations: `access` is the enumeration of kvm-unit-tests' x86/access.c, of a PTE or PDE as leaf; `full` adds \
+every level, 1 GiB leaves, each reserved bit, other physical-address widths, SMEP, SMAP, protection keys, non-canonical \
+addresses, accesses that cross pages, and five-level paging";
+
+/// Runs it.
+pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let bed = TestBed::new()?;
+    if let Some(combination) = arguments.case {
+        return run_case(&bed, combination, arguments);
+    }
+    let matrix = Matrix {
+        shard: arguments.shard.unwrap_or_default(),
+        sample: arguments.sample,
+        seed: arguments.seed,
+        threads: arguments.threads,
+        ..Matrix::new(arguments.set)
+    };
+    let report = counted("combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
+    show(arguments, || json::to_json(&report), || text::Text(&report).to_string())?;
+    Ok(if report.is_clean() { Status::Clean } else { Status::Findings })
+}
+
+fn run_case(bed: &TestBed, combination: Combination, arguments: &Arguments) -> Result<Status, Failure> {
+    let single = Matrix::case(bed, combination, &arguments.cpu.unwrap_or_default()).map_err(|error| match error {
+        CaseError::Engine(error) => Failure::Engine(error),
+        illegal @ CaseError::Illegal(_) => Failure::Input(miette::miette!("{illegal}")),
+    })?;
+    show(arguments, || json::single_to_json(&single), || text::SingleText(&single).to_string())?;
+    Ok(if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean })
+}
+
+fn show(arguments: &Arguments, json: impl FnOnce() -> String, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    match arguments.json.as_deref() {
+        Some(path) if path == Path::new("-") => output::print(&json()),
+        Some(path) => {
+            output::write_file(path, json())?;
+            output::print(&text())
+        }
+        None => output::print(&text()),
+    }
+}
+
+fn sets() -> impl TypedValueParser<Value = Set> {
+    PossibleValuesParser::new(Set::ALL.map(Set::name))
+        .map(|name| Set::ALL.into_iter().find(|set| set.name() == name).unwrap_or(Set::Access))
+}

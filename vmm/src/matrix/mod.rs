@@ -1,0 +1,108 @@
+//! Every combination of paging's bits, tried in a guest and held against the software MMU.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `bits` | the bits that are combined, by their short names |
+//! | `sets` | which of them: two sets of planes, each a declaration of bits |
+//! | `legal` | which combinations do not exist |
+//! | `part` | a plane on one CPU, numbered |
+//! | `plan` | what of it is run: shards, samples, pieces of work |
+//! | `arena` | tables, pages and records of a batch, in the guest's memory |
+//! | `station` | a guest that runs batches |
+//! | `judge` | what must come of a combination, what came of it, and the difference |
+//! | `deviations` | where KVMs are known not to do as the SDM says |
+//! | `crew` | threads: each a guest, and a host that judges one batch while the next runs |
+//! | `single` | one combination by itself |
+//! | `floor` | bare loops, to compare the speed with |
+//! | `report` | what came of it all, as text and as JSON |
+//!
+//! Nothing is remembered from one combination to the next: each has its own tables, and each is executed.
+
+mod arena;
+mod bits;
+mod crew;
+mod deviations;
+mod floor;
+mod judge;
+mod legal;
+mod part;
+mod plan;
+mod report;
+mod sets;
+mod single;
+mod station;
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+pub use bits::{Bit, Combination, EntryBit, UnknownBit};
+pub use floor::Floor;
+pub use judge::Difference;
+pub use plan::Shard;
+pub use report::{Found, MatrixReport, Mismatch, Skipped, json, text};
+pub use sets::Set;
+pub use single::{CaseError, Single, SingleEntry};
+
+use crate::bed::TestBed;
+use crate::engine::EngineError;
+use crate::machine::CpuidRequest;
+use crate::mmu::Rules;
+use plan::Plan;
+
+/// What is to be run.
+///
+/// ```no_run
+/// use efibed::TestBed;
+/// use efibed::matrix::{Matrix, Set};
+///
+/// let report = Matrix::new(Set::Access).run(&TestBed::new()?, &|_| ())?;
+/// assert_eq!(report.mismatches, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    /// The set.
+    pub set: Set,
+    /// Which shard of it.
+    pub shard: Shard,
+    /// How many combinations at the most, evenly of all its parts; None: all.
+    pub sample: Option<u64>,
+    /// Which ones those are.
+    pub seed: u64,
+    /// Guests at a time; None: as many as there are processors.
+    pub threads: Option<NonZeroUsize>,
+    /// The rules of the software MMU that are in force; all but in negative controls.
+    pub rules: Rules,
+    /// Whether the guest has handlers for faults; it has but in negative controls.
+    pub handlers: bool,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Done {
+    /// Combinations that have been judged.
+    pub done: u64,
+    /// All that are to be.
+    pub all: u64,
+}
+
+impl Matrix {
+    /// All of a set.
+    pub fn new(set: Set) -> Self {
+        Self { set, shard: Shard::default(), sample: None, seed: 0, threads: None, rules: Rules::all(), handlers: true }
+    }
+
+    /// Runs it, telling how far it is. An error means that KVM failed, or the guest was lost; what differs from the
+    /// software MMU is in the report.
+    pub fn run(&self, bed: &TestBed, progress: &(dyn Fn(Done) + Sync)) -> Result<MatrixReport, EngineError> {
+        let start = Instant::now();
+        let plan = Plan::new(self, bed)?;
+        let found = crew::run(self, bed, &plan, progress)?;
+        Ok(MatrixReport::new(self, plan, found, start.elapsed()))
+    }
+
+    /// Runs a single combination on a CPU asked for in this way.
+    pub fn case(bed: &TestBed, combination: Combination, cpu: &CpuidRequest) -> Result<Single, CaseError> {
+        single::run(bed, combination, cpu)
+    }
+}

@@ -1,0 +1,150 @@
+//! What came of a run of the matrix.
+
+pub mod json;
+pub mod text;
+
+use std::time::Duration;
+
+use super::arena::Case;
+use super::crew::Findings;
+use super::deviations::DEVIATIONS;
+use super::judge::{Difference, Expected, Observed};
+use super::plan::{Plan, Shard};
+use super::{Matrix, Set};
+use crate::machine::CpuidRequest;
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct MatrixReport {
+    /// What was run.
+    pub set: Set,
+    /// Which shard of it.
+    pub shard: Shard,
+    /// How many combinations at the most, and chosen by which seed.
+    pub sample: Option<u64>,
+    /// The seed.
+    pub seed: u64,
+    /// Guests at a time.
+    pub threads: usize,
+    /// The parts, and how many combinations of each.
+    pub parts: Vec<(String, u64)>,
+    /// Combinations, as the guests counted them.
+    pub combinations: u64,
+    /// Those of them that faulted, as the guests counted them.
+    pub faults: u64,
+    /// The error codes of page faults.
+    pub error_codes: Vec<u32>,
+    /// Combinations that neither the SDM nor a known deviation explains.
+    pub mismatches: u64,
+    /// The first of them.
+    pub shown: Vec<Mismatch>,
+    /// Deviations of this KVM that were found.
+    pub deviations: Vec<Found>,
+    /// Deviations that should have been found, by what single accesses showed, and were not.
+    pub not_found: Vec<&'static str>,
+    /// What was not run.
+    pub skipped: Vec<Skipped>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A combination that did not come out as it must.
+#[derive(Clone, Debug)]
+pub struct Mismatch {
+    /// Its bits, by their short names.
+    pub case: String,
+    /// The CPU it ran on, as for `--cpu`.
+    pub cpu: String,
+    /// What must come of it.
+    pub expected: String,
+    /// What came of it.
+    pub observed: String,
+    /// In what they differ.
+    pub differences: Vec<Difference>,
+}
+
+/// A deviation of this KVM from the SDM.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its name.
+    pub name: &'static str,
+    /// The rule that is not kept.
+    pub rule: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// How many combinations it explains.
+    pub count: u64,
+    /// One of them.
+    pub example: Option<Mismatch>,
+}
+
+/// What was not run.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// How many combinations.
+    pub count: u64,
+}
+
+impl MatrixReport {
+    pub(super) fn new(matrix: &Matrix, plan: Plan, findings: Findings, elapsed: Duration) -> Self {
+        let is_found = |index: &usize| findings.deviations.contains_key(index);
+        let not_found = findings.due.iter().filter(|(index, count)| **count > 0 && !is_found(index));
+        let not_found = not_found.map(|(index, _)| DEVIATIONS[*index].name).collect();
+        let found = findings.deviations.into_iter().map(|(index, explained)| Found {
+            name: DEVIATIONS[index].name,
+            rule: DEVIATIONS[index].rule,
+            reason: DEVIATIONS[index].reason,
+            count: explained.count,
+            example: explained.example,
+        });
+        Self {
+            set: matrix.set,
+            shard: matrix.shard,
+            sample: matrix.sample,
+            seed: matrix.seed,
+            threads: findings.threads,
+            parts: plan.titles(),
+            combinations: findings.tally.accesses,
+            faults: findings.tally.faults,
+            error_codes: findings.error_codes.into_iter().collect(),
+            mismatches: findings.mismatches,
+            shown: findings.shown,
+            deviations: found.collect(),
+            not_found,
+            skipped: plan.skipped,
+            elapsed,
+        }
+    }
+
+    /// Whether all is as it must be, but for known deviations of this KVM.
+    pub fn is_clean(&self) -> bool {
+        self.mismatches == 0 && self.not_found.is_empty()
+    }
+
+    /// Combinations in a second.
+    pub fn per_second(&self) -> f64 {
+        self.combinations as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Mismatch {
+    pub(super) fn new(
+        case: &Case,
+        cpu: &CpuidRequest,
+        expected: &Expected,
+        observed: &Observed,
+        differences: &[Difference],
+    ) -> Self {
+        Self {
+            case: case.combination.to_string(),
+            cpu: super::sets::cpu(cpu),
+            expected: expected.describe(case),
+            observed: observed.describe(case),
+            differences: differences.to_vec(),
+        }
+    }
+}
