@@ -18,6 +18,8 @@ pub enum Bit {
     HighHalfStart,
     /// The access is to the last 4 bytes of a page and the first 4 of the next.
     Crossing,
+    /// The page may lie where no memory is, at an address whose high bits are set.
+    Unbacked,
     /// This bit of the address, 47 to 63, is inverted.
     Va(u8),
     /// EFER.NXE.
@@ -198,7 +200,7 @@ impl Bit {
 
     /// Those that are of no entry.
     fn rest() -> impl Iterator<Item = Self> {
-        let own = [Self::Key, Self::HighHalfStart, Self::Crossing];
+        let own = [Self::Key, Self::HighHalfStart, Self::Crossing, Self::Unbacked];
         own.into_iter().chain(Self::FLIPPABLE.map(Self::Va)).chain(OF_RUN)
     }
 
@@ -209,6 +211,7 @@ impl Bit {
             Self::Key => 20,
             Self::HighHalfStart => 21,
             Self::Crossing => 22,
+            Self::Unbacked => 23,
             other => OF_RUN.iter().position(|bit| *bit == other).map_or(63, |place| place as u32),
         }
     }
@@ -265,6 +268,7 @@ impl Bit {
             Self::Key => "pkey",
             Self::HighHalfStart => "pml4.256",
             Self::Crossing => "crossing",
+            Self::Unbacked => "unbacked",
             Self::Nxe => "efer.nx",
             Self::Wp => "cr0.wp",
             Self::Smep => "cr4.smep",

@@ -15,6 +15,8 @@ pub struct Model {
     pub told: Paging,
     /// What leads to where no memory is, KVM's emulator looks at again, and refuses.
     pub emulator_refuses: bool,
+    /// A walk that ends at a table entry without memory, KVM takes for the access, if both lie at the same place of a page.
+    pub takes_walk_for_access: bool,
     /// A write that crosses into a page that faults reaches the page before.
     pub torn_writes: bool,
     /// User accesses find nothing in the first slot of the high half.
@@ -32,6 +34,7 @@ impl Model {
             paging,
             told: paging,
             emulator_refuses: false,
+            takes_walk_for_access: false,
             torn_writes: false,
             blind_to_high_half_start: false,
             implicit_access_hangs: false,
@@ -61,7 +64,7 @@ pub struct Machine {
 }
 
 /// All that are known.
-pub const DEVIATIONS: [Deviation; 13] = [
+pub const DEVIATIONS: [Deviation; 14] = [
     Deviation {
         name: "1g-reserved",
         rule: "PS in a PDPTE maps a 1 GiB page where CPUID says that there are such (SDM 3A 4.5.4, table 4-16)",
@@ -97,6 +100,14 @@ pub const DEVIATIONS: [Deviation; 13] = [
         reason: "the processor, whose MAXPHYADDR is larger, finds the page and marks it; that no memory is there makes \
                  KVM's emulator do the access, and refuse it by the guest's MAXPHYADDR",
         model: |model, _| (!model.emulator_refuses).then_some(Model { emulator_refuses: true, ..*model }),
+        precondition: |_| false,
+    },
+    Deviation {
+        name: "walk-taken-for-access",
+        rule: "an access is to the page that its address translates to (SDM 3A 4.5.4)",
+        reason: "where the processor's own walk comes to a table without memory, KVM's emulator does the access at the \
+                 table entry's address, if that lies at the same place of its page as the access",
+        model: |model, _| (!model.takes_walk_for_access).then_some(Model { takes_walk_for_access: true, ..*model }),
         precondition: |_| false,
     },
     Deviation {

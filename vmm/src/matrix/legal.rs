@@ -24,6 +24,7 @@ fn access(of: &Combination) -> Option<&'static str> {
         () if has(Bit::Implicit) && (has(Bit::Write) || has(Bit::Fetch) || has(Bit::Stack) || has(Bit::Crossing)) => {
             Some("the processor's own access is a read of 8 bytes")
         }
+        () if has(Bit::Fetch) && has(Bit::Unbacked) => Some("KVM executes nothing where no memory is"),
         () if !data && (has(Bit::Stack) || has(Bit::Crossing)) => Some("a fetch has no operand"),
         () => None,
     }
@@ -58,9 +59,13 @@ fn moves_the_page(of: &Combination, level: Level, cpu: &Paging) -> bool {
         Level::Pdpte if leaf => bits::RESERVED_1G | bits::PAT_OF_LARGE,
         _ => 0,
     };
+    let allowed = if of.has(Bit::Unbacked) && level == of.leaf() { HIGH_ADDRESS } else { 0 };
     let entry = if level == Level::Pte { of.entry(level) | of.next() } else { of.entry(level) };
-    entry & bits::ADDRESS & !low & !beyond(cpu) != 0
+    entry & bits::ADDRESS & !low & !beyond(cpu) & !allowed != 0
 }
+
+/// Bits of a physical address that no page of the matrix's own has.
+const HIGH_ADDRESS: u64 = bits::ADDRESS & !((1 << 36) - 1);
 
 fn reserved_bits(of: &Combination, cpu: &Paging) -> u32 {
     let entries = LEVELS.map(|level| (level, of.entry(level)));

@@ -9,7 +9,9 @@
 //! | `plan` | what of it is run: shards, samples, pieces of work |
 //! | `arena` | tables, pages and records of a batch, in the guest's memory |
 //! | `station` | a guest that runs batches |
-//! | `judge` | what must come of a combination, what came of it, and the difference |
+//! | `expected` | what must come of a combination |
+//! | `observed` | what came of it |
+//! | `judge` | where the two differ |
 //! | `deviations` | where KVMs are known not to do as the SDM says |
 //! | `crew` | threads: each a guest, and a host that judges one batch while the next runs |
 //! | `single` | one combination by itself |
@@ -22,9 +24,11 @@ mod arena;
 mod bits;
 mod crew;
 mod deviations;
+mod expected;
 mod floor;
 mod judge;
 mod legal;
+mod observed;
 mod part;
 mod plan;
 mod report;

@@ -52,6 +52,7 @@ impl Set {
                 access(),
                 levels(),
                 reserved(),
+                addresses(),
                 large(),
                 supervisor(),
                 keys(),
@@ -67,8 +68,8 @@ impl Set {
 
 /// Widths of a physical address: the narrowest of 64-bit CPUs, common ones, and the widest.
 const WIDTHS: [u8; 5] = [36, 40, 46, 48, 52];
-/// Bits of an entry that are reserved below at least one of them.
-const HIGH_BITS: [u8; 5] = [36, 40, 46, 48, 51];
+/// Bits of an address that are reserved on the narrowest.
+const HIGH_BITS: std::ops::RangeInclusive<u8> = 36..=51;
 
 /// The levels of 4-level paging.
 const FOUR: [Level; 4] = [Pml4e, Pdpte, Pde, Pte];
@@ -106,10 +107,7 @@ fn levels() -> Plane {
 
 /// Each bit that is reserved anywhere, alone, in entries that are present or not, below and above others that are not.
 fn reserved() -> Plane {
-    let high = HIGH_BITS.map(B);
-    let cpus = WIDTHS.into_iter().flat_map(|bits| {
-        [true, false].map(|gbpages| CpuidRequest { maxphyaddr: Some(bits), gbpages: Some(gbpages), ..USUAL })
-    });
+    let high: Vec<_> = HIGH_BITS.map(B).collect();
     Plane {
         name: "reserved",
         always: all(&[&of_each(&FOUR, &[U]), &of_each(&[Pml4e, Pdpte, Pde], &[W]), &[Bit::Wp]]),
@@ -121,8 +119,27 @@ fn reserved() -> Plane {
             &(13..=20).map(|bit| Of(Pde, B(bit))).collect::<Vec<_>>(),
             &of_each(&[Pml4e], &[Ps, G]),
         ]),
-        cpus: cpus.collect(),
+        cpus: widths(),
     }
+}
+
+/// Each bit of a leaf's address that is reserved on some CPUs, on these and on others: where it leads.
+fn addresses() -> Plane {
+    let high: Vec<_> = HIGH_BITS.map(B).collect();
+    Plane {
+        name: "addresses",
+        always: all(&[&leads_on(&FOUR), &[Bit::Unbacked, Bit::Nxe, Bit::Wp]]),
+        each: all(&[&[Of(Pdpte, Ps), Of(Pde, Ps)], &[Bit::User, Bit::Write]]),
+        one_of: of_each(&[Pdpte, Pde, Pte], &high),
+        cpus: widths(),
+    }
+}
+
+/// Each width, with 1 GiB pages and without.
+fn widths() -> Vec<CpuidRequest> {
+    let sizes =
+        |bits| [true, false].map(|gbpages| CpuidRequest { maxphyaddr: Some(bits), gbpages: Some(gbpages), ..USUAL });
+    WIDTHS.into_iter().flat_map(sizes).collect()
 }
 
 /// Leaves of each size: which page is reached, and A and D of every entry.
@@ -211,7 +228,7 @@ const FIVE: CpuidRequest = CpuidRequest { la57: Some(true), ..USUAL };
 
 /// The fifth level: its rights, its reserved bits, its A.
 fn five_levels() -> Plane {
-    let high = HIGH_BITS.map(B);
+    let high: Vec<_> = HIGH_BITS.map(B).collect();
     Plane {
         name: "five levels",
         always: all(&[&leads_on(&[Pdpte, Pde]), &[Of(Pte, P)]]),

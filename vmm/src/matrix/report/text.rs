@@ -30,7 +30,7 @@ fn numbers(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result {
     writeln!(f, "  faults       {:>12}   {} error codes: {}", grouped(report.faults), codes.len(), codes.join(" "))?;
     writeln!(f, "  mismatches   {:>12}", grouped(report.mismatches))?;
     let (seconds, rate) = (report.elapsed.as_secs_f64(), grouped(report.per_second() as u64));
-    writeln!(f, "  a second     {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))
+    writeln!(f, "  per second   {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))
 }
 
 /// What of the set was run, if not all of it.
@@ -61,22 +61,23 @@ fn mismatches(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result 
     writeln!(f, "\nMismatches: neither the SDM nor a known deviation explains them.")?;
     for mismatch in report.shown.iter().take(SHOWN) {
         writeln!(f)?;
-        one(f, mismatch)?;
+        one(f, mismatch, "  ")?;
     }
     let more = report.mismatches - report.shown.len().min(SHOWN) as u64;
     if more > 0 { writeln!(f, "\n  and {} more", grouped(more)) } else { Ok(()) }
 }
 
-fn one(f: &mut fmt::Formatter<'_>, mismatch: &Mismatch) -> fmt::Result {
+/// A combination, `indent` before each of its lines.
+fn one(f: &mut fmt::Formatter<'_>, mismatch: &Mismatch, indent: &str) -> fmt::Result {
     let cpu = if mismatch.cpu.is_empty() { String::new() } else { format!(" --cpu {}", mismatch.cpu) };
     let differences: Vec<_> = mismatch.differences.iter().map(ToString::to_string).collect();
-    writeln!(f, "  {}", mismatch.case)?;
-    writeln!(f, "    expected  {}", mismatch.expected)?;
-    writeln!(f, "    observed  {}", mismatch.observed)?;
+    writeln!(f, "{indent}{}", mismatch.case)?;
+    writeln!(f, "{indent}  expected  {}", mismatch.expected)?;
+    writeln!(f, "{indent}  observed  {}", mismatch.observed)?;
     if !differences.is_empty() {
-        writeln!(f, "    differs   {}", differences.join(", "))?;
+        writeln!(f, "{indent}  differs   {}", differences.join(", "))?;
     }
-    writeln!(f, "    rerun     efibed matrix --case \"{}\"{cpu}", mismatch.case)
+    writeln!(f, "{indent}  rerun     efibed matrix --case \"{}\"{cpu}", mismatch.case)
 }
 
 fn deviations(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result {
@@ -89,7 +90,7 @@ fn deviations(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result 
         writeln!(f, "    here      {}", found.reason)?;
         if let Some(example) = &found.example {
             writeln!(f, "    for instance")?;
-            one(f, example)?;
+            one(f, example, "      ")?;
         }
     }
     for name in &report.not_found {
@@ -134,7 +135,7 @@ impl fmt::Display for SingleText<'_> {
             writeln!(f, "  {:<8} at {:#x}  {:#018x}{after}", entry.name, entry.at, entry.before)?;
         }
         writeln!(f)?;
-        one(f, &single.outcome)?;
+        one(f, &single.outcome, "  ")?;
         let verdict = match (single.differs, &single.deviations) {
             (false, _) => "As the SDM says.".to_owned(),
             (true, Some(deviations)) => format!("A known deviation of this KVM: {}.", deviations.join(" with ")),
