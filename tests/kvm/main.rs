@@ -3,12 +3,13 @@
 mod check;
 mod linux;
 mod machine;
+mod matrix;
 mod negative_controls;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    let trials = [machine::trials(), check::trials(), linux::trials(), negative_controls::trials()]
+    let trials = [machine::trials(), check::trials(), linux::trials(), negative_controls::trials(), matrix::trials()]
         .into_iter()
         .flatten()
         .collect();

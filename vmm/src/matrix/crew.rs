@@ -18,7 +18,7 @@ use super::{Done, Matrix};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::LoadError;
-use crate::mmu::Fault;
+use crate::mmu::{Fault, Paging, Rule};
 
 /// What was found.
 #[derive(Default)]
@@ -35,6 +35,8 @@ pub struct Findings {
     pub shown: Vec<Mismatch>,
     /// For each deviation, by its index: what it explains.
     pub deviations: BTreeMap<usize, Explained>,
+    /// For each rule of the software MMU, in how many combinations it was missed when it was broken.
+    pub controls: BTreeMap<Rule, u64>,
     /// Deviations that were to be met, by trials of single accesses, and of how many combinations.
     pub due: BTreeMap<usize, u64>,
 }
@@ -137,6 +139,9 @@ impl Work<'_> {
             let batch = batch?;
             let (part, machine) = &self.plan.parts[batch.part];
             findings.judge(&arenas[batch.arena], &batch, part, machine)?;
+            if self.matrix.controls {
+                findings.break_rules(&arenas[batch.arena], &batch, part);
+            }
             free.push(batch.arena);
             let judged = batch.cases.len() as u64;
             let done = self.done.fetch_add(judged, Ordering::Relaxed) + judged;
@@ -251,6 +256,9 @@ impl Findings {
             mine.count += explained.count;
             mine.example = mine.example.take().or(explained.example);
         }
+        for (rule, count) in other.controls {
+            *self.controls.entry(rule).or_default() += count;
+        }
         for (index, count) in other.due {
             *self.due.entry(index).or_default() += count;
         }
@@ -277,6 +285,24 @@ impl Findings {
         }
         self.tally.add(&batch.tally);
         Ok(())
+    }
+
+    /// Holds each observation that is as the SDM says against a software MMU that is not, one rule at a time.
+    fn break_rules(&mut self, arena: &Arena, batch: &Batch, part: &Part) {
+        for (index, case) in batch.cases.iter().enumerate() {
+            let observed = Observed::of(arena, batch, index);
+            let model = Model::of_the_sdm(modes(&part.told, &case.combination));
+            let expected = Expected::of(case, &model);
+            if !expected.differences(case, &observed).is_empty() {
+                continue;
+            }
+            for &rule in Rule::ALL {
+                let rules = model.paging.rules.without(rule);
+                let broken = Expected::of(case, &Model::of_the_sdm(Paging { rules, ..model.paging }));
+                let missed = broken != expected && !broken.differences(case, &observed).is_empty();
+                *self.controls.entry(rule).or_default() += u64::from(missed);
+            }
+        }
     }
 
     fn judge_case(&mut self, case: &Case, observed: &Observed, part: &Part, machine: &Machine) {

@@ -37,13 +37,10 @@ struct Run {
 impl Part {
     /// The combinations of `plane` without those that have one of the bits that are `missing`.
     pub fn new(plane: &Plane, request: CpuidRequest, told: Paging, missing: &[Bit]) -> Self {
-        let there = |bits: &[Bit], of_run: bool| -> Vec<Combination> {
-            let there = bits.iter().filter(|bit| !missing.contains(bit) && bit.is_of_run() == of_run);
-            there.map(|bit| Combination::of(&[*bit])).collect()
+        let there = |bits: &[Bit], of_run: bool| -> Vec<Bit> {
+            bits.iter().copied().filter(|bit| !missing.contains(bit) && bit.is_of_run() == of_run).collect()
         };
-        let always = Combination::of(&plane.always);
-        let choices =
-            |of_run| Choices { always, each: there(&plane.each, of_run), one_of: there(&plane.one_of, of_run) };
+        let choices = |of_run| Choices::new(&plane.always, &there(&plane.each, of_run), &there(&plane.one_of, of_run));
         let (runs, entries) = (choices(true), choices(false));
         let impossible = plane.always.iter().any(|bit| missing.contains(bit));
         let legal_entries = [false, true].map(|nxe| {
@@ -80,21 +77,40 @@ impl Part {
 /// Bits that are always set, set or not, or set one at a time; each choice has a number.
 #[derive(Debug)]
 struct Choices {
-    always: Combination,
-    each: Vec<Combination>,
+    /// What each eight bits of the number choose, the lowest first: those that are set or not.
+    eights: Vec<Vec<Combination>>,
+    /// What the rest of it chooses, 0 none; with them the bits that are always set.
     one_of: Vec<Combination>,
+    each: usize,
 }
 
 impl Choices {
+    fn new(always: &[Bit], each: &[Bit], one_of: &[Bit]) -> Self {
+        let always = Combination::of(always);
+        let one_of = [always].into_iter().chain(one_of.iter().map(|bit| always.with(*bit)));
+        Self { eights: each.chunks(8).map(every_choice).collect(), one_of: one_of.collect(), each: each.len() }
+    }
+
     fn get(&self, number: u32) -> Combination {
-        let chosen = self.each.iter().enumerate().filter(|(place, _)| number >> place & 1 != 0).map(|(_, bit)| bit);
-        let one = (number >> self.each.len()).checked_sub(1).and_then(|index| self.one_of.get(index as usize));
-        chosen.chain(one).fold(self.always, |all, bit| all.union(bit))
+        let one = self.one_of[number as usize >> self.each];
+        let chosen = number & ((1 << self.each) - 1);
+        let eights = self.eights.iter().enumerate();
+        eights.fold(one, |all, (place, eight)| all.union(&eight[(chosen >> (8 * place)) as usize % eight.len()]))
     }
 
     /// The numbers of those that are legal together with `other`.
     fn legal(&self, other: &Combination, told: &Paging) -> Vec<u32> {
-        let all = (self.one_of.len() as u32 + 1) << self.each.len();
+        let all = (self.one_of.len() as u32) << self.each;
         (0..all).filter(|&number| illegal(&self.get(number).union(other), told).is_none()).collect()
     }
+}
+
+/// Every choice of these bits, by its number.
+fn every_choice(bits: &[Bit]) -> Vec<Combination> {
+    let mut choices = vec![Combination::default()];
+    for bit in bits {
+        let with: Vec<_> = choices.iter().map(|choice| choice.with(*bit)).collect();
+        choices.extend(with);
+    }
+    choices
 }

@@ -76,7 +76,7 @@ impl Plan {
         let mut plan = Self { parts: Vec::new(), skipped: Vec::new(), picks: Vec::new(), pieces: Vec::new() };
         for plane in matrix.set.planes() {
             for request in &plane.cpus {
-                plan.add(&plane, request, matrix, bed)?;
+                plan.add(&plane, request, bed)?;
             }
         }
         plan.share_out(matrix);
@@ -108,13 +108,7 @@ impl Plan {
         (piece.first..piece.first + piece.count).filter_map(move |number| part.get(picks.get(number)))
     }
 
-    fn add(
-        &mut self,
-        plane: &Plane,
-        request: &CpuidRequest,
-        matrix: &Matrix,
-        bed: &TestBed,
-    ) -> Result<(), EngineError> {
+    fn add(&mut self, plane: &Plane, request: &CpuidRequest, bed: &TestBed) -> Result<(), EngineError> {
         let mut request = *request;
         // Keys are tried where KVM offers them, and in the plane that is about them wherever it lets itself be asked.
         let offered = bed.abilities(&request)?;
@@ -123,7 +117,7 @@ impl Plan {
         }
         let abilities = bed.abilities(&request)?;
         let la57 = request.la57 == Some(true);
-        let told = Paging { la57, rules: matrix.rules, ..abilities.taken };
+        let told = Paging { la57, ..abilities.taken };
         let (missing, why) = missing(&abilities, &request);
         let part = Part::new(plane, request, told, &missing);
         let refused = refused(&abilities, &request);

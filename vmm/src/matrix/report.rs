@@ -14,6 +14,7 @@ use super::observed::Observed;
 use super::plan::{Plan, Shard};
 use super::{Matrix, Set};
 use crate::machine::CpuidRequest;
+use crate::mmu::Rule;
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub struct MatrixReport {
     pub deviations: Vec<Found>,
     /// Deviations that should have been found, by what single accesses showed, and were not.
     pub not_found: Vec<&'static str>,
+    /// If asked for: for each rule of the software MMU, how many combinations show that it was broken.
+    pub controls: Vec<(Rule, u64)>,
     /// What was not run.
     pub skipped: Vec<Skipped>,
     /// How long it took.
@@ -117,6 +120,7 @@ impl MatrixReport {
             shown: findings.shown,
             deviations: found.collect(),
             not_found,
+            controls: findings.controls.into_iter().collect(),
             skipped: plan.skipped,
             elapsed,
         }
