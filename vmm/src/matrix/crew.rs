@@ -308,7 +308,9 @@ impl Findings {
     fn judge_case(&mut self, case: &Case, observed: &Observed, part: &Part, machine: &Machine) {
         let model = Model::of_the_sdm(modes(&part.told, &case.combination));
         let expected = Expected::of(case, &model);
-        for (index, deviation) in DEVIATIONS.iter().enumerate().filter(|(_, each)| (each.precondition)(machine)) {
+        for (index, deviation) in
+            DEVIATIONS.iter().enumerate().filter(|(_, each)| each.precondition.is_some_and(|holds| holds(machine)))
+        {
             let due = (deviation.model)(&model, machine).is_some_and(|model| Expected::of(case, &model) != expected);
             *self.due.entry(index).or_default() += u64::from(due);
         }
@@ -319,7 +321,7 @@ impl Findings {
         let mismatch = || Mismatch::new(case, &part.request, &expected, observed, &differences);
         match explain(case, observed, &model, machine) {
             Some(deviations) => {
-                for index in deviations {
+                for &index in deviations {
                     let explained = self.deviations.entry(index).or_default();
                     explained.count += 1;
                     explained.example.get_or_insert_with(mismatch);
@@ -335,20 +337,10 @@ impl Findings {
     }
 }
 
-/// Deviations that one combination may meet at once.
-const MAX_TOGETHER: u32 = 4;
-
-/// The fewest deviations under which the observation is what must be.
-pub fn explain(case: &Case, observed: &Observed, model: &Model, machine: &Machine) -> Option<Vec<usize>> {
-    let mut subsets: Vec<u32> =
-        (1..1 << DEVIATIONS.len()).filter(|subset: &u32| subset.count_ones() <= MAX_TOGETHER).collect();
-    subsets.sort_by_key(|subset| subset.count_ones());
-    let members = |subset: u32| (0..DEVIATIONS.len()).filter(move |index| subset >> index & 1 != 0);
-    let explains = |&subset: &u32| {
-        let changed = members(subset).try_fold(*model, |model, index| (DEVIATIONS[index].model)(&model, machine));
-        changed.is_some_and(|model| Expected::of(case, &model).differences(case, observed).is_empty())
-    };
-    subsets.into_iter().find(explains).map(|subset| members(subset).collect())
+/// The likeliest deviations under which the observation is what must be.
+pub fn explain<'a>(case: &Case, observed: &Observed, model: &Model, machine: &'a Machine) -> Option<&'a [usize]> {
+    let explains = |model: &Model| Expected::of(case, model).differences(case, observed).is_empty();
+    machine.deviating(*model).find(|(_, deviating)| explains(deviating)).map(|(deviations, _)| deviations)
 }
 
 impl Tally {

@@ -53,14 +53,42 @@ pub struct Deviation {
     pub reason: &'static str,
     /// Changes a model that keeps the rule into one that does not; None where there is nothing to change.
     pub model: fn(&Model, &Machine) -> Option<Model>,
-    /// Whether it must be met: something else than the matrix has found it.
-    pub precondition: fn(&Machine) -> bool,
+    /// Whether trials of single accesses show it, so that it must be met; None: they cannot.
+    pub precondition: Option<fn(&Machine) -> bool>,
 }
 
 /// What is known of a machine by other means than the matrix.
 pub struct Machine {
     /// What its CPU is told, what KVM supports, and what trials of single accesses found.
     pub abilities: Abilities,
+    /// Which deviations may have to do with a combination, likelier ones first; indices into [`DEVIATIONS`].
+    suspects: Vec<Vec<usize>>,
+}
+
+/// Deviations that one combination may meet at once.
+const MAX_TOGETHER: u32 = 4;
+
+impl Machine {
+    /// One of these abilities.
+    pub fn new(abilities: Abilities) -> Self {
+        let mut machine = Self { abilities, suspects: Vec::new() };
+        let sets = (1u32..1 << DEVIATIONS.len()).filter(|set| set.count_ones() <= MAX_TOGETHER);
+        let members = |set: u32| (0..DEVIATIONS.len()).filter(move |index| set >> index & 1 != 0).collect();
+        let mut suspects: Vec<Vec<usize>> = sets.map(members).collect();
+        // What single accesses would show, and do not, comes last; then the fewest come first.
+        let unseen = |&&index: &&usize| DEVIATIONS[index].precondition.is_some_and(|holds| !holds(&machine));
+        suspects.sort_by_key(|set| (set.iter().filter(unseen).count(), set.len()));
+        machine.suspects = suspects;
+        machine
+    }
+
+    /// The models of a CPU that deviates from `model`, likelier ones first, each with its deviations.
+    pub fn deviating(&self, model: Model) -> impl Iterator<Item = (&[usize], Model)> {
+        self.suspects.iter().filter_map(move |set| {
+            let changed = set.iter().try_fold(model, |model, &index| (DEVIATIONS[index].model)(&model, self));
+            Some((set.as_slice(), changed?))
+        })
+    }
 }
 
 /// All that are known.
@@ -72,7 +100,7 @@ pub const DEVIATIONS: [Deviation; 14] = [
         model: |model, _| {
             model.paging.gbpages.then_some(Model { paging: Paging { gbpages: false, ..model.paging }, ..*model })
         },
-        precondition: |machine| machine.abilities.told.gbpages && !machine.abilities.checks.gbpages,
+        precondition: Some(|machine| machine.abilities.told.gbpages && !machine.abilities.checks.gbpages),
     },
     Deviation {
         name: "1g-not-hidden",
@@ -81,7 +109,7 @@ pub const DEVIATIONS: [Deviation; 14] = [
         model: |model, _| {
             (!model.paging.gbpages).then_some(Model { paging: Paging { gbpages: true, ..model.paging }, ..*model })
         },
-        precondition: |machine| !machine.abilities.told.gbpages && machine.abilities.checks.gbpages,
+        precondition: Some(|machine| !machine.abilities.told.gbpages && machine.abilities.checks.gbpages),
     },
     Deviation {
         name: "maxphyaddr-of-host",
@@ -92,7 +120,7 @@ pub const DEVIATIONS: [Deviation; 14] = [
             (maxphyaddr != model.paging.maxphyaddr)
                 .then_some(Model { paging: Paging { maxphyaddr, ..model.paging }, ..*model })
         },
-        precondition: |machine| machine.abilities.told.maxphyaddr != machine.abilities.checks.maxphyaddr,
+        precondition: Some(|machine| machine.abilities.told.maxphyaddr != machine.abilities.checks.maxphyaddr),
     },
     Deviation {
         name: "refused-by-emulator",
@@ -100,7 +128,7 @@ pub const DEVIATIONS: [Deviation; 14] = [
         reason: "the processor, whose MAXPHYADDR is larger, finds the page and marks it; that no memory is there makes \
                  KVM's emulator do the access, and refuse it by the guest's MAXPHYADDR",
         model: |model, _| (!model.emulator_refuses).then_some(Model { emulator_refuses: true, ..*model }),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "walk-taken-for-access",
@@ -108,7 +136,7 @@ pub const DEVIATIONS: [Deviation; 14] = [
         reason: "where the processor's own walk comes to a table without memory, KVM's emulator does the access at the \
                  table entry's address, if that lies at the same place of its page as the access",
         model: |model, _| (!model.takes_walk_for_access).then_some(Model { takes_walk_for_access: true, ..*model }),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "reserved-without-p",
@@ -120,14 +148,14 @@ pub const DEVIATIONS: [Deviation; 14] = [
                 .reserved_fault_sets_p
                 .then_some(Model { paging: Paging { reserved_fault_sets_p: false, ..model.paging }, ..*model })
         },
-        precondition: |machine| !machine.abilities.checks.reserved_fault_sets_p,
+        precondition: Some(|machine| !machine.abilities.checks.reserved_fault_sets_p),
     },
     Deviation {
         name: "pke-ignored",
         rule: "CR4.PKE makes PKRU guard user pages, or cannot be set (SDM 3A 2.5 and 4.6.2)",
         reason: "some KVMs let CR4.PKE be set where the processor has no protection keys",
         model: |model, _| model.paging.pke.then_some(Model { paging: Paging { pke: false, ..model.paging }, ..*model }),
-        precondition: |machine| machine.abilities.taken.pke && !machine.abilities.checks.pke,
+        precondition: Some(|machine| machine.abilities.taken.pke && !machine.abilities.checks.pke),
     },
     Deviation {
         name: "pml4-256-unusable",
@@ -136,49 +164,49 @@ pub const DEVIATIONS: [Deviation; 14] = [
         model: |model, _| {
             (!model.blind_to_high_half_start).then_some(Model { blind_to_high_half_start: true, ..*model })
         },
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "torn-write",
         rule: "an instruction that faults has changed no memory (SDM 3A 6.5, faults)",
         reason: "KVM's instruction emulator writes the two parts of a write that crosses a page one after the other",
         model: |model, _| (!model.torn_writes).then_some(Model { torn_writes: true, ..*model }),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "implicit-access-hangs",
         rule: "EFLAGS.AC lifts SMAP for no access of the processor's own (SDM 3A 4.6.1)",
         reason: "KVM's shadow MMU takes the fault for one that AC lifts, and has the access made again, for ever",
         model: |model, _| (!model.implicit_access_hangs).then_some(Model { implicit_access_hangs: true, ..*model }),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "g-in-pml4e-ignored",
         rule: "bit 8 of a PML4E or PML5E is reserved on AMD (APM vol. 2, 5.3)",
         reason: "a processor that is emulated may not look at it",
         model: |model, _| without(model, Rule::GInUpperAmd).filter(|_| model.paging.vendor == Vendor::Amd),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "1g-leaf-marked",
         rule: "a fault leaves the leaf's A alone (SDM 3A 4.8)",
         reason: "a processor that is emulated may set A of a 1 GiB leaf before it looks at the leaf's other bits",
         model: |model, _| (!model.marks_1g_leaf).then_some(Model { marks_1g_leaf: true, ..*model }),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "ac-lifts-implicit",
         rule: "EFLAGS.AC lifts SMAP for no access of the processor's own (SDM 3A 4.6.1)",
         reason: "a processor that is emulated may take its own accesses in ring 0 for the guest's",
         model: |model, _| without(model, Rule::AcNeverForImplicit),
-        precondition: |_| false,
+        precondition: None,
     },
     Deviation {
         name: "stack-gp",
         rule: "a stack access to an address that is not canonical is #SS (SDM vol. 1, 3.3.7.1)",
         reason: "a processor that is emulated may raise #GP for all accesses",
         model: |model, _| without(model, Rule::CanonicalStack),
-        precondition: |_| false,
+        precondition: None,
     },
 ];
 

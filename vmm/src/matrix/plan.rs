@@ -127,7 +127,7 @@ impl Plan {
             self.skipped.push(Skipped { what: plane.title(&request), reason, count: whole - runs });
         }
         if runs > 0 {
-            self.parts.push((part, Machine { abilities }));
+            self.parts.push((part, Machine::new(abilities)));
         }
         Ok(())
     }

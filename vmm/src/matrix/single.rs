@@ -75,7 +75,7 @@ pub fn run(bed: &TestBed, combination: Combination, cpu: &CpuidRequest) -> Resul
         cpus: Vec::new(),
     };
     let part = Part::new(&plane, *cpu, abilities.taken, &[]);
-    let machine = Machine { abilities };
+    let machine = Machine::new(abilities);
     let arenas = new_arenas()?;
     let case = arenas[0].lay_out(0, &mut Slots::default(), combination, part.told.la57);
     let case = case.ok_or_else(|| EngineError::Kvm("an arena has no slot".into()))?;
@@ -96,7 +96,7 @@ fn judge(case: &Case, observed: &Observed, part: &Part, machine: &Machine, arena
     Single {
         outcome: Mismatch::new(case, &part.request, &expected, observed, &differences),
         differs,
-        deviations: deviations.map(|indices| indices.into_iter().map(|index| DEVIATIONS[index].name).collect()),
+        deviations: deviations.map(|indices| indices.iter().map(|&index| DEVIATIONS[index].name).collect()),
         virt: case.va.0,
         root: case.root().0,
         entries: entries(case, arena),
