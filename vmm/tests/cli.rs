@@ -48,6 +48,9 @@ fn main() {
         any("what_cannot_be_explained_is_bad_input", what_cannot_be_explained_is_bad_input),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
         any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
+        kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
+        kvm("a_combination_is_shown_with_its_tables", a_combination_is_shown_with_its_tables),
+        kvm("what_is_no_combination_is_bad_input", what_is_no_combination_is_bad_input),
         kvm("doctor_tells_what_it_tried", doctor_tells_what_it_tried),
         kvm("what_the_machine_has_not_is_refused", what_the_machine_has_not_is_refused),
     ];
@@ -836,4 +839,63 @@ fn what_the_machine_has_not_is_refused() {
             said.ends(UNABLE).complains(&["this machine cannot do", name, "efibed doctor"]);
         }
     }
+}
+
+fn the_matrix_is_told_to_programs() {
+    let said = efibed(["matrix", "--sample", "500", "--seed", "7", "--shard", "1/1", "--json", "-"]);
+    assert_eq!(said.status, CLEAN, "{}", said.err);
+    let report = said.json();
+    let keys = [
+        "schema",
+        "set",
+        "combinations",
+        "faults",
+        "distinct_error_codes",
+        "mismatches",
+        "deviations",
+        "skipped",
+        "seconds",
+    ];
+    assert!(keys.iter().all(|key| !report[key].is_null()), "{}", said.out);
+    assert_eq!(report["combinations"], 500);
+    assert_eq!(report["mismatches"], 0);
+    assert!(report["faults"].as_u64().is_some_and(|faults| (400..500).contains(&faults)), "{}", report["faults"]);
+    assert!(report["per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    let text = efibed(["matrix", "--sample", "500", "--seed", "7"]);
+    assert!(text.out.contains("Paging matrix, set access, a sample of 500 with seed 7\n"), "{}", text.out);
+    let faults = report["faults"].as_u64().unwrap();
+    assert!(text.out.contains(&format!("faults       {faults:>12} ")), "{}", text.out);
+    assert!(text.out.contains("\nClean: this KVM does as the SDM says"), "{}", text.out);
+}
+
+const COMBINATION: &str =
+    "pml4e.p pml4e.w pml4e.u pdpte.p pdpte.w pdpte.u pde.p pde.w pde.u pte.p pte.w efer.nx cr0.wp";
+
+fn a_combination_is_shown_with_its_tables() {
+    let said = efibed(["matrix", "--case", &format!("{COMBINATION} user")]);
+    assert_eq!(said.status, CLEAN, "{}{}", said.out, said.err);
+    for part in ["  PML4E    at 0x", "  PTE      at 0x", "expected  #PF 0x5 (P U), CR2 0x", "As the SDM says."] {
+        assert!(said.out.contains(part), "{part}: {}", said.out);
+    }
+    let said = efibed(["matrix", "--case", &format!("{COMBINATION} write"), "--json", "-"]);
+    let single = said.json();
+    let pte = &single["walk"][3];
+    assert_eq!(pte["level"], "PTE");
+    // The write has set A and D.
+    let word = |key: &str| u64::from_str_radix(pte[key].as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
+    assert_eq!(word("after"), word("entry") | 0x60);
+}
+
+fn what_is_no_combination_is_bad_input() {
+    let cases =
+        [("pte.p write fetch", "not both"), ("pte.q", "`pte.q` is no bit"), ("pte.b13", "would lead elsewhere")];
+    for (case, why) in cases {
+        let said = efibed(["matrix", "--case", case]);
+        assert_eq!(said.status, BAD_INPUT, "{}", said.out);
+        // Long lines are broken.
+        let words = said.err.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+        assert!(words.contains(why), "{words}");
+    }
+    assert_eq!(efibed(["matrix", "--shard", "4/3"]).status, BAD_INPUT);
+    assert_eq!(efibed(["matrix", "--case", "pte.p", "--sample", "3"]).status, BAD_INPUT);
 }

@@ -380,3 +380,93 @@ fn content(at: u64, combination: &Combination) -> u64 {
 pub fn number_of(at: u64) -> u64 {
     at >> 3 & 0xffff_ffff
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::mmu::{Access, Paging, walk};
+
+    fn arena() -> [Arena; ARENAS] {
+        [Arena::new(0).unwrap(), Arena::new(1).unwrap()]
+    }
+
+    /// A batch of the same combination in each slot.
+    fn batch(arena: &Arena, text: &str, la57: bool) -> Vec<Case> {
+        let combination = text.parse().unwrap();
+        let mut slots = Slots::default();
+        let cases = (0..).map_while(|index| arena.lay_out(index, &mut slots, combination, la57));
+        cases.take(MAX_CASES).collect()
+    }
+
+    const PATH: &str = "pml5e.p pml4e.p pdpte.p pde.p pte.p efer.nx";
+
+    #[test]
+    fn a_batch_shares_nothing() {
+        for la57 in [false, true] {
+            let (mut entries, mut pages, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
+            for arena in arena() {
+                let cases = batch(&arena, PATH, la57);
+                assert_eq!(cases.len(), MAX_CASES);
+                for case in cases {
+                    let levels = if la57 { 5 } else { 4 };
+                    assert!(case.entries[..levels].iter().all(|entry| entries.insert(entry.at)));
+                    assert!(pages.insert(case.reached & !0xfff));
+                    assert!(addresses.insert((case.root(), case.va)));
+                }
+            }
+        }
+    }
+
+    /// By the software MMU, which the layout's own arithmetic is not part of.
+    #[test]
+    fn leaves_of_every_size_lead_to_the_slots_own_page() {
+        let [arena, _] = arena();
+        for la57 in [false, true] {
+            let paging = Paging { la57, ..Paging::default() };
+            for size in ["", " pde.ps", " pdpte.ps"] {
+                for case in batch(&arena, &format!("{PATH}{size}"), la57) {
+                    let walk = walk(&case, case.root(), case.va, Access::read(), &paging);
+                    assert_eq!(walk.translation().map(|there| there.pa.0), Some(case.reached), "{size} {:?}", case.va);
+                    assert_eq!(arena.memory(&case), Arena::memory_before(&case));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn crossing_reaches_two_pages() {
+        let [arena, _] = arena();
+        for case in batch(&arena, &format!("{PATH} next.p crossing"), false) {
+            assert_eq!(case.va.0 % PAGE, PAGE - 4);
+            let (low, high) = (number_of(case.reached & !7), number_of(case.reached + 4));
+            // The last four bytes of the one page's code, the first four of the other's.
+            let expected = (0xb8 | low << 8 | 0xe5ff << 40 | 0x90 << 56) >> 32 | (0xb8 | high << 8) << 32;
+            assert_eq!(Arena::memory_before(&case), expected);
+            assert_eq!(arena.memory(&case), expected);
+        }
+    }
+
+    #[test]
+    fn the_first_slot_of_the_high_half_is_for_those_who_ask() {
+        let [arena, _] = arena();
+        let usual = batch(&arena, PATH, false);
+        assert!(usual.iter().all(|case| case.va.0 >> 39 != 0xffff_8000_0000_0000 >> 39));
+        let asked = batch(&arena, &format!("{PATH} pml4.256"), false);
+        assert_eq!(asked.len(), 1);
+        assert_eq!(asked[0].va.0 >> 39, 0xffff_8000_0000_0000 >> 39);
+    }
+
+    #[test]
+    fn records_are_found_again_by_their_address() {
+        let [_, arena] = arena();
+        for list in [Records::Main, Records::Before] {
+            for index in [0, 1, MAX_CASES - 1] {
+                assert_eq!(arena.record_at(arena.record_addresses(list, index).kernel), Some((list, index)));
+            }
+        }
+        assert_eq!(arena.record_at(0), None);
+        assert_eq!(arena.record_at(u64::MAX), None);
+    }
+}

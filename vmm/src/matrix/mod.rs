@@ -16,6 +16,7 @@
 //! | `crew` | threads: each a guest, and a host that judges one batch while the next runs |
 //! | `single` | one combination by itself |
 //! | `floor` | bare loops, to compare the speed with |
+//! | `findings` | what was found, batch by batch |
 //! | `report` | what came of it all, as text and as JSON |
 //!
 //! Nothing is remembered from one combination to the next: each has its own tables, and each is executed.
@@ -25,6 +26,7 @@ mod bits;
 mod crew;
 mod deviations;
 mod expected;
+mod findings;
 mod floor;
 mod judge;
 mod legal;

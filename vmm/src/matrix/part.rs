@@ -114,3 +114,84 @@ fn every_choice(bits: &[Bit]) -> Vec<Combination> {
     }
     choices
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::matrix::Set;
+
+    fn told(request: &CpuidRequest) -> Paging {
+        Paging {
+            maxphyaddr: request.maxphyaddr.unwrap_or(46),
+            gbpages: request.gbpages != Some(false),
+            la57: request.la57 == Some(true),
+            ..Paging::default()
+        }
+    }
+
+    fn access(maxphyaddr: u8, missing: &[Bit]) -> Part {
+        let request = CpuidRequest { maxphyaddr: Some(maxphyaddr), ..CpuidRequest::default() };
+        Part::new(&Set::Access.planes()[0], request, told(&request), missing)
+    }
+
+    /// The numbers that kvm-unit-tests' x86/access.c is known to arrive at.
+    #[test]
+    fn access_has_as_many_combinations_as_access_c() {
+        let without_keys = [(36, 2_899_968), (37, 1_916_928), (51, 1_916_928), (52, 933_888)];
+        for (maxphyaddr, count) in without_keys {
+            assert_eq!(access(maxphyaddr, &Bit::KEYS).count(), count, "MAXPHYADDR {maxphyaddr}");
+        }
+        assert_eq!(access(40, &[]).count(), 19_169_280);
+    }
+
+    fn full() -> impl Iterator<Item = Part> {
+        let parts = |plane: Plane| {
+            let cpus = plane.cpus.clone();
+            cpus.into_iter().map(move |request| Part::new(&plane, request, told(&request), &[]))
+        };
+        Set::Full.planes().into_iter().flat_map(parts)
+    }
+
+    #[test]
+    fn every_combination_is_legal_and_there_once() {
+        for part in full() {
+            assert!(part.count() > 0, "{}", part.title);
+            let mut seen = HashSet::new();
+            for number in (0..part.count()).step_by((part.count() / 1000).max(1) as usize) {
+                let combination = part.get(number).unwrap();
+                assert_eq!(illegal(&combination, &part.told), None, "{}: {combination}", part.title);
+                let text = combination.to_string();
+                assert_eq!(text.parse(), Ok(combination));
+                assert!(seen.insert(text), "{}: {combination} twice", part.title);
+            }
+            assert_eq!(part.get(part.count()), None);
+        }
+    }
+
+    /// Which bits a plane combines, some combination has and some has not.
+    #[test]
+    fn every_bit_is_combined() {
+        // The first is access.c's, whose bits the counts above know.
+        for plane in Set::Full.planes().into_iter().skip(1) {
+            let parts = plane.cpus.iter().map(|request| Part::new(&plane, *request, told(request), &[]));
+            let parts: Vec<_> = parts.collect();
+            for bit in plane.each.iter().chain(&plane.one_of) {
+                let has = |part: &Part, wanted: bool| {
+                    let step = (part.count() / 20_000).max(1) as usize | 1;
+                    (0..part.count()).step_by(step).any(|number| part.get(number).unwrap().has(*bit) == wanted)
+                };
+                assert!(parts.iter().any(|part| has(part, true)), "{}: {bit} is never set", plane.name);
+                assert!(parts.iter().any(|part| has(part, false)), "{}: {bit} is always set", plane.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_machine_lacks_is_left_out() {
+        let part = access(40, &[Bit::Nxe]);
+        assert!(part.count() < access(40, &[]).count());
+        assert!((0..part.count()).step_by(101).all(|number| !part.get(number).unwrap().has(Bit::Nxe)));
+    }
+}

@@ -6,9 +6,9 @@ pub mod text;
 use std::time::Duration;
 
 use super::arena::Case;
-use super::crew::Findings;
 use super::deviations::DEVIATIONS;
 use super::expected::Expected;
+use super::findings::Findings;
 use super::judge::Difference;
 use super::observed::Observed;
 use super::plan::{Plan, Shard};

@@ -239,7 +239,7 @@ fn five_levels() -> Plane {
             &[Bit::Nxe, Bit::Wp],
         ]),
         one_of: all(&[&of_each(&[Pml5e], &high), &of_each(&[Pml5e, Pml4e], &[Ps, G])]),
-        cpus: vec![FIVE],
+        cpus: vec![FIVE, CpuidRequest { maxphyaddr: Some(WIDTHS[0]), ..FIVE }],
     }
 }
 
@@ -247,7 +247,9 @@ fn five_levels() -> Plane {
 fn five_levels_canonical() -> Plane {
     let four = canonical();
     let always = all(&[&leads_on(&[Pml5e]), &four.always]);
-    Plane { name: "canonical, five levels", always, cpus: vec![FIVE], ..four }
+    // Bits 48 to 55 are of the root's index there: the address is another combination's.
+    let one_of = [47].into_iter().chain(56..=63).map(Bit::Va).collect();
+    Plane { name: "canonical, five levels", always, one_of, cpus: vec![FIVE], ..four }
 }
 
 /// What entries have that lead on to any page.

@@ -2,9 +2,10 @@
 
 use super::arena::{Arena, Case, Slots};
 use super::bits::Combination;
-use super::crew::{explain, new_arenas};
+use super::crew::new_arenas;
 use super::deviations::{DEVIATIONS, Machine, Model};
 use super::expected::Expected;
+use super::findings::explain;
 use super::legal::illegal;
 use super::observed::Observed;
 use super::part::Part;
@@ -92,11 +93,11 @@ fn judge(case: &Case, observed: &Observed, part: &Part, machine: &Machine, arena
     let expected = Expected::of(case, &model);
     let differences = expected.differences(case, observed);
     let differs = !differences.is_empty();
-    let deviations = if differs { explain(case, observed, &model, machine) } else { None };
+    let deviations = if differs { explain(case, observed, model, machine) } else { None };
     Single {
         outcome: Mismatch::new(case, &part.request, &expected, observed, &differences),
         differs,
-        deviations: deviations.map(|indices| indices.iter().map(|&index| DEVIATIONS[index].name).collect()),
+        deviations: deviations.map(|(indices, _)| indices.iter().map(|&index| DEVIATIONS[index].name).collect()),
         virt: case.va.0,
         root: case.root().0,
         entries: entries(case, arena),
