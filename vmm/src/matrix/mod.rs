@@ -8,6 +8,7 @@
 //! | `part` | a plane on one CPU, numbered |
 //! | `plan` | what of it is run: shards, samples, pieces of work |
 //! | `arena` | tables, pages and records of a batch, in the guest's memory |
+//! | `script` | the commands by which the guest runs a batch |
 //! | `station` | a guest that runs batches |
 //! | `expected` | what must come of a combination |
 //! | `observed` | what came of it |
@@ -34,6 +35,7 @@ mod observed;
 mod part;
 mod plan;
 mod report;
+mod script;
 mod sets;
 mod single;
 mod station;

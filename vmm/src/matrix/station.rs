@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use efibed_guest::protocol::{BARE_IDT, Command, MAX_COMMANDS, Op, TRIAL_IDT, TRIAL_USER, TrialKind};
+use efibed_guest::protocol::{BARE_IDT, Op, TRIAL_IDT, TRIAL_USER, TrialKind};
 
 use super::arena::{ARENAS, Arena, Case, MAX_CASES, Records, Slots};
 use super::bits::{Bit, Combination};
 use super::part::Part;
+use super::script::{RFLAGS_FIXED, Script};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
@@ -59,10 +60,8 @@ pub struct Site {
     scratch: Arena,
 }
 
-/// Handles of the process's own accesses after a read before: so few that a TLB keeps what they left.
+/// Combinations whose reads before come before the accesses of all of them: so few that a TLB keeps what they left.
 const TWICE_AT_A_TIME: usize = 64;
-const RFLAGS_FIXED: u64 = 1 << 1;
-const RFLAGS_AC: u64 = 1 << 18;
 /// The vector that stands for an instruction that KVM could not carry out.
 pub const NOT_EMULATED: u64 = 255;
 /// The vector that stands for an access that has no end.
@@ -295,81 +294,6 @@ pub fn modes(told: &Paging, combination: &Combination) -> Paging {
         // Of key 1.
         pkru: denied << 2,
         ..*told
-    }
-}
-
-/// The commands of a batch, and which of them count.
-struct Script<'a> {
-    arena: &'a Arena,
-    commands: Vec<Command>,
-    lists: Vec<Records>,
-}
-
-impl<'a> Script<'a> {
-    fn new(arena: &'a Arena) -> Self {
-        let mut script = Self { arena, commands: Vec::with_capacity(MAX_COMMANDS), lists: Vec::new() };
-        script.clear();
-        script
-    }
-
-    /// Loading CR3 makes the CPU forget what it knows of the batch before.
-    fn clear(&mut self) {
-        self.commands.clear();
-        self.lists.clear();
-        self.commands.push(command(Op::LoadRoot, [self.arena.root().0, 0, 0, 0, 0, 0]));
-    }
-
-    fn is_full(&self) -> bool {
-        self.commands.len() + 2 > MAX_COMMANDS
-    }
-
-    /// Cases of one run, from this place in the batch on.
-    fn add(&mut self, first: usize, cases: &[Case]) {
-        let combination = &cases[0].combination;
-        if combination.has(Bit::Twice) {
-            let ring_0 = Combination::of(&[Bit::Ac]);
-            let read = if combination.has(Bit::Ac) { ring_0 } else { Combination::default() };
-            self.push(Records::Before, first, cases.len(), &read);
-        }
-        self.push(Records::Main, first, cases.len(), combination);
-    }
-
-    fn push(&mut self, list: Records, first: usize, count: usize, combination: &Combination) {
-        let user = combination.has(Bit::User);
-        let at = self.arena.record_addresses(list, first);
-        let (address, alias) = if user { (at.user, at.kernel.wrapping_sub(at.user)) } else { (at.kernel, 0) };
-        let kind = kind(combination) as u64 + if user { TRIAL_USER } else { 0 };
-        let rflags = RFLAGS_FIXED | if combination.has(Bit::Ac) { RFLAGS_AC } else { 0 };
-        self.commands.push(command(Op::Try, [address, alias, count as u64, kind, rflags, 0]));
-        self.lists.push(list);
-    }
-
-    fn count(&self, results: &[u64], tally: &mut Tally) {
-        for (list, result) in self.lists.iter().zip(results.iter().skip(1)) {
-            let (successes, faults) = (result & 0xffff_ffff, result >> 32);
-            match list {
-                Records::Main => {
-                    tally.accesses += successes + faults;
-                    tally.faults += faults;
-                }
-                Records::Before => {
-                    tally.before.0 += successes + faults;
-                    tally.before.1 += faults;
-                }
-            }
-        }
-    }
-}
-
-fn kind(combination: &Combination) -> TrialKind {
-    let has = |bit| combination.has(bit);
-    match (has(Bit::Stack), has(Bit::Write)) {
-        _ if has(Bit::Implicit) => TrialKind::Implicit,
-        _ if has(Bit::Fetch) => TrialKind::Fetch,
-        (false, false) => TrialKind::Read,
-        (false, true) => TrialKind::Write,
-        (true, false) => TrialKind::StackRead,
-        (true, true) => TrialKind::StackWrite,
     }
 }
 
