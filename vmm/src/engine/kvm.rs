@@ -22,7 +22,8 @@ use crate::check::{
 };
 use crate::firmware::{Call, Firmware, StubCall, verify_tables};
 use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, PAGE_BYTES, Placement, Sizes, command,
+    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes,
+    command,
 };
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
@@ -552,7 +553,12 @@ impl Run<'_, '_> {
     fn call(&mut self, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
         let phase = self.phase;
         let commands = [command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]), command(Op::Call, arguments)];
-        let mut listener = Listener { judge: None, firmware: self.firmware.as_mut(), calls: Vec::new() };
+        let served = self.firmware.as_mut().map(|firmware| Served {
+            firmware,
+            tables: &self.loaded.memory,
+            paging: &self.cpu.checks,
+        });
+        let mut listener = Listener { judge: None, firmware: served, calls: Vec::new() };
         let result = self.guest.batch(&commands, &mut listener);
         for call in std::mem::take(&mut listener.calls) {
             let status = call.status.0 as u64;
@@ -577,7 +583,8 @@ impl Run<'_, '_> {
     fn verify_firmware_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
         let Some(firmware) = &self.firmware else { return };
         let system_table = firmware.system_table();
-        let memory = FirmwareMemory(self.guest.machine());
+        let (tables, paging) = (&self.loaded.memory, &self.cpu.checks);
+        let memory = FirmwareMemory { machine: self.guest.machine(), tables, paging };
         if let Err(defect) = verify_tables(&memory, system_table, translate) {
             self.marks.push_worded(self.phase, Rule::FirmwareTables, None, defect.to_string());
         }
@@ -685,8 +692,15 @@ impl GuestEvents for Strays {
 /// Hears what happens while a batch runs.
 struct Listener<'j, 'e, 'f> {
     judge: Option<&'j mut Judge<'e>>,
-    firmware: Option<&'f mut Firmware>,
+    firmware: Option<Served<'f>>,
     calls: Vec<Call>,
+}
+
+/// Firmware, and what it needs to see its callers' memory.
+struct Served<'f> {
+    firmware: &'f mut Firmware,
+    tables: &'f OwnMemory,
+    paging: &'f Paging,
 }
 
 impl GuestEvents for Listener<'_, '_, '_> {
@@ -703,7 +717,8 @@ impl GuestEvents for Listener<'_, '_, '_> {
     }
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> bool {
-        let Some(firmware) = self.firmware.as_deref_mut().filter(|_| port == u16::from(TRAP_PORT)) else {
+        let Some(Served { firmware, tables, paging }) = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT))
+        else {
             return false;
         };
         let regs = machine.regs();
@@ -720,10 +735,12 @@ impl GuestEvents for Listener<'_, '_, '_> {
             rflags: regs.rflags,
             cr3: machine.sregs().cr3,
         };
-        let Ok(answered) = firmware.answer(&mut call, &mut FirmwareMemory(machine)) else { return false };
+        let Ok(answer) = firmware.answer(&mut call, &mut FirmwareMemory { machine, tables, paging }) else {
+            return false;
+        };
         let regs = machine.regs_mut();
         (regs.rax, regs.r8, regs.r9, regs.r10, regs.r11) = (call.rax, call.r8, call.r9, call.r10, call.r11);
-        self.calls.push(answered);
+        self.calls.extend(answer.call());
         true
     }
 }
