@@ -77,8 +77,7 @@ impl Kvm {
         if let (Err(reason), true) = (&firmware, job.calls) {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
-        let firmware = firmware.ok().filter(|_| job.calls);
-        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
+        let mut firmware = firmware.ok().filter(|_| job.calls);
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
@@ -98,6 +97,11 @@ impl Kvm {
                 return Ok(report);
             }
         };
+        // The table that the mapper is given is firmware's own.
+        if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
+            firmware.name_attributes_table(placement.attributes().start);
+        }
+        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
