@@ -1,5 +1,6 @@
 //! Tests that need /dev/kvm. Where it is missing they are ignored by name, or fail with `EFIBED_REQUIRE_KVM=1`.
 
+mod calls;
 mod check;
 mod linux;
 mod machine;
@@ -8,7 +9,7 @@ mod negative_controls;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let trials = [machine::trials(), check::trials(), linux::trials(), negative_controls::trials()]
+    let trials = [machine::trials(), check::trials(), linux::trials(), calls::trials(), negative_controls::trials()]
         .into_iter()
         .flatten()
         .collect();

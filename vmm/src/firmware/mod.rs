@@ -37,7 +37,9 @@ use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 pub use call::{Answer, Call, ForeignTrap, GuestMemory, StubCall};
 pub use conduct::{Breach, BreachKind};
 pub use placement::{NoFirmware, RegionDefect};
+pub(crate) use services::CAPSULE_CLASS;
 pub use services::Refusal;
+pub(crate) use services::variable_store::VENDOR;
 pub use services::virtual_memory::MAX_MAP_BYTES;
 pub use verify::{Table, TableDefect, verify_tables};
 

@@ -35,8 +35,19 @@ pub trait GuestEvents {
     fn wrote(&mut self, pa: u64, value: u64);
     /// A write of a sweep faulted.
     fn swept_fault(&mut self, fault: Fault);
-    /// The guest wrote to a port that is not the guest image's own. False: nobody knows it.
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> bool;
+    /// The guest wrote to a port that is not the guest image's own.
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer;
+}
+
+/// What becomes of a guest that wrote to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortAnswer {
+    /// Nobody knows the port: its run ends with the exit.
+    Unknown,
+    /// It goes on.
+    GoOn,
+    /// It is not to run any more: [`End::Stopped`].
+    Stop,
 }
 
 /// Why a guest could not be booted.
@@ -65,6 +76,8 @@ pub enum End {
     },
     /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
     Exit(Exit),
+    /// Whoever heard what it wrote to a port stopped it.
+    Stopped,
     /// KVM would not run it.
     Run(RunError),
     /// The watchdog could not be armed.
@@ -97,6 +110,7 @@ impl fmt::Display for End {
             }
             Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
             Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
+            Self::Stopped => f.write_str("the guest had its machine reset"),
             Self::Run(error) => write!(f, "{error}"),
             Self::Watchdog(error) => write!(f, "{error}"),
             Self::Corrupt => f.write_str("the guest's mailbox does not hold what it must"),
@@ -212,8 +226,13 @@ impl<'m> Guest<'m> {
         let head = u64::from(protocol::VERSION) | (commands.len() as u64) << 32;
         self.put(self.mailbox(offset_of!(Mailbox, version)), &[head, 0])?;
         self.run(events)?;
-        let result = at + offset_of!(Command, result) as u64;
-        let results = (0..commands.len()).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
+        self.results(commands.len())
+    }
+
+    /// The results of so many commands of the last batch; 0 for those that were not come to.
+    pub fn results(&self, count: usize) -> Result<Vec<u64>, End> {
+        let result = self.mailbox(offset_of!(Mailbox, commands) + offset_of!(Command, result));
+        let results = (0..count).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
         results.collect()
     }
 
@@ -257,7 +276,11 @@ impl<'m> Guest<'m> {
                 Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => memory.faults(Some(MAX_FAULTS), events)?,
                 Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(memory.crash()),
                 Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(memory.panic()),
-                Exit::Out { port, data, .. } if events.port(port, data, &mut session) => {}
+                Exit::Out { port, data, .. } => match events.port(port, data, &mut session) {
+                    PortAnswer::GoOn => {}
+                    PortAnswer::Stop => return Err(End::Stopped),
+                    PortAnswer::Unknown => return Err(End::Exit(exit)),
+                },
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa));
                 }
@@ -438,7 +461,7 @@ pub struct NoEvents;
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: u64, _value: u64) {}
     fn swept_fault(&mut self, _fault: Fault) {}
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
-        false
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
     }
 }
