@@ -3,8 +3,9 @@
 //! # The image
 //!
 //! A flat image of [`IMAGE_BYTES`], position-independent, without relocations: it runs at whatever address the
-//! page holding it has, physical or virtual. Each service has an entry of [`ENTRY_BYTES`], in the order of the table.
-//! Only instructions that every KVM executes in ring 0 are used: no SSE, no string instructions, no `int`.
+//! page holding it has, physical or virtual. Each service has an entry of [`ENTRY_BYTES`], in the order of the table;
+//! one more entry is where a stub traps again. Only instructions that every KVM executes in ring 0 are used: no SSE, no
+//! string instructions, no `int`.
 //!
 //! # The protocol
 //!
@@ -20,29 +21,24 @@
 //!
 //! | register | from stub to host | from host to stub |
 //! | --- | --- | --- |
-//! | eax | the service's number | rax: EFI_STATUS |
-//! | rcx, rdx, r8, r9 | arguments 1 to 4 | GetTime, on success only: r8, r9 as below; else as they were |
+//! | eax | the service's number | nothing: the script's last step has the status |
+//! | rcx, rdx, r8 | arguments 1 to 3 | as they were |
+//! | r9 | argument 4 | the address of a script ([`crate::script`]), as firmware's pointers have it |
 //! | \[rsp\], \[rsp + 40\] on | return address; arguments 5 and on | as they were |
-//! | r10, r11 | nothing | GetTime, on success only: as below; else as they were |
 //! | rip | the `out`, or the instruction after it (see below) | as it was |
 //! | all others | the caller's | as they were |
 //!
 //! On exit from an `out`, KVM leaves RIP at the instruction where the processor ran it, but behind it where KVM's
 //! emulator did; it completes the instruction itself. So the host accepts both and never writes RIP.
 //!
-//! The stubs then return, with rax. None but GetTime's touches anything else.
-//!
-//! ## GetTime
-//!
-//! With rax = EFI_SUCCESS the host leaves r10, r11 = the 16 bytes of EFI_TIME; r8 = Resolution, and Accuracy in its
-//! upper half (SetsToZero is FALSE); r9 = the address of 16 bytes of firmware's own data. The stub stores the time in
-//! firmware's data, reads it back, and stores that at \[rcx\] and, unless rdx is null, the capabilities at \[rdx\]:
-//! so a service that runs at its virtual address depends on the mapping of its code, of firmware's data and of the
-//! caller's memory, as real ones do. It clobbers nothing else (and no memory when rax is an error).
+//! The stub then does what the script says. If that ends in [`Op::More`], it traps once more,
+//! from its resume entry and with number [`RESUME`], and is given the next script in r9. Of the registers it changes
+//! rax, rcx, r8, r9, r10 and r11, which EFIAPI lets it.
 #![allow(unsafe_code)] // The one place: machine code, and a view of it.
 
 use core::arch::global_asm;
 
+use crate::script::{MAGIC, NO_SCRIPT, Op, Step};
 use crate::service::Service;
 use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 
@@ -50,7 +46,7 @@ use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 pub fn image() -> &'static [u8; IMAGE_BYTES] {
     // SAFETY: the assembly below defines the symbol in a read-only section of this very program, and pads it to
     // exactly IMAGE_BYTES (the assembler refuses a negative fill); bytes need no alignment and nobody writes them.
-    unsafe { &efibed_stub_image_v1 }
+    unsafe { &efibed_stub_image_v2 }
 }
 
 /// The port a stub traps at. Eight bits, so that it fits into the instruction and no argument register is spent.
@@ -63,8 +59,11 @@ pub const IMAGE_PAGE_OFFSET: usize = STAMP_HEAD_BYTES;
 /// Bytes of one service's entry.
 pub const ENTRY_BYTES: usize = 16;
 
+/// The number of the second trap; no service has it.
+pub const RESUME: u32 = Service::COUNT as u32;
+
 /// Bytes of the image.
-pub const IMAGE_BYTES: usize = Service::COUNT * ENTRY_BYTES + GET_TIME_TAIL_BYTES;
+pub const IMAGE_BYTES: usize = (Service::COUNT + 1) * ENTRY_BYTES + TAIL_BYTES;
 
 /// Where in an entry the `out` is: behind `mov eax, imm32`.
 pub const TRAP_OFFSET: usize = 5;
@@ -77,59 +76,97 @@ pub const fn entry_offset(service: Service) -> usize {
     service as usize * ENTRY_BYTES
 }
 
-/// What GetTime does after the trap does not fit into an entry; it follows the last one.
-const GET_TIME_TAIL_BYTES: usize = 48;
+/// Where in the image the resume entry is: behind the services.
+pub const RESUME_OFFSET: usize = Service::COUNT * ENTRY_BYTES;
+
+/// What carries scripts out; it follows the entries.
+const TAIL_BYTES: usize = 160;
 
 const _: () = assert!(IMAGE_PAGE_OFFSET + IMAGE_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
 unsafe extern "C" {
     /// The version is in the name: two versions of this crate may meet in one program.
-    static efibed_stub_image_v1: [u8; IMAGE_BYTES];
+    static efibed_stub_image_v2: [u8; IMAGE_BYTES];
 }
 
 // Unused bytes are int3: who falls off a stub is caught there and then.
 global_asm!(
-    ".pushsection .rodata.efibed_stub_image_v1, \"a\", @progbits",
+    ".pushsection .rodata.efibed_stub_image_v2, \"a\", @progbits",
     ".p2align 4",
-    ".globl efibed_stub_image_v1",
-    ".hidden efibed_stub_image_v1",
-    ".type efibed_stub_image_v1, @object",
-    "efibed_stub_image_v1:",
-    // GetTime
-    "mov eax, 0",
-    "out {port}, eax",
-    "jmp .Lefibed_get_time_tail",
-    ".p2align 4, 0xcc",
-    // The others, in the order of the table.
-    ".irp number, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13",
+    ".globl efibed_stub_image_v2",
+    ".hidden efibed_stub_image_v2",
+    ".type efibed_stub_image_v2, @object",
+    "efibed_stub_image_v2:",
+    // The services in the order of the table, and the resume entry.
+    ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14",
+    ".if \\number == {resume}",
+    ".Lefibed_resume:",
+    ".endif",
     "mov eax, \\number",
     "out {port}, eax",
-    "ret",
+    "jmp .Lefibed_script",
     ".p2align 4, 0xcc",
     ".endr",
-    ".Lefibed_get_time_tail:",
-    "test rax, rax",
-    "jnz .Lefibed_get_time_return",
-    // Firmware's own data: written, and read back.
-    "mov [r9], r10",
-    "mov [r9 + 8], r11",
+    ".Lefibed_script:",
+    "mov rax, [rip + .Lefibed_magic]",
+    "cmp rax, [r9]",
+    "jne .Lefibed_no_script",
+    ".Lefibed_step:",
+    "add r9, {step}",
     "mov r10, [r9]",
     "mov r11, [r9 + 8]",
-    // EFI_TIME *Time
-    "mov [rcx], r10",
-    "mov [rcx + 8], r11",
-    // EFI_TIME_CAPABILITIES *Capabilities OPTIONAL: two UINT32 and a BOOLEAN
-    "test rdx, rdx",
-    "jz .Lefibed_get_time_return",
-    "mov [rdx], r8",
-    "mov byte ptr [rdx + 8], 0",
-    ".Lefibed_get_time_return:",
+    "mov rcx, [r9 + 16]",
+    "mov r8, [r9 + 24]",
+    "cmp r10, {read}",
+    "je .Lefibed_read",
+    "cmp r10, {write}",
+    "je .Lefibed_write",
+    "cmp r10, {more}",
+    "je .Lefibed_resume",
+    "mov rax, r11",
     "ret",
-    ".skip {bytes} - (. - efibed_stub_image_v1), 0xcc",
-    ".size efibed_stub_image_v1, . - efibed_stub_image_v1",
+    ".Lefibed_read:",
+    "mov al, [r11]",
+    "add r11, rcx",
+    "mov al, [r11 - 1]",
+    "jmp .Lefibed_step",
+    // Eight bytes at a time, and what is left one by one.
+    ".Lefibed_write:",
+    "sub rcx, 8",
+    "jb .Lefibed_bytes",
+    "mov rax, [r8]",
+    "mov [r11], rax",
+    "add r8, 8",
+    "add r11, 8",
+    "jmp .Lefibed_write",
+    ".Lefibed_bytes:",
+    "add rcx, 8",
+    ".Lefibed_byte:",
+    "test rcx, rcx",
+    "je .Lefibed_step",
+    "mov al, [r8]",
+    "mov [r11], al",
+    "add r8, 1",
+    "add r11, 1",
+    "sub rcx, 1",
+    "jmp .Lefibed_byte",
+    ".Lefibed_no_script:",
+    "movabs rax, {no_script}",
+    "ret",
+    ".p2align 3, 0xcc",
+    ".Lefibed_magic: .quad {magic}",
+    ".skip {bytes} - (. - efibed_stub_image_v2), 0xcc",
+    ".size efibed_stub_image_v2, . - efibed_stub_image_v2",
     ".popsection",
     port = const TRAP_PORT,
     bytes = const IMAGE_BYTES,
+    resume = const RESUME,
+    step = const size_of::<Step>(),
+    read = const Op::Read as u64,
+    write = const Op::Write as u64,
+    more = const Op::More as u64,
+    no_script = const NO_SCRIPT,
+    magic = const MAGIC,
 );
 
 #[cfg(test)]
@@ -145,5 +182,8 @@ mod tests {
             assert_eq!(entry[..TRAP_OFFSET], [0xB8, n0, n1, n2, n3], "{service}");
             assert_eq!(entry[TRAP_OFFSET..][..TRAP_BYTES], [0xE7, TRAP_PORT], "{service}");
         }
+        let entry = &image()[RESUME_OFFSET..][..ENTRY_BYTES];
+        assert_eq!(entry[..TRAP_OFFSET], [0xB8, 14, 0, 0, 0]);
+        assert_eq!(entry[TRAP_OFFSET..][..TRAP_BYTES], [0xE7, TRAP_PORT]);
     }
 }

@@ -9,12 +9,15 @@
 //! - [`service`]: the fourteen runtime services, in the order of the table
 //! - [`stamp`]: the bytes of a firmware page that belong to the test bed
 //! - `image` (host only): the stubs' machine code, and the protocol between a stub and the host
+//! - `script` (host only): what a stub is told to touch, step by step
 #![no_std]
 #![deny(unsafe_code)]
 
 #[cfg(not(efibed_image))]
 pub mod image;
 pub mod memory;
+#[cfg(not(efibed_image))]
+pub mod script;
 pub mod service;
 pub mod stamp;
 pub mod table;

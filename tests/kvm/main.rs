@@ -1,5 +1,6 @@
 //! Tests that need /dev/kvm. Where it is missing they are ignored by name, or fail with `EFIBED_REQUIRE_KVM=1`.
 
+mod calls;
 mod check;
 mod linux;
 mod machine;
@@ -9,9 +10,16 @@ mod negative_controls;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let trials = [machine::trials(), check::trials(), linux::trials(), negative_controls::trials(), matrix::trials()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let trials = [
+        machine::trials(),
+        check::trials(),
+        linux::trials(),
+        calls::trials(),
+        negative_controls::trials(),
+        matrix::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }

@@ -2,8 +2,10 @@
 
 use std::sync::OnceLock;
 
+use efibed::check::Phase;
 use efibed::machine::Hypervisor;
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
+use efibed::report::Report;
 use efibed::{CpuidRequest, EngineError, Layout, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Failed, Trial};
 
@@ -248,6 +250,77 @@ pub fn without_the_tagged_page(entries: Vec<MemoryDescriptor>) -> Vec<MemoryDesc
         }
     }
     all
+}
+
+/// What a report says of the calls of one phase: on whose tables, the service, and what it returned.
+pub fn calls(report: &Report, phase: Phase) -> Vec<(&'static str, &'static str, Option<u64>)> {
+    let of_phase = report.calls.iter().filter(|call| call.phase == phase);
+    of_phase.map(|call| (call.tables, call.service, call.status)).collect()
+}
+
+/// EFI_UNSUPPORTED and EFI_INVALID_PARAMETER (UEFI 2.10, appendix D).
+pub const UNSUPPORTED: Option<u64> = Some(1 << 63 | 3);
+/// See [`UNSUPPORTED`].
+pub const INVALID_PARAMETER: Option<u64> = Some(1 << 63 | 2);
+
+/// The calls before the switch, in their order, and what each returns: good calls succeed, ConvertPointer is not for
+/// operating systems, and the ResetType of the one ResetSystem does not exist.
+pub const CALLS_BEFORE: [(&str, Option<u64>); 14] = [
+    ("GetTime", Some(0)),
+    ("SetTime", Some(0)),
+    ("GetWakeupTime", Some(0)),
+    ("SetWakeupTime", Some(0)),
+    ("ConvertPointer", UNSUPPORTED),
+    ("SetVariable", Some(0)),
+    ("GetVariable", Some(0)),
+    ("GetNextVariableName", Some(0)),
+    ("GetNextHighMonotonicCount", Some(0)),
+    ("UpdateCapsule", Some(0)),
+    ("QueryCapsuleCapabilities", Some(0)),
+    ("QueryVariableInfo", Some(0)),
+    ("ResetSystem", INVALID_PARAMETER),
+    ("SetVirtualAddressMap", Some(0)),
+];
+
+/// Those after it. The two that stay physical need the 1:1 aliases, which not every layout has; ResetSystem ends the run.
+pub const CALLS_AFTER: [(&str, Option<u64>); 14] = [
+    ("GetTime", Some(0)),
+    ("SetTime", Some(0)),
+    ("GetWakeupTime", Some(0)),
+    ("SetWakeupTime", Some(0)),
+    ("GetVariable", Some(0)),
+    ("SetVariable", Some(0)),
+    ("GetNextVariableName", Some(0)),
+    ("GetNextHighMonotonicCount", Some(0)),
+    ("UpdateCapsule", Some(0)),
+    ("QueryCapsuleCapabilities", Some(0)),
+    ("QueryVariableInfo", Some(0)),
+    ("ConvertPointer", UNSUPPORTED),
+    ("SetVirtualAddressMap", UNSUPPORTED),
+    ("ResetSystem", None),
+];
+
+/// Every service was called on either side of the switch, as it should be: at its physical address on `tables`, then at
+/// its virtual one on the mapper's.
+pub fn assert_all_called(report: &Report, tables: &str, has_aliases: bool) {
+    let before = CALLS_BEFORE.map(|(service, status)| (tables, service, status));
+    assert_eq!(calls(report, Phase::Map), before);
+    assert_called_after(report, has_aliases);
+}
+
+/// The calls after the switch alone.
+pub fn assert_called_after(report: &Report, has_aliases: bool) {
+    let stays = |service| matches!(service, "ConvertPointer" | "SetVirtualAddressMap");
+    let after = CALLS_AFTER.map(|(service, status)| match stays(service) && !has_aliases {
+        true => ("mapper", service, None),
+        false => ("mapper", service, status),
+    });
+    assert_eq!(calls(report, Phase::Finish), after);
+    for call in &report.calls {
+        let is_called = call.phase == Phase::Map || !stays(call.service) || has_aliases;
+        assert_eq!((call.rip.is_some(), call.cr3.is_some()), (is_called, is_called), "{call:x?}");
+        assert_eq!(call.reason.is_some(), call.status.is_none(), "{call:?}");
+    }
 }
 
 /// A RUNTIME region that can be written back.

@@ -225,8 +225,24 @@ fn the_map_of_2013_is_clean_under_window() {
     assert_eq!(document["probes"]["pages_verified"], PAGES_OF_2013);
     assert_eq!(document["skipped"], serde_json::json!([]));
     let calls = document["calls"].as_array().unwrap();
-    let services: Vec<_> = calls.iter().map(|call| (call["service"].as_str().unwrap(), hex(&call["status"]))).collect();
-    assert_eq!(services, [("SetVirtualAddressMap", 0), ("GetTime", 0)]);
+    let of = |phase: &str| calls.iter().filter(|call| call["phase"] == phase).collect::<Vec<_>>();
+    let (before, after) = (of("map"), of("finish"));
+    assert_eq!((before.len(), after.len()), (14, 14));
+    for call in before {
+        let expected = match call["service"].as_str().unwrap() {
+            "ConvertPointer" => 0x8000_0000_0000_0003,
+            "ResetSystem" => 0x8000_0000_0000_0002, // there is no such ResetType
+            _ => 0,
+        };
+        assert_eq!((hex(&call["status"]), &call["tables"]), (expected, &"boot".into()), "{call}");
+    }
+    for call in after {
+        match call["service"].as_str().unwrap() {
+            "ConvertPointer" | "SetVirtualAddressMap" => assert_eq!(call["status"], "not-called", "{call}"),
+            "ResetSystem" => assert_eq!(call["status"], "not-returned", "{call}"),
+            _ => assert_eq!(hex(&call["status"]), 0, "{call}"),
+        }
+    }
 
     let text = check(&ovmf_2013(), &["--layout", "window"]).ends(CLEAN).without_errors();
     let text = text.says(&["clean: 5 regions, 4774 pages, each reached by the guest's MMU", "4774 pages verified"]);

@@ -240,11 +240,30 @@ rules! {
         "KVM_EXIT_INTERNAL_ERROR: the message names the instruction, its bytes and where it was.";
     MachineStopped, "machine-stopped", Error, "The virtual machine stopped in a way nobody asked for.",
         "The message says how.";
-    CallStatus, "call-status", Error, "A runtime service did not succeed.",
-        "SetVirtualAddressMap and GetTime are to answer EFI_SUCCESS.";
+    CallStatus, "call-status", Error, "A runtime service did not answer as it should.",
+        "All are called with good arguments and are to answer EFI_SUCCESS, but for ConvertPointer and a second \
+         SetVirtualAddressMap: EFI_UNSUPPORTED. A ResetType that does not exist is to be EFI_INVALID_PARAMETER. (UEFI 2.10, \
+         chapter 8)";
+    CallResult, "call-result", Error, "A runtime service did not leave its results where it was asked to.",
+        "It answered EFI_SUCCESS, but what the caller finds in its buffers is something else: firmware wrote elsewhere. A \
+         variable that was written before SetVirtualAddressMap must be read after it.";
+    CallAddress, "call-address", Error, "A runtime service was called at another address than firmware's table gives.",
+        "Usual cause: a pointer kept from before SetVirtualAddressMap. All but its own and ConvertPointer's are virtual \
+         afterwards. (UEFI 2.10, 8.4)";
+    CallTables, "call-tables", Error, "A runtime service was called with a wrong CR3.",
+        "Firmware's regions are mapped on the tables made for it, and nowhere else.";
+    CallStack, "call-stack", Error, "A runtime service was called with a misaligned stack, or with RFLAGS.DF set.",
+        "RSP is a multiple of 16 before the call, and the direction flag is clear. Firmware may save SSE registers there. \
+         (UEFI 2.10, 2.3.4)";
+    CallBuffer, "call-buffer", Error, "A runtime service was given a buffer that is not mapped for it.",
+        "It would have faulted in the middle of its work. Buffers must be mapped, writable where firmware writes, on the \
+         tables that are loaded during the call, both pages of one that crosses a border.";
+    SwitchCall, "switch-call", Error, "SetVirtualAddressMap was called otherwise than the specification asks.",
+        "With interrupts off, a VirtualMap aligned for descriptors, and the DescriptorSize that firmware's own map has. (UEFI \
+         2.10, 7.2.3 and 8.4.1)";
     FirmwareTables, "firmware-tables", Error, "Firmware's tables are damaged.",
-        "Signature, size and CRC of the system table and the runtime-services table are checked before and after \
-         SetVirtualAddressMap (UEFI 2.10, 4.2).";
+        "Signature, size and CRC of the system table and the runtime-services table, and the configuration tables, are \
+         checked before and after SetVirtualAddressMap (UEFI 2.10, 4.2 and 4.6).";
     WitnessDisagreement, "witness-disagreement", Doubt, "The guest's MMU and the software walk do not agree about an access.",
         "One of them is wrong: the walker, this KVM (`efibed doctor` lists what it does not do), or somebody changed the \
          tables behind the walk's back.";

@@ -1,17 +1,31 @@
 //! Guest memory as firmware sees it.
 
 use crate::firmware::GuestMemory;
+use crate::guest::OwnMemory;
 use crate::machine::Machine;
+use crate::mmu::{Access, Pa, Paging, Va, walk};
 
-/// A stopped machine's memory.
-pub struct FirmwareMemory<'m>(pub &'m mut Machine);
+/// A stopped machine's memory, and the guest's own, where tables are.
+pub struct FirmwareMemory<'m> {
+    pub machine: &'m mut Machine,
+    pub tables: &'m OwnMemory,
+    pub paging: &'m Paging,
+}
 
 impl GuestMemory for FirmwareMemory<'_> {
+    fn translate(&self, cr3: u64, virt: u64, access: Access) -> Option<u64> {
+        let walk = walk(self.tables, Pa(cr3 & CR3_ADDRESS), Va(virt), access, self.paging);
+        walk.translation().map(|translation| translation.pa.0)
+    }
+
     fn read(&self, pa: u64, buf: &mut [u8]) -> bool {
-        self.0.read(pa, buf).is_ok()
+        self.machine.read(pa, buf).is_ok()
     }
 
     fn write(&mut self, pa: u64, data: &[u8]) -> bool {
-        self.0.write(pa, data).is_ok()
+        self.machine.write(pa, data).is_ok()
     }
 }
+
+/// CR3's bits that are an address (SDM vol. 3A, table 4-12).
+const CR3_ADDRESS: u64 = 0x000f_ffff_ffff_f000;

@@ -1,15 +1,18 @@
 //! A KVM guest runs the mapping code, loads its tables, and its MMU is asked about every page.
 
+mod calling;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_PROBES, MAX_SWEEPS, Mailbox, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
+    self, IMAGE_BASE, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
 };
 use efibed_stub::stamp::stamp_page;
-use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service, TRAP_PORT};
+use efibed_stub::{DESCRIPTOR_STRIDE, TRAP_PORT};
+use uefi_raw::table::runtime::ResetType;
 
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
@@ -20,14 +23,15 @@ use crate::check::{
     self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
     ProbeCounts, Question, Random, Rule, TableCheck, TableVerdict,
 };
-use crate::firmware::{Call, Firmware, StubCall, verify_tables};
+use crate::firmware::{Answer, Call, Firmware, StubCall};
 use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, PAGE_BYTES, Placement, Sizes, command,
+    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement,
+    PortAnswer, Sizes, command,
 };
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
-use crate::report::{CallReport, EngineName, FaultDetail, Report};
+use crate::report::{EngineName, FaultDetail, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
 pub struct Kvm {
@@ -86,8 +90,7 @@ impl Kvm {
         if let (Err(reason), true) = (&firmware, job.calls) {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
-        let firmware = firmware.ok().filter(|_| job.calls);
-        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
+        let mut firmware = firmware.ok().filter(|_| job.calls);
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
@@ -107,6 +110,11 @@ impl Kvm {
                 return Ok(report);
             }
         };
+        // The table that the mapper is given is firmware's own.
+        if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
+            firmware.name_attributes_table(placement.attributes().start);
+        }
+        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
@@ -286,7 +294,7 @@ impl Run<'_, '_> {
                 return Ok(());
             }
         }
-        let called = self.call_get_time(finished_expectation.as_ref().unwrap_or(expectation), root);
+        let called = self.call_after_the_switch(finished_expectation.as_ref().unwrap_or(expectation), root);
         self.conclude(Some(root));
         called
     }
@@ -296,7 +304,7 @@ impl Run<'_, '_> {
         let Some(earlier) = self.job.earlier else { return Ok(()) };
         // Sizes were chosen so that there is room.
         if self.loaded.write_virtual_map(earlier.virtual_map) {
-            self.call_set_virtual_address_map("boot", self.loaded.boot_root, earlier.virtual_map.len() as u64)?;
+            self.call_before_the_switch("boot", self.loaded.boot_root, earlier.virtual_map.len() as u64)?;
             self.verify_virtual_tables(|virt| check::physical_of(earlier.virtual_map, virt));
         }
         self.loaded.write_virtual_map(&[]);
@@ -369,7 +377,7 @@ impl Run<'_, '_> {
     fn switch_and_probe(&mut self, expectation: &Expectation, tables: &MappedTables) -> Result<(), End> {
         if self.job.earlier.is_none() {
             let (name, root) = self.tables_for_the_switch(tables);
-            self.call_set_virtual_address_map(name, root, tables.mapped)?;
+            self.call_before_the_switch(name, root, tables.mapped)?;
             let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
             self.verify_virtual_tables(|virt| {
                 let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
@@ -418,7 +426,7 @@ impl Run<'_, '_> {
 
     fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
-        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new() };
+        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
         self.guest.batch(&[load], &mut listener)?;
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
@@ -495,101 +503,6 @@ impl Run<'_, '_> {
         for record in observations.faults {
             let instruction = instruction_at(self.loaded, record.rip);
             report.faults.push(FaultDetail { phase, record, instruction });
-        }
-    }
-
-    /// The mapper's tables if they hold the 1:1 aliases that firmware needs in SetVirtualAddressMap, else the boot
-    /// identity tables.
-    fn tables_for_the_switch(&self, tables: &MappedTables) -> (&'static str, u64) {
-        let boot = ("boot", self.loaded.boot_root);
-        let Some(firmware) = &self.firmware else { return boot };
-        let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
-        let map = self.loaded.placement.virtual_map().start;
-        let map_end = map + tables.mapped * DESCRIPTOR_STRIDE as u64;
-        let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
-            && aliased(firmware.runtime_services(), Access::write())
-            && (map..map_end).step_by(PAGE_BYTES as usize).all(|page| aliased(page, Access::read()));
-        if on_mapper { ("mapper", tables.root) } else { boot }
-    }
-
-    /// SetVirtualAddressMap with the `count` descriptors that lie where the virtual map goes, on the tables named.
-    fn call_set_virtual_address_map(&mut self, name: &'static str, root: u64, count: u64) -> Result<(), End> {
-        let Some(firmware) = &self.firmware else { return Ok(()) };
-        let entry = firmware.entry(Service::SetVirtualAddressMap);
-        let stride = DESCRIPTOR_STRIDE as u64;
-        let map = self.loaded.placement.virtual_map().start;
-        self.verify_firmware_tables(Some);
-        self.call(name, root, [entry, count * stride, stride, DESCRIPTOR_VERSION.into(), map, 0])
-    }
-
-    /// Firmware's tables, if they are virtual by now.
-    fn verify_virtual_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
-        if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
-            self.verify_firmware_tables(translate);
-        }
-    }
-
-    /// GetTime, at its virtual address, unless the walk finds its pages wrong.
-    fn call_get_time(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
-        let Some(firmware) = &self.firmware else { return Ok(()) };
-        let physical = firmware.entry(Service::GetTime);
-        let data = firmware.runtime_services();
-        let virtual_data = match self.job.earlier {
-            Some(earlier) => check::virtual_of(earlier.virtual_map, data),
-            None => expectation.virtual_of(data),
-        };
-        let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
-        let entry = firmware.virtual_entry(Service::GetTime).filter(|entry| {
-            leads(*entry, physical, Access::fetch())
-                && virtual_data.is_some_and(|virt| leads(virt, data, Access::write()))
-        });
-        let time = self.loaded.image.header().mailbox + std::mem::offset_of!(Mailbox, probes) as u64;
-        let Some(entry) = entry else {
-            self.report.calls.push(CallReport {
-                phase: self.phase,
-                service: Service::GetTime.name(),
-                rip: None,
-                cr3: None,
-                tables: "mapper",
-                args: [time, 0, 0, 0],
-                status: None,
-            });
-            return Ok(());
-        };
-        self.call("mapper", root, [entry, time, 0, 0, 0, 0])
-    }
-
-    fn call(&mut self, tables: &'static str, root: u64, arguments: [u64; 6]) -> Result<(), End> {
-        let phase = self.phase;
-        let commands = [command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]), command(Op::Call, arguments)];
-        let mut listener = Listener { judge: None, firmware: self.firmware.as_mut(), calls: Vec::new() };
-        let result = self.guest.batch(&commands, &mut listener);
-        for call in std::mem::take(&mut listener.calls) {
-            let status = call.status.0 as u64;
-            if status != 0 {
-                let reason = call.refusal.as_ref().map_or(String::new(), |refusal| format!(": {refusal}"));
-                let message = format!("{} answered {:?}{reason}", call.service, call.status);
-                self.marks.push_worded(phase, Rule::CallStatus, None, message);
-            }
-            self.report.calls.push(CallReport {
-                phase,
-                service: call.service.name(),
-                rip: Some(call.rip),
-                cr3: Some(call.cr3),
-                tables,
-                args: call.args,
-                status: Some(status),
-            });
-        }
-        result.map(drop)
-    }
-
-    fn verify_firmware_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
-        let Some(firmware) = &self.firmware else { return };
-        let system_table = firmware.system_table();
-        let memory = FirmwareMemory(self.guest.machine());
-        if let Err(defect) = verify_tables(&memory, system_table, translate) {
-            self.marks.push_worded(self.phase, Rule::FirmwareTables, None, defect.to_string());
         }
     }
 
@@ -687,16 +600,25 @@ impl GuestEvents for Strays {
 
     fn swept_fault(&mut self, _fault: protocol::Fault) {}
 
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
-        false
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
     }
 }
 
 /// Hears what happens while a batch runs.
 struct Listener<'j, 'e, 'f> {
     judge: Option<&'j mut Judge<'e>>,
-    firmware: Option<&'f mut Firmware>,
+    firmware: Option<Served<'f>>,
     calls: Vec<Call>,
+    /// ResetSystem was called.
+    reset: Option<ResetType>,
+}
+
+/// Firmware, and what it needs to see its callers' memory.
+struct Served<'f> {
+    firmware: &'f mut Firmware,
+    tables: &'f OwnMemory,
+    paging: &'f Paging,
 }
 
 impl GuestEvents for Listener<'_, '_, '_> {
@@ -712,10 +634,9 @@ impl GuestEvents for Listener<'_, '_, '_> {
         }
     }
 
-    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> bool {
-        let Some(firmware) = self.firmware.as_deref_mut().filter(|_| port == u16::from(TRAP_PORT)) else {
-            return false;
-        };
+    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
+        let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
+        let Some(Served { firmware, tables, paging }) = served else { return PortAnswer::Unknown };
         let regs = machine.regs();
         let mut call = StubCall {
             rax: regs.rax,
@@ -730,10 +651,15 @@ impl GuestEvents for Listener<'_, '_, '_> {
             rflags: regs.rflags,
             cr3: machine.sregs().cr3,
         };
-        let Ok(answered) = firmware.answer(&mut call, &mut FirmwareMemory(machine)) else { return false };
+        let Ok(answer) = firmware.answer(&mut call, &mut FirmwareMemory { machine, tables, paging }) else {
+            return PortAnswer::Unknown;
+        };
+        if let Answer::Reset(_, reset) = answer {
+            self.reset = Some(reset);
+        }
         let regs = machine.regs_mut();
         (regs.rax, regs.r8, regs.r9, regs.r10, regs.r11) = (call.rax, call.r8, call.r9, call.r10, call.r11);
-        self.calls.push(answered);
-        true
+        self.calls.extend(answer.call());
+        if self.reset.is_some() { PortAnswer::Stop } else { PortAnswer::GoOn }
     }
 }

@@ -1,13 +1,19 @@
 //! A stub's call as the host sees it: the registers at the trap, and the record that goes into the report.
 
 use efibed_stub::Service;
-use efibed_stub::image::{IMAGE_PAGE_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset};
+use efibed_stub::image::{IMAGE_PAGE_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset};
 use uefi_raw::Status;
+use uefi_raw::table::runtime::ResetType;
 
+use super::conduct::Breach;
 use super::{PAGE_SIZE, Refusal};
+use crate::mmu::Access;
 
-/// Guest-physical memory. `false` means that not all of the range is backed; then nothing counts as transferred.
+/// Guest-physical memory, and the tables that lead to it. `false` means that not all of the range is backed; then
+/// nothing counts as transferred.
 pub trait GuestMemory {
+    /// The physical address that a ring-0 access to a virtual one reaches on these tables; None: it faults.
+    fn translate(&self, cr3: u64, virt: u64, access: Access) -> Option<u64>;
     /// Reads `buf.len()` bytes at the physical address.
     fn read(&self, phys: u64, buf: &mut [u8]) -> bool;
     /// Writes `data` at the physical address.
@@ -46,6 +52,29 @@ pub struct Call {
     pub status: Status,
     /// Why, if it was not EFI_SUCCESS.
     pub refusal: Option<Refusal>,
+    /// What was wrong with the way it was called.
+    pub breaches: Vec<Breach>,
+}
+
+/// What a stub's trap came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A service was called; its stub goes on.
+    Called(Call),
+    /// A stub asked for the rest of its script, and got it.
+    Resumed,
+    /// ResetSystem: the guest is not to run any more.
+    Reset(Call, ResetType),
+}
+
+impl Answer {
+    /// The call, if the trap was one.
+    pub fn call(self) -> Option<Call> {
+        match self {
+            Self::Called(call) | Self::Reset(call, _) => Some(call),
+            Self::Resumed => None,
+        }
+    }
 }
 
 impl Call {
@@ -61,13 +90,19 @@ impl Call {
         let service = Service::from_number(number).ok_or(ForeignTrap::NoService { number, rip })?;
         Ok(Self {
             service,
-            rip: trap_address(service, rip).ok_or(ForeignTrap::NotItsStub { service, rip })?,
+            rip: trap_address(entry_offset(service), rip).ok_or(ForeignTrap::NotItsStub { service, rip })?,
             cr3: regs.cr3,
             args: [regs.rcx, regs.rdx, regs.r8, regs.r9],
             status: Status::SUCCESS,
             refusal: None,
+            breaches: Vec::new(),
         })
     }
+}
+
+/// Whether a stub asks for the rest of its script.
+pub(super) fn is_resumption(regs: &StubCall) -> bool {
+    regs.rax as u32 == RESUME && trap_address(RESUME_OFFSET, regs.rip).is_some()
 }
 
 /// An `out` to the stubs' port that no stub made: the guest has run something else.
@@ -89,12 +124,24 @@ pub enum ForeignTrap {
         /// RIP as KVM reported it.
         rip: u64,
     },
+    /// A stub asked for the rest of a script that has none.
+    #[error("a stub asked at RIP {rip:#x} for the rest of its script; there is none")]
+    NothingToResume {
+        /// RIP as KVM reported it.
+        rip: u64,
+    },
+    /// There is no memory where firmware keeps its data.
+    #[error("firmware's data, at physical address {phys:#x}, is not in memory")]
+    NoData {
+        /// Where it would be.
+        phys: u64,
+    },
 }
 
-/// Where the service's `out` is, if this is the RIP of an exit from it: KVM reports the `out` itself, or, where its
+/// Where the `out` of the entry at this offset is, if this is the RIP of an exit from it: KVM reports the `out` itself, or, where its
 /// emulator ran it, the instruction behind it. Paging keeps the offset in the page, so that is what tells.
-fn trap_address(service: Service, rip: u64) -> Option<u64> {
-    let trap = (IMAGE_PAGE_OFFSET + entry_offset(service) + TRAP_OFFSET) as u64;
+fn trap_address(entry: usize, rip: u64) -> Option<u64> {
+    let trap = (IMAGE_PAGE_OFFSET + entry + TRAP_OFFSET) as u64;
     match (rip % PAGE_SIZE).checked_sub(trap)? {
         0 => Some(rip),
         behind if behind == TRAP_BYTES as u64 => Some(rip - behind),
@@ -142,5 +189,8 @@ mod tests {
         regs.rax = 14;
         let rip = regs.rip;
         assert_eq!(Call::of(&regs), Err(ForeignTrap::NoService { number: 14, rip }));
+        assert!(!is_resumption(&regs));
+        regs.rip = PAGE + (IMAGE_PAGE_OFFSET + RESUME_OFFSET + TRAP_OFFSET) as u64;
+        assert!(is_resumption(&regs));
     }
 }

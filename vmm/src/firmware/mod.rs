@@ -4,15 +4,24 @@
 //! [`Firmware::lay_out`] puts the stubs of `efibed-stub` into the first page of a RuntimeServicesCode region, and the
 //! system table and the runtime-services table into the first page of a RuntimeServicesData region. Where firmware is
 //! *not* is the memory map's business: a map without such regions gets no firmware, and [`NoFirmware`] says why.
-//! A stub traps to the host, and [`Firmware::answer`] plays the service (the protocol: [`mod@efibed_stub::image`]).
+//! A stub traps to the host, and [`Firmware::answer`] plays the service (the protocol: [`mod@efibed_stub::image`]). The
+//! service sees its arguments and the caller's memory through the caller's own tables (`caller.rs`); what it touches there
+//! becomes a script, and the stub touches it again in the guest (`script.rs`). How the call was made, apart from what was
+//! asked, is looked at in `conduct.rs`.
 //!
 //! The room knows guest memory as [`GuestMemory`] and registers as [`StubCall`]; KVM is not its concern. To add a
 //! service, see `services/`: one file for each section of the UEFI specification's chapter 8.
 
 mod abi;
 mod call;
+mod caller;
+mod conduct;
+mod configuration;
+#[cfg(test)]
+mod fuzz;
 mod placement;
 mod ranges;
+mod script;
 mod services;
 #[cfg(test)]
 mod stub_code;
@@ -21,18 +30,25 @@ mod tables;
 mod test_memory;
 mod verify;
 
-use efibed_stub::Service;
 use efibed_stub::image::{IMAGE_PAGE_OFFSET, entry_offset, image};
+use efibed_stub::{DESCRIPTOR_STRIDE, Service};
 use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 
-pub use call::{Call, ForeignTrap, GuestMemory, StubCall};
+pub use call::{Answer, Call, ForeignTrap, GuestMemory, StubCall};
+pub use conduct::{Breach, BreachKind};
 pub use placement::{NoFirmware, RegionDefect};
+pub(crate) use services::CAPSULE_CLASS;
 pub use services::Refusal;
+pub(crate) use services::variable_store::VENDOR;
 pub use services::virtual_memory::MAX_MAP_BYTES;
 pub use verify::{Table, TableDefect, verify_tables};
 
+use caller::Caller;
 use placement::Place;
+use script::Pending;
+use services::variable_store::VariableStore;
 use services::virtual_memory::KnownMap;
+use services::{Clock, Counters};
 use tables::DataPage;
 
 /// Bytes of a page, as an array's length.
@@ -51,8 +67,17 @@ pub struct Firmware {
     data: Place,
     data_page: DataPage,
     map: KnownMap,
-    /// Where SetVirtualAddressMap has put the two pages, once it has succeeded.
+    /// Bytes from one descriptor of the map to the next.
+    stride: usize,
+    /// What SetVirtualAddressMap has left, once it has succeeded.
     virtual_mode: Option<VirtualMode>,
+    variables: VariableStore,
+    clock: Clock,
+    counters: Counters,
+    /// What the stub that was called last has yet to do.
+    pending: Option<Pending>,
+    /// The tables that calls are to be made on.
+    expected_root: Option<u64>,
 }
 
 impl Firmware {
@@ -68,14 +93,36 @@ impl Firmware {
             data,
             data_page: DataPage::new(data.phys, |service| stub_address(code.phys, service)),
             map: KnownMap::new(map),
+            stride: DESCRIPTOR_STRIDE,
             virtual_mode: None,
+            variables: VariableStore::default(),
+            clock: Clock::default(),
+            counters: Counters::default(),
+            pending: None,
+            expected_root: None,
         })
+    }
+
+    /// Has firmware report its memory map with this DescriptorSize.
+    pub fn report_stride(&mut self, bytes: usize) {
+        self.stride = bytes;
+    }
+
+    /// Has the configuration tables name a Memory Attributes Table at this physical address. Before the pages are put into
+    /// guest memory.
+    pub fn name_attributes_table(&mut self, phys: u64) {
+        self.data_page.add_attributes_table(phys);
+    }
+
+    /// Says on which tables the next calls are to be made: others are a [`Breach`].
+    pub fn expect_root(&mut self, root: u64) {
+        self.expected_root = Some(root);
     }
 
     /// The pages to be put into guest memory: physical address, contents, index of the region's descriptor.
     ///
-    /// The contents are as firmware last left them; the stamps' bytes are zero. What a stub itself stores (GetTime's
-    /// copy of the time) is in guest memory only.
+    /// The contents are as firmware last left them; the stamps' bytes are zero. The stubs' scripts are in guest memory
+    /// only.
     pub fn pages(&self) -> impl Iterator<Item = (u64, &[u8; PAGE_BYTES], usize)> {
         [
             (self.code.phys, &*self.code_page, self.code.region),
@@ -113,34 +160,69 @@ impl Firmware {
         self.virtual_mode.is_some()
     }
 
-    /// Answers a stub's trap: plays the service, leaves its results in `regs` and in `memory`, and says what happened.
+    /// Answers a stub's trap: plays the service, gives the stub its script, and says what happened.
     ///
     /// Afterwards rax and r8 to r11 are to be written back to the vCPU, and nothing else. A trap that is not a stub's
     /// changes nothing.
     ///
-    /// Whatever the registers and the memory hold, the work is bounded: SetVirtualAddressMap takes a map of at most
-    /// [`MAX_MAP_BYTES`].
-    pub fn answer(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<Call, ForeignTrap> {
-        let mut call = Call::of(regs)?;
-        if let Err(refusal) = services::play(self, call.service, regs, memory) {
-            call.status = refusal.status();
-            call.refusal = Some(refusal);
+    /// Whatever the registers and the memory hold, the work is bounded: names, data, capsules and scripts have limits, and
+    /// SetVirtualAddressMap takes a map of at most [`MAX_MAP_BYTES`].
+    pub fn answer(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<Answer, ForeignTrap> {
+        if call::is_resumption(regs) {
+            self.hand_over_script(regs, memory)?;
+            return Ok(Answer::Resumed);
         }
+        let mut call = Call::of(regs)?;
+        call.breaches = conduct::breaches(self, &call, regs);
+        // Before the service runs: new addresses are not for use until SetVirtualAddressMap has returned.
+        let script_at = self.script();
+        let mut caller = Caller::new(regs, memory);
+        let played = services::play(self, call.service, &mut caller);
+        let mut accesses = caller.into_accesses();
+        match played {
+            Ok(None) => {}
+            Ok(Some(reset)) => {
+                self.pending = None;
+                return Ok(Answer::Reset(call, reset));
+            }
+            Err(refusal) => {
+                if matches!(refusal, Refusal::Unreachable { .. }) {
+                    accesses.clear(); // The stub would fault, half-way through.
+                }
+                call.status = refusal.status();
+                call.refusal = Some(refusal);
+            }
+        }
+        self.pending = Some(Pending::new(accesses, call.status, script_at));
+        self.hand_over_script(regs, memory)?;
         regs.rax = call.status.0 as u64;
-        Ok(call)
+        Ok(Answer::Called(call))
     }
 
-    /// Where firmware believes its own 16 bytes of clock data to be: virtual once SetVirtualAddressMap has succeeded.
-    fn clock_data(&self) -> u64 {
-        let physical = self.data.phys + tables::CLOCK_DATA as u64;
-        self.virtual_mode.map_or(physical, |mode| mode.clock_data)
+    /// Gives the stub that trapped the next part of what it has to do.
+    fn hand_over_script(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
+        let pending = self.pending.as_mut().ok_or(ForeignTrap::NothingToResume { rip: regs.rip })?;
+        let (script, is_last) = pending.next_script();
+        regs.r9 = pending.at;
+        if is_last {
+            self.pending = None;
+        }
+        let phys = self.data.phys + tables::SCRIPT as u64;
+        if memory.write(phys, &script) { Ok(()) } else { Err(ForeignTrap::NoData { phys }) }
+    }
+
+    /// Where firmware's code believes its scripts to be: virtual once SetVirtualAddressMap has succeeded.
+    fn script(&self) -> u64 {
+        let data = self.virtual_mode.map_or(self.data.phys, |mode| mode.data);
+        data.wrapping_add(tables::SCRIPT as u64)
     }
 }
 
-/// What firmware must remember of the virtual map, besides what its tables hold.
+/// What firmware's code must remember of the virtual map; the rest is in its tables.
 #[derive(Clone, Copy, Debug)]
 struct VirtualMode {
-    clock_data: u64,
+    /// Its page of data.
+    data: u64,
 }
 
 fn code_page() -> Box<[u8; PAGE_BYTES]> {
@@ -156,10 +238,10 @@ fn stub_address(page: u64, service: Service) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use efibed_stub::image::{RESUME, RESUME_OFFSET};
     use uefi_raw::Status;
 
-    use super::test_memory::{TestMemory, code_and_data, trap};
+    use super::test_memory::{Bed, TestMemory, code_and_data, trap};
     use super::*;
 
     fn laid_out() -> (Firmware, TestMemory) {
@@ -193,71 +275,34 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_not_there_yet_is_unsupported_and_recorded() {
+    fn a_call_is_recorded_as_it_was_made() {
         let (mut firmware, mut memory) = laid_out();
-        let mut regs = trap(firmware.entry(Service::SetVariable));
+        let mut regs = trap(firmware.entry(Service::ConvertPointer));
         (regs.rcx, regs.rdx, regs.r8, regs.r9) = (1, 2, 3, 4);
-        regs.rax = 0xDEAD_0000_0000 | u64::from(Service::SetVariable.number());
+        regs.rax = 0xDEAD_0000_0000 | u64::from(Service::ConvertPointer.number());
         regs.cr3 = 0x1000;
         let before = regs;
 
-        let call = firmware.answer(&mut regs, &mut memory).unwrap();
+        let call = firmware.answer(&mut regs, &mut memory).unwrap().call().unwrap();
 
-        assert_eq!(call.service, Service::SetVariable);
+        assert_eq!(call.service, Service::ConvertPointer);
         assert_eq!(call.args, [1, 2, 3, 4]);
         assert_eq!(call.cr3, 0x1000);
-        assert_eq!(call.called_at(), firmware.entry(Service::SetVariable));
+        assert_eq!(call.called_at(), firmware.entry(Service::ConvertPointer));
         assert_eq!(call.status, Status::UNSUPPORTED);
-        assert_eq!(call.refusal, Some(Refusal::NotOffered));
-        let rax = Status::UNSUPPORTED.0 as u64;
-        assert_eq!(regs, StubCall { rax, ..before });
+        assert_eq!(call.refusal, Some(Refusal::NotNow));
+        let (rax, r9) = (Status::UNSUPPORTED.0 as u64, firmware.script());
+        assert_eq!(regs, StubCall { rax, r9, ..before });
     }
 
-    proptest! {
-        #[test]
-        fn no_registers_panic_the_host_or_make_it_work_without_limit(
-            regs in any_regs(),
-            garbage in proptest::collection::vec(any::<u8>(), 0..512),
-        ) {
-            let (mut firmware, mut memory) = laid_out();
-            memory.put(MAP_AT, &garbage);
-            let mut after = regs;
-            let answered = firmware.answer(&mut after, &mut memory);
-
-            prop_assert!(memory.reads() <= MAX_MAP_BYTES as usize / 40 + 1);
-            match answered {
-                Err(_) => prop_assert_eq!(after, regs),
-                Ok(call) => prop_assert_eq!(after.rax, call.status.0 as u64),
-            }
-            let StubCall { rax, r8, r9, r10, r11, .. } = after;
-            prop_assert_eq!(after, StubCall { rax, r8, r9, r10, r11, ..regs });
-            if !firmware.is_virtual() {
-                prop_assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
-            }
-        }
-    }
-
-    const MAP_AT: u64 = 0x5000;
-
-    /// Registers that get past the first check often enough to be worth trying.
-    fn any_regs() -> impl Strategy<Value = StubCall> {
-        let number = prop_oneof![0u64..16, Just(4), Just(4), any::<u64>()];
-        let size = || prop_oneof![Just(48u64), 0u64..600, any::<u64>()];
-        let pointer = prop_oneof![Just(MAP_AT), 0u64..0x10000, any::<u64>()];
-        (number, size(), size(), 0u64..3, pointer, any::<[u64; 5]>(), 0u64..4).prop_map(
-            |(rax, rcx, rdx, r8, r9, [r10, r11, rsp, rflags, rip], near)| StubCall {
-                rip: (rip & !0xFFF) | ((16 + (rax & 15) * 16 + 4 + near) & 0xFFF),
-                rax,
-                rcx,
-                rdx,
-                r8,
-                r9,
-                r10,
-                r11,
-                rsp,
-                rflags,
-                cr3: 0,
-            },
-        )
+    #[test]
+    fn a_script_that_is_done_cannot_be_resumed() {
+        let mut bed = Bed::new();
+        assert_eq!(bed.call(Service::GetTime, &[0x1000, 0]), Status::ABORTED);
+        let rip = bed.firmware.entry(Service::GetTime) - entry_offset(Service::GetTime) as u64 + RESUME_OFFSET as u64;
+        let mut regs = StubCall { rax: RESUME.into(), ..trap(rip) };
+        let rip = regs.rip;
+        let answer = bed.firmware.answer(&mut regs, &mut bed.memory);
+        assert_eq!(answer, Err(ForeignTrap::NothingToResume { rip }));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use efibed_stub::image::{ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset, image};
+use efibed_stub::image::{
+    ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset, image,
+};
 use efibed_stub::{STAMP_TAIL_BYTES, Service, TRAP_PORT};
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
@@ -15,8 +17,19 @@ const BASE: u64 = 0xffff_fffe_8080_0000 + IMAGE_PAGE_OFFSET as u64;
 
 /// All that a stub may consist of: each of these runs in ring 0 under every KVM, by the processor or by KVM's
 /// emulator (which knows next to no SSE, no popcnt, no stac, no int3, and takes lzcnt for bsr).
-const PERMITTED: [Mnemonic; 7] =
-    [Mnemonic::Mov, Mnemonic::Out, Mnemonic::Jmp, Mnemonic::Test, Mnemonic::Je, Mnemonic::Jne, Mnemonic::Ret];
+const PERMITTED: [Mnemonic; 11] = [
+    Mnemonic::Add,
+    Mnemonic::Cmp,
+    Mnemonic::Jb,
+    Mnemonic::Je,
+    Mnemonic::Jmp,
+    Mnemonic::Jne,
+    Mnemonic::Mov,
+    Mnemonic::Out,
+    Mnemonic::Ret,
+    Mnemonic::Sub,
+    Mnemonic::Test,
+];
 
 /// Registers a stub may write: EFIAPI's volatile ones (UEFI 2.10, 2.3.4.2), and the stack pointer by `ret`.
 const WRITABLE: [Register; 8] = [
@@ -62,6 +75,12 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
     if !PERMITTED.contains(&instruction.mnemonic()) {
         return Some("may not run in ring 0");
     }
+    if instruction.is_ip_rel_memory_operand() {
+        let image = BASE..BASE + IMAGE_BYTES as u64 - 7;
+        let reads = instruction.op1_kind() == OpKind::Memory && instruction.mnemonic() == Mnemonic::Mov;
+        let is_own_constant = reads && image.contains(&instruction.ip_rel_memory_address());
+        return (!is_own_constant).then_some("has an address of its own");
+    }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
     let addresses_by_pointer = info.used_memory().iter().all(|memory| {
@@ -70,7 +89,7 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
             && WRITABLE.contains(&memory.base())
             && memory.index() == Register::None
     });
-    if !addresses_by_pointer || instruction.is_ip_rel_memory_operand() {
+    if !addresses_by_pointer {
         return Some("has an address of its own");
     }
     let writes_volatile_only = info
@@ -99,7 +118,8 @@ fn the_test_above_objects_to_what_it_should() {
         (&[0xF3, 0x0F, 0xBD, 0xC1], "may not run in ring 0"),                 // lzcnt eax, ecx
         (&[0x0F, 0x28, 0xC1], "may not run in ring 0"),                       // movaps xmm0, xmm1
         (&[0x0F, 0x01, 0xCB], "may not run in ring 0"),                       // stac
-        (&[0x48, 0x8B, 0x05, 0, 0, 0, 0], "has an address of its own"),       // mov rax, [rip]
+        (&[0x48, 0x8B, 0x05, 0, 0, 1, 0], "has an address of its own"),       // mov rax, [rip + 65536]
+        (&[0x48, 0x89, 0x05, 0, 0, 0, 0], "has an address of its own"),       // mov [rip], rax
         (&[0x8B, 0x04, 0x25, 0, 0, 0, 0], "has an address of its own"),       // mov eax, [0]
         (&[0x48, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0], "has an address of its own"), // movabs rax, [0]
         (&[0x65, 0x48, 0x8B, 0x01], "has an address of its own"),             // mov rax, gs:[rcx]
@@ -120,8 +140,11 @@ fn each_stub_traps_once_with_its_own_number() {
         assert_eq!(load.op0_register(), Register::EAX);
         assert_eq!(load.immediate(1), u64::from(service.number()));
 
+        // The other one is where it resumes.
         let outs = instructions.iter().filter(|it| it.mnemonic() == Mnemonic::Out);
-        assert_eq!(outs.count(), 1, "{service}");
+        assert_eq!(outs.count(), 2, "{service}");
+        let resumes = reachable(image(), [RESUME_OFFSET]);
+        assert_eq!(resumes[0].immediate(1), u64::from(RESUME));
         assert_eq!(trap.ip() - BASE, (entry_offset(service) + TRAP_OFFSET) as u64);
         assert_eq!(trap.len(), TRAP_BYTES);
         assert_eq!(trap.op0_kind(), OpKind::Immediate8);
@@ -137,65 +160,82 @@ fn the_image_and_the_stamps_fit_into_one_page() {
     assert_eq!(IMAGE_PAGE_OFFSET % ENTRY_BYTES, 0);
 }
 
-/// What GetTime does after the trap, run by this very processor. `status` is what the host answers.
-mod get_time {
+/// What a stub does after its trap, run by this very processor.
+mod script {
+    use efibed_stub::script::{MAGIC, NO_SCRIPT};
+
     use super::*;
 
-    const TIME: [u64; 2] = [0x0102_0304_0506_0708, 0x1112_1314_1516_1718];
-    const CAPABILITIES: u64 = 0x2122_2324_2526_2728;
+    const STATUS: u64 = 0x8000_0000_0000_0005;
 
     #[test]
-    fn stores_the_time_in_firmwares_data_and_both_results_for_the_caller() {
-        let (mut time, mut own, mut capabilities) = ([!0; 2], [!0; 2], [0xFF; 16]);
-        run(0, &mut time, Some(&mut capabilities), &mut own);
-        assert_eq!(time, TIME);
-        assert_eq!(own, TIME);
-        assert_eq!(capabilities[..8], CAPABILITIES.to_le_bytes());
-        assert_eq!(capabilities[8..], [0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF]);
+    fn copies_what_it_is_told_byte_by_byte() {
+        let from: Vec<u8> = (1..=40).collect();
+        for bytes in [0, 1, 7, 8, 9, 16, 23, 40] {
+            let mut to = [0xEE; 48];
+            let write = [2, to.as_mut_ptr() as u64 + 3, bytes as u64, from.as_ptr() as u64];
+            assert_eq!(run(&[[MAGIC, 0, 0, 0], write, [0, STATUS, 0, 0]], None), STATUS);
+            assert_eq!(to[3..][..bytes], from[..bytes]);
+            assert_eq!(to[..3], [0xEE; 3]);
+            assert!(to[3 + bytes..].iter().all(|byte| *byte == 0xEE), "{bytes}");
+        }
     }
 
     #[test]
-    fn needs_no_capabilities() {
-        let (mut time, mut own) = ([!0; 2], [!0; 2]);
-        run(0, &mut time, None, &mut own);
-        assert_eq!((time, own), (TIME, TIME));
+    fn reads_and_changes_nothing() {
+        let read = [7u8; 9];
+        let steps = [[MAGIC, 0, 0, 0], [1, read.as_ptr() as u64, 9, 0], [1, read.as_ptr() as u64, 1, 0], [0; 4]];
+        assert_eq!(run(&steps, None), 0);
+        assert_eq!(read, [7; 9]);
     }
 
     #[test]
-    fn touches_nothing_when_the_host_refuses() {
-        let (mut time, mut own, mut capabilities) = ([!0; 2], [!0; 2], [0xFF; 16]);
-        run(2, &mut time, Some(&mut capabilities), &mut own);
-        assert_eq!((time, own, capabilities), ([!0; 2], [!0; 2], [0xFF; 16]));
+    fn goes_on_with_the_next_script_where_there_is_more() {
+        let mut to = [0u8; 2];
+        let write =
+            |index: usize, to: &mut [u8; 2]| [2, &raw mut to[index] as u64, 1, b"ab".as_ptr() as u64 + index as u64];
+        let first = [[MAGIC, 0, 0, 0], write(0, &mut to), [3, 0, 0, 0]];
+        let second = [[MAGIC, 0, 0, 0], write(1, &mut to), [0, STATUS, 0, 0]];
+        assert_eq!(run(&first, Some(&second)), STATUS);
+        assert_eq!(&to, b"ab");
     }
 
-    fn run(status: u32, time: &mut [u64; 2], capabilities: Option<&mut [u8; 16]>, own: &mut [u64; 2]) {
-        let code = Executable::new(&answered(status));
-        let capabilities = capabilities.map_or(core::ptr::null_mut(), |it| it.as_mut_ptr());
+    #[test]
+    fn does_nothing_where_firmwares_data_is_not_what_it_should_be() {
+        let mut to = [0u8; 1];
+        let write = [2, to.as_mut_ptr() as u64, 1, b"x".as_ptr() as u64];
+        assert_eq!(run(&[[MAGIC + 1, 0, 0, 0], write, [0; 4]], None), NO_SCRIPT);
+        assert_eq!(to, [0]);
+    }
+
+    fn run(script: &[[u64; 4]], next: Option<&[[u64; 4]]>) -> u64 {
+        let code = Executable::new(&answered());
         let returned: u64;
-        // SAFETY: the code is GetTime's stub without its trap; the test above holds that it writes EFIAPI's volatile
-        // registers only, all of which are named here, and [rcx], [r9] and [rdx] have room for what it stores.
+        // SAFETY: the code is GetTime's stub without its traps; the test above holds that it writes EFIAPI's volatile
+        // registers only, all of which are named here, and the tests' scripts have it touch their own buffers only.
         unsafe {
             core::arch::asm!(
                 "call {entry}",
                 entry = in(reg) code.0,
-                inout("rcx") time.as_mut_ptr() => _,
-                inout("rdx") capabilities => _,
-                inout("r8") CAPABILITIES => _,
-                inout("r9") own.as_mut_ptr() => _,
-                inout("r10") TIME[0] => _,
-                inout("r11") TIME[1] => _,
-                lateout("rax") returned,
+                in("rdx") next.map_or(core::ptr::null(), <[_]>::as_ptr),
+                inout("r9") script.as_ptr() => _,
+                out("rcx") _,
+                out("r8") _,
+                out("r10") _,
+                out("r11") _,
+                out("rax") returned,
             );
         }
-        assert_eq!(returned, u64::from(status));
+        returned
     }
 
-    /// The image with GetTime's trap answered: its own `mov eax` loads the status, and the `out` is a nop.
-    fn answered(status: u32) -> [u8; IMAGE_BYTES] {
+    /// The image with its traps answered: the service's is a nop, and where it resumes it finds the next script in rdx.
+    fn answered() -> [u8; IMAGE_BYTES] {
         let mut code = *image();
-        let entry = &mut code[entry_offset(Service::GetTime)..];
-        entry[1..5].copy_from_slice(&status.to_le_bytes());
-        entry[TRAP_OFFSET..][..TRAP_BYTES].copy_from_slice(&[0x66, 0x90]); // Intel SDM vol. 2B, "NOP"
+        // Intel SDM vol. 2B, "NOP" and "MOV".
+        code[entry_offset(Service::GetTime) + TRAP_OFFSET..][..TRAP_BYTES].copy_from_slice(&[0x66, 0x90]);
+        let resumes = &mut code[RESUME_OFFSET..][..TRAP_OFFSET + TRAP_BYTES];
+        resumes.copy_from_slice(&[0x49, 0x89, 0xD1, 0x0F, 0x1F, 0x40, 0x00]); // mov r9, rdx; nop dword ptr [rax]
         code
     }
 

@@ -4,9 +4,13 @@ use core::mem::offset_of;
 
 use efibed_stub::{RuntimeServices, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES, Service, SystemTable};
 use efibed_stub::{TableHeader, table};
+use uefi_raw::Guid;
 use uefi_raw::table::configuration::ConfigurationTable;
 
 use super::PAGE_BYTES;
+use super::configuration::{self, ESRT_BYTES, RSDP_BYTES, RT_PROPERTIES_BYTES};
+use super::configuration::{SMBIOS_ENTRY_BYTES, SMBIOS_STRUCTURES_BYTES, XSDT_BYTES};
+use super::script::SCRIPT_BYTES;
 
 /// Where in the data page the system table is: behind the stamp.
 pub(super) const SYSTEM_TABLE: usize = STAMP_HEAD_BYTES;
@@ -17,17 +21,25 @@ pub(super) const RUNTIME_SERVICES: usize = SYSTEM_TABLE + size_of::<SystemTable>
 /// FirmwareVendor.
 const VENDOR: usize = RUNTIME_SERVICES + size_of::<RuntimeServices>();
 
-/// GetTime's own 16 bytes of data: an EFI_TIME (UEFI 2.10, 8.3.1).
-pub(super) const CLOCK_DATA: usize = (VENDOR + VENDOR_NAME.len() * 2).next_multiple_of(8);
+/// The configuration tables (UEFI 2.10, 4.6): an array of EFI_CONFIGURATION_TABLE.
+const CONFIGURATION_TABLES: usize = (VENDOR + VENDOR_NAME.len() * 2).next_multiple_of(8);
 
-/// The configuration tables (UEFI 2.10, 4.6). There are none yet, but there is room.
-const CONFIGURATION_TABLES: usize = CLOCK_DATA + 16;
+const ENTRY_BYTES: usize = size_of::<ConfigurationTable>();
 
-const CONFIGURATION_TABLE_COUNT: usize = 0;
+/// Those that are always there. A fifth, the Memory Attributes Table, comes last.
+const FIXED_TABLES: usize = 4;
 
-const _: () = assert!(
-    CONFIGURATION_TABLES + CONFIGURATION_TABLE_COUNT * size_of::<ConfigurationTable>() <= PAGE_BYTES - STAMP_TAIL_BYTES
-);
+const RSDP: usize = (CONFIGURATION_TABLES + (FIXED_TABLES + 1) * ENTRY_BYTES).next_multiple_of(16);
+const XSDT: usize = (RSDP + RSDP_BYTES).next_multiple_of(8);
+const SMBIOS_ENTRY: usize = (XSDT + XSDT_BYTES).next_multiple_of(16);
+const SMBIOS_STRUCTURES: usize = SMBIOS_ENTRY + SMBIOS_ENTRY_BYTES;
+const RT_PROPERTIES_TABLE: usize = (SMBIOS_STRUCTURES + SMBIOS_STRUCTURES_BYTES).next_multiple_of(8);
+const ESRT_TABLE: usize = RT_PROPERTIES_TABLE + RT_PROPERTIES_BYTES;
+
+/// What the stubs are to do. It is in guest memory only.
+pub(super) const SCRIPT: usize = (ESRT_TABLE + ESRT_BYTES).next_multiple_of(32);
+
+const _: () = assert!(SCRIPT + SCRIPT_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
 /// In UTF-16, and null-terminated.
 const VENDOR_NAME: [u16; 7] = [b'e' as u16, b'f' as u16, b'i' as u16, b'b' as u16, b'e' as u16, b'd' as u16, 0];
@@ -53,8 +65,17 @@ impl DataPage {
             page.put(VENDOR + index * 2, &unit.to_le_bytes());
         }
         page.put_runtime_services(stub);
+        page.put_configuration(phys);
         page.put_system_table(phys);
         page
+    }
+
+    /// Adds the Memory Attributes Table at this physical address to the configuration tables.
+    pub fn add_attributes_table(&mut self, phys: u64) {
+        self.put_configuration_entry(FIXED_TABLES, configuration::MEMORY_ATTRIBUTES, phys);
+        let count = SYSTEM_TABLE + offset_of!(SystemTable, number_of_table_entries);
+        self.put_u64(count, FIXED_TABLES as u64 + 1);
+        self.seal(SYSTEM_TABLE, size_of::<SystemTable>());
     }
 
     pub fn bytes(&self) -> &[u8; PAGE_BYTES] {
@@ -107,13 +128,38 @@ impl DataPage {
         self.put_header(RUNTIME_SERVICES, RuntimeServices::SIGNATURE, size);
     }
 
+    fn put_configuration(&mut self, phys: u64) {
+        let at = |offset: usize| phys + offset as u64;
+        self.put(RSDP, &configuration::rsdp(at(XSDT)));
+        self.put(XSDT, &configuration::xsdt());
+        self.put(SMBIOS_ENTRY, &configuration::smbios_entry(at(SMBIOS_STRUCTURES)));
+        self.put(SMBIOS_STRUCTURES, &configuration::smbios_structures());
+        self.put(RT_PROPERTIES_TABLE, &configuration::rt_properties());
+        self.put(ESRT_TABLE, &configuration::esrt());
+        let tables: [(Guid, usize); FIXED_TABLES] = [
+            (configuration::ACPI_20, RSDP),
+            (configuration::SMBIOS_3, SMBIOS_ENTRY),
+            (configuration::RT_PROPERTIES, RT_PROPERTIES_TABLE),
+            (configuration::ESRT, ESRT_TABLE),
+        ];
+        for (index, (guid, offset)) in tables.into_iter().enumerate() {
+            self.put_configuration_entry(index, guid, at(offset));
+        }
+    }
+
+    fn put_configuration_entry(&mut self, index: usize, guid: Guid, phys: u64) {
+        let entry = CONFIGURATION_TABLES + index * ENTRY_BYTES;
+        self.put(entry + offset_of!(ConfigurationTable, vendor_guid), &guid.to_bytes());
+        self.put_u64(entry + offset_of!(ConfigurationTable, vendor_table), phys);
+    }
+
     /// The consoles and the boot services stay null: boot services have been exited (UEFI 2.10, 7.4.6).
     fn put_system_table(&mut self, phys: u64) {
         self.put(SYSTEM_TABLE + offset_of!(SystemTable, firmware_revision), &FIRMWARE_REVISION.to_le_bytes());
         for (field, value) in [
             (offset_of!(SystemTable, firmware_vendor), phys + VENDOR as u64),
             (offset_of!(SystemTable, runtime_services), phys + RUNTIME_SERVICES as u64),
-            (offset_of!(SystemTable, number_of_table_entries), CONFIGURATION_TABLE_COUNT as u64),
+            (offset_of!(SystemTable, number_of_table_entries), FIXED_TABLES as u64),
             (offset_of!(SystemTable, configuration_table), phys + CONFIGURATION_TABLES as u64),
         ] {
             self.put_u64(SYSTEM_TABLE + field, value);

@@ -3,11 +3,15 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use efibed_stub::Service;
-use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, TRAP_OFFSET};
+use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, RESUME, TRAP_OFFSET};
+use efibed_stub::script::{MAGIC, Op};
+use efibed_stub::{DESCRIPTOR_STRIDE, Service};
+use uefi_raw::Status;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
+use uefi_raw::table::runtime::ResetType;
 
-use super::{Firmware, GuestMemory, PAGE_BYTES, PAGE_SIZE, StubCall};
+use super::{Answer, Call, Firmware, GuestMemory, PAGE_BYTES, PAGE_SIZE, Refusal, StubCall};
+use crate::mmu::Access;
 
 /// Conventional memory, code (3 pages), data (2 pages) and a device's registers; all but the first RUNTIME.
 pub fn code_and_data() -> Vec<MemoryDescriptor> {
@@ -38,10 +42,12 @@ pub fn trap(called_at: u64) -> StubCall {
     StubCall { rax: entry / ENTRY_BYTES as u64, rip: called_at + TRAP_OFFSET as u64, ..StubCall::default() }
 }
 
-/// Pages by their numbers; what was not put there is not backed.
+/// Pages by their numbers; what was not put there is not backed. Virtual addresses are physical ones, but where `map`
+/// says otherwise.
 #[derive(Clone, Default)]
 pub struct TestMemory {
     pages: BTreeMap<u64, [u8; PAGE_BYTES]>,
+    tables: BTreeMap<u64, Option<u64>>,
     reads: Cell<usize>,
 }
 
@@ -68,6 +74,11 @@ impl TestMemory {
         self.pages.remove(&(phys / PAGE_SIZE));
     }
 
+    /// Maps a virtual page to a physical one, or to none.
+    pub fn map(&mut self, virt: u64, phys: Option<u64>) {
+        self.tables.insert(virt / PAGE_SIZE, phys);
+    }
+
     pub fn u64(&self, phys: u64) -> u64 {
         let mut bytes = [0; 8];
         assert!(self.read(phys, &mut bytes));
@@ -83,22 +94,36 @@ impl TestMemory {
         self.reads.get()
     }
 
+    /// The page of each part of a range, and where in that page and in the range the part is.
+    fn parts(phys: u64, bytes: usize) -> Option<impl Iterator<Item = (u64, usize, core::ops::Range<usize>)>> {
+        let last = phys.checked_add((bytes as u64).saturating_sub(1))?;
+        Some((phys / PAGE_SIZE..=last / PAGE_SIZE).map(move |page| {
+            let start = phys.max(page * PAGE_SIZE);
+            let end = (page * PAGE_SIZE + (PAGE_SIZE - 1)).min(last);
+            let part = (start - phys) as usize..(end - phys) as usize + usize::from(bytes > 0);
+            (page, (start % PAGE_SIZE) as usize, part)
+        }))
+    }
+
     fn is_backed(&self, phys: u64, bytes: usize) -> bool {
-        let Some(last) = phys.checked_add((bytes as u64).saturating_sub(1)) else {
-            return false;
-        };
-        (phys / PAGE_SIZE..=last / PAGE_SIZE).all(|page| self.pages.contains_key(&page))
+        Self::parts(phys, bytes).is_some_and(|mut parts| parts.all(|(page, ..)| self.pages.contains_key(&page)))
     }
 }
 
 impl GuestMemory for TestMemory {
+    fn translate(&self, _cr3: u64, virt: u64, _access: Access) -> Option<u64> {
+        let page = self.tables.get(&(virt / PAGE_SIZE)).copied().unwrap_or(Some(virt - virt % PAGE_SIZE))?;
+        Some(page + virt % PAGE_SIZE)
+    }
+
     fn read(&self, phys: u64, buf: &mut [u8]) -> bool {
         self.reads.set(self.reads.get() + 1);
         if !self.is_backed(phys, buf.len()) {
             return false;
         }
-        for (address, byte) in (phys..=u64::MAX).zip(buf) {
-            *byte = self.pages[&(address / PAGE_SIZE)][(address % PAGE_SIZE) as usize];
+        for (page, at, part) in Self::parts(phys, buf.len()).into_iter().flatten() {
+            let bytes = part.len();
+            buf[part].copy_from_slice(&self.pages[&page][at..][..bytes]);
         }
         true
     }
@@ -107,11 +132,174 @@ impl GuestMemory for TestMemory {
         if !self.is_backed(phys, data.len()) {
             return false;
         }
-        for (address, byte) in (phys..=u64::MAX).zip(data) {
-            let page = self.pages.get_mut(&(address / PAGE_SIZE)).unwrap();
-            page[(address % PAGE_SIZE) as usize] = *byte;
+        for (page, at, part) in Self::parts(phys, data.len()).into_iter().flatten() {
+            let bytes = part.len();
+            self.pages.get_mut(&page).unwrap()[at..][..bytes].copy_from_slice(&data[part]);
         }
         true
+    }
+}
+
+/// Firmware, memory, and a caller whose stub is played here instead of by a processor.
+pub struct Bed {
+    pub firmware: Firmware,
+    pub memory: TestMemory,
+    last: Option<Call>,
+}
+
+/// Where the caller's stack is: RSP at the trap of a service, a multiple of 16 before the call.
+const STACK: u64 = 0xF_0F58;
+
+/// Scripts that a stub may need for one call: 16 MiB of a virtual map are touched in as many pages.
+const MAX_SCRIPTS: usize = 200;
+
+impl Bed {
+    pub fn new() -> Self {
+        Self::over(&code_and_data())
+    }
+
+    pub fn over(map: &[MemoryDescriptor]) -> Self {
+        let firmware = Firmware::lay_out(map, |_| true).unwrap();
+        let mut memory = TestMemory::with_firmware(&firmware);
+        memory.put(STACK, &[0; 64]);
+        Self { firmware, memory, last: None }
+    }
+
+    /// Calls a service with up to five arguments, where the table says it is; returns what its stub does.
+    pub fn call(&mut self, service: Service, args: &[u64]) -> Status {
+        match self.run(service, args) {
+            Ok(status) => status,
+            Err(reset) => panic!("{reset:?}"),
+        }
+    }
+
+    /// Calls ResetSystem.
+    pub fn reset(&mut self, args: &[u64]) -> Option<ResetType> {
+        self.run(Service::ResetSystem, args).err()
+    }
+
+    /// Why the last call was refused.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.last.as_ref().and_then(|call| call.refusal.clone())
+    }
+
+    /// The last call.
+    pub fn last(&self) -> &Call {
+        self.last.as_ref().unwrap()
+    }
+
+    pub fn array<const BYTES: usize>(&self, phys: u64) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        assert!(self.memory.read(phys, &mut bytes));
+        bytes
+    }
+
+    fn run(&mut self, service: Service, args: &[u64]) -> Result<Status, ResetType> {
+        let arg = |index: usize| args.get(index).copied().unwrap_or(0);
+        let entry = self.firmware.virtual_entry(service).unwrap_or(self.firmware.entry(service));
+        let mut regs =
+            StubCall { rcx: arg(0), rdx: arg(1), r8: arg(2), r9: arg(3), rsp: STACK, rflags: 2, ..trap(entry) };
+        self.memory.put(STACK + 40, &arg(4).to_le_bytes());
+        match self.firmware.answer(&mut regs, &mut self.memory).unwrap() {
+            Answer::Called(call) => {
+                let status = call.status;
+                self.last = Some(call);
+                assert_eq!(self.play_stub(&mut regs), status);
+                Ok(status)
+            }
+            Answer::Reset(call, reset) => {
+                self.last = Some(call);
+                Err(reset)
+            }
+            Answer::Resumed => panic!("nothing was resumed"),
+        }
+    }
+
+    /// What the stub does after its trap.
+    pub fn play_stub(&mut self, regs: &mut StubCall) -> Status {
+        for _ in 0..MAX_SCRIPTS {
+            if let Some(status) = run_script(&mut self.memory, regs.r9) {
+                return status;
+            }
+            *regs = StubCall { rax: RESUME.into(), r9: 0, ..trap(resume_entry(regs.rip)) };
+            assert_eq!(self.firmware.answer(regs, &mut self.memory), Ok(Answer::Resumed));
+        }
+        panic!("the stub did not come to an end");
+    }
+}
+
+/// The resume entry in the page of a stub.
+fn resume_entry(rip: u64) -> u64 {
+    rip - rip % PAGE_SIZE + (IMAGE_PAGE_OFFSET + RESUME as usize * ENTRY_BYTES) as u64
+}
+
+/// Carries a script out, as `efibed_stub::image` does; None if there is more.
+pub fn run_script(memory: &mut TestMemory, at: u64) -> Option<Status> {
+    let read = |memory: &TestMemory, virt: u64, buf: &mut [u8]| {
+        let phys = memory.translate(0, virt, Access::read()).unwrap();
+        assert!(memory.read(phys, buf), "a stub reads {virt:#x}");
+    };
+    let words = |memory: &TestMemory, step: u64| {
+        let mut bytes = [0; 32];
+        read(memory, step, &mut bytes);
+        [0, 8, 16, 24].map(|at| u64::from_le_bytes(bytes[at..][..8].try_into().unwrap()))
+    };
+    assert_eq!(words(memory, at)[0], MAGIC);
+    for step in (at..).step_by(32).skip(1) {
+        let [op, to, bytes, from] = words(memory, step);
+        match Op::from_number(op).unwrap() {
+            Op::Return => return Some(Status(to as usize)),
+            Op::More => return None,
+            Op::Read => {
+                assert_eq!(to / PAGE_SIZE, (to + (bytes - 1)) / PAGE_SIZE);
+                read(memory, to, &mut [0]);
+                read(memory, to + (bytes - 1), &mut [0]);
+            }
+            Op::Write => {
+                let mut data = vec![0; bytes as usize];
+                read(memory, from, &mut data);
+                assert_eq!(to / PAGE_SIZE, (to + (bytes - 1)) / PAGE_SIZE);
+                let phys = memory.translate(0, to, Access::write()).unwrap();
+                assert!(memory.write(phys, &data), "a stub writes {to:#x}");
+            }
+        }
+    }
+    None
+}
+
+/// How far [`Bed::switch`] moves all of [`code_and_data`] up.
+pub const WINDOW: u64 = 0xffff_fffe_0000_0000;
+
+/// The map with all of its regions moved there, as SetVirtualAddressMap takes it.
+pub fn virtual_map(map: &[MemoryDescriptor]) -> Vec<u8> {
+    let words = |descriptor: &MemoryDescriptor| {
+        let MemoryDescriptor { ty, phys_start, page_count, att, .. } = *descriptor;
+        [u64::from(ty.0), phys_start, WINDOW + phys_start, page_count, att.bits(), 0]
+    };
+    map.iter().flat_map(words).flat_map(u64::to_le_bytes).collect()
+}
+
+/// Firmware after that, and its memory, mapped there too.
+pub fn switched() -> (Firmware, TestMemory) {
+    let mut bed = Bed::new();
+    bed.switch();
+    bed.firmware.expect_root(0x5000);
+    (bed.firmware, bed.memory)
+}
+
+impl Bed {
+    /// Calls SetVirtualAddressMap, and maps what it was told.
+    pub fn switch(&mut self) {
+        let bytes = virtual_map(&code_and_data());
+        for descriptor in code_and_data() {
+            for offset in (0..descriptor.page_count.min(8)).map(|page| page * PAGE_SIZE) {
+                let phys = descriptor.phys_start + offset;
+                self.memory.map(WINDOW + phys, Some(phys));
+            }
+        }
+        self.memory.put(0xE_0000, &bytes);
+        let args = [bytes.len() as u64, DESCRIPTOR_STRIDE as u64, 1, 0xE_0000];
+        assert_eq!(self.call(Service::SetVirtualAddressMap, &args), Status::SUCCESS);
     }
 }
 

@@ -1,18 +1,23 @@
-//! A reader of the tables as an operating system is one: it follows the specification, not `tables.rs`.
+//! A reader of the tables as an operating system is one: it follows the specification, not `tables.rs` and
+//! `configuration.rs`.
+
+mod configuration;
 
 use core::fmt;
 use core::mem::offset_of;
 
 use efibed_stub::Service;
+use uefi_raw::table::configuration::ConfigurationTable;
 use uefi_raw::table::runtime::RuntimeServices;
 use uefi_raw::table::system::SystemTable;
 use uefi_raw::table::{Header, Revision};
 
 use super::{GuestMemory, PAGE_SIZE};
 
-/// Verifies the system table at this physical address, and the runtime-services table it points to, as UEFI 2.10, 4.2.1
-/// tells operating systems to. `translate` says which physical address is behind an address that a table holds; before
-/// SetVirtualAddressMap that is the address itself.
+/// Verifies the system table at this physical address, and all it points to: the runtime-services table and the
+/// configuration tables that this room knows, as UEFI 2.10, 4.2.1 and 4.6 tell operating systems to. `translate` says
+/// which physical address is behind an address that a table holds; before SetVirtualAddressMap that is the address itself.
+/// What the configuration tables point to is physical before and after.
 pub fn verify_tables(
     memory: &dyn GuestMemory,
     system_table_pa: u64,
@@ -23,9 +28,15 @@ pub fn verify_tables(
 
     let address = u64_at(&system_table, offset_of!(SystemTable, runtime_services));
     let runtime_services: [u8; size_of::<RuntimeServices>()] =
-        read(memory, Table::RuntimeServices, address, translate)?;
+        read(memory, Table::RuntimeServices, address, &translate)?;
     verify_header(&runtime_services, Table::RuntimeServices, RUNTIME_SERVICES_SIGNATURE)?;
-    verify_services(&runtime_services)
+    verify_services(&runtime_services)?;
+
+    verify_vendor(memory, u64_at(&system_table, offset_of!(SystemTable, firmware_vendor)), &translate)?;
+    let count = u64_at(&system_table, offset_of!(SystemTable, number_of_configuration_table_entries));
+    let address = u64_at(&system_table, offset_of!(SystemTable, configuration_table));
+    let entries = configuration_entries(memory, count, address, translate)?;
+    configuration::verify(memory, &entries)
 }
 
 /// Which table a defect is in.
@@ -35,6 +46,24 @@ pub enum Table {
     System,
     /// EFI_RUNTIME_SERVICES.
     RuntimeServices,
+    /// FirmwareVendor.
+    Vendor,
+    /// The array of EFI_CONFIGURATION_TABLE.
+    Configuration,
+    /// ACPI's RSDP.
+    Rsdp,
+    /// ACPI's XSDT.
+    Xsdt,
+    /// The SMBIOS 3 entry point.
+    Smbios,
+    /// The SMBIOS structures.
+    SmbiosStructures,
+    /// EFI_RT_PROPERTIES_TABLE.
+    RtProperties,
+    /// EFI_SYSTEM_RESOURCE_TABLE.
+    Esrt,
+    /// EFI_MEMORY_ATTRIBUTES_TABLE.
+    MemoryAttributes,
 }
 
 impl fmt::Display for Table {
@@ -42,6 +71,15 @@ impl fmt::Display for Table {
         f.write_str(match self {
             Self::System => "the system table",
             Self::RuntimeServices => "the runtime-services table",
+            Self::Vendor => "the firmware vendor's name",
+            Self::Configuration => "the array of configuration tables",
+            Self::Rsdp => "ACPI's RSDP",
+            Self::Xsdt => "ACPI's XSDT",
+            Self::Smbios => "the SMBIOS entry point",
+            Self::SmbiosStructures => "the table of SMBIOS structures",
+            Self::RtProperties => "the RT properties table",
+            Self::Esrt => "the ESRT",
+            Self::MemoryAttributes => "the Memory Attributes Table",
         })
     }
 }
@@ -74,7 +112,31 @@ pub enum TableDefect {
     /// A service without a stub.
     #[error("the runtime-services table has a null pointer for {service}")]
     NullService { service: Service },
+    /// The firmware vendor's name has no end.
+    #[error("the firmware vendor's name has no null in its first {MAX_VENDOR_UNITS} units")]
+    EndlessVendor,
+    /// More tables than anyone has.
+    #[error("the system table counts {count} configuration tables; expected {MAX_CONFIGURATION_TABLES} at most")]
+    ConfigurationCount { count: u64 },
+    /// A configuration table that this firmware always has.
+    #[error("{table} is not among the configuration tables")]
+    Missing { table: Table },
+    /// A configuration table twice.
+    #[error("{table} is twice among the configuration tables")]
+    Twice { table: Table },
+    /// The bytes do not add up to zero.
+    #[error("{table} has a checksum that is off by {sum:#04x}")]
+    Checksum { table: Table, sum: u8 },
+    /// A field that is not what the specification says.
+    #[error("{table} has {found:#x} in {field}; expected {expected}")]
+    Field { table: Table, field: &'static str, expected: &'static str, found: u64 },
 }
+
+/// Units of a vendor's name, its null included: a limit, since the name is only as long as its memory is right.
+const MAX_VENDOR_UNITS: u64 = 128;
+
+/// Configuration tables: some machines have thirty.
+const MAX_CONFIGURATION_TABLES: u64 = 256;
 
 /// UEFI 2.10, 4.5.1: EFI_RUNTIME_SERVICES_SIGNATURE.
 const RUNTIME_SERVICES_SIGNATURE: u64 = 0x5652_4553_544e_5552;
@@ -108,6 +170,40 @@ fn verify_services(bytes: &[u8]) -> Result<(), TableDefect> {
         None => Ok(()),
         Some(service) => Err(TableDefect::NullService { service }),
     }
+}
+
+fn verify_vendor(
+    memory: &dyn GuestMemory,
+    address: u64,
+    translate: impl Fn(u64) -> Option<u64>,
+) -> Result<(), TableDefect> {
+    for index in 0..MAX_VENDOR_UNITS {
+        let at = address.wrapping_add(2 * index);
+        if read::<2>(memory, Table::Vendor, at, &translate)? == [0, 0] {
+            return Ok(());
+        }
+    }
+    Err(TableDefect::EndlessVendor)
+}
+
+/// Each entry's GUID and pointer.
+fn configuration_entries(
+    memory: &dyn GuestMemory,
+    count: u64,
+    address: u64,
+    translate: impl Fn(u64) -> Option<u64>,
+) -> Result<Vec<([u8; 16], u64)>, TableDefect> {
+    if count > MAX_CONFIGURATION_TABLES {
+        return Err(TableDefect::ConfigurationCount { count });
+    }
+    let entry = |index| {
+        let at = address.wrapping_add(index * size_of::<ConfigurationTable>() as u64);
+        let bytes: [u8; size_of::<ConfigurationTable>()] = read(memory, Table::Configuration, at, &translate)?;
+        let mut guid = [0; 16];
+        guid.copy_from_slice(&bytes[..16]);
+        Ok((guid, u64_at(&bytes, offset_of!(ConfigurationTable, vendor_table))))
+    };
+    (0..count).map(entry).collect()
 }
 
 /// Of the whole table, the field itself taken as zero (UEFI 2.10, 4.2.1).

@@ -52,7 +52,8 @@ impl Loaded {
     pub fn sizes(image: &Image, map: &MemoryMap, descriptors: usize, pool_pages: u64, identity_pages: u64) -> Sizes {
         let pages = |descriptors: usize| ((descriptors * DESCRIPTOR_STRIDE) as u64).div_ceil(PAGE_BYTES).max(1);
         let map_pages = pages(descriptors.max(map.descriptors().len()));
-        let attributes_pages = pages(map.attributes_table().len());
+        let attributes = map.attributes_table().len() * DESCRIPTOR_STRIDE;
+        let attributes_pages = (ATTRIBUTES_HEADER_BYTES + attributes as u64).div_ceil(PAGE_BYTES);
         let direct = image.pages() + 2 * map_pages + attributes_pages + pool_pages;
         // The direct map covers the boot tables too; a page of them maps 511 others at the least.
         let ranges = [image.pages(), direct + direct / 256 + 32, 1, 1, map_pages];
@@ -78,7 +79,7 @@ impl Loaded {
     ) -> Result<Self, LoadError> {
         let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
         let map_bytes = descriptor_bytes(map.descriptors());
-        let attributes = descriptor_bytes(map.attributes_table());
+        let attributes = attributes_table(map.attributes_table());
         let written = memory.write(placement.base, image.read_only())
             && memory.write(placement.memory_map().start, &map_bytes)
             && memory.write(placement.attributes().start, &attributes)
@@ -115,8 +116,8 @@ impl Loaded {
             memory_map_bytes: self.map_bytes,
             stride: DESCRIPTOR_STRIDE as u64,
             in_mapping_order: self.in_mapping_order.into(),
-            attributes_table: self.placement.attributes().start,
-            attributes_table_bytes: self.attributes_bytes,
+            attributes_table: self.placement.attributes().start + ATTRIBUTES_HEADER_BYTES,
+            attributes_table_bytes: self.attributes_bytes - ATTRIBUTES_HEADER_BYTES,
             virtual_map: self.placement.virtual_map().start,
             kernel_root: self.kernel_root,
             levels: if cpu.la57 != 0 { 5 } else { 4 },
@@ -213,6 +214,15 @@ fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placem
     let header = image.header();
     let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
     memory.write(placement.base + (header.descriptor_tables - IMAGE_BASE), &page)
+}
+
+/// Bytes of EFI_MEMORY_ATTRIBUTES_TABLE before its entries (UEFI 2.10, 4.6.4).
+const ATTRIBUTES_HEADER_BYTES: u64 = 16;
+
+/// EFI_MEMORY_ATTRIBUTES_TABLE of version 1: Version, NumberOfEntries, DescriptorSize, Reserved, and the entries.
+fn attributes_table(entries: &[MemoryDescriptor]) -> Vec<u8> {
+    let header = [1, entries.len() as u32, DESCRIPTOR_STRIDE as u32, 0];
+    header.into_iter().flat_map(u32::to_le_bytes).chain(descriptor_bytes(entries)).collect()
 }
 
 fn descriptor_bytes(descriptors: &[MemoryDescriptor]) -> Vec<u8> {

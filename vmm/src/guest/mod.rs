@@ -24,7 +24,9 @@ pub use image::{Image, ImageError};
 pub use loaded::{LoadError, Loaded};
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
-pub use session::{BackedPage, BootError, Crash, End, Guest, GuestEvents, Mapped, MappedTables, NoEvents, command};
+pub use session::{
+    BackedPage, BootError, Crash, End, Guest, GuestEvents, Mapped, MappedTables, NoEvents, PortAnswer, command,
+};
 
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;

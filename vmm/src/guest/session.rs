@@ -40,8 +40,19 @@ pub trait GuestEvents {
     fn internal_error(&mut self, _error: &InternalError, _machine: &mut Machine) -> bool {
         false
     }
-    /// The guest wrote to a port that is not the guest image's own. False: nobody knows it.
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> bool;
+    /// The guest wrote to a port that is not the guest image's own.
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer;
+}
+
+/// What becomes of a guest that wrote to a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortAnswer {
+    /// Nobody knows the port: its run ends with the exit.
+    Unknown,
+    /// It goes on.
+    GoOn,
+    /// It is not to run any more: [`End::Stopped`].
+    Stop,
 }
 
 /// Why a guest could not be booted.
@@ -70,6 +81,8 @@ pub enum End {
     },
     /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
     Exit(Exit),
+    /// Whoever heard what it wrote to a port stopped it.
+    Stopped,
     /// KVM would not run it.
     Run(RunError),
     /// The watchdog could not be armed.
@@ -102,6 +115,7 @@ impl fmt::Display for End {
             }
             Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
             Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
+            Self::Stopped => f.write_str("the guest had its machine reset"),
             Self::Run(error) => write!(f, "{error}"),
             Self::Watchdog(error) => write!(f, "{error}"),
             Self::Corrupt => f.write_str("the guest's mailbox does not hold what it must"),
@@ -237,8 +251,13 @@ impl<'m> Guest<'m> {
     /// results.
     pub fn resume(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
         self.run(events)?;
+        self.results(commands)
+    }
+
+    /// The results of so many commands of the last batch; 0 for those that were not come to.
+    pub fn results(&self, count: usize) -> Result<Vec<u64>, End> {
         let result = self.mailbox(offset_of!(Mailbox, commands) + offset_of!(Command, result));
-        let results = (0..commands).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
+        let results = (0..count).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
         results.collect()
     }
 
@@ -287,7 +306,11 @@ impl<'m> Guest<'m> {
                 Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => memory.faults(Some(MAX_FAULTS), events)?,
                 Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(memory.crash()),
                 Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(memory.panic()),
-                Exit::Out { port, data, .. } if events.port(port, data, &mut session) => {}
+                Exit::Out { port, data, .. } => match events.port(port, data, &mut session) {
+                    PortAnswer::GoOn => {}
+                    PortAnswer::Stop => return Err(End::Stopped),
+                    PortAnswer::Unknown => return Err(End::Exit(exit)),
+                },
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa));
                 }
@@ -469,7 +492,7 @@ pub struct NoEvents;
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: u64, _value: u64) {}
     fn swept_fault(&mut self, _fault: Fault) {}
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
-        false
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
     }
 }

@@ -11,7 +11,7 @@ use super::script::{RFLAGS_FIXED, Script};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
-    BootTables, End, Guest, GuestEvents, Image, Loaded, OutOfPages, PAGE_BYTES, Placement, command, flags,
+    BootTables, End, Guest, GuestEvents, Image, Loaded, OutOfPages, PAGE_BYTES, Placement, PortAnswer, command, flags,
 };
 use crate::machine::{Exit, InternalError, Machine};
 use crate::memory_map::MemoryMap;
@@ -332,7 +332,7 @@ impl GuestEvents for Watch<'_> {
         self.abandon(machine, NOT_EMULATED)
     }
 
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> bool {
-        false
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
     }
 }

@@ -58,7 +58,7 @@ struct Document<'a> {
     findings_omitted: u64,
     faults: Vec<FaultObject<'a>>,
     faults_omitted: u64,
-    calls: Vec<CallObject>,
+    calls: Vec<CallObject<'a>>,
     skipped: Vec<SkippedObject<'a>>,
     notes: &'a [String],
     timing: TimingObject,
@@ -164,7 +164,7 @@ struct FaultObject<'a> {
 }
 
 #[derive(Serialize)]
-struct CallObject {
+struct CallObject<'a> {
     phase: &'static str,
     service: &'static str,
     rip: Option<Hex>,
@@ -172,6 +172,7 @@ struct CallObject {
     tables: &'static str,
     args: [Hex; 4],
     status: CallStatus,
+    reason: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -199,14 +200,19 @@ impl Serialize for Hex {
     }
 }
 
-/// A status; None if the service was not called.
-struct CallStatus(Option<u64>);
+/// What came back, if anything did.
+enum CallStatus {
+    Returned(u64),
+    NotReturned,
+    NotCalled,
+}
 
 impl Serialize for CallStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(status) => Hex(status).serialize(serializer),
-            None => serializer.serialize_str("not-called"),
+        match self {
+            Self::Returned(status) => Hex(*status).serialize(serializer),
+            Self::NotReturned => serializer.serialize_str("not-returned"),
+            Self::NotCalled => serializer.serialize_str("not-called"),
         }
     }
 }
@@ -337,8 +343,8 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
     }
 }
 
-impl From<&CallReport> for CallObject {
-    fn from(call: &CallReport) -> Self {
+impl<'a> From<&'a CallReport> for CallObject<'a> {
+    fn from(call: &'a CallReport) -> Self {
         Self {
             phase: call.phase.name(),
             service: call.service,
@@ -346,7 +352,12 @@ impl From<&CallReport> for CallObject {
             cr3: call.cr3.map(Hex),
             tables: call.tables,
             args: call.args.map(Hex),
-            status: CallStatus(call.status),
+            status: match (call.status, call.rip) {
+                (Some(status), _) => CallStatus::Returned(status),
+                (None, Some(_)) => CallStatus::NotReturned,
+                (None, None) => CallStatus::NotCalled,
+            },
+            reason: call.reason.as_deref(),
         }
     }
 }
@@ -446,7 +457,8 @@ mod tests {
         assert_eq!(
             value["calls"],
             json!([{ "phase": "map", "service": "SetVirtualAddressMap", "rip": "0x7e900010", "cr3": "0x123000",
-                     "tables": "mapper", "args": ["0x60", "0x30", "0x1", "0x5000"], "status": "0x0" }])
+                     "tables": "mapper", "args": ["0x60", "0x30", "0x1", "0x5000"], "status": "0x0",
+                "reason": null }])
         );
         assert_eq!(
             value["timing"],
@@ -488,6 +500,15 @@ mod tests {
         assert_eq!((&finding["pages"], &finding["walk"]), (&json!(0), &json!([])));
         let call = &value["calls"][0];
         assert_eq!((&call["status"], &call["rip"]), (&json!("not-called"), &Value::Null));
+        assert_eq!(call["reason"], "the walk finds its pages wrong");
+    }
+
+    #[test]
+    fn a_service_that_does_not_return_says_so() {
+        let mut report = samples::clean();
+        report.calls[0].status = None;
+        assert_eq!(parsed(&report)["calls"][0]["status"], "not-returned");
+        assert_eq!(parsed(&samples::clean())["calls"][0]["reason"], Value::Null);
     }
 
     #[test]

@@ -153,8 +153,10 @@ pub struct CallReport {
     pub tables: &'static str,
     /// Its first four arguments.
     pub args: [u64; 4],
-    /// Its status; None: not called, since the walk finds its pages wrong.
+    /// Its status; None: it was not called, or (with `rip`) did not return.
     pub status: Option<u64>,
+    /// Why there is no status.
+    pub reason: Option<String>,
 }
 
 /// How long it took.

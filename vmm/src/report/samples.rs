@@ -44,6 +44,7 @@ pub fn clean() -> Report {
             tables: "mapper",
             args: [0x60, 0x30, 1, 0x5000],
             status: Some(0),
+            reason: None,
         }],
         skipped: vec![Skipped {
             what: "fetches from pages that can be executed".into(),
@@ -119,7 +120,9 @@ pub fn kernel_overlap() -> Report {
         witnesses: vec![Witness::Walk],
         message: "the kernel's text is not mapped as it was".into(),
     }];
-    report.calls[0] = CallReport { rip: None, cr3: None, status: None, args: [0; 4], ..report.calls[0].clone() };
+    let reason = Some("the walk finds its pages wrong".into());
+    report.calls[0] =
+        CallReport { rip: None, cr3: None, status: None, args: [0; 4], reason, ..report.calls[0].clone() };
     report.skipped.clear();
     report.notes.clear();
     report

@@ -14,6 +14,7 @@ use uefi_raw::Status;
 use super::style::{Paint, WIDTH, counted, labelled, printable, tally, wrapped};
 use super::{CallReport, EngineName, Report, Verdict};
 use crate::check::Skipped;
+use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Paging, Vendor};
 
 /// A report to be displayed. No newline at the end.
@@ -178,33 +179,51 @@ fn features(paging: &Paging) -> [Feature; 6] {
     ]
 }
 
+/// Services that were called alike, one after another, share an entry.
 fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
     if calls.is_empty() {
         return Vec::new();
     }
-    let name_width = calls.iter().map(|call| call.service.len()).max().unwrap_or(0);
     let mut lines = vec![paint.bold("calls")];
-    lines.extend(calls.iter().map(|call| {
-        let Some(status) = call.status else {
-            let why = paint.wrong("not called: the walk finds its pages wrong");
-            return format!("  {:<6}  {:name_width$}  {why}", call.phase.name(), call.service);
-        };
-        let mut text = format!("  {:<6}  {:name_width$}  ", call.phase.name(), call.service);
-        text += &match status {
-            0 => paint.right("EFI_SUCCESS"),
-            _ => paint.wrong(status_name(status)),
-        };
+    for alike in calls.chunk_by(are_alike) {
+        let (head, rest) = (alike.first(), alike.iter().map(|call| call.service).collect::<Vec<_>>());
+        let Some(call) = head else { continue };
+        lines.push(format!("  {:<6}  {}", call.phase.name(), how_it_went(call, alike.len(), paint)));
+        lines.extend(labelled("         ", &rest.join(", "), 10));
+    }
+    lines
+}
+
+fn are_alike(one: &CallReport, other: &CallReport) -> bool {
+    let page = |call: &CallReport| call.rip.map(|rip| rip & !(PAGE_BYTES - 1));
+    let key = |call: &CallReport| (call.phase, call.tables, call.status, call.cr3, page(call));
+    key(one) == key(other) && one.reason == other.reason
+}
+
+fn how_it_went(call: &CallReport, count: usize, paint: Paint) -> String {
+    let mut text = match (call.status, call.rip) {
+        (Some(0), _) => paint.right("EFI_SUCCESS"),
+        (Some(status), _) => paint.bold(status_name(status)),
+        (None, Some(_)) => paint.bold("did not return"),
+        (None, None) => paint.bold("not called"),
+    };
+    if call.rip.is_some() {
         text += match call.tables {
             "mapper" => " on the mapper's tables",
             _ => " on the boot tables",
         };
-        let registers = [("RIP", call.rip), ("CR3", call.cr3)];
-        for (name, value) in registers.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-            text += &format!(", {name} {value:#x}");
+    }
+    for (name, value) in [("RIP", call.rip), ("CR3", call.cr3)] {
+        let Some(value) = value else { continue };
+        match (name, count) {
+            ("RIP", 2..) => text += &format!(", in the page at {:#x}", value & !(PAGE_BYTES - 1)),
+            _ => text += &format!(", {name} {value:#x}"),
         }
-        text
-    }));
-    lines
+    }
+    if let Some(reason) = &call.reason {
+        text += &format!(": {}", printable(reason));
+    }
+    text
 }
 
 /// `EFI_INVALID_PARAMETER`, by UEFI 2.10, appendix D; a number where that has no name.

@@ -2,65 +2,168 @@
 //!
 //! | section | file |
 //! | --- | --- |
-//! | 8.2 Variable Services | to come: `variables.rs` |
+//! | 8.2 Variable Services | `variables.rs`, over the store in `variable_store.rs` |
 //! | 8.3 Time Services | `time.rs` |
 //! | 8.4 Virtual Memory Services | `virtual_memory.rs` |
-//! | 8.5 Miscellaneous Runtime Services | to come: `miscellaneous.rs` |
+//! | 8.5 Miscellaneous Runtime Services | `miscellaneous.rs` |
 //!
-//! A service that is not there yet says EFI_UNSUPPORTED, as 8.1 asks of what is not supported after ExitBootServices; it
-//! never pretends to have worked. (ResetSystem too, though a real one does not return.)
+//! A service looks at its caller through [`Caller`]: arguments, and memory through the caller's tables. What it reads and
+//! writes there its stub does again in the guest. A service that refuses says why with a [`Refusal`]; what it had noted
+//! to be written by then (a size that was too small, for one) is written all the same.
 
+mod miscellaneous;
 mod time;
+pub(super) mod variable_store;
+mod variables;
 pub(super) mod virtual_memory;
 
 use efibed_stub::Service;
 use efibed_stub::memory::DESCRIPTOR_VERSION;
 use uefi_raw::Status;
+use uefi_raw::table::runtime::ResetType;
 
-use super::{Firmware, GuestMemory, StubCall};
+use super::caller::Caller;
+use super::{Firmware, GuestMemory};
 
-/// Plays a service: reads its arguments from `regs`, and leaves there what its stub needs to go on.
+pub(crate) use miscellaneous::CAPSULE_CLASS;
+pub(super) use miscellaneous::Counters;
+pub(super) use time::Clock;
+
+/// Plays a service. A reset is what ends the guest's run.
 pub(super) fn play(
     firmware: &mut Firmware,
     service: Service,
-    regs: &mut StubCall,
-    memory: &mut dyn GuestMemory,
-) -> Result<(), Refusal> {
+    caller: &mut Caller<'_>,
+) -> Result<Option<ResetType>, Refusal> {
     match service {
-        Service::GetTime => time::get_time(firmware, regs),
-        Service::SetVirtualAddressMap => virtual_memory::set_virtual_address_map(firmware, regs, memory),
-        Service::SetTime
-        | Service::GetWakeupTime
-        | Service::SetWakeupTime
-        | Service::ConvertPointer
-        | Service::GetVariable
-        | Service::GetNextVariableName
-        | Service::SetVariable
-        | Service::GetNextHighMonotonicCount
-        | Service::ResetSystem
-        | Service::UpdateCapsule
-        | Service::QueryCapsuleCapabilities
-        | Service::QueryVariableInfo => Err(Refusal::NotOffered),
+        Service::GetTime => time::get_time(&firmware.clock, caller),
+        Service::SetTime => time::set_time(&mut firmware.clock, caller),
+        Service::GetWakeupTime => time::get_wakeup_time(&firmware.clock, caller),
+        Service::SetWakeupTime => time::set_wakeup_time(&mut firmware.clock, caller),
+        Service::SetVirtualAddressMap => virtual_memory::set_virtual_address_map(firmware, caller),
+        Service::ConvertPointer => virtual_memory::convert_pointer(),
+        Service::GetVariable => variables::get_variable(&firmware.variables, caller),
+        Service::GetNextVariableName => variables::get_next_variable_name(&firmware.variables, caller),
+        Service::SetVariable => variables::set_variable(&mut firmware.variables, caller),
+        Service::GetNextHighMonotonicCount => miscellaneous::next_high_monotonic_count(&mut firmware.counters, caller),
+        Service::ResetSystem => return miscellaneous::reset_system(caller).map(Some),
+        Service::UpdateCapsule => miscellaneous::update_capsule(caller),
+        Service::QueryCapsuleCapabilities => miscellaneous::query_capsule_capabilities(caller),
+        Service::QueryVariableInfo => variables::query_variable_info(&firmware.variables, caller),
     }
+    .map(|()| None)
 }
 
 /// Why a service did not do what it was asked to; more than its EFI_STATUS can say.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The service is not there yet.
-    #[error("this firmware does not offer the service")]
-    NotOffered,
+    /// An argument points to where the caller's tables lead nowhere, or not to memory.
+    #[error("{argument} is at {at:#x}, which {}", unreachable(*.phys))]
+    Unreachable {
+        /// The specification's name for it.
+        argument: &'static str,
+        /// The first address that cannot be used.
+        at: u64,
+        /// Where it leads, if anywhere: there is no memory there.
+        phys: Option<u64>,
+    },
+    /// A pointer that must not be null.
+    #[error("{argument} is null")]
+    Null {
+        /// The specification's name for it.
+        argument: &'static str,
+    },
 
-    /// GetTime without a place for the time.
-    #[error("Time is null")]
-    NullTime,
-    /// The host's clock is before 1970 or after 9999.
+    /// No such variable, or not one for runtime.
+    #[error("there is no such variable")]
+    NoVariable,
+    /// All variables have been named.
+    #[error("there is no further variable")]
+    NoNextVariable,
+    /// GetNextVariableName goes on from a variable that exists.
+    #[error("VariableName and VendorGuid are not those of a variable")]
+    UnknownName,
+    /// A buffer has no room for the result.
+    #[error("{argument} is {found}; {needed} bytes are needed")]
+    BufferTooSmall {
+        /// The size's name.
+        argument: &'static str,
+        /// The size.
+        found: u64,
+        /// What it is now.
+        needed: u64,
+    },
+    /// SetVariable without a name.
+    #[error("VariableName is an empty string")]
+    EmptyName,
+    /// The name does not end where it must.
+    #[error("VariableName has no null in its first {bytes} bytes")]
+    EndlessName {
+        /// How far was looked.
+        bytes: u64,
+    },
+    /// Bits that may not be set, or not together.
+    #[error("Attributes are {attributes:#x}: {why}")]
+    Attributes {
+        /// The argument.
+        attributes: u32,
+        /// What is wrong with them.
+        why: &'static str,
+    },
+    /// Bits that the specification knows and this firmware does not do.
+    #[error("Attributes are {attributes:#x}: this firmware does not do {what}")]
+    UnsupportedAttributes {
+        /// The argument.
+        attributes: u32,
+        /// What it does not do.
+        what: &'static str,
+    },
+    /// A variable keeps the attributes it was made with.
+    #[error("Attributes are {found:#x}; the variable has {expected:#x}, and must be deleted to change them")]
+    OtherAttributes {
+        /// The argument.
+        found: u32,
+        /// The variable's.
+        expected: u32,
+    },
+    /// Volatile variables cannot be changed at runtime.
+    #[error("the variable is read-only at runtime")]
+    ReadOnly,
+    /// More than one variable may have.
+    #[error("the variable would be of {bytes} bytes with its name; it may have {limit}")]
+    VariableTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// QueryVariableInfo's MaximumVariableSize.
+        limit: u64,
+    },
+    /// More than is left.
+    #[error("the variable needs {needed} bytes; {left} are left")]
+    StoreFull {
+        /// Its size.
+        needed: u64,
+        /// QueryVariableInfo's RemainingVariableStorageSize.
+        left: u64,
+    },
+
+    /// A field of EFI_TIME is out of range.
+    #[error("{field} of Time is out of range: {value}")]
+    TimeField {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: i64,
+    },
+    /// The host's clock shows what EFI_TIME cannot hold.
     #[error("the host's clock shows no time that EFI_TIME can hold")]
     NoTime,
 
     /// SetVirtualAddressMap may succeed once.
     #[error("SetVirtualAddressMap has already succeeded; it may be called once")]
     AlreadyVirtual,
+    /// ConvertPointer outside SetVirtualAddressMap.
+    #[error("ConvertPointer is for firmware's own handlers, while SetVirtualAddressMap runs")]
+    NotNow,
     /// Not the version this firmware knows.
     #[error("DescriptorVersion is {version}; expected {DESCRIPTOR_VERSION}")]
     DescriptorVersion {
@@ -85,12 +188,12 @@ pub enum Refusal {
         stride: u64,
     },
     /// The map is not in memory, or not all of it.
-    #[error("entry {entry} of VirtualMap, at physical address {phys:#x}, is not in memory")]
+    #[error("entry {entry} of VirtualMap, at {at:#x}, is not in memory")]
     MapUnreadable {
         /// Its number in VirtualMap.
         entry: u64,
         /// Where it would be.
-        phys: u64,
+        at: u64,
     },
     /// A virtual address for physical addresses that are not in the memory map.
     #[error(
@@ -119,22 +222,91 @@ pub enum Refusal {
         /// Where they would be.
         phys: u64,
     },
+
+    /// ResetSystem with a type that does not exist.
+    #[error("ResetType is {ty}; there are 0 to 3")]
+    ResetType {
+        /// The argument.
+        ty: u32,
+    },
+    /// No capsules, or more than anyone has.
+    #[error("CapsuleCount is {count}; expected 1 to {limit}")]
+    CapsuleCount {
+        /// The argument.
+        count: u64,
+        /// The most this firmware takes.
+        limit: u64,
+    },
+    /// Flags that must not stand together, or sizes that cannot be.
+    #[error("capsule {index}: {why}")]
+    CapsuleHeader {
+        /// Its number.
+        index: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A capsule for other firmware.
+    #[error("capsule {index} is of a type that this firmware does not know")]
+    UnknownCapsule {
+        /// Its number.
+        index: u64,
+    },
+    /// A capsule larger than this firmware takes.
+    #[error("capsule {index} has {bytes} bytes; this firmware takes {limit}")]
+    CapsuleTooLarge {
+        /// Its number.
+        index: u64,
+        /// CapsuleImageSize.
+        bytes: u64,
+        /// MaximumCapsuleSize.
+        limit: u64,
+    },
 }
 
 impl Refusal {
-    /// What the service returns (UEFI 2.10: 8.3.1 and 8.4.1, Status Codes Returned).
+    /// What the service returns (UEFI 2.10, "Status Codes Returned" in each section of chapter 8).
     pub fn status(&self) -> Status {
         match self {
-            Self::NotOffered | Self::AlreadyVirtual => Status::UNSUPPORTED,
-            Self::NullTime
+            Self::AlreadyVirtual | Self::NotNow | Self::UnsupportedAttributes { .. } | Self::UnknownCapsule { .. } => {
+                Status::UNSUPPORTED
+            }
+            Self::Null { .. }
+            | Self::EmptyName
+            | Self::UnknownName
+            | Self::EndlessName { .. }
+            | Self::Attributes { .. }
+            | Self::OtherAttributes { .. }
+            | Self::VariableTooLarge { .. }
+            | Self::TimeField { .. }
             | Self::DescriptorVersion { .. }
             | Self::DescriptorSize { .. }
             | Self::MapSize { .. }
-            | Self::MapUnreadable { .. } => Status::INVALID_PARAMETER,
-            Self::NotFound { .. } => Status::NOT_FOUND,
+            | Self::MapUnreadable { .. }
+            | Self::ResetType { .. }
+            | Self::CapsuleCount { .. }
+            | Self::CapsuleHeader { .. } => Status::INVALID_PARAMETER,
+            Self::NoVariable | Self::NoNextVariable | Self::NotFound { .. } => Status::NOT_FOUND,
+            Self::BufferTooSmall { .. } => Status::BUFFER_TOO_SMALL,
+            Self::ReadOnly => Status::WRITE_PROTECTED,
+            Self::StoreFull { .. } | Self::CapsuleTooLarge { .. } => Status::OUT_OF_RESOURCES,
             Self::NoMapping { .. } => Status::NO_MAPPING,
-            // 8.4.1 has no status for broken firmware; Appendix D's general one.
+            // Real firmware faults there; Linux abandons the service then, with this status
+            // (arch/x86/platform/efi/quirks.c, efi_crash_gracefully_on_page_fault).
+            Self::Unreachable { .. } => Status::ABORTED,
+            // 8.3.1 and 8.4.1 have no other status for broken firmware than that of broken hardware.
             Self::NoTime | Self::TablesUnwritable { .. } => Status::DEVICE_ERROR,
         }
     }
+}
+
+fn unreachable(phys: Option<u64>) -> String {
+    match phys {
+        None => "the caller's tables do not map, or not as needed".into(),
+        Some(phys) => format!("leads to physical address {phys:#x}, where no memory is"),
+    }
+}
+
+/// The pointer, unless it is null.
+fn not_null(argument: &'static str, pointer: u64) -> Result<u64, Refusal> {
+    if pointer == 0 { Err(Refusal::Null { argument }) } else { Ok(pointer) }
 }

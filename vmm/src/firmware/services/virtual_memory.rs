@@ -9,8 +9,8 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor};
 
 use super::super::VirtualMode;
 use super::super::ranges::{Range, Union};
-use super::super::tables::{CLOCK_DATA, RUNTIME_SERVICES, SYSTEM_TABLE};
-use super::{DESCRIPTOR_VERSION, Firmware, GuestMemory, Refusal, StubCall};
+use super::super::tables::{RUNTIME_SERVICES, SYSTEM_TABLE};
+use super::{Caller, DESCRIPTOR_VERSION, Firmware, GuestMemory, Refusal};
 
 /// SetVirtualAddressMap refuses larger maps: no machine has them, and the guest must not keep the host busy.
 pub const MAX_MAP_BYTES: u64 = 16 << 20;
@@ -35,20 +35,21 @@ impl KnownMap {
 
 /// SetVirtualAddressMap(MemoryMapSize, DescriptorSize, DescriptorVersion, *VirtualMap) (8.4.1).
 ///
-/// Called in physical mode, so VirtualMap is a physical address. After a refusal everything is as it was, and the
-/// guest may call again.
-pub(super) fn set_virtual_address_map(
-    firmware: &mut Firmware,
-    regs: &StubCall,
-    memory: &mut dyn GuestMemory,
-) -> Result<(), Refusal> {
+/// After a refusal everything is as it was, and the guest may call again.
+pub(super) fn set_virtual_address_map(firmware: &mut Firmware, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     if firmware.is_virtual() {
         return Err(Refusal::AlreadyVirtual);
     }
-    let arguments = Arguments::check(regs)?;
-    let map = VirtualMap::read(&arguments, memory, &firmware.map.described)?;
+    let arguments = Arguments::check(caller.args())?;
+    let map = VirtualMap::read(&arguments, caller, &firmware.map.described)?;
     map.check_owed(&firmware.map.owed)?;
-    convert(firmware, &map, memory)
+    convert(firmware, &map, caller.physical())
+}
+
+/// ConvertPointer(DebugDisposition, **Address) (8.4.2): for the handlers of EVT_SIGNAL_VIRTUAL_ADDRESS_CHANGE, which run
+/// while SetVirtualAddressMap does. To an operating system it is not supported, and the RT properties table says so.
+pub(super) fn convert_pointer() -> Result<(), Refusal> {
+    Err(Refusal::NotNow)
 }
 
 /// The arguments, found to make sense.
@@ -59,8 +60,8 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn check(regs: &StubCall) -> Result<Self, Refusal> {
-        let (bytes, stride, version, map) = (regs.rcx, regs.rdx, regs.r8 as u32, regs.r9);
+    fn check([bytes, stride, version, map]: [u64; 4]) -> Result<Self, Refusal> {
+        let version = version as u32;
         if version != DESCRIPTOR_VERSION {
             return Err(Refusal::DescriptorVersion { version });
         }
@@ -88,15 +89,15 @@ struct Mapped {
 
 impl VirtualMap {
     /// Reads all entries; each that gives a virtual address must speak of described memory only.
-    fn read(arguments: &Arguments, memory: &dyn GuestMemory, described: &Union) -> Result<Self, Refusal> {
+    fn read(arguments: &Arguments, caller: &mut Caller<'_>, described: &Union) -> Result<Self, Refusal> {
         let mut map = Self(Vec::new());
         for entry in 0..arguments.entries {
             // At most MAX_MAP_BYTES, so only the addition can overflow.
-            let phys = arguments.map.wrapping_add(entry * arguments.stride);
-            let descriptor = (phys >= arguments.map)
-                .then(|| read_descriptor(memory, phys))
+            let at = arguments.map.wrapping_add(entry * arguments.stride);
+            let descriptor = (at >= arguments.map)
+                .then(|| read_descriptor(caller, at))
                 .flatten()
-                .ok_or(Refusal::MapUnreadable { entry, phys })?;
+                .ok_or(Refusal::MapUnreadable { entry, at })?;
             let (phys, pages) = (descriptor.phys_start, descriptor.page_count);
             let Some(range) = Range::of_pages_clamped(phys, pages) else {
                 continue; // no pages
@@ -137,11 +138,8 @@ fn gives_address(descriptor: &MemoryDescriptor) -> bool {
     descriptor.virt_start != 0 || is_identity_of_zero
 }
 
-fn read_descriptor(memory: &dyn GuestMemory, phys: u64) -> Option<MemoryDescriptor> {
-    let mut bytes = [0; size_of::<MemoryDescriptor>()];
-    if !memory.read(phys, &mut bytes) {
-        return None;
-    }
+fn read_descriptor(caller: &mut Caller<'_>, at: u64) -> Option<MemoryDescriptor> {
+    let bytes: [u8; size_of::<MemoryDescriptor>()] = caller.array("VirtualMap", at).ok()?;
     let field = |offset: usize| {
         let mut field = [0; 8];
         field.copy_from_slice(&bytes[offset..][..8]);
@@ -156,14 +154,14 @@ fn read_descriptor(memory: &dyn GuestMemory, phys: u64) -> Option<MemoryDescript
     })
 }
 
-/// Converts firmware's pointers, and writes the tables: runtime services first, then the system table (EDK II).
+/// Converts firmware's pointers, and writes the tables, in EDK II's order: images (here: what firmware's code knows of its
+/// data), the runtime-services table, the system table.
 fn convert(firmware: &mut Firmware, map: &VirtualMap, memory: &mut dyn GuestMemory) -> Result<(), Refusal> {
     // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
     let lost = |phys| Refusal::NoMapping { region: firmware.data.region, phys };
-    let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
     let data = firmware.data.phys;
-    let clock_data = data + CLOCK_DATA as u64;
-    let clock_data = map.convert(clock_data).ok_or_else(|| lost(clock_data))?;
+    let virtual_data = map.convert(data).ok_or_else(|| lost(data))?;
+    let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
 
     let is_written = memory.write(data + RUNTIME_SERVICES as u64, page.runtime_services())
         && memory.write(data + SYSTEM_TABLE as u64, page.system_table());
@@ -171,7 +169,7 @@ fn convert(firmware: &mut Firmware, map: &VirtualMap, memory: &mut dyn GuestMemo
         return Err(Refusal::TablesUnwritable { phys: data });
     }
     firmware.data_page = page;
-    firmware.virtual_mode = Some(VirtualMode { clock_data });
+    firmware.virtual_mode = Some(VirtualMode { data: virtual_data });
     Ok(())
 }
 
@@ -183,14 +181,13 @@ mod tests {
     use uefi_raw::table::boot::MemoryType;
 
     use super::super::super::test_memory::{
-        TestMemory, code_and_data, descriptor, set_virtual_address_map as svam, trap,
+        TestMemory, WINDOW, code_and_data, descriptor, run_script, set_virtual_address_map as svam, trap,
     };
-    use super::super::super::{Call, verify_tables};
+    use super::super::super::{Call, ForeignTrap, StubCall, verify_tables};
     use super::*;
 
     const MAP_AT: u64 = 0x5_0000;
     const STRIDE: u64 = DESCRIPTOR_STRIDE as u64;
-    const WINDOW: u64 = 0xffff_fffe_0000_0000;
 
     struct Bed {
         firmware: Firmware,
@@ -212,7 +209,7 @@ mod tests {
 
         fn call_raw(&mut self, bytes: u64, stride: u64, version: u64, at: u64) -> Call {
             let mut regs = svam(&self.firmware, bytes, stride, version, at);
-            let call = self.firmware.answer(&mut regs, &mut self.memory).unwrap();
+            let call = self.firmware.answer(&mut regs, &mut self.memory).unwrap().call().unwrap();
             assert_eq!(regs.rax, call.status.0 as u64);
             if call.status != Status::SUCCESS && !self.firmware.is_virtual() {
                 let tables = self.firmware.system_table();
@@ -267,24 +264,36 @@ mod tests {
         let by_window = |virt: u64| virt.checked_sub(WINDOW);
         assert_eq!(verify_tables(memory, tables, by_window), Ok(()));
         assert!(verify_tables(memory, tables, Some).is_err());
-        for (phys, content, _) in firmware.pages() {
-            let mut bytes = [0; 4096];
-            assert!(memory.read(phys, &mut bytes));
-            assert_eq!(&bytes, content);
-        }
     }
 
     #[test]
-    fn afterwards_get_time_is_given_the_virtual_address_of_its_data() {
+    fn the_calls_own_script_is_physical_and_the_next_ones_is_virtual() {
         let mut bed = Bed::new(&code_and_data());
-        assert_eq!(bed.call(&in_window(code_and_data()), STRIDE).status, Status::SUCCESS);
+        let bytes = encode(&in_window(code_and_data()), STRIDE);
+        bed.memory.put(MAP_AT, &bytes);
+        let mut regs = svam(&bed.firmware, bytes.len() as u64, STRIDE, 1, MAP_AT);
+        bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
+        assert_eq!(regs.r9 & !0xFFF, 0x7C00_0000);
+        assert_eq!(run_script(&mut bed.memory, regs.r9), Some(Status::SUCCESS));
+
         let entry = bed.firmware.virtual_entry(Service::GetTime).unwrap();
-        let mut regs = trap(entry);
-        regs.rcx = 0x1000;
-        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
-        assert_eq!(call.status, Status::SUCCESS);
-        assert_eq!(call.called_at(), entry);
+        let mut regs = StubCall { rcx: MAP_AT, ..trap(entry) };
+        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap().call().unwrap();
+        assert_eq!((call.status, call.called_at()), (Status::SUCCESS, entry));
         assert_eq!(regs.r9 & !0xFFF, WINDOW + 0x7C00_0000);
+        bed.memory.map(WINDOW + 0x7C00_0000, Some(0x7C00_0000));
+        assert_eq!(run_script(&mut bed.memory, regs.r9), Some(Status::SUCCESS));
+    }
+
+    #[test]
+    fn convert_pointer_is_not_for_operating_systems() {
+        let mut bed = Bed::new(&code_and_data());
+        for _ in 0..2 {
+            let mut regs = StubCall { rdx: MAP_AT, ..trap(bed.firmware.entry(Service::ConvertPointer)) };
+            let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap().call().unwrap();
+            assert_eq!((call.status, call.refusal), (Status::UNSUPPORTED, Some(Refusal::NotNow)));
+            bed.call(&in_window(code_and_data()), STRIDE);
+        }
     }
 
     #[test]
@@ -444,8 +453,8 @@ mod tests {
         bed.memory.put(MAP_AT, &bytes);
         bed.memory.take(0x7C00_0000);
         let mut regs = svam(&bed.firmware, bytes.len() as u64, STRIDE, 1, MAP_AT);
-        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
-        assert_eq!(call.status, Status::DEVICE_ERROR);
+        let answer = bed.firmware.answer(&mut regs, &mut bed.memory);
+        assert!(matches!(answer, Err(ForeignTrap::NoData { .. })), "{answer:?}");
         assert!(!bed.firmware.is_virtual());
     }
 

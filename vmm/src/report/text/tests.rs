@@ -31,7 +31,8 @@ clean: 2 regions, 2096 pages, each reached by the guest's MMU
   2 other descriptors need no mapping, and have none
 
 calls
-  map     SetVirtualAddressMap  EFI_SUCCESS on the mapper's tables, RIP 0x7e900010, CR3 0x123000
+  map     EFI_SUCCESS on the mapper's tables, RIP 0x7e900010, CR3 0x123000
+          SetVirtualAddressMap
 
 not asked
   1  fetches from pages that can be executed: no memory is behind them
@@ -86,7 +87,8 @@ unexpected faults (one of each kind in a region; 511 more)
     I     0  no instruction fetch, or neither EFER.NXE nor CR4.SMEP is set
 
 calls
-  map     SetVirtualAddressMap  EFI_SUCCESS on the mapper's tables, RIP 0x7e900010, CR3 0x123000
+  map     EFI_SUCCESS on the mapper's tables, RIP 0x7e900010, CR3 0x123000
+          SetVirtualAddressMap
 
 2200 accesses, 620 faulted; 1584 pages verified; 9.1 ms (build 3.1, map 0.1, probe 5.0, check 0.9)"
     );
@@ -113,10 +115,33 @@ fn a_finding_without_pages() {
    witnesses  the software walk
 
 calls
-  map     SetVirtualAddressMap  not called: the walk finds its pages wrong
+  map     not called: the walk finds its pages wrong
+          SetVirtualAddressMap
 
 0 accesses, 0 faulted; 0 pages verified; 9.1 ms (build 3.1, map 0.1, probe 5.0, check 0.9)"
     );
+}
+
+#[test]
+fn calls_that_went_alike_share_an_entry() {
+    let mut report = samples::clean();
+    let first = report.calls[0].clone();
+    let call = |service, rip| crate::report::CallReport { service, rip: Some(rip), ..first.clone() };
+    let refused = crate::report::CallReport { status: Some(3 | 1 << 63), ..call("ConvertPointer", 0x7e90_0060) };
+    let reason = Some("firmware reset the machine, which ends the run".into());
+    let reset = crate::report::CallReport { status: None, reason, ..call("ResetSystem", 0x7e90_00b0) };
+    report.calls = vec![call("GetTime", 0x7e90_0010), call("SetTime", 0x7e90_0020), refused, reset];
+    let text = plain(&report);
+    let expected = "\
+calls
+  map     EFI_SUCCESS on the mapper's tables, in the page at 0x7e900000, CR3 0x123000
+          GetTime, SetTime
+  map     EFI_UNSUPPORTED on the mapper's tables, RIP 0x7e900060, CR3 0x123000
+          ConvertPointer
+  map     did not return on the mapper's tables, RIP 0x7e9000b0, CR3 0x123000: firmware reset the machine, which ends the run
+          ResetSystem
+";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]

@@ -1,0 +1,57 @@
+//! Scripts: what a stub does between its trap and its return.
+//!
+//! The host plays the services, but firmware must *run*: so the host lists what memory the service has to touch, in
+//! firmware's own data, and the stub touches it, through whatever tables are loaded. A service that runs at its virtual
+//! address thus depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
+//!
+//! A script is an array of [`Step`]s in RuntimeServicesData. The first holds [`MAGIC`], which the stub compares with its
+//! own constant, so that both code and data are read; the others say what to do, and the last is [`Op::Return`] or
+//! [`Op::More`].
+
+/// One step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Step {
+    /// An [`Op`], or [`MAGIC`] in the first step.
+    pub op: u64,
+    /// Where; for [`Op::Return`] the EFI_STATUS.
+    pub at: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// For [`Op::Write`]: where the bytes are, in firmware's data.
+    pub from: u64,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Op {
+    /// Returns to the caller with a status.
+    Return = 0,
+    /// Reads the first and the last of the bytes, which are in one page.
+    Read = 1,
+    /// Copies the bytes from firmware's data.
+    Write = 2,
+    /// Traps again, as number [`crate::image::RESUME`]: there is more to do than one script holds.
+    More = 3,
+}
+
+impl Op {
+    /// The step's kind by its number.
+    pub const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Return),
+            1 => Some(Self::Read),
+            2 => Some(Self::Write),
+            3 => Some(Self::More),
+            _ => None,
+        }
+    }
+}
+
+/// "EFISTEPS", little-endian: what the first step holds, and the stubs' code.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"EFISTEPS");
+
+/// What a stub returns if firmware's data is not where it is said to be, so that there is no script: EFI_DEVICE_ERROR
+/// (UEFI 2.10, appendix D).
+pub const NO_SCRIPT: u64 = 1 << 63 | 7;

@@ -1,0 +1,189 @@
+//! Whoever calls a service, as the service sees it: arguments, and memory through the caller's own tables.
+//!
+//! What a service reads and writes here is noted as an [`Access`]; the stub makes the same accesses in the guest
+//! (`script.rs`). Writes are only noted: it is the stub that carries them out.
+
+use super::{GuestMemory, PAGE_SIZE, Refusal, StubCall};
+use crate::mmu;
+
+/// Memory that a service touches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// So many bytes, all in one page.
+    Read { at: u64, bytes: u64 },
+    /// These bytes.
+    Write { at: u64, data: Vec<u8> },
+}
+
+/// The caller of a service.
+pub(super) struct Caller<'m> {
+    regs: StubCall,
+    memory: &'m mut dyn GuestMemory,
+    accesses: Vec<Access>,
+}
+
+impl<'m> Caller<'m> {
+    pub fn new(regs: &StubCall, memory: &'m mut dyn GuestMemory) -> Self {
+        Self { regs: *regs, memory, accesses: Vec::new() }
+    }
+
+    /// The first four arguments (UEFI 2.10, 2.3.4.2). Whoever wants less than 64 bits drops the rest: what is above a
+    /// small argument is nobody's.
+    pub fn args(&self) -> [u64; 4] {
+        [self.regs.rcx, self.regs.rdx, self.regs.r8, self.regs.r9]
+    }
+
+    /// The fifth argument: above the return address and the 32 bytes that belong to the called (2.3.4.2).
+    pub fn fifth(&mut self) -> Result<u64, Refusal> {
+        self.u64("the fifth argument", self.regs.rsp.wrapping_add(40))
+    }
+
+    /// What the service has touched so far.
+    pub fn into_accesses(self) -> Vec<Access> {
+        self.accesses
+    }
+
+    /// Guest memory by physical addresses, which no caller's tables lead to.
+    pub fn physical(&mut self) -> &mut dyn GuestMemory {
+        self.memory
+    }
+
+    /// Reads what an argument points to.
+    pub fn read(&mut self, argument: &'static str, at: u64, buf: &mut [u8]) -> Result<(), Refusal> {
+        for (at, part) in parts(at, buf.len()) {
+            let phys = self.reach(argument, at, mmu::Access::read())?;
+            if !self.memory.read(phys, &mut buf[part.clone()]) {
+                return Err(Refusal::Unreachable { argument, at, phys: Some(phys) });
+            }
+            self.note_read(at, part.len() as u64);
+        }
+        Ok(())
+    }
+
+    pub fn array<const BYTES: usize>(&mut self, argument: &'static str, at: u64) -> Result<[u8; BYTES], Refusal> {
+        let mut bytes = [0; BYTES];
+        self.read(argument, at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    pub fn u64(&mut self, argument: &'static str, at: u64) -> Result<u64, Refusal> {
+        self.array(argument, at).map(u64::from_le_bytes)
+    }
+
+    /// So many bytes, which the service has found to be few enough.
+    pub fn bytes(&mut self, argument: &'static str, at: u64, count: usize) -> Result<Vec<u8>, Refusal> {
+        let mut bytes = vec![0; count];
+        self.read(argument, at, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The UCS-2 string up to its null, which is left out; None if that is not among the first `limit` units.
+    pub fn string(&mut self, argument: &'static str, at: u64, limit: usize) -> Result<Option<Vec<u16>>, Refusal> {
+        let mut units = Vec::new();
+        for index in 0..limit as u64 {
+            match u16::from_le_bytes(self.array(argument, at.wrapping_add(2 * index))?) {
+                0 => return Ok(Some(units)),
+                unit => units.push(unit),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has the stub write to where an argument points. Nothing is written before the stub goes on.
+    pub fn write(&mut self, argument: &'static str, at: u64, data: &[u8]) -> Result<(), Refusal> {
+        for (at, part) in parts(at, data.len()) {
+            let phys = self.reach(argument, at, mmu::Access::write())?;
+            if !self.memory.read(phys, &mut [0]) {
+                return Err(Refusal::Unreachable { argument, at, phys: Some(phys) });
+            }
+            self.accesses.push(Access::Write { at, data: data[part].to_vec() });
+        }
+        Ok(())
+    }
+
+    fn reach(&self, argument: &'static str, at: u64, access: mmu::Access) -> Result<u64, Refusal> {
+        self.memory.translate(self.regs.cr3, at, access).ok_or(Refusal::Unreachable { argument, at, phys: None })
+    }
+
+    /// Strings are read unit by unit, and need no step for each.
+    fn note_read(&mut self, at: u64, bytes: u64) {
+        if let Some(Access::Read { at: first, bytes: before }) = self.accesses.last_mut()
+            && *first + *before == at
+            && *first / PAGE_SIZE == at / PAGE_SIZE
+        {
+            *before += bytes;
+        } else {
+            self.accesses.push(Access::Read { at, bytes });
+        }
+    }
+}
+
+/// A range's parts, page by page: the address of each, and its place in the range. Addresses wrap as the processor's do.
+fn parts(at: u64, bytes: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let address = at.wrapping_add(done as u64);
+        let left_in_page = (PAGE_SIZE - address % PAGE_SIZE) as usize;
+        let part = done..bytes.min(done + left_in_page);
+        done = part.end;
+        (!part.is_empty()).then_some((address, part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_memory::TestMemory;
+    use super::*;
+
+    fn memory() -> TestMemory {
+        let mut memory = TestMemory::default();
+        memory.put(0x1000, &[0x5A; 0x2000]);
+        memory
+    }
+
+    #[test]
+    fn reads_go_page_by_page_and_are_noted_as_such() {
+        let mut memory = memory();
+        let mut caller = Caller::new(&StubCall::default(), &mut memory);
+        assert_eq!(caller.bytes("Data", 0x1FFD, 5).unwrap(), [0x5A; 5]);
+        assert_eq!(caller.array("Data", 0x2002).unwrap(), [0x5A; 2]);
+        let expected = [Access::Read { at: 0x1FFD, bytes: 3 }, Access::Read { at: 0x2000, bytes: 4 }];
+        assert_eq!(caller.into_accesses(), expected);
+    }
+
+    #[test]
+    fn what_is_not_mapped_or_not_memory_is_named() {
+        let mut memory = memory();
+        memory.map(0x8000, None);
+        memory.map(0x9000, Some(0x7000));
+        let mut caller = Caller::new(&StubCall::default(), &mut memory);
+        let argument = "Data";
+        for (at, phys) in [(0x8000, None), (0x9000, Some(0x7000))] {
+            let refusal = Refusal::Unreachable { argument, at, phys };
+            assert_eq!(caller.read(argument, at - 1, &mut []), Ok(()));
+            assert_eq!(caller.read(argument, at, &mut [0; 2]), Err(refusal.clone()));
+            assert_eq!(caller.write(argument, at, &[0; 2]), Err(refusal));
+        }
+        assert!(caller.read(argument, 0x2FFF, &mut [0; 2]).is_err());
+        assert!(caller.read(argument, u64::MAX, &mut [0; 2]).is_err());
+    }
+
+    #[test]
+    fn the_tables_lead_where_they_will() {
+        let mut memory = memory();
+        memory.put(0x7000, &[1, 2]);
+        memory.map(0xffff_8000_0000_0000, Some(0x7000));
+        let mut caller = Caller::new(&StubCall::default(), &mut memory);
+        assert_eq!(caller.array("Data", 0xffff_8000_0000_0000).unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_string_ends_at_its_null_or_is_too_long() {
+        let mut memory = memory();
+        memory.put(0x1FFF, &[b'a', 0, b'b', 0, 0, 0]);
+        let mut caller = Caller::new(&StubCall::default(), &mut memory);
+        assert_eq!(caller.string("Name", 0x1FFF, 3).unwrap(), Some(vec![b'a'.into(), b'b'.into()]));
+        assert_eq!(caller.string("Name", 0x1FFF, 2).unwrap(), None);
+        assert_eq!(caller.string("Name", 0x2003, 1).unwrap(), Some(vec![]));
+    }
+}

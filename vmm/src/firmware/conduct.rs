@@ -1,0 +1,207 @@
+//! How a service was called: what the specification asks of callers, and firmware cannot see in the arguments.
+
+use core::fmt;
+
+use efibed_stub::Service;
+
+use super::{Call, Firmware, StubCall};
+
+/// What a caller did otherwise than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// Not at the address that the runtime-services table holds.
+    #[error("it was called at {called:#x}{}; the runtime-services table says {table:#x}", physical(*.is_physical))]
+    Address {
+        /// Where it was called.
+        called: u64,
+        /// Where it is.
+        table: u64,
+        /// The address is its physical one, which has not been its address since SetVirtualAddressMap.
+        is_physical: bool,
+    },
+    /// Other tables than the caller said were loaded.
+    #[error("it was called with CR3 {found:#x}; expected {expected:#x}")]
+    Tables {
+        /// CR3's address bits.
+        found: u64,
+        /// What they should be.
+        expected: u64,
+    },
+    /// RSP was no multiple of 16 before the call (UEFI 2.10, 2.3.4.2).
+    #[error("its stack was misaligned: RSP was {rsp:#x} before the call, and must be a multiple of 16")]
+    Stack {
+        /// RSP before the return address was pushed.
+        rsp: u64,
+    },
+    /// The direction flag was set (UEFI 2.10, 2.3.4).
+    #[error("it was called with RFLAGS.DF set")]
+    Direction,
+    /// SetVirtualAddressMap with interrupts on (UEFI 2.10, 8.4.1: nothing else may run).
+    #[error("it was called with interrupts on (RFLAGS.IF)")]
+    Interrupts,
+    /// VirtualMap is not aligned for descriptors.
+    #[error("VirtualMap, at {at:#x}, is not a multiple of 8")]
+    MapAlignment {
+        /// Where it is.
+        at: u64,
+    },
+    /// DescriptorSize is not the one that firmware reported with its map.
+    #[error("DescriptorSize is {found}; firmware's own map has {expected}")]
+    Stride {
+        /// The argument.
+        found: u64,
+        /// What GetMemoryMap said.
+        expected: u64,
+    },
+}
+
+impl Breach {
+    /// What it is about.
+    pub const fn kind(&self) -> BreachKind {
+        match self {
+            Self::Address { .. } => BreachKind::Address,
+            Self::Tables { .. } => BreachKind::Tables,
+            Self::Stack { .. } | Self::Direction => BreachKind::Stack,
+            Self::Interrupts | Self::MapAlignment { .. } | Self::Stride { .. } => BreachKind::Switch,
+        }
+    }
+}
+
+/// What breaches are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BreachKind {
+    /// Where the service was called.
+    Address,
+    /// The tables that were loaded.
+    Tables,
+    /// The calling convention.
+    Stack,
+    /// What SetVirtualAddressMap alone asks for.
+    Switch,
+}
+
+/// RFLAGS.IF and RFLAGS.DF (Intel SDM vol. 1, 3.4.3).
+const INTERRUPTS: u64 = 1 << 9;
+const DIRECTION: u64 = 1 << 10;
+
+/// CR3's bits that are an address (Intel SDM vol. 3A, table 4-12).
+const CR3_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// What is wrong with a call, before it is answered.
+pub(super) fn breaches(firmware: &Firmware, call: &Call, regs: &StubCall) -> Vec<Breach> {
+    let mut breaches = Vec::new();
+    let (called, physical) = (call.called_at(), firmware.entry(call.service));
+    let table = firmware.virtual_entry(call.service).unwrap_or(physical);
+    if called != table {
+        breaches.push(Breach::Address { called, table, is_physical: called == physical });
+    }
+    let found = regs.cr3 & CR3_ADDRESS;
+    if let Some(expected) = firmware.expected_root.filter(|expected| *expected != found) {
+        breaches.push(Breach::Tables { found, expected });
+    }
+    // At the trap nothing but the return address has been pushed.
+    let rsp = regs.rsp.wrapping_add(8);
+    if !rsp.is_multiple_of(16) {
+        breaches.push(Breach::Stack { rsp });
+    }
+    if regs.rflags & DIRECTION != 0 {
+        breaches.push(Breach::Direction);
+    }
+    if call.service == Service::SetVirtualAddressMap {
+        breaches.extend(of_the_switch(firmware, regs));
+    }
+    breaches
+}
+
+fn of_the_switch(firmware: &Firmware, regs: &StubCall) -> impl Iterator<Item = Breach> {
+    let (found, at) = (regs.rdx, regs.r9);
+    let expected = firmware.stride as u64;
+    let interrupts = (regs.rflags & INTERRUPTS != 0).then_some(Breach::Interrupts);
+    let alignment = (!at.is_multiple_of(8)).then_some(Breach::MapAlignment { at });
+    let stride = (found != expected).then_some(Breach::Stride { found, expected });
+    [interrupts, alignment, stride].into_iter().flatten()
+}
+
+fn physical(is_physical: bool) -> impl fmt::Display {
+    if is_physical { ", its physical address, after SetVirtualAddressMap" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_memory::{code_and_data, switched, trap};
+    use super::*;
+
+    /// A call with nothing wrong about it.
+    fn proper(at: u64) -> StubCall {
+        StubCall { rsp: 0x8008, rflags: 2, cr3: 0x5000, ..trap(at) }
+    }
+
+    fn found(firmware: &Firmware, regs: &StubCall) -> Vec<Breach> {
+        breaches(firmware, &Call::of(regs).unwrap(), regs)
+    }
+
+    fn firmware() -> Firmware {
+        let mut firmware = Firmware::lay_out(&code_and_data(), |_| true).unwrap();
+        firmware.expect_root(0x5000);
+        firmware
+    }
+
+    #[test]
+    fn a_proper_call_breaches_nothing() {
+        let firmware = firmware();
+        for service in Service::ALL {
+            let regs = StubCall { rdx: 48, r9: 0x6000, ..proper(firmware.entry(service)) };
+            assert_eq!(found(&firmware, &regs), [], "{service}");
+        }
+    }
+
+    #[test]
+    fn each_breach_is_found_for_what_it_is() {
+        let firmware = firmware();
+        let good = proper(firmware.entry(Service::GetTime));
+        for (regs, expected) in [
+            (StubCall { rsp: 0x8000, ..good }, Breach::Stack { rsp: 0x8008 }),
+            (StubCall { rflags: 0x402, ..good }, Breach::Direction),
+            (StubCall { cr3: 0x6018, ..good }, Breach::Tables { found: 0x6000, expected: 0x5000 }),
+        ] {
+            assert_eq!(found(&firmware, &regs), [expected]);
+        }
+        let good = StubCall { rdx: 48, r9: 0x6000, ..proper(firmware.entry(Service::SetVirtualAddressMap)) };
+        for (regs, expected) in [
+            (StubCall { rflags: 0x202, ..good }, Breach::Interrupts),
+            (StubCall { r9: 0x6004, ..good }, Breach::MapAlignment { at: 0x6004 }),
+            (StubCall { rdx: 40, ..good }, Breach::Stride { found: 40, expected: 48 }),
+        ] {
+            assert_eq!(found(&firmware, &regs), [expected]);
+        }
+        // Interrupts are the caller's business elsewhere.
+        let regs = StubCall { rflags: 0x202, ..proper(firmware.entry(Service::GetTime)) };
+        assert_eq!(found(&firmware, &regs), []);
+    }
+
+    #[test]
+    fn after_the_switch_physical_addresses_are_wrong_but_for_two_services() {
+        let (firmware, _) = switched();
+        for service in Service::ALL {
+            let called = firmware.entry(service);
+            let regs = StubCall { rdx: 48, r9: 0x6000, ..proper(called) };
+            let expected: Vec<_> = firmware
+                .virtual_entry(service)
+                .map(|table| Breach::Address { called, table, is_physical: true })
+                .into_iter()
+                .collect();
+            assert_eq!(found(&firmware, &regs), expected, "{service}");
+            let is_kept = matches!(service, Service::SetVirtualAddressMap | Service::ConvertPointer);
+            assert_eq!(expected.is_empty(), is_kept);
+        }
+    }
+
+    #[test]
+    fn any_other_address_is_wrong_too() {
+        let firmware = firmware();
+        let table = firmware.entry(Service::GetTime);
+        let called = table + 0x1000;
+        let expected = Breach::Address { called, table, is_physical: false };
+        assert_eq!(found(&firmware, &proper(called)), [expected]);
+    }
+}
