@@ -192,7 +192,7 @@ impl<'m> Guest<'m> {
     pub fn set_modes(&mut self, paging: &Paging) {
         set_control_registers(self.machine.sregs_mut(), paging);
         // A KVM that takes CR4.PKE and has no PKRU has no keys either, as its MMU will show.
-        if paging.pke {
+        if paging.pke || paging.pkru != 0 {
             let _ = self.machine.set_pkru(paging.pkru);
         }
     }

@@ -284,7 +284,12 @@ impl Station<'_> {
 /// The modes of a combination on a CPU that is told so.
 pub fn modes(told: &Paging, combination: &Combination) -> Paging {
     let has = |bit| combination.has(bit);
-    let denied = u32::from(has(Bit::AccessDisable)) | u32::from(has(Bit::WriteDisable)) << 1;
+    let denied = match has(Bit::Pke) {
+        true => u32::from(has(Bit::AccessDisable)) | u32::from(has(Bit::WriteDisable)) << 1,
+        // It must count for nothing then, so it denies all.
+        false if told.pke => 0b11,
+        false => 0,
+    };
     Paging {
         nxe: has(Bit::Nxe),
         wp: has(Bit::Wp),
