@@ -78,16 +78,18 @@ pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<u64>> {
     keep.iter().map(|range| range.first..=range.last).collect()
 }
 
-/// Changes the tables, as a negative control asks.
-pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told: &Paging) {
+/// Changes the tables, as a negative control asks; true: something was changed.
+pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told: &Paging) -> bool {
+    let mut changed = false;
     for tamper in job.tampers.iter().filter(|tamper| tamper.moment == moment) {
         let walk = walk(memory, Pa(root), Va(tamper.virt), Access::read(), told);
         let step = walk.steps().iter().find(|step| step.level == tamper.level);
         // An entry the walk does not come to is not there to be changed; the run will be clean, and its test fail.
         if let Some(step) = step {
-            let _ = memory.write_u64(step.entry_addr.0, step.entry ^ tamper.flip);
+            changed |= memory.write_u64(step.entry_addr.0, step.entry ^ tamper.flip);
         }
     }
+    changed
 }
 
 /// A mapper's error as a finding.
