@@ -2,12 +2,12 @@
 //!
 //! One [`Mailbox`] lies in the guest's memory. The host writes a list of [`Command`]s and runs the guest, which carries
 //! them all out and hands over with one write to [`PORT`]. Faults in probes are recorded and resumed without the host;
-//! a fault anywhere else ends the run with the registers in [`Mailbox::crash`].
+//! a fault in a runtime service ends its call, and one anywhere else the run, with the registers in [`Mailbox::crash`].
 //!
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -50,7 +50,8 @@ pub enum Op {
     Finish = 2,
     /// Load CR3 with argument 0.
     LoadRoot = 3,
-    /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status.
+    /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status. After
+    /// a fault in one, it is abandoned and [`Mailbox::services_abandoned`] set.
     Call = 4,
     /// Write its own address to the first 8 bytes of each page of [`Mailbox::sweeps`], argument 0 of them.
     Sweep = 5,
@@ -337,7 +338,7 @@ pub struct Mailbox {
     pub map_request: MapRequest,
     /// From [`Op::Map`] and [`Op::Finish`].
     pub map_result: MapResult,
-    /// At [`HANDOVER_CRASH`].
+    /// At [`HANDOVER_CRASH`], and once a runtime service has been abandoned after a fault (else all 0).
     pub crash: Crash,
     /// At [`HANDOVER_PANIC`].
     pub panic: Panic,
@@ -351,7 +352,15 @@ pub struct Mailbox {
     pub probes: [Probe; MAX_PROBES],
     /// Faults of sweeps.
     pub faults: [Fault; MAX_FAULTS],
+    /// Not 0: the runtime service that the command of this number, counted from 1, called has been abandoned, after a fault
+    /// that [`Mailbox::crash`] tells of or by the host's hand. No more are called.
+    pub services_abandoned: u64,
 }
+
+/// What the call of a service that is abandoned returns (UEFI 2.10, appendix D).
+pub const EFI_ABORTED: u64 = 1 << 63 | 21;
+/// What those after it return.
+pub const EFI_UNSUPPORTED: u64 = 1 << 63 | 3;
 
 /// At [`IMAGE_BASE`]: where the host finds things. All addresses are virtual.
 #[derive(Clone, Copy, Debug)]
@@ -383,6 +392,12 @@ pub struct ImageHeader {
     pub fetch_return: u64,
     /// The same in ring 3, as mapped at [`USER_BASE`].
     pub user_fetch_return: u64,
+    /// Where a call of a runtime service is abandoned: the host may set RIP to it.
+    pub call_abandon: u64,
+    /// A word that is not 0 while a service is called.
+    pub call_rsp: u64,
+    /// The last page of the image, for arguments after which nothing is mapped.
+    pub edge: u64,
     /// End of the read-only part, page-aligned.
     pub read_only_end: u64,
     /// End of the image, page-aligned.

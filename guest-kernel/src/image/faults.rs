@@ -1,6 +1,7 @@
 //! The exception handlers.
 //!
-//! A fault of a probe is recorded and resumed in a few instructions; any other ends the run with a full account of it.
+//! A fault of a probe is recorded and resumed in a few instructions; any other ends the run, or the call of a runtime
+//! service in which it came, with a full account of it.
 //! Which it is follows from where it happened: at the one instruction of a loop that accesses, at an address just
 //! called from the fetch loop, or in ring 3, where nothing but probes runs.
 
@@ -166,6 +167,9 @@ global_asm!(
     "pop [crash + {crash_frame} + 16]",
     "pop [crash + {crash_frame} + 24]",
     "pop [crash + {crash_frame} + 32]",
+    // In a runtime service: it is abandoned, and the run goes on.
+    "cmp qword ptr [efibed_call_rsp], 0",
+    "jne efibed_call_abandon",
     "mov edx, {port}",
     "4: mov eax, {crashed}",
     "out dx, eax",

@@ -3,6 +3,7 @@
 //! The host enters at `efibed_entry` in 64-bit mode, on tables, stacks and descriptor tables it made. The image carries
 //! out batches of commands ([`crate::protocol`]) and never returns.
 
+mod calls;
 mod faults;
 mod header;
 mod mem;
@@ -87,7 +88,7 @@ fn carry_out<M: Mapper>(
         FINISH => finish(session),
         // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
         LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
-        CALL => return call(a, [b, c, d, e, f]),
+        CALL => return calls::call(a, &[b, c, d, e, f]),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
         TRY => return trials::make(a, b, c, d, e),
@@ -145,14 +146,6 @@ fn succeeded(status: MapStatus, context: &MapContext<'_>, space: AddressSpace) -
 fn failed(error: MapError) -> MapResult {
     let (status, detail) = error.to_status();
     MapResult { status: status as u64, detail, ..MapResult::default() }
-}
-
-/// Calls a runtime service with the EFI calling convention.
-fn call(entry: u64, [a, b, c, d, e]: [u64; 5]) -> u64 {
-    type Service = extern "efiapi" fn(u64, u64, u64, u64, u64) -> u64;
-    // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded.
-    let service = unsafe { core::mem::transmute::<usize, Service>(entry as usize) };
-    service(a, b, c, d, e)
 }
 
 fn hand_over(code: u32) {

@@ -254,6 +254,31 @@ impl<'m> Guest<'m> {
         self.results(commands)
     }
 
+    /// Whether the guest was stopped in a runtime service.
+    pub fn is_in_service(&self) -> bool {
+        let at = self.loaded.physical(self.loaded.image.header().call_rsp);
+        self.words(at).is_ok_and(|[rsp]| rsp != 0)
+    }
+
+    /// Has the guest give up on the runtime service that it is in, as after a fault, and go on with its batch.
+    pub fn abandon_service(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
+        let header = self.loaded.image.header();
+        self.machine.regs_mut().rip = header.call_abandon;
+        self.resume(commands, events)
+    }
+
+    /// The command, by its place in its batch, in which a runtime service was abandoned, if one was.
+    pub fn abandoned_service(&self) -> Result<Option<usize>, End> {
+        let [number] = self.words(self.mailbox(offset_of!(Mailbox, services_abandoned)))?;
+        Ok((number as usize).checked_sub(1))
+    }
+
+    /// The fault that had it abandoned; None: it was by the host's hand.
+    pub fn service_fault(&self) -> Option<protocol::Crash> {
+        let memory = Mail { loaded: self.loaded, mailbox: self.mailbox(0) };
+        memory.registers().filter(|crash| crash.frame[0] != 0 || crash.frame[1] != 0)
+    }
+
     /// The results of so many commands of the last batch; 0 for those that were not come to.
     pub fn results(&self, count: usize) -> Result<Vec<u64>, End> {
         let result = self.mailbox(offset_of!(Mailbox, commands) + offset_of!(Command, result));
@@ -446,16 +471,20 @@ impl Mail<'_> {
 
     fn crash(&self) -> End {
         let read = || {
-            let at = self.mailbox + offset_of!(Mailbox, crash) as u64;
-            let words: [u64; 24] = words(self.loaded, at).ok()?;
-            let mut crash = protocol::Crash::default();
-            crash.registers.copy_from_slice(&words[..15]);
-            [crash.cr2, crash.cr3, crash.vector, crash.error_code] = *words[15..].first_chunk()?;
-            crash.frame.copy_from_slice(&words[19..]);
             let command = self.loaded.memory.read_u64(self.mailbox + offset_of!(Mailbox, command_at) as u64)?;
-            Some(Crash { registers: crash, command })
+            Some(Crash { registers: self.registers()?, command })
         };
         read().map_or(End::Corrupt, |crash| End::Crash(Box::new(crash)))
+    }
+
+    fn registers(&self) -> Option<protocol::Crash> {
+        let at = self.mailbox + offset_of!(Mailbox, crash) as u64;
+        let words: [u64; 24] = words(self.loaded, at).ok()?;
+        let mut crash = protocol::Crash::default();
+        crash.registers.copy_from_slice(&words[..15]);
+        [crash.cr2, crash.cr3, crash.vector, crash.error_code] = *words[15..].first_chunk()?;
+        crash.frame.copy_from_slice(&words[19..]);
+        Some(crash)
     }
 
     fn panic(&self) -> End {
