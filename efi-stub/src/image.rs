@@ -7,6 +7,11 @@
 //! one more entry is where a stub traps again. Only instructions that every KVM executes in ring 0 are used: no SSE, no
 //! string instructions, no `int`.
 //!
+//! Its last two words are its own: the constant [`MAGIC`], and, at [`POINTER_OFFSET`], a pointer to its data. The host
+//! fills that in with a physical address, as a loader relocates an image; in SetVirtualAddressMap the stub itself converts
+//! it, the last thing before it returns. So firmware's code must be writable by then, as EDK II's must, which relocates its
+//! images in place (MdeModulePkg/Core/RuntimeDxe/Runtime.c).
+//!
 //! # The protocol
 //!
 //! A stub is called as EFIAPI says (UEFI 2.10, 2.3.4.2: arguments in rcx, rdx, r8, r9, then the stack; status in
@@ -21,24 +26,25 @@
 //!
 //! | register | from stub to host | from host to stub |
 //! | --- | --- | --- |
-//! | eax | the service's number | nothing: the script's last step has the status |
-//! | rcx, rdx, r8 | arguments 1 to 3 | as they were |
-//! | r9 | argument 4 | the address of a script ([`crate::script`]), as firmware's pointers have it |
+//! | eax | the service's number | as it was |
+//! | rcx, rdx, r8, r9 | arguments 1 to 4 | as they were |
 //! | \[rsp\], \[rsp + 40\] on | return address; arguments 5 and on | as they were |
 //! | rip | the `out`, or the instruction after it (see below) | as it was |
 //! | all others | the caller's | as they were |
 //!
 //! On exit from an `out`, KVM leaves RIP at the instruction where the processor ran it, but behind it where KVM's
-//! emulator did; it completes the instruction itself. So the host accepts both and never writes RIP.
+//! emulator did; it completes the instruction itself. So the host accepts both and never writes a register.
 //!
-//! The stub then does what the script says. If that ends in [`Op::More`], it traps once more,
-//! from its resume entry and with number [`RESUME`], and is given the next script in r9. Of the registers it changes
-//! rax, rcx, r8, r9, r10 and r11, which EFIAPI lets it.
+//! What it answers is a script in firmware's data ([`crate::script`]). The stub finds it by its own pointer, counts it in
+//! the state that lies before it, and does what it says. If that ends in [`Op::More`], it traps once more, from its resume
+//! entry and with number [`RESUME`], for the next one. Of the registers it changes rax, rcx, r8, r9, r10 and r11, which
+//! EFIAPI lets it.
 #![allow(unsafe_code)] // The one place: machine code, and a view of it.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
-use crate::script::{MAGIC, NO_SCRIPT, Op, Step};
+use crate::script::{MAGIC, NO_SCRIPT, Op, State, Step};
 use crate::service::Service;
 use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 
@@ -46,7 +52,7 @@ use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 pub fn image() -> &'static [u8; IMAGE_BYTES] {
     // SAFETY: the assembly below defines the symbol in a read-only section of this very program, and pads it to
     // exactly IMAGE_BYTES (the assembler refuses a negative fill); bytes need no alignment and nobody writes them.
-    unsafe { &efibed_stub_image_v2 }
+    unsafe { &efibed_stub_image_v3 }
 }
 
 /// The port a stub traps at. Eight bits, so that it fits into the instruction and no argument register is spent.
@@ -79,24 +85,27 @@ pub const fn entry_offset(service: Service) -> usize {
 /// Where in the image the resume entry is: behind the services.
 pub const RESUME_OFFSET: usize = Service::COUNT * ENTRY_BYTES;
 
-/// What carries scripts out; it follows the entries.
-const TAIL_BYTES: usize = 160;
+/// Where in the image the pointer to its data is: its last word.
+pub const POINTER_OFFSET: usize = IMAGE_BYTES - 8;
+
+/// What carries scripts out, and the image's own words; it follows the entries.
+const TAIL_BYTES: usize = 208;
 
 const _: () = assert!(IMAGE_PAGE_OFFSET + IMAGE_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
 unsafe extern "C" {
     /// The version is in the name: two versions of this crate may meet in one program.
-    static efibed_stub_image_v2: [u8; IMAGE_BYTES];
+    static efibed_stub_image_v3: [u8; IMAGE_BYTES];
 }
 
 // Unused bytes are int3: who falls off a stub is caught there and then.
 global_asm!(
-    ".pushsection .rodata.efibed_stub_image_v2, \"a\", @progbits",
+    ".pushsection .rodata.efibed_stub_image_v3, \"a\", @progbits",
     ".p2align 4",
-    ".globl efibed_stub_image_v2",
-    ".hidden efibed_stub_image_v2",
-    ".type efibed_stub_image_v2, @object",
-    "efibed_stub_image_v2:",
+    ".globl efibed_stub_image_v3",
+    ".hidden efibed_stub_image_v3",
+    ".type efibed_stub_image_v3, @object",
+    "efibed_stub_image_v3:",
     // The services in the order of the table, and the resume entry.
     ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14",
     ".if \\number == {resume}",
@@ -108,9 +117,11 @@ global_asm!(
     ".p2align 4, 0xcc",
     ".endr",
     ".Lefibed_script:",
+    "mov r9, [rip + .Lefibed_pointer]",
     "mov rax, [rip + .Lefibed_magic]",
     "cmp rax, [r9]",
     "jne .Lefibed_no_script",
+    "add qword ptr [r9 + {scripts}], 1",
     ".Lefibed_step:",
     "add r9, {step}",
     "mov r10, [r9]",
@@ -123,8 +134,21 @@ global_asm!(
     "je .Lefibed_write",
     "cmp r10, {more}",
     "je .Lefibed_resume",
+    "cmp r10, {jump}",
+    "je .Lefibed_jump",
+    "cmp r10, {hang}",
+    ".Lefibed_hang: je .Lefibed_hang",
     "mov rax, r11",
-    "ret",
+    "test r8, r8",
+    "je .Lefibed_return",
+    "mov [rip + .Lefibed_pointer], r8",
+    ".Lefibed_return: ret",
+    ".Lefibed_jump:",
+    "mov rax, rcx",
+    "test r8, r8",
+    "je .Lefibed_go",
+    "mov [rip + .Lefibed_pointer], r8",
+    ".Lefibed_go: jmp r11",
     ".Lefibed_read:",
     "mov al, [r11]",
     "add r11, rcx",
@@ -153,18 +177,21 @@ global_asm!(
     ".Lefibed_no_script:",
     "movabs rax, {no_script}",
     "ret",
-    ".p2align 3, 0xcc",
+    ".skip {bytes} - 16 - (. - efibed_stub_image_v3), 0xcc",
     ".Lefibed_magic: .quad {magic}",
-    ".skip {bytes} - (. - efibed_stub_image_v2), 0xcc",
-    ".size efibed_stub_image_v2, . - efibed_stub_image_v2",
+    ".Lefibed_pointer: .quad 0",
+    ".size efibed_stub_image_v3, . - efibed_stub_image_v3",
     ".popsection",
     port = const TRAP_PORT,
     bytes = const IMAGE_BYTES,
     resume = const RESUME,
     step = const size_of::<Step>(),
+    scripts = const offset_of!(State, scripts),
     read = const Op::Read as u64,
     write = const Op::Write as u64,
     more = const Op::More as u64,
+    jump = const Op::Jump as u64,
+    hang = const Op::Hang as u64,
     no_script = const NO_SCRIPT,
     magic = const MAGIC,
 );

@@ -4,21 +4,36 @@
 //! firmware's own data, and the stub touches it, through whatever tables are loaded. A service that runs at its virtual
 //! address thus depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
 //!
-//! A script is an array of [`Step`]s in RuntimeServicesData. The first holds [`MAGIC`], which the stub compares with its
-//! own constant, so that both code and data are read; the others say what to do, and the last is [`Op::Return`] or
-//! [`Op::More`].
+//! In RuntimeServicesData lie the stubs' [`State`], and behind it the script: an array of [`Step`]s, of which the last is
+//! [`Op::Return`] or [`Op::More`]. The stub compares the state's [`MAGIC`] with its own constant, so that both code and data
+//! are read, and counts, so that data is written.
+
+/// What the stubs know; as large as a step, and followed by the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct State {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// How many scripts they have begun. The host sets it to 0 once, and only reads it then.
+    pub scripts: u64,
+    /// Nothing.
+    pub padding: [u64; 2],
+}
+
+const _: () = assert!(size_of::<State>() == size_of::<Step>());
 
 /// One step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Step {
-    /// An [`Op`], or [`MAGIC`] in the first step.
+    /// An [`Op`].
     pub op: u64,
     /// Where; for [`Op::Return`] the EFI_STATUS.
     pub at: u64,
-    /// How many bytes.
+    /// How many bytes; for [`Op::Jump`] the EFI_STATUS.
     pub bytes: u64,
-    /// For [`Op::Write`]: where the bytes are, in firmware's data.
+    /// For [`Op::Write`]: where the bytes are, in firmware's data. For [`Op::Return`] and [`Op::Jump`]: what the stubs' own
+    /// pointer is to be from now on, or 0.
     pub from: u64,
 }
 
@@ -34,6 +49,10 @@ pub enum Op {
     Write = 2,
     /// Traps again, as number [`crate::image::RESUME`]: there is more to do than one script holds.
     More = 3,
+    /// Jumps to the address, with the number in `bytes` as the status: for firmware that misbehaves.
+    Jump = 4,
+    /// Never ends: the same.
+    Hang = 5,
 }
 
 impl Op {
@@ -44,12 +63,14 @@ impl Op {
             1 => Some(Self::Read),
             2 => Some(Self::Write),
             3 => Some(Self::More),
+            4 => Some(Self::Jump),
+            5 => Some(Self::Hang),
             _ => None,
         }
     }
 }
 
-/// "EFISTEPS", little-endian: what the first step holds, and the stubs' code.
+/// "EFISTEPS", little-endian: what the state holds, and the stubs' code.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFISTEPS");
 
 /// What a stub returns if firmware's data is not where it is said to be, so that there is no script: EFI_DEVICE_ERROR

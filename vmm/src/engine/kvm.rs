@@ -642,7 +642,7 @@ impl GuestEvents for Listener<'_, '_, '_> {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
         let Some(Served { firmware, tables, paging }) = served else { return PortAnswer::Unknown };
         let regs = machine.regs();
-        let mut call = StubCall {
+        let call = StubCall {
             rax: regs.rax,
             rcx: regs.rcx,
             rdx: regs.rdx,
@@ -655,14 +655,12 @@ impl GuestEvents for Listener<'_, '_, '_> {
             rflags: regs.rflags,
             cr3: machine.sregs().cr3,
         };
-        let Ok(answer) = firmware.answer(&mut call, &mut FirmwareMemory { machine, tables, paging }) else {
+        let Ok(answer) = firmware.answer(&call, &mut FirmwareMemory { machine, tables, paging }) else {
             return PortAnswer::Unknown;
         };
         if let Answer::Reset(_, reset) = answer {
             self.reset = Some(reset);
         }
-        let regs = machine.regs_mut();
-        (regs.rax, regs.r8, regs.r9, regs.r10, regs.r11) = (call.rax, call.r8, call.r9, call.r10, call.r11);
         self.calls.extend(answer.call());
         if self.reset.is_some() { PortAnswer::Stop } else { PortAnswer::GoOn }
     }

@@ -6,6 +6,7 @@ use uefi_raw::Status;
 use uefi_raw::table::runtime::ResetType;
 
 use super::conduct::Breach;
+use super::misbehaviour::Misdeed;
 use super::{PAGE_SIZE, Refusal};
 use crate::mmu::Access;
 
@@ -54,6 +55,20 @@ pub struct Call {
     pub refusal: Option<Refusal>,
     /// What was wrong with the way it was called.
     pub breaches: Vec<Breach>,
+    /// What the service does that it must not.
+    pub misdeeds: Vec<Misdeed>,
+    /// Firmware's code had not found, or not written, its data when it ran before.
+    pub lost_state: Option<LostState>,
+}
+
+/// What the stubs counted in their data is not what they were asked to do: they had other data, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("firmware's data counts {found} scripts that its stubs have begun; there were {expected}")]
+pub struct LostState {
+    /// Scripts in all.
+    pub expected: u64,
+    /// What firmware's data says.
+    pub found: u64,
 }
 
 /// What a stub's trap came to.
@@ -96,6 +111,8 @@ impl Call {
             status: Status::SUCCESS,
             refusal: None,
             breaches: Vec::new(),
+            misdeeds: Vec::new(),
+            lost_state: None,
         })
     }
 }

@@ -3,6 +3,8 @@
 //! What a service reads and writes here is noted as an [`Access`]; the stub makes the same accesses in the guest
 //! (`script.rs`). Writes are only noted: it is the stub that carries them out.
 
+use uefi_raw::Status;
+
 use super::{GuestMemory, PAGE_SIZE, Refusal, StubCall};
 use crate::mmu;
 
@@ -13,6 +15,10 @@ pub(super) enum Access {
     Read { at: u64, bytes: u64 },
     /// These bytes.
     Write { at: u64, data: Vec<u8> },
+    /// Goes on there, with this status to be returned.
+    Jump { at: u64, status: Status },
+    /// Never ends.
+    Hang,
 }
 
 /// The caller of a service.
@@ -43,9 +49,9 @@ impl<'m> Caller<'m> {
         self.accesses
     }
 
-    /// Guest memory by physical addresses, which no caller's tables lead to.
-    pub fn physical(&mut self) -> &mut dyn GuestMemory {
-        self.memory
+    /// Has the stub write to firmware's own data, by a pointer of firmware's.
+    pub fn write_own(&mut self, at: u64, data: &[u8]) {
+        self.accesses.push(Access::Write { at, data: data.to_vec() });
     }
 
     /// Reads what an argument points to.
@@ -119,7 +125,7 @@ impl<'m> Caller<'m> {
 }
 
 /// A range's parts, page by page: the address of each, and its place in the range. Addresses wrap as the processor's do.
-fn parts(at: u64, bytes: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
+pub(super) fn parts(at: u64, bytes: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
     let mut done = 0;
     core::iter::from_fn(move || {
         let address = at.wrapping_add(done as u64);

@@ -19,6 +19,7 @@ mod conduct;
 mod configuration;
 #[cfg(test)]
 mod fuzz;
+mod misbehaviour;
 mod placement;
 mod ranges;
 mod script;
@@ -30,12 +31,16 @@ mod tables;
 mod test_memory;
 mod verify;
 
-use efibed_stub::image::{IMAGE_PAGE_OFFSET, entry_offset, image};
+use core::mem::offset_of;
+
+use efibed_stub::image::{IMAGE_PAGE_OFFSET, POINTER_OFFSET, entry_offset, image};
+use efibed_stub::script::State;
 use efibed_stub::{DESCRIPTOR_STRIDE, Service};
 use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 
-pub use call::{Answer, Call, ForeignTrap, GuestMemory, StubCall};
+pub use call::{Answer, Call, ForeignTrap, GuestMemory, LostState, StubCall};
 pub use conduct::{Breach, BreachKind};
+pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence};
 pub use placement::{NoFirmware, RegionDefect};
 pub(crate) use services::CAPSULE_CLASS;
 pub use services::Refusal;
@@ -44,6 +49,7 @@ pub use services::virtual_memory::MAX_MAP_BYTES;
 pub use verify::{Table, TableDefect, verify_tables};
 
 use caller::Caller;
+use misbehaviour::Haunts;
 use placement::Place;
 use script::Pending;
 use services::variable_store::VariableStore;
@@ -78,6 +84,13 @@ pub struct Firmware {
     pending: Option<Pending>,
     /// The tables that calls are to be made on.
     expected_root: Option<u64>,
+    /// Scripts that its stubs have been given.
+    scripts: u64,
+    /// Where the stubs' pointer is to lead once SetVirtualAddressMap, which is being played, returns.
+    moved: Option<u64>,
+    /// What it does that it must not.
+    offences: Vec<Offence>,
+    haunts: Haunts,
 }
 
 impl Firmware {
@@ -89,7 +102,7 @@ impl Firmware {
         let data = finder.find(MemoryType::RUNTIME_SERVICES_DATA)?;
         Ok(Self {
             code,
-            code_page: code_page(),
+            code_page: code_page(data.phys + tables::STATE as u64),
             data,
             data_page: DataPage::new(data.phys, |service| stub_address(code.phys, service)),
             map: KnownMap::new(map),
@@ -100,6 +113,10 @@ impl Firmware {
             counters: Counters::default(),
             pending: None,
             expected_root: None,
+            scripts: 0,
+            moved: None,
+            offences: Vec::new(),
+            haunts: Haunts::find(map, data, &usable),
         })
     }
 
@@ -117,6 +134,17 @@ impl Firmware {
     /// Says on which tables the next calls are to be made: others are a [`Breach`].
     pub fn expect_root(&mut self, root: u64) {
         self.expected_root = Some(root);
+    }
+
+    /// Has firmware do what it must not.
+    pub fn misbehave(&mut self, offences: &[Offence]) {
+        self.offences = offences.to_vec();
+    }
+
+    /// What firmware, as it is now, does that it must not when this service is called.
+    pub fn offences_of(&self, service: Service) -> impl Iterator<Item = Misbehaviour> {
+        let of_it = self.offences.iter().filter(move |offence| offence.service == service);
+        of_it.filter(|offence| misbehaviour::is_due(offence.service, self.is_virtual())).map(|offence| offence.what)
     }
 
     /// The pages to be put into guest memory: physical address, contents, index of the region's descriptor.
@@ -160,55 +188,79 @@ impl Firmware {
         self.virtual_mode.is_some()
     }
 
-    /// Answers a stub's trap: plays the service, gives the stub its script, and says what happened.
-    ///
-    /// Afterwards rax and r8 to r11 are to be written back to the vCPU, and nothing else. A trap that is not a stub's
-    /// changes nothing.
+    /// Answers a stub's trap: plays the service, gives the stub its script, and says what happened. A trap that is not a
+    /// stub's changes nothing.
     ///
     /// Whatever the registers and the memory hold, the work is bounded: names, data, capsules and scripts have limits, and
     /// SetVirtualAddressMap takes a map of at most [`MAX_MAP_BYTES`].
-    pub fn answer(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<Answer, ForeignTrap> {
+    pub fn answer(&mut self, regs: &StubCall, memory: &mut dyn GuestMemory) -> Result<Answer, ForeignTrap> {
         if call::is_resumption(regs) {
-            self.hand_over_script(regs, memory)?;
+            self.hand_over_script(regs.rip, memory)?;
             return Ok(Answer::Resumed);
         }
         let mut call = Call::of(regs)?;
         call.breaches = conduct::breaches(self, &call, regs);
+        call.lost_state = self.lost_state(memory);
+        let guilt: Vec<_> = self.offences_of(call.service).collect();
         // Before the service runs: new addresses are not for use until SetVirtualAddressMap has returned.
         let script_at = self.script();
-        let mut caller = Caller::new(regs, memory);
-        let played = services::play(self, call.service, &mut caller);
-        let mut accesses = caller.into_accesses();
-        match played {
-            Ok(None) => {}
-            Ok(Some(reset)) => {
-                self.pending = None;
-                return Ok(Answer::Reset(call, reset));
-            }
-            Err(refusal) => {
-                if matches!(refusal, Refusal::Unreachable { .. }) {
-                    accesses.clear(); // The stub would fault, half-way through.
+        let mut accesses = Vec::new();
+        if !guilt.contains(&Misbehaviour::Errors) {
+            let mut caller = Caller::new(regs, memory);
+            let played = services::play(self, call.service, &mut caller);
+            accesses = caller.into_accesses();
+            match played {
+                Ok(None) => {}
+                Ok(Some(reset)) => {
+                    self.pending = None;
+                    return Ok(Answer::Reset(call, reset));
                 }
-                call.status = refusal.status();
-                call.refusal = Some(refusal);
+                Err(refusal) => {
+                    if matches!(refusal, Refusal::Unreachable { .. }) {
+                        accesses.clear(); // The stub would fault, half-way through.
+                    }
+                    call.status = refusal.status();
+                    call.refusal = Some(refusal);
+                }
             }
         }
-        self.pending = Some(Pending::new(accesses, call.status, script_at));
-        self.hand_over_script(regs, memory)?;
-        regs.rax = call.status.0 as u64;
+        // What cannot be done is left out; whoever asked for it sees that it was not done.
+        for mut misdeed in guilt.into_iter().filter_map(|what| misbehaviour::misdeed(self, what, regs).ok()) {
+            if let Deed::Answer(status) = misdeed.deed {
+                call.status = status;
+            }
+            misdeed.look(memory, regs.cr3);
+            misdeed.join(&mut accesses, call.status);
+            call.misdeeds.push(misdeed);
+        }
+        self.pending = Some(Pending::new(accesses, call.status, script_at, self.moved.take()));
+        self.hand_over_script(regs.rip, memory)?;
         Ok(Answer::Called(call))
     }
 
     /// Gives the stub that trapped the next part of what it has to do.
-    fn hand_over_script(&mut self, regs: &mut StubCall, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
-        let pending = self.pending.as_mut().ok_or(ForeignTrap::NothingToResume { rip: regs.rip })?;
+    fn hand_over_script(&mut self, rip: u64, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
+        let pending = self.pending.as_mut().ok_or(ForeignTrap::NothingToResume { rip })?;
         let (script, is_last) = pending.next_script();
-        regs.r9 = pending.at;
         if is_last {
             self.pending = None;
         }
         let phys = self.data.phys + tables::SCRIPT as u64;
-        if memory.write(phys, &script) { Ok(()) } else { Err(ForeignTrap::NoData { phys }) }
+        if !memory.write(phys, &script) {
+            return Err(ForeignTrap::NoData { phys });
+        }
+        self.scripts += 1;
+        Ok(())
+    }
+
+    /// Whether the stubs' count, which is in their data, is that of the scripts so far.
+    fn lost_state(&self, memory: &dyn GuestMemory) -> Option<LostState> {
+        let mut count = [0; 8];
+        let at = self.data.phys + (tables::STATE + offset_of!(State, scripts)) as u64;
+        // What is not in memory counts nothing.
+        let _ = memory.read(at, &mut count);
+        let (expected, found) = (self.scripts, u64::from_le_bytes(count));
+        (found != expected).then_some(LostState { expected, found })
     }
 
     /// Where firmware's code believes its scripts to be: virtual once SetVirtualAddressMap has succeeded.
@@ -225,9 +277,11 @@ struct VirtualMode {
     data: u64,
 }
 
-fn code_page() -> Box<[u8; PAGE_BYTES]> {
+/// The stubs, with a pointer to their data.
+fn code_page(pointer: u64) -> Box<[u8; PAGE_BYTES]> {
     let mut page = Box::new([0; PAGE_BYTES]);
     page[IMAGE_PAGE_OFFSET..][..image().len()].copy_from_slice(image());
+    page[IMAGE_PAGE_OFFSET + POINTER_OFFSET..][..8].copy_from_slice(&pointer.to_le_bytes());
     page
 }
 
@@ -281,9 +335,8 @@ mod tests {
         (regs.rcx, regs.rdx, regs.r8, regs.r9) = (1, 2, 3, 4);
         regs.rax = 0xDEAD_0000_0000 | u64::from(Service::ConvertPointer.number());
         regs.cr3 = 0x1000;
-        let before = regs;
 
-        let call = firmware.answer(&mut regs, &mut memory).unwrap().call().unwrap();
+        let call = firmware.answer(&regs, &mut memory).unwrap().call().unwrap();
 
         assert_eq!(call.service, Service::ConvertPointer);
         assert_eq!(call.args, [1, 2, 3, 4]);
@@ -291,8 +344,7 @@ mod tests {
         assert_eq!(call.called_at(), firmware.entry(Service::ConvertPointer));
         assert_eq!(call.status, Status::UNSUPPORTED);
         assert_eq!(call.refusal, Some(Refusal::NotNow));
-        let (rax, r9) = (Status::UNSUPPORTED.0 as u64, firmware.script());
-        assert_eq!(regs, StubCall { rax, r9, ..before });
+        assert_eq!(call.lost_state, None);
     }
 
     #[test]
@@ -300,9 +352,9 @@ mod tests {
         let mut bed = Bed::new();
         assert_eq!(bed.call(Service::GetTime, &[0x1000, 0]), Status::ABORTED);
         let rip = bed.firmware.entry(Service::GetTime) - entry_offset(Service::GetTime) as u64 + RESUME_OFFSET as u64;
-        let mut regs = StubCall { rax: RESUME.into(), ..trap(rip) };
+        let regs = StubCall { rax: RESUME.into(), ..trap(rip) };
         let rip = regs.rip;
-        let answer = bed.firmware.answer(&mut regs, &mut bed.memory);
+        let answer = bed.firmware.answer(&regs, &mut bed.memory);
         assert_eq!(answer, Err(ForeignTrap::NothingToResume { rip }));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use efibed_stub::script::{MAGIC, Op, Step};
+use efibed_stub::script::{Op, Step};
 use uefi_raw::Status;
 
 use super::caller::Access;
 
-/// Steps of one script, the first and the last included.
+/// Steps of one script, the last included.
 const STEPS: usize = 40;
 
 /// Bytes of the array of steps.
@@ -24,18 +24,20 @@ pub(super) const SCRIPT_BYTES: usize = STEPS_BYTES + STAGED_BYTES;
 pub(super) struct Pending {
     accesses: VecDeque<Access>,
     status: Status,
-    /// Address of the script, as the stub is to use it.
-    pub at: u64,
+    /// Address of the script, as the stub's own pointer has it.
+    at: u64,
+    /// What that pointer is to be once the stub returns, if something else.
+    moved: Option<u64>,
 }
 
 impl Pending {
-    pub fn new(accesses: Vec<Access>, status: Status, at: u64) -> Self {
-        Self { accesses: accesses.into(), status, at }
+    pub fn new(accesses: Vec<Access>, status: Status, at: u64, moved: Option<u64>) -> Self {
+        Self { accesses: accesses.into(), status, at, moved }
     }
 
     /// The next script, and whether it is the last.
     pub fn next_script(&mut self) -> (Vec<u8>, bool) {
-        let mut steps = vec![Step { op: MAGIC, ..Step::default() }];
+        let mut steps = Vec::with_capacity(STEPS);
         let mut staged = Vec::new();
         while steps.len() < STEPS - 1
             && staged.len() < STAGED_BYTES
@@ -45,7 +47,7 @@ impl Pending {
         }
         let is_last = self.accesses.is_empty();
         steps.push(match is_last {
-            true => Step { op: Op::Return as u64, at: self.status.0 as u64, ..Step::default() },
+            true => Step { op: Op::Return as u64, at: self.status.0 as u64, bytes: 0, from: self.moved.unwrap_or(0) },
             false => Step { op: Op::More as u64, ..Step::default() },
         });
         let words = steps.iter().flat_map(|step| [step.op, step.at, step.bytes, step.from]);
@@ -59,6 +61,10 @@ impl Pending {
     fn step(&mut self, access: Access, staged: &mut Vec<u8>) -> Step {
         match access {
             Access::Read { at, bytes } => Step { op: Op::Read as u64, at, bytes, from: 0 },
+            Access::Jump { at, status } => {
+                Step { op: Op::Jump as u64, at, bytes: status.0 as u64, from: self.moved.unwrap_or(0) }
+            }
+            Access::Hang => Step { op: Op::Hang as u64, ..Step::default() },
             Access::Write { at, mut data } => {
                 let rest = data.split_off(data.len().min(STAGED_BYTES - staged.len()));
                 if !rest.is_empty() {
@@ -84,13 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn a_script_begins_with_the_magic_and_ends_with_the_status() {
+    fn a_script_ends_with_the_status_and_what_the_stubs_pointer_is_to_be() {
         let status = Status::NOT_FOUND;
-        let mut pending = Pending::new(vec![Access::Read { at: 0x123, bytes: 5 }], status, 0x7000);
-        let (script, is_last) = pending.next_script();
-        assert!(is_last);
-        let expected = [[MAGIC, 0, 0, 0], [1, 0x123, 5, 0], [0, status.0 as u64, 0, 0], [0; 4]];
-        assert_eq!(words(&script)[..4], expected);
+        for (moved, pointer) in [(None, 0), (Some(0xffff_fffe_7c00_0400), 0xffff_fffe_7c00_0400)] {
+            let mut pending = Pending::new(vec![Access::Read { at: 0x123, bytes: 5 }], status, 0x7000, moved);
+            let (script, is_last) = pending.next_script();
+            assert!(is_last);
+            let expected = [[1, 0x123, 5, 0], [0, status.0 as u64, 0, pointer], [0; 4]];
+            assert_eq!(words(&script)[..3], expected);
+        }
     }
 
     #[test]
@@ -98,12 +106,12 @@ mod tests {
         let data: Vec<u8> = (0..5000u32).map(|index| (index % 251) as u8).collect();
         let accesses =
             vec![Access::Write { at: 0x10, data: vec![9; 3] }, Access::Write { at: 0x2000, data: data.clone() }];
-        let mut pending = Pending::new(accesses, Status::SUCCESS, 0x7000);
+        let mut pending = Pending::new(accesses, Status::SUCCESS, 0x7000, None);
         let (mut written, mut next) = (Vec::<u8>::new(), 0x2000);
         for round in 1.. {
             let (script, is_last) = pending.next_script();
             assert!(script.len() <= SCRIPT_BYTES);
-            for [op, at, bytes, from] in words(&script).into_iter().skip(1).take_while(|step| step[0] == 2) {
+            for [op, at, bytes, from] in words(&script).into_iter().take_while(|step| step[0] == 2) {
                 let from = (from - 0x7000) as usize;
                 if at != 0x10 {
                     assert_eq!((op, at), (2, next));
@@ -122,13 +130,13 @@ mod tests {
     #[test]
     fn many_accesses_take_several_scripts() {
         let accesses = (0..100).map(|page| Access::Read { at: page << 12, bytes: 1 }).collect();
-        let mut pending = Pending::new(accesses, Status::SUCCESS, 0);
+        let mut pending = Pending::new(accesses, Status::SUCCESS, 0, None);
         let counts: Vec<_> = std::iter::from_fn(|| {
             let (script, is_last) = pending.next_script();
             let reads = words(&script).iter().filter(|step| step[0] == 1).count();
             (reads > 0).then_some((reads, is_last))
         })
         .collect();
-        assert_eq!(counts, [(38, false), (38, false), (24, true)]);
+        assert_eq!(counts, [(39, false), (39, false), (22, true)]);
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use efibed_stub::image::{
-    ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset, image,
+    ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, POINTER_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET,
+    entry_offset, image,
 };
 use efibed_stub::{STAMP_TAIL_BYTES, Service, TRAP_PORT};
 use iced_x86::{
@@ -62,7 +63,8 @@ fn reachable(code: &[u8], entries: impl IntoIterator<Item = usize>) -> Vec<Instr
             FlowControl::ConditionalBranch => {
                 to_visit.extend([instruction.next_ip(), instruction.near_branch_target()]);
             }
-            FlowControl::Return => {}
+            // A jump by a register goes where a script says.
+            FlowControl::Return | FlowControl::IndirectBranch => {}
             other => panic!("{other:?} at {offset:#x}"),
         }
         instructions.push(instruction);
@@ -77,9 +79,14 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
     }
     if instruction.is_ip_rel_memory_operand() {
         let image = BASE..BASE + IMAGE_BYTES as u64 - 7;
-        let reads = instruction.op1_kind() == OpKind::Memory && instruction.mnemonic() == Mnemonic::Mov;
-        let is_own_constant = reads && image.contains(&instruction.ip_rel_memory_address());
-        return (!is_own_constant).then_some("has an address of its own");
+        let address = instruction.ip_rel_memory_address();
+        let moves = instruction.mnemonic() == Mnemonic::Mov;
+        let reads_own = moves && instruction.op1_kind() == OpKind::Memory && image.contains(&address);
+        let writes_pointer = moves
+            && instruction.op0_kind() == OpKind::Memory
+            && instruction.op1_register().is_gpr64()
+            && address == BASE + POINTER_OFFSET as u64;
+        return (!reads_own && !writes_pointer).then_some("has an address of its own");
     }
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(instruction);
@@ -120,6 +127,7 @@ fn the_test_above_objects_to_what_it_should() {
         (&[0x0F, 0x01, 0xCB], "may not run in ring 0"),                       // stac
         (&[0x48, 0x8B, 0x05, 0, 0, 1, 0], "has an address of its own"),       // mov rax, [rip + 65536]
         (&[0x48, 0x89, 0x05, 0, 0, 0, 0], "has an address of its own"),       // mov [rip], rax
+        (&[0x89, 0x05, 0xB2, 1, 0, 0], "has an address of its own"),          // mov [rip + 434], eax
         (&[0x8B, 0x04, 0x25, 0, 0, 0, 0], "has an address of its own"),       // mov eax, [0]
         (&[0x48, 0xA1, 0, 0, 0, 0, 0, 0, 0, 0], "has an address of its own"), // movabs rax, [0]
         (&[0x65, 0x48, 0x8B, 0x01], "has an address of its own"),             // mov rax, gs:[rcx]
@@ -167,6 +175,8 @@ mod script {
     use super::*;
 
     const STATUS: u64 = 0x8000_0000_0000_0005;
+    const STATE: [u64; 4] = [MAGIC, 0, 0, 0];
+    const RETURN: [u64; 4] = [0, STATUS, 0, 0];
 
     #[test]
     fn copies_what_it_is_told_byte_by_byte() {
@@ -174,7 +184,7 @@ mod script {
         for bytes in [0, 1, 7, 8, 9, 16, 23, 40] {
             let mut to = [0xEE; 48];
             let write = [2, to.as_mut_ptr() as u64 + 3, bytes as u64, from.as_ptr() as u64];
-            assert_eq!(run(&[[MAGIC, 0, 0, 0], write, [0, STATUS, 0, 0]], None), STATUS);
+            assert_eq!(Stub::new(None).run(&mut [STATE, write, RETURN]), STATUS);
             assert_eq!(to[3..][..bytes], from[..bytes]);
             assert_eq!(to[..3], [0xEE; 3]);
             assert!(to[3 + bytes..].iter().all(|byte| *byte == 0xEE), "{bytes}");
@@ -184,9 +194,18 @@ mod script {
     #[test]
     fn reads_and_changes_nothing() {
         let read = [7u8; 9];
-        let steps = [[MAGIC, 0, 0, 0], [1, read.as_ptr() as u64, 9, 0], [1, read.as_ptr() as u64, 1, 0], [0; 4]];
-        assert_eq!(run(&steps, None), 0);
+        let mut steps = [STATE, [1, read.as_ptr() as u64, 9, 0], [1, read.as_ptr() as u64, 1, 0], [0; 4]];
+        assert_eq!(Stub::new(None).run(&mut steps), 0);
         assert_eq!(read, [7; 9]);
+    }
+
+    #[test]
+    fn counts_its_scripts_in_its_data() {
+        let mut steps = [STATE, RETURN];
+        for runs in 1..=3 {
+            assert_eq!(Stub::new(None).run(&mut steps), STATUS);
+            assert_eq!(steps, [[MAGIC, runs, 0, 0], RETURN]);
+        }
     }
 
     #[test]
@@ -194,81 +213,138 @@ mod script {
         let mut to = [0u8; 2];
         let write =
             |index: usize, to: &mut [u8; 2]| [2, &raw mut to[index] as u64, 1, b"ab".as_ptr() as u64 + index as u64];
-        let first = [[MAGIC, 0, 0, 0], write(0, &mut to), [3, 0, 0, 0]];
-        let second = [[MAGIC, 0, 0, 0], write(1, &mut to), [0, STATUS, 0, 0]];
-        assert_eq!(run(&first, Some(&second)), STATUS);
+        let mut second = [STATE, write(1, &mut to), RETURN];
+        let mut first = [STATE, write(0, &mut to), [3, 0, 0, 0]];
+        assert_eq!(Stub::new(Some(&mut second)).run(&mut first), STATUS);
         assert_eq!(&to, b"ab");
+        assert_eq!((first[0][1], second[0][1]), (1, 1));
     }
 
     #[test]
     fn does_nothing_where_firmwares_data_is_not_what_it_should_be() {
         let mut to = [0u8; 1];
         let write = [2, to.as_mut_ptr() as u64, 1, b"x".as_ptr() as u64];
-        assert_eq!(run(&[[MAGIC + 1, 0, 0, 0], write, [0; 4]], None), NO_SCRIPT);
-        assert_eq!(to, [0]);
+        let mut steps = [[MAGIC + 1, 0, 0, 0], write, [0; 4]];
+        assert_eq!(Stub::new(None).run(&mut steps), NO_SCRIPT);
+        assert_eq!((to, steps[0][1]), ([0], 0));
     }
 
-    fn run(script: &[[u64; 4]], next: Option<&[[u64; 4]]>) -> u64 {
-        let code = Executable::new(&answered());
-        let returned: u64;
-        // SAFETY: the code is GetTime's stub without its traps; the test above holds that it writes EFIAPI's volatile
-        // registers only, all of which are named here, and the tests' scripts have it touch their own buffers only.
-        unsafe {
-            core::arch::asm!(
-                "call {entry}",
-                entry = in(reg) code.0,
-                in("rdx") next.map_or(core::ptr::null(), <[_]>::as_ptr),
-                inout("r9") script.as_ptr() => _,
-                out("rcx") _,
-                out("r8") _,
-                out("r10") _,
-                out("r11") _,
-                out("rax") returned,
-            );
+    /// As SetVirtualAddressMap does with its last step, and as a jump does.
+    #[test]
+    fn converts_its_own_pointer_when_it_leaves() {
+        let elsewhere = Stub::new(None);
+        let mut moved = [STATE, RETURN];
+        for leave in [[0, STATUS, 0, moved.as_ptr() as u64], [4, elsewhere.ret(), STATUS, moved.as_ptr() as u64]] {
+            moved = [STATE, RETURN];
+            let mut first = [STATE, leave];
+            let mut stub = Stub::new(None);
+            assert_eq!(stub.run(&mut first), STATUS);
+            assert_eq!(stub.pointer(), moved.as_ptr() as u64);
+            assert_eq!(stub.run_again(), STATUS);
+            assert_eq!((first[0][1], moved[0][1]), (1, 1));
         }
-        returned
     }
 
-    /// The image with its traps answered: the service's is a nop, and where it resumes it finds the next script in rdx.
-    fn answered() -> [u8; IMAGE_BYTES] {
-        let mut code = *image();
-        // Intel SDM vol. 2B, "NOP" and "MOV".
-        code[entry_offset(Service::GetTime) + TRAP_OFFSET..][..TRAP_BYTES].copy_from_slice(&[0x66, 0x90]);
-        let resumes = &mut code[RESUME_OFFSET..][..TRAP_OFFSET + TRAP_BYTES];
-        resumes.copy_from_slice(&[0x49, 0x89, 0xD1, 0x0F, 0x1F, 0x40, 0x00]); // mov r9, rdx; nop dword ptr [rax]
-        code
+    /// GetTime's stub in a page of its own, its traps answered.
+    struct Stub(Executable);
+
+    impl Stub {
+        /// `next` is what it finds where it resumes.
+        fn new(next: Option<&mut [[u64; 4]]>) -> Self {
+            let mut code = *image();
+            // Intel SDM vol. 2B, "NOP" and "MOV".
+            code[entry_offset(Service::GetTime) + TRAP_OFFSET..][..TRAP_BYTES].copy_from_slice(&[0x66, 0x90]);
+            if let Some(next) = next {
+                // movabs r9, NEXT; jmp to where the script's magic is compared, behind the load of the pointer.
+                let from = RESUME_OFFSET + 12;
+                let to = RESUME_OFFSET + ENTRY_BYTES + LOAD_BYTES;
+                let resumes = &mut code[RESUME_OFFSET..][..12];
+                resumes[..2].copy_from_slice(&[0x49, 0xB9]);
+                resumes[2..10].copy_from_slice(&(next.as_mut_ptr() as u64).to_le_bytes());
+                resumes[10..].copy_from_slice(&[0xEB, (to - from) as u8]);
+            }
+            Self(Executable::new(&code))
+        }
+
+        fn run(&mut self, script: &mut [[u64; 4]]) -> u64 {
+            self.0.write(POINTER_OFFSET, script.as_mut_ptr() as u64);
+            self.run_again()
+        }
+
+        fn run_again(&mut self) -> u64 {
+            let returned: u64;
+            // SAFETY: the code is GetTime's stub without its traps; the tests above hold that it writes EFIAPI's volatile
+            // registers only, all of which are named here, and its own pointer, which is in a page that can be written;
+            // the tests' scripts have it touch their own buffers only.
+            unsafe {
+                core::arch::asm!(
+                    "call {entry}",
+                    entry = in(reg) self.0.0,
+                    out("rcx") _,
+                    out("r8") _,
+                    out("r9") _,
+                    out("r10") _,
+                    out("r11") _,
+                    out("rax") returned,
+                );
+            }
+            returned
+        }
+
+        fn pointer(&self) -> u64 {
+            self.0.read(POINTER_OFFSET)
+        }
+
+        /// The address of a `ret`.
+        fn ret(&self) -> u64 {
+            let last = reachable(image(), [entry_offset(Service::GetTime)]);
+            let ret = last.iter().find(|it| it.mnemonic() == Mnemonic::Ret).unwrap();
+            self.0.0 as u64 + (ret.ip() - BASE)
+        }
     }
 
-    /// A page of its own, with code in it.
-    struct Executable(*mut libc::c_void);
+    /// Bytes of `mov r9, [rip + POINTER]`.
+    const LOAD_BYTES: usize = 7;
+
+    /// A page of its own, with code in it, which may be written as firmware's may before phase `finish`.
+    struct Executable(*mut u8);
 
     impl Executable {
         fn new(code: &[u8]) -> Self {
             assert!(code.len() <= PAGE_BYTES);
-            // SAFETY: a new anonymous mapping of at least `code.len()` bytes, which nobody else knows of; it is
-            // written before it is made executable.
+            // SAFETY: a new anonymous mapping of at least `code.len()` bytes, which nobody else knows of.
             unsafe {
                 let page = libc::mmap(
                     core::ptr::null_mut(),
                     PAGE_BYTES,
-                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
                     libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                     -1,
                     0,
                 );
                 assert_ne!(page, libc::MAP_FAILED);
                 core::ptr::copy_nonoverlapping(code.as_ptr(), page.cast(), code.len());
-                let protected = libc::mprotect(page, PAGE_BYTES, libc::PROT_READ | libc::PROT_EXEC);
-                assert_eq!(protected, 0);
-                Self(page)
+                Self(page.cast())
             }
+        }
+
+        fn write(&mut self, offset: usize, word: u64) {
+            assert!(offset + 8 <= PAGE_BYTES);
+            // SAFETY: inside the mapping, which lives as long as this; nothing runs in it meanwhile.
+            unsafe { self.0.add(offset).cast::<u64>().write_unaligned(word) };
+        }
+
+        fn read(&self, offset: usize) -> u64 {
+            assert!(offset + 8 <= PAGE_BYTES);
+            // SAFETY: as above.
+            unsafe { self.0.add(offset).cast::<u64>().read_unaligned() }
         }
     }
 
     impl Drop for Executable {
         fn drop(&mut self) {
             // SAFETY: the mapping made in `new`, to which nothing refers any more.
-            unsafe { libc::munmap(self.0, PAGE_BYTES) };
+            unsafe { libc::munmap(self.0.cast(), PAGE_BYTES) };
         }
     }
 }

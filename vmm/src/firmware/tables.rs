@@ -2,6 +2,7 @@
 
 use core::mem::offset_of;
 
+use efibed_stub::script::{MAGIC, State};
 use efibed_stub::{RuntimeServices, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES, Service, SystemTable};
 use efibed_stub::{TableHeader, table};
 use uefi_raw::Guid;
@@ -36,8 +37,11 @@ const SMBIOS_STRUCTURES: usize = SMBIOS_ENTRY + SMBIOS_ENTRY_BYTES;
 const RT_PROPERTIES_TABLE: usize = (SMBIOS_STRUCTURES + SMBIOS_STRUCTURES_BYTES).next_multiple_of(8);
 const ESRT_TABLE: usize = RT_PROPERTIES_TABLE + RT_PROPERTIES_BYTES;
 
-/// What the stubs are to do. It is in guest memory only.
-pub(super) const SCRIPT: usize = (ESRT_TABLE + ESRT_BYTES).next_multiple_of(32);
+/// The stubs' own.
+pub(super) const STATE: usize = (ESRT_TABLE + ESRT_BYTES).next_multiple_of(size_of::<State>());
+
+/// What they are to do. It is in guest memory only.
+pub(super) const SCRIPT: usize = STATE + size_of::<State>();
 
 const _: () = assert!(SCRIPT + SCRIPT_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
@@ -64,6 +68,7 @@ impl DataPage {
         for (index, unit) in VENDOR_NAME.iter().enumerate() {
             page.put(VENDOR + index * 2, &unit.to_le_bytes());
         }
+        page.put_u64(STATE + offset_of!(State, magic), MAGIC);
         page.put_runtime_services(stub);
         page.put_configuration(phys);
         page.put_system_table(phys);

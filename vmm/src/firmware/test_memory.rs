@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, RESUME, TRAP_OFFSET};
-use efibed_stub::script::{MAGIC, Op};
+use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, POINTER_OFFSET, RESUME, TRAP_OFFSET};
+use efibed_stub::script::{MAGIC, NO_SCRIPT, Op};
 use efibed_stub::{DESCRIPTOR_STRIDE, Service};
 use uefi_raw::Status;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
@@ -162,6 +162,12 @@ impl Bed {
         let firmware = Firmware::lay_out(map, |_| true).unwrap();
         let mut memory = TestMemory::with_firmware(&firmware);
         memory.put(STACK, &[0; 64]);
+        for descriptor in map {
+            for offset in (0..descriptor.page_count.min(8)).map(|page| page * PAGE_SIZE) {
+                let phys = descriptor.phys_start.wrapping_add(offset);
+                memory.map(WINDOW.wrapping_add(phys), Some(phys));
+            }
+        }
         Self { firmware, memory, last: None }
     }
 
@@ -200,11 +206,11 @@ impl Bed {
         let mut regs =
             StubCall { rcx: arg(0), rdx: arg(1), r8: arg(2), r9: arg(3), rsp: STACK, rflags: 2, ..trap(entry) };
         self.memory.put(STACK + 40, &arg(4).to_le_bytes());
-        match self.firmware.answer(&mut regs, &mut self.memory).unwrap() {
+        match self.firmware.answer(&regs, &mut self.memory).unwrap() {
             Answer::Called(call) => {
                 let status = call.status;
                 self.last = Some(call);
-                assert_eq!(self.play_stub(&mut regs), status);
+                assert_eq!(self.play_stub(&mut regs), Played::Returned(status));
                 Ok(status)
             }
             Answer::Reset(call, reset) => {
@@ -216,12 +222,13 @@ impl Bed {
     }
 
     /// What the stub does after its trap.
-    pub fn play_stub(&mut self, regs: &mut StubCall) -> Status {
+    pub fn play_stub(&mut self, regs: &mut StubCall) -> Played {
         for _ in 0..MAX_SCRIPTS {
-            if let Some(status) = run_script(&mut self.memory, regs.r9) {
-                return status;
+            match run_script(&mut self.memory, regs.rip) {
+                Played::More => {}
+                end => return end,
             }
-            *regs = StubCall { rax: RESUME.into(), r9: 0, ..trap(resume_entry(regs.rip)) };
+            *regs = StubCall { rax: RESUME.into(), ..trap(resume_entry(regs.rip)) };
             assert_eq!(self.firmware.answer(regs, &mut self.memory), Ok(Answer::Resumed));
         }
         panic!("the stub did not come to an end");
@@ -233,41 +240,93 @@ fn resume_entry(rip: u64) -> u64 {
     rip - rip % PAGE_SIZE + (IMAGE_PAGE_OFFSET + RESUME as usize * ENTRY_BYTES) as u64
 }
 
-/// Carries a script out, as `efibed_stub::image` does; None if there is more.
-pub fn run_script(memory: &mut TestMemory, at: u64) -> Option<Status> {
-    let read = |memory: &TestMemory, virt: u64, buf: &mut [u8]| {
-        let phys = memory.translate(0, virt, Access::read()).unwrap();
-        assert!(memory.read(phys, buf), "a stub reads {virt:#x}");
+/// What came of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Played {
+    Returned(Status),
+    /// There is more: the stub traps again.
+    More,
+    /// The stub has gone where the script sent it.
+    Jumped(u64),
+    /// It will never return.
+    Hangs,
+    /// There is nothing at this address.
+    Faulted(u64),
+}
+
+/// Carries a script out, as the stub whose page this RIP is in does (`efibed_stub::image`).
+pub fn run_script(memory: &mut TestMemory, rip: u64) -> Played {
+    play_script(memory, rip).unwrap_or_else(Played::Faulted)
+}
+
+fn play_script(memory: &mut TestMemory, rip: u64) -> Result<Played, u64> {
+    let pointer_at = rip - rip % PAGE_SIZE + (IMAGE_PAGE_OFFSET + POINTER_OFFSET) as u64;
+    let [pointer] = words(memory, pointer_at)?;
+    let [magic, scripts] = words(memory, pointer)?;
+    if magic != MAGIC {
+        return Ok(Played::Returned(Status(NO_SCRIPT as usize)));
+    }
+    write_virtual(memory, pointer.wrapping_add(8), &(scripts.wrapping_add(1)).to_le_bytes())?;
+    let move_pointer = |memory: &mut TestMemory, to: u64| match to {
+        0 => Ok(()),
+        to => write_virtual(memory, pointer_at, &to.to_le_bytes()),
     };
-    let words = |memory: &TestMemory, step: u64| {
-        let mut bytes = [0; 32];
-        read(memory, step, &mut bytes);
-        [0, 8, 16, 24].map(|at| u64::from_le_bytes(bytes[at..][..8].try_into().unwrap()))
-    };
-    assert_eq!(words(memory, at)[0], MAGIC);
-    for step in (at..).step_by(32).skip(1) {
-        let [op, to, bytes, from] = words(memory, step);
-        match Op::from_number(op).unwrap() {
-            Op::Return => return Some(Status(to as usize)),
-            Op::More => return None,
+    let mut step = pointer;
+    loop {
+        step = step.wrapping_add(32);
+        let [op, at, bytes, from] = words(memory, step)?;
+        // Whatever it is not, a stub takes for a return.
+        match Op::from_number(op).unwrap_or(Op::Return) {
+            Op::Return => {
+                move_pointer(memory, from)?;
+                return Ok(Played::Returned(Status(at as usize)));
+            }
+            Op::More => return Ok(Played::More),
+            Op::Jump => {
+                move_pointer(memory, from)?;
+                return Ok(Played::Jumped(at));
+            }
+            Op::Hang => return Ok(Played::Hangs),
             Op::Read => {
-                assert_eq!(to / PAGE_SIZE, (to + (bytes - 1)) / PAGE_SIZE);
-                read(memory, to, &mut [0]);
-                read(memory, to + (bytes - 1), &mut [0]);
+                let _: [u8; 1] = read_virtual(memory, at)?;
+                let _: [u8; 1] = read_virtual(memory, at.wrapping_add(bytes.wrapping_sub(1)))?;
             }
             Op::Write => {
-                let mut data = vec![0; bytes as usize];
-                read(memory, from, &mut data);
-                assert_eq!(to / PAGE_SIZE, (to + (bytes - 1)) / PAGE_SIZE);
-                let phys = memory.translate(0, to, Access::write()).unwrap();
-                assert!(memory.write(phys, &data), "a stub writes {to:#x}");
+                for offset in 0..bytes {
+                    let byte: [u8; 1] = read_virtual(memory, from.wrapping_add(offset))?;
+                    write_virtual(memory, at.wrapping_add(offset), &byte)?;
+                }
             }
         }
     }
-    None
 }
 
-/// How far [`Bed::switch`] moves all of [`code_and_data`] up.
+fn words<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u64; N], u64> {
+    let mut words = [0; N];
+    for (word, at) in words.iter_mut().zip((0..).map(|index| virt.wrapping_add(8 * index))) {
+        *word = u64::from_le_bytes(read_virtual(memory, at)?);
+    }
+    Ok(words)
+}
+
+fn read_virtual<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u8; N], u64> {
+    let mut bytes = [0; N];
+    for (byte, at) in bytes.iter_mut().zip((0..).map(|index| virt.wrapping_add(index))) {
+        let phys = memory.translate(0, at, Access::read()).ok_or(at)?;
+        memory.read(phys, std::slice::from_mut(byte)).then_some(()).ok_or(at)?;
+    }
+    Ok(bytes)
+}
+
+fn write_virtual(memory: &mut TestMemory, virt: u64, bytes: &[u8]) -> Result<(), u64> {
+    for (byte, at) in bytes.iter().zip((0..).map(|index| virt.wrapping_add(index))) {
+        let phys = memory.translate(0, at, Access::write()).ok_or(at)?;
+        memory.write(phys, &[*byte]).then_some(()).ok_or(at)?;
+    }
+    Ok(())
+}
+
+/// How far up a bed maps the first pages of each region, and [`Bed::switch`] moves all of [`code_and_data`].
 pub const WINDOW: u64 = 0xffff_fffe_0000_0000;
 
 /// The map with all of its regions moved there, as SetVirtualAddressMap takes it.
@@ -288,22 +347,11 @@ pub fn switched() -> (Firmware, TestMemory) {
 }
 
 impl Bed {
-    /// Calls SetVirtualAddressMap, and maps what it was told.
+    /// Calls SetVirtualAddressMap.
     pub fn switch(&mut self) {
         let bytes = virtual_map(&code_and_data());
-        for descriptor in code_and_data() {
-            for offset in (0..descriptor.page_count.min(8)).map(|page| page * PAGE_SIZE) {
-                let phys = descriptor.phys_start + offset;
-                self.memory.map(WINDOW + phys, Some(phys));
-            }
-        }
         self.memory.put(0xE_0000, &bytes);
         let args = [bytes.len() as u64, DESCRIPTOR_STRIDE as u64, 1, 0xE_0000];
         assert_eq!(self.call(Service::SetVirtualAddressMap, &args), Status::SUCCESS);
     }
-}
-
-/// A call of SetVirtualAddressMap at this address, with these arguments.
-pub fn set_virtual_address_map(firmware: &Firmware, bytes: u64, stride: u64, version: u64, at: u64) -> StubCall {
-    StubCall { rcx: bytes, rdx: stride, r8: version, r9: at, ..trap(firmware.entry(Service::SetVirtualAddressMap)) }
 }

@@ -22,8 +22,8 @@ use efibed_stub::memory::DESCRIPTOR_VERSION;
 use uefi_raw::Status;
 use uefi_raw::table::runtime::ResetType;
 
+use super::Firmware;
 use super::caller::Caller;
-use super::{Firmware, GuestMemory};
 
 pub(crate) use miscellaneous::CAPSULE_CLASS;
 pub(super) use miscellaneous::Counters;
@@ -216,12 +216,6 @@ pub enum Refusal {
         /// Its PhysicalStart.
         phys: u64,
     },
-    /// Firmware cannot write its own tables: nobody has put its pages into guest memory.
-    #[error("firmware's tables, at physical address {phys:#x}, are not in memory")]
-    TablesUnwritable {
-        /// Where they would be.
-        phys: u64,
-    },
 
     /// ResetSystem with a type that does not exist.
     #[error("ResetType is {ty}; there are 0 to 3")]
@@ -293,8 +287,8 @@ impl Refusal {
             // Real firmware faults there; Linux abandons the service then, with this status
             // (arch/x86/platform/efi/quirks.c, efi_crash_gracefully_on_page_fault).
             Self::Unreachable { .. } => Status::ABORTED,
-            // 8.3.1 and 8.4.1 have no other status for broken firmware than that of broken hardware.
-            Self::NoTime | Self::TablesUnwritable { .. } => Status::DEVICE_ERROR,
+            // 8.3.1 has no other status for it than that of broken hardware.
+            Self::NoTime => Status::DEVICE_ERROR,
         }
     }
 }

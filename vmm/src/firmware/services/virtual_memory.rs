@@ -9,8 +9,8 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor};
 
 use super::super::VirtualMode;
 use super::super::ranges::{Range, Union};
-use super::super::tables::{RUNTIME_SERVICES, SYSTEM_TABLE};
-use super::{Caller, DESCRIPTOR_VERSION, Firmware, GuestMemory, Refusal};
+use super::super::tables::{RUNTIME_SERVICES, STATE, SYSTEM_TABLE};
+use super::{Caller, DESCRIPTOR_VERSION, Firmware, Refusal};
 
 /// SetVirtualAddressMap refuses larger maps: no machine has them, and the guest must not keep the host busy.
 pub const MAX_MAP_BYTES: u64 = 16 << 20;
@@ -43,7 +43,7 @@ pub(super) fn set_virtual_address_map(firmware: &mut Firmware, caller: &mut Call
     let arguments = Arguments::check(caller.args())?;
     let map = VirtualMap::read(&arguments, caller, &firmware.map.described)?;
     map.check_owed(&firmware.map.owed)?;
-    convert(firmware, &map, caller.physical())
+    convert(firmware, &map, caller)
 }
 
 /// ConvertPointer(DebugDisposition, **Address) (8.4.2): for the handlers of EVT_SIGNAL_VIRTUAL_ADDRESS_CHANGE, which run
@@ -154,68 +154,53 @@ fn read_descriptor(caller: &mut Caller<'_>, at: u64) -> Option<MemoryDescriptor>
     })
 }
 
-/// Converts firmware's pointers, and writes the tables, in EDK II's order: images (here: what firmware's code knows of its
-/// data), the runtime-services table, the system table.
-fn convert(firmware: &mut Firmware, map: &VirtualMap, memory: &mut dyn GuestMemory) -> Result<(), Refusal> {
+/// Converts firmware's pointers, in EDK II's order: the runtime-services table, the system table. Images come before them
+/// there, but for the one that runs: that is the only one here, and its pointer to its data is converted when it returns.
+/// It is the stub that writes all this, by physical addresses.
+fn convert(firmware: &mut Firmware, map: &VirtualMap, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
     let lost = |phys| Refusal::NoMapping { region: firmware.data.region, phys };
     let data = firmware.data.phys;
     let virtual_data = map.convert(data).ok_or_else(|| lost(data))?;
     let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
 
-    let is_written = memory.write(data + RUNTIME_SERVICES as u64, page.runtime_services())
-        && memory.write(data + SYSTEM_TABLE as u64, page.system_table());
-    if !is_written {
-        return Err(Refusal::TablesUnwritable { phys: data });
-    }
+    caller.write_own(data + RUNTIME_SERVICES as u64, page.runtime_services());
+    caller.write_own(data + SYSTEM_TABLE as u64, page.system_table());
     firmware.data_page = page;
     firmware.virtual_mode = Some(VirtualMode { data: virtual_data });
+    firmware.moved = Some(virtual_data.wrapping_add(STATE as u64));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use efibed_stub::image::{IMAGE_PAGE_OFFSET, POINTER_OFFSET};
     use efibed_stub::{DESCRIPTOR_STRIDE, Service};
     use proptest::prelude::*;
     use uefi_raw::Status;
     use uefi_raw::table::boot::MemoryType;
 
-    use super::super::super::test_memory::{
-        TestMemory, WINDOW, code_and_data, descriptor, run_script, set_virtual_address_map as svam, trap,
-    };
-    use super::super::super::{Call, ForeignTrap, StubCall, verify_tables};
+    use super::super::super::test_memory::{Bed, Played, WINDOW, code_and_data, descriptor, run_script, trap};
+    use super::super::super::{Call, ForeignTrap, LostState, StubCall, verify_tables};
     use super::*;
 
     const MAP_AT: u64 = 0x5_0000;
     const STRIDE: u64 = DESCRIPTOR_STRIDE as u64;
 
-    struct Bed {
-        firmware: Firmware,
-        memory: TestMemory,
-    }
-
     impl Bed {
-        fn new(map: &[MemoryDescriptor]) -> Self {
-            let firmware = Firmware::lay_out(map, |_| true).unwrap();
-            let memory = TestMemory::with_firmware(&firmware);
-            Self { firmware, memory }
-        }
-
-        fn call(&mut self, map: &[MemoryDescriptor], stride: u64) -> Call {
+        fn call_with(&mut self, map: &[MemoryDescriptor], stride: u64) -> Call {
             let bytes = encode(map, stride);
             self.memory.put(MAP_AT, &bytes);
             self.call_raw(bytes.len() as u64, stride, 1, MAP_AT)
         }
 
         fn call_raw(&mut self, bytes: u64, stride: u64, version: u64, at: u64) -> Call {
-            let mut regs = svam(&self.firmware, bytes, stride, version, at);
-            let call = self.firmware.answer(&mut regs, &mut self.memory).unwrap().call().unwrap();
-            assert_eq!(regs.rax, call.status.0 as u64);
-            if call.status != Status::SUCCESS && !self.firmware.is_virtual() {
+            let status = self.call(Service::SetVirtualAddressMap, &[bytes, stride, version, at]);
+            if status != Status::SUCCESS && !self.firmware.is_virtual() {
                 let tables = self.firmware.system_table();
                 assert_eq!(verify_tables(&self.memory, tables, Some), Ok(()));
             }
-            call
+            self.last().clone()
         }
     }
 
@@ -242,11 +227,11 @@ mod tests {
 
     #[test]
     fn success_makes_all_pointers_virtual_but_two_and_the_tables_verify() {
-        let mut bed = Bed::new(&code_and_data());
-        let call = bed.call(&in_window(code_and_data()), STRIDE);
+        let mut bed = Bed::over(&code_and_data());
+        let call = bed.call_with(&in_window(code_and_data()), STRIDE);
         assert_eq!((call.status, call.refusal), (Status::SUCCESS, None));
 
-        let Bed { firmware, memory } = &bed;
+        let Bed { firmware, memory, .. } = &bed;
         for service in Service::ALL {
             let physical = firmware.entry(service);
             let is_kept = matches!(service, Service::SetVirtualAddressMap | Service::ConvertPointer);
@@ -266,52 +251,73 @@ mod tests {
         assert!(verify_tables(memory, tables, Some).is_err());
     }
 
+    /// The stub's own pointer, by which it finds its script and its state, is the last that is converted.
     #[test]
     fn the_calls_own_script_is_physical_and_the_next_ones_is_virtual() {
-        let mut bed = Bed::new(&code_and_data());
+        let mut bed = Bed::over(&code_and_data());
         let bytes = encode(&in_window(code_and_data()), STRIDE);
         bed.memory.put(MAP_AT, &bytes);
-        let mut regs = svam(&bed.firmware, bytes.len() as u64, STRIDE, 1, MAP_AT);
-        bed.firmware.answer(&mut regs, &mut bed.memory).unwrap();
-        assert_eq!(regs.r9 & !0xFFF, 0x7C00_0000);
-        assert_eq!(run_script(&mut bed.memory, regs.r9), Some(Status::SUCCESS));
+        let [rcx, rdx, r8, r9] = [bytes.len() as u64, STRIDE, 1, MAP_AT];
+        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap)) };
+        bed.firmware.answer(&regs, &mut bed.memory).unwrap();
+        let pointer_at = 0x80_0000 + (IMAGE_PAGE_OFFSET + POINTER_OFFSET) as u64;
+        assert_eq!(bed.memory.u64(pointer_at) & !0xFFF, 0x7C00_0000);
+        assert_eq!(run_script(&mut bed.memory, regs.rip), Played::Returned(Status::SUCCESS));
+        assert_eq!(bed.memory.u64(pointer_at) & !0xFFF, WINDOW + 0x7C00_0000);
 
         let entry = bed.firmware.virtual_entry(Service::GetTime).unwrap();
-        let mut regs = StubCall { rcx: MAP_AT, ..trap(entry) };
-        let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap().call().unwrap();
+        let regs = StubCall { rcx: MAP_AT, ..trap(entry) };
+        bed.memory.map(WINDOW + 0x7C00_0000, None);
+        let call = bed.firmware.answer(&regs, &mut bed.memory).unwrap().call().unwrap();
         assert_eq!((call.status, call.called_at()), (Status::SUCCESS, entry));
-        assert_eq!(regs.r9 & !0xFFF, WINDOW + 0x7C00_0000);
+        assert_eq!(run_script(&mut bed.memory, regs.rip), Played::Faulted(bed.memory.u64(pointer_at)));
         bed.memory.map(WINDOW + 0x7C00_0000, Some(0x7C00_0000));
-        assert_eq!(run_script(&mut bed.memory, regs.r9), Some(Status::SUCCESS));
+        assert_eq!(run_script(&mut bed.memory, regs.rip), Played::Returned(Status::SUCCESS));
+    }
+
+    /// A page with the same contents answers, but what is written to it is not firmware's state.
+    #[test]
+    fn a_wrong_frame_for_firmwares_data_is_noticed_by_the_call_after_it() {
+        let mut bed = Bed::over(&code_and_data());
+        let map = in_window(code_and_data());
+        assert_eq!(bed.call_with(&map, STRIDE).status, Status::SUCCESS);
+        assert_eq!(bed.call(Service::ConvertPointer, &[0, MAP_AT]), Status::UNSUPPORTED);
+        let page: [u8; 4096] = bed.array(0x7C00_0000);
+        bed.memory.put(0x9_0000, &page);
+        bed.memory.map(WINDOW + 0x7C00_0000, Some(0x9_0000));
+        assert_eq!(bed.call(Service::ConvertPointer, &[0, MAP_AT]), Status::UNSUPPORTED);
+        assert_eq!(bed.last().lost_state, None);
+        bed.memory.map(WINDOW + 0x7C00_0000, Some(0x7C00_0000));
+        assert_eq!(bed.call(Service::ConvertPointer, &[0, MAP_AT]), Status::UNSUPPORTED);
+        assert_eq!(bed.last().lost_state, Some(LostState { expected: 3, found: 2 }));
     }
 
     #[test]
     fn convert_pointer_is_not_for_operating_systems() {
-        let mut bed = Bed::new(&code_and_data());
+        let mut bed = Bed::over(&code_and_data());
         for _ in 0..2 {
-            let mut regs = StubCall { rdx: MAP_AT, ..trap(bed.firmware.entry(Service::ConvertPointer)) };
-            let call = bed.firmware.answer(&mut regs, &mut bed.memory).unwrap().call().unwrap();
-            assert_eq!((call.status, call.refusal), (Status::UNSUPPORTED, Some(Refusal::NotNow)));
-            bed.call(&in_window(code_and_data()), STRIDE);
+            assert_eq!(bed.call(Service::ConvertPointer, &[0, MAP_AT]), Status::UNSUPPORTED);
+            assert_eq!(bed.refusal(), Some(Refusal::NotNow));
+            bed.call_with(&in_window(code_and_data()), STRIDE);
         }
     }
 
     #[test]
     fn any_stride_that_holds_a_descriptor_is_followed() {
         for stride in [40, 48, 56, 4096] {
-            let mut bed = Bed::new(&code_and_data());
-            let call = bed.call(&in_window(code_and_data()), stride);
+            let mut bed = Bed::over(&code_and_data());
+            let call = bed.call_with(&in_window(code_and_data()), stride);
             assert_eq!(call.status, Status::SUCCESS, "{stride}");
         }
     }
 
     #[test]
     fn a_second_call_is_unsupported_and_changes_nothing() {
-        let mut bed = Bed::new(&code_and_data());
+        let mut bed = Bed::over(&code_and_data());
         let map = in_window(code_and_data());
-        assert_eq!(bed.call(&map, STRIDE).status, Status::SUCCESS);
+        assert_eq!(bed.call_with(&map, STRIDE).status, Status::SUCCESS);
         let entry = bed.firmware.virtual_entry(Service::GetTime);
-        let call = bed.call(&map, STRIDE);
+        let call = bed.call_with(&map, STRIDE);
         assert_eq!(call.status, Status::UNSUPPORTED);
         assert_eq!(call.refusal, Some(Refusal::AlreadyVirtual));
         assert_eq!(bed.firmware.virtual_entry(Service::GetTime), entry);
@@ -319,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_wrong_version_or_size_is_an_invalid_parameter() {
-        let mut bed = Bed::new(&code_and_data());
+        let mut bed = Bed::over(&code_and_data());
         bed.memory.put(MAP_AT, &encode(&in_window(code_and_data()), STRIDE));
         let over = MAX_MAP_BYTES + STRIDE - MAX_MAP_BYTES % STRIDE;
         for (bytes, stride, version, at) in [
@@ -359,13 +365,13 @@ mod tests {
             let mut not_runtime = good.clone();
             not_runtime[region].att = MemoryAttribute::WRITE_BACK;
             for map in [missing, zero, short, not_runtime] {
-                let call = Bed::new(&code_and_data()).call(&map, STRIDE);
+                let call = Bed::over(&code_and_data()).call_with(&map, STRIDE);
                 let phys = good[region].phys_start;
                 assert_eq!(call.status, Status::NO_MAPPING);
                 assert_eq!(call.refusal, Some(Refusal::NoMapping { region, phys }));
             }
         }
-        let status = Bed::new(&code_and_data()).call(&[], STRIDE).status;
+        let status = Bed::over(&code_and_data()).call_with(&[], STRIDE).status;
         assert_eq!(status, Status::NO_MAPPING);
     }
 
@@ -381,14 +387,14 @@ mod tests {
         long.page_count += 1;
         for bad in [outside, not_runtime, wraps, long] {
             let map = [&good[..], &[bad]].concat();
-            let call = Bed::new(&code_and_data()).call(&map, STRIDE);
+            let call = Bed::over(&code_and_data()).call_with(&map, STRIDE);
             assert_eq!(call.status, Status::NOT_FOUND);
             assert!(matches!(call.refusal, Some(Refusal::NotFound { entry: 4, .. })));
         }
         let mut unset = outside;
         unset.virt_start = 0;
         let map = [&good[..], &[unset]].concat();
-        let status = Bed::new(&code_and_data()).call(&map, STRIDE).status;
+        let status = Bed::over(&code_and_data()).call_with(&map, STRIDE).status;
         assert_eq!(status, Status::SUCCESS);
     }
 
@@ -397,17 +403,17 @@ mod tests {
         let mut map = code_and_data();
         map.push(descriptor(MemoryType::MMIO, 0u64.wrapping_sub(0x1000), 2));
         for given in [in_window(map.clone()), in_window(code_and_data())] {
-            let status = Bed::new(&map).call(&given, STRIDE).status;
+            let status = Bed::over(&map).call_with(&given, STRIDE).status;
             assert_eq!(status, Status::SUCCESS);
         }
     }
 
     #[test]
     fn after_a_refusal_the_guest_may_call_again() {
-        let mut bed = Bed::new(&code_and_data());
-        assert_eq!(bed.call(&[], STRIDE).status, Status::NO_MAPPING);
+        let mut bed = Bed::over(&code_and_data());
+        assert_eq!(bed.call_with(&[], STRIDE).status, Status::NO_MAPPING);
         assert!(!bed.firmware.is_virtual());
-        assert_eq!(bed.call(&in_window(code_and_data()), STRIDE).status, Status::SUCCESS);
+        assert_eq!(bed.call_with(&in_window(code_and_data()), STRIDE).status, Status::SUCCESS);
     }
 
     #[test]
@@ -424,8 +430,8 @@ mod tests {
         given[2].page_count = 1;
         given.push(tail);
         given.push(MemoryDescriptor { virt_start: 0x1000, ..given[2] }); // an alias, too late
-        let mut bed = Bed::new(&map);
-        assert_eq!(bed.call(&given, STRIDE).status, Status::SUCCESS);
+        let mut bed = Bed::over(&map);
+        assert_eq!(bed.call_with(&given, STRIDE).status, Status::SUCCESS);
         let by_window = |virt: u64| virt.checked_sub(WINDOW);
         let tables = bed.firmware.system_table();
         assert_eq!(verify_tables(&bed.memory, tables, by_window), Ok(()));
@@ -437,25 +443,25 @@ mod tests {
             descriptor(MemoryType::RUNTIME_SERVICES_CODE, 0, 1),
             descriptor(MemoryType::RUNTIME_SERVICES_DATA, 0x1000, 1),
         ];
-        let mut bed = Bed::new(&map);
+        let mut bed = Bed::over(&map);
         for descriptor in &mut map {
             descriptor.virt_start = descriptor.phys_start;
         }
-        assert_eq!(bed.call(&map, STRIDE).status, Status::SUCCESS);
+        assert_eq!(bed.call_with(&map, STRIDE).status, Status::SUCCESS);
         let entry = bed.firmware.virtual_entry(Service::GetTime);
         assert_eq!(entry, Some(bed.firmware.entry(Service::GetTime)));
     }
 
     #[test]
     fn firmware_whose_pages_are_not_in_memory_says_so() {
-        let mut bed = Bed::new(&code_and_data());
+        let mut bed = Bed::over(&code_and_data());
         let bytes = encode(&in_window(code_and_data()), STRIDE);
         bed.memory.put(MAP_AT, &bytes);
         bed.memory.take(0x7C00_0000);
-        let mut regs = svam(&bed.firmware, bytes.len() as u64, STRIDE, 1, MAP_AT);
-        let answer = bed.firmware.answer(&mut regs, &mut bed.memory);
+        let [rcx, rdx, r8, r9] = [bytes.len() as u64, STRIDE, 1, MAP_AT];
+        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap)) };
+        let answer = bed.firmware.answer(&regs, &mut bed.memory);
         assert!(matches!(answer, Err(ForeignTrap::NoData { .. })), "{answer:?}");
-        assert!(!bed.firmware.is_virtual());
     }
 
     proptest! {
@@ -466,7 +472,7 @@ mod tests {
         ) {
             let mut map = in_window(code_and_data());
             map.extend(entries);
-            let mut bed = Bed::new(&code_and_data());
+            let mut bed = Bed::over(&code_and_data());
             let bytes = encode(&map, STRIDE);
             bed.memory.put(MAP_AT + offset, &bytes);
             let call = bed.call_raw(bytes.len() as u64, STRIDE, 1, MAP_AT + offset);
@@ -483,7 +489,7 @@ mod tests {
                 for (phys, _, region) in firmware.pages() {
                     prop_assert_eq!(map[region].phys_start, phys);
                 }
-                let memory = TestMemory::with_firmware(&firmware);
+                let memory = super::super::super::test_memory::TestMemory::with_firmware(&firmware);
                 prop_assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
             }
         }

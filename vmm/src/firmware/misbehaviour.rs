@@ -1,0 +1,327 @@
+//! Firmware that does what it must not: what real firmware has been caught at, each on demand.
+//!
+//! A misbehaviour adds an access of its own, its [`Misdeed`], to what a service does. Whether that faults is up to the
+//! mapping; if it does, the fault is firmware's, and the misdeed says what a kernel would have had to map to survive it.
+
+use efibed_stub::Service;
+use uefi_raw::Status;
+use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
+
+use super::caller::{Access, parts};
+use super::ranges::Range;
+use super::{Firmware, GuestMemory, PAGE_SIZE, StubCall, placement};
+use crate::mmu;
+
+macro_rules! misbehaviours {
+    ($($variant:ident, $name:literal, $service:ident, $summary:literal, $remedy:literal;)*) => {
+        /// What firmware can be made to do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Misbehaviour { $(#[doc = $summary] $variant,)* }
+
+        impl Misbehaviour {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// As scenarios and options name it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence.
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$variant => $summary,)* }
+            }
+
+            /// What a kernel would have to do to survive it.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+
+            /// The service that does it, where none is named.
+            pub const fn usual_service(self) -> Service {
+                match self { $(Self::$variant => Service::$service,)* }
+            }
+        }
+    };
+}
+
+misbehaviours! {
+    ReadsBootServices, "reads-boot-services", SetVirtualAddressMap,
+        "Reads boot-services memory, at its physical address.",
+        "boot-services regions kept, and mapped 1:1 for as long as firmware may run";
+    WritesBootServices, "writes-boot-services", SetVirtualAddressMap,
+        "Writes to boot-services memory, at its physical address.",
+        "boot-services regions kept, and mapped 1:1, writable, for as long as firmware may run";
+    WritesPageZero, "writes-page-zero", SetVirtualAddressMap,
+        "Writes to page 0.",
+        "page 0 mapped 1:1, as Linux does";
+    PhysicalPointer, "physical-pointer", GetTime,
+        "Reads its data by a pointer that it has not converted.",
+        "the 1:1 aliases of RUNTIME regions kept after the switch";
+    EarlyPointer, "early-pointer", SetVirtualAddressMap,
+        "Reads its data by its new address before SetVirtualAddressMap has returned.",
+        "the new addresses mapped beside the 1:1 aliases, on the tables that SetVirtualAddressMap runs on";
+    WritesCode, "writes-code", GetTime,
+        "Writes to its own code.",
+        "runtime code mapped writable, whatever the Memory Attributes Table says";
+    ExecutesData, "executes-data", GetTime,
+        "Executes its own data.",
+        "runtime data mapped executable";
+    PastArgument, "past-argument", GetTime,
+        "Reads past the page of its first argument.",
+        "a page mapped after that of each argument";
+    Seam, "seam", GetTime,
+        "Reads across the end of its data, into the region that follows it in physical memory.",
+        "RUNTIME regions that follow one another in physical memory mapped so that they do in virtual memory";
+    AttributesTable, "attributes-table", GetTime,
+        "Says in the Memory Attributes Table that its code is not to be executed.",
+        "runtime code mapped executable, whatever the Memory Attributes Table says";
+    Errors, "errors", GetTime,
+        "Answers EFI_DEVICE_ERROR, whatever it is asked.",
+        "nothing: the caller has to be ready for errors";
+    NeverReturns, "never-returns", GetTime,
+        "Never returns.",
+        "nothing: the caller has to give up waiting";
+    JumpsWild, "jumps-wild", GetTime,
+        "Jumps to its own code's other address: the physical one after the switch, the virtual one in it.",
+        "both addresses of runtime code mapped, executable";
+    Faults, "faults", GetTime,
+        "Reads where nothing is mapped, in the middle of its work.",
+        "nothing: no mapping survives a wild pointer";
+}
+
+impl Misbehaviour {
+    /// The one of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|each| each.name() == name)
+    }
+}
+
+/// A misbehaviour, and which service is guilty of it: SetVirtualAddressMap when it is called first, any other in each
+/// call after the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Offence {
+    /// What.
+    pub what: Misbehaviour,
+    /// By which service.
+    pub service: Service,
+}
+
+impl From<Misbehaviour> for Offence {
+    fn from(what: Misbehaviour) -> Self {
+        Self { what, service: what.usual_service() }
+    }
+}
+
+impl Offence {
+    /// From `NAME` or `NAME@SERVICE`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, service) = text.split_once('@').map_or((text, None), |(name, service)| (name, Some(service)));
+        let names = || Misbehaviour::ALL.iter().map(|each| each.name()).collect::<Vec<_>>().join(", ");
+        let what = Misbehaviour::from_name(name)
+            .ok_or_else(|| format!("firmware knows no misbehaviour `{name}`; it knows {}", names()))?;
+        let Some(service) = service else { return Ok(what.into()) };
+        let known = Service::ALL.into_iter().find(|each| each.name() == service);
+        let service = known.ok_or_else(|| {
+            let names = Service::ALL.map(Service::name).join(", ");
+            format!("there is no runtime service `{service}`; there are {names}")
+        })?;
+        let offence = Self { what, service };
+        offence.objection().map_or(Ok(offence), |why| Err(format!("`{text}`: {why}")))
+    }
+
+    /// Why the service cannot be guilty of it.
+    fn objection(self) -> Option<&'static str> {
+        let in_switch = self.service == Service::SetVirtualAddressMap;
+        match (self.what, self.service) {
+            (_, Service::ConvertPointer | Service::ResetSystem) => {
+                Some("ConvertPointer is firmware's own, and ResetSystem ends the run")
+            }
+            (Misbehaviour::EarlyPointer, _) if !in_switch => Some("only SetVirtualAddressMap can be too early"),
+            (Misbehaviour::PhysicalPointer, _) if in_switch => {
+                Some("before SetVirtualAddressMap returns, its pointers are physical")
+            }
+            (Misbehaviour::AttributesTable, _) if in_switch => {
+                Some("the Memory Attributes Table is in force after SetVirtualAddressMap")
+            }
+            (Misbehaviour::PastArgument, _) if in_switch => {
+                Some("the first argument of SetVirtualAddressMap is no pointer")
+            }
+            _ => None,
+        }
+    }
+
+    /// As it is written.
+    pub fn name(self) -> String {
+        format!("{}@{}", self.what.name(), self.service)
+    }
+}
+
+/// What a misbehaving service does that it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misdeed {
+    /// Why.
+    pub what: Misbehaviour,
+    /// What it does.
+    pub deed: Deed,
+    /// At which address, as firmware has it.
+    pub at: u64,
+    /// The physical address that it takes this for, if it takes it for any.
+    pub meant: Option<u64>,
+    /// The physical address that the last byte is at, on the tables that are loaded; None: it faults.
+    pub reached: Option<u64>,
+}
+
+impl Misdeed {
+    /// Whether an access at this address is part of it.
+    pub fn is_at(&self, address: u64) -> bool {
+        address.wrapping_sub(self.at) < self.deed.bytes()
+    }
+
+    /// The physical address of the last byte, as firmware means it.
+    pub fn last_meant(&self) -> Option<u64> {
+        self.meant.map(|phys| phys + (self.deed.bytes() - 1))
+    }
+}
+
+/// A deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Reads 8 bytes.
+    Read,
+    /// Writes 8 bytes.
+    Write,
+    /// Executes.
+    Execute,
+    /// Never comes to an end.
+    Hang,
+    /// Answers so, and does nothing.
+    Answer(Status),
+}
+
+impl Deed {
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::Read | Self::Write => 8,
+            Self::Execute => 1,
+            Self::Hang | Self::Answer(_) => 0,
+        }
+    }
+
+    /// The access of it, if it is one.
+    pub fn access(self) -> Option<mmu::Access> {
+        match self {
+            Self::Read => Some(mmu::Access::read()),
+            Self::Write => Some(mmu::Access::write()),
+            Self::Execute => Some(mmu::Access::fetch()),
+            Self::Hang | Self::Answer(_) => None,
+        }
+    }
+}
+
+/// Half of the canonical addresses are nobody's but for 1:1 aliases, which lie lower than this.
+const WILD: u64 = 0x0000_6666_dead_b000;
+/// In the BIOS data area, which old firmware is known to write to.
+const IN_PAGE_ZERO: u64 = 0x400;
+/// Where in firmware's page of code nothing is, and in both its pages a `ret` (the stamp's).
+const CODE_SCRATCH: u64 = 0xf00;
+const RET: u64 = 10;
+
+/// Places in the map that misbehaviours are about.
+#[derive(Clone, Debug)]
+pub(super) struct Haunts {
+    /// The first page of boot services that can be touched.
+    boot_services: Option<u64>,
+    /// Where the region of firmware's data ends and another RUNTIME region begins.
+    seam: Option<u64>,
+}
+
+impl Haunts {
+    pub fn find(map: &[MemoryDescriptor], data: placement::Place, usable: impl Fn(u64) -> bool) -> Self {
+        let is_boot_services =
+            |it: &&MemoryDescriptor| matches!(it.ty, MemoryType::BOOT_SERVICES_CODE | MemoryType::BOOT_SERVICES_DATA);
+        let pages = map.iter().filter(is_boot_services).filter_map(|it| Range::of_pages(it.phys_start, it.page_count));
+        let mut pages = pages.map(|range| range.first);
+        let end = map[data.region].page_count.checked_mul(PAGE_SIZE).and_then(|bytes| data.phys.checked_add(bytes));
+        let follows = |it: &MemoryDescriptor| {
+            Some(it.phys_start) == end && it.page_count > 0 && it.att.contains(MemoryAttribute::RUNTIME)
+        };
+        Self {
+            boot_services: pages.find(|phys| *phys >= PAGE_SIZE && phys.is_multiple_of(PAGE_SIZE) && usable(*phys)),
+            seam: end.filter(|_| map.iter().any(follows)),
+        }
+    }
+}
+
+/// Whether a service is guilty of its offence in a call that is made now.
+pub(super) fn is_due(service: Service, is_virtual: bool) -> bool {
+    is_virtual != (service == Service::SetVirtualAddressMap)
+}
+
+/// What firmware, in the state that it is in once `service` has been played, makes of an offence in that call; or why it
+/// cannot.
+pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) -> Result<Misdeed, &'static str> {
+    let (code, data) = (firmware.code.phys, firmware.data.phys);
+    let in_switch = firmware.moved.is_some();
+    let (virtual_code, virtual_data) = match (firmware.virtual_entry(Service::GetTime), firmware.virtual_mode) {
+        (Some(entry), Some(mode)) => (entry & !(PAGE_SIZE - 1), mode.data),
+        _ => (code, data),
+    };
+    // The pages where the running service is.
+    let (code_now, data_now) = if in_switch { (code, data) } else { (virtual_code, virtual_data) };
+    let (deed, at, meant) = match what {
+        Misbehaviour::ReadsBootServices | Misbehaviour::WritesBootServices => {
+            let at = firmware.haunts.boot_services.ok_or("the map has no boot services that it could reach")?;
+            (if what == Misbehaviour::ReadsBootServices { Deed::Read } else { Deed::Write }, at, Some(at))
+        }
+        Misbehaviour::WritesPageZero => (Deed::Write, IN_PAGE_ZERO, Some(IN_PAGE_ZERO)),
+        Misbehaviour::PhysicalPointer => (Deed::Read, data, Some(data)),
+        Misbehaviour::EarlyPointer if !in_switch => return Err("SetVirtualAddressMap has not succeeded"),
+        Misbehaviour::EarlyPointer => (Deed::Read, virtual_data, Some(data)),
+        Misbehaviour::WritesCode => (Deed::Write, code_now + CODE_SCRATCH, Some(code + CODE_SCRATCH)),
+        Misbehaviour::ExecutesData => (Deed::Execute, data_now + RET, Some(data + RET)),
+        Misbehaviour::PastArgument => (Deed::Read, (regs.rcx | (PAGE_SIZE - 1)).wrapping_add(1), None),
+        Misbehaviour::Seam => {
+            let end = firmware.haunts.seam.ok_or("no RUNTIME region follows that of firmware's data")?;
+            let at = end - Deed::Read.bytes() / 2;
+            (Deed::Read, data_now.wrapping_add(at - data), Some(at))
+        }
+        // The table itself is the misdeed: that it was believed shows when the service is called.
+        Misbehaviour::AttributesTable => (Deed::Execute, code_now, Some(code)),
+        Misbehaviour::Errors => (Deed::Answer(Status::DEVICE_ERROR), 0, None),
+        Misbehaviour::NeverReturns => (Deed::Hang, 0, None),
+        Misbehaviour::JumpsWild => {
+            let other = if in_switch { virtual_code } else { code };
+            (Deed::Execute, other + RET, Some(code + RET))
+        }
+        Misbehaviour::Faults => (Deed::Read, WILD, None),
+    };
+    Ok(Misdeed { what, deed, at, meant, reached: None })
+}
+
+impl Misdeed {
+    /// Looks where it will get on the caller's tables.
+    pub(super) fn look(&mut self, memory: &dyn GuestMemory, cr3: u64) {
+        let last = self.at.wrapping_add(self.deed.bytes().saturating_sub(1));
+        self.reached = self.deed.access().and_then(|access| memory.translate(cr3, last, access));
+    }
+
+    /// Adds it to what the service does. `status` is what the service returns.
+    pub(super) fn join(&self, accesses: &mut Vec<Access>, status: Status) {
+        match self.deed {
+            _ if self.what == Misbehaviour::AttributesTable => {}
+            Deed::Read => {
+                let reads = parts(self.at, self.deed.bytes() as usize);
+                let reads = reads.map(|(at, part)| Access::Read { at, bytes: part.len() as u64 });
+                let middle = accesses.len() / 2;
+                let place = if self.what == Misbehaviour::Faults { middle } else { accesses.len() };
+                accesses.splice(place..place, reads);
+            }
+            // The address: no memory test has it there by chance.
+            Deed::Write => accesses.push(Access::Write { at: self.at, data: self.at.to_le_bytes().to_vec() }),
+            Deed::Execute => accesses.push(Access::Jump { at: self.at, status }),
+            Deed::Hang => accesses.push(Access::Hang),
+            Deed::Answer(_) => {}
+        }
+    }
+}
