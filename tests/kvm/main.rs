@@ -5,6 +5,7 @@ mod check;
 mod linux;
 mod machine;
 mod matrix;
+mod misbehaviour;
 mod negative_controls;
 
 use libtest_mimic::Arguments;
@@ -15,6 +16,7 @@ fn main() {
         check::trials(),
         linux::trials(),
         calls::trials(),
+        misbehaviour::trials(),
         negative_controls::trials(),
         matrix::trials(),
     ]

@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use efibed::guest::{BackedPage, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, command};
+use efibed::guest::{BackedPage, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command};
 use efibed::machine::{CpuidRequest, Hypervisor, Machine};
 use efibed::mmu::Paging;
 use efibed::{EngineName, Layout, LeafRule, MemoryMap, Scenario, TestBed};
@@ -115,10 +115,10 @@ impl<'a> Bench<'a> {
         let image = Image::built_in().expect("an image");
         // A table for 512 leaves, one for 512 of these, and some for what is above and the kernel's.
         let pool_pages = leaves(gib).div_ceil(512) + leaves(gib).div_ceil(512 * 512) + 32;
-        let sizes = Loaded::sizes(image, &map, 0, pool_pages, 1);
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, pool_pages, 1);
         let code = CODE_AT..CODE_AT + PAGE_BYTES;
         let placement = Placement::find(&map, sizes, 1 << told.maxphyaddr, &[code]).expect("room below the region");
-        let loaded = Loaded::new(image, &map, placement, &[CODE_AT], told).expect("memory");
+        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[CODE_AT], told).expect("memory");
         Self { loaded, told }
     }
 

@@ -2,13 +2,17 @@
 
 mod scenario_file;
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 use crate::check;
-use crate::engine::{Abilities, Earlier, EngineError, Job, Kvm, Progress, Tamper, walker};
+use crate::engine::{
+    Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Tamper, walker,
+};
+use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
 use crate::mmu::{Rule, Rules, Va, Walk};
@@ -59,7 +63,8 @@ pub struct Scenario {
     seed: u64,
     limit: Duration,
     sweep_limit: u64,
-    calls: bool,
+    firmware: FirmwareOptions,
+    kernel: KernelOptions,
     expected: Option<Vec<check::Rule>>,
     earlier: Option<Arc<(MemoryMap, Vec<MemoryDescriptor>)>>,
     tampers: Vec<Tamper>,
@@ -94,7 +99,8 @@ impl TestBed {
 
     /// The same, telling `progress` now and then how far the run is.
     pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
-        let job = scenario.job(progress);
+        let map = scenario.map_as_told();
+        let job = Job { map: &map, ..scenario.job(progress) };
         match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job),
             EngineName::Walker => walker::run(&job),
@@ -165,7 +171,8 @@ impl Scenario {
             seed: DEFAULT_SEED,
             limit: DEFAULT_LIMIT,
             sweep_limit: DEFAULT_SWEEP_LIMIT,
-            calls: true,
+            firmware: FirmwareOptions::default(),
+            kernel: KernelOptions::default(),
             expected: None,
             earlier: None,
             tampers: Vec::new(),
@@ -175,11 +182,16 @@ impl Scenario {
 
     /// Reads a scenario TOML, or a map in any known format. `name` appears in errors.
     ///
-    /// Besides `[[descriptor]]` there may be the tables `mapper` (`layout`, `leaf_rule`), `cpu` (`maxphyaddr`, `gbpages`,
-    /// `nx`, `la57`, `smep`, `smap`, `pku`), `firmware` (`calls`: whether runtime services are called) and `expect`
-    /// (`findings`: the rules that must be found, and no others).
+    /// Besides `[[descriptor]]` there may be the tables `mapper`, `cpu`, `firmware`, `kernel` and `expect`; the schema that
+    /// `efibed schema` prints describes them all.
     pub fn parse(name: &str, text: &str) -> Result<Self, ParseError> {
         scenario_file::parse(name, text)
+    }
+
+    /// The JSON schema (draft 2020-12) of a scenario TOML.
+    #[cfg(feature = "cli")]
+    pub fn schema() -> serde_json::Value {
+        scenario_file::schema()
     }
 
     /// The layout.
@@ -232,10 +244,31 @@ impl Scenario {
         self
     }
 
+    /// How firmware behaves.
+    #[must_use]
+    pub fn firmware(mut self, firmware: FirmwareOptions) -> Self {
+        self.firmware = firmware;
+        self
+    }
+
     /// Whether the guest calls runtime services.
     #[must_use]
     pub fn firmware_calls(mut self, calls: bool) -> Self {
-        self.calls = calls;
+        self.firmware.calls = calls;
+        self
+    }
+
+    /// Has firmware do something that it must not, besides what it does already.
+    #[must_use]
+    pub fn misbehave(mut self, offence: impl Into<Offence>) -> Self {
+        self.firmware.misbehaves.push(offence.into());
+        self
+    }
+
+    /// What the kernel around the mapping code does.
+    #[must_use]
+    pub fn kernel(mut self, kernel: KernelOptions) -> Self {
+        self.kernel = kernel;
         self
     }
 
@@ -271,6 +304,16 @@ impl Scenario {
         self
     }
 
+    /// How firmware behaves.
+    pub fn firmware_options(&self) -> &FirmwareOptions {
+        &self.firmware
+    }
+
+    /// What the kernel around the mapping code does.
+    pub fn kernel_options(&self) -> KernelOptions {
+        self.kernel
+    }
+
     /// The memory map.
     pub fn map(&self) -> &MemoryMap {
         &self.map
@@ -289,7 +332,17 @@ impl Scenario {
     /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
     /// there are no tables, and the report says why.
     pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {
-        walker::run_and_walk(&self.job(&|_| {}), Va(virt))
+        walker::run_and_walk(&Job { map: &self.map_as_told(), ..self.job(&|_| {}) }, Va(virt))
+    }
+
+    /// The memory map, with the Memory Attributes Table that firmware hands out.
+    fn map_as_told(&self) -> Cow<'_, MemoryMap> {
+        let lies = self.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable);
+        if !lies {
+            return Cow::Borrowed(&self.map);
+        }
+        let table = lying_attributes_table(self.map.descriptors(), self.map.attributes_table());
+        Cow::Owned(self.map.clone().with_attributes_table(table))
     }
 
     fn job<'a>(&'a self, progress: &'a dyn Fn(Progress)) -> Job<'a> {
@@ -300,7 +353,8 @@ impl Scenario {
             seed: self.seed,
             limit: self.limit,
             sweep_limit: self.sweep_limit,
-            calls: self.calls,
+            firmware: &self.firmware,
+            kernel: self.kernel,
             earlier: self.earlier.as_deref().map(|(map, virtual_map)| Earlier { map, virtual_map }),
             tampers: &self.tampers,
             rules: self.rules,

@@ -1,4 +1,9 @@
 //! The scenario TOML: a memory map, and what to do with it.
+//!
+//! The types are the format's description, too: [`schema`] makes a JSON schema of them and of their documentation.
+
+#[cfg(feature = "cli")]
+mod schema;
 
 use efibed_guest::{Layout, LeafRule};
 use serde::de::Error as _;
@@ -7,8 +12,13 @@ use toml::Spanned;
 
 use super::Scenario;
 use crate::check::Rule;
+use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions};
+use crate::firmware::Offence;
 use crate::machine::CpuidRequest;
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
+
+#[cfg(feature = "cli")]
+pub use schema::schema;
 
 /// A scenario from text in any known format.
 pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
@@ -19,80 +29,165 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
     let file: File = toml::from_str(text).map_err(|error| ParseError::from_toml(name, text, &error))?;
     let map =
         toml_format::into_map(name, text, file.descriptor, file.attributes, file.list)?.marked_partial(file.partial);
-    let mapper = file.mapper.unwrap_or_default();
-    let cpu = file.cpu.unwrap_or_default();
-    let cpu = CpuidRequest {
-        maxphyaddr: cpu.maxphyaddr,
-        gbpages: cpu.gbpages,
-        nx: cpu.nx,
-        la57: cpu.la57,
-        smep: cpu.smep,
-        smap: cpu.smap,
-        pku: cpu.pku,
-    };
-    let mut scenario = Scenario::new(map).layout(mapper.layout).leaf_rule(mapper.leaf_rule).cpu(cpu);
-    if let Some(firmware) = file.firmware {
-        scenario = scenario.firmware_calls(firmware.calls);
-    }
-    if let Some(expect) = file.expect {
-        scenario = scenario.expect(expect.findings);
-    }
-    Ok(scenario)
+    let scenario = Scenario::new(map)
+        .layout(file.mapper.layout)
+        .leaf_rule(file.mapper.leaf_rule)
+        .cpu(file.cpu.into())
+        .firmware(file.firmware.into())
+        .kernel(file.kernel.into());
+    Ok(match file.expect {
+        Some(expect) => scenario.expect(expect.findings),
+        None => scenario,
+    })
 }
 
+/// A memory map for efibed, and what to do with it. A file with descriptors only is a memory map.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema), schemars(title = "efibed scenario", extend("required" = ["descriptor"])))]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "`name` and `about` are for people")]
 struct File {
+    /// The memory map's descriptors, in firmware's order.
     #[serde(default)]
+    #[cfg_attr(feature = "cli", schemars(with = "Vec<toml_format::Descriptor>", length(min = 1)))]
     descriptor: Vec<Spanned<toml_format::Descriptor>>,
+    /// The entries of the Memory Attributes Table, if firmware has one.
     #[serde(default)]
+    #[cfg_attr(feature = "cli", schemars(with = "Vec<toml_format::Descriptor>"))]
     attributes: Vec<Spanned<toml_format::Descriptor>>,
+    /// Whose list the descriptors are: firmware's, or Linux's own of what it mapped.
     #[serde(default, deserialize_with = "toml_format::list_kind")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::list_kind"))]
     list: Option<ListKind>,
+    /// Why the list is not the whole map, if it is not.
     partial: Option<String>,
+    /// What the scenario is called. For people.
     name: Option<String>,
+    /// What it shows. For people.
     about: Option<String>,
-    mapper: Option<Mapper>,
-    cpu: Option<Cpu>,
-    firmware: Option<Firmware>,
+    #[serde(default)]
+    mapper: Mapper,
+    #[serde(default)]
+    cpu: Cpu,
+    #[serde(default)]
+    firmware: Firmware,
+    #[serde(default)]
+    kernel: Kernel,
     expect: Option<Expect>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Firmware {
-    /// Whether runtime services are called.
-    calls: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expect {
-    #[serde(deserialize_with = "rules")]
-    findings: Vec<Rule>,
-}
-
+/// The mapping code.
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Mapper {
+    /// How regions get their virtual addresses.
     #[serde(default, deserialize_with = "layout")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::layout"))]
     layout: Layout,
+    /// How the size of a leaf is chosen.
     #[serde(default, deserialize_with = "leaf_rule")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::leaf_rule"))]
     leaf_rule: LeafRule,
 }
 
+/// What the CPU is to be. What is not named is as the machine has it; `la57` and `pku` are off then.
 #[derive(Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Cpu {
+    /// Bits of physical address.
     #[serde(default, deserialize_with = "maxphyaddr")]
+    #[cfg_attr(feature = "cli", schemars(range(min = 32, max = 52)))]
     maxphyaddr: Option<u8>,
+    /// 1 GiB pages.
     gbpages: Option<bool>,
+    /// Execute-disable.
     nx: Option<bool>,
+    /// Five-level paging.
     la57: Option<bool>,
+    /// Supervisor-mode execution prevention.
     smep: Option<bool>,
+    /// Supervisor-mode access prevention.
     smap: Option<bool>,
+    /// Protection keys.
     pku: Option<bool>,
+}
+
+impl From<Cpu> for CpuidRequest {
+    fn from(cpu: Cpu) -> Self {
+        let Cpu { maxphyaddr, gbpages, nx, la57, smep, smap, pku } = cpu;
+        Self { maxphyaddr, gbpages, nx, la57, smep, smap, pku }
+    }
+}
+
+/// How firmware behaves.
+#[derive(Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct Firmware {
+    /// Whether runtime services are called at all; they are if nothing is said.
+    calls: Option<bool>,
+    /// What firmware does that it must not: MISBEHAVIOUR, or MISBEHAVIOUR@SERVICE.
+    #[serde(default, deserialize_with = "offences")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::offences"))]
+    misbehaves: Vec<Offence>,
+    /// The DescriptorSize that firmware reports with its map; 48 if nothing is said.
+    #[serde(default, deserialize_with = "descriptor_size")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
+    descriptor_size: Option<usize>,
+    /// The DescriptorVersion that firmware reports; 1 if nothing is said. It takes no other back.
+    descriptor_version: Option<u32>,
+}
+
+impl From<Firmware> for FirmwareOptions {
+    fn from(firmware: Firmware) -> Self {
+        let usual = Self::default();
+        Self {
+            calls: firmware.calls.unwrap_or(usual.calls),
+            descriptor_size: firmware.descriptor_size.unwrap_or(usual.descriptor_size),
+            descriptor_version: firmware.descriptor_version.unwrap_or(usual.descriptor_version),
+            misbehaves: firmware.misbehaves,
+        }
+    }
+}
+
+/// What the kernel around the mapping code does.
+#[derive(Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct Kernel {
+    /// Whether phase `finish` is run, in which boot services are dropped and permissions tightened; it is if nothing is
+    /// said. Linux leaves it out with efi=debug.
+    finish: Option<bool>,
+    /// Whether GetTime's first argument ends a page that nothing is mapped after.
+    #[serde(default)]
+    guard_page: bool,
+    /// What the kernel takes for the DescriptorSize, whatever firmware reports.
+    #[serde(default, deserialize_with = "descriptor_size")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
+    descriptor_size: Option<usize>,
+    /// What the kernel takes for the DescriptorVersion, whatever firmware reports.
+    descriptor_version: Option<u32>,
+}
+
+impl From<Kernel> for KernelOptions {
+    fn from(kernel: Kernel) -> Self {
+        let Kernel { finish, guard_page, descriptor_size, descriptor_version } = kernel;
+        let finish = finish.unwrap_or(Self::default().finish);
+        Self { finish, guard_page, descriptor_size, descriptor_version }
+    }
+}
+
+/// What must be found: the exit status is 0 if just that is.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    /// The rules that must be found, each at least once, and no others. `efibed explain rules` lists them.
+    #[serde(deserialize_with = "rules")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::rules"))]
+    findings: Vec<Rule>,
 }
 
 fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
@@ -102,6 +197,20 @@ fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Err
             .ok_or_else(|| D::Error::custom(format!("no rule `{name}`; `efibed explain rules` lists them")))
     };
     names.iter().map(rule).collect()
+}
+
+fn offences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offence>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    names.iter().map(|name| Offence::parse(name).map_err(D::Error::custom)).collect()
+}
+
+fn descriptor_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let bytes = usize::deserialize(deserializer)?;
+    let (first, last) = DESCRIPTOR_SIZES.into_inner();
+    match DESCRIPTOR_SIZES.contains(&bytes) && bytes.is_multiple_of(8) {
+        true => Ok(Some(bytes)),
+        false => Err(D::Error::custom(format!("{bytes} is no multiple of 8 from {first} to {last}"))),
+    }
 }
 
 fn layout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layout, D::Error> {
@@ -135,12 +244,17 @@ mod tests {
     fn every_table_is_read() {
         let text = format!(
             "[mapper]\nlayout = \"packed-down\"\nleaf_rule = \"va-only\"\n[cpu]\nmaxphyaddr = 40\nla57 = false\n\
-             [firmware]\ncalls = false\n[expect]\nfindings = [\"reserved-bit\"]\n{MAP}"
+             [firmware]\ncalls = false\nmisbehaves = [\"seam@GetVariable\"]\ndescriptor_size = 40\n\
+             [kernel]\nfinish = false\ndescriptor_version = 1\n[expect]\nfindings = [\"reserved-bit\"]\n{MAP}"
         );
         let scenario = parse("all", &text).unwrap().engine(EngineName::Walker);
         let report = TestBed::without_kvm().run(&scenario).unwrap();
         assert_eq!((report.mapper.layout, report.mapper.leaf_rule), ("packed-down", "va-only"));
         assert_eq!(report.cpu.told.maxphyaddr, 40);
+        let (firmware, kernel) = (scenario.firmware_options(), scenario.kernel_options());
+        assert_eq!((firmware.calls, firmware.descriptor_size, firmware.descriptor_version), (false, 40, 1));
+        assert_eq!(firmware.misbehaves.iter().map(|it| it.name()).collect::<Vec<_>>(), ["seam@GetVariable"]);
+        assert_eq!(kernel, KernelOptions { finish: false, descriptor_version: Some(1), ..KernelOptions::default() });
         assert_eq!(scenario.is_as_expected(&report), Some(true));
         assert_eq!(scenario.leaf_rule(LeafRule::FourK).expect(vec![]).is_as_expected(&report), Some(false));
     }
@@ -156,6 +270,10 @@ mod tests {
             ("[cpu]\nmaxphyaddr = 64\n", "x:2:", "there are 32 to 52"),
             ("[expect]\nfindings = [\"wrong\"]\n", "x:2:", "`efibed explain rules` lists them"),
             ("[cpu]\navx = true\n", "x:2:", "avx"),
+            ("[firmware]\nmisbehaves = [\"sulks\"]\n", "x:2:", "it knows reads-boot-services, "),
+            ("[firmware]\nmisbehaves = [\"seam@Nobody\"]\n", "x:2:", "there are GetTime, "),
+            ("[firmware]\ndescriptor_size = 44\n", "x:2:", "no multiple of 8 from 40 to 4096"),
+            ("[kernel]\nfinishes = true\n", "x:2:", "expected one of `finish`"),
         ] {
             let error = parse("x", &format!("{wrong}{MAP}")).unwrap_err().to_string();
             assert!(error.starts_with(place) && error.contains(says), "{error}");

@@ -261,6 +261,16 @@ rules! {
     SwitchCall, "switch-call", Error, "SetVirtualAddressMap was called otherwise than the specification asks.",
         "With interrupts off, a VirtualMap aligned for descriptors, and the DescriptorSize that firmware's own map has. (UEFI \
          2.10, 7.2.3 and 8.4.1)";
+    CallFault, "call-fault", Error, "A runtime service faulted at what firmware is owed.",
+        "It did nothing that it must not: its own code or data, or its caller's buffer, is not mapped, or not as needed. The          guest abandons the service, as Linux does (efi_crash_gracefully_on_page_fault), and calls no other after it.";
+    FirmwareFault, "firmware-fault", Error, "A runtime service faulted at something that firmware must not do.",
+        "The mapping code is not to blame: the scenario has firmware misbehave, as real firmware has been caught doing. What          was expected says what a kernel would have had to map to survive it.";
+    FirmwareAstray, "firmware-astray", Error, "Firmware did what it must not, and reached another page than it meant.",
+        "No fault warns of it. What firmware takes to be mapped is not, but something else is mapped there.";
+    FirmwareHang, "firmware-hang", Error, "A runtime service did not return.",
+        "The scenario has firmware misbehave. The guest abandons the service when its time is up, and calls no other after it.";
+    FirmwareError, "firmware-error", Error, "SetVirtualAddressMap failed by firmware's own fault.",
+        "The scenario has firmware answer with an error, or report a DescriptorVersion that it refuses itself. No service can          be called at a virtual address then.";
     FirmwareTables, "firmware-tables", Error, "Firmware's tables are damaged.",
         "Signature, size and CRC of the system table and the runtime-services table, and the configuration tables, are \
          checked before and after SetVirtualAddressMap (UEFI 2.10, 4.2 and 4.6).";
@@ -275,6 +285,13 @@ impl Rule {
     /// The rule of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|rule| rule.name() == name)
+    }
+}
+
+impl Rule {
+    /// Whether it is firmware's misbehaviour, which the scenario asked for, and says nothing against the mapping.
+    pub const fn is_firmwares(self) -> bool {
+        matches!(self, Self::FirmwareFault | Self::FirmwareAstray | Self::FirmwareHang | Self::FirmwareError)
     }
 }
 

@@ -157,9 +157,14 @@ impl Marks {
         self.marks.push(mark);
     }
 
+    /// A finding that is whole already.
+    pub fn push_finding(&mut self, finding: Finding) {
+        self.worded.push(finding);
+    }
+
     /// A finding that is not about pages, in its own words.
     pub fn push_worded(&mut self, phase: Phase, rule: Rule, region: Option<usize>, message: String) {
-        self.worded.push(Finding {
+        self.push_finding(Finding {
             rule,
             phase,
             region,

@@ -9,10 +9,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::IntoDiagnostic as _;
 
 use super::Failure;
+use crate::engine::DESCRIPTOR_SIZES;
 use crate::memory_map::{
     Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
 };
-use crate::{CpuidRequest, EngineName, Layout, LeafRule, Scenario};
+use crate::{
+    CpuidRequest, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Offence, Scenario,
+};
 
 /// A map, and how it is to be mapped.
 #[derive(Args)]
@@ -72,6 +75,14 @@ pub struct Options {
     /// What the CPU is to be: maxphyaddr=N,1g=on|off,nx=on|off,la57=on|off,smep=..,smap=..,pku=..
     #[arg(long, value_name = "LIST", value_parser = cpu, long_help = CPU_HELP)]
     pub cpu: Option<CpuidRequest>,
+
+    /// What firmware does that it must not, and how it reports its map: MISBEHAVIOUR[@SERVICE],descriptor-size=N,...
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = firmware_item, long_help = firmware_help())]
+    pub firmware: Vec<FirmwareItem>,
+
+    /// What the kernel around the mapping code does: finish=on|off,guard-page=on|off,descriptor-size=N,...
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kernel_item, long_help = KERNEL_HELP)]
+    pub kernel: Vec<KernelItem>,
 }
 
 const LAYOUT_HELP: &str = "\
@@ -98,6 +109,76 @@ What the CPU is to be, as a list of NAME=VALUE
   la57, pku           five-level paging, protection keys; off unless asked for
 What is asked for by name and not there ends with status 3. The mapper is offered only what CPUID says and what this
 machine was found to do (`efibed doctor`).";
+
+fn firmware_help() -> String {
+    let width = Misbehaviour::ALL.iter().map(|each| each.name().len()).max().unwrap_or(0);
+    let misbehaviours: String = Misbehaviour::ALL
+        .iter()
+        .map(|each| format!("  {:width$}  {} [{}]\n", each.name(), each.summary(), each.usual_service()))
+        .collect();
+    format!(
+        "How firmware behaves, as a list. It can do what it must not, in the service named with @SERVICE or the usual one:\n\
+         {misbehaviours}SetVirtualAddressMap does it when it is called, any other service after the switch. And:\n  \
+         calls=on|off          whether runtime services are called at all\n  \
+         descriptor-size=N     the DescriptorSize it reports: 48 if nothing is said; U-Boot has 40\n  \
+         descriptor-version=N  the DescriptorVersion it reports: 1 if nothing is said; it takes no other back"
+    )
+}
+
+const KERNEL_HELP: &str = "\
+What the kernel around the mapping code does, as a list of NAME=VALUE
+  finish=on|off         whether phase `finish` is run; without it boot services stay mapped, as with Linux's efi=debug
+  guard-page=on|off     whether GetTime's first argument ends a page that nothing is mapped after
+  descriptor-size=N     what it takes for the DescriptorSize, whatever firmware reports
+  descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports";
+
+/// An item of `--firmware`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirmwareItem {
+    /// `calls`.
+    Calls(bool),
+    /// `descriptor-size`.
+    DescriptorSize(usize),
+    /// `descriptor-version`.
+    DescriptorVersion(u32),
+    /// A misbehaviour.
+    Misbehaves(Offence),
+}
+
+impl FirmwareItem {
+    fn apply(self, firmware: &mut FirmwareOptions) {
+        match self {
+            Self::Calls(calls) => firmware.calls = calls,
+            Self::DescriptorSize(bytes) => firmware.descriptor_size = bytes,
+            Self::DescriptorVersion(version) => firmware.descriptor_version = version,
+            Self::Misbehaves(offence) => firmware.misbehaves.push(offence),
+        }
+    }
+}
+
+/// An item of `--kernel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelItem {
+    /// `finish`.
+    Finish(bool),
+    /// `guard-page`.
+    GuardPage(bool),
+    /// `descriptor-size`.
+    DescriptorSize(usize),
+    /// `descriptor-version`.
+    DescriptorVersion(u32),
+}
+
+impl KernelItem {
+    fn apply(self, kernel: &mut KernelOptions) {
+        match self {
+            Self::Finish(finish) => kernel.finish = finish,
+            Self::GuardPage(guard_page) => kernel.guard_page = guard_page,
+            Self::DescriptorSize(bytes) => kernel.descriptor_size = Some(bytes),
+            Self::DescriptorVersion(version) => kernel.descriptor_version = Some(version),
+        }
+    }
+}
 
 impl Input {
     /// Reads the map, and applies the options.
@@ -170,7 +251,10 @@ impl Options {
         if let Some(cpu) = self.cpu {
             scenario = scenario.cpu(cpu);
         }
-        scenario
+        let (mut firmware, mut kernel) = (scenario.firmware_options().clone(), scenario.kernel_options());
+        self.firmware.iter().for_each(|item| item.apply(&mut firmware));
+        self.kernel.iter().for_each(|item| item.apply(&mut kernel));
+        scenario.firmware(firmware).kernel(kernel)
     }
 }
 
@@ -226,12 +310,53 @@ fn stride(text: &str) -> Result<usize, String> {
     stride.ok_or_else(|| "expected a multiple of 8 from 40 on; most firmware has 48".into())
 }
 
+fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
+    match item.split_once('=') {
+        Some(("calls", value)) => switch(item, value).map(FirmwareItem::Calls),
+        Some(("descriptor-size", value)) => descriptor_size(item, value).map(FirmwareItem::DescriptorSize),
+        Some(("descriptor-version", value)) => number(item, value).map(FirmwareItem::DescriptorVersion),
+        Some((name, _)) => {
+            Err(format!("`{name}`: expected calls, descriptor-size, descriptor-version, or a misbehaviour without `=`"))
+        }
+        None => Offence::parse(item).map(FirmwareItem::Misbehaves),
+    }
+}
+
+fn kernel_item(item: &str) -> Result<KernelItem, String> {
+    let (name, value) = item.split_once('=').ok_or_else(|| format!("`{item}`: expected NAME=VALUE"))?;
+    match name {
+        "finish" => switch(item, value).map(KernelItem::Finish),
+        "guard-page" => switch(item, value).map(KernelItem::GuardPage),
+        "descriptor-size" => descriptor_size(item, value).map(KernelItem::DescriptorSize),
+        "descriptor-version" => number(item, value).map(KernelItem::DescriptorVersion),
+        _ => Err(format!("`{name}`: expected one of finish, guard-page, descriptor-size, descriptor-version")),
+    }
+}
+
+fn switch(item: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("`{item}`: expected on or off")),
+    }
+}
+
+fn number(item: &str, value: &str) -> Result<u32, String> {
+    value.parse().map_err(|_| format!("`{item}`: expected a number"))
+}
+
+fn descriptor_size(item: &str, value: &str) -> Result<usize, String> {
+    let bytes = value.parse().ok().filter(|bytes: &usize| DESCRIPTOR_SIZES.contains(bytes) && bytes.is_multiple_of(8));
+    let (first, last) = DESCRIPTOR_SIZES.into_inner();
+    bytes.ok_or_else(|| format!("`{item}`: expected a multiple of 8 from {first} to {last}"))
+}
+
 /// A CPU by a list of NAME=VALUE.
 pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
     let mut cpu = CpuidRequest::default();
     for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("`{item}`: expected NAME=VALUE"))?;
-        let switch = match name {
+        let asked = match name {
             "maxphyaddr" => {
                 let bits = value.parse().ok().filter(|bits| (32..=52).contains(bits));
                 cpu.maxphyaddr = Some(bits.ok_or_else(|| format!("`{item}`: expected 32 to 52 bits"))?);
@@ -245,11 +370,7 @@ pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
             "pku" => &mut cpu.pku,
             _ => return Err(format!("`{name}`: expected one of maxphyaddr, 1g, nx, la57, smep, smap, pku")),
         };
-        *switch = Some(match value {
-            "on" => true,
-            "off" => false,
-            _ => return Err(format!("`{item}`: expected {name}=on or {name}=off")),
-        });
+        *asked = Some(switch(item, value)?);
     }
     Ok(cpu)
 }
@@ -257,6 +378,28 @@ pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn firmware_and_the_kernel_are_lists_too() {
+        let seam = Offence { what: Misbehaviour::Seam, service: efibed_stub::Service::GetVariable };
+        for (item, expected) in [
+            ("calls=off", FirmwareItem::Calls(false)),
+            ("descriptor-size=40", FirmwareItem::DescriptorSize(40)),
+            ("descriptor-version=0", FirmwareItem::DescriptorVersion(0)),
+            ("seam@GetVariable", FirmwareItem::Misbehaves(seam)),
+            ("errors", FirmwareItem::Misbehaves(Misbehaviour::Errors.into())),
+        ] {
+            assert_eq!(firmware_item(item), Ok(expected));
+        }
+        assert_eq!(kernel_item("finish=off"), Ok(KernelItem::Finish(false)));
+        assert_eq!(kernel_item("descriptor-size=48"), Ok(KernelItem::DescriptorSize(48)));
+        for bad in ["descriptor-size=44", "descriptor-size=32", "descriptor-size=8192", "finish=yes", "finish", "x=1"] {
+            assert!(kernel_item(bad).is_err(), "{bad}");
+        }
+        for bad in ["descriptor-size=44", "calls=1", "x=1", "seam@Nobody", "past-argument@SetVirtualAddressMap"] {
+            assert!(firmware_item(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_cpu_is_a_list_of_names_and_values() {

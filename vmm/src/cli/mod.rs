@@ -12,6 +12,7 @@ mod kexec;
 mod matrix;
 mod output;
 mod progress;
+mod schema;
 mod show;
 
 use std::ffi::OsString;
@@ -57,6 +58,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
     Matrix(matrix::Arguments),
+    /// Print the JSON schema of scenario files: a map, and how it is to be mapped, by what firmware, to which end
+    Schema,
     /// Find out, by trying, what this machine's KVM does
     Doctor(doctor::Arguments),
 }
@@ -96,6 +99,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),
+        Command::Schema => schema::run(),
         Command::Doctor(arguments) => doctor::run(arguments),
     };
     ended.unwrap_or_else(|failure| failure.tell()).into()

@@ -31,7 +31,16 @@ pub struct Calls {
     pub calls: Vec<PlannedCall>,
     pub memory: Vec<(u64, Vec<u8>)>,
     next_border: u64,
-    end: u64,
+    room: Room,
+}
+
+/// Where arguments may lie, as the guest sees it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Pages enough for all of them.
+    pub range: Range<u64>,
+    /// The end of a page that nothing is mapped after: GetTime's first argument is to end there.
+    pub guarded: Option<u64>,
 }
 
 /// The variable, its name of an odd number of units, and its data: before the switch, and what is appended after it.
@@ -51,9 +60,8 @@ const NO_RESET: u64 = 0xFF;
 const RESET_COLD: u64 = 0;
 
 impl Calls {
-    /// The calls before the switch, SetVirtualAddressMap with these arguments the last of them. `room` is where arguments
-    /// may lie, as the guest sees it.
-    pub fn before_the_switch(room: Range<u64>, set_virtual_address_map: [u64; 4]) -> Self {
+    /// The calls before the switch, SetVirtualAddressMap with these arguments the last of them.
+    pub fn before_the_switch(room: Room, set_virtual_address_map: [u64; 4]) -> Self {
         let mut calls = Self::new(room);
         calls.clock();
         calls.convert_pointer();
@@ -69,7 +77,7 @@ impl Calls {
     }
 
     /// The calls after it, ResetSystem the last of them.
-    pub fn after_the_switch(room: Range<u64>, set_virtual_address_map: [u64; 4]) -> Self {
+    pub fn after_the_switch(room: Room, set_virtual_address_map: [u64; 4]) -> Self {
         let mut calls = Self::new(room);
         calls.clock();
         let variable = calls.variable();
@@ -89,19 +97,23 @@ impl Calls {
         calls
     }
 
-    fn new(room: Range<u64>) -> Self {
-        let next_border = (room.start + 1).next_multiple_of(PAGE_BYTES);
-        Self { calls: Vec::new(), memory: Vec::new(), next_border, end: room.end }
+    fn new(room: Room) -> Self {
+        let next_border = (room.range.start + 1).next_multiple_of(PAGE_BYTES);
+        Self { calls: Vec::new(), memory: Vec::new(), next_border, room }
     }
 
     /// What of the room is used.
     pub fn is_within_room(&self) -> bool {
-        self.next_border <= self.end
+        self.next_border <= self.room.range.end
     }
 
     /// GetTime, SetTime, GetWakeupTime, SetWakeupTime.
     fn clock(&mut self) {
-        let (time, capabilities) = (self.place(&[0; 16]), self.place(&[0; 12]));
+        let time = match self.room.guarded {
+            Some(end) => self.place_at(end - 16, &[0; 16]),
+            None => self.place(&[0; 16]),
+        };
+        let capabilities = self.place(&[0; 12]);
         self.add(Service::GetTime, [time, capabilities, 0, 0, 0]);
         let time = self.place(&TIME);
         self.add(Service::SetTime, [time, 0, 0, 0, 0]);
@@ -172,6 +184,10 @@ impl Calls {
     fn place(&mut self, bytes: &[u8]) -> u64 {
         let at = self.next_border - ((bytes.len() as u64 / 2) | 1);
         self.next_border += PAGE_BYTES;
+        self.place_at(at, bytes)
+    }
+
+    fn place_at(&mut self, at: u64, bytes: &[u8]) -> u64 {
         self.memory.push((at, bytes.to_vec()));
         at
     }
@@ -182,11 +198,14 @@ mod tests {
     use super::*;
 
     const ROOM: Range<u64> = 0xffff_ffff_8001_0800..0xffff_ffff_8004_0000;
+    const fn room(range: Range<u64>) -> Room {
+        Room { range, guarded: None }
+    }
     const SWITCH: [u64; 4] = [480, 48, 1, 0x10_0000];
 
     #[test]
     fn each_service_is_called_once_on_either_side() {
-        for calls in [Calls::before_the_switch(ROOM, SWITCH), Calls::after_the_switch(ROOM, SWITCH)] {
+        for calls in [Calls::before_the_switch(room(ROOM), SWITCH), Calls::after_the_switch(room(ROOM), SWITCH)] {
             let mut services: Vec<_> = calls.calls.iter().map(|call| call.service).collect();
             services.sort();
             assert_eq!(services, Service::ALL);
@@ -194,15 +213,15 @@ mod tests {
         }
         let last = |calls: Calls| calls.calls.last().map(|call| (call.service, call.status)).unwrap();
         assert_eq!(
-            last(Calls::before_the_switch(ROOM, SWITCH)),
+            last(Calls::before_the_switch(room(ROOM), SWITCH)),
             (Service::SetVirtualAddressMap, Some(Status::SUCCESS))
         );
-        assert_eq!(last(Calls::after_the_switch(ROOM, SWITCH)), (Service::ResetSystem, None));
+        assert_eq!(last(Calls::after_the_switch(room(ROOM), SWITCH)), (Service::ResetSystem, None));
     }
 
     #[test]
     fn every_argument_lies_on_two_pages_of_its_own() {
-        for calls in [Calls::before_the_switch(ROOM, SWITCH), Calls::after_the_switch(ROOM, SWITCH)] {
+        for calls in [Calls::before_the_switch(room(ROOM), SWITCH), Calls::after_the_switch(room(ROOM), SWITCH)] {
             let mut borders = Vec::new();
             for (at, bytes) in &calls.memory {
                 let last = at + (bytes.len() as u64 - 1);
@@ -217,7 +236,15 @@ mod tests {
     }
 
     #[test]
+    fn a_guarded_argument_ends_with_its_page() {
+        let end = 0xffff_ffff_8005_0000;
+        let calls = Calls::after_the_switch(Room { range: ROOM, guarded: Some(end) }, SWITCH);
+        assert_eq!((calls.calls[0].service, calls.calls[0].args[0]), (Service::GetTime, end - 16));
+        assert!(calls.memory.iter().any(|(at, bytes)| at + bytes.len() as u64 == end));
+    }
+
+    #[test]
     fn what_does_not_fit_is_noticed() {
-        assert!(!Calls::before_the_switch(ROOM.start..ROOM.start + 0x4000, SWITCH).is_within_room());
+        assert!(!Calls::before_the_switch(room(ROOM.start..ROOM.start + 0x4000), SWITCH).is_within_room());
     }
 }

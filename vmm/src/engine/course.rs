@@ -181,7 +181,8 @@ pub fn region_reports(
         report.leaves.of_2m += leaves.of_2m;
         report.leaves.of_1g += leaves.of_1g;
     }
-    for finding in findings.iter().filter(|finding| finding.phase != Phase::Input) {
+    let against = |finding: &&Finding| finding.phase != Phase::Input && !finding.rule.is_firmwares();
+    for finding in findings.iter().filter(against) {
         if let Some(report) = finding.region.and_then(|index| reports.get_mut(index)) {
             report.verdict = match report.verdict {
                 Verdict::Ok => Verdict::Wrong,

@@ -1,5 +1,6 @@
 //! A KVM guest runs the mapping code, loads its tables, and its MMU is asked about every page.
 
+mod abandoned;
 mod calling;
 
 use std::collections::{BTreeSet, HashMap};
@@ -8,10 +9,11 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
+    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
 };
+use efibed_stub::TRAP_PORT;
 use efibed_stub::stamp::stamp_page;
-use efibed_stub::{DESCRIPTOR_STRIDE, TRAP_PORT};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use uefi_raw::table::runtime::ResetType;
 
 use super::firmware_memory::FirmwareMemory;
@@ -23,7 +25,7 @@ use crate::check::{
     self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
     ProbeCounts, Question, Random, Rule, TableCheck, TableVerdict,
 };
-use crate::firmware::{Answer, Call, Firmware, StubCall};
+use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::{
     BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement,
     PortAnswer, Sizes, command,
@@ -31,7 +33,7 @@ use crate::guest::{
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
-use crate::report::{EngineName, FaultDetail, Report};
+use crate::report::{Culprit, EngineName, FaultDetail, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
 pub struct Kvm {
@@ -87,15 +89,19 @@ impl Kvm {
         let firmware = Firmware::lay_out(firmwares_map.descriptors(), |phys| {
             phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
         });
-        if let (Err(reason), true) = (&firmware, job.calls) {
+        if let (Err(reason), true) = (&firmware, job.firmware.calls) {
             report.notes.push(format!("no runtime service is called: {reason}"));
         }
-        let mut firmware = firmware.ok().filter(|_| job.calls);
+        let mut firmware = firmware.ok().filter(|_| job.firmware.calls);
+        if let Some(firmware) = &mut firmware {
+            firmware.report_stride(job.firmware.descriptor_size);
+            firmware.misbehave(&job.firmware.misbehaves);
+        }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
-        let sizes = Loaded::sizes(image, job.map, earlier_descriptors, pool, identity.len() as u64);
+        let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
         let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
         let (placement, internals) = match place(job.map, sizes, limit, &taken, reused.as_ref()) {
@@ -119,7 +125,7 @@ impl Kvm {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
         };
-        let loaded = Loaded::new(image, job.map, placement, &identity, &cpu.told)?;
+        let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
         Machines::prepare(&mut machine, job.map)?;
         let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
         report.timing.build = start.elapsed();
@@ -137,6 +143,8 @@ impl Kvm {
             report,
             marks: Marks::default(),
             phase: Phase::Map,
+            given_up: false,
+            committed: Vec::new(),
         };
         run.carry_out();
         let mut report = run.report;
@@ -230,6 +238,10 @@ struct Run<'a, 'm> {
     report: Report,
     marks: Marks,
     phase: Phase,
+    /// The guest has abandoned a runtime service, and calls no more of them.
+    given_up: bool,
+    /// What firmware has done that it must not.
+    committed: Vec<Offence>,
 }
 
 impl Run<'_, '_> {
@@ -238,6 +250,7 @@ impl Run<'_, '_> {
         if let Err(end) = self.run(&mut judged) {
             self.ended(&end);
         }
+        self.skip_offences();
         let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
         self.report.regions = course::region_reports(self.job.map, known, &self.report.findings);
         self.report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
@@ -251,8 +264,7 @@ impl Run<'_, '_> {
         let mut root = tables.root;
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
         let virtual_map = self.loaded.virtual_map(tables.mapped);
-        let map_at = self.loaded.placement.virtual_map();
-        let map_at = map_at.start..map_at.start + tables.mapped * DESCRIPTOR_STRIDE as u64;
+        let map_at = self.loaded.virtual_map_at(tables.mapped);
         let (kernel, told) = (self.kernel.clone(), self.cpu.told);
         let question = Question {
             map: self.job.map,
@@ -280,7 +292,9 @@ impl Run<'_, '_> {
         }
 
         self.phase = Phase::Finish;
-        let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+        let unchanged = MappedTables { changed: false, ..tables };
+        let finished = if self.job.kernel.finish { self.run_mapper(Op::Finish)? } else { Some(unchanged) };
+        let Some(finished) = finished else { return Ok(()) };
         let mut finished_expectation = None;
         if finished.changed {
             root = finished.root;
@@ -506,7 +520,13 @@ impl Run<'_, '_> {
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
             let instruction = instruction_at(self.loaded, record.rip);
-            report.faults.push(FaultDetail { phase, record, instruction });
+            report.faults.push(FaultDetail {
+                phase,
+                record,
+                instruction,
+                service: None,
+                culprit: Culprit::MappingCode,
+            });
         }
     }
 
@@ -577,7 +597,6 @@ fn batches(planned: &[PlannedSweep]) -> Vec<Vec<Sweep>> {
 
 /// The instruction at an address of the guest image, as it stands in memory.
 fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
-    use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
     let header = loaded.image.header();
     let image = match rip {
         rip if (IMAGE_BASE..header.read_only_end).contains(&rip) => rip,
@@ -585,13 +604,15 @@ fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
         _ => return None,
     };
     let mut bytes = [0; 15];
-    if !loaded.memory.read(loaded.physical(image), &mut bytes) {
-        return None;
-    }
-    let instruction = Decoder::with_ip(64, &bytes, rip, DecoderOptions::NONE).decode();
+    loaded.memory.read(loaded.physical(image), &mut bytes).then(|| disassembled(&bytes, rip))
+}
+
+/// The first instruction of some code.
+fn disassembled(bytes: &[u8], rip: u64) -> String {
+    let instruction = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE).decode();
     let mut text = String::new();
     GasFormatter::new().format(&instruction, &mut text);
-    Some(text)
+    text
 }
 
 /// Hears where the mapping code wrote, if no memory was there.
@@ -613,7 +634,8 @@ impl GuestEvents for Strays {
 struct Listener<'j, 'e, 'f> {
     judge: Option<&'j mut Judge<'e>>,
     firmware: Option<Served<'f>>,
-    calls: Vec<Call>,
+    /// What was called, and by which command of the batch.
+    calls: Vec<(u64, Call)>,
     /// ResetSystem was called.
     reset: Option<ResetType>,
 }
@@ -623,6 +645,8 @@ struct Served<'f> {
     firmware: &'f mut Firmware,
     tables: &'f OwnMemory,
     paging: &'f Paging,
+    /// Where the guest says which command it carries out.
+    command_at: u64,
 }
 
 impl GuestEvents for Listener<'_, '_, '_> {
@@ -640,7 +664,7 @@ impl GuestEvents for Listener<'_, '_, '_> {
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
-        let Some(Served { firmware, tables, paging }) = served else { return PortAnswer::Unknown };
+        let Some(Served { firmware, tables, paging, command_at }) = served else { return PortAnswer::Unknown };
         let regs = machine.regs();
         let call = StubCall {
             rax: regs.rax,
@@ -661,7 +685,10 @@ impl GuestEvents for Listener<'_, '_, '_> {
         if let Answer::Reset(_, reset) = answer {
             self.reset = Some(reset);
         }
-        self.calls.extend(answer.call());
-        if self.reset.is_some() { PortAnswer::Stop } else { PortAnswer::GoOn }
+        let command = tables.read_u64(*command_at).unwrap_or(u64::MAX);
+        self.calls.extend(answer.call().map(|call| (command, call)));
+        // Only code that has gone astray traps as often.
+        let is_too_often = self.calls.len() > MAX_COMMANDS;
+        if self.reset.is_some() || is_too_often { PortAnswer::Stop } else { PortAnswer::GoOn }
     }
 }

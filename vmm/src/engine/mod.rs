@@ -11,6 +11,7 @@ mod course;
 mod firmware_memory;
 mod kvm;
 mod machines;
+mod options;
 mod stray;
 mod trials;
 pub mod walker;
@@ -19,12 +20,13 @@ use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
 
-use crate::guest::{BootError, ImageError, LoadError};
+use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
 
 pub use kvm::Kvm;
+pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions};
 pub use trials::{Abilities, Trial};
 
 /// What an engine is to do.
@@ -42,8 +44,10 @@ pub struct Job<'a> {
     pub limit: Duration,
     /// Pages swept at the most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
     pub sweep_limit: u64,
-    /// Whether runtime services are called.
-    pub calls: bool,
+    /// How firmware behaves.
+    pub firmware: &'a FirmwareOptions,
+    /// What the kernel around the mapping code does.
+    pub kernel: KernelOptions,
     /// What an earlier kernel did, if this one was kexec'ed: firmware is virtual already.
     pub earlier: Option<Earlier<'a>>,
     /// Changes made to the finished tables, for negative controls.
@@ -52,6 +56,14 @@ pub struct Job<'a> {
     pub rules: Rules,
     /// Told now and then how far the run is.
     pub progress: &'a dyn Fn(Progress),
+}
+
+impl Job<'_> {
+    /// How far descriptors are apart.
+    pub fn strides(&self) -> Strides {
+        let firmware = self.firmware.descriptor_size;
+        Strides { firmware, kernel: self.kernel.descriptor_size.unwrap_or(firmware) }
+    }
 }
 
 /// How far a run is, for whoever waits.

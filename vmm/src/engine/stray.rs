@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use efibed_stub::DESCRIPTOR_STRIDE;
-
 use crate::guest::Loaded;
 use crate::mmu::bits;
 
@@ -17,7 +15,7 @@ impl Untouchable {
     pub fn new(loaded: &Loaded) -> Self {
         let tables = words(loaded, loaded.placement.boot_tables(), |_| bits::A | bits::D);
         let map = words(loaded, loaded.placement.memory_map(), |offset| {
-            if offset % DESCRIPTOR_STRIDE as u64 == VIRTUAL_START { u64::MAX } else { 0 }
+            if offset % loaded.strides.firmware as u64 == VIRTUAL_START { u64::MAX } else { 0 }
         });
         let attributes = words(loaded, loaded.placement.attributes(), |_| 0);
         Self { words: tables.chain(map).chain(attributes).collect() }
@@ -46,7 +44,7 @@ fn words(loaded: &Loaded, range: Range<u64>, free: impl Fn(u64) -> u64) -> impl 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{Image, Placement};
+    use crate::guest::{Image, Placement, Strides};
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
@@ -55,9 +53,9 @@ mod tests {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, 0, 8, 0);
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 8, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
-        let loaded = Loaded::new(image, &map, placement, &[], &Paging::default()).unwrap();
+        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
         let change = |at: u64, flip: u64| {
             let before = Untouchable::new(&loaded);
             let word = loaded.memory.read_u64(at).unwrap();

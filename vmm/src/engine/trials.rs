@@ -13,7 +13,8 @@ use super::EngineError;
 use super::course;
 use super::machines::Machines;
 use crate::guest::{
-    BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, command, flags,
+    BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command,
+    flags,
 };
 use crate::machine::{CpuidRequest, CpuidSeen, Machine};
 use crate::memory_map::MemoryMap;
@@ -108,11 +109,11 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
     // A page to be executed, just below KVM's own.
     let page = machine.internals().tss_pages_at - 0x10_0000;
     let questions = questions(page, told);
-    let mut sizes = Loaded::sizes(image, map, 0, 0, 1);
+    let mut sizes = Loaded::sizes(image, map, Strides::default(), 0, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
     let placement = Placement::find(map, sizes, 1 << NARROWEST, &machine.internals().ranges())
         .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;
-    let loaded = Loaded::new(image, map, placement, &[page], told)?;
+    let loaded = Loaded::new(image, map, Strides::default(), placement, &[page], told)?;
     let root = build(&loaded, &questions, told)?;
     let mut content = [0; PAGE_BYTES as usize];
     stamp_page(page, &mut content);

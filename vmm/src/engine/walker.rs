@@ -30,7 +30,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
 
     let image = Image::built_in()?;
     let pool = course::pool_pages(job.map, job.mapper.layout);
-    let sizes = Loaded::sizes(image, job.map, 0, pool, 0);
+    let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
         Err(no_room) => {
@@ -40,7 +40,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
             return Ok((report, None));
         }
     };
-    let loaded = Loaded::new(image, job.map, placement, &[], &paging)?;
+    let loaded = Loaded::new(image, job.map, job.strides(), placement, &[], &paging)?;
     report.timing.build = start.elapsed();
 
     let kernel = course::ranges(&loaded.keep);

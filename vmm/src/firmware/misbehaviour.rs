@@ -141,8 +141,8 @@ impl Offence {
             (Misbehaviour::PhysicalPointer, _) if in_switch => {
                 Some("before SetVirtualAddressMap returns, its pointers are physical")
             }
-            (Misbehaviour::AttributesTable, _) if in_switch => {
-                Some("the Memory Attributes Table is in force after SetVirtualAddressMap")
+            (Misbehaviour::AttributesTable, service) if service != self.what.usual_service() => {
+                Some("the Memory Attributes Table is about all services; GetTime is the first that is called after it")
             }
             (Misbehaviour::PastArgument, _) if in_switch => {
                 Some("the first argument of SetVirtualAddressMap is no pointer")
@@ -178,9 +178,14 @@ impl Misdeed {
         address.wrapping_sub(self.at) < self.deed.bytes()
     }
 
+    /// The address of the last byte.
+    pub fn last(&self) -> u64 {
+        self.at.wrapping_add(self.deed.bytes().saturating_sub(1))
+    }
+
     /// The physical address of the last byte, as firmware means it.
     pub fn last_meant(&self) -> Option<u64> {
-        self.meant.map(|phys| phys + (self.deed.bytes() - 1))
+        self.meant.map(|phys| phys + (self.last() - self.at))
     }
 }
 
@@ -217,6 +222,17 @@ impl Deed {
             Self::Hang | Self::Answer(_) => None,
         }
     }
+}
+
+/// A Memory Attributes Table that says of all runtime code that it is not to be executed: firmware's own, otherwise.
+pub fn lying_attributes_table(map: &[MemoryDescriptor], table: &[MemoryDescriptor]) -> Vec<MemoryDescriptor> {
+    let is_code = |it: &&MemoryDescriptor| it.ty == MemoryType::RUNTIME_SERVICES_CODE;
+    let code = map.iter().filter(is_code).filter(|it| it.att.contains(MemoryAttribute::RUNTIME) && it.page_count > 0);
+    let att = MemoryAttribute::RUNTIME | MemoryAttribute::EXECUTE_PROTECT;
+    let lies = code.map(|region| MemoryDescriptor { att, virt_start: 0, ..*region });
+    let mut entries: Vec<_> = table.iter().filter(|it| !is_code(it)).copied().chain(lies).collect();
+    entries.sort_by_key(|entry| entry.phys_start);
+    entries
 }
 
 /// Half of the canonical addresses are nobody's but for 1:1 aliases, which lie lower than this.
@@ -302,8 +318,7 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
 impl Misdeed {
     /// Looks where it will get on the caller's tables.
     pub(super) fn look(&mut self, memory: &dyn GuestMemory, cr3: u64) {
-        let last = self.at.wrapping_add(self.deed.bytes().saturating_sub(1));
-        self.reached = self.deed.access().and_then(|access| memory.translate(cr3, last, access));
+        self.reached = self.deed.access().and_then(|access| memory.translate(cr3, self.last(), access));
     }
 
     /// Adds it to what the service does. `status` is what the service returns.

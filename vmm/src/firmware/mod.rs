@@ -40,7 +40,7 @@ use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 
 pub use call::{Answer, Call, ForeignTrap, GuestMemory, LostState, StubCall};
 pub use conduct::{Breach, BreachKind};
-pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence};
+pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence, lying_attributes_table};
 pub use placement::{NoFirmware, RegionDefect};
 pub(crate) use services::CAPSULE_CLASS;
 pub use services::Refusal;
@@ -139,6 +139,16 @@ impl Firmware {
     /// Has firmware do what it must not.
     pub fn misbehave(&mut self, offences: &[Offence]) {
         self.offences = offences.to_vec();
+    }
+
+    /// Whether its Memory Attributes Table says that its code is not to be executed.
+    pub fn lies_about_its_code(&self) -> bool {
+        self.offences.iter().any(|offence| offence.what == Misbehaviour::AttributesTable)
+    }
+
+    /// Why firmware cannot do this here, whoever calls it.
+    pub fn obstacle(&self, what: Misbehaviour) -> Option<&'static str> {
+        misbehaviour::misdeed(self, what, &StubCall::default()).err()
     }
 
     /// What firmware, as it is now, does that it must not when this service is called.

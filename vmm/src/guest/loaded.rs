@@ -30,9 +30,26 @@ pub struct Loaded {
     pub boot_root: u64,
     /// Virtual ranges that are the kernel's.
     pub keep: Vec<KeepRange>,
+    /// The descriptors' strides.
+    pub strides: Strides,
     map_bytes: u64,
     attributes_bytes: u64,
     in_mapping_order: bool,
+}
+
+/// Bytes from one descriptor of the memory map to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strides {
+    /// In firmware's map, which is its DescriptorSize.
+    pub firmware: usize,
+    /// What the kernel takes that for: it has the virtual map so.
+    pub kernel: usize,
+}
+
+impl Default for Strides {
+    fn default() -> Self {
+        Self { firmware: DESCRIPTOR_STRIDE, kernel: DESCRIPTOR_STRIDE }
+    }
 }
 
 /// Why a guest's memory cannot be laid out.
@@ -49,10 +66,18 @@ pub enum LoadError {
 impl Loaded {
     /// The sizes a guest for `map` needs: `pool_pages` for the mapper, `identity` pages at their physical addresses, and
     /// room for a virtual map of so many `descriptors`, if that is more than the map has.
-    pub fn sizes(image: &Image, map: &MemoryMap, descriptors: usize, pool_pages: u64, identity_pages: u64) -> Sizes {
-        let pages = |descriptors: usize| ((descriptors * DESCRIPTOR_STRIDE) as u64).div_ceil(PAGE_BYTES).max(1);
-        let map_pages = pages(descriptors.max(map.descriptors().len()));
-        let attributes = map.attributes_table().len() * DESCRIPTOR_STRIDE;
+    pub fn sizes(
+        image: &Image,
+        map: &MemoryMap,
+        strides: Strides,
+        descriptors: usize,
+        pool_pages: u64,
+        identity_pages: u64,
+    ) -> Sizes {
+        let Strides { firmware, kernel } = strides;
+        let map_bytes = descriptors.max(map.descriptors().len()) * firmware.max(kernel);
+        let map_pages = (map_bytes as u64).div_ceil(PAGE_BYTES).max(1);
+        let attributes = map.attributes_table().len() * kernel;
         let attributes_pages = (ATTRIBUTES_HEADER_BYTES + attributes as u64).div_ceil(PAGE_BYTES);
         let direct = image.pages() + 2 * map_pages + attributes_pages + pool_pages;
         // The direct map covers the boot tables too; a page of them maps 511 others at the least.
@@ -73,13 +98,14 @@ impl Loaded {
     pub fn new(
         image: &'static Image,
         map: &MemoryMap,
+        strides: Strides,
         placement: Placement,
         identity: &[u64],
         paging: &Paging,
     ) -> Result<Self, LoadError> {
         let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
-        let map_bytes = descriptor_bytes(map.descriptors());
-        let attributes = attributes_table(map.attributes_table());
+        let map_bytes = descriptor_bytes(map.descriptors(), strides.firmware);
+        let attributes = attributes_table(map.attributes_table(), strides.kernel);
         let written = memory.write(placement.base, image.read_only())
             && memory.write(placement.memory_map().start, &map_bytes)
             && memory.write(placement.attributes().start, &attributes)
@@ -94,6 +120,7 @@ impl Loaded {
             image,
             kernel_root: 0,
             boot_root: 0,
+            strides,
             map_bytes: map_bytes.len() as u64,
             attributes_bytes: attributes.len() as u64,
             in_mapping_order: map.kind() == ListKind::Runtime,
@@ -114,7 +141,7 @@ impl Loaded {
             leaf_rule: mapper.leaf_rule as u32,
             memory_map: self.placement.memory_map().start,
             memory_map_bytes: self.map_bytes,
-            stride: DESCRIPTOR_STRIDE as u64,
+            stride: self.strides.kernel as u64,
             in_mapping_order: self.in_mapping_order.into(),
             attributes_table: self.placement.attributes().start + ATTRIBUTES_HEADER_BYTES,
             attributes_table_bytes: self.attributes_bytes - ATTRIBUTES_HEADER_BYTES,
@@ -131,18 +158,24 @@ impl Loaded {
 
     /// Puts descriptors where the virtual map goes; false if there is no room.
     pub fn write_virtual_map(&self, descriptors: &[MemoryDescriptor]) -> bool {
-        let (range, mut bytes) = (self.placement.virtual_map(), descriptor_bytes(descriptors));
+        let (range, mut bytes) = (self.placement.virtual_map(), descriptor_bytes(descriptors, self.strides.kernel));
         let room = (range.end - range.start) as usize;
         let fits = bytes.len() <= room;
         bytes.resize(room, 0);
         fits && self.memory.write(range.start, &bytes)
     }
 
+    /// The physical addresses of the virtual map's first `count` descriptors.
+    pub fn virtual_map_at(&self, count: u64) -> Range<u64> {
+        let start = self.placement.virtual_map().start;
+        start..start + count * self.strides.kernel as u64
+    }
+
     /// The first `count` descriptors of the virtual map, as the mapper left them.
     pub fn virtual_map(&self, count: u64) -> Vec<MemoryDescriptor> {
         let range = self.placement.virtual_map();
         (range.start..range.end)
-            .step_by(DESCRIPTOR_STRIDE)
+            .step_by(self.strides.kernel)
             .take(count as usize)
             .map_while(|at| self.descriptor(at))
             .collect()
@@ -220,19 +253,19 @@ fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placem
 const ATTRIBUTES_HEADER_BYTES: u64 = 16;
 
 /// EFI_MEMORY_ATTRIBUTES_TABLE of version 1: Version, NumberOfEntries, DescriptorSize, Reserved, and the entries.
-fn attributes_table(entries: &[MemoryDescriptor]) -> Vec<u8> {
-    let header = [1, entries.len() as u32, DESCRIPTOR_STRIDE as u32, 0];
-    header.into_iter().flat_map(u32::to_le_bytes).chain(descriptor_bytes(entries)).collect()
+fn attributes_table(entries: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
+    let header = [1, entries.len() as u32, stride as u32, 0];
+    header.into_iter().flat_map(u32::to_le_bytes).chain(descriptor_bytes(entries, stride)).collect()
 }
 
-fn descriptor_bytes(descriptors: &[MemoryDescriptor]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(descriptors.len() * DESCRIPTOR_STRIDE);
+fn descriptor_bytes(descriptors: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(descriptors.len() * stride);
     for d in descriptors {
         let start = bytes.len();
         for word in [u64::from(d.ty.0), d.phys_start, d.virt_start, d.page_count, d.att.bits()] {
             bytes.extend(word.to_le_bytes());
         }
-        bytes.resize(start + DESCRIPTOR_STRIDE, 0);
+        bytes.resize(start + stride, 0);
     }
     bytes
 }

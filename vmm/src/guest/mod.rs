@@ -21,7 +21,7 @@ mod session;
 
 pub use boot_tables::{BootTables, OutOfPages, flags};
 pub use image::{Image, ImageError};
-pub use loaded::{LoadError, Loaded};
+pub use loaded::{LoadError, Loaded, Strides};
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
 pub use session::{

@@ -254,6 +254,12 @@ impl<'m> Guest<'m> {
         self.results(commands)
     }
 
+    /// The command that the guest is at, by its place in the batch.
+    pub fn command_at(&self) -> Result<usize, End> {
+        let [at] = self.words(self.mailbox(offset_of!(Mailbox, command_at)))?;
+        Ok(at as usize)
+    }
+
     /// Whether the guest was stopped in a runtime service.
     pub fn is_in_service(&self) -> bool {
         let at = self.loaded.physical(self.loaded.image.header().call_rsp);

@@ -5,8 +5,9 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{CallReport, FaultDetail, RegionReport, Report};
+use super::{CallReport, Culprit, FaultDetail, RegionReport, Report};
 use crate::check::{Finding, LeafCounts, Skipped, WalkStep};
+use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
 use crate::mmu::{Fault, Kind, Paging, Privilege};
 
@@ -161,6 +162,11 @@ struct FaultObject<'a> {
     cr2: Hex,
     rip: Hex,
     instruction: Option<&'a str>,
+    region: Option<usize>,
+    attributed_to: &'static str,
+    service: Option<&'static str>,
+    misbehaviour: Option<&'static str>,
+    remedy: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -321,6 +327,10 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
         let code = record.fault.error_code;
         // Only a page fault's error code has these flags.
         let flags = code.flags().filter(|_| record.fault.vector == Fault::PAGE_FAULT);
+        let misbehaviour = match detail.culprit {
+            Culprit::MappingCode => None,
+            Culprit::Firmware(misbehaviour) => Some(misbehaviour),
+        };
         Self {
             phase: detail.phase.name(),
             virt: Hex(record.virt),
@@ -339,6 +349,11 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
             cr2: Hex(record.cr2),
             rip: Hex(record.rip),
             instruction: detail.instruction.as_deref(),
+            region: record.region,
+            attributed_to: if misbehaviour.is_some() { "firmware" } else { "mapping-code" },
+            service: detail.service,
+            misbehaviour: misbehaviour.map(Misbehaviour::name),
+            remedy: misbehaviour.map(Misbehaviour::remedy),
         }
     }
 }
@@ -485,7 +500,8 @@ mod tests {
             value["faults"][0],
             json!({ "phase": "map", "virt": "0xffffffff00000000", "access": "write", "privilege": "supervisor", "vector": 14,
                     "error_code": "0xb", "flags": ["P", "W", "RSVD"], "cr2": "0xffffffff00000000",
-                    "rip": "0xffffffff80001234", "instruction": "mov %rax,(%rax)" })
+                    "rip": "0xffffffff80001234", "instruction": "mov %rax,(%rax)", "region": 1,
+                    "attributed_to": "mapping-code", "service": null, "misbehaviour": null, "remedy": null })
         );
         assert_eq!(value["faults_omitted"], json!(510));
     }

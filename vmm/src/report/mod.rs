@@ -15,6 +15,7 @@ mod walk;
 use std::time::Duration;
 
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Skipped};
+use crate::firmware::Misbehaviour;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, Region};
 use crate::mmu::{Cpu, Pa, Run, Va};
 
@@ -136,6 +137,19 @@ pub struct FaultDetail {
     pub record: FaultRecord,
     /// The instruction at RIP, where it could be read.
     pub instruction: Option<String>,
+    /// The runtime service that it came in; None: a probe.
+    pub service: Option<&'static str>,
+    /// Whose fault it was.
+    pub culprit: Culprit,
+}
+
+/// Whose fault a fault was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Culprit {
+    /// The mapping code's: something was owed.
+    MappingCode,
+    /// Firmware's: it did what it must not.
+    Firmware(Misbehaviour),
 }
 
 /// A call of a runtime service.
@@ -145,7 +159,7 @@ pub struct CallReport {
     pub phase: Phase,
     /// The service's name, such as `SetVirtualAddressMap`.
     pub service: &'static str,
-    /// Where it trapped to the host; None if it was not called.
+    /// Where it trapped to the host, or, if it did not come to that, where it was called; None if it was not called.
     pub rip: Option<u64>,
     /// CR3 there.
     pub cr3: Option<u64>,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CallReport, EngineName, FaultDetail, MapperName, RegionReport, Report, Timing, Verdict};
+use super::{CallReport, Culprit, EngineName, FaultDetail, MapperName, RegionReport, Report, Timing, Verdict};
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped, WalkStep, Witness};
 use crate::memory_map::{MemoryAttribute, MemoryType, Region};
 use crate::mmu::{Access, Cpu, ErrorCode, Fault, Level, Paging};
@@ -176,5 +176,11 @@ fn fault(virt: u64, code: u32) -> FaultDetail {
         rip: 0xffff_ffff_8000_1234,
         region: Some(1),
     };
-    FaultDetail { phase: Phase::Map, record, instruction: Some("mov %rax,(%rax)".into()) }
+    FaultDetail {
+        phase: Phase::Map,
+        record,
+        instruction: Some("mov %rax,(%rax)".into()),
+        service: None,
+        culprit: Culprit::MappingCode,
+    }
 }

@@ -188,7 +188,8 @@ fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
     for alike in calls.chunk_by(are_alike) {
         let (head, rest) = (alike.first(), alike.iter().map(|call| call.service).collect::<Vec<_>>());
         let Some(call) = head else { continue };
-        lines.push(format!("  {:<6}  {}", call.phase.name(), how_it_went(call, alike.len(), paint)));
+        let phase = format!("  {:<6}", call.phase.name());
+        lines.extend(labelled(&phase, &how_it_went(call, alike.len(), paint), 10));
         lines.extend(labelled("         ", &rest.join(", "), 10));
     }
     lines

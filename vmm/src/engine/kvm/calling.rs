@@ -1,19 +1,21 @@
 //! The calls of runtime services: made in the guest, in one batch before the switch and one after it, and judged.
 
 use std::mem::{offset_of, size_of};
-use std::ops::Range;
+use std::time::Duration;
 
-use efibed_guest::protocol::{Mailbox, Op, Probe};
-use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service};
+use efibed_guest::protocol::{Command, EFI_UNSUPPORTED, Mailbox, Op, Probe};
+use efibed_stub::{DESCRIPTOR_VERSION, Service};
 use uefi_raw::Status;
 
-use super::super::calls::{Calls, PlannedCall};
+use super::super::calls::{Calls, PlannedCall, Room};
 use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
+use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
 use crate::check::{self, Expectation, Rule};
-use crate::firmware::{Breach, BreachKind, Call, Firmware, Refusal, verify_tables};
+use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Misbehaviour, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
+use crate::machine::Exit;
 use crate::mmu::Access;
 use crate::report::CallReport;
 
@@ -23,6 +25,23 @@ type Entry = Result<u64, &'static str>;
 const WRONG_PAGES: &str = "the walk finds its pages wrong";
 const NO_ALIAS: &str = "the tables have no 1:1 alias of firmware's code";
 const NOT_VIRTUAL: &str = "SetVirtualAddressMap has not succeeded";
+const GIVEN_UP: &str = "the guest has given up on runtime services";
+
+/// A batch of calls takes some milliseconds; a service that is still running then will never return.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What became of a call that was to be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It returned this.
+    Returned(u64),
+    /// The guest abandoned it, and has this from it.
+    Abandoned(u64),
+    /// The run ended in it.
+    Ended,
+    /// The guest had given up by then, and takes services to have said this.
+    NotMade(u64),
+}
 
 impl Run<'_, '_> {
     /// The mapper's tables if they hold the 1:1 aliases that firmware needs in SetVirtualAddressMap, else the boot
@@ -31,11 +50,10 @@ impl Run<'_, '_> {
         let boot = ("boot", self.loaded.boot_root);
         let Some(firmware) = &self.firmware else { return boot };
         let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
-        let map = self.loaded.placement.virtual_map().start;
-        let map_end = map + tables.mapped * DESCRIPTOR_STRIDE as u64;
+        let mut map = self.loaded.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
         let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
             && aliased(firmware.runtime_services(), Access::write())
-            && (map..map_end).step_by(PAGE_BYTES as usize).all(|page| aliased(page, Access::read()));
+            && map.all(|page| aliased(page, Access::read()));
         if on_mapper { ("mapper", tables.root) } else { boot }
     }
 
@@ -43,7 +61,7 @@ impl Run<'_, '_> {
     /// lie where the virtual map goes as the last.
     pub(super) fn call_before_the_switch(&mut self, name: &'static str, root: u64, count: u64) -> Result<(), End> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
-        let calls = Calls::before_the_switch(room_for_arguments(self.loaded), self.switch_arguments(count));
+        let calls = Calls::before_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         let entries: Vec<Entry> = calls.calls.iter().map(|call| Ok(firmware.entry(call.service))).collect();
         self.verify_firmware_tables(Some);
         self.call_all(name, root, &calls, &entries)
@@ -59,25 +77,28 @@ impl Run<'_, '_> {
         };
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
         let has_data = virtual_data.is_some_and(|virt| leads(virt, data, Access::write()));
+        // Who believes a table that lies cannot fetch firmware's code, and is to find that out.
+        let fetch = if firmware.lies_about_its_code() { Access::read() } else { Access::fetch() };
         let entry = |call: &PlannedCall| -> Entry {
             let physical = firmware.entry(call.service);
             match firmware.virtual_entry(call.service) {
+                _ if self.given_up => Err(GIVEN_UP),
                 _ if !firmware.is_virtual() => Err(NOT_VIRTUAL),
-                None if !leads(physical, physical, Access::fetch()) => Err(NO_ALIAS),
+                None if !leads(physical, physical, fetch) => Err(NO_ALIAS),
                 None if has_data => Ok(physical),
-                Some(entry) if has_data && leads(entry, physical, Access::fetch()) => Ok(entry),
+                Some(entry) if has_data && leads(entry, physical, fetch) => Ok(entry),
                 _ => Err(WRONG_PAGES),
             }
         };
         let count = self.report.virtual_map.len() as u64;
-        let calls = Calls::after_the_switch(room_for_arguments(self.loaded), self.switch_arguments(count));
+        let calls = Calls::after_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         let entries: Vec<Entry> = calls.calls.iter().map(entry).collect();
         self.call_all("mapper", root, &calls, &entries)
     }
 
-    /// Firmware's tables, if they are virtual by now.
+    /// Firmware's tables, if they are virtual by now, and whole.
     pub(super) fn verify_virtual_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
-        if self.firmware.as_ref().is_some_and(Firmware::is_virtual) {
+        if self.firmware.as_ref().is_some_and(Firmware::is_virtual) && !self.given_up {
             self.verify_firmware_tables(translate);
         }
     }
@@ -92,10 +113,19 @@ impl Run<'_, '_> {
         }
     }
 
-    /// SetVirtualAddressMap's arguments, for so many descriptors.
+    /// SetVirtualAddressMap's arguments, for so many descriptors, as the kernel has them.
     fn switch_arguments(&self, count: u64) -> [u64; 4] {
-        let stride = DESCRIPTOR_STRIDE as u64;
-        [count * stride, stride, DESCRIPTOR_VERSION.into(), self.loaded.placement.virtual_map().start]
+        let map = self.loaded.virtual_map_at(count);
+        let version = self.job.kernel.descriptor_version.unwrap_or(self.job.firmware.descriptor_version);
+        [map.end - map.start, self.loaded.strides.kernel as u64, version.into(), map.start]
+    }
+
+    /// Where arguments may lie, as the guest sees it: the records of probes, of which there are none meanwhile.
+    fn room_for_arguments(&self) -> Room {
+        let header = self.loaded.image.header();
+        let first = header.mailbox + offset_of!(Mailbox, probes) as u64;
+        let range = first..first + (efibed_guest::protocol::MAX_PROBES * size_of::<Probe>()) as u64;
+        Room { range, guarded: self.job.kernel.guard_page.then_some(header.edge + PAGE_BYTES) }
     }
 
     /// Makes the calls that have an entry, in one batch, and reports on all.
@@ -111,47 +141,139 @@ impl Run<'_, '_> {
                 commands.push(command(Op::Call, [*entry, a, b, c, d, e]));
             }
         }
-        let served = self.firmware.as_mut().map(|firmware| {
-            firmware.expect_root(root);
-            Served { firmware, tables: &self.loaded.memory, paging: &self.cpu.checks }
-        });
-        let mut listener = Listener { judge: None, firmware: served, calls: Vec::new(), reset: None };
-        let outcome = self.guest.batch(&commands, &mut listener);
-        let (answered, reset) = (listener.calls, listener.reset);
-        // A call that did not come back, or was not come to, has returned nothing.
-        let done = if outcome.is_ok() { answered.len() } else { answered.len().saturating_sub(1) };
-        let returned = self.guest.results(commands.len())?;
-        let mut returned = returned.into_iter().skip(1).take(done);
+        let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
+        let fates = self.fates(commands.len(), outcome.is_err())?;
 
-        let mut answered = answered.into_iter();
+        let mut command_at = 0;
         for (planned, entry) in calls.calls.iter().zip(entries) {
-            match entry {
-                Err(reason) => self.report.calls.push(not_called(self.phase, tables, planned, reason)),
-                Ok(_) => {
-                    // What a batch that ended early did not come to is not reported: why it ended is.
-                    let Some(call) = answered.next() else { break };
-                    self.judge_call(tables, planned, &call, returned.next());
-                }
-            }
+            let Ok(entry) = *entry else {
+                let reason = entry.err().unwrap_or_default();
+                self.report.calls.push(not_called(self.phase, tables, planned, reason));
+                continue;
+            };
+            command_at += 1;
+            // What a batch that ended early did not come to is not reported: why it ended is.
+            let Some(fate) = fates.get(command_at) else { break };
+            let call = trapped.iter().find(|(at, _)| *at == command_at as u64).map(|(_, call)| call);
+            let made = Made { planned, entry, call, fate: *fate, halt: halt.as_ref(), root };
+            self.judge_call(tables, &made);
         }
         match outcome {
-            Err(End::Stopped) if reset.is_some() && calls.calls.last().is_some_and(|call| call.status.is_none()) => {
-                Ok(())
-            }
-            outcome => outcome.map(drop),
+            Err(End::Stopped) if reset && calls.calls.last().is_some_and(|call| call.status.is_none()) => Ok(()),
+            outcome => outcome,
         }
     }
 
-    /// `returned` is what the guest got; None: the call did not come back.
-    fn judge_call(&mut self, tables: &'static str, planned: &PlannedCall, call: &Call, returned: Option<u64>) {
-        let service = call.service;
-        let mut find = |rule, message| self.marks.push_worded(self.phase, rule, None, message);
-        for breach in &call.breaches {
-            find(rule_of(breach), format!("{service}: {breach}"));
+    fn run_calls(&mut self, commands: &[Command], root: u64) -> Batch {
+        let command_at =
+            self.loaded.physical(self.loaded.image.header().mailbox) + offset_of!(Mailbox, command_at) as u64;
+        let served = self.firmware.as_mut().map(|firmware| {
+            firmware.expect_root(root);
+            Served { firmware, tables: &self.loaded.memory, paging: &self.cpu.checks, command_at }
+        });
+        let mut listener = Listener { judge: None, firmware: served, calls: Vec::new(), reset: None };
+        self.guest.set_limit(LIMIT.min(self.job.limit));
+        let mut outcome = self.guest.batch(commands, &mut listener);
+        let mut halt = None;
+        if let Err(end @ End::Exit(Exit::Watchdog { .. } | Exit::InternalError(_))) = &outcome
+            && self.guest.is_in_service()
+        {
+            halt = Some(end.clone());
+            outcome = self.guest.abandon_service(commands.len(), &mut listener);
         }
-        match (returned, &call.refusal) {
-            (_, Some(refusal @ Refusal::Unreachable { .. })) => find(Rule::CallBuffer, format!("{service}: {refusal}")),
-            (Some(returned), _) if returned != call.status.0 as u64 => {
+        self.guest.set_limit(self.job.limit);
+        Batch { outcome: outcome.map(drop), halt, reset: listener.reset.is_some(), trapped: listener.calls }
+    }
+
+    /// What became of each command, up to the one that the batch ended in, if it did.
+    fn fates(&mut self, commands: usize, ended: bool) -> Result<Vec<Fate>, End> {
+        let abandoned = self.guest.abandoned_service()?.filter(|_| !self.given_up);
+        self.given_up |= abandoned.is_some();
+        let ended_at = if ended { self.guest.command_at()? } else { commands };
+        let fate = |(at, result)| match abandoned {
+            _ if at == ended_at => Fate::Ended,
+            Some(abandoned) if at == abandoned => Fate::Abandoned(result),
+            Some(abandoned) if at > abandoned => Fate::NotMade(result),
+            _ => Fate::Returned(result),
+        };
+        let results = self.guest.results(commands)?;
+        let fates: Vec<_> = results.into_iter().enumerate().take(ended_at + 1).map(fate).collect();
+        // It must have kept to that itself.
+        let is_refused = |fate: &Fate| !matches!(fate, Fate::NotMade(result) if *result != EFI_UNSUPPORTED);
+        if fates.iter().all(is_refused) { Ok(fates) } else { Err(End::Corrupt) }
+    }
+
+    fn judge_call(&mut self, tables: &'static str, made: &Made<'_>) {
+        let Made { planned, entry, call, fate, halt, root } = *made;
+        let service = planned.service;
+        self.commit(service, call, fate);
+        if let Some(call) = call {
+            self.judge_way(call);
+        }
+        let reason = match (fate, call) {
+            (Fate::NotMade(_), _) => {
+                self.report.calls.push(not_called(self.phase, tables, planned, GIVEN_UP));
+                return;
+            }
+            (Fate::Abandoned(_), _) => Some(self.judge_abandoned(&Abandoned { service, entry, call, halt, root })),
+            (Fate::Ended, _) if planned.status.is_none() => {
+                Some("firmware reset the machine, which ends the run".to_owned())
+            }
+            (Fate::Ended, _) => Some("it did not come back".to_owned()),
+            (Fate::Returned(returned), Some(call)) => {
+                self.judge_return(planned, call, returned);
+                None
+            }
+            (Fate::Returned(returned), None) => {
+                let message = format!("{service} returned {returned:#x}, and its code has not run");
+                self.marks.push_worded(self.phase, Rule::CallStatus, None, message);
+                None
+            }
+        };
+        let [a, b, c, d, _] = planned.args;
+        self.report.calls.push(CallReport {
+            phase: self.phase,
+            service: service.name(),
+            rip: Some(call.map_or(entry, |call| call.rip)),
+            cr3: Some(call.map_or(root, |call| call.cr3)),
+            tables,
+            args: call.map_or([a, b, c, d], |call| call.args),
+            status: match fate {
+                Fate::Returned(status) | Fate::Abandoned(status) => Some(status),
+                Fate::Ended | Fate::NotMade(_) => None,
+            },
+            reason,
+        });
+    }
+
+    /// Notes what firmware has done by now that it must not.
+    fn commit(&mut self, service: Service, call: Option<&Call>, fate: Fate) {
+        let done = call.into_iter().flat_map(|call| &call.misdeeds).map(|misdeed| misdeed.what);
+        // A table that lies has been believed where code could not be fetched.
+        let unfetched = (call.is_none() && matches!(fate, Fate::Abandoned(_))).then_some(Misbehaviour::AttributesTable);
+        self.committed.extend(done.chain(unfetched).map(|what| Offence { what, service }));
+    }
+
+    /// How a service was called, and whether it found firmware's state.
+    fn judge_way(&mut self, call: &Call) {
+        let service = call.service;
+        for breach in &call.breaches {
+            self.marks.push_worded(self.phase, rule_of(breach), None, format!("{service}: {breach}"));
+        }
+        if let Some(lost) = &call.lost_state {
+            self.marks.push_worded(self.phase, Rule::CallResult, None, format!("before {service}: {lost}"));
+        }
+    }
+
+    /// `returned` is what the guest got.
+    fn judge_return(&mut self, planned: &PlannedCall, call: &Call, returned: u64) {
+        let service = call.service;
+        self.judge_misdeeds(call);
+        let mut find = |rule, message| self.marks.push_worded(self.phase, rule, None, message);
+        let answers_anyhow = call.misdeeds.iter().any(|misdeed| matches!(misdeed.deed, Deed::Answer(_)));
+        match &call.refusal {
+            Some(refusal @ Refusal::Unreachable { .. }) => find(Rule::CallBuffer, format!("{service}: {refusal}")),
+            _ if returned != call.status.0 as u64 => {
                 let (expected, found) = (call.status, Status(returned as usize));
                 let message = format!(
                     "{service} returned {found:?} where firmware answered {expected:?}: its code did \
@@ -159,33 +281,46 @@ impl Run<'_, '_> {
                 );
                 find(Rule::CallStatus, message);
             }
-            (Some(_), refusal) if planned.status != Some(call.status) => {
+            Some(refusal @ Refusal::DescriptorVersion { .. })
+                if self.job.firmware.descriptor_version != DESCRIPTOR_VERSION =>
+            {
+                find(Rule::FirmwareError, format!("{service} refuses the version that firmware reports: {refusal}"));
+            }
+            refusal if planned.status != Some(call.status) && !answers_anyhow => {
                 let reason = refusal.as_ref().map_or(String::new(), |refusal| format!(": {refusal}"));
                 find(Rule::CallStatus, format!("{service} answered {:?}{reason}", call.status));
             }
-            (Some(_), _) if call.status == Status::SUCCESS => {
+            _ if call.status == Status::SUCCESS => {
                 if let Some(at) = planned.results.iter().find_map(|result| first_difference(self.loaded, result)) {
                     find(Rule::CallResult, format!("{service} left something else at {at:#x} than it should"));
                 }
             }
             _ => {}
         }
-        let reason = match planned.status {
-            None if returned.is_none() => Some("firmware reset the machine, which ends the run".to_owned()),
-            _ if returned.is_none() => Some("it did not come back".to_owned()),
-            _ => None,
-        };
-        self.report.calls.push(CallReport {
-            phase: self.phase,
-            service: service.name(),
-            rip: Some(call.rip),
-            cr3: Some(call.cr3),
-            tables,
-            args: call.args,
-            status: returned,
-            reason,
-        });
     }
+}
+
+/// A batch of calls that is over.
+struct Batch {
+    outcome: Result<(), End>,
+    /// What ended a service that had to be abandoned by the host.
+    halt: Option<End>,
+    /// What was called, and by which command.
+    trapped: Vec<(u64, Call)>,
+    /// ResetSystem reset the machine.
+    reset: bool,
+}
+
+/// A call that was to be made, and what is known of it.
+#[derive(Clone, Copy)]
+struct Made<'a> {
+    planned: &'a PlannedCall,
+    entry: u64,
+    /// Its trap, if it came to that.
+    call: Option<&'a Call>,
+    fate: Fate,
+    halt: Option<&'a End>,
+    root: u64,
 }
 
 fn not_called(phase: check::Phase, tables: &'static str, planned: &PlannedCall, reason: &str) -> CallReport {
@@ -219,11 +354,4 @@ fn first_difference(loaded: &Loaded, (at, expected): &(u64, Vec<u8>)) -> Option<
     }
     let index = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
     Some(at + index as u64)
-}
-
-/// Where arguments may lie, as the guest sees it: the records of probes, of which there are none meanwhile.
-fn room_for_arguments(loaded: &Loaded) -> Range<u64> {
-    let mailbox = loaded.image.header().mailbox;
-    let first = mailbox + offset_of!(Mailbox, probes) as u64;
-    first..first + (efibed_guest::protocol::MAX_PROBES * size_of::<Probe>()) as u64
 }

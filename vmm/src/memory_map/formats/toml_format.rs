@@ -29,26 +29,56 @@ use super::super::{
     parse_attribute, parse_type, type_name,
 };
 
-/// One `[[descriptor]]` table.
+/// A descriptor: of the memory map in `[[descriptor]]`, of the Memory Attributes Table in `[[attributes]]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Descriptor {
-    /// Type.
+    /// Type: UEFI's name for it, or a number.
     #[serde(rename = "type", deserialize_with = "memory_type")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "type_schema"))]
     pub ty: MemoryType,
     /// PhysicalStart.
     #[serde(deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "number_schema"))]
     pub phys: u64,
     /// NumberOfPages.
     #[serde(deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "number_schema"))]
     pub pages: u64,
-    /// Attribute. Required, because one forgotten would be a region silently not mapped.
+    /// Attribute: names or numbers joined by |, or a number. Required, because one forgotten would be a region silently not
+    /// mapped; "" for none.
     #[serde(deserialize_with = "attribute")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "attribute_schema"))]
     pub attribute: MemoryAttribute,
     /// VirtualStart, 0 if not given.
     #[serde(default, deserialize_with = "number")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "number_schema"))]
     pub virt: u64,
 }
+
+/// From 2^63 on in quotes, for TOML's integers end there.
+#[cfg(feature = "cli")]
+fn number_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": NUMBER }] })
+}
+
+#[cfg(feature = "cli")]
+fn type_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let number = serde_json::json!({ "type": "string", "pattern": NUMBER });
+    schemars::json_schema!({ "anyOf": [{ "enum": TYPES }, { "type": "integer", "minimum": 0, "maximum": u32::MAX }, number] })
+}
+
+#[cfg(feature = "cli")]
+fn attribute_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let names = ATTRIBUTES.map(|(_, name)| name).join("|");
+    let part = format!("\\s*({names}|0x[0-9a-fA-F_]+|[0-9_]+)\\s*");
+    let pattern = format!("^({part}(\\|{part})*|\\s*)$");
+    schemars::json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": pattern }] })
+}
+
+#[cfg(feature = "cli")]
+const NUMBER: &str = "^(0x[0-9a-fA-F_]+|[0-9_]+)$";
 
 impl From<Descriptor> for MemoryDescriptor {
     fn from(descriptor: Descriptor) -> Self {
@@ -168,6 +198,7 @@ struct Document {
     mapper: Option<IgnoredAny>,
     cpu: Option<IgnoredAny>,
     firmware: Option<IgnoredAny>,
+    kernel: Option<IgnoredAny>,
     expect: Option<IgnoredAny>,
 }
 

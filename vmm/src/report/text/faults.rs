@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::mmu::{ErrorCode, Fault};
 use crate::report::style::{Paint, labelled, printable};
-use crate::report::{FaultDetail, Report, error_code};
+use crate::report::{Culprit, FaultDetail, Report, error_code};
 
 /// Faults shown, and error codes explained.
 const MAX_SHOWN: usize = 12;
@@ -30,13 +30,13 @@ fn one_of_each_kind(faults: &[FaultDetail]) -> Vec<&FaultDetail> {
     let mut seen = BTreeSet::new();
     let is_new = |fault: &&FaultDetail| {
         let record = &fault.record;
-        let kind = (fault.phase, record.region, record.access.to_string());
+        let kind = (fault.phase, record.region, record.access.to_string(), fault.service);
         seen.insert((kind, record.fault.vector, record.fault.error_code))
     };
     faults.iter().filter(is_new).take(MAX_SHOWN).collect()
 }
 
-fn one(fault: &FaultDetail, paint: Paint) -> [String; 2] {
+fn one(fault: &FaultDetail, paint: Paint) -> Vec<String> {
     let record = &fault.record;
     let region = record.region.map_or_else(String::new, |index| format!(", region {index}"));
     let raised = paint.wrong(record.fault);
@@ -48,7 +48,18 @@ fn one(fault: &FaultDetail, paint: Paint) -> [String; 2] {
     if let Some(instruction) = &fault.instruction {
         place += &format!(": {}", printable(instruction));
     }
-    [format!("  {} at {:#x}{region}: {raised}", record.access, record.virt), format!("    {}", paint.dim(place))]
+    let mut lines = vec![format!("  {} at {:#x}{region}: {raised}{}", record.access, record.virt, by_whom(fault))];
+    lines.push(format!("    {}", paint.dim(place)));
+    lines
+}
+
+/// Of a fault in a runtime service: in which, and whose fault it was.
+fn by_whom(fault: &FaultDetail) -> String {
+    let Some(service) = fault.service else { return String::new() };
+    match fault.culprit {
+        Culprit::MappingCode => format!(", in {service}"),
+        Culprit::Firmware(misbehaviour) => format!(", in {service}, by firmware's own fault ({})", misbehaviour.name()),
+    }
 }
 
 /// Each page fault's error code once.

@@ -1,0 +1,545 @@
+//! Firmware that does what it must not: under a mapping that survives it, and under one that does not, with whose fault it
+//! was, and where, how and with which error code it faulted.
+
+use std::time::Duration;
+
+use efibed::check::{Phase, Rule};
+use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
+use efibed::mmu::{Level, Pa};
+use efibed::report::{Culprit, Report};
+use efibed::{CpuidRequest, KernelOptions, Layout, Misbehaviour, Moment, Offence, Scenario, Tamper};
+use efibed_tests::*;
+use libtest_mimic::Trial;
+
+/// All of them.
+pub fn trials() -> Vec<Trial> {
+    let mut trials: Vec<_> = ROWS
+        .iter()
+        .map(|row| {
+            let name = format!("misbehaviour_{}", row.name);
+            trial(name, Need::Kvm, move || row.hold())
+        })
+        .collect();
+    for (name, run) in [
+        ("every_misbehaviour_is_tried", every_misbehaviour_is_tried as fn()),
+        ("a_read_that_goes_astray_is_found_though_it_does_not_fault", a_read_that_goes_astray),
+        ("a_service_that_never_returns_is_abandoned", a_service_that_never_returns),
+        ("errors_are_no_findings_but_of_the_switch", errors),
+        ("a_fault_at_what_is_owed_is_the_mapping_codes", a_fault_at_what_is_owed),
+        ("after_a_fault_the_run_goes_on", after_a_fault_the_run_goes_on),
+        ("a_fault_in_the_middle_leaves_half_of_the_work_done", a_fault_in_the_middle),
+        ("descriptors_of_other_sizes_are_followed", descriptors_of_other_sizes),
+        ("a_kernel_with_its_own_descriptor_size_is_found_out", a_kernel_with_its_own_size),
+        ("firmware_refuses_the_version_it_reports", the_version_it_reports),
+        ("what_firmware_cannot_do_here_is_skipped", what_firmware_cannot_do),
+    ] {
+        trials.push(trial(name, Need::Kvm, run));
+    }
+    trials
+}
+
+/// Firmware's data, a device right behind it, boot services, firmware's code.
+fn firmware() -> MemoryMap {
+    let device = MemoryDescriptor {
+        att: MemoryAttribute::RUNTIME | MemoryAttribute::UNCACHEABLE,
+        ..runtime(MemoryType::MMIO, 0x7e42_0000, 0x10)
+    };
+    let boot = MemoryDescriptor {
+        att: MemoryAttribute::WRITE_BACK,
+        ..runtime(MemoryType::BOOT_SERVICES_DATA, 0x40_0000, 0x40)
+    };
+    let descriptors = vec![runtime(DATA, 0x7e40_0000, 0x20), device, boot, runtime(CODE, 0x7e00_0000, 0x20)];
+    MemoryMap::from_descriptors("firmware", descriptors)
+}
+
+const DATA_REGION: Option<usize> = Some(0);
+const DEVICE_REGION: Option<usize> = Some(1);
+const BOOT_REGION: Option<usize> = Some(2);
+const CODE_REGION: Option<usize> = Some(3);
+/// RUNTIME pages and boot services.
+const PAGES: u64 = 0x20 + 0x10 + 0x40 + 0x20;
+
+// The same map by the layouts' rules. `window`: the highest mapped end is 0x7e430000, so efi_va is 0xfffffffe81bd0000.
+const WINDOW_DATA: u64 = 0xffff_fffe_fffd_0000;
+const WINDOW_CODE: u64 = 0xffff_fffe_ffbd_0000;
+// `linux`, from the last region to the first: code at -4G - 0x20000, brought down to 2 MiB; boot services, brought down; the
+// device at PA modulo 2 MiB; data right below it.
+const LINUX_CODE: u64 = 0xffff_fffe_ffe0_0000;
+const LINUX_DATA: u64 = 0xffff_fffe_ffa0_0000;
+/// Where in a page the stamp's `ret` is, and where GetTime's stub begins: behind the stamp.
+const RET: u64 = 10;
+const STUB: u64 = 16;
+
+/// One misbehaviour.
+struct Row {
+    name: &'static str,
+    /// As `[firmware]` has it.
+    offence: &'static str,
+    survives: fn(Scenario) -> Scenario,
+    does_not: fn(Scenario) -> Scenario,
+    /// What it then comes to.
+    phase: Phase,
+    access: &'static str,
+    at: u64,
+    error_code: u32,
+    region: Option<usize>,
+}
+
+const ROWS: [Row; 18] = [
+    Row {
+        name: "reads_boot_services_in_the_switch",
+        offence: "reads-boot-services",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Map,
+        access: "supervisor read",
+        at: 0x40_0000,
+        error_code: 0x0,
+        region: BOOT_REGION,
+    },
+    Row {
+        name: "reads_boot_services_after_the_switch",
+        offence: "reads-boot-services@GetVariable",
+        survives: linux_without_finish,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        at: 0x40_0000,
+        error_code: 0x0,
+        region: BOOT_REGION,
+    },
+    Row {
+        name: "writes_boot_services_in_the_switch",
+        offence: "writes-boot-services",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Map,
+        access: "supervisor write",
+        at: 0x40_0000,
+        error_code: 0x2,
+        region: BOOT_REGION,
+    },
+    Row {
+        name: "writes_boot_services_after_the_switch",
+        offence: "writes-boot-services@SetTime",
+        survives: linux_without_finish,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor write",
+        at: 0x40_0000,
+        error_code: 0x2,
+        region: BOOT_REGION,
+    },
+    Row {
+        name: "writes_page_zero",
+        offence: "writes-page-zero",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Map,
+        access: "supervisor write",
+        at: 0x400,
+        error_code: 0x2,
+        region: None,
+    },
+    Row {
+        name: "uses_a_physical_pointer",
+        offence: "physical-pointer",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        at: 0x7e40_0000,
+        error_code: 0x0,
+        region: DATA_REGION,
+    },
+    Row {
+        name: "uses_its_new_address_early",
+        offence: "early-pointer",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Map,
+        access: "supervisor read",
+        at: WINDOW_DATA,
+        error_code: 0x0,
+        region: DATA_REGION,
+    },
+    Row {
+        name: "writes_its_code",
+        offence: "writes-code",
+        survives: linux,
+        does_not: linux_with_read_only_code,
+        phase: Phase::Finish,
+        access: "supervisor write",
+        at: LINUX_CODE + 0xf00,
+        error_code: 0x3,
+        region: CODE_REGION,
+    },
+    Row {
+        name: "executes_its_data",
+        offence: "executes-data",
+        survives: linux_without_nx,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor fetch",
+        at: LINUX_DATA + RET,
+        error_code: 0x11,
+        region: DATA_REGION,
+    },
+    Row {
+        name: "executes_its_data_in_the_switch",
+        offence: "executes-data@SetVirtualAddressMap",
+        survives: window,
+        does_not: linux,
+        phase: Phase::Map,
+        access: "supervisor fetch",
+        at: 0x7e40_0000 + RET,
+        error_code: 0x11,
+        region: DATA_REGION,
+    },
+    Row {
+        name: "crosses_a_seam",
+        offence: "seam",
+        survives: linux,
+        does_not: packed_down,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        // The data, first in the list, ends where the addresses do.
+        at: 0xffff_ffff_0000_0000,
+        error_code: 0x0,
+        region: DEVICE_REGION,
+    },
+    Row {
+        name: "crosses_a_seam_under_window",
+        offence: "seam@GetNextVariableName",
+        survives: window,
+        does_not: packed_down,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        at: 0xffff_ffff_0000_0000,
+        error_code: 0x0,
+        region: DEVICE_REGION,
+    },
+    Row {
+        name: "lies_in_the_attributes_table",
+        offence: "attributes-table",
+        survives: window,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor fetch",
+        at: LINUX_CODE + STUB,
+        error_code: 0x11,
+        region: CODE_REGION,
+    },
+    Row {
+        name: "lies_in_the_attributes_table_to_a_kernel_that_ignores_it",
+        offence: "attributes-table",
+        survives: linux_without_finish,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor fetch",
+        at: LINUX_CODE + STUB,
+        error_code: 0x11,
+        region: CODE_REGION,
+    },
+    Row {
+        name: "jumps_to_its_physical_address",
+        offence: "jumps-wild",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Finish,
+        access: "supervisor fetch",
+        at: 0x7e00_0000 + RET,
+        error_code: 0x10,
+        region: CODE_REGION,
+    },
+    Row {
+        name: "jumps_to_its_new_address_early",
+        offence: "jumps-wild@SetVirtualAddressMap",
+        survives: linux,
+        does_not: window,
+        phase: Phase::Map,
+        access: "supervisor fetch",
+        at: WINDOW_CODE + RET,
+        error_code: 0x10,
+        region: CODE_REGION,
+    },
+    Row {
+        name: "reads_past_its_argument",
+        offence: "past-argument",
+        survives: linux,
+        does_not: linux_with_guard_page,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        // Known to the image alone: see `hold`.
+        at: 0,
+        error_code: 0x0,
+        region: None,
+    },
+    // Nothing survives a wild pointer: the other run is one in which the service is not the guilty one.
+    Row {
+        name: "faults_in_the_middle",
+        offence: "faults@QueryVariableInfo",
+        survives: not_at_all,
+        does_not: linux,
+        phase: Phase::Finish,
+        access: "supervisor read",
+        at: 0x6666_dead_b000,
+        error_code: 0x0,
+        region: None,
+    },
+];
+
+fn linux(scenario: Scenario) -> Scenario {
+    scenario.layout(Layout::Linux)
+}
+
+fn window(scenario: Scenario) -> Scenario {
+    scenario.layout(Layout::Window)
+}
+
+fn packed_down(scenario: Scenario) -> Scenario {
+    scenario.layout(Layout::PackedDown)
+}
+
+/// As with efi=debug: boot services are kept, and the Memory Attributes Table is not applied.
+fn linux_without_finish(scenario: Scenario) -> Scenario {
+    linux(scenario).kernel(KernelOptions { finish: false, ..KernelOptions::default() })
+}
+
+fn linux_with_guard_page(scenario: Scenario) -> Scenario {
+    linux(scenario).kernel(KernelOptions { guard_page: true, ..KernelOptions::default() })
+}
+
+fn linux_without_nx(scenario: Scenario) -> Scenario {
+    linux(scenario).cpu(CpuidRequest { nx: Some(false), ..CpuidRequest::default() })
+}
+
+fn linux_with_read_only_code(scenario: Scenario) -> Scenario {
+    let table = vec![attributes(CODE, 0x7e00_0000, 0x20, MemoryAttribute::READ_ONLY)];
+    let map = scenario.map().clone().with_attributes_table(table);
+    let misbehaves = scenario.firmware_options().clone();
+    linux(Scenario::new(map)).firmware(misbehaves)
+}
+
+fn not_at_all(scenario: Scenario) -> Scenario {
+    linux(Scenario::new(scenario.map().clone()))
+}
+
+impl Row {
+    fn hold(&self) {
+        let offence = Offence::parse(self.offence).unwrap();
+        let scenario = Scenario::new(firmware()).misbehave(offence);
+        let survived = run(&(self.survives)(scenario.clone()));
+        survived.assert_clean();
+        assert_eq!(survived.probes.pages_verified, PAGES);
+        assert!(survived.faults.is_empty() && survived.skipped.iter().all(|it| !it.what.contains("misbehaves")));
+        assert!(survived.calls.iter().all(|call| call.status != Some(ABORTED)));
+
+        let report = run(&(self.does_not)(scenario));
+        let rules: Vec<_> = report.findings.iter().map(|finding| (finding.rule, finding.phase)).collect();
+        assert_eq!(rules, [(Rule::FirmwareFault, self.phase)], "{report:#?}");
+        let [fault] = report.faults.as_slice() else { panic!("{:?}", report.faults) };
+        let record = &fault.record;
+        let at = if self.offence == "past-argument" { guard_page(&report) } else { self.at };
+        assert_eq!((fault.phase, record.access.to_string().as_str()), (self.phase, self.access));
+        assert_eq!((record.virt, record.cr2), (at, at), "{:#x}", record.virt);
+        assert_eq!((record.fault.vector, record.fault.error_code.0), (14, self.error_code));
+        assert_eq!(record.region, self.region);
+        assert_eq!(fault.service, Some(offence.service.name()));
+        assert_eq!(fault.culprit, Culprit::Firmware(offence.what));
+
+        let finding = &report.findings[0];
+        assert_eq!((finding.virt, finding.error_code, finding.region), (Some(at), Some(self.error_code), self.region));
+        assert!(finding.expected.starts_with(offence.what.remedy()), "{}", finding.expected);
+        // The mapping is not to blame.
+        assert_eq!(report.probes.pages_verified, PAGES);
+        assert!(report.regions.iter().all(|region| region.verdict != efibed::report::Verdict::Wrong));
+        assert_abandoned(&report, self.phase, offence.service.name());
+    }
+}
+
+/// The end of GetTime's first argument.
+fn guard_page(report: &Report) -> u64 {
+    let call = report.calls.iter().find(|call| call.service == "GetTime" && call.phase == Phase::Finish).unwrap();
+    let end = call.args[0] + 16;
+    assert_eq!(end % 4096, 0);
+    end
+}
+
+/// EFI_ABORTED (UEFI 2.10, appendix D).
+const ABORTED: u64 = 1 << 63 | 21;
+
+/// The service was abandoned, and none was called after it.
+fn assert_abandoned(report: &Report, phase: Phase, service: &str) {
+    let at = report.calls.iter().position(|call| call.status == Some(ABORTED)).unwrap();
+    let (before, after) = report.calls.split_at(at);
+    assert_eq!((after[0].phase, after[0].service), (phase, service));
+    assert!(after[0].reason.as_deref().is_some_and(|reason| reason.starts_with("the guest abandoned it")));
+    assert!(before.iter().all(|call| call.status.is_some() || call.rip.is_none()), "{before:?}");
+    for call in &after[1..] {
+        assert_eq!((call.rip, call.status), (None, None), "{call:?}");
+        let reasons = ["the guest has given up on runtime services", "the tables have no 1:1 alias of firmware's code"];
+        assert!(call.reason.as_deref().is_some_and(|reason| reasons.contains(&reason)), "{call:?}");
+    }
+}
+
+fn run(scenario: &Scenario) -> Report {
+    bed().run(scenario).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn rules(report: &Report) -> Vec<Rule> {
+    report.findings.iter().map(|finding| finding.rule).collect()
+}
+
+fn every_misbehaviour_is_tried() {
+    let elsewhere = [Misbehaviour::Errors, Misbehaviour::NeverReturns];
+    for what in Misbehaviour::ALL.iter().filter(|what| !elsewhere.contains(what)) {
+        let tried = ROWS.iter().any(|row| Offence::parse(row.offence).unwrap().what == *what);
+        assert!(tried, "{}", what.name());
+    }
+}
+
+/// Boot services above the data, where firmware takes the device to be.
+fn a_read_that_goes_astray() {
+    let [data, device, boot, code] = firmware().descriptors().to_vec().try_into().unwrap();
+    let map = MemoryMap::from_descriptors("astray", vec![boot, data, device, code]);
+    let scenario = packed_down(Scenario::new(map)).misbehave(Misbehaviour::Seam);
+    let report = run(&scenario);
+    assert_eq!(rules(&report), [Rule::FirmwareAstray]);
+    let finding = &report.findings[0];
+    // Boot services lie at -4G - 0x40000 there.
+    assert_eq!(finding.virt, Some(0xffff_fffe_fffc_0003));
+    assert_eq!((finding.expected.as_str(), finding.observed.as_str()), ("PA 0x7e420003", "PA 0x400003"));
+    assert_eq!(report.translate(0xffff_fffe_fffc_0003), Some(Pa(0x40_0003)));
+    assert!(report.faults.is_empty());
+    run(&window(scenario)).assert_clean();
+}
+
+fn a_service_that_never_returns() {
+    for (offence, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)] {
+        let offence = Offence::parse(offence).unwrap();
+        let scenario = Scenario::new(firmware()).limit(Duration::from_millis(500));
+        let report = run(&scenario.clone().misbehave(offence));
+        assert_eq!(rules(&report), [Rule::FirmwareHang]);
+        assert!(report.findings[0].message.contains("in ring 0 at RIP 0x"), "{}", report.findings[0].message);
+        assert!(report.faults.is_empty());
+        assert_eq!(report.probes.pages_verified, PAGES);
+        assert_abandoned(&report, phase, offence.service.name());
+        run(&scenario).assert_clean();
+    }
+}
+
+fn errors() {
+    let report = run(&linux(Scenario::new(firmware()).misbehave(Misbehaviour::Errors)));
+    report.assert_clean();
+    let after = calls(&report, Phase::Finish);
+    assert_eq!(after[0], ("mapper", "GetTime", Some(1 << 63 | 7)));
+    assert!(after[1..].iter().all(|(_, service, status)| *status == Some(0) || !service.contains("Time")));
+
+    let offence = Offence::parse("errors@SetVirtualAddressMap").unwrap();
+    let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
+    assert_eq!(rules(&report), [Rule::FirmwareError]);
+    let after: Vec<_> = report.calls.iter().filter(|call| call.phase == Phase::Finish).collect();
+    assert_eq!(after.len(), 14);
+    assert!(after.iter().all(|it| it.reason.as_deref() == Some("SetVirtualAddressMap has not succeeded")));
+}
+
+/// SetVirtualAddressMap converts firmware's own pointer, in its code: where the 1:1 alias of that cannot be written, it
+/// faults, and firmware did nothing wrong.
+fn a_fault_at_what_is_owed() {
+    let tamper = Tamper { virt: 0x7e00_0000, level: Level::Pte, flip: 1 << 1, moment: Moment::BeforeWalk };
+    let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
+    let fault = report.findings.iter().find(|finding| finding.rule == Rule::CallFault).unwrap();
+    assert_eq!((fault.phase, fault.error_code, fault.region), (Phase::Map, Some(0x3), CODE_REGION));
+    assert!(report.findings.iter().any(|finding| finding.rule == Rule::NotWritable));
+    let [record] = report.faults.iter().filter(|it| it.service.is_some()).collect::<Vec<_>>()[..] else {
+        panic!("{:?}", report.faults)
+    };
+    assert_eq!((record.service, record.culprit), (Some("SetVirtualAddressMap"), Culprit::MappingCode));
+    assert_eq!(record.record.virt & !0xfff, 0x7e00_0000);
+    assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
+}
+
+/// Probes, phase `finish` and its probes come after a SetVirtualAddressMap that was abandoned; and the machine is fit for
+/// another run.
+fn after_a_fault_the_run_goes_on() {
+    let well = run(&linux(Scenario::new(firmware())));
+    well.assert_clean();
+    let report =
+        run(&linux(Scenario::new(firmware()).misbehave(Offence::parse("faults@SetVirtualAddressMap").unwrap())));
+    assert_eq!(rules(&report), [Rule::FirmwareFault]);
+    assert_eq!(report.probes, well.probes);
+    assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
+    run(&linux(Scenario::new(firmware()))).assert_clean();
+}
+
+/// What is not done then is left: of QueryVariableInfo's three results the first is written, and not the last.
+fn a_fault_in_the_middle() {
+    let offence = Offence::parse("faults@GetVariable").unwrap();
+    let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
+    assert_eq!(rules(&report), [Rule::FirmwareFault]);
+    let before = report.calls.iter().take_while(|call| call.status != Some(ABORTED)).count();
+    // Fourteen before the switch, the clock's four after it.
+    assert_eq!(before, 14 + 4);
+}
+
+fn descriptors_of_other_sizes() {
+    for bytes in [40, 56, 4096] {
+        for layout in [Layout::Linux, Layout::Window] {
+            for map in [map(Q35_2G), firmware()] {
+                let scenario = Scenario::new(map).layout(layout).sweep_limit(0x100);
+                let mut firmware = scenario.firmware_options().clone();
+                firmware.descriptor_size = bytes;
+                let report = run(&scenario.firmware(firmware));
+                report.assert_clean();
+                let switch = report.calls.iter().find(|call| call.service == "SetVirtualAddressMap").unwrap();
+                assert_eq!((switch.args[1], switch.status), (bytes as u64, Some(0)));
+                assert_eq!(switch.args[0] % bytes as u64, 0);
+            }
+        }
+    }
+}
+
+/// sizeof(EFI_MEMORY_DESCRIPTOR) is 40, and firmware's are 48 apart.
+fn a_kernel_with_its_own_size() {
+    let kernel = KernelOptions { descriptor_size: Some(40), ..KernelOptions::default() };
+    let report = run(&linux(Scenario::new(firmware())).kernel(kernel));
+    let found = rules(&report);
+    assert!(found.contains(&Rule::SwitchCall) && found.contains(&Rule::NotMapped), "{found:?}");
+    assert!(found.iter().all(|rule| !rule.is_firmwares()), "{found:?}");
+}
+
+/// U-Boot has reported 0, and EDK II takes nothing but 1.
+fn the_version_it_reports() {
+    let scenario = linux(Scenario::new(firmware()));
+    let mut firmware = scenario.firmware_options().clone();
+    firmware.descriptor_version = 0;
+    let scenario = scenario.firmware(firmware);
+    let report = run(&scenario);
+    assert_eq!(rules(&report), [Rule::FirmwareError]);
+    let switch = report.calls.iter().find(|call| call.service == "SetVirtualAddressMap").unwrap();
+    assert_eq!((switch.args[2], switch.status), (0, INVALID_PARAMETER));
+
+    let kernel = KernelOptions { descriptor_version: Some(1), ..KernelOptions::default() };
+    run(&scenario.kernel(kernel)).assert_clean();
+}
+
+fn what_firmware_cannot_do() {
+    let map = MemoryMap::from_descriptors("apart", vec![runtime(CODE, 0x7e00_0000, 4), runtime(DATA, 0x7e80_0000, 4)]);
+    let offences = [
+        ("seam", "no RUNTIME region follows that of firmware's data"),
+        ("reads-boot-services", "the map has no boot services that it could reach"),
+        ("errors", ""),
+    ];
+    let scenario = offences
+        .iter()
+        .fold(linux(Scenario::new(map)), |scenario, (offence, _)| scenario.misbehave(Offence::parse(offence).unwrap()));
+    let report = run(&scenario);
+    report.assert_clean();
+    let skipped: Vec<_> = report.skipped.iter().filter(|it| it.what.contains("misbehaves")).collect();
+    assert_eq!(skipped.len(), 2);
+    for (skipped, (offence, reason)) in skipped.into_iter().zip(offences) {
+        assert!(skipped.what.contains(offence), "{}", skipped.what);
+        assert_eq!(skipped.reason, reason);
+    }
+}

@@ -1,0 +1,83 @@
+//! The format as a JSON schema, for editors and for programs that write scenarios.
+
+use efibed_guest::{Layout, LeafRule};
+use schemars::generate::SchemaSettings;
+use schemars::transform::RecursiveTransform;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use super::File;
+use crate::check::Rule;
+use crate::engine::DESCRIPTOR_SIZES;
+use crate::firmware::{Misbehaviour, Offence};
+use crate::memory_map::ListKind;
+
+/// The JSON schema (draft 2020-12) of a scenario TOML.
+pub fn schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(as_toml_has_it));
+    settings.into_generator().into_root_schema_for::<File>().to_value()
+}
+
+/// There is no null in TOML: what is not there is left out. And descriptions are not broken into lines.
+fn as_toml_has_it(schema: &mut Schema) {
+    if schema.get("default").is_some_and(Value::is_null) {
+        schema.remove("default");
+    }
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|ty| ty != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".into(), only);
+        }
+    }
+    if let Some(Value::Array(choices)) = schema.get_mut("anyOf") {
+        choices.retain(|choice| *choice != json!({ "type": "null" }));
+        if let [only] = choices.as_slice()
+            && let Value::Object(only) = only.clone()
+        {
+            schema.remove("anyOf");
+            only.into_iter().for_each(|(key, value)| drop(schema.insert(key, value)));
+        }
+    }
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
+}
+
+pub fn list_kind(_: &mut SchemaGenerator) -> Schema {
+    names(ListKind::ALL.map(ListKind::name))
+}
+
+pub fn layout(_: &mut SchemaGenerator) -> Schema {
+    names(Layout::ALL.map(Layout::name))
+}
+
+pub fn leaf_rule(_: &mut SchemaGenerator) -> Schema {
+    names(LeafRule::ALL.map(LeafRule::name))
+}
+
+pub fn rules(_: &mut SchemaGenerator) -> Schema {
+    let rules = names(Rule::ALL.iter().map(|rule| rule.name()));
+    json_schema!({ "type": "array", "items": rules })
+}
+
+/// Every misbehaviour by itself, and with each service that can be guilty of it.
+pub fn offences(_: &mut SchemaGenerator) -> Schema {
+    let of_service = |what: &Misbehaviour| {
+        let named = efibed_stub::Service::ALL.map(|service| Offence { what: *what, service }.name());
+        named.into_iter().filter(|name| Offence::parse(name).is_ok())
+    };
+    let each =
+        Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_service(what)));
+    let offence = json_schema!({ "enum": each.collect::<Vec<_>>() });
+    json_schema!({ "type": "array", "items": offence })
+}
+
+pub fn descriptor_size(_: &mut SchemaGenerator) -> Schema {
+    let (first, last) = DESCRIPTOR_SIZES.into_inner();
+    json_schema!({ "type": "integer", "minimum": first, "maximum": last, "multipleOf": 8 })
+}
+
+fn names(names: impl IntoIterator<Item = &'static str>) -> Schema {
+    json_schema!({ "enum": names.into_iter().collect::<Vec<_>>() })
+}

@@ -1,0 +1,286 @@
+//! Services that did not return, and misdeeds that went through: whose fault it was, and what a kernel would have had to do.
+
+use efibed_guest::protocol::Crash;
+use efibed_stub::Service;
+
+use super::{Run, disassembled};
+use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
+use crate::guest::End;
+use crate::machine::Exit;
+use crate::memory_map::{PAGE_BYTES, type_name};
+use crate::mmu::{Access, ErrorCode, Fault, Pa, Va, walk};
+use crate::report::{Culprit, FaultDetail};
+
+/// A service that the guest gave up on.
+pub struct Abandoned<'a> {
+    pub service: Service,
+    /// Where it was called.
+    pub entry: u64,
+    /// Its trap, if it came to that.
+    pub call: Option<&'a Call>,
+    /// What ended it, if that was no fault.
+    pub halt: Option<&'a End>,
+    /// The tables it ran on.
+    pub root: u64,
+}
+
+impl Run<'_, '_> {
+    /// Finds what is to be found about it. The result is why it did not return.
+    pub(super) fn judge_abandoned(&mut self, abandoned: &Abandoned<'_>) -> String {
+        match (abandoned.halt, self.guest.service_fault()) {
+            (Some(halt), _) => self.judge_halt(abandoned, halt),
+            (None, Some(crash)) => self.judge_fault(abandoned, &crash),
+            (None, None) => "the guest abandoned it, and did not say why".into(),
+        }
+    }
+
+    fn judge_fault(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> String {
+        let service = abandoned.service;
+        let guilty = self.guilty(abandoned, crash);
+        let record = self.record_of(crash, guilty.as_ref());
+        let what = format!("{} at {:#x}{}", record.access, record.virt, self.of_region(record.region));
+        let (rule, expected, message) = match &guilty {
+            Some(misdeed) => {
+                let message = format!("firmware's {service} faulted, for it {}: {what}", doing(misdeed.what));
+                (Rule::FirmwareFault, remedy(misdeed), message)
+            }
+            None => (Rule::CallFault, String::new(), format!("{service} faulted at what it is owed: {what}")),
+        };
+        if guilty.is_some_and(|misdeed| misdeed.reached.is_some()) {
+            self.find_disagreement(format!("{service}: the walk says that a {what} goes through; it faulted"));
+        }
+        self.marks.push_finding(Finding {
+            virt: Some(record.virt),
+            pages: 1,
+            expected,
+            observed: record.fault.to_string(),
+            error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
+            walk: self.steps_to(abandoned.root, record.virt, record.access),
+            witnesses: vec![Witness::Mmu],
+            ..self.worded(rule, record.region, message)
+        });
+        let instruction = self.instruction_of_firmware(abandoned.root, record.rip);
+        self.report.faults.push(FaultDetail {
+            phase: self.phase,
+            record,
+            instruction,
+            service: Some(service.name()),
+            culprit: guilty.map_or(Culprit::MappingCode, |misdeed| Culprit::Firmware(misdeed.what)),
+        });
+        format!("the guest abandoned it after {}", record.fault)
+    }
+
+    fn instruction_of_firmware(&mut self, root: u64, rip: u64) -> Option<String> {
+        let walk = walk(&self.loaded.memory, Pa(root), Va(rip), Access::fetch(), &self.cpu.checks);
+        let phys = walk.translation()?.pa.0;
+        // The longest instruction (SDM vol. 2A, 2.3.11), as far as its page has it.
+        let mut bytes = vec![0; 15.min((PAGE_BYTES - phys % PAGE_BYTES) as usize)];
+        self.guest.machine().read(phys, &mut bytes).ok()?;
+        Some(disassembled(&bytes, rip))
+    }
+
+    /// What firmware did that it must not, if that is what faulted.
+    fn guilty(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
+        let Some(call) = abandoned.call else { return self.guilty_before_the_trap(abandoned, crash) };
+        let page = |address: u64| address & !(PAGE_BYTES - 1);
+        let is_guilty = |misdeed: &&Misdeed| match misdeed.deed {
+            Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(crash.cr2),
+            // Whatever is executed there in its stead is firmware's doing, too.
+            Deed::Execute => misdeed.what != Misbehaviour::AttributesTable && page(rip_of(crash)) == page(misdeed.at),
+            Deed::Hang | Deed::Answer(_) => false,
+        };
+        call.misdeeds.iter().find(is_guilty).copied()
+    }
+
+    /// Its first instruction could not be fetched, and its table said that it may not be.
+    fn guilty_before_the_trap(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
+        let firmware = self.firmware.as_ref()?;
+        let Abandoned { service, entry, .. } = *abandoned;
+        (firmware.lies_about_its_code() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
+            what: Misbehaviour::AttributesTable,
+            deed: Deed::Execute,
+            at: entry,
+            meant: Some(firmware.entry(service)),
+            reached: None,
+        })
+    }
+
+    fn record_of(&self, crash: &Crash, guilty: Option<&Misdeed>) -> FaultRecord {
+        let code = ErrorCode(crash.error_code as u32);
+        let access = match is_page_fault(crash) {
+            true if is_fetch(crash) => Access::fetch(),
+            true if code.contains(ErrorCode::W) => Access::write(),
+            _ => Access::read(),
+        };
+        let virt = if is_page_fault(crash) { crash.cr2 } else { rip_of(crash) };
+        let meant = guilty.and_then(|misdeed| Some(misdeed.meant? + virt.wrapping_sub(misdeed.at)));
+        let virtual_map = match self.job.earlier {
+            Some(earlier) => earlier.virtual_map,
+            None => &self.report.virtual_map,
+        };
+        let phys = meant.or_else(|| check::physical_of(virtual_map, virt)).unwrap_or(virt);
+        let holds = |region: &crate::memory_map::Region| {
+            phys.checked_sub(region.phys).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
+        };
+        FaultRecord {
+            virt,
+            access,
+            fault: Fault { vector: crash.vector as u8, error_code: code },
+            cr2: crash.cr2,
+            rip: rip_of(crash),
+            region: self.job.map.regions().find(holds).map(|region| region.index),
+        }
+    }
+
+    /// It was still running when its time was up, or KVM could not execute what it came to.
+    fn judge_halt(&mut self, abandoned: &Abandoned<'_>, halt: &End) -> String {
+        let service = abandoned.service;
+        let is_hang = matches!(halt, End::Exit(Exit::Watchdog { .. }));
+        let is_guilty = |misdeed: &&Misdeed| match misdeed.deed {
+            Deed::Hang => is_hang,
+            Deed::Execute => !is_hang && misdeed.what != Misbehaviour::AttributesTable,
+            _ => false,
+        };
+        let guilty = abandoned.call.and_then(|call| call.misdeeds.iter().find(is_guilty));
+        let rule = match (guilty, is_hang) {
+            (Some(_), true) => Rule::FirmwareHang,
+            (Some(_), false) => Rule::FirmwareFault,
+            (None, true) => Rule::Watchdog,
+            (None, false) => Rule::EmulationFailure,
+        };
+        let message = match guilty {
+            Some(misdeed) => format!("firmware's {service} did not return, for it {}: {halt}", doing(misdeed.what)),
+            None => format!("{service} did not return: {halt}"),
+        };
+        let finding = Finding { expected: guilty.map_or_else(String::new, remedy), ..self.worded(rule, None, message) };
+        self.marks.push_finding(finding);
+        format!("the guest abandoned it: {halt}")
+    }
+
+    /// What firmware did that it must not in a call that returned.
+    pub(super) fn judge_misdeeds(&mut self, call: &Call) {
+        for misdeed in &call.misdeeds {
+            let did = format!("firmware's {} {}", call.service, doing(misdeed.what));
+            match (misdeed.deed, misdeed.reached) {
+                (Deed::Answer(_), _) if call.service == Service::SetVirtualAddressMap => {
+                    let message = format!("{did}: no service can be called at a virtual address");
+                    let finding = Finding {
+                        expected: remedy(misdeed),
+                        observed: format!("EFI_{:?}", call.status),
+                        ..self.worded(Rule::FirmwareError, None, message)
+                    };
+                    self.marks.push_finding(finding);
+                }
+                (Deed::Read | Deed::Write | Deed::Execute, None) => {
+                    let text = format!("the walk says that it faults at {:#x}; it went through", misdeed.at);
+                    self.find_disagreement(format!("{did}: {text}"));
+                }
+                (_, Some(reached)) if misdeed.last_meant().is_some_and(|meant| meant != reached) => {
+                    self.find_astray(call, misdeed, reached, did);
+                }
+                _ => self.report.notes.push(format!("{did}, and got away with it{}", where_it_got(misdeed))),
+            }
+        }
+    }
+
+    fn find_astray(&mut self, call: &Call, misdeed: &Misdeed, reached: u64, did: String) {
+        let access = misdeed.deed.access().unwrap_or(Access::read());
+        let virt = misdeed.last();
+        let finding = Finding {
+            virt: Some(virt),
+            pages: 1,
+            expected: misdeed.last_meant().map_or_else(String::new, |meant| format!("PA {meant:#x}")),
+            observed: format!("PA {reached:#x}"),
+            walk: self.steps_to(call.cr3, virt, access),
+            witnesses: vec![Witness::Walk],
+            ..self.worded(Rule::FirmwareAstray, None, did)
+        };
+        self.marks.push_finding(finding);
+    }
+
+    /// What firmware was to do, and did not come to.
+    pub(super) fn skip_offences(&mut self) {
+        let committed = |offence: &&Offence| !self.committed.contains(offence);
+        let missed: Vec<_> = self.job.firmware.misbehaves.iter().filter(committed).copied().collect();
+        for offence in missed {
+            let reason = match &self.firmware {
+                None => "no runtime service is called",
+                Some(firmware) => firmware.obstacle(offence.what).unwrap_or("the service was not called in time"),
+            };
+            let what = format!("firmware that misbehaves: {}", offence.name());
+            self.report.skipped.push(Skipped { what, reason: reason.into(), count: 1 });
+        }
+    }
+
+    fn find_disagreement(&mut self, message: String) {
+        let witnesses = vec![Witness::Mmu, Witness::Walk];
+        let finding = Finding { witnesses, ..self.worded(Rule::WitnessDisagreement, None, message) };
+        self.marks.push_finding(finding);
+    }
+
+    fn worded(&self, rule: Rule, region: Option<usize>, message: String) -> Finding {
+        Finding {
+            rule,
+            phase: self.phase,
+            region,
+            virt: None,
+            pages: 0,
+            expected: String::new(),
+            observed: String::new(),
+            error_code: None,
+            walk: Vec::new(),
+            witnesses: vec![Witness::Expectation],
+            message,
+        }
+    }
+
+    fn steps_to(&self, root: u64, virt: u64, access: Access) -> Vec<WalkStep> {
+        let walk = walk(&self.loaded.memory, Pa(root), Va(virt), access, &self.cpu.told);
+        walk.steps().iter().map(WalkStep::from).collect()
+    }
+
+    fn of_region(&self, index: Option<usize>) -> String {
+        let region = index.and_then(|index| self.job.map.regions().nth(index));
+        region.map_or_else(String::new, |region| {
+            format!(", region {} ({} at {:#x})", region.index, type_name(region.ty), region.phys)
+        })
+    }
+}
+
+fn is_page_fault(crash: &Crash) -> bool {
+    crash.vector == u64::from(Fault::PAGE_FAULT)
+}
+
+/// The I/D flag says so only with NXE or SMEP (SDM vol. 3A, 4.7); but a fetch faults at the instruction it is for.
+fn is_fetch(crash: &Crash) -> bool {
+    is_page_fault(crash) && crash.cr2 == rip_of(crash)
+}
+
+fn rip_of(crash: &Crash) -> u64 {
+    crash.frame[0]
+}
+
+/// The summary as the end of a sentence.
+fn doing(what: Misbehaviour) -> String {
+    let summary = what.summary().trim_end_matches('.');
+    let (first, rest) = summary.split_at(1);
+    first.to_lowercase() + rest
+}
+
+/// What would have let it through.
+fn remedy(misdeed: &Misdeed) -> String {
+    let remedy = misdeed.what.remedy();
+    match misdeed.meant {
+        Some(meant) => format!("{remedy} (VA {:#x} -> PA {meant:#x})", misdeed.at),
+        None => remedy.to_owned(),
+    }
+}
+
+fn where_it_got(misdeed: &Misdeed) -> String {
+    match (misdeed.deed, misdeed.reached) {
+        (Deed::Answer(status), _) => format!(" (EFI_{status:?})"),
+        (_, Some(reached)) => format!(" (VA {:#x} is PA {reached:#x})", misdeed.last()),
+        _ => String::new(),
+    }
+}
