@@ -355,6 +355,20 @@ pub struct Mailbox {
     /// Not 0: the runtime service that the command of this number, counted from 1, called has been abandoned, after a fault
     /// that [`Mailbox::crash`] tells of or by the host's hand. No more are called.
     pub services_abandoned: u64,
+    /// The one [`Op::Call`] that is not as calls of a runtime service must be: a kernel's mistake.
+    pub odd_call: OddCall,
+}
+
+/// What is odd about a call.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct OddCall {
+    /// Its command, counted from 1; 0: none.
+    pub command: u64,
+    /// Bytes that the stack pointer is below a multiple of 16.
+    pub stack_bytes: u64,
+    /// RFLAGS during the call.
+    pub rflags: u64,
 }
 
 /// What the call of a service that is abandoned returns (UEFI 2.10, appendix D).

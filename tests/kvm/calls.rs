@@ -14,7 +14,6 @@ pub fn trials() -> Vec<Trial> {
         trial("without_calls_there_are_none", Need::Kvm, without_calls_there_are_none),
         trial("firmware_that_lost_its_data_is_not_called", Need::Kvm, firmware_that_lost_its_data_is_not_called),
         trial("services_without_an_alias_say_why_they_are_not_called", Need::Kvm, without_an_alias),
-        trial("calls_cost_little", Need::Kvm, calls_cost_little),
     ];
     let maps = [OVMF_2013].into_iter().chain(TRUTH).chain(X86_MAPS);
     for (map, layout) in maps.flat_map(|map| [(map, Layout::Window), (map, Layout::Linux)]) {
@@ -110,16 +109,4 @@ fn without_an_alias() {
     let reset = report.calls.last().unwrap();
     assert_eq!((reset.service, reset.status), ("ResetSystem", None));
     assert_eq!(reset.reason.as_deref(), Some("firmware reset the machine, which ends the run"));
-}
-
-/// Twenty-six calls are as many exits, and some hundred instructions each.
-fn calls_cost_little() {
-    let time = |calls: bool| {
-        let scenario = scenario(OVMF_2013).firmware_calls(calls);
-        run(&scenario);
-        (0..9).map(|_| run(&scenario).timing.total).min().unwrap()
-    };
-    let (without, with) = (time(false), time(true));
-    println!("a run without calls: {without:?}; with: {with:?}");
-    assert!(with < without + std::time::Duration::from_millis(100), "{without:?} {with:?}");
 }

@@ -7,7 +7,7 @@ use efibed::check::{Phase, Rule};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{Level, Pa};
 use efibed::report::{Culprit, Report};
-use efibed::{CpuidRequest, KernelOptions, Layout, Misbehaviour, Moment, Offence, Scenario, Tamper};
+use efibed::{CpuidRequest, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence, Scenario, Tamper};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -20,6 +20,10 @@ pub fn trials() -> Vec<Trial> {
             trial(name, Need::Kvm, move || row.hold())
         })
         .collect();
+    for miscall in Miscall::ALL {
+        let name = format!("miscall_{}_is_found", miscall.name());
+        trials.push(trial(name, Need::Kvm, || is_found(*miscall)));
+    }
     for (name, run) in [
         ("every_misbehaviour_is_tried", every_misbehaviour_is_tried as fn()),
         ("a_read_that_goes_astray_is_found_though_it_does_not_fault", a_read_that_goes_astray),
@@ -497,6 +501,36 @@ fn descriptors_of_other_sizes() {
                 assert_eq!(switch.args[0] % bytes as u64, 0);
             }
         }
+    }
+}
+
+/// A kernel's mistakes in calling: just the one finding, and all else goes on, where the call gets that far.
+fn is_found(miscall: Miscall) {
+    let (rule, service, phase) = match miscall {
+        Miscall::PhysicalAddress => (Rule::CallAddress, "GetTime", Phase::Finish),
+        Miscall::OtherTables => (Rule::CallTables, "GetTime", Phase::Map),
+        Miscall::MisalignedStack => (Rule::CallStack, "GetTime", Phase::Finish),
+        Miscall::UnmappedBuffer => (Rule::CallBuffer, "GetTime", Phase::Finish),
+        Miscall::Interrupts => (Rule::SwitchCall, "SetVirtualAddressMap", Phase::Map),
+    };
+    let kernel = KernelOptions { miscalls: vec![miscall], ..KernelOptions::default() };
+    let report = run(&linux(Scenario::new(firmware())).kernel(kernel.clone()));
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert_eq!((finding.rule, finding.phase), (rule, phase));
+    assert!(finding.message.starts_with(service), "{}", finding.message);
+    assert!(report.calls.iter().all(|call| call.rip.is_some()), "{:#?}", report.calls);
+    assert!(report.faults.is_empty());
+
+    // Where firmware is not mapped so, it does not come to the call's first instruction.
+    let report = run(&window(Scenario::new(firmware())).kernel(kernel));
+    let found = report.findings.iter().map(|finding| (finding.rule, finding.error_code)).collect::<Vec<_>>();
+    match miscall {
+        Miscall::PhysicalAddress | Miscall::OtherTables => {
+            assert_eq!(found, [(rule, Some(0x10))]);
+            assert_eq!(report.faults[0].culprit, Culprit::Kernel);
+            assert_abandoned(&report, phase, service);
+        }
+        _ => assert_eq!(found, [(rule, None)]),
     }
 }
 

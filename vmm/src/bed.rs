@@ -310,8 +310,8 @@ impl Scenario {
     }
 
     /// What the kernel around the mapping code does.
-    pub fn kernel_options(&self) -> KernelOptions {
-        self.kernel
+    pub fn kernel_options(&self) -> &KernelOptions {
+        &self.kernel
     }
 
     /// The memory map.
@@ -354,7 +354,7 @@ impl Scenario {
             limit: self.limit,
             sweep_limit: self.sweep_limit,
             firmware: &self.firmware,
-            kernel: self.kernel,
+            kernel: &self.kernel,
             earlier: self.earlier.as_deref().map(|(map, virtual_map)| Earlier { map, virtual_map }),
             tampers: &self.tampers,
             rules: self.rules,

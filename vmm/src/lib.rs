@@ -15,7 +15,7 @@ pub mod report;
 
 pub use bed::{Scenario, TestBed};
 pub use efibed_guest::{Layout, LeafRule};
-pub use engine::{EngineError, FirmwareOptions, KernelOptions, Moment, Progress, Tamper};
+pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
 pub use firmware::{Misbehaviour, Offence};
 pub use machine::CpuidRequest;
 pub use memory_map::MemoryMap;

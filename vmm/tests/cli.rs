@@ -43,6 +43,9 @@ fn main() {
         any("what_cannot_be_read_is_skipped_if_asked", what_cannot_be_read_is_skipped_if_asked),
         any("usage_errors_are_told", usage_errors_are_told),
         any("help_is_no_error", help_is_no_error),
+        any("the_schema_of_scenarios_is_printed", the_schema_of_scenarios_is_printed),
+        kvm("scenarios_end_as_they_expect", scenarios_end_as_they_expect),
+        kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
         any("words_are_explained", words_are_explained),
         any("addresses_are_explained", addresses_are_explained),
         any("what_cannot_be_explained_is_bad_input", what_cannot_be_explained_is_bad_input),
@@ -704,6 +707,58 @@ fn help_is_no_error() {
     ];
     for (arguments, parts) in cases {
         efibed(arguments).ends(CLEAN).says(parts).without_errors();
+    }
+}
+
+fn the_schema_of_scenarios_is_printed() {
+    let said = efibed(["schema"]).ends(CLEAN);
+    let schema: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert!(!said.out.contains("null"), "{said}");
+}
+
+fn scenarios_end_as_they_expect() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios");
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let scenarios: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "toml")).collect();
+    assert!(scenarios.len() >= 4, "{scenarios:?}");
+    for path in scenarios {
+        let path = path.to_str().unwrap();
+        let said = efibed(["check", path]).ends(CLEAN);
+        assert!(said.err.contains("efibed: as the scenario expects"), "{said}");
+        // And not with leaves, firmware or a kernel of the usual kind, by the same file.
+        let text = fs::read_to_string(path).unwrap();
+        let spoil = |line: &str| !["leaf_rule", "misbehaves", "descriptor_size"].iter().any(|it| line.starts_with(it));
+        let usual: String = text.lines().filter(|line| spoil(line)).map(|line| format!("{line}\n")).collect();
+        assert_ne!(usual.len(), text.len());
+        let said = efibed_reading(["check", "-"], usual.as_bytes()).ends(FINDINGS);
+        assert!(said.err.contains("efibed: NOT as the scenario expects"), "{said}");
+    }
+}
+
+fn firmware_misbehaves_at_a_flag() {
+    let map = "../tests/scenarios/boot-services-in-the-switch.toml";
+    let arguments = ["check", map, "--layout", "linux", "--json", "-", "--firmware"];
+    let said = efibed([&arguments[..], &["physical-pointer,reads-boot-services@GetVariable"]].concat());
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["findings"][0]["rule"], "firmware-fault", "{said}");
+    let fault = &report["faults"][0];
+    let keys = ["attributed_to", "service", "misbehaviour", "phase", "access", "virt", "error_code", "cr2"];
+    let found = keys.map(|key| fault[key].as_str().unwrap_or_default());
+    assert_eq!(
+        found,
+        ["firmware", "GetVariable", "reads-boot-services", "finish", "read", "0x400000", "0x0", "0x400000"]
+    );
+    assert_eq!(fault["region"], 0);
+    assert!(fault["remedy"].as_str().is_some_and(|remedy| remedy.contains("boot-services regions kept")), "{said}");
+    let notes = report["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note.as_str().is_some_and(|note| note.contains("got away with it"))), "{said}");
+
+    let said = efibed([&arguments[..4], &["--firmware", "sulks"]].concat()).ends(BAD_INPUT);
+    assert!(said.err.contains("it knows reads-boot-services"), "{said}");
+    let said = efibed(["check", "--help"]).ends(CLEAN);
+    for misbehaviour in efibed::Misbehaviour::ALL {
+        assert!(said.out.contains(misbehaviour.name()), "{said}");
     }
 }
 

@@ -11,23 +11,33 @@ use super::mailbox;
 use crate::protocol::{EFI_ABORTED, EFI_UNSUPPORTED, Mailbox};
 
 unsafe extern "C" {
-    fn efibed_call(entry: u64, arguments: *const [u64; 5]) -> u64;
+    fn efibed_call(entry: u64, arguments: *const [u64; 5], stack_bytes: u64, rflags: u64) -> u64;
 }
 
-/// Calls the service at `entry` with the EFI calling convention, unless one has been abandoned.
-pub(super) fn call(entry: u64, arguments: &[u64; 5]) -> u64 {
+/// Calls the service at `entry` with the EFI calling convention, unless one has been abandoned; `command` is the call's
+/// place in its batch.
+pub(super) fn call(command: usize, entry: u64, arguments: &[u64; 5]) -> u64 {
     // SAFETY: the mailbox is ours while the guest runs.
-    if unsafe { (&raw const (*mailbox()).services_abandoned).read_volatile() } != 0 {
+    let (abandoned, odd) = unsafe {
+        let mail = mailbox();
+        ((&raw const (*mail).services_abandoned).read_volatile(), (&raw const (*mail).odd_call).read_volatile())
+    };
+    if abandoned != 0 {
         return EFI_UNSUPPORTED;
     }
+    let (stack_bytes, rflags) =
+        if odd.command == command as u64 + 1 { (odd.stack_bytes, odd.rflags) } else { (0, RFLAGS_FIXED) };
     // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded. What is not
     // firmware's to change is saved, and a fault comes back here.
-    unsafe { efibed_call(entry, arguments) }
+    unsafe { efibed_call(entry, arguments, stack_bytes, rflags) }
 }
+
+/// Bit 1 is always 1 (SDM vol. 1, 3.4.3).
+const RFLAGS_FIXED: u64 = 1 << 1;
 
 global_asm!(
     ".section .text.efibed_calls, \"ax\"",
-    // (entry, arguments) -> status
+    // (entry, arguments, stack_bytes, rflags) -> status
     ".globl efibed_call",
     "efibed_call:",
     "push rbx",
@@ -39,6 +49,9 @@ global_asm!(
     // Room for the four arguments in registers, the fifth behind it, and RSP a multiple of 16 (UEFI 2.10, 2.3.4.2).
     "sub rsp, 56",
     "mov [efibed_call_rsp], rsp",
+    "sub rsp, rdx",
+    "push rcx",
+    "popfq",
     "mov rax, rdi",
     "mov r10, rsi",
     "mov r11, [r10 + 32]",
@@ -48,7 +61,10 @@ global_asm!(
     "mov r8, [r10 + 16]",
     "mov r9, [r10 + 24]",
     "call rax",
-    "1: mov qword ptr [efibed_call_rsp], 0",
+    "1: mov rsp, [efibed_call_rsp]",
+    "push {rflags}",
+    "popfq",
+    "mov qword ptr [efibed_call_rsp], 0",
     "add rsp, 56",
     "pop r15",
     "pop r14",
@@ -61,9 +77,6 @@ global_asm!(
     // From the handler of a fault, or by the host's hand: on whatever stack, with whatever flags.
     ".globl efibed_call_abandon",
     "efibed_call_abandon:",
-    "mov rsp, [efibed_call_rsp]",
-    "push 2",
-    "popfq",
     "mov rax, [EFIBED_MAILBOX + {command_at}]",
     "add rax, 1",
     "mov [EFIBED_MAILBOX + {abandoned}], rax",
@@ -75,6 +88,7 @@ global_asm!(
     ".globl efibed_call_rsp",
     "efibed_call_rsp: .zero 8",
     ".text",
+    rflags = const RFLAGS_FIXED,
     command_at = const offset_of!(Mailbox, command_at),
     abandoned = const offset_of!(Mailbox, services_abandoned),
     aborted = const EFI_ABORTED,

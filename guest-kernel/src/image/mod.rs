@@ -53,7 +53,7 @@ pub fn serve<M: Mapper>(mapper_for: impl Fn(&MapRequest) -> Option<M>) -> ! {
                 (&raw mut (*mail).command_at).write_volatile(at as u64);
                 (&raw const (*mail).commands).cast::<Command>().add(at).read_volatile()
             };
-            let result = carry_out(&command, &mut session, &mapper_for);
+            let result = carry_out(at, &command, &mut session, &mapper_for);
             // SAFETY: as above.
             unsafe { (&raw mut (*mail).commands).cast::<Command>().add(at).write(Command { result, ..command }) };
         }
@@ -71,6 +71,7 @@ struct Session<M> {
 }
 
 fn carry_out<M: Mapper>(
+    at: usize,
     command: &Command,
     session: &mut Option<Session<M>>,
     mapper_for: &impl Fn(&MapRequest) -> Option<M>,
@@ -88,7 +89,7 @@ fn carry_out<M: Mapper>(
         FINISH => finish(session),
         // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
         LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
-        CALL => return calls::call(a, &[b, c, d, e, f]),
+        CALL => return calls::call(at, a, &[b, c, d, e, f]),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
         TRY => return trials::make(a, b, c, d, e),

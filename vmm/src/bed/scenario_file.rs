@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::Scenario;
 use crate::check::Rule;
-use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions};
+use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, Miscall};
 use crate::firmware::Offence;
 use crate::machine::CpuidRequest;
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
@@ -169,13 +169,17 @@ struct Kernel {
     descriptor_size: Option<usize>,
     /// What the kernel takes for the DescriptorVersion, whatever firmware reports.
     descriptor_version: Option<u32>,
+    /// The mistakes it makes in calling services.
+    #[serde(default, deserialize_with = "miscalls")]
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::miscalls"))]
+    miscalls: Vec<Miscall>,
 }
 
 impl From<Kernel> for KernelOptions {
     fn from(kernel: Kernel) -> Self {
-        let Kernel { finish, guard_page, descriptor_size, descriptor_version } = kernel;
+        let Kernel { finish, guard_page, descriptor_size, descriptor_version, miscalls } = kernel;
         let finish = finish.unwrap_or(Self::default().finish);
-        Self { finish, guard_page, descriptor_size, descriptor_version }
+        Self { finish, guard_page, descriptor_size, descriptor_version, miscalls }
     }
 }
 
@@ -202,6 +206,11 @@ fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Err
 fn offences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offence>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     names.iter().map(|name| Offence::parse(name).map_err(D::Error::custom)).collect()
+}
+
+fn miscalls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miscall>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    names.iter().map(|name| Miscall::parse(name).map_err(D::Error::custom)).collect()
 }
 
 fn descriptor_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
@@ -245,7 +254,7 @@ mod tests {
         let text = format!(
             "[mapper]\nlayout = \"packed-down\"\nleaf_rule = \"va-only\"\n[cpu]\nmaxphyaddr = 40\nla57 = false\n\
              [firmware]\ncalls = false\nmisbehaves = [\"seam@GetVariable\"]\ndescriptor_size = 40\n\
-             [kernel]\nfinish = false\ndescriptor_version = 1\n[expect]\nfindings = [\"reserved-bit\"]\n{MAP}"
+             [kernel]\nfinish = false\ndescriptor_version = 1\nmiscalls = [\"interrupts\"]\n[expect]\nfindings = [\"reserved-bit\"]\n{MAP}"
         );
         let scenario = parse("all", &text).unwrap().engine(EngineName::Walker);
         let report = TestBed::without_kvm().run(&scenario).unwrap();
@@ -254,7 +263,13 @@ mod tests {
         let (firmware, kernel) = (scenario.firmware_options(), scenario.kernel_options());
         assert_eq!((firmware.calls, firmware.descriptor_size, firmware.descriptor_version), (false, 40, 1));
         assert_eq!(firmware.misbehaves.iter().map(|it| it.name()).collect::<Vec<_>>(), ["seam@GetVariable"]);
-        assert_eq!(kernel, KernelOptions { finish: false, descriptor_version: Some(1), ..KernelOptions::default() });
+        let expected = KernelOptions {
+            finish: false,
+            descriptor_version: Some(1),
+            miscalls: vec![Miscall::Interrupts],
+            ..KernelOptions::default()
+        };
+        assert_eq!(*kernel, expected);
         assert_eq!(scenario.is_as_expected(&report), Some(true));
         assert_eq!(scenario.leaf_rule(LeafRule::FourK).expect(vec![]).is_as_expected(&report), Some(false));
     }
@@ -273,6 +288,7 @@ mod tests {
             ("[firmware]\nmisbehaves = [\"sulks\"]\n", "x:2:", "it knows reads-boot-services, "),
             ("[firmware]\nmisbehaves = [\"seam@Nobody\"]\n", "x:2:", "there are GetTime, "),
             ("[firmware]\ndescriptor_size = 44\n", "x:2:", "no multiple of 8 from 40 to 4096"),
+            ("[kernel]\nmiscalls = [\"late\"]\n", "x:2:", "it knows physical-address, "),
             ("[kernel]\nfinishes = true\n", "x:2:", "expected one of `finish`"),
         ] {
             let error = parse("x", &format!("{wrong}{MAP}")).unwrap_err().to_string();

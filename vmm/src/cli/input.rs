@@ -14,7 +14,8 @@ use crate::memory_map::{
     Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
 };
 use crate::{
-    CpuidRequest, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Offence, Scenario,
+    CpuidRequest, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
+    Scenario,
 };
 
 /// A map, and how it is to be mapped.
@@ -80,8 +81,8 @@ pub struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = firmware_item, long_help = firmware_help())]
     pub firmware: Vec<FirmwareItem>,
 
-    /// What the kernel around the mapping code does: finish=on|off,guard-page=on|off,descriptor-size=N,...
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kernel_item, long_help = KERNEL_HELP)]
+    /// What the kernel around the mapping code does: finish=on|off,guard-page=on|off,MISTAKE,...
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kernel_item, long_help = kernel_help())]
     pub kernel: Vec<KernelItem>,
 }
 
@@ -125,12 +126,21 @@ fn firmware_help() -> String {
     )
 }
 
-const KERNEL_HELP: &str = "\
-What the kernel around the mapping code does, as a list of NAME=VALUE
-  finish=on|off         whether phase `finish` is run; without it boot services stay mapped, as with Linux's efi=debug
-  guard-page=on|off     whether GetTime's first argument ends a page that nothing is mapped after
-  descriptor-size=N     what it takes for the DescriptorSize, whatever firmware reports
-  descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports";
+fn kernel_help() -> String {
+    let width = Miscall::ALL.iter().map(|each| each.name().len()).max().unwrap_or(0);
+    let mistakes: Vec<_> =
+        Miscall::ALL.iter().map(|each| format!("  {:width$}  {}", each.name(), each.summary())).collect();
+    format!(
+        "What the kernel around the mapping code does, as a list:\n  \
+         finish=on|off         whether phase `finish` is run; with off boot services stay mapped, as with Linux's \
+         efi=debug\n  \
+         guard-page=on|off     whether GetTime's first argument ends a page that nothing is mapped after\n  \
+         descriptor-size=N     what it takes for the DescriptorSize, whatever firmware reports\n  \
+         descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports\n\
+         And its mistakes in calling firmware, each of which must be found:\n{}",
+        mistakes.join("\n")
+    )
+}
 
 /// An item of `--firmware`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +177,8 @@ pub enum KernelItem {
     DescriptorSize(usize),
     /// `descriptor-version`.
     DescriptorVersion(u32),
+    /// A mistake.
+    Miscalls(Miscall),
 }
 
 impl KernelItem {
@@ -176,6 +188,7 @@ impl KernelItem {
             Self::GuardPage(guard_page) => kernel.guard_page = guard_page,
             Self::DescriptorSize(bytes) => kernel.descriptor_size = Some(bytes),
             Self::DescriptorVersion(version) => kernel.descriptor_version = Some(version),
+            Self::Miscalls(miscall) => kernel.miscalls.push(miscall),
         }
     }
 }
@@ -251,7 +264,7 @@ impl Options {
         if let Some(cpu) = self.cpu {
             scenario = scenario.cpu(cpu);
         }
-        let (mut firmware, mut kernel) = (scenario.firmware_options().clone(), scenario.kernel_options());
+        let (mut firmware, mut kernel) = (scenario.firmware_options().clone(), scenario.kernel_options().clone());
         self.firmware.iter().for_each(|item| item.apply(&mut firmware));
         self.kernel.iter().for_each(|item| item.apply(&mut kernel));
         scenario.firmware(firmware).kernel(kernel)
@@ -323,7 +336,9 @@ fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
 }
 
 fn kernel_item(item: &str) -> Result<KernelItem, String> {
-    let (name, value) = item.split_once('=').ok_or_else(|| format!("`{item}`: expected NAME=VALUE"))?;
+    let Some((name, value)) = item.split_once('=') else {
+        return Miscall::parse(item).map(KernelItem::Miscalls);
+    };
     match name {
         "finish" => switch(item, value).map(KernelItem::Finish),
         "guard-page" => switch(item, value).map(KernelItem::GuardPage),
@@ -392,6 +407,7 @@ mod tests {
             assert_eq!(firmware_item(item), Ok(expected));
         }
         assert_eq!(kernel_item("finish=off"), Ok(KernelItem::Finish(false)));
+        assert_eq!(kernel_item("interrupts"), Ok(KernelItem::Miscalls(Miscall::Interrupts)));
         assert_eq!(kernel_item("descriptor-size=48"), Ok(KernelItem::DescriptorSize(48)));
         for bad in ["descriptor-size=44", "descriptor-size=32", "descriptor-size=8192", "finish=yes", "finish", "x=1"] {
             assert!(kernel_item(bad).is_err(), "{bad}");

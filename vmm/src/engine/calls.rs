@@ -107,6 +107,13 @@ impl Calls {
         self.next_border <= self.room.range.end
     }
 
+    /// Has a service's first argument point there: a kernel's mistake.
+    pub fn misplace(&mut self, service: Service, at: u64) {
+        for call in self.calls.iter_mut().filter(|call| call.service == service) {
+            call.args[0] = at;
+        }
+    }
+
     /// GetTime, SetTime, GetWakeupTime, SetWakeupTime.
     fn clock(&mut self) {
         let time = match self.room.guarded {

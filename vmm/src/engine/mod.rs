@@ -26,7 +26,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
 
 pub use kvm::Kvm;
-pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions};
+pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, Miscall};
 pub use trials::{Abilities, Trial};
 
 /// What an engine is to do.
@@ -47,7 +47,7 @@ pub struct Job<'a> {
     /// How firmware behaves.
     pub firmware: &'a FirmwareOptions,
     /// What the kernel around the mapping code does.
-    pub kernel: KernelOptions,
+    pub kernel: &'a KernelOptions,
     /// What an earlier kernel did, if this one was kexec'ed: firmware is virtual already.
     pub earlier: Option<Earlier<'a>>,
     /// Changes made to the finished tables, for negative controls.

@@ -32,8 +32,48 @@ impl Default for FirmwareOptions {
     }
 }
 
+macro_rules! miscalls {
+    ($($variant:ident, $name:literal, $summary:literal;)*) => {
+        /// A mistake of a kernel in calling a runtime service.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Miscall { $(#[doc = $summary] $variant,)* }
+
+        impl Miscall {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// As scenarios and options name it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence.
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$variant => $summary,)* }
+            }
+        }
+    };
+}
+
+miscalls! {
+    PhysicalAddress, "physical-address", "Calls GetTime at its physical address after SetVirtualAddressMap.";
+    OtherTables, "other-tables", "Calls GetTime before the switch on other tables than it calls the rest on.";
+    MisalignedStack, "misaligned-stack", "Calls GetTime after the switch with RSP 8 below a multiple of 16.";
+    UnmappedBuffer, "unmapped-buffer", "Calls GetTime after the switch with a Time that is not mapped.";
+    Interrupts, "interrupts", "Calls SetVirtualAddressMap with interrupts on.";
+}
+
+impl Miscall {
+    /// The one of that name; the error says which there are.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.iter().copied().find(|each| each.name() == name);
+        let names = || Self::ALL.iter().map(|each| each.name()).collect::<Vec<_>>().join(", ");
+        known.ok_or_else(|| format!("the kernel knows no mistake `{name}`; it knows {}", names()))
+    }
+}
+
 /// What the kernel around the mapping code does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelOptions {
     /// Whether phase `finish` is run, in which Linux drops boot services and tightens permissions. With `efi=debug` it
     /// keeps them.
@@ -44,10 +84,12 @@ pub struct KernelOptions {
     pub descriptor_size: Option<usize>,
     /// What it takes for the DescriptorVersion, whatever firmware reports.
     pub descriptor_version: Option<u32>,
+    /// How it calls services wrongly.
+    pub miscalls: Vec<Miscall>,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { finish: true, guard_page: false, descriptor_size: None, descriptor_version: None }
+        Self { finish: true, guard_page: false, descriptor_size: None, descriptor_version: None, miscalls: Vec::new() }
     }
 }

@@ -254,6 +254,11 @@ impl<'m> Guest<'m> {
         self.results(commands)
     }
 
+    /// Makes one call of the next batch an odd one; none, if its command is 0.
+    pub fn put_odd_call(&self, odd: protocol::OddCall) -> Result<(), End> {
+        self.put(self.mailbox(offset_of!(Mailbox, odd_call)), &[odd.command, odd.stack_bytes, odd.rflags])
+    }
+
     /// The command that the guest is at, by its place in the batch.
     pub fn command_at(&self) -> Result<usize, End> {
         let [at] = self.words(self.mailbox(offset_of!(Mailbox, command_at)))?;

@@ -327,9 +327,10 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
         let code = record.fault.error_code;
         // Only a page fault's error code has these flags.
         let flags = code.flags().filter(|_| record.fault.vector == Fault::PAGE_FAULT);
-        let misbehaviour = match detail.culprit {
-            Culprit::MappingCode => None,
-            Culprit::Firmware(misbehaviour) => Some(misbehaviour),
+        let (attributed_to, misbehaviour) = match detail.culprit {
+            Culprit::MappingCode => ("mapping-code", None),
+            Culprit::Firmware(misbehaviour) => ("firmware", Some(misbehaviour)),
+            Culprit::Kernel => ("kernel", None),
         };
         Self {
             phase: detail.phase.name(),
@@ -350,7 +351,7 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
             rip: Hex(record.rip),
             instruction: detail.instruction.as_deref(),
             region: record.region,
-            attributed_to: if misbehaviour.is_some() { "firmware" } else { "mapping-code" },
+            attributed_to,
             service: detail.service,
             misbehaviour: misbehaviour.map(Misbehaviour::name),
             remedy: misbehaviour.map(Misbehaviour::remedy),

@@ -150,6 +150,8 @@ pub enum Culprit {
     MappingCode,
     /// Firmware's: it did what it must not.
     Firmware(Misbehaviour),
+    /// The kernel's that called firmware: at a wrong address, or on wrong tables.
+    Kernel,
 }
 
 /// A call of a runtime service.

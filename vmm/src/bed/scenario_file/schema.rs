@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::File;
 use crate::check::Rule;
-use crate::engine::DESCRIPTOR_SIZES;
+use crate::engine::{DESCRIPTOR_SIZES, Miscall};
 use crate::firmware::{Misbehaviour, Offence};
 use crate::memory_map::ListKind;
 
@@ -71,6 +71,11 @@ pub fn offences(_: &mut SchemaGenerator) -> Schema {
         Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_service(what)));
     let offence = json_schema!({ "enum": each.collect::<Vec<_>>() });
     json_schema!({ "type": "array", "items": offence })
+}
+
+pub fn miscalls(_: &mut SchemaGenerator) -> Schema {
+    let miscalls = names(Miscall::ALL.iter().map(|miscall| miscall.name()));
+    json_schema!({ "type": "array", "items": miscalls })
 }
 
 pub fn descriptor_size(_: &mut SchemaGenerator) -> Schema {

@@ -21,8 +21,9 @@ pub struct Abandoned<'a> {
     pub call: Option<&'a Call>,
     /// What ended it, if that was no fault.
     pub halt: Option<&'a End>,
-    /// The tables it ran on.
+    /// The tables it ran on, and those it should have.
     pub root: u64,
+    pub expected_root: u64,
 }
 
 impl Run<'_, '_> {
@@ -45,7 +46,7 @@ impl Run<'_, '_> {
                 let message = format!("firmware's {service} faulted, for it {}: {what}", doing(misdeed.what));
                 (Rule::FirmwareFault, remedy(misdeed), message)
             }
-            None => (Rule::CallFault, String::new(), format!("{service} faulted at what it is owed: {what}")),
+            None => self.blameless(abandoned, &what),
         };
         if guilty.is_some_and(|misdeed| misdeed.reached.is_some()) {
             self.find_disagreement(format!("{service}: the walk says that a {what} goes through; it faulted"));
@@ -66,9 +67,29 @@ impl Run<'_, '_> {
             record,
             instruction,
             service: Some(service.name()),
-            culprit: guilty.map_or(Culprit::MappingCode, |misdeed| Culprit::Firmware(misdeed.what)),
+            culprit: match guilty {
+                Some(misdeed) => Culprit::Firmware(misdeed.what),
+                None if rule == Rule::CallFault => Culprit::MappingCode,
+                None => Culprit::Kernel,
+            },
         });
         format!("the guest abandoned it after {}", record.fault)
+    }
+
+    /// The rule, what was expected and what to say of a fault in a service that did nothing it must not: it was called
+    /// wrongly, or is not mapped as it must be.
+    fn blameless(&self, abandoned: &Abandoned<'_>, what: &str) -> (Rule, String, String) {
+        let Abandoned { service, entry, root, .. } = *abandoned;
+        let expected = self.firmware.as_ref().and_then(|firmware| firmware.virtual_entry(service));
+        if let Some(expected) = expected.filter(|expected| *expected != entry) {
+            let message = format!("{service} was called at {entry:#x}, and faulted: {what}");
+            return (Rule::CallAddress, format!("a call at {expected:#x}, which firmware's table has"), message);
+        }
+        if root != abandoned.expected_root {
+            let message = format!("{service} was called with CR3 {root:#x}, and faulted: {what}");
+            return (Rule::CallTables, format!("CR3 {:#x}", abandoned.expected_root), message);
+        }
+        (Rule::CallFault, String::new(), format!("{service} faulted at what it is owed: {what}"))
     }
 
     fn instruction_of_firmware(&mut self, root: u64, rip: u64) -> Option<String> {

@@ -3,16 +3,17 @@
 use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
-use efibed_guest::protocol::{Command, EFI_UNSUPPORTED, Mailbox, Op, Probe};
+use efibed_guest::protocol::{Command, EFI_UNSUPPORTED, Mailbox, OddCall, Op, Probe};
 use efibed_stub::{DESCRIPTOR_VERSION, Service};
 use uefi_raw::Status;
 
+use super::super::Miscall;
 use super::super::calls::{Calls, PlannedCall, Room};
 use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
 use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
-use crate::check::{self, Expectation, Rule};
+use crate::check::{self, Expectation, Phase, Rule};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Misbehaviour, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
@@ -26,6 +27,10 @@ const WRONG_PAGES: &str = "the walk finds its pages wrong";
 const NO_ALIAS: &str = "the tables have no 1:1 alias of firmware's code";
 const NOT_VIRTUAL: &str = "SetVirtualAddressMap has not succeeded";
 const GIVEN_UP: &str = "the guest has given up on runtime services";
+
+/// RFLAGS with nothing but what is always 1; and with interrupts on (SDM vol. 1, 3.4.3).
+const RFLAGS_NONE: u64 = 1 << 1;
+const RFLAGS_IF: u64 = RFLAGS_NONE | 1 << 9;
 
 /// A batch of calls takes some milliseconds; a service that is still running then will never return.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -86,12 +91,16 @@ impl Run<'_, '_> {
                 _ if !firmware.is_virtual() => Err(NOT_VIRTUAL),
                 None if !leads(physical, physical, fetch) => Err(NO_ALIAS),
                 None if has_data => Ok(physical),
+                Some(_) if call.service == Service::GetTime && self.miscalls(Miscall::PhysicalAddress) => Ok(physical),
                 Some(entry) if has_data && leads(entry, physical, fetch) => Ok(entry),
                 _ => Err(WRONG_PAGES),
             }
         };
         let count = self.report.virtual_map.len() as u64;
-        let calls = Calls::after_the_switch(self.room_for_arguments(), self.switch_arguments(count));
+        let mut calls = Calls::after_the_switch(self.room_for_arguments(), self.switch_arguments(count));
+        if self.miscalls(Miscall::UnmappedBuffer) {
+            calls.misplace(Service::GetTime, self.loaded.image.header().edge + PAGE_BYTES);
+        }
         let entries: Vec<Entry> = calls.calls.iter().map(entry).collect();
         self.call_all("mapper", root, &calls, &entries)
     }
@@ -134,34 +143,77 @@ impl Run<'_, '_> {
         if !calls.is_within_room() || !calls.memory.iter().all(written) {
             return Err(End::Corrupt);
         }
-        let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
+        let mut commands = Vec::new();
+        let mut loaded = None;
+        // The command of each call, and the tables it is made on.
+        let mut made = Vec::new();
         for (call, entry) in calls.calls.iter().zip(entries) {
-            if let Ok(entry) = entry {
+            made.push(entry.map(|entry| {
+                let root = self.root_for(call.service, tables, root);
+                if loaded.replace(root) != Some(root) {
+                    commands.push(command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]));
+                }
                 let [a, b, c, d, e] = call.args;
-                commands.push(command(Op::Call, [*entry, a, b, c, d, e]));
-            }
+                commands.push(command(Op::Call, [entry, a, b, c, d, e]));
+                (commands.len() - 1, entry, root)
+            }));
         }
+        let command_of = |service| {
+            let index = calls.calls.iter().position(|call| call.service == service)?;
+            Some(made[index].ok()?.0)
+        };
+        self.guest.put_odd_call(self.odd_call(command_of))?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         let fates = self.fates(commands.len(), outcome.is_err())?;
 
-        let mut command_at = 0;
-        for (planned, entry) in calls.calls.iter().zip(entries) {
-            let Ok(entry) = *entry else {
-                let reason = entry.err().unwrap_or_default();
-                self.report.calls.push(not_called(self.phase, tables, planned, reason));
-                continue;
+        for (planned, made) in calls.calls.iter().zip(made) {
+            let (command, entry, root_of_call) = match made {
+                Ok(made) => made,
+                Err(reason) => {
+                    self.report.calls.push(not_called(self.phase, tables, planned, reason));
+                    continue;
+                }
             };
-            command_at += 1;
             // What a batch that ended early did not come to is not reported: why it ended is.
-            let Some(fate) = fates.get(command_at) else { break };
-            let call = trapped.iter().find(|(at, _)| *at == command_at as u64).map(|(_, call)| call);
-            let made = Made { planned, entry, call, fate: *fate, halt: halt.as_ref(), root };
+            let Some(fate) = fates.get(command) else { break };
+            // The guest itself keeps to having given up.
+            if matches!(fate, Fate::NotMade(result) if *result != EFI_UNSUPPORTED) {
+                return Err(End::Corrupt);
+            }
+            let call = trapped.iter().find(|(at, _)| *at == command as u64).map(|(_, call)| call);
+            let halt = halt.as_ref();
+            let made = Made { planned, entry, call, fate: *fate, halt, root: root_of_call, expected_root: root };
             self.judge_call(tables, &made);
         }
         match outcome {
             Err(End::Stopped) if reset && calls.calls.last().is_some_and(|call| call.status.is_none()) => Ok(()),
             outcome => outcome,
         }
+    }
+
+    fn miscalls(&self, miscall: Miscall) -> bool {
+        self.job.kernel.miscalls.contains(&miscall)
+    }
+
+    /// The tables that a service is called on.
+    fn root_for(&self, service: Service, tables: &str, root: u64) -> u64 {
+        let is_mistaken = self.phase == Phase::Map && service == Service::GetTime;
+        match tables {
+            _ if !is_mistaken || !self.miscalls(Miscall::OtherTables) => root,
+            "boot" => self.loaded.kernel_root,
+            _ => self.loaded.boot_root,
+        }
+    }
+
+    /// The one call of a phase that is made in an odd manner.
+    fn odd_call(&self, command_of: impl Fn(Service) -> Option<usize>) -> OddCall {
+        let (service, stack_bytes, rflags) = match self.phase {
+            Phase::Map if self.miscalls(Miscall::Interrupts) => (Service::SetVirtualAddressMap, 0, RFLAGS_IF),
+            Phase::Finish if self.miscalls(Miscall::MisalignedStack) => (Service::GetTime, 8, RFLAGS_NONE),
+            _ => return OddCall::default(),
+        };
+        let command = command_of(service).map_or(0, |command| command as u64 + 1);
+        OddCall { command, stack_bytes, rflags }
     }
 
     fn run_calls(&mut self, commands: &[Command], root: u64) -> Batch {
@@ -197,14 +249,11 @@ impl Run<'_, '_> {
             _ => Fate::Returned(result),
         };
         let results = self.guest.results(commands)?;
-        let fates: Vec<_> = results.into_iter().enumerate().take(ended_at + 1).map(fate).collect();
-        // It must have kept to that itself.
-        let is_refused = |fate: &Fate| !matches!(fate, Fate::NotMade(result) if *result != EFI_UNSUPPORTED);
-        if fates.iter().all(is_refused) { Ok(fates) } else { Err(End::Corrupt) }
+        Ok(results.into_iter().enumerate().take(ended_at + 1).map(fate).collect())
     }
 
     fn judge_call(&mut self, tables: &'static str, made: &Made<'_>) {
-        let Made { planned, entry, call, fate, halt, root } = *made;
+        let Made { planned, entry, call, fate, halt, root, expected_root } = *made;
         let service = planned.service;
         self.commit(service, call, fate);
         if let Some(call) = call {
@@ -215,7 +264,9 @@ impl Run<'_, '_> {
                 self.report.calls.push(not_called(self.phase, tables, planned, GIVEN_UP));
                 return;
             }
-            (Fate::Abandoned(_), _) => Some(self.judge_abandoned(&Abandoned { service, entry, call, halt, root })),
+            (Fate::Abandoned(_), _) => {
+                Some(self.judge_abandoned(&Abandoned { service, entry, call, halt, root, expected_root }))
+            }
             (Fate::Ended, _) if planned.status.is_none() => {
                 Some("firmware reset the machine, which ends the run".to_owned())
             }
@@ -320,7 +371,9 @@ struct Made<'a> {
     call: Option<&'a Call>,
     fate: Fate,
     halt: Option<&'a End>,
+    /// The tables it was made on, and those it should have been.
     root: u64,
+    expected_root: u64,
 }
 
 fn not_called(phase: check::Phase, tables: &'static str, planned: &PlannedCall, reason: &str) -> CallReport {

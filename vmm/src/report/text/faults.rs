@@ -58,6 +58,7 @@ fn by_whom(fault: &FaultDetail) -> String {
     let Some(service) = fault.service else { return String::new() };
     match fault.culprit {
         Culprit::MappingCode => format!(", in {service}"),
+        Culprit::Kernel => format!(", in the call of {service}, by the kernel's fault"),
         Culprit::Firmware(misbehaviour) => format!(", in {service}, by firmware's own fault ({})", misbehaviour.name()),
     }
 }
