@@ -232,8 +232,17 @@ fn the_large_region_of_hackpc_03_has_its_1g_leaf() {
     let linux = run(&scenario.clone().layout(Layout::Linux));
     linux.assert_clean();
     assert_eq!(leaves(&linux).of_1g, 0, "Linux keeps VA and PA equal modulo 2 MiB only");
+    // 1:1 they are equal, and 0x80000000 to 0xbfffffff is all the region's.
+    assert_eq!(large_runs(&linux), [(0x8000_0000, 0x8000_0000, 1 << 30)]);
     let off = CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() };
     let without = run(&scenario.layout(Layout::Linux).cpu(off));
     without.assert_clean();
+    assert_eq!(large_runs(&without), []);
     assert_eq!(without.virtual_map, linux.virtual_map);
+}
+
+/// What leaves of 1 GiB map: from where, to where, how many bytes.
+fn large_runs(report: &Report) -> Vec<(u64, u64, u64)> {
+    let large = report.runs.iter().filter(|run| run.leaf == Level::Pdpte && run.defect.is_none());
+    large.map(|run| (run.va.0, run.pa.0, run.bytes)).collect()
 }
