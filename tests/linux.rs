@@ -109,6 +109,40 @@ fn descriptors_without_pages_and_wrapping_ones_are_dropped() {
     assert_eq!(report.regions[3].virt, report.regions[1].virt.map(|virt| virt + 0x1_0000));
 }
 
+/// Which entry of the map that Linux hands over is whose must not be mistaken: here two descriptors are the same, and a
+/// third starts where the second of two that are merged does.
+#[test]
+fn descriptors_that_overlap_have_their_own_addresses() {
+    let twice = vec![runtime(DATA, 0x10_0000, 2), runtime(CODE, 0x20_0000, 1), runtime(DATA, 0x10_0000, 2)];
+    let report = run(MemoryMap::from_descriptors("twice", twice));
+    assert_eq!(rules(&report), [Rule::MapOverlap]);
+    // Downwards from -4 GiB, each at the highest address that is its physical one modulo 2 MiB.
+    let virt = |report: &Report| report.regions.iter().map(|region| region.virt).collect::<Vec<_>>();
+    assert_eq!(virt(&report), [below(0x30_0000), below(0x20_0000), below(0x10_0000)]);
+
+    let merged = vec![runtime(DATA, 0x10_0000, 1), runtime(DATA, 0x10_1000, 1), runtime(DATA, 0x10_1000, 8)];
+    let report = run(MemoryMap::from_descriptors("merged", merged));
+    assert_eq!(rules(&report), [Rule::MapOverlap]);
+    assert_eq!(virt(&report), [below(0x30_0000), below(0x2f_f000), below(0xf_f000)]);
+}
+
+#[test]
+fn what_no_entry_can_hold_leaves_the_rest_as_it_is() {
+    let end = 1 << 52;
+    let regions = vec![runtime(DATA, end - 0x2000, 1), runtime(DATA, end - 0x1000, 2), runtime(CODE, 0x10_0000, 1)];
+    let report = run(MemoryMap::from_descriptors("past 52 bits", regions));
+    assert_eq!(rules(&report), [Rule::ReservedBit, Rule::PastMaxphyaddr]);
+    assert_eq!(virt(&report), [below(0x20_2000), None, below(0x10_0000)]);
+}
+
+fn virt(report: &Report) -> Vec<Option<u64>> {
+    report.regions.iter().map(|region| region.virt).collect()
+}
+
+fn below(bytes: u64) -> Option<u64> {
+    Some(0xffff_ffff_0000_0000 - bytes)
+}
+
 #[test]
 fn a_region_without_write_back_is_uncached_whatever_else_it_can() {
     let mut descriptor = runtime(MemoryType::MMIO, 0xf000_0000, 16);

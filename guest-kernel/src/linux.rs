@@ -79,7 +79,10 @@ fn list_merged(context: &mut MapContext<'_>) -> Result<(), MapError> {
     let list = context.memory_map;
     let mut previous: Option<MemoryDescriptor> = None;
     for (index, descriptor) in list.iter().enumerate().filter(|(_, descriptor)| has_pages(descriptor)) {
-        if let Some(before) = previous.as_mut().filter(|before| is_continued_by(before, descriptor)) {
+        // What no entry can hold does not take down with it what is before it.
+        let goes_on =
+            |before: &&mut _| is_continued_by(before, descriptor) && is_mapped(before) == is_mapped(descriptor);
+        if let Some(before) = previous.as_mut().filter(goes_on) {
             before.page_count += descriptor.page_count;
             if is_mapped(before) {
                 context.extend_mapped(descriptor.page_count);

@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         trial("kexec_moves_a_window_of_a_shorter_map", Need::Kvm, kexec_moves_a_window_of_a_shorter_map),
         trial("kexec_tells_of_a_region_that_is_lost", Need::Kvm, kexec_tells_of_a_region_that_is_lost),
         trial("linux_addresses_with_five_levels", Need::La57, linux_addresses_with_five_levels),
+        trial("the_boot_tables_are_not_mapped_with_five_levels", Need::La57, the_boot_tables_are_not_mapped),
         trial(
             "the_large_region_of_hackpc_03_has_its_1g_leaf",
             Need::GbPages,
@@ -181,6 +182,15 @@ fn linux_addresses_with_five_levels() {
     }
 }
 
+/// One entry of the fifth level is all of the lower half. What was mapped 1:1 there for the calls before the switch was the
+/// mapper's too: of these maps' two pages for the virtual map, the one that Linux has no use for showed.
+fn the_boot_tables_are_not_mapped() {
+    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    for map in [ASUS_01, LENOVO_07] {
+        run(&scenario(map).layout(Layout::Linux).cpu(five).sweep_limit(0x400)).assert_clean();
+    }
+}
+
 fn linux_addresses_with_1g_leaves() {
     // 3 GiB of MMIO: VA and PA agree modulo 2 MiB only, but 1:1 there is room for 1 GiB leaves.
     let mmio =
@@ -232,8 +242,17 @@ fn the_large_region_of_hackpc_03_has_its_1g_leaf() {
     let linux = run(&scenario.clone().layout(Layout::Linux));
     linux.assert_clean();
     assert_eq!(leaves(&linux).of_1g, 0, "Linux keeps VA and PA equal modulo 2 MiB only");
+    // 1:1 they are equal, and 0x80000000 to 0xbfffffff is all the region's.
+    assert_eq!(large_runs(&linux), [(0x8000_0000, 0x8000_0000, 1 << 30)]);
     let off = CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() };
     let without = run(&scenario.layout(Layout::Linux).cpu(off));
     without.assert_clean();
+    assert_eq!(large_runs(&without), []);
     assert_eq!(without.virtual_map, linux.virtual_map);
+}
+
+/// What leaves of 1 GiB map: from where, to where, how many bytes.
+fn large_runs(report: &Report) -> Vec<(u64, u64, u64)> {
+    let large = report.runs.iter().filter(|run| run.leaf == Level::Pdpte && run.defect.is_none());
+    large.map(|run| (run.va.0, run.pa.0, run.bytes)).collect()
 }

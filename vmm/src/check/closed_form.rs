@@ -124,8 +124,8 @@ impl Merged {
 /// What Linux maps, in the order in which it does: the last region of firmware's list first.
 pub fn in_mapping_order(map: &MemoryMap) -> Vec<Merged> {
     let mut all: Vec<Merged> = Vec::new();
-    for region in map.regions().filter(|region| region.pages > 0 && !region.wraps()) {
-        match all.last_mut().filter(|before| before.is_continued_by(&region)) {
+    for region in map.regions().filter(is_valid) {
+        match all.last_mut().filter(|before| before.is_continued_by(&region) && fits_an_entry(&region)) {
             Some(before) => {
                 before.pages += region.pages;
                 before.parts.push(region);
@@ -138,6 +138,11 @@ pub fn in_mapping_order(map: &MemoryMap) -> Vec<Merged> {
         all.reverse();
     }
     all
+}
+
+/// Whether Linux leaves a descriptor in the list (`efi_memmap_entry_valid`): it has pages, and ends below 2^64, not there.
+fn is_valid(region: &Region) -> bool {
+    region.pages > 0 && region.end() < 1 << 64
 }
 
 #[cfg(test)]
@@ -197,11 +202,23 @@ mod tests {
         assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), (data, RUNTIME, 0x3000, 1)]), [1, 1]);
         let other = RUNTIME | MemoryAttribute::WRITE_BACK;
         assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), (data, other, 0x2000, 1)]), [1, 1]);
-        // A descriptor without pages is dropped first; any other stands between.
-        let zero = (MemoryType::CONVENTIONAL, none, 0, 0);
-        assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), zero, (data, RUNTIME, 0x2000, 1)]), [2]);
+        // A descriptor without pages, or one that reaches 2^64, is dropped first; any other stands between.
+        let conventional = |phys, pages| (MemoryType::CONVENTIONAL, none, phys, pages);
+        for dropped in [conventional(0, 0), conventional(!0xfff, 1), conventional(!0xfff, 2)] {
+            assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), dropped, (data, RUNTIME, 0x2000, 1)]), [2]);
+        }
+        let last = conventional(!0x1fff, 1);
+        assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), last, (data, RUNTIME, 0x2000, 1)]), [1, 1]);
         let between = (MemoryType::CONVENTIONAL, none, 0x8000, 1);
         assert_eq!(merged(&[(data, RUNTIME, 0x1000, 1), between, (data, RUNTIME, 0x2000, 1)]), [1, 1]);
+    }
+
+    #[test]
+    fn what_no_entry_can_hold_is_not_merged_with_what_it_can() {
+        let data = MemoryType::RUNTIME_SERVICES_DATA;
+        let end = 1 << 52;
+        let map = map(&[(data, RUNTIME, end - 0x2000, 1), (data, RUNTIME, end - 0x1000, 2)]);
+        assert_eq!(linux(&map), [(0, Some(BELOW_4G - 0x2000))]);
     }
 
     #[test]

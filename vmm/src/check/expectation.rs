@@ -103,7 +103,7 @@ impl Expectation {
         let Question { map, layout, told, .. } = *question;
         let formula = closed_form::addresses(map, layout);
         let mut given = Given::new(question.virtual_map);
-        given.claim(map);
+        given.claim(map, &formula);
         let mut placed = Vec::new();
         for region in map.regions() {
             let Some(virt_start) = given.virtual_start(&region) else {

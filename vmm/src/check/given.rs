@@ -20,6 +20,21 @@ struct Entry {
     claimed: u64,
 }
 
+impl Entry {
+    /// Takes a region's pages; where the entry puts them.
+    fn claim(&mut self, region: &Region) -> u64 {
+        self.claimed = self.claimed.saturating_add(region.pages);
+        self.virt.wrapping_add(region.phys - self.phys)
+    }
+
+    /// Whether it reaches over the region, and has as many pages that are nobody's yet.
+    fn has_room_for(&self, region: &Region) -> bool {
+        let end = u128::from(self.phys) + u128::from(self.pages) * u128::from(PAGE_BYTES);
+        let free = self.pages.saturating_sub(self.claimed);
+        self.phys <= region.phys && region.end() <= end && (1..=free).contains(&region.pages)
+    }
+}
+
 impl Given {
     /// The map's entries, of which nothing is known yet.
     pub fn new(virtual_map: &[MemoryDescriptor]) -> Self {
@@ -32,8 +47,10 @@ impl Given {
         Self { entries, starts: HashMap::new() }
     }
 
-    /// Finds each region's entry: its own, or the one it was merged into.
-    pub fn claim(&mut self, map: &MemoryMap) {
+    /// Finds each region's entry. Where descriptors overlap several may do: the one that gives the region the address it
+    /// should have, before its own, and that before one it may have been merged into.
+    pub fn claim(&mut self, map: &MemoryMap, expected: &HashMap<usize, Option<u64>>) {
+        self.claim_expected(map, expected);
         for of_its_own in [true, false] {
             for region in map.regions() {
                 if self.starts.contains_key(&region.index) {
@@ -42,10 +59,27 @@ impl Given {
                 let Some(alike) = self.entries.get_mut(&(region.ty.0, region.attribute.bits())) else { continue };
                 let entry = if of_its_own { own_entry(alike, &region) } else { merged_entry(alike, &region) };
                 if let Some(entry) = entry {
-                    entry.claimed = entry.claimed.saturating_add(region.pages);
-                    let virt = entry.virt.wrapping_add(region.phys - entry.phys);
-                    self.starts.insert(region.index, virt);
+                    self.starts.insert(region.index, entry.claim(&region));
                 }
+            }
+        }
+    }
+
+    fn claim_expected(&mut self, map: &MemoryMap, expected: &HashMap<usize, Option<u64>>) {
+        let mut by_distance: HashMap<_, Vec<&mut Entry>> = HashMap::new();
+        for (&(ty, attribute), alike) in &mut self.entries {
+            for entry in alike {
+                let distance = entry.virt.wrapping_sub(entry.phys);
+                by_distance.entry((ty, attribute, distance)).or_default().push(entry);
+            }
+        }
+        for region in map.regions() {
+            let Some(virt) = expected.get(&region.index).copied().flatten() else { continue };
+            let key = (region.ty.0, region.attribute.bits(), virt.wrapping_sub(region.phys));
+            let Some(alike) = by_distance.get_mut(&key) else { continue };
+            let to = alike.partition_point(|entry| entry.phys <= region.phys);
+            if let Some(entry) = alike[..to].last_mut().filter(|entry| entry.has_room_for(&region)) {
+                self.starts.insert(region.index, entry.claim(&region));
             }
         }
     }
@@ -75,11 +109,7 @@ fn own_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entr
 /// The entry that holds this region among others.
 fn merged_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
     let from = alike.partition_point(|entry| entry.phys <= region.phys);
-    let entry = alike[..from].last_mut()?;
-    let end = |phys: u64, pages: u64| u128::from(phys) + u128::from(pages) * u128::from(PAGE_BYTES);
-    let room = entry.pages.checked_sub(entry.claimed)?;
-    let fits = end(region.phys, region.pages) <= end(entry.phys, entry.pages) && region.pages <= room;
-    (fits && region.pages > 0).then_some(entry)
+    alike[..from].last_mut().filter(|entry| entry.has_room_for(region))
 }
 
 #[cfg(test)]
@@ -100,10 +130,18 @@ mod tests {
     }
 
     fn starts(regions: &[(u64, u64)], virtual_map: &[(u64, u64, u64)]) -> (Vec<Option<u64>>, Vec<u64>) {
+        starts_where(regions, &[], virtual_map)
+    }
+
+    fn starts_where(
+        regions: &[(u64, u64)],
+        expected: &[u64],
+        virtual_map: &[(u64, u64, u64)],
+    ) -> (Vec<Option<u64>>, Vec<u64>) {
         let regions: Vec<_> = regions.iter().map(|&(phys, pages)| (phys, 0, pages)).collect();
         let regions = map(&regions);
         let mut given = Given::new(map(virtual_map).descriptors());
-        given.claim(&regions);
+        given.claim(&regions, &expected.iter().copied().map(Some).enumerate().collect());
         (regions.regions().map(|region| given.virtual_start(&region)).collect(), given.unclaimed())
     }
 
@@ -127,5 +165,29 @@ mod tests {
         assert_eq!(both, (vec![Some(0x9000), Some(0x5000)], vec![]));
         let one = starts(&[(0x1000, 1), (0x1000, 1)], &[(0x1000, 0x9000, 1)]);
         assert_eq!(one, (vec![Some(0x9000), None], vec![]));
+    }
+
+    #[test]
+    fn of_several_entries_the_one_at_the_expected_address_is_a_regions() {
+        // From the last to the first, as Linux maps.
+        let twice =
+            starts_where(&[(0x1000, 1), (0x1000, 1)], &[0x5000, 0x9000], &[(0x1000, 0x9000, 1), (0x1000, 0x5000, 1)]);
+        assert_eq!(twice, (vec![Some(0x5000), Some(0x9000)], vec![]));
+        // Two merged, and then one that starts where the second of them does, with another: the second is no more of
+        // that entry than the third, which would find no room.
+        let regions = [(0x1000, 1), (0x2000, 1), (0x2000, 2), (0x4000, 1)];
+        let virtual_map = [(0x2000, 0x9000, 3), (0x1000, 0x5000, 2)];
+        let expected = [0x5000, 0x6000, 0x9000, 0xb000];
+        let all = expected.map(Some).to_vec();
+        assert_eq!(starts_where(&regions, &expected, &virtual_map), (all, vec![]));
+        assert_ne!(starts(&regions, &virtual_map).1, Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_region_that_is_not_at_the_expected_address_is_where_it_is() {
+        let elsewhere = starts_where(&[(0x1000, 1)], &[0x5000], &[(0x1000, 0x9000, 1)]);
+        assert_eq!(elsewhere, (vec![Some(0x9000)], vec![]));
+        let none = starts_where(&[(0x1000, 2)], &[0x9000], &[(0x1000, 0x9000, 1)]);
+        assert_eq!(none, (vec![None], vec![0x9000]));
     }
 }

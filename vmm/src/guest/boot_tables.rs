@@ -45,11 +45,15 @@ impl<'m> BootTables<'m> {
         self.allocate()
     }
 
-    /// A root with all the entries of `other`.
+    /// A root with all the entries of `other`; what is then mapped in the lower half is not mapped in `other` too, unless
+    /// both have tables there within the same 512 GiB.
     pub fn copy_root(&mut self, other: u64) -> Result<u64, OutOfPages> {
-        let root = self.allocate()?;
-        for at in (0..PAGE_BYTES).step_by(8) {
-            self.set(root + at, self.get(other + at)?)?;
+        let root = self.copy_table(other)?;
+        let lowest = self.get(root)?;
+        // With five levels the first entry is all that four levels have for the lower half.
+        if self.levels == 5 && lowest & flags::P != 0 {
+            let below = self.copy_table(lowest & ADDRESS)?;
+            self.set(root, below | (lowest & !ADDRESS))?;
         }
         Ok(root)
     }
@@ -76,11 +80,19 @@ impl<'m> BootTables<'m> {
         self.set(table + slot(virt, level), entry)
     }
 
-    /// The most pages that mapping these ranges (of so many pages each) takes, with two roots.
+    /// The most pages that mapping these ranges (of so many pages each) takes, with two roots, and a table more to copy.
     pub fn pages_for(ranges: impl IntoIterator<Item = u64>) -> u64 {
         // A range crosses at most one more table at each level than its length needs.
         let range = |pages: u64| pages / 512 + 2 + pages / (512 * 512) + 2 + 2 + 2;
-        2 + ranges.into_iter().map(range).sum::<u64>()
+        3 + ranges.into_iter().map(range).sum::<u64>()
+    }
+
+    fn copy_table(&mut self, other: u64) -> Result<u64, OutOfPages> {
+        let table = self.allocate()?;
+        for at in (0..PAGE_BYTES).step_by(8) {
+            self.set(table + at, self.get(other + at)?)?;
+        }
+        Ok(table)
     }
 
     fn allocate(&mut self) -> Result<u64, OutOfPages> {
@@ -106,4 +118,31 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Byte offset of the entry for `virt` in its table of `level`.
 fn slot(virt: u64, level: u32) -> u64 {
     (virt >> (12 + 9 * (level - 1)) & 0x1ff) * 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mmu::{Access, Outcome, Pa, Paging, Va, walk};
+
+    #[test]
+    fn what_is_mapped_in_a_copy_is_not_mapped_in_the_first() {
+        for la57 in [false, true] {
+            let memory = OwnMemory::new(0x10_0000, 64 * PAGE_BYTES).unwrap();
+            let mut tables = BootTables::new(&memory, memory.base(), memory.end(), if la57 { 5 } else { 4 });
+            let (user, identity) = (0x7fff_f000_0000, 0x1a_f000);
+            let kernel = tables.root().unwrap();
+            tables.map(kernel, user, 0x5000, 1, flags::P | flags::U).unwrap();
+            let boot = tables.copy_root(kernel).unwrap();
+            tables.map(boot, identity, identity, 1, flags::P | flags::W).unwrap();
+
+            let paging = Paging { la57, ..Paging::default() };
+            let reached = |root, virt| match walk(&memory, Pa(root), Va(virt), Access::read(), &paging).outcome {
+                Outcome::Translated(translation) => Some(translation.pa.0),
+                _ => None,
+            };
+            assert_eq!([reached(boot, user), reached(boot, identity)], [Some(0x5000), Some(identity)], "{la57}");
+            assert_eq!([reached(kernel, user), reached(kernel, identity)], [Some(0x5000), None], "{la57}");
+        }
+    }
 }

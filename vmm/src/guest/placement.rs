@@ -185,12 +185,13 @@ fn first_fit(mut places: Vec<Range<u64>>, occupied: Vec<Range<u64>>, bytes: u64,
     None
 }
 
-/// Whole pages that a region touches; None if it has none.
+/// Whole pages that a region touches; None if it has none. One that wraps is nobody's: it cannot be mapped, and may seem
+/// to hold everything there is.
 fn extent(region: &Region) -> Option<Range<u64>> {
     let start = region.phys & !(PAGE_BYTES - 1);
-    let end = region.pages.saturating_mul(PAGE_BYTES).saturating_add(region.phys);
+    let end = u64::try_from(region.end()).unwrap_or(u64::MAX);
     let end = end.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX);
-    (region.pages > 0).then_some(start..end)
+    (region.pages > 0 && !region.wraps()).then_some(start..end)
 }
 
 #[cfg(test)]
@@ -255,6 +256,16 @@ mod tests {
         let full = map(&[(MemoryType::RUNTIME_SERVICES_DATA, 0, 1 << 24)]);
         let refusal = Placement::find(&full, SIZES, 1 << 36, &[]).unwrap_err();
         assert_eq!(refusal, NoRoom { who: "the guest", bytes: SIZES.total(), limit: 1 << 36 });
+    }
+
+    #[test]
+    fn a_region_that_wraps_is_in_nobodys_way() {
+        let found = |pages| {
+            let map = map(&[(MemoryType::RESERVED, 0x1000, pages), (MemoryType::CONVENTIONAL, 0x10_0000, 0x100)]);
+            Placement::find(&map, SIZES, 1 << 36, &[]).ok().map(|found| found.base)
+        };
+        assert_eq!(found(1 << 52), Some(0x10_0000));
+        assert_eq!(found(1 << 40), None);
     }
 
     #[test]

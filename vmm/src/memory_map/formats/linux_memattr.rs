@@ -104,9 +104,21 @@ efi: memattr: ! 0x000000090000-0x000000090fff [Runtime Code|RUN|  |  |  |  |  | 
     }
 
     #[test]
-    fn a_table_alone_is_no_map() {
-        let error = MemoryMap::parse_named("boot.log", ROWS).unwrap_err();
-        assert_eq!(error.to_string(), "boot.log:1:31: no EFI memory map: only a Memory Attributes Table");
+    fn a_table_alone_is_a_part_of_the_map() {
+        let map = MemoryMap::parse(ROWS).unwrap();
+        let regions: Vec<_> =
+            map.regions().map(|region| (region.phys, region.pages, region.attribute.bits())).collect();
+        let runtime_wb = 0x8000_0000_0000_0008;
+        assert_eq!(regions, [(0xbfbc_5000, 4, runtime_wb), (0xbfbc_9000, 2, runtime_wb), (0x9_0000, 1, runtime_wb)]);
+        assert_eq!(map.attributes_table().len(), 4);
+        assert!(map.partial().is_some_and(|why| why.contains("Memory Attributes Table only")));
+    }
+
+    #[test]
+    fn a_table_of_garbage_is_no_map() {
+        let garbage = ROWS.lines().last().unwrap();
+        let error = MemoryMap::parse_named("boot.log", garbage).unwrap_err();
+        assert_eq!(error.to_string(), "boot.log:1:32: no EFI memory map: only a Memory Attributes Table");
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! announces another list. Rows without numbers have one more sign: a text that holds a list several times over, and
 //! nothing between, repeats its rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::error::ParseError;
 use super::super::oddity::{Oddity, OddityKind};
-use super::super::{Format, ListKind, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap, MemoryType, Region};
+use super::super::{
+    Format, ListKind, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, Region,
+};
 use super::cursor::Bad;
 use super::log_prefix::find_message;
 use super::rows::{Row, RowFormat, RowKind};
@@ -96,6 +98,8 @@ struct List {
     skipped: Skips,
     /// Whether it is an excerpt.
     is_excerpt: bool,
+    /// Whether it is made of a Memory Attributes Table, for there is nothing else.
+    is_table: bool,
     /// Whether Linux announced it as its own.
     is_announced: bool,
     boot: usize,
@@ -103,6 +107,7 @@ struct List {
 
 /// One Memory Attributes Table.
 struct Table {
+    format: &'static RowFormat,
     entries: Vec<MemoryDescriptor>,
     /// The line of its first entry, and the place of that entry.
     line: usize,
@@ -168,7 +173,7 @@ impl Lists {
         let Row { number, descriptor, kind, odd } = row;
         let row = Placed { number, descriptor, odd, line, span };
         match kind {
-            RowKind::Attributes => self.take_attributes(row),
+            RowKind::Attributes => self.take_attributes(format, row),
             RowKind::Dropped => {
                 // Linux prints these before the list.
                 self.open = false;
@@ -194,6 +199,9 @@ impl Lists {
 
     /// The maps, in the order of the text; an error if there are rows, but not of any map.
     pub(super) fn into_maps(mut self, name: &str, text: &str) -> Result<Vec<MemoryMap>, ParseError> {
+        if self.lists.is_empty() {
+            self.lists = self.tables.iter().filter_map(Table::as_list).collect();
+        }
         if self.lists.is_empty() {
             return self.without_lists(name, text).map_or_else(|| Ok(Vec::new()), Err);
         }
@@ -267,6 +275,7 @@ impl Lists {
             dropped: if is_excerpt { Vec::new() } else { std::mem::take(&mut self.dropped) },
             skipped: std::mem::take(&mut self.skipped),
             is_excerpt,
+            is_table: false,
             is_announced: self.runtime_next && !is_excerpt,
             boot: self.boot,
         });
@@ -275,7 +284,7 @@ impl Lists {
         Ok(())
     }
 
-    fn take_attributes(&mut self, row: Placed) -> Result<(), Refused> {
+    fn take_attributes(&mut self, format: &'static RowFormat, row: Placed) -> Result<(), Refused> {
         // Linux prints the table after the map, so the next row without a number is another map's.
         if self.lists.last().and_then(|list| list.rows.last()).is_some_and(|row| row.number.is_none()) {
             self.open = false;
@@ -285,7 +294,8 @@ impl Lists {
             _ => {
                 let has_list_before = self.lists.last().is_some_and(|list| list.boot == self.boot);
                 let Placed { descriptor, line, span, .. } = row;
-                self.tables.push(Table { entries: vec![descriptor], line, span, has_list_before, boot: self.boot });
+                let entries = vec![descriptor];
+                self.tables.push(Table { format, entries, line, span, has_list_before, boot: self.boot });
                 self.table_open = true;
             }
         }
@@ -306,7 +316,7 @@ impl Lists {
     }
 
     /// Without `efi=debug` Linux prints no rows but those it dropped, and the entries of the Memory Attributes Table
-    /// that it refuses.
+    /// that it refuses: garbage, of which no list can be made.
     fn without_lists(&self, name: &str, text: &str) -> Option<ParseError> {
         let (span, message, label) = match (self.lost.first().or(self.dropped.first()), self.tables.first()) {
             (Some(row), _) => {
@@ -322,6 +332,39 @@ impl Lists {
 }
 
 const TOO_MANY: &str = "no firmware hands out so many: check that this is one map";
+
+impl Table {
+    /// The runtime regions that the table tells of, if it does: each entry is one, or a part of one, of its own type (UEFI
+    /// 2.10, section 4.6.4). An entry that is there several times, as in the wild, is one region.
+    fn as_list(&self) -> Option<List> {
+        let is_runtime = |entry: &MemoryDescriptor| {
+            matches!(entry.ty, MemoryType::RUNTIME_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_DATA)
+                && entry.att.contains(MemoryAttribute::RUNTIME)
+        };
+        let mut seen = BTreeSet::new();
+        let entries = self.entries.iter().filter(|entry| is_runtime(entry));
+        let rows = entries.filter(|entry| seen.insert((entry.phys_start, entry.page_count, entry.ty.0)));
+        let rows: Vec<Placed> = rows
+            .map(|entry| Placed {
+                number: None,
+                descriptor: MemoryDescriptor { att: MemoryAttribute::RUNTIME | MemoryAttribute::WRITE_BACK, ..*entry },
+                odd: None,
+                line: self.line,
+                span: self.span.clone(),
+            })
+            .collect();
+        (1..=MAX_DESCRIPTORS).contains(&rows.len()).then(|| List {
+            format: self.format,
+            rows,
+            dropped: Vec::new(),
+            skipped: Skips::default(),
+            is_excerpt: false,
+            is_table: true,
+            is_announced: false,
+            boot: self.boot,
+        })
+    }
+}
 
 impl List {
     /// Where its first row starts in the text.
@@ -382,6 +425,11 @@ impl List {
         let last = map.descriptors.len().saturating_sub(1);
         notes.extend(skipped.map(|(_, message)| note(OddityKind::SkippedLine, last, message)));
         map.notes = few_of_each(notes, self.skipped.more, last);
+        if self.is_table {
+            let why = "these are the entries of the Memory Attributes Table only; how they may be cached is not told, and \
+                       taken to be WB";
+            map = map.marked_partial(Some(why.into()));
+        }
         map
     }
 }
@@ -476,7 +524,7 @@ fn is_what_linux_mapped(list: &List, firmware: &List) -> bool {
 fn table_of(tables: &[Table], list: &List) -> Option<usize> {
     let line = list.rows.first().map_or(0, |row| row.line);
     let of_boot = |table: &Table| table.boot == list.boot;
-    let after = tables.iter().position(|table| of_boot(table) && table.line > line);
+    let after = tables.iter().position(|table| of_boot(table) && table.line >= line);
     after.or_else(|| tables.iter().position(|table| of_boot(table) && !table.has_list_before))
 }
 

@@ -189,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn a_table_alone_is_a_part_of_the_map_each_entry_once() {
+        let map = MemoryMap::parse(&format!("{ENTRY}\n{ENTRY}\n")).unwrap();
+        let regions: Vec<_> = map.regions().map(|region| (region.ty, region.phys, region.pages)).collect();
+        assert_eq!(regions, [(MemoryType::RUNTIME_SERVICES_CODE, 0x4d81_a000, 0x1f)]);
+        assert_eq!((map.attributes_table().len(), map.partial().is_some()), (2, true));
+    }
+
+    #[test]
     fn half_a_virtual_address_is_none() {
         let odd = row(&REGION.replace("00000000 (", "9AB00000 (")).ok().unwrap();
         assert_eq!((odd.descriptor.virt_start, odd.odd.unwrap().0), (0, OddityKind::LostVirtualAddress));
