@@ -349,10 +349,11 @@ fn kernel_item(item: &str) -> Result<KernelItem, String> {
 }
 
 fn switch(item: &str, value: &str) -> Result<bool, String> {
+    let name = item.trim_end_matches(value);
     match value {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err(format!("`{item}`: expected on or off")),
+        _ => Err(format!("`{item}`: expected {name}on or {name}off")),
     }
 }
 
