@@ -8,7 +8,7 @@ use super::arena::{ARENAS, Arena, MAX_CASES, Slots};
 use super::bits::Combination;
 use super::findings::Findings;
 use super::plan::{Piece, Plan};
-use super::station::{Batch, Site, Tally};
+use super::station::{Batch, Site};
 use super::{Done, Matrix};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
@@ -161,13 +161,7 @@ impl<'w> Ahead<'w, Box<dyn Iterator<Item = Combination> + 'w>> {
         let (part, first) = self.peek()?;
         let la57 = self.work.plan.parts[part].0.told.la57;
         let mut slots = Slots::default();
-        let mut batch = Batch {
-            part,
-            arena,
-            cases: Vec::with_capacity(MAX_CASES),
-            tally: Tally::default(),
-            stray_writes: Vec::new(),
-        };
+        let mut batch = Batch::new(part, arena);
         while let Some((_, combination)) =
             self.peek().filter(|next| next.0 == part && next.1.registers() == first.registers())
         {

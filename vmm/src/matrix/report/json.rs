@@ -36,6 +36,7 @@ pub fn to_json(report: &MatrixReport) -> String {
         "mismatch_cases": report.shown.iter().map(case).collect::<Vec<_>>(),
         "deviations": deviations.collect::<Vec<_>>(),
         "deviations_not_found": report.not_found,
+        "deviations_not_shown": report.not_shown,
         "parts": parts.collect::<Vec<_>>(),
         "skipped": skipped.collect::<Vec<_>>(),
         "threads": report.threads,
