@@ -42,6 +42,7 @@ pub fn to_json(report: &MatrixReport) -> String {
         "threads": report.threads,
         "seconds": report.elapsed.as_secs_f64(),
         "per_second": report.per_second(),
+        "floor_per_second": report.floor_per_second(),
     });
     format!("{value:#}\n")
 }

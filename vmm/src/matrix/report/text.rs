@@ -31,7 +31,15 @@ fn numbers(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result {
     writeln!(f, "  faults       {:>12}   {kinds}:{codes}", grouped(report.faults))?;
     writeln!(f, "  mismatches   {:>12}", grouped(report.mismatches))?;
     let (seconds, rate) = (report.elapsed.as_secs_f64(), grouped(report.per_second() as u64));
-    writeln!(f, "  per second   {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))
+    writeln!(f, "  per second   {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))?;
+    if let (Some(floor), Some(over)) = (report.floor_per_second(), report.over_floor()) {
+        writeln!(
+            f,
+            "  floor        {:>12}   by bare loops: the matrix takes {over:.2} of their time",
+            grouped(floor as u64)
+        )?;
+    }
+    Ok(())
 }
 
 /// What of the set was run, if not all of it.
@@ -199,6 +207,7 @@ mod tests {
             controls: Vec::new(),
             skipped: Vec::new(),
             elapsed: std::time::Duration::from_secs(1),
+            floors: Vec::new(),
         }
     }
 
