@@ -21,8 +21,7 @@ pub fn run(
     plan: &Plan,
     progress: &(dyn Fn(Done) + Sync),
 ) -> Result<Findings, EngineError> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = matrix.threads.map_or(processors, usize::from).min(plan.pieces().len()).max(1);
+    let threads = threads(matrix).min(plan.pieces().len()).max(1);
     let work = Work {
         matrix,
         bed,
@@ -44,6 +43,12 @@ pub fn run(
         all.add(findings?);
     }
     Ok(all)
+}
+
+/// Guests at a time, if there is work for as many.
+pub fn threads(matrix: &Matrix) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    matrix.threads.map_or_else(processors, usize::from)
 }
 
 /// What the threads share.

@@ -41,6 +41,7 @@ mod single;
 mod station;
 
 use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Instant;
 
 pub use bits::{Bit, Combination, EntryBit, UnknownBit};
@@ -117,15 +118,23 @@ impl Matrix {
     /// Runs it, telling how far it is. An error means that KVM failed, or the guest was lost; what differs from the
     /// software MMU is in the report.
     pub fn run(&self, bed: &TestBed, progress: &(dyn Fn(Done) + Sync)) -> Result<MatrixReport, EngineError> {
-        let floor = || self.floor.then(|| Floor::measure(bed, FLOOR_TURNS)).transpose();
-        let before = floor()?;
+        let before = self.floors(bed)?;
         let start = Instant::now();
         let plan = Plan::new(self, bed)?;
         let found = crew::run(self, bed, &plan, progress)?;
         let elapsed = start.elapsed();
         // Twice, for the machine may not be the same all the time.
-        let floors = before.into_iter().chain(floor()?).collect();
+        let floors = [before, self.floors(bed)?].concat();
         Ok(MatrixReport { floors, ..MatrixReport::new(self, plan, found, elapsed) })
+    }
+
+    /// The floor, if it is asked for: taken in as many guests at once as the matrix has, for they share the processors.
+    fn floors(&self, bed: &TestBed) -> Result<Vec<Floor>, EngineError> {
+        let guests = if self.floor { crew::threads(self) } else { 0 };
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..guests).map(|_| scope.spawn(|| Floor::measure(bed, FLOOR_TURNS))).collect();
+            all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
     }
 
     /// Runs a single combination on a CPU asked for in this way.

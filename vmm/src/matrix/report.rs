@@ -53,7 +53,7 @@ pub struct MatrixReport {
     pub skipped: Vec<Skipped>,
     /// How long it took.
     pub elapsed: Duration,
-    /// If asked for: what the accesses cost at the least, before and after.
+    /// If asked for: what the accesses cost each guest at the least, before and after.
     pub floors: Vec<Floor>,
 }
 
@@ -140,7 +140,8 @@ impl MatrixReport {
         self.combinations as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
-    /// Combinations in a second if each took a guest no longer than its accesses alone do, in bare loops.
+    /// Combinations in a second if each took a guest no longer than its accesses alone do, in bare loops of
+    /// as many guests at once.
     pub fn floor_per_second(&self) -> Option<f64> {
         let each: f64 = self.floors.iter().map(|floor| floor.combination().as_secs_f64()).sum();
         (each > 0.0).then(|| self.threads as f64 * self.floors.len() as f64 / each)
