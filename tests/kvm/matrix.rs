@@ -63,6 +63,7 @@ fn deviations_are_found() {
     assert_eq!(found("maxphyaddr-of-host"), narrow.checks.maxphyaddr != 36);
     assert_eq!(found("reserved-without-p"), !all.checks.reserved_fault_sets_p);
     assert_eq!(found("pke-ignored"), all.taken.pke && !all.checks.pke);
+    assert_eq!(found("pml4-256-unusable"), !all.high_half_start);
 }
 
 fn every_broken_rule_is_missed() {

@@ -937,6 +937,12 @@ fn the_matrix_is_told_to_programs() {
     let faults = report["faults"].as_u64().unwrap();
     assert!(text.out.contains(&format!("faults       {faults:>12} ")), "{}", text.out);
     assert!(text.out.contains("\nClean: this KVM does as the SDM says"), "{}", text.out);
+    assert!(report["floor_per_second"].is_null() && !text.out.contains("bare loops"), "{}", text.out);
+    let beside = efibed(["matrix", "--sample", "500", "--floor", "--json", "-"]).json();
+    assert!(beside["floor_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{beside}");
+    // There is less to do than shards.
+    let empty = efibed(["matrix", "--sample", "500", "--shard", "3/3"]);
+    assert!(empty.out.contains("\nNothing was tried: this share of it is empty.\n"), "{}", empty.out);
 }
 
 const COMBINATION: &str =
@@ -948,6 +954,9 @@ fn a_combination_is_shown_with_its_tables() {
     for part in ["  PML4E    at 0x", "  PTE      at 0x", "expected  #PF 0x5 (P U), CR2 0x", "As the SDM says."] {
         assert!(said.out.contains(part), "{part}: {}", said.out);
     }
+    // The example of `--help`.
+    let said = efibed(["matrix", "--case", "pml4e.p pdpte.p pde.p pde.ps pde.b13 user"]);
+    assert!(said.out.contains("expected  #PF 0xd (P U RSVD), CR2 0x"), "{}", said.out);
     let said = efibed(["matrix", "--case", &format!("{COMBINATION} write"), "--json", "-"]);
     let single = said.json();
     let pte = &single["walk"][3];

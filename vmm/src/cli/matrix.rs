@@ -13,7 +13,7 @@ use crate::{CpuidRequest, TestBed};
 
 /// The arguments of `matrix`.
 #[derive(Args)]
-#[command(long_about = ABOUT)]
+#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Which combinations
     #[arg(long, value_name = "access|full", value_parser = sets(), default_value = "access", long_help = SET_HELP)]
@@ -35,8 +35,12 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
+    /// Time bare loops of the same accesses too, before and after, and tell how near to them the matrix comes
+    #[arg(long)]
+    floor: bool,
+
     /// Run this one combination, and show its tables: the short names of its bits, as a mismatch prints them
-    #[arg(long, value_name = "BITS", conflicts_with_all = ["set", "shard", "sample", "seed", "threads"])]
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["set", "shard", "sample", "seed", "threads", "floor"])]
     case: Option<Combination>,
 
     /// What the CPU is to say it is, for `--case`: maxphyaddr=N,1g=on|off,la57=on|off,pku=on|off
@@ -63,6 +67,31 @@ Which combinations: `access` is the enumeration of kvm-unit-tests' x86/access.c,
 every level, 1 GiB leaves, each reserved bit, other physical-address widths, SMEP, SMAP, protection keys, non-canonical \
 addresses, accesses that cross pages, and five-level paging";
 
+const EXAMPLES: &str = "\
+Examples:
+  efibed matrix                                       what kvm-unit-tests' access test tries
+  efibed matrix --set full                            all there is
+  efibed matrix --set full --sample 100000 --seed 7   a part of it, evenly of everything
+  efibed matrix --set full --shard 2/5                the second of five jobs
+  efibed matrix --case \"pml4e.p pdpte.p pde.p pde.ps pde.b13 user\"
+
+The names of bits, for `--case`:
+  pde.b13, pte.w   an entry's: pml5e, pml4e, pdpte, pde or pte, and of it p, w, u, a, d, ps,
+                   g, pat, nx, or bN for bit N
+  next.p           the same of the next page's PTE, if the access is `crossing`
+  pkey             the leaf has protection key 1, which pkru.ad and pkru.wd deny
+  va.b47           bit 47 of the address is inverted; so to va.b63
+  pml4.256         the address is in the first slot of the high half
+  unbacked         there need be no memory where the leaf leads
+  efer.nx, cr0.wp, cr4.smep, cr4.smap, cr4.pke, pkru.ad, pkru.wd, ac
+  user             the access is made in ring 3, otherwise in ring 0
+  write, fetch     and is that, otherwise a read
+  crossing, stack  it is to two pages; it goes through SS
+  implicit         it is the processor's own, of a segment descriptor
+  twice            a read in ring 0 goes before it
+
+Exit status: 0 if all is as the SDM says but for known deviations, 1 if not.";
+
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
@@ -74,6 +103,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         sample: arguments.sample,
         seed: arguments.seed,
         threads: arguments.threads,
+        floor: arguments.floor,
         ..Matrix::new(arguments.set)
     };
     let report = counted("combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;

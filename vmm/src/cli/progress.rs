@@ -1,8 +1,9 @@
 //! How far a run is, for whoever waits for it.
 
+use std::fmt;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::Progress;
 
@@ -60,7 +61,16 @@ fn restart(bar: &ProgressBar, template: &str) {
 /// Runs something that tells how many of how many things it has done.
 pub fn counted<T>(things: &str, run: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> T) -> T {
     let bar = progress_bar();
-    restart(&bar, &format!("  {{bar:40}} {{human_pos}}/{{human_len}} {things}, {{per_sec}}, {{eta}} left"));
+    // indicatif's own rate has four decimal places.
+    let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Writing to a string does not fail.
+        let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+    };
+    let line = format!("  {{bar:40}} {{human_pos}}/{{human_len}} {things}, {{rate}} a second, {{eta}} left");
+    if let Ok(style) = ProgressStyle::with_template(&line) {
+        bar.set_style(style.with_key("rate", rate));
+    }
+    bar.reset();
     let result = run(&|done, all| {
         bar.set_length(all);
         bar.set_position(done);

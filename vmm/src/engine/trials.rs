@@ -31,6 +31,8 @@ pub struct Abilities {
     pub taken: Paging,
     /// What checks their accesses.
     pub checks: Paging,
+    /// Whether ring 3 has the first slot of the high half, `PML4[256]`; it is asked with 4-level paging only.
+    pub high_half_start: bool,
     /// Each question and its answer.
     pub trials: Vec<Trial>,
 }
@@ -70,7 +72,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let asked = course::told(&seen, request);
     let result = ask_what_is_taken(&mut machine, &map, &asked);
     machines.give_back(request, machine);
-    let (mut checks, mut trials, taken) = result?;
+    let (Answers { mut checks, high_half_start, mut trials }, taken) = result?;
     let mut tell = |what, asked: bool, taken: bool| {
         if asked {
             let seen = if taken { "KVM takes it, and the guest runs" } else { "KVM refuses it" };
@@ -80,16 +82,19 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     tell("five-level paging (CR4.LA57)", asked.la57, taken.la57);
     tell("protection keys (CR4.PKE)", asked.pke, taken.pke);
     checks.la57 = taken.la57;
-    Ok(Abilities { supported: machines.supported(), told: asked, taken, checks, trials })
+    Ok(Abilities { supported: machines.supported(), told: asked, taken, checks, high_half_start, trials })
+}
+
+/// What the trials of one CPU found.
+struct Answers {
+    checks: Paging,
+    high_half_start: bool,
+    trials: Vec<Trial>,
 }
 
 /// KVM refuses a CR4 with LA57 or PKE where it has not got them, whatever CPUID was made to say; the rest can still be
 /// asked.
-fn ask_what_is_taken(
-    machine: &mut Machine,
-    map: &MemoryMap,
-    asked: &Paging,
-) -> Result<(Paging, Vec<Trial>, Paging), EngineError> {
+fn ask_what_is_taken(machine: &mut Machine, map: &MemoryMap, asked: &Paging) -> Result<(Answers, Paging), EngineError> {
     let without = [(true, true), (true, false), (false, true), (false, false)];
     let candidates = without.map(|(la57, pke)| Paging { la57: asked.la57 && la57, pke: asked.pke && pke, ..*asked });
     for told in &candidates[..3] {
@@ -97,14 +102,14 @@ fn ask_what_is_taken(
             Err(EngineError::Boot(BootError::Registers(_))) => {
                 machine.reset().map_err(|error| EngineError::Kvm(error.to_string()))?;
             }
-            other => return other.map(|(checks, trials)| (checks, trials, *told)),
+            other => return other.map(|answers| (answers, *told)),
         }
     }
     let told = candidates[3];
-    ask(machine, map, &told).map(|(checks, trials)| (checks, trials, told))
+    ask(machine, map, &told).map(|answers| (answers, told))
 }
 
-fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging, Vec<Trial>), EngineError> {
+fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<Answers, EngineError> {
     let image = Image::built_in()?;
     // A page to be executed, just below KVM's own.
     let page = machine.internals().tss_pages_at - 0x10_0000;
@@ -134,8 +139,12 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<(Paging,
     Ok(answers(&records, told, page))
 }
 
+/// Which question is about the first slot of the high half, and so has its page there.
+const OF_HIGH_HALF_START: usize = 7;
+const HIGH_HALF_START: u64 = 0xffff_8000_0000_0000;
+
 fn address(index: usize) -> u64 {
-    ARENA + index as u64 * SPACING
+    if index == OF_HIGH_HALF_START { HIGH_HALF_START } else { ARENA + index as u64 * SPACING }
 }
 
 /// In the order that `answers` takes them.
@@ -153,7 +162,9 @@ fn questions(page: u64, told: &Paging) -> Vec<Question> {
         new(ProbeKind::Read, page | data | flags::U, 1),
         new(ProbeKind::Write, page | flags::P, 1),
         new(ProbeKind::UserRead, page | data | flags::U | 1 << 59, 1),
+        new(ProbeKind::UserRead, page | data | flags::U, 1),
     ];
+    debug_assert_eq!(all.len(), OF_HIGH_HALF_START + 1);
     all.extend((NARROWEST..WIDEST).map(|bit| new(ProbeKind::Read, empty | 1 << bit | data, 1)));
     all
 }
@@ -172,11 +183,13 @@ fn build(loaded: &Loaded, questions: &[Question], told: &Paging) -> Result<u64, 
     Ok(root)
 }
 
-fn answers(records: &[Probe], told: &Paging, page: u64) -> (Paging, Vec<Trial>) {
-    let mut checks = *told;
+fn answers(records: &[Probe], told: &Paging, page: u64) -> Answers {
+    let (mut checks, mut high_half_start) = (*told, true);
     let mut trials = Vec::new();
     let mut tell = |what, works, record: &Probe| trials.push(Trial { what, works, seen: describe(record) });
-    let [gbpages, reserved, nx, smep, smap, wp, pku, widths @ ..] = records else { return (checks, trials) };
+    let [gbpages, reserved, nx, smep, smap, wp, pku, high_half, widths @ ..] = records else {
+        return Answers { checks, high_half_start, trials };
+    };
 
     checks.gbpages = gbpages.status == PROBE_DONE && gbpages.value == stamp(0x8000_0000);
     tell("1 GiB leaves", checks.gbpages == told.gbpages, gbpages);
@@ -199,6 +212,10 @@ fn answers(records: &[Probe], told: &Paging, page: u64) -> (Paging, Vec<Trial>) 
     if told.pke {
         tell("a page whose key PKRU denies", checks.pke, pku);
     }
+    if !told.la57 {
+        high_half_start = high_half.status == PROBE_DONE;
+        tell("ring 3 in the first slot of the high half", high_half_start, high_half);
+    }
     let refused = widths.iter().position(|record| record.status == PROBE_FAULTED);
     checks.maxphyaddr = refused.map_or(WIDEST, |index| NARROWEST + index as u8);
     let first = refused.and_then(|index| widths.get(index));
@@ -208,7 +225,7 @@ fn answers(records: &[Probe], told: &Paging, page: u64) -> (Paging, Vec<Trial>) 
         None => "no bit of an address faults".into(),
     };
     trials.push(Trial { what: "physical-address width (MAXPHYADDR)", works, seen });
-    (checks, trials)
+    Answers { checks, high_half_start, trials }
 }
 
 fn faults(record: &Probe, code: ErrorCode) -> bool {

@@ -8,7 +8,7 @@ use super::arena::{ARENAS, Arena, MAX_CASES, Slots};
 use super::bits::Combination;
 use super::findings::Findings;
 use super::plan::{Piece, Plan};
-use super::station::{Batch, Site, Tally};
+use super::station::{Batch, Site};
 use super::{Done, Matrix};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
@@ -21,8 +21,7 @@ pub fn run(
     plan: &Plan,
     progress: &(dyn Fn(Done) + Sync),
 ) -> Result<Findings, EngineError> {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = matrix.threads.map_or(processors, usize::from).min(plan.pieces().len()).max(1);
+    let threads = threads(matrix).min(plan.pieces().len()).max(1);
     let work = Work {
         matrix,
         bed,
@@ -44,6 +43,12 @@ pub fn run(
         all.add(findings?);
     }
     Ok(all)
+}
+
+/// Guests at a time, if there is work for as many.
+pub fn threads(matrix: &Matrix) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    matrix.threads.map_or_else(processors, usize::from)
 }
 
 /// What the threads share.
@@ -161,13 +166,7 @@ impl<'w> Ahead<'w, Box<dyn Iterator<Item = Combination> + 'w>> {
         let (part, first) = self.peek()?;
         let la57 = self.work.plan.parts[part].0.told.la57;
         let mut slots = Slots::default();
-        let mut batch = Batch {
-            part,
-            arena,
-            cases: Vec::with_capacity(MAX_CASES),
-            tally: Tally::default(),
-            stray_writes: Vec::new(),
-        };
+        let mut batch = Batch::new(part, arena);
         while let Some((_, combination)) =
             self.peek().filter(|next| next.0 == part && next.1.registers() == first.registers())
         {

@@ -41,6 +41,7 @@ mod single;
 mod station;
 
 use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Instant;
 
 pub use bits::{Bit, Combination, EntryBit, UnknownBit};
@@ -81,9 +82,14 @@ pub struct Matrix {
     /// Whether the software MMU is held against what was observed once more for each of its rules, that one broken:
     /// [`MatrixReport::controls`]. It takes as long as everything else does where ring 0 is emulated.
     pub controls: bool,
+    /// Whether bare loops are timed before and after, for [`MatrixReport::over_floor`].
+    pub floor: bool,
     /// Whether the guest has handlers for faults; it has but in negative controls.
     pub handlers: bool,
 }
+
+/// Turns of each bare loop: a tenth of a second for the slowest of them where a fault takes longest.
+const FLOOR_TURNS: u64 = 3000;
 
 /// How far a run is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,16 +103,38 @@ pub struct Done {
 impl Matrix {
     /// All of a set.
     pub fn new(set: Set) -> Self {
-        Self { set, shard: Shard::default(), sample: None, seed: 0, threads: None, controls: false, handlers: true }
+        Self {
+            set,
+            shard: Shard::default(),
+            sample: None,
+            seed: 0,
+            threads: None,
+            controls: false,
+            floor: false,
+            handlers: true,
+        }
     }
 
     /// Runs it, telling how far it is. An error means that KVM failed, or the guest was lost; what differs from the
     /// software MMU is in the report.
     pub fn run(&self, bed: &TestBed, progress: &(dyn Fn(Done) + Sync)) -> Result<MatrixReport, EngineError> {
+        let before = self.floors(bed)?;
         let start = Instant::now();
         let plan = Plan::new(self, bed)?;
         let found = crew::run(self, bed, &plan, progress)?;
-        Ok(MatrixReport::new(self, plan, found, start.elapsed()))
+        let elapsed = start.elapsed();
+        // Twice, for the machine may not be the same all the time.
+        let floors = [before, self.floors(bed)?].concat();
+        Ok(MatrixReport { floors, ..MatrixReport::new(self, plan, found, elapsed) })
+    }
+
+    /// The floor, if it is asked for: taken in as many guests at once as the matrix has, for they share the processors.
+    fn floors(&self, bed: &TestBed) -> Result<Vec<Floor>, EngineError> {
+        let guests = if self.floor { crew::threads(self) } else { 0 };
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..guests).map(|_| scope.spawn(|| Floor::measure(bed, FLOOR_TURNS))).collect();
+            all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
     }
 
     /// Runs a single combination on a CPU asked for in this way.

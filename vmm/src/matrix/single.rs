@@ -12,7 +12,7 @@ use super::part::Part;
 use super::plan::lacks;
 use super::report::Mismatch;
 use super::sets::Plane;
-use super::station::{Batch, Site, Tally, modes};
+use super::station::{Batch, Site, modes};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::machine::CpuidRequest;
@@ -81,7 +81,8 @@ pub fn run(bed: &TestBed, combination: Combination, cpu: &CpuidRequest) -> Resul
     let case = arenas[0].lay_out(0, &mut Slots::default(), combination, part.told.la57);
     let case = case.ok_or_else(|| EngineError::Kvm("an arena has no slot".into()))?;
 
-    let mut batch = Batch { part: 0, arena: 0, cases: vec![case], tally: Tally::default(), stray_writes: Vec::new() };
+    let mut batch = Batch::new(0, 0);
+    batch.cases.push(case);
     let mut site = Site::new(bed, &part, &arenas)?;
     site.open(&part, &arenas, true)?.run(&mut batch)?;
     site.close(bed, &part);

@@ -31,6 +31,16 @@ pub struct Batch {
     pub tally: Tally,
     /// Writes to where no memory is: physical address and data.
     pub stray_writes: Vec<(u64, u64)>,
+    /// With the first batch of a guest: accesses before it for which KVM used entries that the host had changed.
+    pub stale: u64,
+}
+
+impl Batch {
+    /// Nothing yet, to be laid out in this arena.
+    pub fn new(part: usize, arena: usize) -> Self {
+        let cases = Vec::with_capacity(MAX_CASES);
+        Self { part, arena, cases, tally: Tally::default(), stray_writes: Vec::new(), stale: 0 }
+    }
 }
 
 /// Accesses counted in the guest.
@@ -51,6 +61,8 @@ pub struct Station<'m> {
     told: Paging,
     /// Whether KVM must be told of each batch that tables have changed.
     forgets: bool,
+    /// By how many accesses that is known, until a batch carries it away.
+    stale: u64,
     handlers: bool,
 }
 
@@ -112,9 +124,10 @@ impl Site {
         for slot in arenas.iter().chain([&self.scratch]).flat_map(Arena::slots) {
             guest.machine().add_slot(slot).map_err(|error| EngineError::Kvm(error.to_string()))?;
         }
-        let mut station = Station { guest, arenas, told, forgets: false, handlers };
+        let mut station = Station { guest, arenas, told, forgets: false, stale: 0, handlers };
         if handlers {
-            station.forgets = station.keeps_stale_translations(&self.scratch).map_err(failed)?;
+            station.stale = station.stale_accesses(&self.scratch).map_err(failed)?;
+            station.forgets = station.stale > 0;
         }
         Ok(station)
     }
@@ -148,6 +161,7 @@ impl Station<'_> {
         let tally = self.run_cases(arena, &batch.cases, &mut watch);
         batch.tally = tally.map_err(|end| self.lost(arena, &batch.cases, &end))?;
         batch.stray_writes = watch.stray_writes;
+        batch.stale = std::mem::take(&mut self.stale);
         Ok(())
     }
 
@@ -257,9 +271,9 @@ impl Station<'_> {
         Ok(())
     }
 
-    /// Whether a change of an entry by the host may go unnoticed although the guest loads CR3 after it. KVM's shadow
-    /// tables follow the guest's writes, not the host's.
-    fn keeps_stale_translations(&mut self, scratch: &Arena) -> Result<bool, End> {
+    /// Accesses that arrive although the host has taken an entry away, one of each level, and the guest has loaded CR3
+    /// after it. KVM's shadow tables follow the guest's writes, not the host's.
+    fn stale_accesses(&mut self, scratch: &Arena) -> Result<u64, End> {
         let levels = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e];
         let path: Combination =
             "pml5e.p pml5e.w pml5e.u pml4e.p pml4e.w pml4e.u pdpte.p pdpte.w pdpte.u pde.p pde.w pde.u \
@@ -278,7 +292,7 @@ impl Station<'_> {
             scratch.set_entry(entry, 0);
         }
         let tally = self.run_cases(scratch, &cases, &mut watch)?;
-        Ok(tally.faults != levels.len() as u64)
+        Ok((levels.len() as u64).saturating_sub(tally.faults))
     }
 }
 

@@ -36,11 +36,13 @@ pub fn to_json(report: &MatrixReport) -> String {
         "mismatch_cases": report.shown.iter().map(case).collect::<Vec<_>>(),
         "deviations": deviations.collect::<Vec<_>>(),
         "deviations_not_found": report.not_found,
+        "deviations_not_shown": report.not_shown,
         "parts": parts.collect::<Vec<_>>(),
         "skipped": skipped.collect::<Vec<_>>(),
         "threads": report.threads,
         "seconds": report.elapsed.as_secs_f64(),
         "per_second": report.per_second(),
+        "floor_per_second": report.floor_per_second(),
     });
     format!("{value:#}\n")
 }

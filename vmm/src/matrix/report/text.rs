@@ -24,13 +24,22 @@ impl fmt::Display for Text<'_> {
 }
 
 fn numbers(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result {
-    let codes: Vec<_> = report.error_codes.iter().map(|code| format!("{code:#x}")).collect();
+    let codes: String = report.error_codes.iter().map(|code| format!(" {code:#x}")).collect();
     writeln!(f, "Paging matrix, set {}{}\n", report.set.name(), share(report))?;
     writeln!(f, "  combinations {:>12}   each executed in a guest, which counted them", grouped(report.combinations))?;
-    writeln!(f, "  faults       {:>12}   {} error codes: {}", grouped(report.faults), codes.len(), codes.join(" "))?;
+    let kinds = counted(report.error_codes.len() as u64, "error code");
+    writeln!(f, "  faults       {:>12}   {kinds}:{codes}", grouped(report.faults))?;
     writeln!(f, "  mismatches   {:>12}", grouped(report.mismatches))?;
     let (seconds, rate) = (report.elapsed.as_secs_f64(), grouped(report.per_second() as u64));
-    writeln!(f, "  per second   {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))
+    writeln!(f, "  per second   {rate:>12}   {seconds:.1} s in all, {}", counted(report.threads as u64, "guest"))?;
+    if let (Some(floor), Some(over)) = (report.floor_per_second(), report.over_floor()) {
+        writeln!(
+            f,
+            "  floor        {:>12}   by bare loops: the matrix takes {over:.2} of their time",
+            grouped(floor as u64)
+        )?;
+    }
+    Ok(())
 }
 
 /// What of the set was run, if not all of it.
@@ -96,6 +105,9 @@ fn deviations(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result 
     for name in &report.not_found {
         writeln!(f, "\n  {name}: NOT found, though trials of single accesses (`efibed doctor`) show it")?;
     }
+    for name in &report.not_shown {
+        writeln!(f, "\n  {name}: found, though trials of single accesses (`efibed doctor`) do NOT show it")?;
+    }
     Ok(())
 }
 
@@ -110,8 +122,12 @@ fn skipped(f: &mut fmt::Formatter<'_>, report: &MatrixReport) -> fmt::Result {
 
 fn verdict(report: &MatrixReport) -> String {
     match (report.mismatches, report.deviations.len()) {
-        _ if !report.not_found.is_empty() => {
+        _ if report.combinations == 0 => "Nothing was tried: this share of it is empty.".into(),
+        (0, _) if !report.not_found.is_empty() => {
             "WRONG: a deviation that single accesses show was not found, so one of the two is mistaken.".into()
+        }
+        (0, _) if !report.not_shown.is_empty() => {
+            "WRONG: a deviation was found that single accesses do not show, so one of the two is mistaken.".into()
         }
         (0, 0) => "Clean: this KVM does as the SDM says in all that was tried.".into(),
         (0, known) => format!(
@@ -170,5 +186,55 @@ mod tests {
     fn thousands_are_grouped() {
         let groups = [(0, "0"), (999, "999"), (1000, "1,000"), (19_169_280, "19,169,280")];
         assert!(groups.iter().all(|(number, text)| grouped(*number) == *text));
+    }
+
+    fn report() -> MatrixReport {
+        MatrixReport {
+            set: crate::matrix::Set::Access,
+            shard: crate::matrix::Shard::default(),
+            sample: None,
+            seed: 0,
+            threads: 1,
+            parts: Vec::new(),
+            combinations: 5,
+            faults: 3,
+            error_codes: vec![0, 2],
+            mismatches: 0,
+            shown: Vec::new(),
+            deviations: Vec::new(),
+            not_found: Vec::new(),
+            not_shown: Vec::new(),
+            controls: Vec::new(),
+            skipped: Vec::new(),
+            elapsed: std::time::Duration::from_secs(1),
+            floors: Vec::new(),
+        }
+    }
+
+    /// The last line says what the exit status says.
+    #[test]
+    fn a_run_is_clean_only_if_nothing_is_left_to_explain() {
+        let deviation = || vec!["1g-reserved"];
+        let cases = [
+            (report(), true, "Clean: this KVM does as the SDM says in all that was tried."),
+            (MatrixReport { combinations: 0, ..report() }, true, "Nothing was tried"),
+            (MatrixReport { mismatches: 2, ..report() }, false, "WRONG: 2 combinations that nothing explains."),
+            (
+                MatrixReport { not_found: deviation(), ..report() },
+                false,
+                "WRONG: a deviation that single accesses show",
+            ),
+            (MatrixReport { not_shown: deviation(), ..report() }, false, "WRONG: a deviation was found that single"),
+            (
+                MatrixReport { not_found: deviation(), mismatches: 1, ..report() },
+                false,
+                "WRONG: 1 combination that nothing explains.",
+            ),
+        ];
+        for (report, clean, verdict) in cases {
+            let text = Text(&report).to_string();
+            let last = text.lines().last().unwrap_or_default();
+            assert_eq!((report.is_clean(), last.starts_with(verdict)), (clean, true), "{text}");
+        }
     }
 }
