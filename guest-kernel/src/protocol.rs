@@ -57,9 +57,9 @@ pub enum Op {
     Sweep = 5,
     /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
     Probe = 6,
-    /// Do the accesses of the [`Trial`]s at argument 0, argument 2 of them, all of the [`TrialKind`] in argument 3 and
-    /// with RFLAGS from argument 4. Ring 3 sees the records at that address, ring 0 at the one argument 1 higher. The
-    /// result is the number that succeeded, and from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
+    /// Do the accesses of the [`Trial`]s from argument 0 on, where the ring that makes them sees them: argument 1 of them,
+    /// all of the [`TrialKind`] in argument 2 and with RFLAGS from argument 3. The result is the number that succeeded, and
+    /// from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
     Try = 7,
 }
 
@@ -99,10 +99,15 @@ pub enum TrialKind {
 /// Added to a [`TrialKind`].
 pub const TRIAL_USER: u64 = 1 << 8;
 
+/// Bytes of each array of a list of [`Trial`]s.
+pub const TRIAL_ARRAY: usize = 4096;
+
 /// [`Trial::value`] and [`Trial::error_code`] before the trial.
 pub const TRIAL_NOT_RUN: u64 = u64::MAX;
 
-/// One access of [`Op::Try`] and what came of it, in as few words as there can be.
+/// One access of [`Op::Try`] and what came of it, in as few words as there can be. Records are in memory as four arrays of
+/// [`TRIAL_ARRAY`] bytes, one after another, one for each field: an emulator takes its time for every instruction, and so
+/// it takes the fewest to go from one record to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Trial {

@@ -92,7 +92,7 @@ fn carry_out<M: Mapper>(
         CALL => return calls::call(at, a, &[b, c, d, e, f]),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
-        TRY => return trials::make(a, b, c, d, e),
+        TRY => return trials::make(a, b, c, d),
         _ => {}
     }
     0

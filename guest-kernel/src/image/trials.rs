@@ -3,16 +3,22 @@
 //! The host has laid out the tables, so that all an access costs the guest is the access itself, its fault, and a record
 //! of a few words. Faults go to handlers of their own, by an IDT of their own; from ring 3 they resume in ring 3.
 //!
-//! Registers while a loop runs, which the handlers rely on: RSI the record as the ring sees it, R11 what to add for ring
-//! 0, RDI the address, RCX the records left, RBX where a fault resumes, RBP where fetched code returns to, R8 successes
-//! so far, R9 faults.
+//! Where ring 0 is emulated, each of its instructions costs as much as a twentieth of a fault, and one that touches memory
+//! a tenth. So the handlers do no more than to pass on what the CPU told them: the loop itself writes it down, in ring 3 at
+//! the CPU's own speed. And a fault in ring 0 comes back by a jump: an IRETQ would read five words.
+//!
+//! Registers while a loop runs: RSI the record after this one, RCX the records left, RAX the address, RBP where fetched
+//! code returns to, R8 successes so far, R9 faults. The handlers give the error code in R12, with the vector from bit 56 if
+//! it was no #PF, and CR2 in R13, and go on at R15. In ring 0 that is in the loop, where the stack is put right from R14,
+//! and, where it matters, RFLAGS from R10: some virtual CPUs clear AC when they deliver a fault. Of ring 3 it is what
+//! returns to RBX there.
 
 use core::arch::global_asm;
 
-use crate::protocol::{TRIAL_USER, Trial, TrialKind, USER_BASE, selector};
+use crate::protocol::{TRIAL_ARRAY, TRIAL_USER, TrialKind, USER_BASE, selector};
 
 unsafe extern "C" {
-    fn efibed_try(code: u64, records: u64, alias: u64, count: u64, rflags: u64) -> u64;
+    fn efibed_try(code: u64, records: u64, count: u64, rflags: u64) -> u64;
     static efibed_user_text: u8;
     static efibed_trial_loops: [u64; KINDS];
     static efibed_user_trial_loops: [u64; KINDS];
@@ -21,7 +27,7 @@ unsafe extern "C" {
 const KINDS: usize = TrialKind::BareFetch as usize + 1;
 
 /// Makes `count` accesses of one kind; the arguments and the result are those of the command.
-pub(super) fn make(records: u64, alias: u64, count: u64, kind: u64, rflags: u64) -> u64 {
+pub(super) fn make(records: u64, count: u64, kind: u64, rflags: u64) -> u64 {
     let index = (kind & !TRIAL_USER) as usize;
     if count == 0 || index >= KINDS {
         return 0;
@@ -34,13 +40,13 @@ pub(super) fn make(records: u64, alias: u64, count: u64, kind: u64, rflags: u64)
         } else {
             USER_BASE + (efibed_user_trial_loops[index] - (&raw const efibed_user_text).addr() as u64)
         };
-        efibed_try(code, records, alias, count, rflags)
+        efibed_try(code, records, count, rflags)
     }
 }
 
 global_asm!(
     ".section .text.efibed_trials, \"ax\"",
-    // (code, records, alias, count, rflags) -> successes, and faults from bit 32. Code in the low half is ring 3's.
+    // (code, records, count, rflags) -> successes, and faults from bit 32. Code in the low half is ring 3's.
     ".globl efibed_try",
     "efibed_try:",
     "push rbx",
@@ -50,23 +56,23 @@ global_asm!(
     "push r14",
     "push r15",
     "mov [efibed_trial_rsp], rsp",
-    "mov r11, rdx",
-    "mov rax, r8",
-    "mov r15, rdi",
+    "mov r10, rcx",
+    "mov rcx, rdx",
     "xor r8d, r8d",
     "xor r9d, r9d",
-    "test r15, r15",
+    "test rdi, rdi",
     "js 1f",
+    "mov r15, offset efibed_trial_to_user",
     "mov rdx, {user_stack_top}",
     "push {user_data}",
     "push rdx",
-    "push rax",
+    "push r10",
     "push {user_code}",
-    "push r15",
+    "push rdi",
     "iretq",
-    "1: push rax",
+    "1: push r10",
     "popfq",
-    "call r15",
+    "call rdi",
     "efibed_tried:",
     "push 2",
     "popfq",
@@ -81,51 +87,79 @@ global_asm!(
     "pop rbx",
     "ret",
     "",
-    // The loop of one kind for one ring, which ends with `leave`.
-    ".macro efibed_trial_loop name, leave, result, access:vararg",
+    // The loop of one kind for one ring, of which `resume`, `back` and `leave` are: how it is told where a fault resumes,
+    // what it does first then, and how it ends.
+    ".macro efibed_trial_loop name, ring, result, access:vararg",
     "\\name:",
-    "lea rbx, [rip + 3f]",
     "lea rbp, [rip + 2f]",
-    "1: mov rdi, [rsi]",
+    // This ends at the next label 1.
+    "efibed_resume_\\ring 3f, 4f",
+    "1: lodsq",
     "\\access",
     "2: mov [rsi + {value}], \\result",
     "inc r8",
-    "3: add rsi, {bytes}",
-    "dec rcx",
-    "jnz 1b",
-    "\\leave",
+    "loop 1b",
+    "efibed_leave_\\ring",
+    "3: efibed_back_\\ring",
+    "mov [rsi + {error_code}], r12",
+    "mov [rsi + {cr2}], r13",
+    "inc r9",
+    "loop 1b",
+    "efibed_leave_\\ring",
+    "4: efibed_back_\\ring",
+    "push r10",
+    "popfq",
+    "jmp 3b",
     ".endm",
-    ".macro efibed_bare_loop name, leave, access:vararg",
+    ".macro efibed_resume_kernel usual, with_flags",
+    "mov r14, rsp",
+    "lea r15, [rip + \\usual]",
+    "bt r10, {ac}",
+    "jnc 1f",
+    "lea r15, [rip + \\with_flags]",
+    ".endm",
+    ".macro efibed_back_kernel",
+    "mov rsp, r14",
+    ".endm",
+    ".macro efibed_leave_kernel",
+    "ret",
+    ".endm",
+    ".macro efibed_resume_user usual, with_flags",
+    "lea rbx, [rip + \\usual]",
+    ".endm",
+    ".macro efibed_back_user",
+    ".endm",
+    ".macro efibed_leave_user",
+    "jmp efibed_user_done",
+    ".endm",
+    ".macro efibed_bare_loop name, ring, access:vararg",
     "\\name:",
-    "mov rdi, [rsi]",
+    "lodsq",
+    "mov rdi, rax",
     "mov r12, [rsi + {value}]",
     "mov r13, [rsi + {error_code}]",
     "mov r14, [rsi + {cr2}]",
     "xor eax, eax",
     "lea rbx, [rip + 2f]",
     "1: \\access",
-    "2: dec rcx",
-    "jnz 1b",
-    "\\leave",
+    "2: loop 1b",
+    "efibed_leave_\\ring",
     ".endm",
-    ".macro efibed_all_trial_loops prefix, leave",
-    "efibed_trial_loop \\prefix\\()_read, \\leave, rax, mov rax, [rdi]",
-    "efibed_trial_loop \\prefix\\()_write, \\leave, rdi, mov [rdi], rdi",
-    "efibed_trial_loop \\prefix\\()_fetch, \\leave, rax, jmp rdi",
-    "efibed_trial_loop \\prefix\\()_stack_read, \\leave, rax, efibed_stack mov rax, [rbp]",
-    "efibed_trial_loop \\prefix\\()_stack_write, \\leave, rdi, efibed_stack mov [rbp], rdi",
+    ".macro efibed_all_trial_loops prefix, ring",
+    "efibed_trial_loop \\prefix\\()_read, \\ring, rdx, mov rdx, [rax]",
+    "efibed_trial_loop \\prefix\\()_write, \\ring, rax, mov [rax], rax",
+    "efibed_trial_loop \\prefix\\()_fetch, \\ring, rax, jmp rax",
+    "efibed_trial_loop \\prefix\\()_stack_read, \\ring, rdx, efibed_stack mov rdx, [rbp]",
+    "efibed_trial_loop \\prefix\\()_stack_write, \\ring, rax, efibed_stack mov [rbp], rax",
     // Selector 7: the LDT's first descriptor, for ring 3.
-    "efibed_trial_loop \\prefix\\()_implicit, \\leave, rdi, efibed_implicit",
-    "efibed_bare_loop \\prefix\\()_bare_entries, \\leave, efibed_entries",
-    "efibed_bare_loop \\prefix\\()_bare_read, \\leave, mov rax, [rdi]",
-    "efibed_bare_loop \\prefix\\()_bare_write, \\leave, mov [rdi], rdi",
-    "efibed_bare_loop \\prefix\\()_bare_fetch, \\leave, jmp rdi",
-    ".endm",
-    ".macro efibed_leave_user",
-    "jmp efibed_user_done",
+    "efibed_trial_loop \\prefix\\()_implicit, \\ring, rax, efibed_implicit",
+    "efibed_bare_loop \\prefix\\()_bare_entries, \\ring, efibed_entries",
+    "efibed_bare_loop \\prefix\\()_bare_read, \\ring, mov rax, [rdi]",
+    "efibed_bare_loop \\prefix\\()_bare_write, \\ring, mov [rdi], rdi",
+    "efibed_bare_loop \\prefix\\()_bare_fetch, \\ring, jmp rdi",
     ".endm",
     ".macro efibed_stack access:vararg",
-    "mov rbp, rdi",
+    "mov rbp, rax",
     "\\access",
     ".endm",
     ".macro efibed_implicit",
@@ -143,9 +177,9 @@ global_asm!(
     ".quad \\prefix\\()_bare_entries, \\prefix\\()_bare_read, \\prefix\\()_bare_write, \\prefix\\()_bare_fetch",
     ".endm",
     "",
-    "efibed_all_trial_loops efibed_trial, ret",
+    "efibed_all_trial_loops efibed_trial, kernel",
     ".section .efibed.user.trials, \"ax\"",
-    "efibed_all_trial_loops efibed_user_trial, efibed_leave_user",
+    "efibed_all_trial_loops efibed_user_trial, user",
     ".section .rodata.efibed_trials, \"a\"",
     ".balign 8",
     ".globl efibed_trial_loops, efibed_user_trial_loops",
@@ -155,10 +189,10 @@ global_asm!(
     // The handlers. #PF: error code, RIP, CS, RFLAGS, RSP, SS on the stack.
     ".section .text.efibed_trials, \"ax\"",
     "efibed_trial_page_fault:",
-    "pop [rsi + r11 + {error_code}]",
-    "mov rax, cr2",
-    "mov [rsi + r11 + {cr2}], rax",
-    "inc r9",
+    "pop r12",
+    "mov r13, cr2",
+    "jmp r15",
+    "efibed_trial_to_user:",
     "mov [rsp], rbx",
     "iretq",
     "efibed_bare_page_fault:",
@@ -168,11 +202,11 @@ global_asm!(
     // Non-canonical addresses.
     ".macro efibed_trial_fault vector",
     "efibed_trial_fault_\\vector:",
-    "pop [rsi + r11 + {error_code}]",
-    "mov byte ptr [rsi + r11 + {error_code} + 7], \\vector",
-    "inc r9",
-    "mov [rsp], rbx",
-    "iretq",
+    "movabs r12, \\vector << 56",
+    "pop r13",
+    "or r12, r13",
+    "xor r13d, r13d",
+    "jmp r15",
     ".endm",
     "efibed_trial_fault 12",
     "efibed_trial_fault 13",
@@ -189,11 +223,9 @@ global_asm!(
     "mov [rsp + 24], rax",
     "mov qword ptr [rsp + 32], {kernel_data}",
     "iretq",
-    "1: mov rax, 6 << 56",
-    "mov [rsi + r11 + {error_code}], rax",
-    "inc r9",
-    "mov [rsp], rbx",
-    "iretq",
+    "1: movabs r12, 6 << 56",
+    "xor r13d, r13d",
+    "jmp r15",
     "",
     // Vectors 6 and 12 to 14 are recorded; any other ends the run with a full account.
     ".altmacro",
@@ -240,10 +272,12 @@ global_asm!(
     ".balign 8",
     "efibed_trial_rsp: .zero 8",
     ".text",
-    value = const core::mem::offset_of!(Trial, value),
-    error_code = const core::mem::offset_of!(Trial, error_code),
-    cr2 = const core::mem::offset_of!(Trial, cr2),
-    bytes = const size_of::<Trial>(),
+    // Behind the address that has been loaded.
+    value = const TRIAL_ARRAY - 8,
+    error_code = const 2 * TRIAL_ARRAY - 8,
+    cr2 = const 3 * TRIAL_ARRAY - 8,
+    // Its bit in RFLAGS (SDM vol. 1, 3.4.3).
+    ac = const 18,
     user_stack_top = const USER_BASE + 2 * 4096,
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,

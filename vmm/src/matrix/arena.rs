@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, TRIAL_NOT_RUN, Trial, USER_BASE};
+use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, TRIAL_ARRAY, TRIAL_NOT_RUN, Trial, USER_BASE};
 
 use super::bits::{Bit, Combination, LEVELS};
 use crate::machine::{Backing, BackingError, Slot};
@@ -29,7 +29,8 @@ const PART: u64 = 5;
 const PART_BYTES: u64 = 2 << 20;
 
 /// Two lists of records, then the root, then the chains of the slots.
-const RECORD_PAGES: u64 = (MAX_CASES * size_of::<Trial>()).div_ceil(PAGE as usize) as u64;
+const RECORD_PAGES: u64 = 4 * TRIAL_ARRAY as u64 / PAGE;
+const _: () = assert!(MAX_CASES * 8 <= TRIAL_ARRAY);
 const ROOT: u64 = 2 * RECORD_PAGES * PAGE;
 const CHAINS: u64 = ROOT + PAGE;
 const CHAIN_PAGES: u64 = LEVELS as u64 - 1;
@@ -132,17 +133,19 @@ impl Arena {
 
     /// Where each ring sees a record.
     pub fn record_addresses(&self, list: Records, index: usize) -> RecordPage {
-        let offset = record_offset(list, index);
+        let [offset, ..] = field_offsets(list, index);
         let phys = self.tables_at() + offset;
         RecordPage { phys, kernel: DIRECT_MAP.wrapping_add(phys), user: self.user_records() + offset }
     }
 
-    /// The record that ring 0 sees at this address.
-    pub fn record_at(&self, kernel: u64) -> Option<(Records, usize)> {
-        let offset = kernel.wrapping_sub(DIRECT_MAP).checked_sub(self.tables_at())?;
+    /// The record before the one that some ring sees at this address: a loop that has an address goes on to the next.
+    pub fn record_before(&self, next: u64) -> Option<(Records, usize)> {
+        let kernel = DIRECT_MAP.wrapping_add(self.tables_at());
+        let views = [kernel, self.user_records()].map(|records| next.wrapping_sub(records).wrapping_sub(8));
+        let offset = views.into_iter().find(|offset| *offset < 2 * RECORD_PAGES * PAGE)?;
         let (list, within) = (offset / (RECORD_PAGES * PAGE), offset % (RECORD_PAGES * PAGE));
         let list = [Records::Main, Records::Before].into_iter().find(|each| *each as u64 == list)?;
-        let index = (within / size_of::<Trial>() as u64) as usize;
+        let index = (within / 8) as usize;
         (index < MAX_CASES).then_some((list, index))
     }
 
@@ -155,38 +158,27 @@ impl Arena {
         let mut case = Case { combination, va, entries: Default::default(), reached, slot, root: self.root() };
         self.put_entries(&mut case, la57);
         self.put_pages(&case);
-        let record = [va.0, TRIAL_NOT_RUN, TRIAL_NOT_RUN, 0];
         for list in [Records::Main, Records::Before] {
-            for (word, at) in record.iter().zip((record_offset(list, index)..).step_by(8)) {
-                self.write(at, *word);
-            }
+            self.put_record(list, index, [va.0, TRIAL_NOT_RUN, TRIAL_NOT_RUN, 0]);
         }
         Some(case)
     }
 
     /// What came of the access.
     pub fn record(&self, list: Records, index: usize) -> Trial {
-        let at = record_offset(list, index);
-        let word = |number: u64| self.tables.read_u64(at + 8 * number).unwrap_or(0);
-        Trial { virt: word(0), value: word(1), error_code: word(2), cr2: word(3) }
+        let [virt, value, error_code, cr2] = field_offsets(list, index).map(|at| self.tables.read_u64(at).unwrap_or(0));
+        Trial { virt, value, error_code, cr2 }
     }
 
     /// The first record as bare loops take it: an address, and where ring 0 sees three entries.
     pub fn put_bare_record(&self, va: u64, entries: [u64; 3]) {
-        let entries = entries.map(|at| DIRECT_MAP.wrapping_add(at));
-        for (word, at) in [va].iter().chain(&entries).zip((record_offset(Records::Main, 0)..).step_by(8)) {
-            self.write(at, *word);
-        }
+        let [pte, pde, pdpte] = entries.map(|at| DIRECT_MAP.wrapping_add(at));
+        self.put_record(Records::Main, 0, [va, pte, pde, pdpte]);
     }
 
     /// Notes what the guest could not: what an access brought back that has faulted, or not.
     pub fn put_value(&self, list: Records, index: usize, value: u64) {
-        self.write(record_offset(list, index) + 8, value);
-    }
-
-    /// The same: that its access ended in a way that is no exception.
-    pub fn put_ending(&self, list: Records, index: usize, error_code: u64) {
-        self.write(record_offset(list, index) + 16, error_code);
+        self.write(field_offsets(list, index)[1], value);
     }
 
     /// An entry as it is now.
@@ -265,6 +257,12 @@ impl Arena {
             Level::Pte => self.pages_at() + PART * PART_BYTES + slot * PAGE,
             Level::Pde => self.pages_at() + PART * PART_BYTES,
             _ => self.pages_at(),
+        }
+    }
+
+    fn put_record(&self, list: Records, index: usize, words: [u64; 4]) {
+        for (word, at) in words.into_iter().zip(field_offsets(list, index)) {
+            self.write(at, word);
         }
     }
 
@@ -360,8 +358,10 @@ fn in_page(slot: u64) -> u64 {
     64 + slot * 8 % 3840
 }
 
-fn record_offset(list: Records, index: usize) -> u64 {
-    list as u64 * RECORD_PAGES * PAGE + (index * size_of::<Trial>()) as u64
+/// Where the fields of a record are.
+fn field_offsets(list: Records, index: usize) -> [u64; 4] {
+    let first = list as u64 * RECORD_PAGES * PAGE + 8 * index as u64;
+    [0, 1, 2, 3].map(|array| first + array * TRIAL_ARRAY as u64)
 }
 
 const KEY_1: u64 = 1 << 59;
@@ -463,10 +463,13 @@ mod tests {
         let [_, arena] = arena();
         for list in [Records::Main, Records::Before] {
             for index in [0, 1, MAX_CASES - 1] {
-                assert_eq!(arena.record_at(arena.record_addresses(list, index).kernel), Some((list, index)));
+                let RecordPage { kernel, user, .. } = arena.record_addresses(list, index);
+                for next in [kernel + 8, user + 8] {
+                    assert_eq!(arena.record_before(next), Some((list, index)));
+                }
             }
         }
-        assert_eq!(arena.record_at(0), None);
-        assert_eq!(arena.record_at(u64::MAX), None);
+        assert_eq!(arena.record_before(0), None);
+        assert_eq!(arena.record_before(u64::MAX), None);
     }
 }

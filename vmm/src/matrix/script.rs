@@ -53,10 +53,10 @@ impl<'a> Script<'a> {
     fn push(&mut self, list: Records, first: usize, count: usize, combination: &Combination) {
         let user = combination.has(Bit::User);
         let at = self.arena.record_addresses(list, first);
-        let (address, alias) = if user { (at.user, at.kernel.wrapping_sub(at.user)) } else { (at.kernel, 0) };
-        let kind = kind(combination) as u64 + if user { TRIAL_USER } else { 0 };
+        let (address, ring) = if user { (at.user, TRIAL_USER) } else { (at.kernel, 0) };
+        let kind = kind(combination) as u64 + ring;
         let rflags = RFLAGS_FIXED | if combination.has(Bit::Ac) { RFLAGS_AC } else { 0 };
-        self.commands.push(command(Op::Try, [address, alias, count as u64, kind, rflags, 0]));
+        self.commands.push(command(Op::Try, [address, count as u64, kind, rflags, 0, 0]));
         self.lists.push(list);
     }
 

@@ -168,7 +168,7 @@ impl Station<'_> {
     /// The guest has ended before its batch was done: in which combination?
     fn lost(&mut self, arena: &Arena, cases: &[Case], end: &End) -> EngineError {
         let regs = self.guest.machine().regs();
-        let record = arena.record_at(regs.rsi.wrapping_add(regs.r11));
+        let record = arena.record_before(regs.rsi);
         let at = match record.and_then(|(_, index)| cases.get(index)) {
             Some(case) => format!("at the combination \"{}\"", case.combination),
             None => "between combinations".to_owned(),
@@ -192,7 +192,7 @@ impl Station<'_> {
         arena.put_bare_record(case.va.0, entries);
         let at = arena.record_addresses(Records::Main, 0);
         let (address, ring) = if user { (at.user, TRIAL_USER) } else { (at.kernel, 0) };
-        script.commands.push(command(Op::Try, [address, 0, turns, kind as u64 + ring, RFLAGS_FIXED, 0]));
+        script.commands.push(command(Op::Try, [address, turns, kind as u64 + ring, RFLAGS_FIXED, 0, 0]));
         self.guest.batch(&script.commands, &mut crate::guest::NoEvents).map(drop).map_err(failed)
     }
 
@@ -326,14 +326,13 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// Ends the access that is being made as if it had faulted with this vector. False: none is.
     fn abandon(&self, machine: &mut Machine, vector: u64) -> bool {
-        let regs = machine.regs();
-        let Some((list, index)) = self.arena.record_at(regs.rsi.wrapping_add(regs.r11)) else {
+        if self.arena.record_before(machine.regs().rsi).is_none() {
             return false;
-        };
-        self.arena.put_ending(list, index, vector << 56);
+        }
+        let is_user = machine.cpl() == 3;
         let regs = machine.regs_mut();
-        regs.rip = regs.rbx;
-        regs.r9 = regs.r9.wrapping_add(1);
+        (regs.r12, regs.r13) = (vector << 56, 0);
+        regs.rip = if is_user { regs.rbx } else { regs.r15 };
         true
     }
 }
