@@ -107,3 +107,13 @@ fn schema_and_reader_agree_on_descriptors() {
     }
     assert!(!is_valid(&schema, "[cpu]\nnx = true") && Scenario::parse("x", "[cpu]\nnx = true").is_err());
 }
+
+#[test]
+fn the_readmes_scenario_is_one() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(is_valid(&schema(), example));
+    let scenario = Scenario::parse("README.md", example).unwrap();
+    assert_eq!(scenario.firmware_options().misbehaves.len(), 2);
+    assert!(!scenario.kernel_options().finish);
+}

@@ -340,3 +340,158 @@ impl Misdeed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Answer;
+    use super::super::test_memory::{Bed, Played, WINDOW, code_and_data, descriptor, trap, virtual_map};
+    use super::*;
+
+    const TIME_AT: u64 = 0x2_0000;
+
+    /// Firmware with this misbehaviour alone, before the switch.
+    fn bed(offence: &str) -> Bed {
+        let mut boot = descriptor(MemoryType::BOOT_SERVICES_DATA, 0x60_0000, 4);
+        boot.att = MemoryAttribute::WRITE_BACK;
+        let mut bed = Bed::over(&[&code_and_data()[..], &[boot]].concat());
+        bed.memory.put(0x60_0000, &[0; 16]);
+        bed.memory.put(TIME_AT, &[0; 16]);
+        bed.memory.put(0, &[0; 0x500]);
+        bed.firmware.misbehave(&[Offence::parse(offence).unwrap()]);
+        bed
+    }
+
+    /// The call of a service, and what its stub did.
+    fn call(bed: &mut Bed, service: Service, args: [u64; 4]) -> (super::super::Call, Played) {
+        let entry = bed.firmware.virtual_entry(service).unwrap_or(bed.firmware.entry(service));
+        let [rcx, rdx, r8, r9] = args;
+        let mut regs = StubCall { rcx, rdx, r8, r9, rsp: 0xF_0F58, rflags: 2, ..trap(entry) };
+        let Ok(Answer::Called(call)) = bed.firmware.answer(&regs, &mut bed.memory) else { panic!("{service}") };
+        let played = bed.play_stub(&mut regs);
+        (call, played)
+    }
+
+    fn get_time(bed: &mut Bed) -> (super::super::Call, Played) {
+        call(bed, Service::GetTime, [TIME_AT, 0, 0, 0])
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for what in Misbehaviour::ALL {
+            let offence = Offence::from(*what);
+            assert_eq!(Offence::parse(what.name()), Ok(offence));
+            assert_eq!(Offence::parse(&offence.name()), Ok(offence));
+            assert_eq!(offence.objection(), None);
+            let summary = what.summary();
+            assert!(summary.ends_with('.') && summary.starts_with(char::is_uppercase), "{summary}");
+        }
+        for (text, says) in [
+            ("sulks", "it knows reads-boot-services, "),
+            ("seam@Nobody", "there are GetTime, "),
+            ("seam@ResetSystem", "ends the run"),
+            ("early-pointer@GetTime", "too early"),
+            ("physical-pointer@SetVirtualAddressMap", "are physical"),
+            ("past-argument@SetVirtualAddressMap", "no pointer"),
+            ("attributes-table@SetTime", "about all services"),
+        ] {
+            let error = Offence::parse(text).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_guilty_after_the_switch_and_the_switch_in_itself() {
+        let mut well = bed("reads-boot-services@GetTime");
+        assert_eq!(get_time(&mut well).0.misdeeds, []);
+        well.switch();
+        assert_eq!(well.last().misdeeds, []);
+        let (call, played) = get_time(&mut well);
+        let [misdeed] = call.misdeeds[..] else { panic!("{call:?}") };
+        assert_eq!((misdeed.deed, misdeed.at, misdeed.meant), (Deed::Read, 0x60_0000, Some(0x60_0000)));
+        assert_eq!((misdeed.reached, misdeed.last_meant()), (Some(0x60_0007), Some(0x60_0007)));
+        assert_eq!(played, Played::Returned(Status::SUCCESS));
+
+        let mut bed = bed("writes-boot-services");
+        bed.switch();
+        let [misdeed] = bed.last().misdeeds[..] else { panic!("{:?}", bed.last()) };
+        assert_eq!((misdeed.deed, misdeed.at), (Deed::Write, 0x60_0000));
+        assert_eq!(bed.memory.u64(0x60_0000), 0x60_0000);
+        assert_eq!(get_time(&mut bed).0.misdeeds, []);
+    }
+
+    /// Where the stub stops if nothing is mapped at an address, after how much of its work.
+    #[test]
+    fn what_is_not_mapped_ends_the_service_there() {
+        for (offence, at) in [
+            ("reads-boot-services@GetTime", 0x60_0000),
+            ("writes-page-zero@GetTime", 0x400),
+            ("physical-pointer", 0x7C00_0000),
+            ("past-argument", TIME_AT + 0x1000),
+            ("faults", WILD),
+        ] {
+            let mut bed = bed(offence);
+            bed.switch();
+            bed.memory.map(at, None);
+            let (call, played) = get_time(&mut bed);
+            assert_eq!((call.misdeeds[0].reached, played), (None, Played::Faulted(at)), "{offence}");
+            let is_done = bed.memory.u64(TIME_AT) != 0;
+            // A wild pointer is met in the middle: of one write, before it.
+            assert_eq!(is_done, offence != "faults", "{offence}");
+        }
+    }
+
+    #[test]
+    fn jumps_go_to_the_other_address_of_firmwares_code() {
+        let mut after = bed("jumps-wild");
+        after.switch();
+        let (_, played) = get_time(&mut after);
+        assert_eq!(played, Played::Jumped(0x80_0000 + RET));
+
+        let mut bed = bed("jumps-wild@SetVirtualAddressMap");
+        let bytes = virtual_map(&code_and_data());
+        bed.memory.put(0xE_0000, &bytes);
+        let args = [bytes.len() as u64, 48, 1, 0xE_0000];
+        let (_, played) = call(&mut bed, Service::SetVirtualAddressMap, args);
+        assert_eq!(played, Played::Jumped(WINDOW + 0x80_0000 + RET));
+        // The image's own pointer is converted all the same.
+        assert_eq!(get_time(&mut bed).1, Played::Returned(Status::SUCCESS));
+    }
+
+    #[test]
+    fn answers_and_hangs_are_what_they_say() {
+        let mut errs = bed("errors");
+        errs.switch();
+        let (call, played) = get_time(&mut errs);
+        assert_eq!((call.status, played), (Status::DEVICE_ERROR, Played::Returned(Status::DEVICE_ERROR)));
+        assert_eq!(errs.memory.u64(TIME_AT), 0);
+
+        let mut hangs = bed("never-returns");
+        hangs.switch();
+        assert_eq!(get_time(&mut hangs).1, Played::Hangs);
+    }
+
+    #[test]
+    fn a_seam_is_where_a_runtime_region_follows_firmwares_data() {
+        let device = |phys| descriptor(MemoryType::MMIO, phys, 1);
+        for (phys, found) in [(0x7C00_2000, Some(0x7C00_2000)), (0x7C00_3000, None)] {
+            let map = [&code_and_data()[..3], &[device(phys)]].concat();
+            let firmware = Firmware::lay_out(&map, |_| true).unwrap();
+            assert_eq!(firmware.haunts.seam, found);
+            let reason = found.is_none().then_some("no RUNTIME region follows that of firmware's data");
+            assert_eq!(firmware.obstacle(Misbehaviour::Seam), reason);
+        }
+        let at = misdeed(&Firmware::lay_out(&code_and_data(), |_| true).unwrap(), Misbehaviour::Seam, &trap(0x10));
+        assert!(at.is_err());
+    }
+
+    #[test]
+    fn the_table_lies_about_code_alone() {
+        let data = descriptor(MemoryType::RUNTIME_SERVICES_DATA, 0x7C00_0000, 2);
+        let code = descriptor(MemoryType::RUNTIME_SERVICES_CODE, 0x80_0000, 3);
+        let said = MemoryDescriptor { att: MemoryAttribute::RUNTIME | MemoryAttribute::READ_ONLY, ..code };
+        let table = lying_attributes_table(&code_and_data(), &[data, said]);
+        let entries: Vec<_> = table.iter().map(|it| (it.ty, it.phys_start, it.page_count, it.att)).collect();
+        let lie = MemoryAttribute::RUNTIME | MemoryAttribute::EXECUTE_PROTECT;
+        assert_eq!(entries, [(code.ty, 0x80_0000, 3, lie), (data.ty, 0x7C00_0000, 2, data.att)]);
+    }
+}
