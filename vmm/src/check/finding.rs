@@ -31,6 +31,25 @@ pub struct Finding {
     pub message: String,
 }
 
+impl Finding {
+    /// One that is not about pages, in its own words.
+    pub fn worded(phase: Phase, rule: Rule, region: Option<usize>, message: String) -> Self {
+        Self {
+            rule,
+            phase,
+            region,
+            virt: None,
+            pages: 0,
+            expected: String::new(),
+            observed: String::new(),
+            error_code: None,
+            walk: Vec::new(),
+            witnesses: vec![Witness::Expectation],
+            message,
+        }
+    }
+}
+
 /// An entry that the walk to a finding's address saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkStep {

@@ -164,19 +164,7 @@ impl Marks {
 
     /// A finding that is not about pages, in its own words.
     pub fn push_worded(&mut self, phase: Phase, rule: Rule, region: Option<usize>, message: String) {
-        self.push_finding(Finding {
-            rule,
-            phase,
-            region,
-            virt: None,
-            pages: 0,
-            expected: String::new(),
-            observed: String::new(),
-            error_code: None,
-            walk: Vec::new(),
-            witnesses: vec![Witness::Expectation],
-            message,
-        });
+        self.push_finding(Finding::worded(phase, rule, region, message));
     }
 
     /// Takes over all of another's marks.

@@ -8,7 +8,8 @@ use super::expected::Expected;
 use super::observed::{Observed, fault};
 use super::part::Part;
 use super::report::Mismatch;
-use super::station::{Batch, Tally, modes};
+use super::script::Tally;
+use super::station::{Batch, modes};
 use crate::engine::EngineError;
 use crate::mmu::{Fault, Paging, Rule};
 

@@ -4,7 +4,6 @@ use efibed_guest::protocol::{Command, MAX_COMMANDS, Op, TRIAL_USER, TrialKind};
 
 use super::arena::{Arena, Case, Records};
 use super::bits::{Bit, Combination};
-use super::station::Tally;
 use crate::guest::command;
 
 /// RFLAGS bit 1 is always 1, bit 18 is AC (SDM vol. 1, 3.4.3).
@@ -76,6 +75,17 @@ impl<'a> Script<'a> {
             }
         }
     }
+}
+
+/// Accesses counted in the guest.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Tally {
+    /// Of combinations.
+    pub accesses: u64,
+    /// Those of them that faulted.
+    pub faults: u64,
+    /// Reads that went before, and those of them that faulted.
+    pub before: (u64, u64),
 }
 
 fn kind(combination: &Combination) -> TrialKind {

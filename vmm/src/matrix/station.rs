@@ -7,7 +7,7 @@ use efibed_guest::protocol::{BARE_IDT, Op, TRIAL_IDT, TRIAL_USER, TrialKind};
 use super::arena::{ARENAS, Arena, Case, MAX_CASES, Records, Slots};
 use super::bits::{Bit, Combination};
 use super::part::Part;
-use super::script::{RFLAGS_FIXED, Script};
+use super::script::{RFLAGS_FIXED, Script, Tally};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
@@ -41,17 +41,6 @@ impl Batch {
         let cases = Vec::with_capacity(MAX_CASES);
         Self { part, arena, cases, tally: Tally::default(), stray_writes: Vec::new(), stale: 0 }
     }
-}
-
-/// Accesses counted in the guest.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Tally {
-    /// Of combinations.
-    pub accesses: u64,
-    /// Those of them that faulted.
-    pub faults: u64,
-    /// Reads that went before, and those of them that faulted.
-    pub before: (u64, u64),
 }
 
 /// A guest that is ready for batches on the CPU of one part.

@@ -59,7 +59,7 @@ impl Run<'_, '_> {
             error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
-            ..self.worded(rule, record.region, message)
+            ..Finding::worded(self.phase, rule, record.region, message)
         });
         let instruction = self.instruction_of_firmware(abandoned.root, record.rip);
         self.report.faults.push(FaultDetail {
@@ -174,7 +174,10 @@ impl Run<'_, '_> {
             Some(misdeed) => format!("firmware's {service} did not return, for it {}: {halt}", doing(misdeed.what)),
             None => format!("{service} did not return: {halt}"),
         };
-        let finding = Finding { expected: guilty.map_or_else(String::new, remedy), ..self.worded(rule, None, message) };
+        let finding = Finding {
+            expected: guilty.map_or_else(String::new, remedy),
+            ..Finding::worded(self.phase, rule, None, message)
+        };
         self.marks.push_finding(finding);
         format!("the guest abandoned it: {halt}")
     }
@@ -189,7 +192,7 @@ impl Run<'_, '_> {
                     let finding = Finding {
                         expected: remedy(misdeed),
                         observed: format!("EFI_{:?}", call.status),
-                        ..self.worded(Rule::FirmwareError, None, message)
+                        ..Finding::worded(self.phase, Rule::FirmwareError, None, message)
                     };
                     self.marks.push_finding(finding);
                 }
@@ -215,7 +218,7 @@ impl Run<'_, '_> {
             observed: format!("PA {reached:#x}"),
             walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],
-            ..self.worded(Rule::FirmwareAstray, None, did)
+            ..Finding::worded(self.phase, Rule::FirmwareAstray, None, did)
         };
         self.marks.push_finding(finding);
     }
@@ -236,24 +239,8 @@ impl Run<'_, '_> {
 
     fn find_disagreement(&mut self, message: String) {
         let witnesses = vec![Witness::Mmu, Witness::Walk];
-        let finding = Finding { witnesses, ..self.worded(Rule::WitnessDisagreement, None, message) };
+        let finding = Finding { witnesses, ..Finding::worded(self.phase, Rule::WitnessDisagreement, None, message) };
         self.marks.push_finding(finding);
-    }
-
-    fn worded(&self, rule: Rule, region: Option<usize>, message: String) -> Finding {
-        Finding {
-            rule,
-            phase: self.phase,
-            region,
-            virt: None,
-            pages: 0,
-            expected: String::new(),
-            observed: String::new(),
-            error_code: None,
-            walk: Vec::new(),
-            witnesses: vec![Witness::Expectation],
-            message,
-        }
     }
 
     fn steps_to(&self, root: u64, virt: u64, access: Access) -> Vec<WalkStep> {
