@@ -249,7 +249,7 @@ impl Run<'_, '_> {
             _ => Fate::Returned(result),
         };
         let results = self.guest.results(commands)?;
-        Ok(results.into_iter().enumerate().take(ended_at + 1).map(fate).collect())
+        Ok(results.into_iter().enumerate().take(ended_at.saturating_add(1)).map(fate).collect())
     }
 
     fn judge_call(&mut self, tables: &'static str, made: &Made<'_>) {
