@@ -4,7 +4,7 @@
 use efibed::check::Phase;
 use efibed::memory_map::MemoryMap;
 use efibed::report::{CallReport, RegionReport, Report};
-use efibed::{Layout, Moment, Scenario, Tamper};
+use efibed::{KernelOptions, Layout, Moment, Scenario, Tamper};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -13,6 +13,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         trial("without_calls_there_are_none", Need::Kvm, without_calls_there_are_none),
         trial("firmware_that_lost_its_data_is_not_called", Need::Kvm, firmware_that_lost_its_data_is_not_called),
+        trial("a_variable_of_64_kib_is_read_after_the_switch", Need::Kvm, a_variable_of_64_kib),
         trial("services_without_an_alias_say_why_they_are_not_called", Need::Kvm, without_an_alias),
     ];
     let maps = [OVMF_2013].into_iter().chain(TRUTH).chain(X86_MAPS);
@@ -80,6 +81,20 @@ fn without_calls_there_are_none() {
     let report = run(&scenario(OVMF_2013).firmware_calls(false));
     report.assert_clean();
     assert!(report.calls.is_empty());
+}
+
+/// Written in the guest before the switch, read in the guest after it, each byte compared.
+fn a_variable_of_64_kib() {
+    for layout in [Layout::Linux, Layout::Window] {
+        let kernel = KernelOptions { variable_bytes: Some(64 << 10), ..KernelOptions::default() };
+        let report = run(&scenario(OVMF_2013).layout(layout).kernel(kernel));
+        report.assert_clean();
+        let set = report.calls.iter().find(|call| call.service == "SetVariable").unwrap();
+        assert_eq!((set.args[3], set.status), (64 << 10, Some(0)));
+        let gets: Vec<_> = report.calls.iter().filter(|call| call.service == "GetVariable").collect();
+        assert_eq!(gets.len(), 2);
+        assert!(gets.iter().all(|call| call.status == Some(0)));
+    }
 }
 
 /// The leaf of firmware's data, read-only for the calls after phase `finish` alone.

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::Scenario;
 use crate::check::Rule;
-use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, Miscall};
+use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
 use crate::firmware::Offence;
 use crate::machine::CpuidRequest;
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
@@ -169,6 +169,10 @@ struct Kernel {
     descriptor_size: Option<usize>,
     /// What the kernel takes for the DescriptorVersion, whatever firmware reports.
     descriptor_version: Option<u32>,
+    /// Bytes of the variable that it writes before the switch and reads after it; a line of text if nothing is said.
+    #[serde(default, deserialize_with = "variable_bytes")]
+    #[cfg_attr(feature = "cli", schemars(range(min = 1, max = 65536)))]
+    variable_bytes: Option<usize>,
     /// The mistakes it makes in calling services.
     #[serde(default, deserialize_with = "miscalls")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::miscalls"))]
@@ -177,9 +181,9 @@ struct Kernel {
 
 impl From<Kernel> for KernelOptions {
     fn from(kernel: Kernel) -> Self {
-        let Kernel { finish, guard_page, descriptor_size, descriptor_version, miscalls } = kernel;
+        let Kernel { finish, guard_page, descriptor_size, descriptor_version, variable_bytes, miscalls } = kernel;
         let finish = finish.unwrap_or(Self::default().finish);
-        Self { finish, guard_page, descriptor_size, descriptor_version, miscalls }
+        Self { finish, guard_page, descriptor_size, descriptor_version, variable_bytes, miscalls }
     }
 }
 
@@ -211,6 +215,13 @@ fn offences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offence>, 
 fn miscalls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miscall>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     names.iter().map(|name| Miscall::parse(name).map_err(D::Error::custom)).collect()
+}
+
+fn variable_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match usize::deserialize(deserializer)? {
+        bytes @ 1..=MAX_VARIABLE_BYTES => Ok(Some(bytes)),
+        bytes => Err(D::Error::custom(format!("{bytes} bytes of a variable; there may be 1 to {MAX_VARIABLE_BYTES}"))),
+    }
 }
 
 fn descriptor_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::IntoDiagnostic as _;
 
 use super::Failure;
-use crate::engine::DESCRIPTOR_SIZES;
+use crate::engine::{DESCRIPTOR_SIZES, MAX_VARIABLE_BYTES};
 use crate::memory_map::{
     Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
 };
@@ -136,7 +136,8 @@ fn kernel_help() -> String {
          efi=debug\n  \
          guard-page=on|off     whether GetTime's first argument ends a page that nothing is mapped after\n  \
          descriptor-size=N     what it takes for the DescriptorSize, whatever firmware reports\n  \
-         descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports\n\
+         descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports\n  \
+         variable-bytes=N      the size of the variable that it writes before the switch and reads after it\n\
          And its mistakes in calling firmware, each of which must be found:\n{}",
         mistakes.join("\n")
     )
@@ -177,6 +178,8 @@ pub enum KernelItem {
     DescriptorSize(usize),
     /// `descriptor-version`.
     DescriptorVersion(u32),
+    /// `variable-bytes`.
+    VariableBytes(usize),
     /// A mistake.
     Miscalls(Miscall),
 }
@@ -188,6 +191,7 @@ impl KernelItem {
             Self::GuardPage(guard_page) => kernel.guard_page = guard_page,
             Self::DescriptorSize(bytes) => kernel.descriptor_size = Some(bytes),
             Self::DescriptorVersion(version) => kernel.descriptor_version = Some(version),
+            Self::VariableBytes(bytes) => kernel.variable_bytes = Some(bytes),
             Self::Miscalls(miscall) => kernel.miscalls.push(miscall),
         }
     }
@@ -344,7 +348,14 @@ fn kernel_item(item: &str) -> Result<KernelItem, String> {
         "guard-page" => switch(item, value).map(KernelItem::GuardPage),
         "descriptor-size" => descriptor_size(item, value).map(KernelItem::DescriptorSize),
         "descriptor-version" => number(item, value).map(KernelItem::DescriptorVersion),
-        _ => Err(format!("`{name}`: expected one of finish, guard-page, descriptor-size, descriptor-version")),
+        "variable-bytes" => {
+            let bytes = value.parse().ok().filter(|bytes| (1..=MAX_VARIABLE_BYTES).contains(bytes));
+            let wrong = || format!("`{item}`: expected 1 to {MAX_VARIABLE_BYTES} bytes");
+            bytes.map(KernelItem::VariableBytes).ok_or_else(wrong)
+        }
+        _ => Err(format!(
+            "`{name}`: expected one of finish, guard-page, descriptor-size, descriptor-version, variable-bytes"
+        )),
     }
 }
 
@@ -410,7 +421,17 @@ mod tests {
         assert_eq!(kernel_item("finish=off"), Ok(KernelItem::Finish(false)));
         assert_eq!(kernel_item("interrupts"), Ok(KernelItem::Miscalls(Miscall::Interrupts)));
         assert_eq!(kernel_item("descriptor-size=48"), Ok(KernelItem::DescriptorSize(48)));
-        for bad in ["descriptor-size=44", "descriptor-size=32", "descriptor-size=8192", "finish=yes", "finish", "x=1"] {
+        assert_eq!(kernel_item("variable-bytes=65536"), Ok(KernelItem::VariableBytes(65536)));
+        for bad in [
+            "variable-bytes=0",
+            "variable-bytes=65537",
+            "descriptor-size=44",
+            "descriptor-size=32",
+            "descriptor-size=8192",
+            "finish=yes",
+            "finish",
+            "x=1",
+        ] {
             assert!(kernel_item(bad).is_err(), "{bad}");
         }
         for bad in ["descriptor-size=44", "calls=1", "x=1", "seam@Nobody", "past-argument@SetVirtualAddressMap"] {

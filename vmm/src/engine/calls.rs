@@ -32,6 +32,8 @@ pub struct Calls {
     pub memory: Vec<(u64, Vec<u8>)>,
     next_border: u64,
     room: Room,
+    /// What the variable holds at first.
+    data: Vec<u8>,
 }
 
 /// Where arguments may lie, as the guest sees it.
@@ -41,6 +43,8 @@ pub struct Room {
     pub range: Range<u64>,
     /// The end of a page that nothing is mapped after: GetTime's first argument is to end there.
     pub guarded: Option<u64>,
+    /// Bytes of the variable, if it is not to be the usual line of text.
+    pub variable_bytes: Option<usize>,
 }
 
 /// The variable, its name of an odd number of units, and its data: before the switch, and what is appended after it.
@@ -66,9 +70,10 @@ impl Calls {
         calls.clock();
         calls.convert_pointer();
         let variable = calls.variable();
-        let data = calls.place(DATA);
-        calls.add(Service::SetVariable, [variable.0, variable.1, ATTRIBUTES, DATA.len() as u64, data]);
-        calls.get_variable(variable, DATA);
+        let data = calls.data.clone();
+        let at = calls.place(&data);
+        calls.add(Service::SetVariable, [variable.0, variable.1, ATTRIBUTES, data.len() as u64, at]);
+        calls.get_variable(variable, &data);
         calls.others(2);
         calls.refused(Service::ResetSystem, [NO_RESET, 0, 0, 0, 0], Status::INVALID_PARAMETER);
         let [a, b, c, d] = set_virtual_address_map;
@@ -81,7 +86,8 @@ impl Calls {
         let mut calls = Self::new(room);
         calls.clock();
         let variable = calls.variable();
-        calls.get_variable(variable, DATA);
+        let data = calls.data.clone();
+        calls.get_variable(variable, &data);
         let data = calls.place(APPENDED);
         calls.add(Service::SetVariable, [variable.0, variable.1, ATTRIBUTES | APPEND, APPENDED.len() as u64, data]);
         calls.others(3);
@@ -99,7 +105,12 @@ impl Calls {
 
     fn new(room: Room) -> Self {
         let next_border = (room.range.start + 1).next_multiple_of(PAGE_BYTES);
-        Self { calls: Vec::new(), memory: Vec::new(), next_border, room }
+        let data = match room.variable_bytes {
+            // No page of it is like another.
+            Some(bytes) => (0..bytes as u32).map(|index| (index ^ index >> 8) as u8).collect(),
+            None => DATA.to_vec(),
+        };
+        Self { calls: Vec::new(), memory: Vec::new(), next_border, room, data }
     }
 
     /// What of the room is used.
@@ -142,8 +153,9 @@ impl Calls {
     }
 
     fn get_variable(&mut self, (name, vendor): (u64, u64), data: &[u8]) {
+        let room = data.len().max(256);
         let (attributes, size, buffer) =
-            (self.place(&[0; 4]), self.place(&256u64.to_le_bytes()), self.place(&[0; 256]));
+            (self.place(&[0; 4]), self.place(&(room as u64).to_le_bytes()), self.place(&vec![0; room]));
         self.add(Service::GetVariable, [name, vendor, attributes, size, buffer]);
         let size_bytes = (data.len() as u64).to_le_bytes().to_vec();
         let attribute_bytes = (ATTRIBUTES as u32).to_le_bytes().to_vec();
@@ -187,10 +199,11 @@ impl Calls {
         }
     }
 
-    /// Puts bytes across the next border of two pages; returns their address.
+    /// Puts bytes across the next border of two pages, and as many more as they need; returns their address.
     fn place(&mut self, bytes: &[u8]) -> u64 {
-        let at = self.next_border - ((bytes.len() as u64 / 2) | 1);
-        self.next_border += PAGE_BYTES;
+        let count = bytes.len() as u64;
+        let at = self.next_border - ((count.min(PAGE_BYTES) / 2) | 1);
+        self.next_border = (at + count).next_multiple_of(PAGE_BYTES).max(self.next_border + PAGE_BYTES);
         self.place_at(at, bytes)
     }
 
@@ -206,7 +219,7 @@ mod tests {
 
     const ROOM: Range<u64> = 0xffff_ffff_8001_0800..0xffff_ffff_8004_0000;
     const fn room(range: Range<u64>) -> Room {
-        Room { range, guarded: None }
+        Room { range, guarded: None, variable_bytes: None }
     }
     const SWITCH: [u64; 4] = [480, 48, 1, 0x10_0000];
 
@@ -245,9 +258,23 @@ mod tests {
     #[test]
     fn a_guarded_argument_ends_with_its_page() {
         let end = 0xffff_ffff_8005_0000;
-        let calls = Calls::after_the_switch(Room { range: ROOM, guarded: Some(end) }, SWITCH);
+        let calls = Calls::after_the_switch(Room { guarded: Some(end), ..room(ROOM) }, SWITCH);
         assert_eq!((calls.calls[0].service, calls.calls[0].args[0]), (Service::GetTime, end - 16));
         assert!(calls.memory.iter().any(|(at, bytes)| at + bytes.len() as u64 == end));
+    }
+
+    #[test]
+    fn a_large_variable_takes_as_many_pages_as_it_needs() {
+        let large = ROOM.start..ROOM.start + 0x6_0000;
+        for calls in [Calls::before_the_switch, Calls::after_the_switch] {
+            let calls = calls(Room { variable_bytes: Some(1 << 16), ..room(large.clone()) }, SWITCH);
+            assert!(calls.is_within_room());
+            let mut memory = calls.memory.clone();
+            memory.sort();
+            assert!(memory.iter().any(|(at, bytes)| bytes.len() == 1 << 16 && at % 2 == 1));
+            assert!(memory.is_sorted_by(|one, next| one.0 + one.1.len() as u64 <= next.0), "one lies in another");
+            assert!(memory.iter().all(|(at, bytes)| large.contains(&(at + bytes.len() as u64))));
+        }
     }
 
     #[test]

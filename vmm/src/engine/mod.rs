@@ -26,7 +26,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
 
 pub use kvm::Kvm;
-pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, Miscall};
+pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
 pub use trials::{Abilities, Trial};
 
 /// What an engine is to do.

@@ -32,6 +32,9 @@ impl Default for FirmwareOptions {
     }
 }
 
+/// As large a variable as a kernel writes: firmware takes that much, and some.
+pub const MAX_VARIABLE_BYTES: usize = 64 << 10;
+
 macro_rules! miscalls {
     ($($variant:ident, $name:literal, $summary:literal;)*) => {
         /// A mistake of a kernel in calling a runtime service.
@@ -84,12 +87,22 @@ pub struct KernelOptions {
     pub descriptor_size: Option<usize>,
     /// What it takes for the DescriptorVersion, whatever firmware reports.
     pub descriptor_version: Option<u32>,
+    /// Bytes of the variable that it writes before the switch and reads after it, 1 to [`MAX_VARIABLE_BYTES`]; a line of
+    /// text if nothing is said.
+    pub variable_bytes: Option<usize>,
     /// How it calls services wrongly.
     pub miscalls: Vec<Miscall>,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { finish: true, guard_page: false, descriptor_size: None, descriptor_version: None, miscalls: Vec::new() }
+        Self {
+            finish: true,
+            guard_page: false,
+            descriptor_size: None,
+            descriptor_version: None,
+            variable_bytes: None,
+            miscalls: Vec::new(),
+        }
     }
 }

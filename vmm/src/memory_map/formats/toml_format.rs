@@ -384,7 +384,7 @@ rule = "reserved-bit"
         );
         assert_eq!(
             error("[[descriptor]]", "cpus = 1\n[[descriptor]]"),
-            "x.toml:1:1: unknown field `cpus`, expected one of `descriptor`, `attributes`, `list`, `partial`, `name`, `about`, `mapper`, `cpu`, `firmware`, `expect`"
+            "x.toml:1:1: unknown field `cpus`, expected one of `descriptor`, `attributes`, `list`, `partial`, `name`, `about`, `mapper`, `cpu`, `firmware`, `kernel`, `expect`"
         );
     }
 

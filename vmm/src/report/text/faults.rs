@@ -83,6 +83,7 @@ fn codes_explained(faults: &[&FaultDetail], paint: Paint) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firmware::Misbehaviour;
     use crate::mmu::Access;
     use crate::report::samples;
 
@@ -97,6 +98,23 @@ mod tests {
         let shown = lines(&report, Paint::Plain);
         assert_eq!(shown[0], "unexpected faults (one of each kind in a region; 1 more)");
         assert_eq!(shown[3], "  supervisor fetch at 0xffffffff00000000, region 1: #PF 0x19 (P RSVD I)");
+    }
+
+    #[test]
+    fn a_fault_in_a_service_says_whose_it_was() {
+        let mut report = samples::reserved_bit();
+        report.faults_omitted = 0;
+        report.faults.truncate(1);
+        report.faults[0].service = Some("GetTime");
+        for (culprit, says) in [
+            (Culprit::MappingCode, "#PF 0xb (P W RSVD), in GetTime"),
+            (Culprit::Kernel, "#PF 0xb (P W RSVD), in the call of GetTime, by the kernel's fault"),
+            (Culprit::Firmware(Misbehaviour::Seam), "#PF 0xb (P W RSVD), in GetTime, by firmware's own fault (seam)"),
+        ] {
+            report.faults[0].culprit = culprit;
+            let shown = lines(&report, Paint::Plain);
+            assert_eq!(shown[1], format!("  supervisor write at 0xffffffff00000000, region 1: {says}"));
+        }
     }
 
     #[test]

@@ -138,7 +138,8 @@ calls
           GetTime, SetTime
   map     EFI_UNSUPPORTED on the mapper's tables, RIP 0x7e900060, CR3 0x123000
           ConvertPointer
-  map     did not return on the mapper's tables, RIP 0x7e9000b0, CR3 0x123000: firmware reset the machine, which ends the run
+  map     did not return on the mapper's tables, RIP 0x7e9000b0, CR3 0x123000: firmware reset the
+          machine, which ends the run
           ResetSystem
 ";
     assert!(text.contains(expected), "{text}");
