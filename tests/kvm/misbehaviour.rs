@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
         ("errors_are_no_findings_but_of_the_switch", errors),
         ("a_fault_at_what_is_owed_is_the_mapping_codes", a_fault_at_what_is_owed),
         ("after_a_fault_the_run_goes_on", after_a_fault_the_run_goes_on),
-        ("a_fault_in_the_middle_leaves_half_of_the_work_done", a_fault_in_the_middle),
+        ("the_calls_before_a_fault_stand", the_calls_before_a_fault_stand),
         ("descriptors_of_other_sizes_are_followed", descriptors_of_other_sizes),
         ("a_kernel_with_its_own_descriptor_size_is_found_out", a_kernel_with_its_own_size),
         ("firmware_refuses_the_version_it_reports", the_version_it_reports),
@@ -477,14 +477,15 @@ fn after_a_fault_the_run_goes_on() {
     run(&linux(Scenario::new(firmware()))).assert_clean();
 }
 
-/// What is not done then is left: of QueryVariableInfo's three results the first is written, and not the last.
-fn a_fault_in_the_middle() {
+/// How much of the service's own work is done by then is held beside `misdeed`.
+fn the_calls_before_a_fault_stand() {
     let offence = Offence::parse("faults@GetVariable").unwrap();
     let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
-    let before = report.calls.iter().take_while(|call| call.status != Some(ABORTED)).count();
-    // Fourteen before the switch, the clock's four after it.
-    assert_eq!(before, 14 + 4);
+    assert_eq!(calls(&report, Phase::Map), CALLS_BEFORE.map(|(service, status)| ("mapper", service, status)));
+    let clock: Vec<_> = CALLS_AFTER[..4].iter().map(|(service, status)| ("mapper", *service, *status)).collect();
+    assert_eq!(calls(&report, Phase::Finish)[..4], clock);
+    assert_abandoned(&report, Phase::Finish, "GetVariable");
 }
 
 fn descriptors_of_other_sizes() {
