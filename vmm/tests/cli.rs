@@ -725,14 +725,14 @@ fn scenarios_end_as_they_expect() {
     for path in scenarios {
         let path = path.to_str().unwrap();
         let said = efibed(["check", path]).ends(CLEAN);
-        assert!(said.err.contains("efibed: as the scenario expects"), "{said}");
+        assert!(said.out.starts_with("as expected: "), "{said}");
         // And not with leaves, firmware or a kernel of the usual kind, by the same file.
         let text = fs::read_to_string(path).unwrap();
         let spoil = |line: &str| !["leaf_rule", "misbehaves", "descriptor_size"].iter().any(|it| line.starts_with(it));
         let usual: String = text.lines().filter(|line| spoil(line)).map(|line| format!("{line}\n")).collect();
         assert_ne!(usual.len(), text.len());
         let said = efibed_reading(["check", "-"], usual.as_bytes()).ends(FINDINGS);
-        assert!(said.err.contains("efibed: NOT as the scenario expects"), "{said}");
+        assert!(said.out.starts_with("not as expected: missing "), "{said}");
     }
 }
 

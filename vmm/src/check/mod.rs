@@ -31,7 +31,7 @@ pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, Tables};
-pub use plan::Skipped;
 pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
+pub use plan::{SkipKind, Skipped};
 pub use tables::LeafCounts;
 pub(crate) use tables::{TableCheck, TableVerdict};

@@ -104,12 +104,43 @@ pub enum Frames {
 /// Something that was not asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
+    /// What kind of gap it is.
+    pub kind: SkipKind,
     /// What.
     pub what: String,
     /// Why.
     pub reason: String,
     /// How many of it.
     pub count: u64,
+}
+
+impl Skipped {
+    /// Something that was asked for by name, and was not done.
+    pub fn not_done(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { kind: SkipKind::NotDone, what: what.into(), reason: reason.into(), count: 1 }
+    }
+}
+
+/// Why something was not asked. The first two leave a run clean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SkipKind {
+    /// This machine, or this test bed on it, cannot ask.
+    Machine,
+    /// A sample of it was asked instead.
+    Sample,
+    /// It was asked for, and could not be done.
+    NotDone,
+}
+
+impl SkipKind {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Sample => "sample",
+            Self::NotDone => "not-done",
+        }
+    }
 }
 
 /// What is behind a physical page.
@@ -212,6 +243,7 @@ impl Maker<'_> {
     fn alias(&mut self, index: usize, alias: &Alias) {
         if alias.past_maxphyaddr {
             return self.skip(
+                SkipKind::Machine,
                 "pages past the CPU's physical-address width",
                 "they can be walked, not reached",
                 alias.pages,
@@ -286,7 +318,8 @@ impl Maker<'_> {
             let read = pages.min(MAX_READS.saturating_sub(self.reads));
             (0..read).for_each(|page| self.read_page(start + page * PAGE_BYTES));
             if read < pages {
-                self.skip("read-only pages", "each read of a page without memory is an exit", pages - read);
+                let reason = "each read of a page without memory is an exit";
+                self.skip(SkipKind::Sample, "read-only pages", reason, pages - read);
             }
             return;
         }
@@ -314,7 +347,7 @@ impl Maker<'_> {
         }
         let picked: BTreeSet<u64> = (0..SWEPT_SAMPLE).map(|_| self.random.below(all)).collect();
         let reason = "a seeded sample of them was reached, and both ends of every run of leaves";
-        self.skip(what, reason, all - picked.len() as u64);
+        self.skip(SkipKind::Sample, what, reason, all - picked.len() as u64);
         let mut picked = picked.into_iter().peekable();
         let mut before = 0;
         for sweep in std::mem::take(&mut self.unswept) {
@@ -333,6 +366,7 @@ impl Maker<'_> {
         }
         let Outcome::Fault(fault) = self.walk(start, Access::write()) else {
             return self.skip(
+                SkipKind::Machine,
                 "pages whose tables lie where no memory is",
                 "what is read there depends on the machine",
                 pages,
@@ -412,10 +446,10 @@ impl Maker<'_> {
         self.probes[kind as usize].insert(virt);
     }
 
-    fn skip(&mut self, what: &str, reason: &str, count: u64) {
+    fn skip(&mut self, kind: SkipKind, what: &str, reason: &str, count: u64) {
         match self.plan.skipped.iter_mut().find(|skipped| skipped.what == what) {
             Some(skipped) => skipped.count += count,
-            None => self.plan.skipped.push(Skipped { what: what.into(), reason: reason.into(), count }),
+            None => self.plan.skipped.push(Skipped { kind, what: what.into(), reason: reason.into(), count }),
         }
     }
 
@@ -477,7 +511,8 @@ impl Maker<'_> {
             (Kind::Write, Behind::Own) => false,
             (Kind::Fetch, Behind::Stamped) => virt.is_multiple_of(PAGE_BYTES),
             (Kind::Fetch, _) => {
-                self.skip("fetches from pages that can be executed", "none of the bed's code is there", 1);
+                let what = "fetches from pages that can be executed";
+                self.skip(SkipKind::Machine, what, "none of the bed's code is there", 1);
                 false
             }
         }

@@ -38,15 +38,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     }
     let report = watched(|progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
     show(&report, arguments.json.as_deref())?;
-    let fine = match scenario.is_as_expected(&report) {
-        None => report.is_clean(),
-        Some(met) => {
-            let words = if met { "as the scenario expects" } else { "NOT as the scenario expects" };
-            eprintln!("efibed: {words}");
-            met
-        }
-    };
-    Ok(if fine { Status::Clean } else { Status::Findings })
+    Ok(Status::of(&report))
 }
 
 fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {

@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
     let reports = watched(|progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
     show(&reports, arguments.json.as_deref())?;
-    Ok(if reports.iter().all(Report::is_clean) { Status::Clean } else { Status::Findings })
+    Ok(Status::of_kernels(reports.each_ref().map(Status::of)))
 }
 
 fn show(reports: &[Report; 2], json: Option<&Path>) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! The `efibed` command.
 //!
 //! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. Exit status: 0
-//! clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it, 4 internal error.
+//! clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4 internal error.
 
 mod check;
 mod convert;
@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::engine::EngineError;
+use crate::report::{Report, RunVerdict};
 
 /// A test bed for EFI runtime-services mapping code.
 ///
@@ -34,7 +35,9 @@ struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it, 4 internal error.
+Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it,
+or something that was asked for was not done (verdict `incomplete`), 4 internal error.
+Where a scenario expects findings: 0 if just those were found, 1 if not.
 
 Start with:
   efibed doctor                     what this machine's KVM can do
@@ -73,6 +76,23 @@ enum Status {
     BadInput = 2,
     Unable = 3,
     Internal = 4,
+}
+
+impl Status {
+    /// What a run comes to. What was asked for and not done is as what the machine cannot do.
+    fn of(report: &Report) -> Self {
+        match report.verdict() {
+            RunVerdict::Incomplete => Self::Unable,
+            _ if report.passes() => Self::Clean,
+            _ => Self::Findings,
+        }
+    }
+
+    /// Of two kernels, findings in either come first.
+    fn of_kernels(each: [Self; 2]) -> Self {
+        let is_any = |status| each.contains(&status);
+        [Self::Findings, Self::Unable].into_iter().find(|status| is_any(*status)).unwrap_or(Self::Clean)
+    }
 }
 
 impl From<Status> for ExitCode {

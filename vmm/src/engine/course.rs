@@ -4,9 +4,11 @@ use std::ops::RangeInclusive;
 
 use efibed_guest::protocol::{CpuAbilities, KeepRange};
 use efibed_guest::{Layout, LayoutMapper, MapError};
+use efibed_stub::DESCRIPTOR_VERSION;
 
-use super::{Job, Moment, Progress};
+use super::{Job, Miscall, Moment, Progress};
 use crate::check::{Alias, Expectation, Finding, LeafCounts, Marks, Phase, Role, Rule, TableVerdict};
+use crate::firmware::Offence;
 use crate::guest::{Loaded, OwnMemory};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryMap, PAGE_BYTES};
@@ -142,13 +144,38 @@ pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
         findings_omitted: 0,
         faults: Vec::new(),
         faults_omitted: 0,
+        uncalled: None,
         calls: Vec::new(),
         skipped: Vec::new(),
+        expected_rules: None,
         notes: Vec::new(),
         timing: Timing::default(),
         runs: Vec::new(),
         virtual_map: Vec::new(),
     }
+}
+
+/// What a scenario asks for by name that only happens where runtime services are called.
+pub fn asked_of_services(job: &Job<'_>) -> impl Iterator<Item = String> {
+    let (firmware, kernel) = (job.firmware, job.kernel);
+    let others = [
+        (firmware.descriptor_version != DESCRIPTOR_VERSION, "firmware that reports another DescriptorVersion than 1"),
+        (kernel.descriptor_version.is_some(), "a kernel with a DescriptorVersion of its own"),
+        (kernel.guard_page, "a guard page behind GetTime's first argument"),
+        (kernel.variable_bytes.is_some(), "a variable of a size asked for"),
+    ];
+    let others = others.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| what.to_owned());
+    firmware.misbehaves.iter().map(offence).chain(kernel.miscalls.iter().copied().map(miscall)).chain(others)
+}
+
+/// A misbehaviour, as something that was asked for.
+pub fn offence(offence: &Offence) -> String {
+    format!("firmware that misbehaves: {}", offence.name())
+}
+
+/// A kernel's mistake, as something that was asked for.
+pub fn miscall(miscall: Miscall) -> String {
+    format!("a kernel's mistake: {}", miscall.name())
 }
 
 /// What became of each descriptor.

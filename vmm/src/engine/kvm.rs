@@ -20,10 +20,10 @@ use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
 use super::stray::Untouchable;
 use super::trials::{self, Abilities};
-use super::{EngineError, Job, Moment, Progress, course};
+use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
     self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
-    ProbeCounts, Question, Random, Rule, TableCheck, TableVerdict,
+    ProbeCounts, Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::{
@@ -89,9 +89,11 @@ impl Kvm {
         let firmware = Firmware::lay_out(firmwares_map.descriptors(), |phys| {
             phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
         });
-        if let (Err(reason), true) = (&firmware, job.firmware.calls) {
-            report.notes.push(format!("no runtime service is called: {reason}"));
-        }
+        report.uncalled = match &firmware {
+            _ if !job.firmware.calls => Some("the scenario has none called".into()),
+            Err(reason) => Some(reason.to_string()),
+            Ok(_) => None,
+        };
         let mut firmware = firmware.ok().filter(|_| job.firmware.calls);
         if let Some(firmware) = &mut firmware {
             firmware.report_stride(job.firmware.descriptor_size);
@@ -145,6 +147,8 @@ impl Kvm {
             phase: Phase::Map,
             given_up: false,
             committed: Vec::new(),
+            miscalled: Vec::new(),
+            missed_calls: Vec::new(),
         };
         run.carry_out();
         let mut report = run.report;
@@ -242,6 +246,10 @@ struct Run<'a, 'm> {
     given_up: bool,
     /// What firmware has done that it must not.
     committed: Vec<Offence>,
+    /// The mistakes that the kernel has made in calling services.
+    miscalled: Vec<Miscall>,
+    /// Calls that were to be made, and were not.
+    missed_calls: Vec<Skipped>,
 }
 
 impl Run<'_, '_> {
@@ -250,7 +258,7 @@ impl Run<'_, '_> {
         if let Err(end) = self.run(&mut judged) {
             self.ended(&end);
         }
-        self.skip_offences();
+        self.skip_what_was_not_done();
         let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
         self.report.regions = course::region_reports(self.job.map, known, &self.report.findings);
         self.report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);

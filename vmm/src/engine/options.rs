@@ -1,7 +1,8 @@
 //! How firmware and the kernel behave, where not as usual.
 
-use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION};
+use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service};
 
+use crate::check::Phase;
 use crate::firmware::Offence;
 
 /// How firmware behaves.
@@ -42,6 +43,15 @@ macro_rules! miscalls {
         pub enum Miscall { $(#[doc = $summary] $variant,)* }
 
         impl Miscall {
+    /// The call that is made wrongly: its phase and its service.
+    pub const fn call(self) -> (Phase, Service) {
+        match self {
+            Self::OtherTables => (Phase::Map, Service::GetTime),
+            Self::Interrupts => (Phase::Map, Service::SetVirtualAddressMap),
+            Self::PhysicalAddress | Self::MisalignedStack | Self::UnmappedBuffer => (Phase::Finish, Service::GetTime),
+        }
+    }
+
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 

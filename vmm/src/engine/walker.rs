@@ -9,7 +9,7 @@ use efibed_guest::{Finish, MapContext, MapError, Mapper};
 use super::course;
 use super::stray::Untouchable;
 use super::{EngineError, Job, Moment, Progress};
-use crate::check::{self, Expectation, Marks, Phase, Question, Rule, TableCheck, TableVerdict};
+use crate::check::{self, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Access, Cpu, Pa, Paging, USUAL_MAXPHYADDR, Va, Vendor, Walk, walk};
@@ -48,6 +48,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     let judged = run.carry_out();
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
+    report.skipped.extend(course::asked_of_services(job).map(|what| Skipped::not_done(what, NO_SERVICES)));
     report.regions = course::region_reports(job.map, known, &report.findings);
     report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
     report.timing.total = start.elapsed();
@@ -152,6 +153,8 @@ impl Run<'_> {
         self.report.findings.extend(marks.into_findings(phase, self.job.map, seen));
     }
 }
+
+const NO_SERVICES: &str = "engine walker calls no runtime service";
 
 /// The CPU that is modelled where nothing is asked for: everything but five levels and keys.
 fn model(asked: &CpuidRequest) -> Paging {

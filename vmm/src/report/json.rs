@@ -5,8 +5,8 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{CallReport, Culprit, FaultDetail, RegionReport, Report};
-use crate::check::{Finding, LeafCounts, Skipped, WalkStep};
+use super::{CallReport, Culprit, Expected, FaultDetail, RegionReport, Report};
+use crate::check::{Finding, LeafCounts, Rule, Skipped, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
 use crate::mmu::{Fault, Kind, Paging, Privilege};
@@ -48,6 +48,7 @@ struct KexecDocument<'a> {
 struct Document<'a> {
     schema: u32,
     verdict: &'static str,
+    expected: Option<ExpectedObject>,
     map: MapObject<'a>,
     mapper: MapperObject,
     engine: &'static str,
@@ -59,6 +60,7 @@ struct Document<'a> {
     findings_omitted: u64,
     faults: Vec<FaultObject<'a>>,
     faults_omitted: u64,
+    uncalled: Option<&'a str>,
     calls: Vec<CallObject<'a>>,
     skipped: Vec<SkippedObject<'a>>,
     notes: &'a [String],
@@ -116,6 +118,15 @@ pub(super) struct LeavesObject {
     of_2m: u64,
     #[serde(rename = "1g")]
     of_1g: u64,
+}
+
+/// Rules by name.
+#[derive(Serialize)]
+struct ExpectedObject {
+    met: bool,
+    findings: Vec<&'static str>,
+    missing: Vec<&'static str>,
+    unexpected: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -183,6 +194,7 @@ struct CallObject<'a> {
 
 #[derive(Serialize)]
 struct SkippedObject<'a> {
+    kind: &'static str,
     what: &'a str,
     reason: &'a str,
     count: u64,
@@ -227,7 +239,8 @@ fn document(report: &Report) -> Document<'_> {
     let counts = report.probes;
     Document {
         schema: SCHEMA,
-        verdict: if report.is_clean() { "clean" } else { "findings" },
+        verdict: report.verdict().name(),
+        expected: report.expected().as_ref().map(ExpectedObject::from),
         map: MapObject { source: &report.source, descriptors: report.regions.len() },
         mapper: MapperObject { layout: report.mapper.layout, leaf_rule: report.mapper.leaf_rule },
         engine: report.engine.name(),
@@ -247,10 +260,23 @@ fn document(report: &Report) -> Document<'_> {
         findings_omitted: report.findings_omitted,
         faults: report.faults.iter().map(FaultObject::from).collect(),
         faults_omitted: report.faults_omitted,
+        uncalled: report.uncalled.as_deref(),
         calls: report.calls.iter().map(CallObject::from).collect(),
         skipped: report.skipped.iter().map(SkippedObject::from).collect(),
         notes: &report.notes,
         timing: TimingObject::from(&report.timing),
+    }
+}
+
+impl From<&Expected> for ExpectedObject {
+    fn from(expected: &Expected) -> Self {
+        let names = |rules: &[Rule]| rules.iter().map(|rule| rule.name()).collect();
+        Self {
+            met: expected.is_met(),
+            findings: names(&expected.rules),
+            missing: names(&expected.missing),
+            unexpected: names(&expected.unexpected),
+        }
     }
 }
 
@@ -380,7 +406,7 @@ impl<'a> From<&'a CallReport> for CallObject<'a> {
 
 impl<'a> From<&'a Skipped> for SkippedObject<'a> {
     fn from(skipped: &'a Skipped) -> Self {
-        Self { what: &skipped.what, reason: &skipped.reason, count: skipped.count }
+        Self { kind: skipped.kind.name(), what: &skipped.what, reason: &skipped.reason, count: skipped.count }
     }
 }
 
@@ -423,6 +449,7 @@ mod tests {
             [
                 "schema",
                 "verdict",
+                "expected",
                 "map",
                 "mapper",
                 "engine",
@@ -434,6 +461,7 @@ mod tests {
                 "findings_omitted",
                 "faults",
                 "faults_omitted",
+                "uncalled",
                 "calls",
                 "skipped",
                 "notes",
@@ -505,6 +533,23 @@ mod tests {
                     "attributed_to": "mapping-code", "service": null, "misbehaviour": null, "remedy": null })
         );
         assert_eq!(value["faults_omitted"], json!(510));
+    }
+
+    #[test]
+    fn the_verdict_is_one_of_three_and_what_was_expected_is_beside_it() {
+        let mut report = samples::clean();
+        assert_eq!(parsed(&report)["expected"], Value::Null);
+        assert_eq!(parsed(&report)["skipped"][0]["kind"], "machine");
+        report.expected_rules = Some(vec![Rule::FirmwareFault]);
+        let value = parsed(&report);
+        assert_eq!(value["verdict"], "findings");
+        assert_eq!(
+            value["expected"],
+            json!({ "met": false, "findings": ["firmware-fault"], "missing": ["firmware-fault"], "unexpected": [] })
+        );
+        report.skipped.push(Skipped::not_done("a", "b"));
+        let value = parsed(&report);
+        assert_eq!((&value["verdict"], &value["skipped"][1]["kind"]), (&json!("incomplete"), &json!("not-done")));
     }
 
     #[test]

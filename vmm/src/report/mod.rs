@@ -10,11 +10,14 @@ mod samples;
 mod style;
 mod table;
 pub mod text;
+mod verdict;
 mod walk;
 
 use std::time::Duration;
 
-use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Skipped};
+pub use verdict::{Expected, RunVerdict};
+
+use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, Region};
 use crate::mmu::{Cpu, Pa, Run, Va};
@@ -42,10 +45,14 @@ pub struct Report {
     pub faults: Vec<FaultDetail>,
     /// How many more there were.
     pub faults_omitted: u64,
+    /// Why no runtime service was called at all, if none was in a guest.
+    pub uncalled: Option<String>,
     /// Calls of runtime services.
     pub calls: Vec<CallReport>,
     /// What was not asked, and why.
     pub skipped: Vec<Skipped>,
+    /// The rules that the scenario expects to be found, and no others; None: it says nothing of it.
+    pub expected_rules: Option<Vec<Rule>>,
     /// What is odd, but not wrong.
     pub notes: Vec<String>,
     /// How long it took.
@@ -191,12 +198,12 @@ pub struct Timing {
 }
 
 impl Report {
-    /// Nothing was found.
+    /// Whether all that there was to ask was asked, and answered rightly.
     pub fn is_clean(&self) -> bool {
-        self.findings.is_empty()
+        self.verdict() == RunVerdict::Clean
     }
 
-    /// Panics with the findings as a person would read them, if there are any.
+    /// Panics with the report as a person would read it, if the run is not clean.
     #[track_caller]
     pub fn assert_clean(&self) {
         assert!(self.is_clean(), "\n{}", text::Text::plain(self));

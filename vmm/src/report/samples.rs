@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{CallReport, Culprit, EngineName, FaultDetail, MapperName, RegionReport, Report, Timing, Verdict};
-use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped, WalkStep, Witness};
+use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, SkipKind, Skipped, WalkStep, Witness};
 use crate::memory_map::{MemoryAttribute, MemoryType, Region};
 use crate::mmu::{Access, Cpu, ErrorCode, Fault, Level, Paging};
 
@@ -36,6 +36,7 @@ pub fn clean() -> Report {
         findings_omitted: 0,
         faults: Vec::new(),
         faults_omitted: 0,
+        uncalled: None,
         calls: vec![CallReport {
             phase: Phase::Map,
             service: "SetVirtualAddressMap",
@@ -46,7 +47,9 @@ pub fn clean() -> Report {
             status: Some(0),
             reason: None,
         }],
+        expected_rules: None,
         skipped: vec![Skipped {
+            kind: SkipKind::Machine,
             what: "fetches from pages that can be executed".into(),
             reason: "no memory is behind them".into(),
             count: 1,

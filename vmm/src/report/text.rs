@@ -4,6 +4,7 @@
 
 mod faults;
 mod findings;
+mod headline;
 mod regions;
 
 use std::fmt;
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use uefi_raw::Status;
 
-use super::style::{Paint, WIDTH, counted, labelled, printable, tally, wrapped};
-use super::{CallReport, EngineName, Report, Verdict};
+use super::style::{Paint, WIDTH, counted, labelled, printable, wrapped};
+use super::{CallReport, EngineName, Report};
 use crate::check::Skipped;
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Paging, Vendor};
@@ -40,7 +41,7 @@ impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { report, paint } = *self;
         let sections = [
-            verdict(report, paint),
+            headline::lines(report, paint),
             what_was_run(report),
             regions::lines(&report.regions, paint),
             findings::lines(report, paint),
@@ -63,42 +64,6 @@ impl fmt::Display for Text<'_> {
 const MAX_NOTES: usize = 8;
 /// Where the text beside a label of the first section begins.
 const LABEL: usize = 11;
-
-fn verdict(report: &Report, paint: Paint) -> Vec<String> {
-    if report.is_clean() {
-        return vec![format!("{}: {}", paint.right("clean"), what_is_clean(report))];
-    }
-    let rules = match report.findings.as_slice() {
-        [only] => only.rule.to_string(),
-        many => tally(many.iter().map(|finding| finding.rule)),
-    };
-    let mut title = counted(report.findings.len() as u64, "finding");
-    if report.findings_omitted > 0 {
-        title += &format!(", and {} left out", report.findings_omitted);
-    }
-    let by_whom = match report.engine {
-        EngineName::Kvm => "",
-        EngineName::Walker => " (by the software walk alone: no MMU was asked)",
-    };
-    vec![format!("{}: {rules}{by_whom}", paint.wrong(title))]
-}
-
-/// How much is clean, and who says so.
-fn what_is_clean(report: &Report) -> String {
-    let owed = report.regions.iter().filter(|region| region.verdict != Verdict::NotOwed);
-    let (count, pages) =
-        owed.fold((0, 0_u64), |(count, pages), region| (count + 1, pages.saturating_add(region.region.pages)));
-    if count == 0 {
-        return "the map has no region that must be mapped".into();
-    }
-    let verified = report.probes.pages_verified;
-    let who = match report.engine {
-        EngineName::Walker => ", by the software walk alone: no MMU was asked".into(),
-        EngineName::Kvm if verified >= pages => ", each reached by the guest's MMU".into(),
-        EngineName::Kvm => format!("; the guest's MMU reached {verified} of them, the software walk all"),
-    };
-    format!("{}, {}{who}", counted(count, "region"), counted(pages, "page"))
-}
 
 fn what_was_run(report: &Report) -> Vec<String> {
     let Report { source, mapper, engine, cpu, .. } = report;
@@ -245,7 +210,7 @@ fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
     }
     let mut lines = vec![paint.bold("not asked")];
     let width = skipped.iter().map(|skipped| skipped.count.to_string().len()).max().unwrap_or(0);
-    for Skipped { what, reason, count } in skipped {
+    for Skipped { what, reason, count, .. } in skipped {
         let text = format!("{}: {}", printable(what), printable(reason));
         lines.extend(labelled(&format!("  {count:>width$}"), &text, width + 4));
     }

@@ -3,9 +3,10 @@
 use efibed_guest::protocol::Crash;
 use efibed_stub::Service;
 
+use super::super::course;
 use super::{Run, disassembled};
 use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness};
-use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed};
 use crate::guest::End;
 use crate::machine::Exit;
 use crate::memory_map::{PAGE_BYTES, type_name};
@@ -223,17 +224,26 @@ impl Run<'_, '_> {
         self.marks.push_finding(finding);
     }
 
-    /// What firmware was to do, and did not come to.
-    pub(super) fn skip_offences(&mut self) {
-        let committed = |offence: &&Offence| !self.committed.contains(offence);
-        let missed: Vec<_> = self.job.firmware.misbehaves.iter().filter(committed).copied().collect();
-        for offence in missed {
-            let reason = match &self.firmware {
-                None => "no runtime service is called",
-                Some(firmware) => firmware.obstacle(offence.what).unwrap_or("the service was not called in time"),
-            };
-            let what = format!("firmware that misbehaves: {}", offence.name());
-            self.report.skipped.push(Skipped { what, reason: reason.into(), count: 1 });
+    /// What was asked for and did not come about.
+    pub(super) fn skip_what_was_not_done(&mut self) {
+        let Some(firmware) = &self.firmware else {
+            let missed =
+                course::asked_of_services(self.job).map(|what| Skipped::not_done(what, "no service is called"));
+            self.report.skipped.extend(missed);
+            return;
+        };
+        let offences = self.job.firmware.misbehaves.iter().filter(|offence| !self.committed.contains(offence));
+        let offences = offences.map(|offence| {
+            let reason = firmware.obstacle(offence.what).unwrap_or("the service was not called in time");
+            Skipped::not_done(course::offence(offence), reason)
+        });
+        let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
+        let miscalls =
+            miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), "the service was not called in time"));
+        self.report.skipped.extend(offences.chain(miscalls));
+        // Where something was found, that is why.
+        if self.report.findings.is_empty() {
+            self.report.skipped.append(&mut self.missed_calls);
         }
     }
 

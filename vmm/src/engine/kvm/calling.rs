@@ -13,7 +13,7 @@ use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
 use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
-use crate::check::{self, Expectation, Phase, Rule};
+use crate::check::{self, Expectation, Phase, Rule, Skipped};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Misbehaviour, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
@@ -21,12 +21,28 @@ use crate::mmu::Access;
 use crate::report::CallReport;
 
 /// Where a service is to be called; or why it is not.
-type Entry = Result<u64, &'static str>;
+type Entry = Result<u64, NotCalled>;
 
-const WRONG_PAGES: &str = "the walk finds its pages wrong";
-const NO_ALIAS: &str = "the tables have no 1:1 alias of firmware's code";
-const NOT_VIRTUAL: &str = "SetVirtualAddressMap has not succeeded";
-const GIVEN_UP: &str = "the guest has given up on runtime services";
+/// Why a service is not called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotCalled {
+    WrongPages,
+    /// It keeps its physical address, which the layout does not map: no kernel could call it.
+    NoAlias,
+    NotVirtual,
+    GivenUp,
+}
+
+impl NotCalled {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::WrongPages => "the walk finds its pages wrong",
+            Self::NoAlias => "the tables have no 1:1 alias of firmware's code",
+            Self::NotVirtual => "SetVirtualAddressMap has not succeeded",
+            Self::GivenUp => "the guest has given up on runtime services",
+        }
+    }
+}
 
 /// RFLAGS with nothing but what is always 1; and with interrupts on (SDM vol. 1, 3.4.3).
 const RFLAGS_NONE: u64 = 1 << 1;
@@ -87,13 +103,13 @@ impl Run<'_, '_> {
         let entry = |call: &PlannedCall| -> Entry {
             let physical = firmware.entry(call.service);
             match firmware.virtual_entry(call.service) {
-                _ if self.given_up => Err(GIVEN_UP),
-                _ if !firmware.is_virtual() => Err(NOT_VIRTUAL),
-                None if !leads(physical, physical, fetch) => Err(NO_ALIAS),
+                _ if self.given_up => Err(NotCalled::GivenUp),
+                _ if !firmware.is_virtual() => Err(NotCalled::NotVirtual),
+                None if !leads(physical, physical, fetch) => Err(NotCalled::NoAlias),
                 None if has_data => Ok(physical),
                 Some(_) if call.service == Service::GetTime && self.miscalls(Miscall::PhysicalAddress) => Ok(physical),
                 Some(entry) if has_data && leads(entry, physical, fetch) => Ok(entry),
-                _ => Err(WRONG_PAGES),
+                _ => Err(NotCalled::WrongPages),
             }
         };
         let count = self.report.virtual_map.len() as u64;
@@ -171,7 +187,7 @@ impl Run<'_, '_> {
             let (command, entry, root_of_call) = match made {
                 Ok(made) => made,
                 Err(reason) => {
-                    self.report.calls.push(not_called(self.phase, tables, planned, reason));
+                    self.leave_out(tables, planned, reason);
                     continue;
                 }
             };
@@ -262,7 +278,7 @@ impl Run<'_, '_> {
         }
         let reason = match (fate, call) {
             (Fate::NotMade(_), _) => {
-                self.report.calls.push(not_called(self.phase, tables, planned, GIVEN_UP));
+                self.leave_out(tables, planned, NotCalled::GivenUp);
                 return;
             }
             (Fate::Abandoned(_), _) => {
@@ -298,8 +314,20 @@ impl Run<'_, '_> {
         });
     }
 
-    /// Notes what firmware has done by now that it must not.
+    /// Reports a call that is not made.
+    fn leave_out(&mut self, tables: &'static str, planned: &PlannedCall, why: NotCalled) {
+        self.report.calls.push(not_called(self.phase, tables, planned, why.reason()));
+        if why != NotCalled::NoAlias {
+            self.missed_calls.push(Skipped::not_done(format!("a call of {}", planned.service), why.reason()));
+        }
+    }
+
+    /// Notes what firmware, and the kernel, have done by now that they must not.
     fn commit(&mut self, service: Service, call: Option<&Call>, fate: Fate) {
+        if !matches!(fate, Fate::NotMade(_)) {
+            let made = (self.phase, service);
+            self.miscalled.extend(self.job.kernel.miscalls.iter().filter(|miscall| miscall.call() == made));
+        }
         let done = call.into_iter().flat_map(|call| &call.misdeeds).map(|misdeed| misdeed.what);
         // A table that lies has been believed where code could not be fetched.
         let unfetched = (call.is_none() && matches!(fate, Fate::Abandoned(_))).then_some(Misbehaviour::AttributesTable);

@@ -1,6 +1,7 @@
 //! Whole texts, as they stand on a terminal.
 
 use super::*;
+use crate::check::{Rule, SkipKind};
 use crate::report::samples;
 
 fn plain(report: &Report) -> String {
@@ -149,7 +150,12 @@ calls
 fn the_walker_says_that_no_mmu_was_asked() {
     let mut report = samples::walker();
     let text = plain(&report);
-    assert!(text.starts_with("clean: 2 regions, 2096 pages, by the software walk alone: no MMU was asked\n"), "{text}");
+    assert!(
+        text.starts_with(
+            "clean: 2 regions, 2096 pages, by the software walk alone: no MMU was asked, and no service called\n"
+        ),
+        "{text}"
+    );
     assert!(text.contains("  engine   walker (the mapping code ran natively)\n"), "{text}");
     assert!(text.contains("\nno access was made in a guest; 9.1 ms"), "{text}");
     report.findings = samples::reserved_bit().findings;
@@ -166,6 +172,53 @@ fn the_verdict_does_not_boast() {
     );
     report.regions.truncate(1);
     assert_eq!(first_line(&report), "clean: the map has no region that must be mapped");
+}
+
+fn headline(report: &Report) -> String {
+    plain(report).split("\n\n").next().unwrap_or_default().replace('\n', " ")
+}
+
+#[test]
+fn a_clean_headline_says_what_was_sampled_and_that_nothing_was_called() {
+    let mut report = samples::clean();
+    report.skipped[0].kind = SkipKind::Sample;
+    report.uncalled = Some("the map has no RuntimeServicesCode region".into());
+    assert_eq!(
+        headline(&report),
+        "clean: 2 regions, 2096 pages, each reached by the guest's MMU; a sample stands for 1 fetches from pages \
+         that can be executed; no runtime service was called: the map has no RuntimeServicesCode region"
+    );
+}
+
+#[test]
+fn what_was_not_done_is_named_in_the_headline() {
+    let mut report = samples::clean();
+    report.skipped.push(Skipped::not_done("firmware that misbehaves: seam@GetTime", "no RUNTIME region follows"));
+    let expected = "incomplete: not done: firmware that misbehaves: seam@GetTime (no RUNTIME region follows)";
+    assert_eq!(headline(&report), expected);
+    report.skipped.extend((0..5).map(|_| Skipped::not_done("a call of GetTime", "why")));
+    let more = "; a call of GetTime (why)".repeat(3);
+    assert_eq!(headline(&report), format!("{expected}{more}; and 2 more"));
+}
+
+#[test]
+fn the_headline_says_whether_just_what_was_expected_was_found() {
+    let mut report = samples::clean();
+    report.expected_rules = Some(vec![]);
+    assert!(headline(&report).starts_with("clean, as expected: 2 regions"), "{}", headline(&report));
+    report.expected_rules = Some(vec![Rule::FirmwareFault]);
+    assert_eq!(headline(&report), "not as expected: missing firmware-fault");
+
+    let mut report = samples::reserved_bit();
+    report.expected_rules = Some(vec![Rule::ReservedBit]);
+    assert_eq!(headline(&report), "as expected: reserved-bit 1 finding: reserved-bit");
+    report.expected_rules = Some(vec![Rule::WrongFrame]);
+    assert_eq!(
+        headline(&report),
+        "not as expected: missing wrong-frame; found besides reserved-bit 1 finding: reserved-bit"
+    );
+    report.expected_rules = Some(vec![]);
+    assert_eq!(headline(&report), "not as expected: found besides reserved-bit 1 finding: reserved-bit");
 }
 
 #[test]

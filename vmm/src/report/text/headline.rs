@@ -1,0 +1,111 @@
+//! The verdict, and how much it stands for.
+
+use super::super::style::{Paint, WIDTH, counted, printable, tally, wrapped};
+use super::super::{EngineName, Report, RunVerdict, Verdict};
+use crate::check::{Rule, SkipKind};
+
+/// What was not done, named at the most; JSON has all of it.
+const MAX_NOT_DONE: usize = 4;
+
+pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+    let verdict = report.verdict();
+    let mut lines = match verdict {
+        RunVerdict::Clean => paint_first(clean(report), |title| paint.right(title)),
+        RunVerdict::Incomplete => paint_first(incomplete(report), |title| paint.wrong(title)),
+        RunVerdict::Findings => Vec::new(),
+    };
+    if let Some(text) = against_expectation(report) {
+        let is_right = report.expected().is_some_and(|expected| expected.is_met());
+        lines.extend(paint_first(text, |title| if is_right { paint.right(title) } else { paint.wrong(title) }));
+    }
+    if !report.findings.is_empty() {
+        lines.extend(paint_first(findings(report), |title| paint.wrong(title)));
+    }
+    lines
+}
+
+/// Text as lines, what is before its first colon in colour.
+fn paint_first(text: String, paint: impl Fn(&str) -> String) -> Vec<String> {
+    let mut lines = wrapped(&text, WIDTH, 0);
+    if let Some(first) = lines.first_mut() {
+        let title = first.split(':').next().unwrap_or_default();
+        *first = paint(title) + &first[title.len()..];
+    }
+    lines
+}
+
+/// How much is clean, and who says so.
+fn clean(report: &Report) -> String {
+    let as_expected = if report.expected_rules.is_some() { ", as expected" } else { "" };
+    let mut text = format!("clean{as_expected}: {}", what_is_clean(report));
+    let sampled = report.skipped.iter().filter(|skipped| skipped.kind == SkipKind::Sample);
+    let sampled: Vec<_> = sampled.map(|row| format!("{} {}", row.count, printable(&row.what))).collect();
+    if !sampled.is_empty() {
+        text += &format!("; a sample stands for {}", sampled.join(", "));
+    }
+    if let Some(reason) = &report.uncalled {
+        text += &format!("; no runtime service was called: {}", printable(reason));
+    }
+    text
+}
+
+fn what_is_clean(report: &Report) -> String {
+    let owed = report.regions.iter().filter(|region| region.verdict != Verdict::NotOwed);
+    let (count, pages) =
+        owed.fold((0, 0_u64), |(count, pages), region| (count + 1, pages.saturating_add(region.region.pages)));
+    if count == 0 {
+        return "the map has no region that must be mapped".into();
+    }
+    let verified = report.probes.pages_verified;
+    let who = match report.engine {
+        EngineName::Walker => ", by the software walk alone: no MMU was asked, and no service called".into(),
+        EngineName::Kvm if verified >= pages => ", each reached by the guest's MMU".into(),
+        EngineName::Kvm => format!("; the guest's MMU reached {verified} of them, the software walk all"),
+    };
+    format!("{}, {}{who}", counted(count, "region"), counted(pages, "page"))
+}
+
+fn incomplete(report: &Report) -> String {
+    let rows: Vec<_> = report.not_done().collect();
+    let named = rows.iter().take(MAX_NOT_DONE);
+    let named: Vec<_> = named.map(|row| format!("{} ({})", printable(&row.what), printable(&row.reason))).collect();
+    let more = match rows.len().saturating_sub(MAX_NOT_DONE) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("incomplete: not done: {}{more}", named.join("; "))
+}
+
+/// Whether just what the scenario expects was found. A clean run says so itself.
+fn against_expectation(report: &Report) -> Option<String> {
+    let expected = report.expected()?;
+    if expected.is_met() {
+        return (report.verdict() != RunVerdict::Clean).then(|| format!("as expected: {}", list(&expected.rules)));
+    }
+    let part = |name: &str, rules: &[Rule]| (!rules.is_empty()).then(|| format!("{name} {}", list(rules)));
+    let parts = [part("missing", &expected.missing), part("found besides", &expected.unexpected)];
+    Some(format!("not as expected: {}", parts.into_iter().flatten().collect::<Vec<_>>().join("; ")))
+}
+
+fn list(rules: &[Rule]) -> String {
+    match rules {
+        [] => "no findings".into(),
+        rules => rules.iter().map(|rule| rule.name()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn findings(report: &Report) -> String {
+    let rules = match report.findings.as_slice() {
+        [only] => only.rule.to_string(),
+        many => tally(many.iter().map(|finding| finding.rule)),
+    };
+    let mut title = counted(report.findings.len() as u64, "finding");
+    if report.findings_omitted > 0 {
+        title += &format!(", and {} left out", report.findings_omitted);
+    }
+    let by_whom = match report.engine {
+        EngineName::Kvm => "",
+        EngineName::Walker => " (by the software walk alone: no MMU was asked)",
+    };
+    format!("{title}: {rules}{by_whom}")
+}
