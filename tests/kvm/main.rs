@@ -1,5 +1,6 @@
 //! Tests that need /dev/kvm. Where it is missing they are ignored by name, or fail with `EFIBED_REQUIRE_KVM=1`.
 
+mod attributes_table;
 mod calls;
 mod check;
 mod linux;
@@ -16,6 +17,7 @@ fn main() {
         check::trials(),
         linux::trials(),
         calls::trials(),
+        attributes_table::trials(),
         misbehaviour::trials(),
         negative_controls::trials(),
         matrix::trials(),

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use efibed::check::Phase;
 use efibed::machine::Hypervisor;
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
-use efibed::report::Report;
+use efibed::report::{Report, Verdict};
 use efibed::{CpuidRequest, EngineError, Layout, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Failed, Trial};
 
@@ -320,6 +320,24 @@ pub fn assert_called_after(report: &Report, has_aliases: bool) {
         let is_called = call.phase == Phase::Map || !stays(call.service) || has_aliases;
         assert_eq!((call.rip.is_some(), call.cr3.is_some()), (is_called, is_called), "{call:x?}");
         assert_eq!(call.reason.is_some(), call.status.is_none(), "{call:?}");
+    }
+}
+
+/// The rows of the regions and the findings say the same: what is `ok` is named by no finding of an error, and what is
+/// named by one is `wrong`, or `unmapped`, and so is nothing else.
+pub fn assert_rows_agree(report: &Report) {
+    for region in &report.regions {
+        let index = region.region.index;
+        let is_named = report
+            .findings
+            .iter()
+            .any(|finding| finding.region == Some(index) && finding.rule.severity() == efibed::check::Severity::Error);
+        let agrees = match region.verdict {
+            Verdict::Wrong => is_named,
+            Verdict::Unmapped => !report.findings.is_empty(),
+            Verdict::Ok | Verdict::NotOwed | Verdict::Skipped => !is_named,
+        };
+        assert!(agrees, "region {index} is {:?}\n{}", region.verdict, efibed::report::text::Text::plain(report));
     }
 }
 

@@ -83,12 +83,16 @@ pub struct Attributes {
     executable: bool,
 }
 
-/// The entries that Linux takes.
-pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
+/// The entries of a map's Memory Attributes Table that Linux takes.
+pub fn entries_in_force(map: &MemoryMap) -> impl Iterator<Item = &MemoryDescriptor> {
     let entries = map.attributes_table().iter().zip(refusals(map));
-    let taken = entries.filter(|(_, refusal)| refusal.is_none());
-    taken
-        .map(|(entry, _)| Attributes {
+    entries.filter(|(_, refusal)| refusal.is_none()).map(|(entry, _)| entry)
+}
+
+/// What they say.
+pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
+    entries_in_force(map)
+        .map(|entry| Attributes {
             phys: entry.phys_start..entry.phys_start + entry.page_count * PAGE_BYTES,
             writable: !entry.att.contains(MemoryAttribute::READ_ONLY),
             executable: !entry.att.contains(MemoryAttribute::EXECUTE_PROTECT),

@@ -13,7 +13,7 @@ use super::given::Given;
 use super::marks::{Mark, Marks, Statement};
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region};
-use crate::mmu::{Paging, Va};
+use crate::mmu::{Access, Kind, Paging, Va};
 
 /// One stretch of virtual addresses that stands for one stretch of physical ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,19 @@ pub struct Expectation {
     pub gone: Vec<Alias>,
     /// Where nothing else may translate.
     pub arenas: Vec<RangeInclusive<u64>>,
+}
+
+/// Something that firmware needs and its own Memory Attributes Table forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Runtime code, or runtime data.
+    pub ty: MemoryType,
+    /// The access that every page of it denies.
+    pub access: Access,
+    /// Its lowest virtual address.
+    pub virt: u64,
+    /// How many pages there are.
+    pub pages: u64,
 }
 
 /// What an expectation is made from.
@@ -156,6 +169,40 @@ impl Expectation {
         });
         let aliases = aliases.collect();
         Self { placed: self.placed.clone(), aliases, gone, arenas: self.arenas.clone() }
+    }
+
+    /// What firmware's Memory Attributes Table leaves it without, in phase `finish`: of runtime code any page that may be
+    /// executed, of runtime data any that may be written to.
+    pub fn denials(&self, map: &MemoryMap) -> Vec<Denial> {
+        let kinds = [
+            (MemoryType::RUNTIME_SERVICES_CODE, Access::fetch()),
+            (MemoryType::RUNTIME_SERVICES_DATA, Access::write()),
+        ];
+        let denial = |(ty, access): (MemoryType, Access)| {
+            let is_denied =
+                |alias: &Alias| if access.kind == Kind::Fetch { !alias.executable } else { !alias.writable };
+            let types: Vec<MemoryType> = map.regions().map(|region| region.ty).collect();
+            let is_of_type = |alias: &&Alias| {
+                alias.role == Role::Virtual && alias.region.is_some_and(|index| types.get(index) == Some(&ty))
+            };
+            let mut aliases = self.aliases.iter().filter(is_of_type).peekable();
+            let virt = aliases.peek()?.virt;
+            let (all, pages) = aliases.fold((true, 0_u64), |(all, pages), alias| {
+                (all && is_denied(alias), pages.saturating_add(alias.pages))
+            });
+            all.then_some(Denial { ty, access, virt, pages })
+        };
+        kinds.into_iter().filter_map(denial).collect()
+    }
+
+    /// Whether an access to an address is one that the expectation denies to firmware.
+    pub fn denies(&self, virt: u64, kind: Kind) -> bool {
+        let alias = self.alias_at(virt).map(|index| &self.aliases[index]);
+        alias.is_some_and(|alias| match kind {
+            Kind::Read => false,
+            Kind::Write => !alias.writable,
+            Kind::Fetch => !alias.executable,
+        })
     }
 
     /// The first virtual address that stands for a physical one after SetVirtualAddressMap.

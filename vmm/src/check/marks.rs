@@ -149,7 +149,8 @@ impl Marks {
                 return;
             }
         }
-        if self.marks.len() >= MAX_MARKS {
+        // The first of each kind is never left out: no region with an error is without a finding.
+        if self.marks.len() >= MAX_MARKS && self.open.contains_key(&key) {
             self.omitted += 1;
             return;
         }
@@ -160,6 +161,11 @@ impl Marks {
     /// A finding that is whole already.
     pub fn push_finding(&mut self, finding: Finding) {
         self.worded.push(finding);
+    }
+
+    /// Several.
+    pub fn push_findings(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.worded.extend(findings);
     }
 
     /// A finding that is not about pages, in its own words.

@@ -24,9 +24,10 @@ mod marks;
 mod plan;
 mod tables;
 
+pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
 pub(crate) use closed_form::{addresses, has_identity, in_mapping_order, window};
-pub(crate) use expectation::{Alias, Expectation, Question, Role, judge_map, physical_of, virtual_of};
+pub(crate) use expectation::{Alias, Denial, Expectation, Question, Role, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};

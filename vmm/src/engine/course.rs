@@ -7,12 +7,15 @@ use efibed_guest::{Layout, LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
 use super::{Job, Miscall, Moment, Progress};
-use crate::check::{Alias, Expectation, Finding, LeafCounts, Marks, Phase, Role, Rule, TableVerdict};
-use crate::firmware::Offence;
+use crate::check::{
+    Alias, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Role, Rule, Severity, TableVerdict, WalkStep,
+    Witness,
+};
+use crate::firmware::{Misbehaviour, Offence};
 use crate::guest::{Loaded, OwnMemory};
 use crate::machine::{CpuidRequest, CpuidSeen};
-use crate::memory_map::{MemoryMap, PAGE_BYTES};
-use crate::mmu::{Access, Cpu, Pa, Paging, Rules, Va, Vendor, walk};
+use crate::memory_map::{MemoryMap, PAGE_BYTES, type_name};
+use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
 use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
@@ -191,7 +194,21 @@ pub fn region_reports(
             RegionReport { region, virt: None, aliases: Vec::new(), leaves: LeafCounts::default(), verdict }
         })
         .collect();
-    let Some((expectation, tables)) = expectation else { return reports };
+    if let Some((expectation, tables)) = expectation {
+        place(&mut reports, expectation, tables);
+    }
+    let errors = findings.iter().filter(|finding| finding.rule.severity() == Severity::Error);
+    for index in errors.filter_map(|finding| finding.region) {
+        // Of what is not mapped that is the worst to be said.
+        if let Some(report) = reports.get_mut(index).filter(|report| report.verdict != Verdict::Unmapped) {
+            report.verdict = Verdict::Wrong;
+        }
+    }
+    reports
+}
+
+/// Where regions lie, and with which leaves.
+fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &TableVerdict) {
     for alias in &expectation.placed {
         let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
         if alias.role == Role::Virtual && report.virt.is_none() {
@@ -208,16 +225,50 @@ pub fn region_reports(
         report.leaves.of_2m += leaves.of_2m;
         report.leaves.of_1g += leaves.of_1g;
     }
-    let against = |finding: &&Finding| finding.phase != Phase::Input && !finding.rule.is_firmwares();
-    for finding in findings.iter().filter(against) {
-        if let Some(report) = finding.region.and_then(|index| reports.get_mut(index)) {
-            report.verdict = match report.verdict {
-                Verdict::Ok => Verdict::Wrong,
-                other => other,
-            };
-        }
+}
+
+/// What firmware's own Memory Attributes Table denies it in phase `finish`, with the fault that a call meets on these
+/// tables. Where the scenario has the table lie, that is a misbehaviour, and shows as such.
+pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: u64, paging: &Paging) -> Vec<Denied> {
+    if job.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable) {
+        return Vec::new();
     }
-    reports
+    let denied = |denial: Denial| {
+        let walk = walk(&loaded.memory, Pa(root), Va(denial.virt), denial.access, paging);
+        let (what, forbids, first) = match denial.access.kind {
+            Kind::Fetch => ("executed", "XP", "the first call of a service"),
+            _ => ("written to", "RO", "a service's first write to its data"),
+        };
+        let ty = type_name(denial.ty);
+        let (fault, error_code) = match walk.outcome {
+            Outcome::Fault(fault) => (format!("#PF {}", fault.error_code), Some(fault.error_code.0)),
+            _ => ("no fault: the mapping code did not apply the table".into(), None),
+        };
+        let message = format!(
+            "firmware's Memory Attributes Table makes every page of {ty} {forbids} ({} in all): {first} meets {fault}",
+            denial.pages
+        );
+        let finding = Finding {
+            virt: Some(denial.virt),
+            pages: denial.pages,
+            expected: format!("a page of {ty} that may be {what}"),
+            observed: fault,
+            error_code,
+            walk: walk.steps().iter().map(WalkStep::from).collect(),
+            witnesses: vec![Witness::Expectation, Witness::Walk],
+            ..Finding::worded(Phase::Finish, Rule::AttributesTable, None, message)
+        };
+        Denied { kind: denial.access.kind, finding }
+    };
+    expectation.denials(job.map).into_iter().map(denied).collect()
+}
+
+/// What firmware's table denies it.
+pub struct Denied {
+    /// The access.
+    pub kind: Kind,
+    /// What is found.
+    pub finding: Finding,
 }
 
 /// Whether `bytes` at `virt` lead to `phys`, writable or executable as asked, on these tables.

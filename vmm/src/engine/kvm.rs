@@ -86,7 +86,9 @@ impl Kvm {
         let reused = self.machines.reuse(&job.cpu, job.map);
         // It goes by the map it gave to whoever called SetVirtualAddressMap.
         let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
-        let firmware = Firmware::lay_out(firmwares_map.descriptors(), |phys| {
+        let attributes: Vec<_> =
+            [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
+        let firmware = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
             phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
         });
         report.uncalled = match &firmware {
@@ -148,6 +150,7 @@ impl Kvm {
             given_up: false,
             committed: Vec::new(),
             miscalled: Vec::new(),
+            denials: Vec::new(),
             missed_calls: Vec::new(),
         };
         run.carry_out();
@@ -248,6 +251,8 @@ struct Run<'a, 'm> {
     committed: Vec<Offence>,
     /// The mistakes that the kernel has made in calling services.
     miscalled: Vec<Miscall>,
+    /// What firmware's own table denies it.
+    denials: Vec<course::Denied>,
     /// Calls that were to be made, and were not.
     missed_calls: Vec<Skipped>,
 }
@@ -316,7 +321,10 @@ impl Run<'_, '_> {
                 return Ok(());
             }
         }
-        let called = self.call_after_the_switch(finished_expectation.as_ref().unwrap_or(expectation), root);
+        let finished = finished_expectation.as_ref().unwrap_or(expectation);
+        self.denials = course::denials(self.job, finished, self.loaded, root, &self.cpu.checks);
+        let called = self.call_after_the_switch(finished, root);
+        self.marks.push_findings(self.denials.drain(..).map(|denied| denied.finding));
         self.conclude(Some(root));
         called
     }

@@ -103,7 +103,10 @@ impl Run<'_> {
         let finished = self.run_mapper(Phase::Finish, || mapper.finish(context, mapped));
         if finished == Some(Finish::Changed) {
             course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, mapped.root(), &self.paging);
-            self.check(Phase::Finish, &expectation.finished(&question), mapped);
+            let finished = expectation.finished(&question);
+            self.check(Phase::Finish, &finished, mapped);
+            let denials = course::denials(self.job, &finished, self.loaded, mapped.root(), &self.paging);
+            self.report.findings.extend(denials.into_iter().map(|denied| denied.finding));
         }
         Some((expectation, verdict))
     }

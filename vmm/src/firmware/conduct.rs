@@ -141,7 +141,7 @@ mod tests {
     }
 
     fn firmware() -> Firmware {
-        let mut firmware = Firmware::lay_out(&code_and_data(), |_| true).unwrap();
+        let mut firmware = Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap();
         firmware.expect_root(0x5000);
         firmware
     }

@@ -258,7 +258,8 @@ impl Haunts {
             |it: &&MemoryDescriptor| matches!(it.ty, MemoryType::BOOT_SERVICES_CODE | MemoryType::BOOT_SERVICES_DATA);
         let pages = map.iter().filter(is_boot_services).filter_map(|it| Range::of_pages(it.phys_start, it.page_count));
         let mut pages = pages.map(|range| range.first);
-        let end = map[data.region].page_count.checked_mul(PAGE_SIZE).and_then(|bytes| data.phys.checked_add(bytes));
+        let region = &map[data.region];
+        let end = region.page_count.checked_mul(PAGE_SIZE).and_then(|bytes| region.phys_start.checked_add(bytes));
         let follows = |it: &MemoryDescriptor| {
             Some(it.phys_start) == end && it.page_count > 0 && it.att.contains(MemoryAttribute::RUNTIME)
         };
@@ -475,12 +476,12 @@ mod tests {
         let device = |phys| descriptor(MemoryType::MMIO, phys, 1);
         for (phys, found) in [(0x7C00_2000, Some(0x7C00_2000)), (0x7C00_3000, None)] {
             let map = [&code_and_data()[..3], &[device(phys)]].concat();
-            let firmware = Firmware::lay_out(&map, |_| true).unwrap();
+            let firmware = Firmware::lay_out(&map, &[], |_| true).unwrap();
             assert_eq!(firmware.haunts.seam, found);
             let reason = found.is_none().then_some("no RUNTIME region follows that of firmware's data");
             assert_eq!(firmware.obstacle(Misbehaviour::Seam), reason);
         }
-        let at = misdeed(&Firmware::lay_out(&code_and_data(), |_| true).unwrap(), Misbehaviour::Seam, &trap(0x10));
+        let at = misdeed(&Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap(), Misbehaviour::Seam, &trap(0x10));
         assert!(at.is_err());
     }
 

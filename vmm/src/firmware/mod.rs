@@ -1,9 +1,9 @@
 //! The fake firmware: what a map's RuntimeServicesCode and RuntimeServicesData regions hold, and who answers when the
 //! guest calls it.
 //!
-//! [`Firmware::lay_out`] puts the stubs of `efibed-stub` into the first page of a RuntimeServicesCode region, and the
-//! system table and the runtime-services table into the first page of a RuntimeServicesData region. Where firmware is
-//! *not* is the memory map's business: a map without such regions gets no firmware, and [`NoFirmware`] says why.
+//! [`Firmware::lay_out`] puts the stubs of `efibed-stub` into a page of a RuntimeServicesCode region, and the system table
+//! and the runtime-services table into a page of a RuntimeServicesData region: the first pages that firmware's own Memory
+//! Attributes Table leaves executable, and writable. Where firmware is *not* is the memory map's business: a map without such regions gets no firmware, and [`NoFirmware`] says why.
 //! A stub traps to the host, and [`Firmware::answer`] plays the service (the protocol: [`mod@efibed_stub::image`]). The
 //! service sees its arguments and the caller's memory through the caller's own tables (`caller.rs`); what it touches there
 //! becomes a script, and the stub touches it again in the guest (`script.rs`). How the call was made, apart from what was
@@ -96,8 +96,15 @@ pub struct Firmware {
 impl Firmware {
     /// Lays firmware out in the first usable region of each kind: RUNTIME, of at least one page, page-aligned,
     /// not wrapping, overlapping no other descriptor, and `usable` by the machine in the page that firmware takes.
-    pub fn lay_out(map: &[MemoryDescriptor], usable: impl Fn(u64) -> bool) -> Result<Self, NoFirmware> {
-        let finder = placement::Finder::new(map, &usable);
+    ///
+    /// `attributes` are the entries of the Memory Attributes Table that a kernel takes. The page is the first one that they
+    /// leave executable, or writable; if there is none, the first one of all, and whoever calls firmware finds out.
+    pub fn lay_out(
+        map: &[MemoryDescriptor],
+        attributes: &[MemoryDescriptor],
+        usable: impl Fn(u64) -> bool,
+    ) -> Result<Self, NoFirmware> {
+        let finder = placement::Finder::new(map, attributes, &usable);
         let code = finder.find(MemoryType::RUNTIME_SERVICES_CODE)?;
         let data = finder.find(MemoryType::RUNTIME_SERVICES_DATA)?;
         Ok(Self {
@@ -141,8 +148,8 @@ impl Firmware {
         self.offences = offences.to_vec();
     }
 
-    /// Whether its Memory Attributes Table says that its code is not to be executed.
-    pub fn lies_about_its_code(&self) -> bool {
+    /// Whether the scenario has its Memory Attributes Table lie.
+    pub fn has_lying_table(&self) -> bool {
         self.offences.iter().any(|offence| offence.what == Misbehaviour::AttributesTable)
     }
 
@@ -309,7 +316,7 @@ mod tests {
     use super::*;
 
     fn laid_out() -> (Firmware, TestMemory) {
-        let firmware = Firmware::lay_out(&code_and_data(), |_| true).unwrap();
+        let firmware = Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap();
         let memory = TestMemory::with_firmware(&firmware);
         (firmware, memory)
     }

@@ -71,36 +71,62 @@ pub(super) struct Place {
 /// Finds places in one map.
 pub(super) struct Finder<'a> {
     map: &'a [MemoryDescriptor],
+    /// The entries of the Memory Attributes Table that are in force.
+    attributes: &'a [MemoryDescriptor],
     usable: &'a dyn Fn(u64) -> bool,
     /// For each descriptor, another one it overlaps.
     overlaps: Vec<Option<usize>>,
 }
 
 impl<'a> Finder<'a> {
-    pub fn new(map: &'a [MemoryDescriptor], usable: &'a dyn Fn(u64) -> bool) -> Self {
-        Self { map, usable, overlaps: overlaps(map) }
+    pub fn new(
+        map: &'a [MemoryDescriptor],
+        attributes: &'a [MemoryDescriptor],
+        usable: &'a dyn Fn(u64) -> bool,
+    ) -> Self {
+        Self { map, attributes, usable, overlaps: overlaps(map) }
     }
 
-    /// The first page of the first region of the type that firmware can live in.
+    /// The first page of the type that firmware can live in: of those that the attributes permit, if there are any.
     pub fn find(&self, ty: MemoryType) -> Result<Place, NoFirmware> {
-        let mut candidates = (0..self.map.len()).filter(|&region| self.map[region].ty == ty);
-        let first = candidates.next().ok_or(NoFirmware::NoRegion { ty })?;
-        let Err(defect) = self.examine(first) else {
-            return Ok(self.place(first));
-        };
-        let mut count = 1;
-        for region in candidates {
-            if self.examine(region).is_ok() {
-                return Ok(self.place(region));
-            }
-            count += 1;
+        let candidates: Vec<usize> = (0..self.map.len()).filter(|&region| self.map[region].ty == ty).collect();
+        let first = *candidates.first().ok_or(NoFirmware::NoRegion { ty })?;
+        let forbidden = self.forbidden(ty);
+        let usable = || candidates.iter().copied().filter(|&region| self.examine(region).is_ok());
+        let permitted = usable().find_map(|region| self.permitted_page(region, &forbidden));
+        let any = || usable().next().map(|region| Place { phys: self.map[region].phys_start, region });
+        if let Some(place) = permitted.or_else(any) {
+            return Ok(place);
         }
         let phys = self.map[first].phys_start;
-        Err(NoFirmware::NoUsableRegion { ty, count, region: first, phys, defect })
+        let defect = self.examine(first).err().unwrap_or(RegionDefect::OutOfReach);
+        Err(NoFirmware::NoUsableRegion { ty, count: candidates.len(), region: first, phys, defect })
     }
 
-    fn place(&self, region: usize) -> Place {
-        Place { phys: self.map[region].phys_start, region }
+    /// Where the attributes forbid what firmware does there: executing its code, writing to its data.
+    fn forbidden(&self, ty: MemoryType) -> Vec<Range> {
+        let forbids = match ty {
+            MemoryType::RUNTIME_SERVICES_CODE => MemoryAttribute::EXECUTE_PROTECT,
+            _ => MemoryAttribute::READ_ONLY,
+        };
+        let entries = self.attributes.iter().filter(|entry| entry.att.contains(forbids));
+        let mut ranges: Vec<Range> =
+            entries.filter_map(|entry| Range::of_pages_clamped(entry.phys_start, entry.page_count)).collect();
+        ranges.sort_unstable();
+        ranges
+    }
+
+    /// The first page of a region that is in none of these ranges, which are in order.
+    fn permitted_page(&self, region: usize, forbidden: &[Range]) -> Option<Place> {
+        let descriptor = &self.map[region];
+        let range = Range::of_pages(descriptor.phys_start, descriptor.page_count)?;
+        let mut phys = range.first;
+        for held in forbidden {
+            if held.contains(phys) {
+                phys = held.last.checked_add(1)?;
+            }
+        }
+        (range.contains(phys) && (self.usable)(phys)).then_some(Place { phys, region })
     }
 
     fn examine(&self, region: usize) -> Result<(), RegionDefect> {
@@ -176,7 +202,7 @@ mod tests {
     /// The defect of a map whose one RuntimeServicesCode descriptor is this one.
     fn defect(code: MemoryDescriptor, others: &[MemoryDescriptor]) -> RegionDefect {
         let map = [&[code], others].concat();
-        match Firmware::lay_out(&map, |phys| phys < 1 << 39) {
+        match Firmware::lay_out(&map, &[], |phys| phys < 1 << 39) {
             Err(NoFirmware::NoUsableRegion { defect, region: 0, .. }) => defect,
             other => panic!("{other:?}"),
         }
@@ -187,11 +213,11 @@ mod tests {
         for (ty, name) in [(CODE, "RuntimeServicesCode"), (DATA, "RuntimeServicesData")] {
             let mut map = code_and_data();
             map.retain(|descriptor| descriptor.ty != ty);
-            let reason = Firmware::lay_out(&map, |_| true).unwrap_err();
+            let reason = Firmware::lay_out(&map, &[], |_| true).unwrap_err();
             assert_eq!(reason, NoFirmware::NoRegion { ty });
             assert!(reason.to_string().contains(name), "{reason}");
         }
-        assert!(Firmware::lay_out(&[], |_| true).is_err());
+        assert!(Firmware::lay_out(&[], &[], |_| true).is_err());
     }
 
     #[test]
@@ -232,14 +258,14 @@ mod tests {
         let code = map[1];
         map.push(descriptor(MemoryType::CONVENTIONAL, code.phys_start, 0));
         map.push(descriptor(MemoryType::CONVENTIONAL, code.phys_start - PAGE_SIZE, 1));
-        assert!(Firmware::lay_out(&map, |_| true).is_ok());
+        assert!(Firmware::lay_out(&map, &[], |_| true).is_ok());
     }
 
     #[test]
     fn the_next_region_of_the_type_is_taken_where_the_first_cannot_be() {
         let mut map = code_and_data();
         map.insert(0, descriptor(CODE, 0x10_0800, 1));
-        let firmware = Firmware::lay_out(&map, |_| true).unwrap();
+        let firmware = Firmware::lay_out(&map, &[], |_| true).unwrap();
         assert_eq!(firmware.pages().next().unwrap().2, 2);
     }
 }

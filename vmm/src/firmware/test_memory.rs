@@ -159,7 +159,7 @@ impl Bed {
     }
 
     pub fn over(map: &[MemoryDescriptor]) -> Self {
-        let firmware = Firmware::lay_out(map, |_| true).unwrap();
+        let firmware = Firmware::lay_out(map, &[], |_| true).unwrap();
         let mut memory = TestMemory::with_firmware(&firmware);
         memory.put(STACK, &[0; 64]);
         for descriptor in map {

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     fn laid_out() -> (Firmware, TestMemory) {
-        let firmware = Firmware::lay_out(&code_and_data(), |_| true).unwrap();
+        let firmware = Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap();
         let memory = TestMemory::with_firmware(&firmware);
         (firmware, memory)
     }

@@ -356,6 +356,7 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
         let (attributed_to, misbehaviour) = match detail.culprit {
             Culprit::MappingCode => ("mapping-code", None),
             Culprit::Firmware(misbehaviour) => ("firmware", Some(misbehaviour)),
+            Culprit::AttributesTable => ("firmware", None),
             Culprit::Kernel => ("kernel", None),
         };
         Self {

@@ -110,9 +110,9 @@ pub struct RegionReport {
 /// What became of a descriptor, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Mapped, and right.
+    /// Mapped, and no finding of an error names it.
     Ok,
-    /// Mapped, and some finding is about its mapping (what is wrong with the descriptor itself is another matter).
+    /// Some finding of an error names it.
     Wrong,
     /// Owed to firmware, and not mapped.
     Unmapped,
@@ -157,6 +157,8 @@ pub enum Culprit {
     MappingCode,
     /// Firmware's: it did what it must not.
     Firmware(Misbehaviour),
+    /// Firmware's, too: its Memory Attributes Table denies what it needs.
+    AttributesTable,
     /// The kernel's that called firmware: at a wrong address, or on wrong tables.
     Kernel,
 }

@@ -9,8 +9,8 @@ use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness}
 use crate::firmware::{Call, Deed, Misbehaviour, Misdeed};
 use crate::guest::End;
 use crate::machine::Exit;
-use crate::memory_map::{PAGE_BYTES, type_name};
-use crate::mmu::{Access, ErrorCode, Fault, Pa, Va, walk};
+use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
+use crate::mmu::{Access, ErrorCode, Fault, Kind, Pa, Va, walk};
 use crate::report::{Culprit, FaultDetail};
 
 /// A service that the guest gave up on.
@@ -41,6 +41,9 @@ impl Run<'_, '_> {
         let service = abandoned.service;
         let guilty = self.guilty(abandoned, crash);
         let record = self.record_of(crash, guilty.as_ref());
+        if guilty.is_none() && self.is_denied(abandoned, crash) {
+            return self.record_fault(abandoned, record, Culprit::AttributesTable);
+        }
         let what = format!("{} at {:#x}{}", record.access, record.virt, self.of_region(record.region));
         let (rule, expected, message) = match &guilty {
             Some(misdeed) => {
@@ -60,21 +63,50 @@ impl Run<'_, '_> {
             error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
-            ..Finding::worded(self.phase, rule, record.region, message)
+            // What firmware does says nothing against the region.
+            ..Finding::worded(self.phase, rule, record.region.filter(|_| !rule.is_firmwares()), message)
         });
+        let culprit = match guilty {
+            Some(misdeed) => Culprit::Firmware(misdeed.what),
+            None if rule == Rule::CallFault => Culprit::MappingCode,
+            None => Culprit::Kernel,
+        };
+        self.record_fault(abandoned, record, culprit)
+    }
+
+    fn record_fault(&mut self, abandoned: &Abandoned<'_>, record: FaultRecord, culprit: Culprit) -> String {
         let instruction = self.instruction_of_firmware(abandoned.root, record.rip);
-        self.report.faults.push(FaultDetail {
-            phase: self.phase,
-            record,
-            instruction,
-            service: Some(service.name()),
-            culprit: match guilty {
-                Some(misdeed) => Culprit::Firmware(misdeed.what),
-                None if rule == Rule::CallFault => Culprit::MappingCode,
-                None => Culprit::Kernel,
-            },
-        });
+        let (phase, service) = (self.phase, Some(abandoned.service.name()));
+        self.report.faults.push(FaultDetail { phase, record, instruction, service, culprit });
         format!("the guest abandoned it after {}", record.fault)
+    }
+
+    /// Whether the fault is what firmware's own Memory Attributes Table brings about; the finding of that has the guest's
+    /// MMU for a witness then.
+    fn is_denied(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> bool {
+        let Some(firmware) = &self.firmware else { return false };
+        let page = |address: u64| address & !(PAGE_BYTES - 1);
+        let phys = check::physical_of(self.virtual_map(), crash.cr2);
+        let is_write = ErrorCode(crash.error_code as u32).contains(ErrorCode::W);
+        let is_met = |kind| match kind {
+            Kind::Fetch => is_fetch(crash) && crash.cr2 == abandoned.entry,
+            Kind::Write => {
+                is_page_fault(crash) && is_write && phys.map(page) == Some(page(firmware.runtime_services()))
+            }
+            Kind::Read => false,
+        };
+        let Some(index) = self.denials.iter().position(|denied| is_met(denied.kind)) else { return false };
+        self.denials[index].finding.witnesses.push(Witness::Mmu);
+        self.denials[index].finding.witnesses.sort_unstable();
+        true
+    }
+
+    /// The map that firmware was given in SetVirtualAddressMap.
+    fn virtual_map(&self) -> &[MemoryDescriptor] {
+        match self.job.earlier {
+            Some(earlier) => earlier.virtual_map,
+            None => &self.report.virtual_map,
+        }
     }
 
     /// The rule, what was expected and what to say of a fault in a service that did nothing it must not: it was called
@@ -119,7 +151,7 @@ impl Run<'_, '_> {
     fn guilty_before_the_trap(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
         let firmware = self.firmware.as_ref()?;
         let Abandoned { service, entry, .. } = *abandoned;
-        (firmware.lies_about_its_code() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
+        (firmware.has_lying_table() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
             what: Misbehaviour::AttributesTable,
             deed: Deed::Execute,
             at: entry,
@@ -137,11 +169,7 @@ impl Run<'_, '_> {
         };
         let virt = if is_page_fault(crash) { crash.cr2 } else { rip_of(crash) };
         let meant = guilty.and_then(|misdeed| Some(misdeed.meant? + virt.wrapping_sub(misdeed.at)));
-        let virtual_map = match self.job.earlier {
-            Some(earlier) => earlier.virtual_map,
-            None => &self.report.virtual_map,
-        };
-        let phys = meant.or_else(|| check::physical_of(virtual_map, virt)).unwrap_or(virt);
+        let phys = meant.or_else(|| check::physical_of(self.virtual_map(), virt)).unwrap_or(virt);
         let holds = |region: &crate::memory_map::Region| {
             phys.checked_sub(region.phys).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
         };

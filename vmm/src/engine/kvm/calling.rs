@@ -97,18 +97,20 @@ impl Run<'_, '_> {
             None => expectation.virtual_of(data),
         };
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
-        let has_data = virtual_data.is_some_and(|virt| leads(virt, data, Access::write()));
-        // Who believes a table that lies cannot fetch firmware's code, and is to find that out.
-        let fetch = if firmware.lies_about_its_code() { Access::read() } else { Access::fetch() };
+        // What firmware's own table denies it is tried all the same: a kernel would find it out so.
+        let permitted =
+            |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
+        let has_data = virtual_data.is_some_and(|virt| leads(virt, data, permitted(virt, Access::write())));
+        let has_code = |virt, physical| leads(virt, physical, permitted(virt, Access::fetch()));
         let entry = |call: &PlannedCall| -> Entry {
             let physical = firmware.entry(call.service);
             match firmware.virtual_entry(call.service) {
                 _ if self.given_up => Err(NotCalled::GivenUp),
                 _ if !firmware.is_virtual() => Err(NotCalled::NotVirtual),
-                None if !leads(physical, physical, fetch) => Err(NotCalled::NoAlias),
+                None if !has_code(physical, physical) => Err(NotCalled::NoAlias),
                 None if has_data => Ok(physical),
                 Some(_) if call.service == Service::GetTime && self.miscalls(Miscall::PhysicalAddress) => Ok(physical),
-                Some(entry) if has_data && leads(entry, physical, fetch) => Ok(entry),
+                Some(entry) if has_data && has_code(entry, physical) => Ok(entry),
                 _ => Err(NotCalled::WrongPages),
             }
         };

@@ -485,7 +485,7 @@ mod tests {
             map in proptest::collection::vec(any_descriptor(), 0..12),
             limit in any::<u64>(),
         ) {
-            if let Ok(firmware) = Firmware::lay_out(&map, |phys| phys < limit) {
+            if let Ok(firmware) = Firmware::lay_out(&map, &[], |phys| phys < limit) {
                 for (phys, _, region) in firmware.pages() {
                     prop_assert_eq!(map[region].phys_start, phys);
                 }

@@ -187,7 +187,7 @@ mod tests {
     const ATTRIBUTES: u64 = 0x9_0000;
 
     fn laid_out() -> (Firmware, TestMemory) {
-        let mut firmware = Firmware::lay_out(&code_and_data(), |_| true).unwrap();
+        let mut firmware = Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap();
         firmware.name_attributes_table(ATTRIBUTES);
         let mut memory = TestMemory::with_firmware(&firmware);
         let words = [1u32, 2, 48, 0].into_iter().flat_map(u32::to_le_bytes);

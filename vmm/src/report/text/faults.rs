@@ -58,6 +58,7 @@ fn by_whom(fault: &FaultDetail) -> String {
     let Some(service) = fault.service else { return String::new() };
     match fault.culprit {
         Culprit::MappingCode => format!(", in {service}"),
+        Culprit::AttributesTable => format!(", in {service}, by firmware's own Memory Attributes Table"),
         Culprit::Kernel => format!(", in the call of {service}, by the kernel's fault"),
         Culprit::Firmware(misbehaviour) => format!(", in {service}, by firmware's own fault ({})", misbehaviour.name()),
     }
@@ -109,6 +110,7 @@ mod tests {
         for (culprit, says) in [
             (Culprit::MappingCode, "#PF 0xb (P W RSVD), in GetTime"),
             (Culprit::Kernel, "#PF 0xb (P W RSVD), in the call of GetTime, by the kernel's fault"),
+            (Culprit::AttributesTable, "#PF 0xb (P W RSVD), in GetTime, by firmware's own Memory Attributes Table"),
             (Culprit::Firmware(Misbehaviour::Seam), "#PF 0xb (P W RSVD), in GetTime, by firmware's own fault (seam)"),
         ] {
             report.faults[0].culprit = culprit;
