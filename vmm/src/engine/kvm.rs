@@ -92,7 +92,7 @@ impl Kvm {
             phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
         });
         report.uncalled = match &firmware {
-            _ if !job.firmware.calls => Some("the scenario has none called".into()),
+            _ if !job.firmware.calls => Some("the scenario asks for none".into()),
             Err(reason) => Some(reason.to_string()),
             Ok(_) => None,
         };

@@ -6,7 +6,7 @@ use efibed_stub::Service;
 use super::super::course;
 use super::{Run, disassembled};
 use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness};
-use crate::firmware::{Call, Deed, Misbehaviour, Misdeed};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
 use crate::guest::End;
 use crate::machine::Exit;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
@@ -40,6 +40,7 @@ impl Run<'_, '_> {
     fn judge_fault(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> String {
         let service = abandoned.service;
         let guilty = self.guilty(abandoned, crash);
+        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
         let record = self.record_of(crash, guilty.as_ref());
         if guilty.is_none() && self.is_denied(abandoned, crash) {
             return self.record_fault(abandoned, record, Culprit::AttributesTable);
@@ -193,6 +194,7 @@ impl Run<'_, '_> {
             _ => false,
         };
         let guilty = abandoned.call.and_then(|call| call.misdeeds.iter().find(is_guilty));
+        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
         let rule = match (guilty, is_hang) {
             (Some(_), true) => Rule::FirmwareHang,
             (Some(_), false) => Rule::FirmwareFault,
@@ -255,19 +257,18 @@ impl Run<'_, '_> {
     /// What was asked for and did not come about.
     pub(super) fn skip_what_was_not_done(&mut self) {
         let Some(firmware) = &self.firmware else {
-            let missed =
-                course::asked_of_services(self.job).map(|what| Skipped::not_done(what, "no service is called"));
+            let why = self.report.uncalled.as_deref().unwrap_or("no runtime service is called");
+            let missed = course::asked_of_services(self.job).map(|what| Skipped::not_done(what, why));
             self.report.skipped.extend(missed);
             return;
         };
+        let why =
+            if self.given_up { "the guest had given up on runtime services by then" } else { "it was not called" };
         let offences = self.job.firmware.misbehaves.iter().filter(|offence| !self.committed.contains(offence));
-        let offences = offences.map(|offence| {
-            let reason = firmware.obstacle(offence.what).unwrap_or("the service was not called in time");
-            Skipped::not_done(course::offence(offence), reason)
-        });
+        let offences = offences
+            .map(|offence| Skipped::not_done(course::offence(offence), firmware.obstacle(offence.what).unwrap_or(why)));
         let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
-        let miscalls =
-            miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), "the service was not called in time"));
+        let miscalls = miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), why));
         self.report.skipped.extend(offences.chain(miscalls));
         // Where something was found, that is why.
         if self.report.findings.is_empty() {

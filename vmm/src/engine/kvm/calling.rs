@@ -14,7 +14,7 @@ use super::super::firmware_memory::FirmwareMemory;
 use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
 use crate::check::{self, Expectation, Phase, Rule, Skipped};
-use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Misbehaviour, Offence, Refusal, verify_tables};
+use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::mmu::Access;
@@ -330,10 +330,9 @@ impl Run<'_, '_> {
             let made = (self.phase, service);
             self.miscalled.extend(self.job.kernel.miscalls.iter().filter(|miscall| miscall.call() == made));
         }
-        let done = call.into_iter().flat_map(|call| &call.misdeeds).map(|misdeed| misdeed.what);
-        // A table that lies has been believed where code could not be fetched.
-        let unfetched = (call.is_none() && matches!(fate, Fate::Abandoned(_))).then_some(Misbehaviour::AttributesTable);
-        self.committed.extend(done.chain(unfetched).map(|what| Offence { what, service }));
+        // Of a call that did not return, only what ended it is known to have happened.
+        let done = call.filter(|_| matches!(fate, Fate::Returned(_))).into_iter().flat_map(|call| &call.misdeeds);
+        self.committed.extend(done.map(|misdeed| Offence { what: misdeed.what, service }));
     }
 
     /// How a service was called, and whether it found firmware's state.

@@ -5,7 +5,7 @@ use super::super::{EngineName, Report, RunVerdict, Verdict};
 use crate::check::{Rule, SkipKind};
 
 /// What was not done, named at the most; JSON has all of it.
-const MAX_NOT_DONE: usize = 4;
+const MAX_NOT_DONE: usize = 16;
 
 pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let verdict = report.verdict();
@@ -65,15 +65,20 @@ fn what_is_clean(report: &Report) -> String {
     format!("{}, {}{who}", counted(count, "region"), counted(pages, "page"))
 }
 
+/// What was not done, by reason.
 fn incomplete(report: &Report) -> String {
     let rows: Vec<_> = report.not_done().collect();
-    let named = rows.iter().take(MAX_NOT_DONE);
-    let named: Vec<_> = named.map(|row| format!("{} ({})", printable(&row.what), printable(&row.reason))).collect();
-    let more = match rows.len().saturating_sub(MAX_NOT_DONE) {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    format!("incomplete: not done: {}{more}", named.join("; "))
+    let (named, more) = rows.split_at(rows.len().min(MAX_NOT_DONE));
+    let groups = named.chunk_by(|one, next| one.reason == next.reason).map(|group| {
+        let names: Vec<_> = group.iter().map(|row| printable(&row.what)).collect();
+        let reason = group.first().map(|row| printable(&row.reason)).unwrap_or_default();
+        format!("{} ({reason})", names.join(", "))
+    });
+    let text = groups.collect::<Vec<_>>().join("; ");
+    match more.len() {
+        0 => format!("incomplete: not done: {text}"),
+        more => format!("incomplete: not done: {text}; and {more} more"),
+    }
 }
 
 /// Whether just what the scenario expects was found. A clean run says so itself.
