@@ -453,7 +453,9 @@ impl Run<'_, '_> {
         let (observations, marks) = judge.finish(outcome.is_ok());
         self.report.timing.probe += probing.elapsed();
         self.marks.absorb(marks);
-        self.report.skipped.extend(plan.skipped.iter().cloned());
+        let when = if self.phase == Phase::Finish { ", in phase finish" } else { "" };
+        let told = plan.skipped.iter().map(|row| Skipped { what: format!("{}{when}", row.what), ..row.clone() });
+        self.report.skipped.extend(told);
         self.observed(observations);
         outcome
     }
