@@ -117,7 +117,7 @@ impl Expectation {
         let formula = closed_form::addresses(map, layout);
         let mut given = Given::new(question.virtual_map);
         given.claim(map, &formula);
-        let mut placed = Vec::new();
+        let (mut placed, mut tails) = (Vec::new(), Vec::new());
         for region in map.regions() {
             let Some(virt_start) = given.virtual_start(&region) else {
                 if is_owed(&region) {
@@ -129,12 +129,17 @@ impl Expectation {
                 marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
                 continue;
             }
+            let before = placed.len();
             placed.extend(question.at_physical_address(&region));
             if formula.get(&region.index) == Some(&None) {
                 marks.push(no_room(&region));
             } else {
                 let expected = formula.get(&region.index).copied().flatten();
                 placed.extend(question.at_virtual_address(&region, virt_start, expected, marks));
+            }
+            if !region.is_aligned() {
+                let tails_of_region = placed[before..].iter().filter_map(Alias::tail);
+                tails.extend(tails_of_region.filter(|tail| told.is_canonical(Va(tail.virt))));
             }
         }
         for virt in given.unclaimed() {
@@ -153,7 +158,8 @@ impl Expectation {
             question.add_what_the_call_needs(&mut aliases);
         }
         aliases.sort_by_key(|alias| alias.virt);
-        Self { placed, aliases: without_overlaps(aliases, marks), gone: Vec::new(), arenas: arenas(layout, told) }
+        let aliases = with_tails(without_overlaps(aliases, marks), tails, marks);
+        Self { placed, aliases, gone: Vec::new(), arenas: arenas(layout, told) }
     }
 
     /// The same after phase `finish` of layout `linux`: boot services are gone, and the Memory Attributes Table's
@@ -220,8 +226,8 @@ impl Expectation {
             .filter_map(|alias| Some((alias.region?, alias.virt)))
             .collect();
         for region in map.regions().filter(is_owed) {
-            let expected = virtual_of(earlier, region.phys).map(|virt| virt - region.phys % PAGE_BYTES);
-            let observed = given.get(&region.index).copied();
+            let expected = virtual_of(earlier, region.phys);
+            let observed = given.get(&region.index).map(|virt| virt + region.phys % PAGE_BYTES);
             if expected != observed {
                 let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
                 let mark = Mark::of_region(Rule::KexecMoved, &region, state(expected), state(observed));
@@ -402,6 +408,12 @@ impl Alias {
         true
     }
 
+    /// The page after its last, in which a region ends that starts within a page.
+    fn tail(&self) -> Option<Self> {
+        let bytes = self.pages * PAGE_BYTES;
+        Some(Self { virt: self.virt.checked_add(bytes)?, phys: self.phys.checked_add(bytes)?, pages: 1, ..*self })
+    }
+
     /// The pages from `from` to `end`, physical addresses, with `change` made to them; None where there are none.
     pub(super) fn part(&self, from: u64, end: u64, change: impl FnOnce(Self) -> Self) -> Option<Self> {
         let skipped = from.checked_sub(self.phys)?;
@@ -507,6 +519,27 @@ fn without_overlaps(aliases: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
         }
     }
     kept
+}
+
+/// Adds the pages in which regions end that start within a page: firmware is told the unaligned start, and owed every byte
+/// from there on. Where another region's page lies instead, firmware reaches that one.
+fn with_tails(mut aliases: Vec<Alias>, tails: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
+    let mut free = Vec::new();
+    for tail in tails {
+        match at(&aliases, tail.virt).map(|index| aliases[index].target(tail.virt)) {
+            None => free.push(tail),
+            Some(phys) if phys == tail.phys => {}
+            Some(phys) => marks.push(Mark {
+                expected: Statement::Frame(tail.phys),
+                observed: Statement::Frame(phys),
+                ..tail.mark(Rule::WrongFrame, Witness::Expectation)
+            }),
+        }
+    }
+    aliases.extend(free);
+    aliases.sort_by_key(|alias| alias.virt);
+    aliases.dedup_by_key(|alias| alias.virt);
+    aliases
 }
 
 /// What is wrong with the memory map itself, and what is merely odd: (findings, notes).

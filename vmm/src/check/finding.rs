@@ -237,7 +237,8 @@ rules! {
     MapWrap, "map-wrap", Error, "A descriptor reaches past the end of the 64-bit address space.",
         "Firmware's mistake; Linux drops such descriptors (efi_clean_memmap).";
     MapUnaligned, "map-unaligned", Error, "A descriptor's physical start is not a multiple of 4 KiB.",
-        "UEFI 2.10, 7.2.3 requires it to be. x86 Linux maps from the page below, and tells firmware the unaligned start.";
+        "UEFI 2.10, 7.2.3 requires it to be. x86 Linux maps from the page below, and tells firmware the unaligned start. \
+         The region's last bytes then lie past the pages mapped, and are `not-present`.";
     PastMaxphyaddr, "past-maxphyaddr", Error, "A region that is to be mapped lies past the CPU's physical-address width.",
         "Entries for it have reserved bits set: #PF with RSVD. (SDM vol. 3A, 4.1.4)";
     NoRoom, "no-room", Error, "The memory map leaves the guest no place to be.",

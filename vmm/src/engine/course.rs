@@ -211,11 +211,13 @@ pub fn region_reports(
 fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &TableVerdict) {
     for alias in &expectation.placed {
         let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
+        // A region that starts within a page does so at all of its addresses: that is what firmware is told.
+        let virt = alias.virt + report.region.phys % PAGE_BYTES;
         if alias.role == Role::Virtual && report.virt.is_none() {
             report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
-            report.virt = Some(alias.virt);
+            report.virt = Some(virt);
         } else {
-            report.aliases.push(alias.virt);
+            report.aliases.push(virt);
         }
     }
     let owed = |(alias, _): &(&Alias, &LeafCounts)| alias.role == Role::Virtual;
