@@ -117,9 +117,9 @@ fn whoever_waits_is_told_of_each_phase() {
 #[test]
 fn tables_that_refer_to_themselves_end() {
     // The PDPTE of the window points to its own table: 512^2 PDEs that look like the PDPT's entries.
-    let (_, walk) = scenario(OVMF_2013).walk(0xffff_fffe_fc00_0000).unwrap();
-    let pdpte = walk.unwrap().steps()[1];
-    let (entry, table) = (pdpte.entry, pdpte.entry_addr.0 & !0xfff);
+    let (_, addresses) = scenario(OVMF_2013).explain(&[0xffff_fffe_fc00_0000]).unwrap();
+    let pdpte = addresses[0].steps()[1];
+    let (entry, table) = (pdpte.entry, pdpte.entry_addr & !0xfff);
     let flip = (entry & 0x000f_ffff_ffff_f000) ^ table;
     let tamper = Tamper { virt: 0xffff_fffe_fc00_0000, level: Level::Pdpte, flip, moment: Moment::BeforeWalk };
     let report = run(&scenario(OVMF_2013).tamper(tamper));

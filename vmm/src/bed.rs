@@ -3,19 +3,20 @@
 mod scenario_file;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
-use crate::check;
+use crate::check::{self, Address, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Tamper, walker,
 };
 use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
-use crate::mmu::{Rule, Rules, Va, Walk};
+use crate::mmu::{Rule, Rules};
 use crate::report::{EngineName, Report};
 
 /// A test bed: one /dev/kvm handle, and machines that are used again. Cheap to clone, and safe to share between threads.
@@ -320,10 +321,25 @@ impl Scenario {
         self.cpu
     }
 
-    /// The walk to an address on the tables this scenario's mapping code builds natively, and the report on them. None:
-    /// there are no tables, and the report says why.
-    pub fn walk(&self, virt: u64) -> Result<(Report, Option<Walk>), EngineError> {
-        walker::run_and_walk(&Job { map: &self.map_as_told(), ..self.job(&|_| {}) }, Va(virt))
+    /// What each phase makes of virtual addresses, on tables that this scenario's mapping code builds natively, and the
+    /// report on them. A phase that changes no table is left out; without tables, for whatever the report says, all are.
+    pub fn explain(&self, addresses: &[u64]) -> Result<(Report, Vec<Address>), EngineError> {
+        let mut explained = Vec::new();
+        let report = self.look(&mut |phase, tables| {
+            explained.extend(addresses.iter().map(|virt| Address::new(phase, *virt, tables)));
+        })?;
+        Ok((report, explained))
+    }
+
+    /// The virtual addresses at which a physical one is found in any phase, or must be.
+    pub fn virtual_addresses(&self, phys: u64) -> Result<Vec<u64>, EngineError> {
+        let mut found = BTreeSet::new();
+        self.look(&mut |_, tables| found.append(&mut check::addresses_of(phys, tables)))?;
+        Ok(found.into_iter().collect())
+    }
+
+    fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
+        walker::run_and_look(&Job { map: &self.map_as_told(), ..self.job(&|_| {}) }, look)
     }
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.

@@ -1,15 +1,16 @@
 //! The command as its users run it: exit status, standard output, standard error.
 
-use std::ffi::OsStr;
+mod said;
+
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use efibed::machine::Hypervisor;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
+
+use said::{Said, efibed, efibed_reading, repository};
 
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
@@ -46,9 +47,6 @@ fn main() {
         any("the_schema_of_scenarios_is_printed", the_schema_of_scenarios_is_printed),
         kvm("scenarios_end_as_they_expect", scenarios_end_as_they_expect),
         kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
-        any("words_are_explained", words_are_explained),
-        any("addresses_are_explained", addresses_are_explained),
-        any("what_cannot_be_explained_is_bad_input", what_cannot_be_explained_is_bad_input),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
         any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
@@ -72,99 +70,6 @@ fn any(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
 fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
     let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
     any(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
-}
-
-/// What a command said, and how it ended.
-struct Said {
-    command: String,
-    status: i32,
-    out: String,
-    err: String,
-}
-
-fn efibed<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Said {
-    efibed_reading(arguments, b"")
-}
-
-fn efibed_reading<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>, input: &[u8]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
-    command.args(arguments).env_remove("RUST_BACKTRACE");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let output = std::thread::scope(|scope| {
-        // One that needs no more input may close it.
-        scope.spawn(move || stdin.write_all(input).ok());
-        child.wait_with_output().unwrap()
-    });
-    let said = Said {
-        command: format!("{command:?}"),
-        status: output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status)),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    };
-    for text in [&said.out, &said.err] {
-        assert!(!text.contains("panicked at") && !text.contains("RUST_BACKTRACE"), "{said}");
-        assert!(!text.contains('\x1b'), "colour, and no terminal: {said}");
-    }
-    said
-}
-
-impl std::fmt::Display for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { command, status, out, err } = self;
-        write!(f, "{command}\nstatus {status}\nstandard output:\n{out}\nstandard error:\n{err}")
-    }
-}
-
-impl Said {
-    #[track_caller]
-    fn ends(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "{self}");
-        self
-    }
-
-    /// The output has all of these, each somewhere; lines may be broken anywhere.
-    #[track_caller]
-    fn says(self, parts: &[&str]) -> Self {
-        self.has(&self.out, parts);
-        self
-    }
-
-    /// Nothing but an error, which has all of these.
-    #[track_caller]
-    fn complains(self, parts: &[&str]) -> Self {
-        assert_eq!(self.out, "", "{self}");
-        self.has(&self.err, parts);
-        self
-    }
-
-    #[track_caller]
-    fn without_errors(self) -> Self {
-        assert_eq!(self.err, "", "{self}");
-        self
-    }
-
-    #[track_caller]
-    fn has(&self, text: &str, parts: &[&str]) {
-        // miette marks the lines it breaks with a bar.
-        let words = |text: &str| text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
-        let text = words(text);
-        for part in parts {
-            assert!(text.contains(&words(part)), "no `{part}`: {self}");
-        }
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
-    }
-}
-
-/// A file below `tests` of the repository.
-fn repository(path: &str) -> String {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
-    tests.join(path).into_os_string().into_string().unwrap()
 }
 
 fn ovmf_2013() -> String {
@@ -672,7 +577,7 @@ fn what_cannot_be_read_is_skipped_if_asked() {
 
 fn usage_errors_are_told() {
     let map = ovmf_2013();
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&[], &["Usage: efibed <COMMAND>"]),
         (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
         (&["check"], &["<MAP>"]),
@@ -686,7 +591,6 @@ fn usage_errors_are_told() {
         (&["check", &map, "--cpu", "1g=maybe"], &["`1g=maybe`: expected 1g=on or 1g=off"]),
         (&["check", &map, "--cpu", "maxphyaddr=53"], &["expected 32 to 52 bits"]),
         (&["check", &map, "--cpu", "nx=on,avx=on"], &["`avx`: expected one of maxphyaddr"]),
-        (&["explain", &map, "zz"], &["expected an address in hexadecimal"]),
     ];
     for (arguments, parts) in cases {
         efibed(arguments).ends(BAD_INPUT).complains(parts);
@@ -694,7 +598,7 @@ fn usage_errors_are_told() {
 }
 
 fn help_is_no_error() {
-    let cases: [(&[&str], &[&str]); 7] = [
+    let cases: [(&[&str], &[&str]); 6] = [
         (
             &["--help"],
             &["Usage: efibed <COMMAND>", "check", "convert", "explain", "doctor", "Exit status: 0 clean, 1 findings"],
@@ -703,7 +607,6 @@ fn help_is_no_error() {
             &["check", "--help"],
             &["efibed check [OPTIONS] <MAP>", "--layout", "--leaf-rule", "--engine", "--cpu", "--json"],
         ),
-        (&["explain", "--help"], &["efibed explain RULE | ERROR_CODE"]),
         (&["doctor", "--help"], &["--json"]),
         (&["convert", "--help"], &["efibed convert [OPTIONS] --to <FORMAT> <MAP>", "--stride", "--list", "Examples:"]),
         (&["help", "check"], &["efibed check [OPTIONS] <MAP>"]),
@@ -764,51 +667,6 @@ fn firmware_misbehaves_at_a_flag() {
     for misbehaviour in efibed::Misbehaviour::ALL {
         assert!(said.out.contains(misbehaviour.name()), "{said}");
     }
-}
-
-fn words_are_explained() {
-    let explain = |word| efibed(["explain", word]).ends(CLEAN).without_errors();
-    explain("reserved-bit").says(&["reserved-bit (error", "faults with RSVD", "Usual causes:"]);
-    for code in ["0x19", "25"] {
-        explain(code)
-            .says(&["#PF error code 0x19 (P RSVD I)", "a supervisor fetch met a reserved bit in a table entry"]);
-    }
-    let list = explain("rules");
-    let rules: Vec<&str> = list.out.lines().filter(|line| !line.starts_with(' ')).collect();
-    assert!(rules.len() > 20, "{list}");
-    for rule in rules.iter().map(|line| line.split(' ').next().unwrap()) {
-        explain(rule).says(&[&format!("{rule} (")]);
-    }
-}
-
-fn addresses_are_explained() {
-    let explain = |virt, arguments: &[&str]| {
-        let said = efibed(["explain", &ovmf_2013(), virt].iter().chain(arguments));
-        said.ends(CLEAN).without_errors()
-    };
-    explain("0xfffffffefdc5b123", &["--layout", "window"]).says(&[
-        "PML4E",
-        "PTE",
-        "reaches PA 0x7dc5b123 by a PTE",
-        "The address is region 2's (RuntimeServicesCode), 0x123 bytes from its start; it must reach PA 0x7dc5b123.",
-    ]);
-    explain("fffffffefdc5b123", &["--layout", "window"]).says(&["reaches PA 0x7dc5b123"]);
-    explain("0xfffffffeff400000", &["--layout", "packed-down", "--leaf-rule", "va-only"]).says(&[
-        "reserved bits are set",
-        "bits 20, 18:17, 14:13 are set",
-        "region 2's (RuntimeServicesCode), 0x10b000 bytes from its start; it must reach PA 0x7dd66000",
-    ]);
-    explain("0xfffffffefc020000", &["--layout", "window"]).says(&["The address belongs to no region of the map."]);
-}
-
-fn what_cannot_be_explained_is_bad_input() {
-    efibed(["explain", "nonsense"]).ends(BAD_INPUT).complains(&["`nonsense` is neither a rule nor an error code"]);
-    efibed(["explain", "0x1ffffffff"]).ends(BAD_INPUT).complains(&["neither a rule nor an error code"]);
-    efibed(["explain", "no-such-file", "0x1000"]).ends(BAD_INPUT).complains(&["no-such-file: no such file"]);
-    let over = repository("maps/over-64g.toml");
-    efibed(["explain", &over, "0x1000", "--layout", "window"])
-        .ends(BAD_INPUT)
-        .complains(&["there are no tables to walk"]);
 }
 
 /// A directory that goes away with the test.

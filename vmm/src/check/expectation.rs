@@ -13,7 +13,7 @@ use super::given::Given;
 use super::marks::{Mark, Marks, Statement};
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region};
-use crate::mmu::{Access, Kind, Paging, Va};
+use crate::mmu::{Access, Kind, Paging, Privilege, Va};
 
 /// One stretch of virtual addresses that stands for one stretch of physical ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,16 @@ impl Alias {
     /// The physical address that `virt` in it must reach.
     pub fn target(&self, virt: u64) -> u64 {
         self.phys.wrapping_add(virt.wrapping_sub(self.virt))
+    }
+
+    /// Whether an access must get through: none of ring 3, no write of what is read-only, no fetch of what is not code.
+    pub fn permits(&self, access: Access) -> bool {
+        let granted = match access.kind {
+            Kind::Read => true,
+            Kind::Write => self.writable,
+            Kind::Fetch => self.executable,
+        };
+        granted && access.privilege != Privilege::User
     }
 }
 
@@ -185,8 +195,6 @@ impl Expectation {
             (MemoryType::RUNTIME_SERVICES_DATA, Access::write()),
         ];
         let denial = |(ty, access): (MemoryType, Access)| {
-            let is_denied =
-                |alias: &Alias| if access.kind == Kind::Fetch { !alias.executable } else { !alias.writable };
             let types: Vec<MemoryType> = map.regions().map(|region| region.ty).collect();
             let is_of_type = |alias: &&Alias| {
                 alias.role == Role::Virtual && alias.region.is_some_and(|index| types.get(index) == Some(&ty))
@@ -194,7 +202,7 @@ impl Expectation {
             let mut aliases = self.aliases.iter().filter(is_of_type).peekable();
             let virt = aliases.peek()?.virt;
             let (all, pages) = aliases.fold((true, 0_u64), |(all, pages), alias| {
-                (all && is_denied(alias), pages.saturating_add(alias.pages))
+                (all && !alias.permits(access), pages.saturating_add(alias.pages))
             });
             all.then_some(Denial { ty, access, virt, pages })
         };
@@ -203,12 +211,7 @@ impl Expectation {
 
     /// Whether an access to an address is one that the expectation denies to firmware.
     pub fn denies(&self, virt: u64, kind: Kind) -> bool {
-        let alias = self.alias_at(virt).map(|index| &self.aliases[index]);
-        alias.is_some_and(|alias| match kind {
-            Kind::Read => false,
-            Kind::Write => !alias.writable,
-            Kind::Fetch => !alias.executable,
-        })
+        self.alias_at(virt).is_some_and(|index| !self.aliases[index].permits(Access::new(kind)))
     }
 
     /// The first virtual address that stands for a physical one after SetVirtualAddressMap.
@@ -255,6 +258,11 @@ impl Expectation {
     /// The alias that covers an address.
     pub fn alias_at(&self, virt: u64) -> Option<usize> {
         at(&self.aliases, virt)
+    }
+
+    /// The alias that covered an address, and went.
+    pub fn gone_at(&self, virt: u64) -> Option<Alias> {
+        at(&self.gone, virt).map(|index| self.gone[index])
     }
 
     /// Whose an address was before that went, and how far that holds, to `last` at the most.

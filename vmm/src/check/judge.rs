@@ -328,16 +328,9 @@ impl<'a> Judge<'a> {
     /// not.
     fn expected_or_not(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
         let alias = self.expectation.aliases[index];
-        let access = access_of(kind);
-        let barred = match access.kind {
-            Kind::Read => false,
-            Kind::Write => !alias.writable,
-            Kind::Fetch => !alias.executable,
-        };
         let code = ErrorCode(fault.error_code);
         let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
-        let is_owed = access.privilege == Privilege::User || barred;
-        if !(is_owed && is_protection) {
+        if alias.permits(access_of(kind)) || !is_protection {
             self.unexpected_fault(index, kind, fault);
         }
     }

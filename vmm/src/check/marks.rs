@@ -78,6 +78,11 @@ impl Mark {
 /// What the indices mean under the guest's IA32_PAT, which is that of reset (SDM vol. 3A, table 11-12).
 const PAT_AT_RESET: [&str; 8] = ["WB", "WT", "UC-", "UC", "WB", "WT", "UC-", "UC"];
 
+/// The memory type of a PAT index.
+pub fn memory_type(pat_index: u8) -> &'static str {
+    PAT_AT_RESET.get(usize::from(pat_index)).unwrap_or(&"?")
+}
+
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -89,8 +94,7 @@ impl fmt::Display for Statement {
             Self::Frame(pa) => write!(f, "PA {pa:#x}"),
             Self::Faulted(fault) => write_fault(f, *fault),
             Self::PatIndex(index) => {
-                let memory_type = PAT_AT_RESET.get(usize::from(*index)).unwrap_or(&"?");
-                write!(f, "PAT index {index} ({memory_type})")
+                write!(f, "PAT index {index} ({})", memory_type(*index))
             }
             Self::Text(text) => f.write_str(text),
             Self::FaultAt { fault, cr2, rip } => {

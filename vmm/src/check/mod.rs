@@ -10,10 +10,12 @@
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
 //! | `plan` | which accesses the guest is to make |
 //! | `judge` | what came of them, against what had to |
+//! | `address` | one address: whose it is, and what comes of each access to it |
 //! | `marks` | runs of pages, gathered until they become findings |
 //!
 //! The guest's MMU, the second witness, is asked by the engines; so is KVM_TRANSLATE, the fourth.
 
+mod address;
 mod attributes_table;
 mod closed_form;
 mod expectation;
@@ -24,14 +26,17 @@ mod marks;
 mod plan;
 mod tables;
 
+pub use address::{Accessed, Address, Due, Standing};
+pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
 pub(crate) use closed_form::{addresses, has_identity, in_mapping_order, window};
-pub(crate) use expectation::{Alias, Denial, Expectation, Question, Role, judge_map, physical_of, virtual_of};
+pub use expectation::{Alias, Role};
+pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
-pub(crate) use marks::{Marks, Tables};
+pub(crate) use marks::{Marks, Tables, memory_type};
 pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use plan::{SkipKind, Skipped};
 pub use tables::LeafCounts;

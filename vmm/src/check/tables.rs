@@ -63,6 +63,11 @@ impl TableCheck<'_> {
         verdict
     }
 
+    /// All that translates on the tables, the kernel's own too, as far as it can be listed.
+    pub fn everything(&self) -> impl Iterator<Item = Run> {
+        self.runs_of(self.root, 0..=u64::MAX).map_while(Result::ok)
+    }
+
     /// Every page of the alias must be there, alone, with the right frame, rights and cache index.
     fn check_alias(&self, alias: &Alias, runs: &mut Vec<Run>, marks: &mut Marks) -> LeafCounts {
         let mut counts = LeafCounts::default();

@@ -227,6 +227,26 @@ impl ReadArguments {
         self.chosen(path, lists).map(Scenario::new)
     }
 
+    /// The names of the options that were given.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("--list", self.list.is_some()),
+            ("--format", self.format.is_some()),
+            ("--lenient", self.lenient),
+            ("--stride", self.stride.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
+    /// The option that could change nothing about a map that was read from this format, and why.
+    pub fn useless_for(&self, format: Option<Format>) -> Option<(&'static str, &'static str)> {
+        if self.stride.is_some() && format != Some(Format::Binary) {
+            return Some(("--stride", "the map is text, which tells one descriptor from the next by itself"));
+        }
+        let is_strict = self.lenient && format == Some(Format::Toml);
+        is_strict.then_some(("--lenient", "of TOML no row is skipped: it is read whole or not at all"))
+    }
+
     fn options(&self) -> ReadOptions {
         ReadOptions { lenient: self.lenient, format: self.format, stride: self.stride }
     }
@@ -257,6 +277,18 @@ impl ReadArguments {
 }
 
 impl Options {
+    /// The names of the options that were given.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("--layout", self.layout.is_some()),
+            ("--leaf-rule", self.leaf_rule.is_some()),
+            ("--cpu", self.cpu.is_some()),
+            ("--firmware", !self.firmware.is_empty()),
+            ("--kernel", !self.kernel.is_empty()),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
     /// The scenario with these options in place of its own.
     pub fn apply(&self, mut scenario: Scenario) -> Scenario {
         if let Some(layout) = self.layout {

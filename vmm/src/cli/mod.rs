@@ -57,7 +57,7 @@ enum Command {
     Kexec(kexec::Arguments),
     /// Write a memory map in another format
     Convert(convert::Arguments),
-    /// Explain a rule, a page-fault error code, or an address under a map
+    /// Explain a rule, a page-fault error code, a table entry, or an address under a map
     Explain(explain::Arguments),
     /// Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
     Matrix(matrix::Arguments),

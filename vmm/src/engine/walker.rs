@@ -12,16 +12,16 @@ use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, Placement};
 use crate::machine::CpuidRequest;
-use crate::mmu::{Access, Cpu, Pa, Paging, USUAL_MAXPHYADDR, Va, Vendor, Walk, walk};
+use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
 
 /// Runs a job without a machine.
 pub fn run(job: &Job<'_>) -> Result<Report, EngineError> {
-    Ok(run_and_walk(job, Va(0))?.0)
+    run_and_look(job, &mut |_, _| {})
 }
 
-/// Runs a job, and walks to one address on the tables it made, if it made any.
-pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), EngineError> {
+/// Runs a job, and shows each phase's tables, if there are any: those of phase `finish` only where it changed them.
+pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
     let start = Instant::now();
     let paging = Paging { rules: job.rules, ..model(&job.cpu) };
     let mut report = course::empty_report(job, EngineName::Walker, Cpu::honest(paging));
@@ -37,14 +37,14 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
             marks.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
             report.findings = marks.into_findings(Phase::Map, job.map, None);
             report.regions = course::region_reports(job.map, None, &report.findings);
-            return Ok((report, None));
+            return Ok(report);
         }
     };
     let loaded = Loaded::new(image, job.map, job.strides(), placement, &[], &paging)?;
     report.timing.build = start.elapsed();
 
     let kernel = course::ranges(&loaded.keep);
-    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, va, walked: None };
+    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look };
     let judged = run.carry_out();
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
@@ -52,7 +52,7 @@ pub fn run_and_walk(job: &Job<'_>, va: Va) -> Result<(Report, Option<Walk>), Eng
     report.regions = course::region_reports(job.map, known, &report.findings);
     report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
     report.timing.total = start.elapsed();
-    Ok((report, run.walked))
+    Ok(report)
 }
 
 /// One run, from the mapper's first phase to its last.
@@ -63,9 +63,8 @@ struct Run<'a> {
     kernel: Vec<RangeInclusive<u64>>,
     report: Report,
     marks: Marks,
-    /// The address that is asked about, and the walk to it on the tables of phase `map`.
-    va: Va,
-    walked: Option<Walk>,
+    /// Shown the tables of each phase.
+    look: &'a mut dyn FnMut(Phase, &TableCheck<'_>),
 }
 
 impl Run<'_> {
@@ -98,8 +97,10 @@ impl Run<'_> {
         }
         let verdict = self.check(Phase::Map, &expectation, mapped);
         self.report.virtual_map.clone_from(&virtual_map);
-        self.walked = Some(walk(&self.loaded.memory, Pa(mapped.root()), self.va, Access::read(), &self.paging));
 
+        if !self.job.kernel.finish {
+            return Some((expectation, verdict));
+        }
         let finished = self.run_mapper(Phase::Finish, || mapper.finish(context, mapped));
         if finished == Some(Finish::Changed) {
             course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, mapped.root(), &self.paging);
@@ -143,6 +144,7 @@ impl Run<'_> {
             expectation,
         };
         let verdict = tables.run(&mut self.marks);
+        (self.look)(phase, &tables);
         self.conclude(phase, Some(space.root()));
         self.report.timing.check += checking.elapsed();
         verdict
@@ -160,7 +162,7 @@ impl Run<'_> {
 const NO_SERVICES: &str = "engine walker calls no runtime service";
 
 /// The CPU that is modelled where nothing is asked for: everything but five levels and keys.
-fn model(asked: &CpuidRequest) -> Paging {
+pub fn model(asked: &CpuidRequest) -> Paging {
     Paging {
         la57: asked.la57 == Some(true),
         maxphyaddr: asked.maxphyaddr.unwrap_or(USUAL_MAXPHYADDR),

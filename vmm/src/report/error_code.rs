@@ -57,6 +57,12 @@ pub(super) fn contradictions(code: ErrorCode) -> Vec<&'static str> {
     if has(ErrorCode::W) && has(ErrorCode::I) {
         odd.push("W and I together: no access is a write and a fetch.");
     }
+    if unknown_bits(code).next().is_some() {
+        odd.push(
+            "No CPU sets bits without a meaning. If the number is an address, `efibed explain MAP VA` explains it under \
+             a memory map.",
+        );
+    }
     odd
 }
 

@@ -1,9 +1,24 @@
-//! What `efibed explain` says: of a rule, of a page fault's error code, of a walk.
+//! What `efibed explain` says.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | this one | rules, and a page fault's error code |
+//! | `printed` | error codes as programs print them |
+//! | `address` | an address under a map |
+//! | `entry` | a table entry, bit by bit |
 
-use super::style::{Paint, WIDTH, labelled, wrapped};
-use super::{error_code, walk};
-use crate::check::{Rule, Severity, WalkStep};
-use crate::mmu::{ErrorCode, Fault, Outcome, Paging, Translation, Walk};
+mod address;
+mod entry;
+mod printed;
+
+pub use address::{Ground, explain_address, explain_physical};
+pub use entry::explain_entry;
+pub use printed::{Printed, read_error_code};
+
+use super::error_code;
+use super::style::{WIDTH, labelled, wrapped};
+use crate::check::{Rule, Severity, memory_type};
+use crate::mmu::{ErrorCode, Fault, Outcome, Translation};
 
 /// A rule: its name, how bad it is, what it says, what causes it and what to look at.
 pub fn explain_rule(rule: Rule) -> String {
@@ -26,9 +41,11 @@ pub fn list_rules() -> String {
 }
 
 /// The error code of a page fault, bit by bit (SDM vol. 3A, 4.7), and what to look at.
-pub fn explain_error_code(code: u32) -> String {
-    let code = ErrorCode(code);
-    let mut lines = vec![format!("#PF error code {code}: {}", error_code::summary(code)), String::new()];
+pub fn explain_error_code(printed: &Printed) -> String {
+    let code = ErrorCode(printed.code);
+    let mut lines = vec![format!("#PF error code {code}: {}", error_code::summary(code))];
+    lines.extend(printed.note.iter().flat_map(|note| wrapped(note, WIDTH, 0)));
+    lines.push(String::new());
     lines.extend(error_code::bit_lines(code).iter().map(|line| format!("  {line}")));
     for odd in error_code::contradictions(code) {
         lines.push(String::new());
@@ -40,41 +57,30 @@ pub fn explain_error_code(code: u32) -> String {
     joined(&lines)
 }
 
-/// A walk, one line a level, and how it ended. `paging` is what it was made with.
-pub fn explain_walk(walk: &Walk, paging: &Paging) -> String {
-    let mut lines = vec![format!("{} of VA {:#x}", walk.access, walk.va)];
-    let steps: Vec<_> = walk.steps().iter().map(WalkStep::from).collect();
-    lines.extend(walk::lines(&steps, paging, Paint::Plain).iter().map(|line| format!("  {line}")));
-    lines.extend(wrapped(&end(&walk.outcome), WIDTH, 2));
-    joined(&lines)
-}
-
 fn joined(lines: &[String]) -> String {
     let mut text = lines.join("\n");
     text.push('\n');
     text
 }
 
+/// How an access ended, after `it`.
 fn end(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Translated(translation) => arrival(translation),
-        Outcome::Fault(fault) if fault.vector == Fault::PAGE_FAULT => {
-            format!("faults with {fault}: {}", error_code::summary(fault.error_code))
-        }
-        Outcome::Fault(fault) => {
-            format!("faults with {fault}: the address is not canonical, so no table is read (SDM vol. 1, 3.3.7.1)")
-        }
+        Outcome::Translated(to) => format!("reaches PA {:#x} by a {}", to.pa.0, to.leaf),
+        Outcome::Fault(fault) if fault.vector == Fault::PAGE_FAULT => format!("faults with {fault}"),
+        Outcome::Fault(fault) => format!("faults with {fault}, for the address is not canonical"),
         Outcome::Stranded { table } => format!("ends in the table at {table:#x}, where no memory is"),
     }
 }
 
-fn arrival(translation: &Translation) -> String {
-    let Translation { pa, leaf, rights, pat_index, global } = translation;
+/// What all levels grant together, and the leaf's cache type.
+fn granted(to: &Translation) -> String {
+    let Translation { rights, pat_index, global, .. } = to;
     let mut words = vec![
         if rights.writable { "writable" } else { "read-only" }.to_string(),
         if rights.executable { "executable" } else { "not executable" }.into(),
         if rights.user { "open to user mode" } else { "supervisor only" }.into(),
-        format!("PAT index {pat_index}"),
+        format!("PAT index {pat_index} ({})", memory_type(*pat_index)),
     ];
     if rights.pkey != 0 {
         words.push(format!("protection key {}", rights.pkey));
@@ -82,7 +88,7 @@ fn arrival(translation: &Translation) -> String {
     if *global {
         words.push("global".into());
     }
-    format!("reaches PA {pa:#x} by a {leaf}: {}", words.join(", "))
+    words.join(", ")
 }
 
 fn what_to_look_at(code: ErrorCode) -> &'static str {
@@ -114,62 +120,29 @@ fn what_to_look_at(code: ErrorCode) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::mmu::{Access, Pa, TableMemory, Va, walk};
-
-    struct Tables(BTreeMap<u64, u64>);
-
-    impl TableMemory for Tables {
-        fn entry(&self, at: Pa) -> Option<u64> {
-            (at.0 < 0x10_0000).then(|| self.0.get(&at.0).copied().unwrap_or(0))
-        }
-    }
-
-    fn explained(pde: u64, va: u64) -> String {
-        let tables = Tables(BTreeMap::from([(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, pde)]));
-        let paging = Paging::default();
-        explain_walk(&walk(&tables, Pa(0x1000), Va(va), Access::read(), &paging), &paging)
-    }
+    use crate::mmu::{Level, Pa, Rights};
 
     #[test]
-    fn a_walk_that_faults() {
-        assert_eq!(
-            explained(0x10_0083, 0x1234),
-            "\
-supervisor read of VA 0x1234
-  PML4E  0x0000000000001000  0x0000000000002003  P W              table at 0x2000
-  PDPTE  0x0000000000002000  0x0000000000003003  P W              table at 0x3000
-  PDE    0x0000000000003000  0x0000000000100083  P W PS           reserved bits are set
-         31:0  0000 0000 0001 0000 0000 0000 1000 0011
-                            ^
-         bit 20 is set: bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A
-           4.5.4, table 4-18)
-faults with #PF 0x9 (P RSVD): a supervisor read met a reserved bit in a table entry
-"
-        );
+    fn every_end_of_an_access_has_words() {
+        let rights = Rights { writable: true, user: false, executable: true, pkey: 3 };
+        let to = Translation { pa: Pa(0x20_1234), leaf: Level::Pde, rights, pat_index: 2, global: true };
+        assert_eq!(end(&Outcome::Translated(to)), "reaches PA 0x201234 by a PDE");
+        assert_eq!(granted(&to), "writable, executable, supervisor only, PAT index 2 (UC-), protection key 3, global");
+        let fault = |vector, code| Outcome::Fault(Fault { vector, error_code: ErrorCode(code) });
+        assert_eq!(end(&fault(Fault::PAGE_FAULT, 0x9)), "faults with #PF 0x9 (P RSVD)");
+        assert!(end(&fault(Fault::GENERAL_PROTECTION, 0)).starts_with("faults with #GP(0x0), for the address is not"));
+        assert_eq!(end(&Outcome::Stranded { table: Pa(0x3000) }), "ends in the table at 0x3000, where no memory is");
     }
 
-    #[test]
-    fn a_walk_that_arrives() {
-        let text = explained(0x20_0083, 0x1234);
-        assert!(text.contains("PDE    0x0000000000003000  0x0000000000200083  P W PS           2 MiB at 0x200000\n"));
-        assert!(text.ends_with("reaches PA 0x201234 by a PDE: writable, executable, supervisor only, PAT index 0\n"));
-    }
-
-    #[test]
-    fn walks_that_end_nowhere() {
-        assert!(explained(0x20_0003, 0x1234).ends_with("ends in the table at 0x200000, where no memory is\n"));
-        let odd = explained(0, 1 << 60);
-        assert_eq!(odd.lines().count(), 2, "{odd}");
-        assert!(odd.contains("faults with #GP(0x0): the address is not canonical"));
+    fn code_explained(code: u32) -> String {
+        explain_error_code(&Printed { code, note: None })
     }
 
     #[test]
     fn an_error_code_bit_by_bit() {
         assert_eq!(
-            explain_error_code(0x9),
+            code_explained(0x9),
             "\
 #PF error code 0x9 (P RSVD): a supervisor read met a reserved bit in a table entry
 
@@ -189,9 +162,9 @@ The bits are defined in SDM vol. 3A, 4.7, figure 4-12.
 
     #[test]
     fn odd_error_codes_are_called_odd() {
-        assert!(explain_error_code(0x8).contains("RSVD without P"));
-        assert!(explain_error_code(0x12).contains("W and I together"));
-        assert!(explain_error_code(0x4000_0000).contains("bit 30 has no meaning in the manuals"));
+        assert!(code_explained(0x8).contains("RSVD without P"));
+        assert!(code_explained(0x12).contains("W and I together"));
+        assert!(code_explained(0x4000_0000).contains("bit 30 has no meaning in the manuals"));
     }
 
     #[test]

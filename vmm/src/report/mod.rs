@@ -19,8 +19,8 @@ pub use verdict::{Expected, RunVerdict};
 
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped};
 use crate::firmware::Misbehaviour;
-use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, Region};
-use crate::mmu::{Cpu, Pa, Run, Va};
+use crate::memory_map::{MemoryDescriptor, Region};
+use crate::mmu::{Cpu, Pa, Run};
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -217,16 +217,5 @@ impl Report {
         let run = self.runs[..after].last()?;
         let offset = virt - run.va.0;
         (run.defect.is_none() && offset < run.bytes).then_some(Pa(run.pa.0 + offset))
-    }
-
-    /// The descriptor that an address stands for, and the address's distance from where that starts.
-    pub fn owner(&self, virt: Va) -> Option<(&RegionReport, u64)> {
-        let distance = |region: &RegionReport, start: u64| {
-            virt.0.checked_sub(start).filter(|distance| distance / PAGE_BYTES < region.region.pages)
-        };
-        self.regions.iter().find_map(|region| {
-            let mut starts = region.virt.iter().chain(&region.aliases);
-            Some((region, starts.find_map(|start| distance(region, *start))?))
-        })
     }
 }

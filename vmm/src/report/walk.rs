@@ -83,7 +83,7 @@ fn leads_to(step: &WalkStep) -> String {
 }
 
 /// The entry bit by bit, its guilty bits underlined, and why each is guilty.
-fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<String> {
+pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<String> {
     // Half of an entry is easier to read, if the guilty bits are all in it.
     let width: u32 = if step.reserved >> 32 == 0 { 32 } else { 64 };
     let top = width - 1;

@@ -1,0 +1,104 @@
+//! The command run as its users run it, for the tests of it: what it said, and how it ended.
+
+// Each test is a crate of its own, and uses what it needs.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// What a command said, and how it ended.
+pub struct Said {
+    pub command: String,
+    pub status: i32,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn efibed<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Said {
+    efibed_reading(arguments, b"")
+}
+
+pub fn efibed_reading<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>, input: &[u8]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(arguments).env_remove("RUST_BACKTRACE");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let output = std::thread::scope(|scope| {
+        // One that needs no more input may close it.
+        scope.spawn(move || stdin.write_all(input).ok());
+        child.wait_with_output().unwrap()
+    });
+    let said = Said {
+        command: format!("{command:?}"),
+        status: output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status)),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    };
+    for text in [&said.out, &said.err] {
+        assert!(!text.contains("panicked at") && !text.contains("RUST_BACKTRACE"), "{said}");
+        assert!(!text.contains('\x1b'), "colour, and no terminal: {said}");
+    }
+    said
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { command, status, out, err } = self;
+        write!(f, "{command}\nstatus {status}\nstandard output:\n{out}\nstandard error:\n{err}")
+    }
+}
+
+impl Said {
+    #[track_caller]
+    pub fn ends(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{self}");
+        self
+    }
+
+    /// The output has all of these, each somewhere; lines may be broken anywhere.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        self.has(&self.out, parts);
+        self
+    }
+
+    /// Nothing but an error, which has all of these.
+    #[track_caller]
+    pub fn complains(self, parts: &[&str]) -> Self {
+        assert_eq!(self.out, "", "{self}");
+        self.has(&self.err, parts);
+        self
+    }
+
+    #[track_caller]
+    pub fn without_errors(self) -> Self {
+        assert_eq!(self.err, "", "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn has(&self, text: &str, parts: &[&str]) {
+        // miette marks the lines it breaks with a bar.
+        let words = |text: &str| text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        let text = words(text);
+        for part in parts {
+            assert!(text.contains(&words(part)), "no `{part}`: {self}");
+        }
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+/// A file below `tests` of the repository.
+pub fn repository(path: &str) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    tests.join(path).into_os_string().into_string().unwrap()
+}
