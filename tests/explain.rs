@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use efibed::check::{Address, Phase, Rule, Standing};
+use efibed::mmu::Level;
 use efibed::report::Report;
 use efibed::report::explain::{Ground, explain_address};
 use efibed::report::map::MapReport;
-use efibed::{Layout, LeafRule, MemoryMap, Pa, Scenario};
+use efibed::{Layout, LeafRule, MemoryMap, Moment, Pa, Scenario, Tamper};
 use efibed_tests::*;
 
 /// All that `explain MAP VA` says of some addresses, and the report of that run.
@@ -75,6 +76,42 @@ fn wrong_pages_are_called_wrong_and_no_others() {
         }
         assert!(said.iter().any(|(address, _)| is_found(address.virt)), "{}", leaf_rule.name());
     }
+}
+
+/// One bit of the leaf of runtime code, which `linux` puts at 0xfffffffeff45b000: W (SDM 3A, table 4-20: bit 1), U (2) or
+/// PCD (4).
+#[test]
+fn each_phase_has_a_verdict_of_its_own() {
+    let virt = 0xffff_fffe_ff45_b000;
+    let verdicts = |bit: u32, moment| {
+        let tamper = Tamper { virt, level: Level::Pte, flip: 1 << bit, moment };
+        let scenario = scenario(OVMF_2013).layout(Layout::Linux).tamper(tamper);
+        let (_, said) = explained(&scenario, Layout::Linux, &[virt]);
+        let heads = said.iter().map(|(address, text)| {
+            let wrong = text.split("WRONG because of `").nth(1).map(|rest| rest.split('`').next().unwrap().to_owned());
+            (address.phase, wrong, address.is_right())
+        });
+        heads.collect::<Vec<_>>()
+    };
+    let wrong = |phase, rule: &str, accesses| (phase, Some(rule.to_owned()), accesses);
+    let right = |phase| (phase, None, true);
+    assert_eq!(
+        verdicts(1, Moment::AfterFinish),
+        [right(Phase::Map), wrong(Phase::Finish, "not-writable", false)],
+        "the tables of phase `map` were right"
+    );
+    assert_eq!(
+        verdicts(1, Moment::BeforeWalk),
+        [wrong(Phase::Map, "not-writable", false), wrong(Phase::Finish, "not-writable", false)]
+    );
+    let user = verdicts(2, Moment::AfterFinish);
+    assert_eq!(user[0], right(Phase::Map));
+    assert_eq!(user[1], right(Phase::Finish), "U counts only where every level has it");
+    assert_eq!(
+        verdicts(4, Moment::AfterFinish),
+        [right(Phase::Map), wrong(Phase::Finish, "cache-type", true)],
+        "no access shows a cache type"
+    );
 }
 
 /// Where Linux itself put its regions, of the same map.
