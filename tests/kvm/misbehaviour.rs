@@ -6,7 +6,7 @@ use std::time::Duration;
 use efibed::check::{Phase, Rule};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{Level, Pa};
-use efibed::report::{Culprit, Report};
+use efibed::report::{Culprit, Report, RunVerdict};
 use efibed::{CpuidRequest, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence, Scenario, Tamper};
 use efibed_tests::*;
 use libtest_mimic::Trial;
@@ -35,7 +35,7 @@ pub fn trials() -> Vec<Trial> {
         ("descriptors_of_other_sizes_are_followed", descriptors_of_other_sizes),
         ("a_kernel_with_its_own_descriptor_size_is_found_out", a_kernel_with_its_own_size),
         ("firmware_refuses_the_version_it_reports", the_version_it_reports),
-        ("what_firmware_cannot_do_here_is_skipped", what_firmware_cannot_do),
+        ("what_firmware_cannot_do_here_is_not_done", what_firmware_cannot_do),
     ] {
         trials.push(trial(name, Need::Kvm, run));
     }
@@ -572,7 +572,7 @@ fn what_firmware_cannot_do() {
         .iter()
         .fold(linux(Scenario::new(map)), |scenario, (offence, _)| scenario.misbehave(Offence::parse(offence).unwrap()));
     let report = run(&scenario);
-    report.assert_clean();
+    assert_eq!((report.findings.len(), report.verdict()), (0, RunVerdict::Incomplete));
     let skipped: Vec<_> = report.skipped.iter().filter(|it| it.what.contains("misbehaves")).collect();
     assert_eq!(skipped.len(), 2);
     for (skipped, (offence, reason)) in skipped.into_iter().zip(offences) {
