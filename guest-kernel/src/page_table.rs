@@ -233,7 +233,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Changes what one entry, or one table of PTEs, maps of a range; returns how many bytes that are.
+    /// Changes what a range maps of one table of PTEs, or of the table in which its first large leaf is; returns how many
+    /// bytes that are.
     fn change_some(self, tables: &mut Tables, virt: u64, bytes: u64, set: u64, clear: u64) -> Result<u64, MapError> {
         let mut table = self.root;
         for level in (2..=self.levels).rev() {
@@ -243,8 +244,9 @@ impl AddressSpace {
                 return Ok(rest);
             }
             if entry & LARGE != 0 && rest == span(level) && bytes >= rest {
-                tables.set(table, slot, entry & !clear | set)?;
-                return Ok(rest);
+                let end = ENTRIES.min(slot + (bytes >> shift(level)) as usize);
+                let changed = change_leaves(&mut tables.table(table)?[slot..end], LARGE | PRESENT, set, clear);
+                return Ok((changed as u64) << shift(level));
             }
             table = tables.descend(table, level, slot)?;
         }
@@ -312,35 +314,31 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    /// Fills entries from the left, each time the largest leaf that the rule allows, or a table's worth of PTEs.
+    /// Fills entries from the left, each time with the largest leaves that the rule allows, as many as their table takes.
+    /// A larger one cannot begin before the table ends: its address would be that of a first entry.
     fn range(&mut self, mut virt: u64, mut phys: u64, mut bytes: u64) -> Result<(), MapError> {
         while bytes > 0 {
-            let chunk = match self.large_leaf(virt, phys, bytes) {
-                Some((level, address)) => {
-                    let table = self.table_at(virt, level)?;
-                    self.tables.set(table, index(virt, level), address | self.flags | LARGE)?;
-                    span(level)
-                }
-                None => {
-                    let chunk = bytes.min(span(2) - (virt & (span(2) - 1)));
-                    let table = self.table_at(virt, 1)?;
-                    self.pages(table, virt, phys, chunk)?;
-                    chunk
-                }
-            };
-            virt = virt.wrapping_add(chunk);
-            phys = phys.wrapping_add(chunk);
-            bytes -= chunk;
+            let (level, address) = self.largest_leaf(virt, phys, bytes);
+            let first = index(virt, level);
+            let count = (bytes >> shift(level)).min((ENTRIES - first) as u64);
+            let table = self.table_at(virt, level)?;
+            let large = if level > 1 { LARGE } else { 0 };
+            fill(&mut self.tables.table(table)?[first..first + count as usize], address | self.flags | large, span(level));
+            let done = count << shift(level);
+            virt = virt.wrapping_add(done);
+            phys = phys.wrapping_add(done);
+            bytes -= done;
         }
         Ok(())
     }
 
     /// The level of the largest leaf for the start of a range, and the address that goes into it.
-    fn large_leaf(&self, virt: u64, phys: u64, bytes: u64) -> Option<(u32, u64)> {
-        (2..=self.largest).rev().filter(|level| bytes >= span(*level)).find_map(|level| {
+    fn largest_leaf(&self, virt: u64, phys: u64, bytes: u64) -> (u32, u64) {
+        let large = (2..=self.largest).rev().filter(|level| bytes >= span(*level)).find_map(|level| {
             let address = self.rule.large_leaf(virt, phys, span(level))?;
             Some((level, address))
-        })
+        });
+        large.unwrap_or((1, phys))
     }
 
     /// The table whose entries for `virt` are of `level`.
@@ -351,28 +349,32 @@ impl Fill<'_> {
         }
         Ok(table)
     }
+}
 
-    /// The hot loop: consecutive PTEs of one table.
-    fn pages(&mut self, table: u64, virt: u64, phys: u64, bytes: u64) -> Result<(), MapError> {
-        let first = index(virt, 1);
-        let count = (bytes / PAGE_BYTES) as usize;
-        let mut entry = phys | self.flags;
-        let table = self.tables.table(table)?;
-        let end = (first + count).min(ENTRIES);
-        let (blocks, rest) = table[first.min(end)..end].as_chunks_mut::<8>();
-        let mut fill = |slots: &mut [u64]| {
-            for slot in slots {
-                *slot = entry;
-                entry = entry.wrapping_add(PAGE_BYTES);
-            }
-        };
-        for block in blocks {
-            // Of known length, so it is unrolled: two instructions an entry.
-            fill(block);
-        }
-        fill(rest);
-        Ok(())
+/// Changes entries as long as they have all of `kind`; returns how many.
+fn change_leaves(entries: &mut [u64], kind: u64, set: u64, clear: u64) -> usize {
+    let mut changed = 0;
+    for entry in entries.iter_mut().take_while(|entry| **entry & kind == kind) {
+        *entry = *entry & !clear | set;
+        changed += 1;
     }
+    changed
+}
+
+/// The hot loop: consecutive leaves of one table, `step` bytes apart.
+fn fill(slots: &mut [u64], mut entry: u64, step: u64) {
+    let (blocks, rest) = slots.as_chunks_mut::<8>();
+    let mut fill = |slots: &mut [u64]| {
+        for slot in slots {
+            *slot = entry;
+            entry = entry.wrapping_add(step);
+        }
+    };
+    for block in blocks {
+        // Of known length, so it is unrolled: two instructions an entry.
+        fill(block);
+    }
+    fill(rest);
 }
 
 /// PAT of a 2 MiB or 1 GiB leaf (SDM vol. 3A, 4.9.2).
