@@ -22,6 +22,8 @@ const SCRATCH: u64 = SCRATCH_OFFSET as u64;
 const SAMPLE: usize = 64;
 /// Pages read one by one, at the most; each is an exit.
 const MAX_READS: u64 = 4096;
+/// Pages swept that fault, at the most: each costs a fault and its record, 40 us where ring 0 is emulated.
+const MAX_SWEPT_FAULTS: u64 = 1 << 15;
 /// Of all that is past what may be swept, pages swept at random.
 const SWEPT_SAMPLE: u64 = 1024;
 
@@ -186,6 +188,7 @@ impl Plan {
             random: Random(ground.seed),
             reads: 0,
             room_to_sweep: ground.sweep_owed,
+            room_to_fault: MAX_SWEPT_FAULTS,
             unswept: Vec::new(),
         };
         // What firmware is owed first: it has the first claim on what may be swept.
@@ -235,6 +238,8 @@ struct Maker<'a> {
     reads: u64,
     /// Pages that may still be swept.
     room_to_sweep: u64,
+    /// Of those, pages that fault.
+    room_to_fault: u64,
     /// What was too much to be swept.
     unswept: Vec<PlannedSweep>,
 }
@@ -329,7 +334,11 @@ impl Maker<'_> {
 
     /// A sweep; what is too much is put aside for the sample.
     fn push_sweep(&mut self, sweep: PlannedSweep) {
-        let now = sweep.pages.min(self.room_to_sweep);
+        let mut now = sweep.pages.min(self.room_to_sweep);
+        if let Frames::Fault(_) = sweep.predicted {
+            now = now.min(self.room_to_fault);
+            self.room_to_fault -= now;
+        }
         self.room_to_sweep -= now;
         if now > 0 {
             self.plan.sweeps.push(PlannedSweep { pages: now, ..sweep });
@@ -633,6 +642,29 @@ mod tests {
                 assert_eq!(sweep.alias, (aliases.len() as u64 * offset / (64 * GIB)) as usize);
             }
         }
+    }
+
+    #[test]
+    fn of_pages_that_fault_no_more_are_swept_than_some_seconds_allow() {
+        // Nothing is mapped of the second of two GiB.
+        let swept_of = |gib: u64| {
+            let plan = plan(&Window { gib, gap: 0 }, &expectation(&[2]), 1);
+            let (mut fine, mut faulting) = (0, 0);
+            for sweep in &plan.sweeps {
+                match sweep.predicted {
+                    Frames::From(_) => fine += sweep.pages,
+                    Frames::Fault(_) => faulting += sweep.pages,
+                }
+            }
+            let rows = plan.skipped.iter().filter(|skipped| skipped.what.contains("large regions"));
+            let skipped: u64 = rows.map(|skipped| skipped.count).sum();
+            assert_eq!(fine + faulting + skipped, 2 * PAGES_PER_GIB);
+            (fine, faulting)
+        };
+        assert_eq!(swept_of(2), (2 * PAGES_PER_GIB, 0));
+        let (fine, faulting) = swept_of(1);
+        assert_eq!(fine, PAGES_PER_GIB);
+        assert!((1 << 15..=(1 << 15) + 1024).contains(&faulting), "{faulting}: 32768, and a sample");
     }
 
     #[test]
