@@ -4,6 +4,8 @@
 mod error_code;
 pub mod explain;
 pub mod json;
+#[cfg(feature = "cli")]
+pub mod junit;
 pub mod map;
 #[cfg(test)]
 mod samples;
