@@ -16,6 +16,7 @@ const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
 const BAD_INPUT: i32 = 2;
 const UNABLE: i32 = 3;
+const INTERNAL: i32 = 4;
 
 fn main() {
     let trials = vec![
@@ -49,6 +50,8 @@ fn main() {
         kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
         any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
+        any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
+        any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
         kvm("a_combination_is_shown_with_its_tables", a_combination_is_shown_with_its_tables),
         kvm("what_is_no_combination_is_bad_input", what_is_no_combination_is_bad_input),
@@ -727,8 +730,46 @@ fn a_json_file_that_cannot_be_written_is_an_error() {
         let said = check(&ovmf_2013(), &["--engine", "walker", "--json", file]).ends(BAD_INPUT);
         said.complains(&[&format!("efibed: {file}: {why}")]);
     }
-    check(&ovmf_2013(), &["--engine", "walker", "--json", "/dev/full"]).ends(BAD_INPUT).complains(&["No space left"]);
+    // It costs no run: one that is made first ends with another status, for want of KVM or of such a CPU.
+    for result in ["--json", "--junit"] {
+        let said = check(&ovmf_2013(), &["--cpu", "maxphyaddr=52,la57=on", result, &nowhere]).ends(BAD_INPUT);
+        said.complains(&["No such file or directory"]);
+    }
     assert!(directory.names().is_empty());
+    // A run that comes to nothing leaves nothing.
+    let file = directory.file("report.json");
+    check(&ovmf_2013(), &["--cpu", "maxphyaddr=52,la57=on", "--json", &file]).ends(UNABLE);
+    assert!(directory.names().is_empty());
+}
+
+fn a_file_that_fails_in_the_end_loses_no_report() {
+    let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--json", "/dev/full"]).ends(INTERNAL);
+    let (text, json) = said.out.split_once("{\n").unwrap();
+    assert!(text.starts_with("clean: 5 regions"), "{said}");
+    let document: Value = serde_json::from_str(&format!("{{\n{json}")).unwrap();
+    assert_table_of_2013(&document);
+    assert!(said.err.contains("/dev/full: No space left"), "{said}");
+}
+
+fn junit_has_a_case_for_each_region() {
+    let directory = Directory::new();
+    let file = directory.file("report.xml");
+    let arguments = ["--layout", "packed-down", "--leaf-rule", "va-only", "--engine", "walker", "--junit", &file];
+    check(&ovmf_2013(), &arguments).ends(FINDINGS).says(&["reserved-bit"]);
+    let xml = fs::read_to_string(&file).unwrap();
+    assert_eq!(directory.names(), ["report.xml"]);
+    assert_eq!(xml.matches(r#"classname="regions""#).count(), 5, "{xml}");
+    // Of the third and the fourth region, the only ones that have a large leaf.
+    assert_eq!(xml.matches("<failure").count(), 2, "{xml}");
+    assert!(
+        xml.contains(r#"type="reserved-bit""#) && xml.contains("region 2: RuntimeServicesCode at 0x7dc5b000"),
+        "{xml}"
+    );
+
+    let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--junit", "-"]).ends(CLEAN);
+    assert!(said.out.starts_with("<?xml") && said.out.contains(r#"errors="0" failures="0""#), "{said}");
+    let both = ["--engine", "walker", "--junit", "-", "--json", "-"];
+    check(&ovmf_2013(), &both).ends(BAD_INPUT).complains(&["for one of the results only"]);
 }
 
 fn doctor_tells_what_it_tried() {

@@ -1,14 +1,15 @@
 //! `efibed check`: the main job.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::input::{Input, engines};
+use super::output::{self, Outputs};
 use super::progress::watched;
-use super::{Failure, Status, output};
+use super::{Failure, Status};
 use crate::report::text::Text;
-use crate::report::{Report, json};
+use crate::report::{Report, json, junit};
 use crate::{EngineName, TestBed};
 
 /// The arguments of `check`.
@@ -25,6 +26,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
 
+    /// Write the report as JUnit's XML: a test case for each region and each call; `-` as with --json
+    #[arg(long, value_name = "FILE|-")]
+    junit: Option<PathBuf>,
+
     /// Seed of what is sampled: addresses that must fault, pages KVM_TRANSLATE is asked about
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -36,18 +41,13 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
     let report = watched(|progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
-    show(&report, arguments.json.as_deref())?;
-    Ok(Status::of(&report))
+    let junit = || junit::to_junit(&[(&report.source, &report)]);
+    outputs.write(|| text(&report), &[&|| json::to_json(&report), &junit], Status::of(&report))
 }
 
-fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
-    if json == Some(Path::new("-")) {
-        return output::print(&json::to_json(report));
-    }
-    if let Some(path) = json {
-        output::write_file(path, json::to_json(report))?;
-    }
+fn text(report: &Report) -> String {
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-    output::print(&format!("{text}\n"))
+    format!("{text}\n")
 }

@@ -1,14 +1,15 @@
 //! `efibed kexec`: whether a second kernel finds firmware where the first one put it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::input::{Options, ReadArguments, engines};
+use super::output::{self, Outputs};
 use super::progress::watched;
-use super::{Failure, Status, output};
+use super::{Failure, Status};
 use crate::report::text::Text;
-use crate::report::{Report, json};
+use crate::report::{Report, json, junit};
 use crate::{EngineName, TestBed};
 
 /// The arguments of `kexec`.
@@ -36,6 +37,10 @@ pub struct Arguments {
     /// Write both reports as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    /// Write both reports as JUnit's XML, a suite for each kernel; `-` as with --json
+    #[arg(long, value_name = "FILE|-")]
+    junit: Option<PathBuf>,
 }
 
 const ABOUT: &str = "\
@@ -50,22 +55,22 @@ computes its own: a shorter map may shift them, which is the finding `kexec-move
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
-    let reports = watched(|progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
-    show(&reports, arguments.json.as_deref())?;
-    Ok(Status::of_kernels(reports.each_ref().map(Status::of)))
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
+    let reports =
+        watched(|progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
+    let [first, second] = &reports;
+    let junit = || junit::to_junit(&[(FIRST, first), (SECOND, second)]);
+    let status = Status::of_kernels(reports.each_ref().map(Status::of));
+    outputs.write(|| text(&reports), &[&|| json::kexec_to_json(first, second), &junit], status)
 }
 
-fn show(reports: &[Report; 2], json: Option<&Path>) -> Result<(), Failure> {
-    let [first, second] = reports;
-    if json == Some(Path::new("-")) {
-        return output::print(&json::kexec_to_json(first, second));
-    }
-    if let Some(path) = json {
-        output::write_file(path, json::kexec_to_json(first, second))?;
-    }
-    for (title, report) in [("the first kernel", first), ("the second kernel", second)] {
+const FIRST: &str = "the first kernel";
+const SECOND: &str = "the second kernel";
+
+fn text([first, second]: &[Report; 2]) -> String {
+    let of_kernel = |(title, report): (&str, &Report)| {
         let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-        output::print(&format!("== {title}\n{text}\n\n"))?;
-    }
-    Ok(())
+        format!("== {title}\n{text}\n\n")
+    };
+    [(FIRST, first), (SECOND, second)].map(of_kernel).concat()
 }

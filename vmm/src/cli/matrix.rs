@@ -1,13 +1,14 @@
 //! `efibed matrix`: every combination of paging's bits against the SDM.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::output::Outputs;
 use super::progress::counted;
-use super::{Failure, Status, input, output};
+use super::{Failure, Status, input};
 use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
 use crate::{CpuidRequest, TestBed};
 
@@ -95,8 +96,9 @@ Exit status: 0 if all is as the SDM says but for known deviations, 1 if not.";
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
+    let outputs = Outputs::open([arguments.json.as_deref()])?;
     if let Some(combination) = arguments.case {
-        return run_case(&bed, combination, arguments);
+        return run_case(&bed, combination, arguments, outputs);
     }
     let matrix = Matrix {
         shard: arguments.shard.unwrap_or_default(),
@@ -106,29 +108,24 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         floor: arguments.floor,
         ..Matrix::new(arguments.set)
     };
-    let report = counted("combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
-    show(arguments, || json::to_json(&report), || text::Text(&report).to_string())?;
-    Ok(if report.is_clean() { Status::Clean } else { Status::Findings })
+    let report =
+        counted("combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
+    let status = if report.is_clean() { Status::Clean } else { Status::Findings };
+    outputs.write(|| text::Text(&report).to_string(), &[&|| json::to_json(&report)], status)
 }
 
-fn run_case(bed: &TestBed, combination: Combination, arguments: &Arguments) -> Result<Status, Failure> {
+fn run_case(
+    bed: &TestBed,
+    combination: Combination,
+    arguments: &Arguments,
+    outputs: Outputs,
+) -> Result<Status, Failure> {
     let single = Matrix::case(bed, combination, &arguments.cpu.unwrap_or_default()).map_err(|error| match error {
         CaseError::Engine(error) => Failure::Engine(error),
         illegal @ CaseError::Illegal(_) => Failure::Input(miette::miette!("{illegal}")),
     })?;
-    show(arguments, || json::single_to_json(&single), || text::SingleText(&single).to_string())?;
-    Ok(if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean })
-}
-
-fn show(arguments: &Arguments, json: impl FnOnce() -> String, text: impl FnOnce() -> String) -> Result<(), Failure> {
-    match arguments.json.as_deref() {
-        Some(path) if path == Path::new("-") => output::print(&json()),
-        Some(path) => {
-            output::write_file(path, json())?;
-            output::print(&text())
-        }
-        None => output::print(&text()),
-    }
+    let status = if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean };
+    outputs.write(|| text::SingleText(&single).to_string(), &[&|| json::single_to_json(&single)], status)
 }
 
 fn sets() -> impl TypedValueParser<Value = Set> {
