@@ -323,7 +323,11 @@ impl Fill<'_> {
             let count = (bytes >> shift(level)).min((ENTRIES - first) as u64);
             let table = self.table_at(virt, level)?;
             let large = if level > 1 { LARGE } else { 0 };
-            fill(&mut self.tables.table(table)?[first..first + count as usize], address | self.flags | large, span(level));
+            fill(
+                &mut self.tables.table(table)?[first..first + count as usize],
+                address | self.flags | large,
+                span(level),
+            );
             let done = count << shift(level);
             virt = virt.wrapping_add(done);
             phys = phys.wrapping_add(done);

@@ -87,7 +87,8 @@ fn misbehaviours_under_a_table() {
     let with_table = bare.clone().with_attributes_table(ordinary().attributes_table().to_vec());
     for what in Misbehaviour::ALL.iter().copied() {
         let [without, with] = [&bare, &with_table].map(|map| {
-            let report = run(Scenario::new(map.clone()).limit(std::time::Duration::from_secs(2)).misbehave(what));
+            let report =
+                run(Scenario::new(map.clone()).stretch_limit(std::time::Duration::from_secs(2)).misbehave(what));
             assert_eq!(report.not_done().count(), 0, "{what:?}");
             report
         });

@@ -3,6 +3,7 @@
 mod attributes_table;
 mod calls;
 mod check;
+mod huge;
 mod linux;
 mod machine;
 mod matrix;
@@ -15,6 +16,7 @@ fn main() {
     let trials = [
         machine::trials(),
         check::trials(),
+        huge::trials(),
         linux::trials(),
         calls::trials(),
         attributes_table::trials(),

@@ -424,7 +424,7 @@ fn a_read_that_goes_astray() {
 fn a_service_that_never_returns() {
     for (offence, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)] {
         let offence = Offence::parse(offence).unwrap();
-        let scenario = Scenario::new(firmware()).limit(Duration::from_millis(500));
+        let scenario = Scenario::new(firmware()).stretch_limit(Duration::from_millis(500));
         let report = run(&scenario.clone().misbehave(offence));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
         assert!(report.findings[0].message.contains("in ring 0 at RIP 0x"), "{}", report.findings[0].message);

@@ -5,7 +5,7 @@ mod scenario_file;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
@@ -63,6 +63,8 @@ pub struct Scenario {
     engine: EngineName,
     seed: u64,
     limit: Duration,
+    stretch_limit: Duration,
+    table_limit: u64,
     sweep_limit: u64,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
@@ -74,9 +76,14 @@ pub struct Scenario {
 
 /// The seed of everything sampled, where none is given.
 const DEFAULT_SEED: u64 = 2013;
+/// How long a run may take, where nothing is said: no map is known that takes a tenth of it.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
 /// How long any stretch of running in the guest may take, where nothing is said.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
+const DEFAULT_STRETCH_LIMIT: Duration = Duration::from_secs(30);
 
+/// Pages of tables that are built in the guest, where nothing is said: enough for 1 TiB in 2 MiB leaves, or for 1 GiB in
+/// 4 KiB leaves at two addresses. Where ring 0 is emulated a page takes 2 to 3 ms in phase `map` and up to 5 in `finish`.
+const DEFAULT_TABLE_LIMIT: u64 = 1280;
 /// Pages that are swept in full, where nothing is said: 9 GiB, which take 6 seconds where ring 0 is emulated. Of the real
 /// maps known, the largest has 8.9 GiB to be mapped.
 const DEFAULT_SWEEP_LIMIT: u64 = 9 << 18;
@@ -129,12 +136,14 @@ impl TestBed {
     ) -> Result<[Report; 2], EngineError> {
         let is_fixed = scenario.mapper.layout == Layout::LinuxFixed;
         let first = scenario.clone().layout(if is_fixed { Layout::Linux } else { scenario.mapper.layout });
+        let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
         let map =
             if is_fixed { second.with_virtual_starts(|phys| check::virtual_of(&virtual_map, phys)) } else { second };
         let earlier = Some(Arc::new((first.map, virtual_map)));
-        let after = self.run_telling(&Scenario { map, earlier, ..scenario.clone() }, progress)?;
+        let limit = scenario.limit.saturating_sub(started.elapsed());
+        let after = self.run_telling(&Scenario { map, earlier, limit, ..scenario.clone() }, progress)?;
         Ok([before, after])
     }
 
@@ -174,6 +183,8 @@ impl Scenario {
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
             limit: DEFAULT_LIMIT,
+            stretch_limit: DEFAULT_STRETCH_LIMIT,
+            table_limit: DEFAULT_TABLE_LIMIT,
             sweep_limit: DEFAULT_SWEEP_LIMIT,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
@@ -233,10 +244,26 @@ impl Scenario {
         self
     }
 
-    /// How long any stretch of running in the guest may take.
+    /// How long the run may take, of both kernels in [`TestBed::kexec`]. What is not done by then is left out, and the run is
+    /// `incomplete`.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// How long any stretch of running in the guest may take. What runs longer counts as hung, which is a finding.
+    #[must_use]
+    pub fn stretch_limit(mut self, limit: Duration) -> Self {
+        self.stretch_limit = limit;
+        self
+    }
+
+    /// How many pages of tables the mapping code builds in the guest at the most. What takes more runs natively, on the
+    /// guest's memory; the guest's MMU is asked about the tables all the same, and the run is `incomplete`.
+    #[must_use]
+    pub fn table_limit(mut self, pages: u64) -> Self {
+        self.table_limit = pages;
         self
     }
 
@@ -360,6 +387,8 @@ impl Scenario {
             cpu: self.cpu,
             seed: self.seed,
             limit: self.limit,
+            stretch_limit: self.stretch_limit,
+            table_limit: self.table_limit,
             sweep_limit: self.sweep_limit,
             firmware: &self.firmware,
             kernel: &self.kernel,

@@ -52,6 +52,7 @@ fn main() {
         any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
         any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
+        any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
         kvm("a_combination_is_shown_with_its_tables", a_combination_is_shown_with_its_tables),
         kvm("what_is_no_combination_is_bad_input", what_is_no_combination_is_bad_input),
@@ -81,7 +82,8 @@ fn ovmf_2013() -> String {
 
 /// `efibed check MAP`, and further arguments.
 fn check(map: &str, arguments: &[&str]) -> Said {
-    efibed(["check", map].iter().chain(arguments))
+    // How long a run takes, and so whether anything is said of it meanwhile, is no matter of tests.
+    efibed(["check", map, "--quiet"].iter().chain(arguments))
 }
 
 /// The same with `--json -`, the document and the text it was read from.
@@ -770,6 +772,15 @@ fn junit_has_a_case_for_each_region() {
     assert!(said.out.starts_with("<?xml") && said.out.contains(r#"errors="0" failures="0""#), "{said}");
     let both = ["--engine", "walker", "--junit", "-", "--json", "-"];
     check(&ovmf_2013(), &both).ends(BAD_INPUT).complains(&["for one of the results only"]);
+}
+
+fn a_limit_that_is_none_is_a_usage_error() {
+    for limit in ["0", "-1", "86401", "soon"] {
+        check(&ovmf_2013(), &["--engine", "walker", &format!("--limit={limit}")])
+            .ends(BAD_INPUT)
+            .complains(&["--limit"]);
+    }
+    check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--limit", "60"]).ends(CLEAN).without_errors();
 }
 
 fn doctor_tells_what_it_tried() {

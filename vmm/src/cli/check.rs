@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::input::{Input, engines};
+use super::limits::Limits;
 use super::output::{self, Outputs};
-use super::progress::watched;
+use super::progress::{Watching, watched};
 use super::{Failure, Status};
 use crate::report::text::Text;
 use crate::report::{Report, json, junit};
@@ -33,16 +34,22 @@ pub struct Arguments {
     /// Seed of what is sampled: addresses that must fault, pages KVM_TRANSLATE is asked about
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+
+    #[command(flatten)]
+    limits: Limits,
+
+    #[command(flatten)]
+    watching: Watching,
 }
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let mut scenario = arguments.input.scenario()?.engine(arguments.engine);
+    let mut scenario = arguments.limits.apply(arguments.input.scenario()?.engine(arguments.engine));
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
-    let report = watched(|progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
+    let report = watched(arguments.watching, |progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
     let junit = || junit::to_junit(&[(&report.source, &report)]);
     outputs.write(|| text(&report), &[&|| json::to_json(&report), &junit], Status::of(&report))
 }

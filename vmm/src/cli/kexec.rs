@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::input::{Options, ReadArguments, engines};
+use super::limits::Limits;
 use super::output::{self, Outputs};
-use super::progress::watched;
+use super::progress::{Watching, watched};
 use super::{Failure, Status};
 use crate::report::text::Text;
 use crate::report::{Report, json, junit};
@@ -41,6 +42,12 @@ pub struct Arguments {
     /// Write both reports as JUnit's XML, a suite for each kernel; `-` as with --json
     #[arg(long, value_name = "FILE|-")]
     junit: Option<PathBuf>,
+
+    #[command(flatten)]
+    limits: Limits,
+
+    #[command(flatten)]
+    watching: Watching,
 }
 
 const ABOUT: &str = "\
@@ -54,10 +61,11 @@ computes its own: a shorter map may shift them, which is the finding `kexec-move
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
+    let scenario = arguments.limits.apply(scenario);
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
     let reports =
-        watched(|progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
+        watched(arguments.watching, |progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
     let [first, second] = &reports;
     let junit = || junit::to_junit(&[(FIRST, first), (SECOND, second)]);
     let status = Status::of_kernels(reports.each_ref().map(Status::of));

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::output::Outputs;
-use super::progress::counted;
+use super::progress::{Watching, counted};
 use super::{Failure, Status, input};
 use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
 use crate::{CpuidRequest, TestBed};
@@ -51,6 +51,9 @@ pub struct Arguments {
     /// Write the result as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    #[command(flatten)]
+    watching: Watching,
 }
 
 const ABOUT: &str = "\
@@ -109,7 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         ..Matrix::new(arguments.set)
     };
     let report =
-        counted("combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
+        counted(arguments.watching, "combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
     let status = if report.is_clean() { Status::Clean } else { Status::Findings };
     outputs.write(|| text::Text(&report).to_string(), &[&|| json::to_json(&report)], status)
 }

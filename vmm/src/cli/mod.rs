@@ -9,6 +9,7 @@ mod doctor;
 mod explain;
 mod input;
 mod kexec;
+mod limits;
 mod matrix;
 mod output;
 mod progress;

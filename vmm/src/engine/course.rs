@@ -1,25 +1,26 @@
 //! What the engines do alike: what the CPU is told, how many pages a mapper gets, and the report.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use efibed_guest::protocol::{CpuAbilities, KeepRange};
 use efibed_guest::{Layout, LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
-use super::{Job, Miscall, Moment, Progress};
+use super::{Job, Miscall, Moment};
 use crate::check::{
-    Alias, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Role, Rule, Severity, TableVerdict, WalkStep,
-    Witness,
+    self, Alias, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity, Skipped,
+    TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, Offence};
 use crate::guest::{Loaded, OwnMemory};
 use crate::machine::{CpuidRequest, CpuidSeen};
-use crate::memory_map::{MemoryMap, PAGE_BYTES, type_name};
+use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
 use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
 use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
-/// where it is mapped 1:1 too.
+/// where it is mapped 1:1 too. That is 320 MiB; and a walk of as many tables takes a second.
 const MAX_POOL_PAGES: u64 = 81_920;
 
 /// What CPUID says, and what of it is switched on: everything that protects, five levels and keys only if asked for.
@@ -58,6 +59,10 @@ pub fn offer(cpu: &Cpu) -> CpuAbilities {
 
 /// Enough pages for 4 KiB leaves of everything that is mapped, up to a limit.
 pub fn pool_pages(map: &MemoryMap, layout: Layout) -> u64 {
+    pages_wanted(map, layout).min(MAX_POOL_PAGES)
+}
+
+fn pages_wanted(map: &MemoryMap, layout: Layout) -> u64 {
     let identity = matches!(layout, Layout::Linux | Layout::LinuxFixed);
     let needs = map.regions().filter(|region| region.is_mapped()).map(|region| {
         let tables = |span: u64| region.pages / span + 2;
@@ -69,13 +74,7 @@ pub fn pool_pages(map: &MemoryMap, layout: Layout) -> u64 {
     let own = 32 + map.descriptors().len() as u64 / 4096;
     // Each entry of the Memory Attributes Table may split a leaf at both of its ends, at both addresses.
     let splits = 8 * map.attributes_table().len() as u64;
-    needs.fold(own + splits, u64::saturating_add).min(MAX_POOL_PAGES)
-}
-
-/// The mapper's first phase, for whoever waits for it.
-pub fn mapping(map: &MemoryMap) -> Progress {
-    let pages = map.regions().filter(|region| region.is_mapped()).map(|region| region.pages);
-    Progress::Mapping { pages: pages.fold(0, u64::saturating_add) }
+    needs.fold(own + splits, u64::saturating_add)
 }
 
 /// The kernel's ranges, as the checks take them.
@@ -97,8 +96,48 @@ pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told
     changed
 }
 
+/// Something that a run had no time for.
+pub fn out_of_time(what: &str, limit: Duration) -> Skipped {
+    Skipped::not_done(what, format!("the limit of {} s for the run was over", limit.as_secs_f64()))
+}
+
+/// What becomes of a run whose mapper gave up: that is a finding, unless the test bed gave it less than the map may need.
+pub fn mapper_gave_up(job: &Job<'_>, phase: Phase, error: MapError, report: &mut Report, marks: &mut Marks) {
+    let (map, layout) = (job.map, job.mapper.layout);
+    if error == MapError::OutOfTablePages && pages_wanted(map, layout) > MAX_POOL_PAGES {
+        let reason = format!("its tables take more than the {MAX_POOL_PAGES} pages that the test bed has for them");
+        report.skipped.push(Skipped::not_done("the mapping", reason));
+        judge_closed_form(job, &report.cpu.told, marks);
+    } else {
+        mapper_error(phase, error, map, pool_pages(map, layout), marks);
+    }
+}
+
+/// What is wrong with the addresses that the layout gives, whoever maps them.
+fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
+    let (map, layout) = (job.map, job.mapper.layout);
+    let formula = check::addresses(map, layout);
+    let virtual_map = map.descriptors().iter().enumerate().filter_map(|(index, descriptor)| {
+        let virt_start = formula.get(&index)?.unwrap_or(descriptor.virt_start);
+        Some(MemoryDescriptor { virt_start, ..*descriptor })
+    });
+    let virtual_map: Vec<_> = virtual_map.collect();
+    let question =
+        Question { map, layout, virtual_map: &virtual_map, virtual_map_at: &(0..0), told, nx: true, kernel: &[] };
+    Expectation::new(&question, marks);
+}
+
+/// The report on a mapping that was found to be impossible without a guest.
+pub fn report_on_no_mapping(job: &Job<'_>, error: MapError, report: &mut Report) {
+    let mut marks = Marks::default();
+    mapper_gave_up(job, Phase::Map, error, report, &mut marks);
+    report.findings.extend(marks.into_findings(Phase::Map, job.map, None));
+    report.skipped.extend(asked_of_services(job).map(|what| Skipped::not_done(what, "there is no mapping")));
+    report.regions = region_reports(job.map, None, &report.findings);
+}
+
 /// A mapper's error as a finding.
-pub fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
+fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
     let region = |index: usize| map.regions().nth(index);
     let (rule, index, message) = match error {
         MapError::WindowOverflow { index } => {
@@ -187,10 +226,13 @@ pub fn region_reports(
     expectation: Option<(&Expectation, &TableVerdict)>,
     findings: &[Finding],
 ) -> Vec<RegionReport> {
+    // Where there are no tables, and nothing is wrong with the mapping either, nobody knows what it would have been.
+    let is_known = expectation.is_some() || findings.iter().any(|finding| finding.phase != Phase::Input);
+    let unmapped = if is_known { Verdict::Unmapped } else { Verdict::Skipped };
     let mut reports: Vec<RegionReport> = map
         .regions()
         .map(|region| {
-            let verdict = if region.is_runtime() && region.pages > 0 { Verdict::Unmapped } else { Verdict::NotOwed };
+            let verdict = if region.is_runtime() && region.pages > 0 { unmapped } else { Verdict::NotOwed };
             RegionReport { region, virt: None, aliases: Vec::new(), leaves: LeafCounts::default(), verdict }
         })
         .collect();

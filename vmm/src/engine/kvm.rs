@@ -2,6 +2,8 @@
 
 mod abandoned;
 mod calling;
+mod mapping;
+mod stage;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Range, RangeInclusive};
@@ -16,9 +18,11 @@ use efibed_stub::stamp::stamp_page;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use uefi_raw::table::runtime::ResetType;
 
+use mapping::Rehearsal;
+use stage::Stage;
+
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
-use super::stray::Untouchable;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
@@ -125,13 +129,27 @@ impl Kvm {
             firmware.name_attributes_table(placement.attributes().start);
         }
         let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
+        let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
+        let request = loaded.request(job.mapper, course::offer(&cpu));
+        let rehearsal = match mapping::rehearse(job, &loaded, &request) {
+            Ok(rehearsal) => rehearsal,
+            Err(error) => {
+                if let Some(machine) = reused {
+                    self.machines.give_back(&job.cpu, machine);
+                }
+                report.findings = input.into_findings(Phase::Input, job.map, None);
+                course::report_on_no_mapping(job, error, &mut report);
+                report.timing.total = start.elapsed();
+                return Ok(report);
+            }
+        };
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
         };
-        let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
         Machines::prepare(&mut machine, job.map)?;
-        let guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.limit)?;
+        let mut guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.stretch_limit)?;
+        guest.set_deadline(start.checked_add(job.limit));
         report.timing.build = start.elapsed();
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
@@ -140,6 +158,7 @@ impl Kvm {
             job,
             guest,
             loaded: &loaded,
+            rehearsal,
             cpu,
             firmware,
             pages,
@@ -147,6 +166,7 @@ impl Kvm {
             report,
             marks: Marks::default(),
             phase: Phase::Map,
+            stage: Stage::Mapping,
             given_up: false,
             committed: Vec::new(),
             miscalled: Vec::new(),
@@ -237,6 +257,7 @@ struct Run<'a, 'm> {
     job: &'a Job<'a>,
     guest: Guest<'m>,
     loaded: &'m Loaded,
+    rehearsal: Rehearsal<'m>,
     cpu: Cpu,
     firmware: Option<Firmware>,
     /// By address.
@@ -245,6 +266,7 @@ struct Run<'a, 'm> {
     report: Report,
     marks: Marks,
     phase: Phase,
+    stage: Stage,
     /// The guest has abandoned a runtime service, and calls no more of them.
     given_up: bool,
     /// What firmware has done that it must not.
@@ -304,7 +326,7 @@ impl Run<'_, '_> {
             return Ok(());
         }
 
-        self.phase = Phase::Finish;
+        (self.phase, self.stage) = (Phase::Finish, Stage::Finishing);
         let unchanged = MappedTables { changed: false, ..tables };
         let finished = if self.job.kernel.finish { self.run_mapper(Op::Finish)? } else { Some(unchanged) };
         let Some(finished) = finished else { return Ok(()) };
@@ -321,6 +343,7 @@ impl Run<'_, '_> {
                 return Ok(());
             }
         }
+        self.stage = Stage::Calls;
         let finished = finished_expectation.as_ref().unwrap_or(expectation);
         self.denials = course::denials(self.job, finished, self.loaded, root, &self.cpu.checks);
         let called = self.call_after_the_switch(finished, root);
@@ -339,48 +362,6 @@ impl Run<'_, '_> {
         }
         self.loaded.write_virtual_map(&[]);
         Ok(())
-    }
-
-    /// One phase of the mapper; None: it gave up, which is a finding.
-    fn run_mapper(&mut self, op: Op) -> Result<Option<MappedTables>, End> {
-        let untouchable = Untouchable::new(self.loaded);
-        let pages = self.page_contents();
-        let mut strays = Strays(None);
-        (self.job.progress)(if op == Op::Map { course::mapping(self.job.map) } else { Progress::Finishing });
-        let started = Instant::now();
-        let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), &mut strays);
-        self.report.timing.map += started.elapsed();
-        let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
-        let changed_page = changed.map(|index| self.pages[index].phys);
-        let stray = untouchable.first_change(self.loaded).or(strays.0).or(changed_page);
-        self.find_stray_write(stray);
-        match mapped? {
-            Ok(tables) => Ok(Some(tables)),
-            Err(error) => {
-                let pool = course::pool_pages(self.job.map, self.job.mapper.layout);
-                course::mapper_error(self.phase, error, self.job.map, pool, &mut self.marks);
-                self.conclude(None);
-                Ok(None)
-            }
-        }
-    }
-
-    fn find_stray_write(&mut self, first: Option<u64>) {
-        if let Some(pa) = first {
-            self.marks.push_worded(self.phase, Rule::StrayWrite, None, course::stray_write(pa));
-        }
-    }
-
-    /// What is in firmware's pages now.
-    fn page_contents(&mut self) -> Vec<[u8; PAGE_BYTES as usize]> {
-        let machine = self.guest.machine();
-        let content = |page: &BackedPage| {
-            let mut content = [0; PAGE_BYTES as usize];
-            // What cannot be read has no content to change.
-            let _ = machine.read(page.phys, &mut content);
-            content
-        };
-        self.pages.iter().map(content).collect()
     }
 
     fn is_stamped(&self, pa: u64) -> bool {
@@ -406,6 +387,7 @@ impl Run<'_, '_> {
 
     fn switch_and_probe(&mut self, expectation: &Expectation, tables: &MappedTables) -> Result<(), End> {
         if self.job.earlier.is_none() {
+            self.stage = Stage::Switch;
             let (name, root) = self.tables_for_the_switch(tables);
             self.call_before_the_switch(name, root, tables.mapped)?;
             let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
@@ -419,6 +401,7 @@ impl Run<'_, '_> {
 
     /// Asks the guest's MMU everything there is to ask.
     fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
+        self.stage = if self.phase == Phase::Map { Stage::Probes } else { Stage::LastProbes };
         let planning = Instant::now();
         let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
         let plan = {
@@ -559,6 +542,10 @@ impl Run<'_, '_> {
 
     /// The guest ended before its time.
     fn ended(&mut self, end: &End) {
+        if matches!(end, End::OutOfTime) {
+            self.report.skipped.extend(self.stage.not_done(self.job.limit));
+            return self.conclude(None);
+        }
         let rule = match end {
             End::Crash(_) => Rule::GuestFault,
             End::Panic { .. } => Rule::GuestPanic,
@@ -631,21 +618,6 @@ fn disassembled(bytes: &[u8], rip: u64) -> String {
     let mut text = String::new();
     GasFormatter::new().format(&instruction, &mut text);
     text
-}
-
-/// Hears where the mapping code wrote, if no memory was there.
-struct Strays(Option<u64>);
-
-impl GuestEvents for Strays {
-    fn wrote(&mut self, pa: u64, _value: u64) {
-        self.0.get_or_insert(pa);
-    }
-
-    fn swept_fault(&mut self, _fault: protocol::Fault) {}
-
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
-        PortAnswer::Unknown
-    }
 }
 
 /// Hears what happens while a batch runs.

@@ -11,6 +11,7 @@ mod course;
 mod firmware_memory;
 mod kvm;
 mod machines;
+mod native;
 mod options;
 mod stray;
 mod trials;
@@ -40,8 +41,12 @@ pub struct Job<'a> {
     pub cpu: CpuidRequest,
     /// Of whatever is sampled.
     pub seed: u64,
-    /// For each stretch of running in the guest.
+    /// For the whole run: what is not done by then is left out, and said.
     pub limit: Duration,
+    /// For each stretch of running in the guest, which counts as hung after it.
+    pub stretch_limit: Duration,
+    /// Pages of tables that are built in the guest at the most: what takes more is mapped natively.
+    pub table_limit: u64,
     /// Pages swept at the most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
     pub sweep_limit: u64,
     /// How firmware behaves.
@@ -70,11 +75,12 @@ impl Job<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The mapping code begins. Nothing is heard of it until it is done: where ring 0 is emulated, that takes some
-    /// microseconds for each 4 KiB leaf.
+    /// The mapping code builds tables: where ring 0 is emulated, that takes some milliseconds for each.
     Mapping {
-        /// Pages in the regions that are to be mapped.
-        pages: u64,
+        /// Tables that it has built.
+        tables: u64,
+        /// Tables that it will have built in the end, if that is known.
+        of: Option<u64>,
     },
     /// The host begins to walk the tables.
     Walking,

@@ -3,14 +3,14 @@
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use efibed_guest::page_table::AddressSpace;
-use efibed_guest::{Finish, MapContext, MapError, Mapper};
+use efibed_guest::MapError;
 
 use super::course;
+use super::native::Native;
 use super::stray::Untouchable;
 use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::guest::{Image, Loaded, Placement};
+use crate::guest::{Image, Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -44,7 +44,8 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     report.timing.build = start.elapsed();
 
     let kernel = course::ranges(&loaded.keep);
-    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look };
+    let deadline = start.checked_add(job.limit);
+    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look, deadline };
     let judged = run.carry_out();
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
@@ -65,28 +66,28 @@ struct Run<'a> {
     marks: Marks,
     /// Shown the tables of each phase.
     look: &'a mut dyn FnMut(Phase, &TableCheck<'_>),
+    deadline: Option<Instant>,
 }
 
 impl Run<'_> {
     /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
     fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
         let request = self.loaded.request(self.job.mapper, course::offer(&self.report.cpu));
-        // SAFETY: all that the request names is this guest's memory, mapped in this process at that offset for as long
-        // as `loaded` lives; nobody else touches it meanwhile, and the pool is as new.
-        let context = unsafe { MapContext::from_request(&request, self.loaded.memory.host_offset()) };
-        let mut mapper = self.job.mapper;
-        let mut context = context.ok_or(MapError::TooManyRegions { index: 0 });
-        let mapped = self.run_mapper(Phase::Map, || mapper.map(context.as_mut().map_err(|error| *error)?))?;
-        let context = context.as_mut().ok()?;
-        for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
-            course::tamper(self.job, moment, &self.loaded.memory, mapped.root(), &self.paging);
+        let (mapper, loaded) = (self.job.mapper, self.loaded);
+        let mut native = self.run_mapper(Phase::Map, || Native::map(mapper, loaded, &request))?;
+        let MappedTables { root, mapped, .. } = native.tables();
+        if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
+            return None;
         }
-        let virtual_map = self.loaded.virtual_map(context.mapped_count() as u64);
+        for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
+            course::tamper(self.job, moment, &self.loaded.memory, root, &self.paging);
+        }
+        let virtual_map = self.loaded.virtual_map(mapped);
         let question = Question {
             map: self.job.map,
             layout: self.job.mapper.layout,
             virtual_map: &virtual_map,
-            virtual_map_at: &context.virtual_map_used(),
+            virtual_map_at: &self.loaded.virtual_map_at(mapped),
             told: &self.paging.clone(),
             nx: self.paging.nxe,
             kernel: &self.kernel.clone(),
@@ -95,27 +96,36 @@ impl Run<'_> {
         if let Some(earlier) = self.job.earlier {
             expectation.compare_with_earlier(self.job.map, earlier.virtual_map, &mut self.marks);
         }
-        let verdict = self.check(Phase::Map, &expectation, mapped);
+        let verdict = self.check(Phase::Map, &expectation, root);
         self.report.virtual_map.clone_from(&virtual_map);
 
-        if !self.job.kernel.finish {
+        if !self.job.kernel.finish || self.is_out_of_time(&["phase `finish`"]) {
             return Some((expectation, verdict));
         }
-        let finished = self.run_mapper(Phase::Finish, || mapper.finish(context, mapped));
-        if finished == Some(Finish::Changed) {
-            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, mapped.root(), &self.paging);
+        let finished = self.run_mapper(Phase::Finish, || native.finish());
+        if finished.is_some_and(|tables| tables.changed) {
+            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
             let finished = expectation.finished(&question);
-            self.check(Phase::Finish, &finished, mapped);
-            let denials = course::denials(self.job, &finished, self.loaded, mapped.root(), &self.paging);
+            self.check(Phase::Finish, &finished, root);
+            let denials = course::denials(self.job, &finished, self.loaded, root, &self.paging);
             self.report.findings.extend(denials.into_iter().map(|denied| denied.finding));
         }
         Some((expectation, verdict))
     }
 
+    /// Whether the run's limit is over; what is left out then is reported.
+    fn is_out_of_time(&mut self, open: &[&str]) -> bool {
+        let is_over = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        for what in open.iter().filter(|_| is_over) {
+            self.report.skipped.push(course::out_of_time(what, self.job.limit));
+        }
+        is_over
+    }
+
     /// A phase of the mapper, run on the guest's memory as the guest would; None: it gave up, which is a finding.
     fn run_mapper<T>(&mut self, phase: Phase, run: impl FnOnce() -> Result<T, MapError>) -> Option<T> {
         if phase == Phase::Map {
-            (self.job.progress)(course::mapping(self.job.map));
+            (self.job.progress)(Progress::Mapping { tables: 0, of: None });
         }
         let untouchable = Untouchable::new(self.loaded);
         let mapping = Instant::now();
@@ -124,20 +134,19 @@ impl Run<'_> {
         if let Some(pa) = untouchable.first_change(self.loaded) {
             self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
-        if let Err(error) = outcome {
-            let pool = course::pool_pages(self.job.map, self.job.mapper.layout);
-            course::mapper_error(phase, error, self.job.map, pool, &mut self.marks);
+        if let Err(error) = &outcome {
+            course::mapper_gave_up(self.job, phase, *error, &mut self.report, &mut self.marks);
             self.conclude(phase, None);
         }
         outcome.ok()
     }
 
-    fn check(&mut self, phase: Phase, expectation: &Expectation, space: AddressSpace) -> TableVerdict {
+    fn check(&mut self, phase: Phase, expectation: &Expectation, root: u64) -> TableVerdict {
         (self.job.progress)(Progress::Walking);
         let checking = Instant::now();
         let tables = TableCheck {
             memory: &self.loaded.memory,
-            root: Pa(space.root()),
+            root: Pa(root),
             kernel_root: Pa(self.loaded.kernel_root),
             kernel: &self.kernel,
             told: &self.paging,
@@ -145,7 +154,7 @@ impl Run<'_> {
         };
         let verdict = tables.run(&mut self.marks);
         (self.look)(phase, &tables);
-        self.conclude(phase, Some(space.root()));
+        self.conclude(phase, Some(root));
         self.report.timing.check += checking.elapsed();
         verdict
     }

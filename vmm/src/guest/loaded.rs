@@ -165,6 +165,14 @@ impl Loaded {
         fits && self.memory.write(range.start, &bytes)
     }
 
+    /// Takes back what a mapper has built natively in so many pages of its pool: the memory is as new. False if there are
+    /// not so many.
+    pub fn forget_mapping(&self, table_pages: u64) -> bool {
+        const PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+        let mut pages = (0..table_pages).map(|page| self.placement.pool().start + page * PAGE_BYTES);
+        pages.all(|page| self.memory.write(page, &PAGE)) && self.write_virtual_map(&[])
+    }
+
     /// The physical addresses of the virtual map's first `count` descriptors.
     pub fn virtual_map_at(&self, count: u64) -> Range<u64> {
         let start = self.placement.virtual_map().start;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem::{offset_of, size_of};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efibed_guest::LayoutMapper;
 use efibed_guest::MapError;
@@ -40,6 +40,8 @@ pub trait GuestEvents {
     fn internal_error(&mut self, _error: &InternalError, _machine: &mut Machine) -> bool {
         false
     }
+    /// Some time has passed, and the guest is not done.
+    fn still_running(&mut self) {}
     /// The guest wrote to a port that is not the guest image's own.
     fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer;
 }
@@ -83,6 +85,8 @@ pub enum End {
     Exit(Exit),
     /// Whoever heard what it wrote to a port stopped it.
     Stopped,
+    /// The time for all that the guest was to do is over.
+    OutOfTime,
     /// KVM would not run it.
     Run(RunError),
     /// The watchdog could not be armed.
@@ -116,6 +120,7 @@ impl fmt::Display for End {
             Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
             Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
             Self::Stopped => f.write_str("the guest had its machine reset"),
+            Self::OutOfTime => f.write_str("the time for the whole run is over"),
             Self::Run(error) => write!(f, "{error}"),
             Self::Watchdog(error) => write!(f, "{error}"),
             Self::Corrupt => f.write_str("the guest's mailbox does not hold what it must"),
@@ -157,6 +162,7 @@ pub struct Guest<'m> {
     machine: &'m mut Machine,
     loaded: &'m Loaded,
     limit: Duration,
+    deadline: Option<Instant>,
 }
 
 impl<'m> Guest<'m> {
@@ -180,7 +186,7 @@ impl<'m> Guest<'m> {
         regs.rsp = header.stack_top;
         regs.rflags = RFLAGS_FIXED;
         machine.commit_registers()?;
-        Ok(Self { machine, loaded, limit })
+        Ok(Self { machine, loaded, limit, deadline: None })
     }
 
     /// The machine it runs in, stopped.
@@ -202,18 +208,19 @@ impl<'m> Guest<'m> {
         self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables + offset;
     }
 
-    /// Runs the mapper's phase `map`, or `finish`.
+    /// Runs the mapper's phase `map`, or `finish`. It is given the time to fill so many pages of tables.
     pub fn map(
         &mut self,
         op: Op,
         mapper: LayoutMapper,
         cpu: CpuAbilities,
+        table_pages: u64,
         events: &mut dyn GuestEvents,
     ) -> Result<Mapped, End> {
         let request = self.loaded.request(mapper, cpu);
         self.put_request(&request)?;
         let usual = self.limit;
-        self.limit += self.time_to_map();
+        self.limit += self.time_to_map(table_pages);
         let done = self.batch(&[command(op, [0; 6])], events);
         self.limit = usual;
         done?;
@@ -229,10 +236,9 @@ impl<'m> Guest<'m> {
     /// What mapping code may take beyond the usual limit. Where ring 0 is emulated an instruction costs a microsecond or
     /// two, and three on a busy machine: of a table's 512 entries each was seen to take 4 to 7. The limit is for code that
     /// hangs, so it leaves more than as much again.
-    fn time_to_map(&self) -> Duration {
-        let sizes = self.loaded.placement.sizes;
-        let (descriptors, tables) = (sizes.memory_map / 48, sizes.pool / PAGE_BYTES);
-        Duration::from_millis(2 * descriptors + 10 * tables)
+    fn time_to_map(&self, table_pages: u64) -> Duration {
+        let descriptors = self.loaded.placement.sizes.memory_map / 48;
+        Duration::from_millis(2 * descriptors + 10 * table_pages)
     }
 
     /// Carries out commands; returns their results.
@@ -297,6 +303,11 @@ impl<'m> Guest<'m> {
         results.collect()
     }
 
+    /// When all batches must be over, whatever the limit of each; None: at no time.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
     /// The limit of further batches.
     pub fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
@@ -326,9 +337,33 @@ impl<'m> Guest<'m> {
             .collect()
     }
 
+    /// Runs the guest to the end of its batch, its limit or the deadline; `events` hears now and then that it is at work.
     fn run(&mut self, events: &mut dyn GuestEvents) -> Result<(), End> {
+        /// Short enough for whoever watches, and long enough to cost nothing.
+        const SLICE: Duration = Duration::from_millis(250);
+        let started = Instant::now();
+        loop {
+            let now = Instant::now();
+            let left = self.limit.saturating_sub(now - started);
+            let left_of_all = self.deadline.map_or(left, |deadline| deadline.saturating_duration_since(now));
+            match self.run_for(SLICE.min(left).min(left_of_all), events) {
+                Err(End::Exit(Exit::Watchdog { rip, cpl, .. })) => {
+                    if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Err(End::OutOfTime);
+                    }
+                    if started.elapsed() >= self.limit {
+                        return Err(End::Exit(Exit::Watchdog { limit: self.limit, rip, cpl }));
+                    }
+                    events.still_running();
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    fn run_for(&mut self, limit: Duration, events: &mut dyn GuestEvents) -> Result<(), End> {
         let mailbox = self.mailbox(0);
-        let mut session = self.machine.session(self.limit).map_err(End::Watchdog)?;
+        let mut session = self.machine.session(limit).map_err(End::Watchdog)?;
         let memory = Mail { loaded: self.loaded, mailbox };
         loop {
             let exit = session.run().map_err(End::Run)?;

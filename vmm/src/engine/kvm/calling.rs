@@ -243,7 +243,7 @@ impl Run<'_, '_> {
             Served { firmware, tables: &self.loaded.memory, paging: &self.cpu.checks, command_at }
         });
         let mut listener = Listener { judge: None, firmware: served, calls: Vec::new(), reset: None };
-        self.guest.set_limit(LIMIT.min(self.job.limit));
+        self.guest.set_limit(LIMIT.min(self.job.stretch_limit));
         let mut outcome = self.guest.batch(commands, &mut listener);
         let mut halt = None;
         if let Err(end @ End::Exit(Exit::Watchdog { .. } | Exit::InternalError(_))) = &outcome
@@ -252,7 +252,7 @@ impl Run<'_, '_> {
             halt = Some(end.clone());
             outcome = self.guest.abandon_service(commands.len(), &mut listener);
         }
-        self.guest.set_limit(self.job.limit);
+        self.guest.set_limit(self.job.stretch_limit);
         Batch { outcome: outcome.map(drop), halt, reset: listener.reset.is_some(), trapped: listener.calls }
     }
 

@@ -1,0 +1,151 @@
+//! Regions of any size come to a verdict, by bounds that are counted here; and what they leave out is said.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use efibed::check::{Rule, SkipKind};
+use efibed::report::{Report, RunVerdict, Verdict};
+use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Progress, Scenario};
+use efibed_tests::*;
+use libtest_mimic::Trial;
+
+/// All of them.
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("what_cannot_be_mapped_needs_no_guest", Need::Kvm, what_cannot_be_mapped_needs_no_guest),
+        trial("too_many_tables_are_built_natively", Need::Kvm, too_many_tables_are_built_natively),
+        trial("phase_finish_is_run_natively_too", Need::Kvm, phase_finish_is_run_natively_too),
+        trial("a_second_kernel_may_be_mapped_natively", Need::Kvm, a_second_kernel_may_be_mapped_natively),
+        trial("more_tables_than_there_are_are_not_built", Need::Kvm, more_tables_than_there_are_are_not_built),
+        trial("a_tebibyte_is_mapped_in_the_guest", Need::Kvm, a_tebibyte_is_mapped_in_the_guest),
+        trial("a_run_past_its_limit_is_incomplete", Need::Kvm, a_run_past_its_limit_is_incomplete),
+    ]
+}
+
+/// A run's report, and what was told meanwhile.
+fn told(scenario: &Scenario) -> (Report, Vec<Progress>) {
+    let told = RefCell::new(Vec::new());
+    let report = bed().run_telling(scenario, &|progress| told.borrow_mut().push(progress));
+    (report.unwrap_or_else(|error| panic!("{error}")), told.into_inner())
+}
+
+fn not_done(report: &Report) -> Vec<&str> {
+    let rows = report.skipped.iter().filter(|skipped| skipped.kind == SkipKind::NotDone);
+    rows.map(|skipped| skipped.what.as_str()).collect()
+}
+
+fn rules(report: &Report) -> Vec<Rule> {
+    report.findings.iter().map(|finding| finding.rule).collect()
+}
+
+/// So many pages of MMIO at 4 GiB, and room for the guest.
+fn mmio(pages: u64) -> Scenario {
+    let text = format!(
+        r#"
+        [[descriptor]]
+        type = "ConventionalMemory"
+        phys = 0x100000
+        pages = 0x10000
+        attribute = "WB"
+        [[descriptor]]
+        type = "EfiMemoryMappedIO"
+        phys = 0x100000000
+        pages = {pages}
+        attribute = "RUNTIME|UC"
+        "#
+    );
+    let small_leaves = CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() };
+    Scenario::parse("mmio", &text).unwrap().cpu(small_leaves)
+}
+
+const TIB_PAGES: u64 = 1 << 28;
+
+fn what_cannot_be_mapped_needs_no_guest() {
+    for map in [scenario(OVER_64G), mmio(TIB_PAGES).layout(Layout::Window)] {
+        let (report, told) = told(&map);
+        assert_eq!(rules(&report), [Rule::WindowOverflow]);
+        assert_eq!((report.probes.total, report.calls.len()), (0, 0));
+        assert!(told.is_empty(), "no phase of a guest was begun: {told:?}");
+    }
+    let (report, told) = told(&scenario(OVER_64G).layout(Layout::PackedDown));
+    report.assert_clean();
+    assert!(!told.is_empty() && report.probes.total > 0);
+}
+
+/// Under `window` the map of 2013 takes nine tables: the root; the PDPT that window and kernel share; a PD for each of the
+/// two GiB that have regions; and PTs at 0xfc000000, 0xfdc00000, 0xfe000000, 0xffa00000 and 0xffe00000 of the last 8 GiB.
+fn too_many_tables_are_built_natively() {
+    let (report, told_of) = told(&scenario(OVMF_2013).table_limit(9));
+    report.assert_clean();
+    assert_eq!(told_of[0], Progress::Mapping { tables: 0, of: Some(9) });
+    let calls = report.calls.len();
+
+    let (report, _) = told(&scenario(OVMF_2013).table_limit(8));
+    assert_eq!(report.verdict(), RunVerdict::Incomplete);
+    assert_eq!(not_done(&report), ["the mapping code in a guest"]);
+    // The guest's MMU is asked all the same, and services are called.
+    assert_eq!((report.probes.pages_verified, report.calls.len()), (4774, calls));
+    assert!(report.regions.iter().all(|region| region.verdict == Verdict::Ok));
+    // What is wrong is found in such tables too.
+    let wrong = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnlyMasked).table_limit(0);
+    let (report, _) = told(&wrong);
+    assert_eq!(report.verdict(), RunVerdict::Findings);
+    assert!(rules(&report).iter().all(|rule| *rule == Rule::WrongFrame));
+}
+
+fn phase_finish_is_run_natively_too() {
+    // Boot services go, at both of their addresses, and the guest's MMU must see that.
+    let linux = scenario(Q35_2G).layout(Layout::Linux);
+    let (in_guest, _) = told(&linux);
+    let (report, told) = told(&linux.table_limit(0));
+    assert_eq!((rules(&report), not_done(&report)), (vec![], vec!["the mapping code in a guest"]));
+    assert_eq!((report.probes, report.calls.len()), (in_guest.probes, in_guest.calls.len()));
+    assert!(told.contains(&Progress::Finishing));
+}
+
+fn a_second_kernel_may_be_mapped_natively() {
+    // The first kernel's map for SetVirtualAddressMap lies where that of the mapper was.
+    let scenario = scenario(Q35_2G).layout(Layout::LinuxFixed).table_limit(0);
+    let reports = bed().kexec(&scenario, map(Q35_2G)).unwrap();
+    for report in &reports {
+        assert_eq!((rules(report), not_done(report)), (vec![], vec!["the mapping code in a guest"]));
+    }
+}
+
+/// 4 KiB leaves for 16 TiB take 2^23 tables; the bed has 81,920. That the addresses are wrong is known without any.
+fn more_tables_than_there_are_are_not_built() {
+    for engine in [EngineName::Kvm, EngineName::Walker] {
+        for (layout, rule) in [(Layout::Linux, Rule::WindowOverflow), (Layout::PackedDown, Rule::OutsideArena)] {
+            let scenario = mmio(16 * TIB_PAGES).layout(layout).leaf_rule(LeafRule::FourK);
+            let (report, _) = told(&scenario.engine(engine));
+            assert_eq!((rules(&report), not_done(&report)), (vec![rule], vec!["the mapping"]));
+            assert_eq!((report.regions[1].verdict, report.probes.total), (Verdict::Unmapped, 0));
+            assert!(report.skipped[0].reason.contains("81920 pages"), "{}", report.skipped[0].reason);
+        }
+    }
+}
+
+/// 1 TiB of 2 MiB leaves, 1:1: 1024 PDs in three PDPTs, and few more. It has no room in the window.
+fn a_tebibyte_is_mapped_in_the_guest() {
+    let (report, told) = told(&mmio(TIB_PAGES));
+    assert_eq!((rules(&report), not_done(&report)), (vec![Rule::WindowOverflow], vec![]));
+    assert!(matches!(told[0], Progress::Mapping { tables: 0, of: Some(1027..=1040) }), "{:?}", told[0]);
+    // In either phase 2^16 pages and a sample of 1024 are swept, and some single addresses are tried.
+    assert!((1 << 16..2 * (1 << 16) + 4096).contains(&report.probes.total), "{}", report.probes.total);
+    let sampled = report.skipped.iter().filter(|skipped| skipped.kind == SkipKind::Sample);
+    assert!(sampled.map(|skipped| skipped.count).sum::<u64>() > TIB_PAGES - (1 << 17));
+}
+
+fn a_run_past_its_limit_is_incomplete() {
+    let (report, _) = told(&scenario(Q35_2G).limit(Duration::ZERO));
+    assert_eq!((report.verdict(), rules(&report)), (RunVerdict::Incomplete, vec![]));
+    let stages = not_done(&report);
+    assert_eq!((stages.len(), stages[0]), (6, "the mapping code"));
+    assert!(report.skipped[0].reason.contains("limit of 0 s"), "{}", report.skipped[0].reason);
+    assert!(report.regions.iter().all(|region| region.verdict != Verdict::Ok));
+
+    let (report, _) = told(&scenario(Q35_2G).limit(Duration::ZERO).engine(EngineName::Walker));
+    assert_eq!((report.verdict(), not_done(&report).len()), (RunVerdict::Incomplete, 2));
+    // With no limit to speak of there is none.
+    told(&scenario(Q35_2G).limit(Duration::MAX)).0.assert_clean();
+}

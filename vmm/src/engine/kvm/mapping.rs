@@ -1,0 +1,165 @@
+//! The mapping code's two phases: in the guest, or natively where they take too much for that.
+
+use std::time::Instant;
+
+use efibed_guest::MapError;
+use efibed_guest::protocol::{self, MapRequest, Op};
+
+use super::super::native::Native;
+use super::super::stray::Untouchable;
+use super::super::{Job, Progress, course};
+use super::Run;
+use crate::check::{Rule, Skipped};
+use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, OwnMemory, PAGE_BYTES, PortAnswer};
+use crate::machine::Machine;
+
+/// What is known of the mapping before there is a guest.
+pub(super) struct Rehearsal<'a> {
+    /// Pages of tables that it takes.
+    pub table_pages: u64,
+    /// It takes too many for a guest: the mapper, after its first phase.
+    pub native: Option<Native<'a>>,
+    /// Where the mapper wrote natively and must not.
+    stray: Option<u64>,
+}
+
+/// Runs phase `map` natively, which is a thousand times as fast as where ring 0 is emulated. What cannot be mapped is so
+/// known without a guest. What takes more tables than [`Job::table_limit`] stays as it is, and the guest's MMU is asked
+/// about it; else the memory is as new, and the guest does it again.
+pub(super) fn rehearse<'a>(
+    job: &Job<'_>,
+    loaded: &'a Loaded,
+    request: &'a MapRequest,
+) -> Result<Rehearsal<'a>, MapError> {
+    let untouchable = Untouchable::new(loaded);
+    let native = Native::map(job.mapper, loaded, request)?;
+    let table_pages = native.tables().table_pages;
+    if table_pages > job.table_limit {
+        let stray = untouchable.first_change(loaded);
+        return Ok(Rehearsal { table_pages, native: Some(native), stray });
+    }
+    match loaded.forget_mapping(table_pages) {
+        true => Ok(Rehearsal { table_pages, native: None, stray: None }),
+        // It says to have used more pages than there are.
+        false => Err(MapError::OutOfTablePages),
+    }
+}
+
+impl Run<'_, '_> {
+    /// One phase of the mapper; None: it gave up, which is a finding.
+    pub(super) fn run_mapper(&mut self, op: Op) -> Result<Option<MappedTables>, End> {
+        let of = self.rehearsal.table_pages;
+        (self.job.progress)(match op {
+            Op::Map => Progress::Mapping { tables: 0, of: Some(of) },
+            _ => Progress::Finishing,
+        });
+        let started = Instant::now();
+        let mapped = if self.rehearsal.native.is_some() { self.map_natively(op) } else { self.map_in_the_guest(op) };
+        self.report.timing.map += started.elapsed();
+        match mapped? {
+            Ok(tables) => Ok(Some(tables)),
+            Err(error) => {
+                course::mapper_gave_up(self.job, self.phase, error, &mut self.report, &mut self.marks);
+                self.conclude(None);
+                Ok(None)
+            }
+        }
+    }
+
+    fn map_in_the_guest(&mut self, op: Op) -> Result<Result<MappedTables, MapError>, End> {
+        let untouchable = Untouchable::new(self.loaded);
+        let pages = self.page_contents();
+        let table_pages = self.rehearsal.table_pages;
+        let is_new = op == Op::Map;
+        let mut watch =
+            Watch { is_new, first_stray: None, built: 0, of: table_pages, loaded: self.loaded, job: self.job };
+        let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), table_pages, &mut watch);
+        let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
+        let changed_page = changed.map(|index| self.pages[index].phys);
+        let stray = untouchable.first_change(self.loaded).or(watch.first_stray).or(changed_page);
+        self.find_stray_write(stray);
+        mapped
+    }
+
+    /// The same outside the guest, on its memory.
+    fn map_natively(&mut self, op: Op) -> Result<Result<MappedTables, MapError>, End> {
+        let (limit, pages) = (self.job.table_limit, self.rehearsal.table_pages);
+        let Some(native) = &mut self.rehearsal.native else { return Err(End::Corrupt) };
+        if op == Op::Map {
+            // An earlier kernel's map has been in its place.
+            if !self.loaded.write_virtual_map(native.virtual_map()) {
+                return Err(End::Corrupt);
+            }
+            let tables = native.tables();
+            let reason = format!("its tables take {pages} pages, and up to {limit} are built there; it ran natively");
+            self.report.skipped.push(Skipped::not_done("the mapping code in a guest", reason));
+            let stray = self.rehearsal.stray;
+            self.find_stray_write(stray);
+            return Ok(Ok(tables));
+        }
+        let untouchable = Untouchable::new(self.loaded);
+        let finished = native.finish();
+        let stray = untouchable.first_change(self.loaded);
+        self.find_stray_write(stray);
+        // A shadow MMU keeps what it saw of these tables in phase `map`, and does not see the host write to them.
+        self.guest.machine().forget_translations().map_err(|_| End::Corrupt)?;
+        Ok(finished)
+    }
+
+    fn find_stray_write(&mut self, first: Option<u64>) {
+        if let Some(pa) = first {
+            self.marks.push_worded(self.phase, Rule::StrayWrite, None, course::stray_write(pa));
+        }
+    }
+
+    /// What is in firmware's pages now.
+    fn page_contents(&mut self) -> Vec<[u8; PAGE_BYTES as usize]> {
+        let machine = self.guest.machine();
+        let content = |page: &BackedPage| {
+            let mut content = [0; PAGE_BYTES as usize];
+            // What cannot be read has no content to change.
+            let _ = machine.read(page.phys, &mut content);
+            content
+        };
+        self.pages.iter().map(content).collect()
+    }
+}
+
+/// Hears where the mapping code wrote, if no memory was there, and sees how many tables it has built.
+struct Watch<'a> {
+    /// The tables are being built, not changed.
+    is_new: bool,
+    first_stray: Option<u64>,
+    built: u64,
+    of: u64,
+    loaded: &'a Loaded,
+    job: &'a Job<'a>,
+}
+
+impl GuestEvents for Watch<'_> {
+    fn wrote(&mut self, pa: u64, _value: u64) {
+        self.first_stray.get_or_insert(pa);
+    }
+
+    fn swept_fault(&mut self, _fault: protocol::Fault) {}
+
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
+    }
+
+    /// Tables are taken from the pool one after another, and none stays empty.
+    fn still_running(&mut self) {
+        if !self.is_new {
+            return (self.job.progress)(Progress::Finishing);
+        }
+        let pool = self.loaded.placement.pool().start;
+        while self.built < self.of && is_in_use(&self.loaded.memory, pool + self.built * PAGE_BYTES) {
+            self.built += 1;
+        }
+        (self.job.progress)(Progress::Mapping { tables: self.built, of: Some(self.of) });
+    }
+}
+
+fn is_in_use(memory: &OwnMemory, page: u64) -> bool {
+    (page..page + PAGE_BYTES).step_by(8).any(|word| memory.read_u64(word).is_some_and(|word| word != 0))
+}
