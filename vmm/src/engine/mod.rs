@@ -38,7 +38,7 @@ pub struct Job<'a> {
     pub mapper: LayoutMapper,
     /// What the CPU is to say it is.
     pub cpu: CpuidRequest,
-    /// Of whatever is sampled.
+    /// Seeds all sampling.
     pub seed: u64,
     /// For each stretch of running in the guest.
     pub limit: Duration,
@@ -70,7 +70,7 @@ impl Job<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The mapping code begins. Nothing is heard of it until it is done: where ring 0 is emulated, that takes some
+    /// The mapping code begins. It reports nothing until it is done: where ring 0 is emulated, that takes some
     /// microseconds for each 4 KiB leaf.
     Mapping {
         /// Pages in the regions that are to be mapped.
