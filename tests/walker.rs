@@ -58,7 +58,7 @@ fn the_cpu_model_is_what_is_asked_for() {
     let small = CpuidRequest { maxphyaddr: Some(36), ..CpuidRequest::default() };
     run(&scenario(OVMF_2013).cpu(small)).assert_clean();
     let past = scenario(PAST_MAXPHYADDR).layout(Layout::PackedDown);
-    assert_eq!(rules(&run(&past)), [Rule::ReservedBit, Rule::PastMaxphyaddr]);
+    assert_eq!(rules(&run(&past)), [Rule::PastMaxphyaddr, Rule::ReservedBit]);
     let wide = CpuidRequest { maxphyaddr: Some(52), ..CpuidRequest::default() };
     run(&past.cpu(wide)).assert_clean();
     let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };

@@ -21,6 +21,7 @@ pub(crate) fn map(context: &mut MapContext<'_>, layout: Layout, leaf_rule: LeafR
     let gbpages = context.cpu.gbpages != 0;
     for index in 0..context.mapped_count() {
         let Some(region) = context.mapped(index) else { break };
+        context.take_up(&region);
         let mapping = Mapping { flags: region_flags(&region, context.cpu), leaf_rule, gbpages };
         map_identity(context, space, region.phys_start, region.page_count, mapping)?;
         // A region for which the window has no room keeps the VirtualStart it came with, and goes to firmware so.

@@ -8,7 +8,7 @@ use crate::error::MapError;
 use crate::layout::{Allocator, Layout, is_mapped};
 use crate::linux;
 use crate::page_table::{AddressSpace, LeafRule, Mapping, NX, PAGE_BYTES, PCD, PWT, Tables, WRITABLE};
-use crate::protocol::{CpuAbilities, KeepRange, MapRequest};
+use crate::protocol::{CpuAbilities, KeepRange, MapRequest, RegionAtHand};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
 ///
@@ -51,6 +51,7 @@ pub struct MapContext<'a> {
     /// What the CPU can do.
     pub cpu: CpuAbilities,
     virtual_map: VirtualMap<'a>,
+    region_at_hand: &'a mut RegionAtHand,
 }
 
 impl<'a> MapContext<'a> {
@@ -64,11 +65,12 @@ impl<'a> MapContext<'a> {
         let bytes = request.memory_map_bytes as usize;
         let at = |phys: u64| core::ptr::with_exposed_provenance_mut::<u8>(phys.wrapping_add(offset) as usize);
         // SAFETY: as the caller vouches.
-        let (memory_map, attributes_table, virtual_map) = unsafe {
+        let (memory_map, attributes_table, virtual_map, region_at_hand) = unsafe {
             (
                 core::slice::from_raw_parts(at(request.memory_map), bytes),
                 core::slice::from_raw_parts(at(request.attributes_table), request.attributes_table_bytes as usize),
                 core::slice::from_raw_parts_mut(at(request.virtual_map), bytes),
+                &mut *at(request.region_at_hand).cast::<RegionAtHand>(),
             )
         };
         let stride = request.stride as usize;
@@ -82,7 +84,24 @@ impl<'a> MapContext<'a> {
         let keep = request.keep.get(..request.keep_count as usize)?;
         let in_mapping_order = request.in_mapping_order != 0;
         let cpu = request.cpu;
-        Some(Self { memory_map, attributes_table, in_mapping_order, tables, kernel, keep, cpu, virtual_map })
+        Some(Self {
+            memory_map,
+            attributes_table,
+            in_mapping_order,
+            tables,
+            kernel,
+            keep,
+            cpu,
+            virtual_map,
+            region_at_hand,
+        })
+    }
+
+    /// Says which region is mapped next: whoever has to end a mapper that does not come to an end will ask.
+    pub fn take_up(&mut self, region: &MemoryDescriptor) {
+        let MemoryDescriptor { phys_start, page_count, .. } = *region;
+        // SAFETY: a reference is fit for a write. The compiler sees no reader, so it must not leave the write out.
+        unsafe { core::ptr::from_mut(self.region_at_hand).write_volatile(RegionAtHand { phys_start, page_count }) };
     }
 
     /// Adds a mapped region, with its `virt_start`, to the map that SetVirtualAddressMap will be given.
@@ -239,6 +258,7 @@ fn map_in_list_order(
     for (index, descriptor) in context.memory_map.iter().enumerate().filter(|(_, region)| is_mapped(region)) {
         // Firmware adds `virt_start - phys_start` to its pointers, so an unaligned start keeps its offset.
         let Some(virt_start) = allocator.place(index, descriptor)? else { continue };
+        context.take_up(descriptor);
         let [virt, phys] = [virt_start, descriptor.phys_start].map(|start| start & !(PAGE_BYTES - 1));
         let mapping =
             Mapping { flags: leaf_flags(descriptor, context.cpu), leaf_rule, gbpages: context.cpu.gbpages != 0 };

@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -220,6 +220,8 @@ pub struct MapRequest {
     pub attributes_table_bytes: u64,
     /// Physical address of the room for the virtual map, as large as the memory map.
     pub virtual_map: u64,
+    /// Physical address of a [`RegionAtHand`], which the mapper keeps.
+    pub region_at_hand: u64,
     /// Physical address of the kernel's root.
     pub kernel_root: u64,
     /// 4 or 5.
@@ -234,6 +236,16 @@ pub struct MapRequest {
     pub keep_count: u64,
     /// The kernel's own ranges.
     pub keep: [KeepRange; MAX_KEEP],
+}
+
+/// What the mapper is mapping, for whoever has to end it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct RegionAtHand {
+    /// Where it starts, as its descriptor has it.
+    pub phys_start: u64,
+    /// How many pages it has; 0: nothing is being mapped.
+    pub page_count: u64,
 }
 
 /// What the mapper may use of the CPU: what CPUID says *and* the machine was found to do.
@@ -362,6 +374,8 @@ pub struct Mailbox {
     pub services_abandoned: u64,
     /// The one [`Op::Call`] that is not as calls of a runtime service must be: a kernel's mistake.
     pub odd_call: OddCall,
+    /// What the mapper was at, if it did not come to an end.
+    pub region_at_hand: RegionAtHand,
 }
 
 /// What is odd about a call.

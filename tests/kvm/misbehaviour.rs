@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use efibed::check::{Phase, Rule};
+use efibed::check::{Phase, Rule, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{Level, Pa};
 use efibed::report::{Culprit, Report, RunVerdict};
@@ -34,6 +34,7 @@ pub fn trials() -> Vec<Trial> {
         ("the_calls_before_a_fault_stand", the_calls_before_a_fault_stand),
         ("descriptors_of_other_sizes_are_followed", descriptors_of_other_sizes),
         ("a_kernel_with_its_own_descriptor_size_is_found_out", a_kernel_with_its_own_size),
+        ("firmwares_tables_behind_a_wrong_page_are_no_finding_of_their_own", tables_behind_a_wrong_page),
         ("firmware_refuses_the_version_it_reports", the_version_it_reports),
         ("what_firmware_cannot_do_here_is_not_done", what_firmware_cannot_do),
     ] {
@@ -356,7 +357,13 @@ impl Row {
         // The fault names the region; the finding does not, since nothing is wrong with it.
         assert_eq!((finding.virt, finding.error_code, finding.region), (Some(at), Some(self.error_code), None));
         assert_rows_agree(&report);
-        assert!(finding.expected.starts_with(offence.what.remedy()), "{}", finding.expected);
+        assert!(
+            finding.remedy.as_ref().is_some_and(|it| it.starts_with(offence.what.remedy())),
+            "{:?}",
+            finding.remedy
+        );
+        assert_eq!(finding.expected, format!("no {} at {at:#x}", self.access));
+        assert_eq!(finding.witnesses, [Witness::Mmu]);
         // The mapping is not to blame.
         assert_eq!(report.probes.pages_verified, PAGES);
         assert!(report.regions.iter().all(|region| region.verdict != efibed::report::Verdict::Wrong));
@@ -427,7 +434,11 @@ fn a_service_that_never_returns() {
         let scenario = Scenario::new(firmware()).stretch_limit(Duration::from_millis(500));
         let report = run(&scenario.clone().misbehave(offence));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
-        assert!(report.findings[0].message.contains("in ring 0 at RIP 0x"), "{}", report.findings[0].message);
+        let finding = &report.findings[0];
+        assert_eq!(finding.expected, format!("{} returns", offence.service));
+        assert!(finding.observed.contains("in ring 0 at RIP 0x"), "{}", finding.observed);
+        assert_eq!(finding.remedy.as_deref(), Some(offence.what.remedy()));
+        assert_eq!(finding.witnesses, [Witness::Run]);
         assert!(report.faults.is_empty());
         assert_eq!(report.probes.pages_verified, PAGES);
         assert_abandoned(&report, phase, offence.service.name());
@@ -537,13 +548,57 @@ fn is_found(miscall: Miscall) {
     }
 }
 
-/// sizeof(EFI_MEMORY_DESCRIPTOR) is 40, and firmware's are 48 apart.
+/// sizeof(EFI_MEMORY_DESCRIPTOR) is 40, and firmware's are 48 apart; U-Boot's are 40 apart. What the kernel reads is one
+/// finding, and nothing is mapped: such maps have descriptors of 2^51 pages.
 fn a_kernel_with_its_own_size() {
+    for (map, firmware_bytes, kernel_bytes) in [
+        (firmware(), 48, 40),
+        (firmware(), 40, 48),
+        (map(Q35_2G), 40, 48),
+        (map(Q35_SMM_2G), 40, 48),
+        (map(OVMF_2013), 48, 40),
+    ] {
+        let kernel = KernelOptions { descriptor_size: Some(kernel_bytes), ..KernelOptions::default() };
+        let count = map.descriptors().len();
+        let scenario = Scenario::new(map).misbehave(Misbehaviour::Errors);
+        let mut firmware = scenario.firmware_options().clone();
+        firmware.descriptor_size = firmware_bytes;
+        for layout in [Layout::Linux, Layout::Window] {
+            let report = run(&scenario.clone().layout(layout).firmware(firmware.clone()).kernel(kernel.clone()));
+            assert_eq!(rules(&report), [Rule::DescriptorSize]);
+            let finding = &report.findings[0];
+            assert!(finding.message.contains(&format!("of firmware's {count} are lost")), "{}", finding.message);
+            assert_eq!(finding.expected, format!("DescriptorSize {firmware_bytes}"));
+            assert_eq!(finding.observed, format!("DescriptorSize {kernel_bytes}"));
+            assert_eq!(finding.witnesses, [Witness::Expectation]);
+            // What was asked for and did not come about is told.
+            assert!(report.skipped.iter().any(|it| it.what.contains("errors@GetTime")), "{:?}", report.skipped);
+            assert!(report.calls.is_empty() && report.timing.total < Duration::from_secs(5));
+        }
+    }
+    // One descriptor is read rightly, whatever the next one's distance.
+    let one = MemoryMap::from_descriptors("one", vec![runtime(DATA, 0x7e40_0000, 4)]);
     let kernel = KernelOptions { descriptor_size: Some(40), ..KernelOptions::default() };
-    let report = run(&linux(Scenario::new(firmware())).kernel(kernel));
-    let found = rules(&report);
-    assert!(found.contains(&Rule::SwitchCall) && found.contains(&Rule::NotMapped), "{found:?}");
-    assert!(found.iter().all(|rule| !rule.is_firmwares()), "{found:?}");
+    assert_eq!(rules(&run(&linux(Scenario::new(one)).kernel(kernel))), []);
+}
+
+/// The page of firmware's tables is not mapped, or leads elsewhere: that is the finding, and what follows from it is not
+/// another one.
+fn tables_behind_a_wrong_page() {
+    for (flip, rule) in [(1, Rule::NotPresent), (0x10_0000, Rule::WrongFrame)] {
+        // Firmware's data is the first page of its region (see `placement`).
+        let tamper = Tamper { virt: LINUX_DATA, level: Level::Pte, flip, moment: Moment::BeforeWalk };
+        let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
+        let of_map: Vec<_> = report.findings.iter().filter(|it| it.phase == Phase::Map).collect();
+        assert_eq!((of_map[0].rule, of_map[0].virt, of_map[0].region), (rule, Some(LINUX_DATA), DATA_REGION));
+        assert!(of_map[0].message.contains("; what follows from it: the "), "{}", of_map[0].message);
+        assert!(!rules(&report).contains(&Rule::FirmwareTables), "{:?}", rules(&report));
+        // Another page of the region has no tables in it.
+        let tamper = Tamper { virt: LINUX_DATA + 0x1000, ..tamper };
+        let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
+        assert_eq!(report.findings[0].rule, rule);
+        assert!(report.findings.iter().all(|it| !it.message.contains("follows")), "{:?}", rules(&report));
+    }
 }
 
 /// U-Boot has reported 0, and EDK II takes nothing but 1.

@@ -200,6 +200,7 @@ fn a_guest_past_its_limit_is_stopped() {
     let report = bed().run(&scenario(Q35_2G).stretch_limit(Duration::from_millis(1))).unwrap();
     let stopped = report.findings.iter().find(|finding| finding.rule == Rule::Watchdog);
     assert!(stopped.is_some_and(|finding| finding.message.contains("in ring 0 at RIP 0x")), "{}", brief(&report));
+    assert!(stopped.is_some_and(|finding| finding.witnesses == [Witness::Run]), "{}", brief(&report));
     bed().run(&scenario(SMALL)).unwrap().assert_clean();
 }
 

@@ -142,7 +142,7 @@ impl Expectation {
             let before = placed.len();
             placed.extend(question.at_physical_address(&region));
             if formula.get(&region.index) == Some(&None) {
-                marks.push(no_room(&region));
+                marks.push(without_address(layout, &region));
             } else {
                 let expected = formula.get(&region.index).copied().flatten();
                 placed.extend(question.at_virtual_address(&region, virt_start, expected, marks));
@@ -435,10 +435,14 @@ fn is_owed(region: &Region) -> bool {
     region.is_runtime() && region.pages > 0 && closed_form::fits_an_entry(region)
 }
 
-fn no_room(region: &Region) -> Mark {
-    let expected = Statement::Text("an address");
+/// A region that gets no virtual address, by the layout's own formula.
+fn without_address(layout: Layout, region: &Region) -> Mark {
+    if layout == Layout::LinuxFixed {
+        let expected = Statement::Text("a VirtualStart in the memory map");
+        return Mark::of_region(Rule::NoVirtualStart, region, expected, Statement::Text("VirtualStart 0"));
+    }
     let observed = Statement::Text("none: firmware is handed the VirtualStart that was there before");
-    Mark::of_region(Rule::WindowOverflow, region, expected, observed)
+    Mark::of_region(Rule::WindowOverflow, region, Statement::Text("an address"), observed)
 }
 
 /// What the built-in layouts ask for. Linux: WB, else UC-. The others: the first of WB, WT (where UC is not possible),

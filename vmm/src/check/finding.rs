@@ -17,10 +17,12 @@ pub struct Finding {
     pub virt: Option<u64>,
     /// Pages of the run; 0 where the finding is not about pages.
     pub pages: u64,
-    /// What was to be.
+    /// What should have been observed.
     pub expected: String,
-    /// What was.
+    /// What was observed.
     pub observed: String,
+    /// What would help, where that is known and is not what should have been observed.
+    pub remedy: Option<String>,
     /// The error code of the fault, if that is what was observed.
     pub error_code: Option<u32>,
     /// The walk to `virt`, entry by entry.
@@ -42,9 +44,10 @@ impl Finding {
             pages: 0,
             expected: String::new(),
             observed: String::new(),
+            remedy: None,
             error_code: None,
             walk: Vec::new(),
-            witnesses: vec![Witness::Expectation],
+            witnesses: vec![if rule.is_of_the_map() { Witness::Expectation } else { Witness::Run }],
             message,
         }
     }
@@ -122,6 +125,8 @@ pub enum Witness {
     Walk,
     /// KVM_TRANSLATE.
     KvmTranslate,
+    /// What happened in the run: an answer, a write, an exit, or that the guest did not come to an end.
+    Run,
 }
 
 impl Witness {
@@ -132,13 +137,14 @@ impl Witness {
             Self::Mmu => "mmu",
             Self::Walk => "walk",
             Self::KvmTranslate => "kvm-translate",
+            Self::Run => "run",
         }
     }
 }
 
 macro_rules! rules {
     ($($variant:ident, $name:literal, $severity:ident, $summary:literal, $more:literal;)*) => {
-        /// What can be found. The names are stable.
+        /// What can be found. The names are stable. Causes stand before their effects, and findings come in this order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Rule {
             $(#[doc = $summary] $variant,)*
@@ -172,136 +178,148 @@ macro_rules! rules {
 }
 
 rules! {
+    MapOverlap, "map-overlap", Error, "Two descriptors of the memory map share pages.",
+        "This is firmware's mistake. What is mapped there depends on the order of the list.";
+    MapWrap, "map-wrap", Error, "A descriptor reaches past the end of the 64-bit address space.",
+        "This is firmware's mistake. Linux drops such descriptors (efi_clean_memmap).";
+    MapUnaligned, "map-unaligned", Error, "A descriptor's physical start is not a multiple of 4 KiB.",
+        "UEFI 2.10, 7.2.3 requires it to be. x86 Linux maps from the page below, and tells firmware the unaligned start. \
+         The region's last bytes then lie past the pages mapped, and are `not-present`.";
+    PastMaxphyaddr, "past-maxphyaddr", Error, "A region that is to be mapped lies past the CPU's physical-address width.",
+        "Entries for it have reserved bits set: #PF with RSVD. (SDM vol. 3A, 4.1.4)";
+    NoRoom, "no-room", Error, "The memory map leaves no place for the guest.",
+        "The guest needs some Conventional or LoaderData memory, or addresses that no descriptor names.";
+    DescriptorSize, "descriptor-size", Error, "The kernel steps through the memory map with another DescriptorSize than firmware's.",
+        "Usual cause: sizeof(EFI_MEMORY_DESCRIPTOR), which is 40, where firmware reports 48. The kernel then takes the middle of \
+         one descriptor for the start of another: addresses become page counts, and attributes become addresses. Use the size \
+         that GetMemoryMap returns. (UEFI 2.10, 7.2.3)";
+    WindowOverflow, "window-overflow", Error, "The regions do not fit the layout's virtual addresses.",
+        "`window` has 64 GiB below -4 GiB, for everything up to the highest end of a mapped region. A map with MMIO at a \
+         tebibyte cannot be mapped so. `linux` has the same 64 GiB for the sum of the regions. Past it Linux warns, maps \
+         no more, and hands firmware the VirtualStart that was there before.";
+    NoVirtualStart, "no-virtual-start", Error, "A descriptor has no VirtualStart, and the layout takes addresses from there.",
+        "`linux-fixed` is what a kexec'ed kernel does: it maps regions where the first kernel put them. Firmware's own map has \
+         no virtual addresses. Give it the first kernel's map (/sys/firmware/efi/runtime-map), or check a map twice with \
+         `efibed kexec`.";
+    MapperError, "mapper-error", Error, "The mapping code gave up.",
+        "The message says why.";
+    StrayWrite, "stray-write", Error, "The mapping code wrote to memory that it was not given.",
+        "It may write to the pages that it was given for tables, and to VirtualStart of the descriptors. It may not write to \
+         the kernel's tables, the rest of the memory map, firmware's pages, or where no memory is.";
+    NotMapped, "not-mapped", Error, "The map handed to SetVirtualAddressMap lacks a region that firmware is owed.",
+        "Every descriptor with RUNTIME must be there (UEFI 2.10, 8.4.1).";
+    VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that is not in the memory map.",
+        "Type, physical start and page count must be those of a descriptor of the memory map.";
+    OutsideArena, "outside-arena", Error, "A region was placed outside the range that the layout may use.",
+        "`linux`, `linux-fixed`, `window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
+    KernelOverlap, "kernel-overlap", Error, "A region lies on the kernel's own addresses, or the kernel's mapping has changed.",
+        "The walk finds it before CR3 is loaded. Allocating upwards from -4 GiB, for instance, leaves 2 GiB below the kernel's \
+         text.";
+    RegionOverlap, "region-overlap", Error, "Two regions were given overlapping virtual addresses.",
+        "One of them is hidden by the other.";
+    NotCanonical, "not-canonical", Error, "A region was given virtual addresses that are not canonical, or that wrap around.",
+        "Accesses there raise #GP, not #PF. (SDM vol. 1, 3.3.7.1)";
+    WrongAddress, "wrong-address", Error, "A region's virtual address is not the one that the layout's formula gives.",
+        "A second kernel computes the same addresses from the same map. One that is off breaks kexec.";
+    WindowOrder, "window-order", Error, "Virtual addresses do not rise with firmware's list, as Linux's do.",
+        "Since UEFI 2.5 code and data of one image are descriptors of their own, one after another. Firmware's relative \
+         references cross from one to the other. Addresses given in the reverse order send them astray.";
+    NotContiguous, "not-contiguous", Error, "Code and data of one image, contiguous in physical memory, are torn apart.",
+        "Runtime code and data that follow one another in the list and in memory may be one image. Firmware assumes that \
+         what is contiguous at physical addresses is contiguous at virtual ones.";
+    KexecMoved, "kexec-moved", Error, "A second kernel does not find a runtime region where the first one put it.",
+        "SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The second kernel must \
+         be given them (`linux-fixed`), or compute the same. `window` computes the same only if it sees the same highest end, \
+         and its map lacks the boot services, which the first kernel freed.";
+    TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
+        "Hardware reads ones from there, some virtual machines zeros. What is mapped below depends on the machine.";
+    TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
+        "Tables that refer to themselves look like that.";
     ReservedBit, "reserved-bit", Error, "A table entry has a reserved bit set, so every access through it faults with RSVD.",
         "Usual causes: a 2 MiB or 1 GiB leaf chosen by the alignment of the virtual address alone, which leaves address bits \
          20:13 or 29:13 of the physical address in the entry; a 1 GiB leaf on a CPU without them; a physical address past \
          MAXPHYADDR; bit 63 with EFER.NXE clear. The walk marks the guilty bits. (SDM vol. 3A, 4.5 and 4.7)";
     NotPresent, "not-present", Error, "A page that is owed to firmware is not mapped: accesses fault with P=0.",
         "Firmware will fault there with error code 0x0, 0x2 or 0x10. The walk ends at the entry without P.";
-    WrongFrame, "wrong-frame", Error, "A virtual address reaches a physical page that is not the one it stands for.",
+    WrongFrame, "wrong-frame", Error, "A virtual address reaches another physical page than it should.",
         "No fault warns of it: firmware reads and writes somebody else's memory. Usual causes: the low bits of the physical \
-         address dropped from a large leaf, or an address taken for a page number.";
+         address dropped from a large leaf, or an address taken for a page number. The distance between the two pages tells \
+         which.";
     CacheType, "cache-type", Error, "A leaf's PAT index is not the one asked for.",
-        "The index is PAT<<2 | PCD<<1 | PWT of the leaf; PAT is bit 7 of a PTE and bit 12 of a large leaf, so a physical \
-         address that is 4 KiB off puts its bit 12 there. At reset PA4 = PA0 and PA6 = PA2, so the memory type may still be \
-         right. Only the walk can see this. (SDM vol. 3A, 4.9.2 and 11.12)";
+        "The index is PAT<<2 | PCD<<1 | PWT of the leaf. PAT is bit 7 of a PTE and bit 12 of a large leaf, so a physical \
+         address that is 4 KiB off puts its bit 12 there. At reset the indices 0 to 3 are WB, WT, UC- and UC, and 4 to 7 the \
+         same again, so the memory type may still be right. Only the walk can see this. (SDM vol. 3A, 4.9.2 and 11.12)";
     NotWritable, "not-writable", Error, "Writes to a page that firmware may write fault.",
-        "R/W is clear at some level; it is the AND over all of them. (SDM vol. 3A, 4.6)";
+        "R/W is clear at some level. It must be set at all of them. (SDM vol. 3A, 4.6)";
     NotReadOnly, "not-read-only", Error, "A page that the Memory Attributes Table makes read-only can be written to.",
         "R/W is set at every level. The table is in force after phase `finish`. (UEFI 2.10, 4.6)";
     NotExecutable, "not-executable", Error, "Instructions cannot be fetched from a page of code.",
-        "XD is set at some level; it is the OR over all of them. (SDM vol. 3A, 4.6)";
+        "XD is set at some level. It must be clear at all of them. (SDM vol. 3A, 4.6)";
     ExecutableData, "executable-data", Error, "Data is executable where the layout declares that it is not.",
         "XD is clear at every level: of data, or of what the Memory Attributes Table says is not to be executed. (SDM vol. \
          3A, 4.6)";
     UserAccessible, "user-accessible", Error, "Ring 3 can reach firmware's page.",
-        "U/S is set at every level, and must not be. (SDM vol. 3A, 4.6)";
+        "U/S is set at every level. It must be clear at one of them. (SDM vol. 3A, 4.6)";
     StrayMapping, "stray-mapping", Error, "Something translates in the mapper's range that belongs to no region.",
-        "Nothing but the regions and the aliases a layout declares may be mapped there: a page too many hides the fault that \
-         would have shown a wild pointer.";
-    KernelOverlap, "kernel-overlap", Error, "A region lies on the kernel's own addresses, or the kernel's mapping has changed.",
-        "Found by the walk before CR3 is loaded. Allocating upwards from -4 GiB, for instance, leaves 2 GiB below the kernel's \
-         text.";
-    RegionOverlap, "region-overlap", Error, "Two regions were given overlapping virtual addresses.",
-        "One of them is hidden by the other.";
-    OutsideArena, "outside-arena", Error, "A region was placed outside the range that the layout may use.",
-        "`linux`, `linux-fixed`, `window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
-    NotCanonical, "not-canonical", Error, "A region was given virtual addresses that are not canonical, or that wrap around.",
-        "Accesses there raise #GP, not #PF. (SDM vol. 1, 3.3.7.1)";
-    WrongAddress, "wrong-address", Error, "A region's virtual address is not the one that the layout's formula gives.",
-        "A second kernel computes the same addresses from the same map; one that is off breaks kexec.";
-    WindowOrder, "window-order", Error, "Virtual addresses do not rise with firmware's list, as Linux's do.",
-        "Since UEFI 2.5 code and data of one image are descriptors of their own, one after another, and firmware's relative \
-         references cross from one to the other: addresses given in the reverse order send them astray.";
-    NotContiguous, "not-contiguous", Error, "Code and data of one image, contiguous in physical memory, are torn apart.",
-        "Runtime code and data that follow one another in the list and in memory may be one image; firmware takes it that \
-         what is contiguous at physical addresses is so at virtual ones.";
-    KexecMoved, "kexec-moved", Error, "A second kernel does not find a runtime region where the first one put it.",
-        "SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The second one must be \
-         given them (`linux-fixed`), or compute the same; `window` does only if it sees the same highest end, and boot \
-         services, which the first kernel freed, are missing from its map.";
-    NotMapped, "not-mapped", Error, "The map handed to SetVirtualAddressMap lacks a region that firmware is owed.",
-        "Every descriptor with RUNTIME must be there (UEFI 2.10, 8.4.1).";
-    VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that the memory map has not.",
-        "Type, physical start and page count must be those of a descriptor of the memory map.";
-    TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
-        "Hardware reads ones from there, some virtual machines zeros: what is mapped below depends on the machine.";
-    TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
-        "Tables that refer to themselves look like that.";
-    WindowOverflow, "window-overflow", Error, "The regions do not fit the layout's virtual addresses.",
-        "`window` has 64 GiB below -4 GiB, for everything up to the highest end of a mapped region: a map with MMIO at a \
-         tebibyte cannot be mapped so. `linux` has the same 64 GiB for the sum of the regions; past it Linux warns, maps \
-         no more, and hands firmware the VirtualStart that was there before.";
-    MapOverlap, "map-overlap", Error, "Two descriptors of the memory map share pages.",
-        "Firmware's mistake; what is mapped there depends on the order of the list.";
-    MapWrap, "map-wrap", Error, "A descriptor reaches past the end of the 64-bit address space.",
-        "Firmware's mistake; Linux drops such descriptors (efi_clean_memmap).";
-    MapUnaligned, "map-unaligned", Error, "A descriptor's physical start is not a multiple of 4 KiB.",
-        "UEFI 2.10, 7.2.3 requires it to be. x86 Linux maps from the page below, and tells firmware the unaligned start. \
-         The region's last bytes then lie past the pages mapped, and are `not-present`.";
-    PastMaxphyaddr, "past-maxphyaddr", Error, "A region that is to be mapped lies past the CPU's physical-address width.",
-        "Entries for it have reserved bits set: #PF with RSVD. (SDM vol. 3A, 4.1.4)";
-    NoRoom, "no-room", Error, "The memory map leaves the guest no place to be.",
-        "The guest needs some Conventional or LoaderData memory, or addresses that no descriptor names.";
-    MapperError, "mapper-error", Error, "The mapping code gave up.",
-        "The message says why.";
-    StrayWrite, "stray-write", Error, "The mapping code wrote to memory that it was not given.",
-        "It may write to the pages it was given for tables, and to VirtualStart of the descriptors: not to the kernel's \
-         tables, the rest of the memory map, firmware's pages, or where no memory is.";
-    GuestFault, "guest-fault", Error, "The guest faulted outside a probe.",
-        "Something the kernel, the mapper or firmware needs was not mapped, or not as needed.";
-    GuestPanic, "guest-panic", Error, "The mapping code panicked.",
-        "The message says where.";
-    TripleFault, "triple-fault", Error, "The guest's CPU shut down: a fault could not even be delivered.",
-        "The handlers, their stacks or the descriptor tables were not reachable on the tables just loaded.";
-    Watchdog, "watchdog", Error, "The guest ran past its time limit.",
-        "The limit ends anything a guest does.";
-    EmulationFailure, "emulation-failure", Error, "KVM could not execute an instruction of the guest.",
-        "KVM_EXIT_INTERNAL_ERROR: the message names the instruction, its bytes and where it was.";
-    MachineStopped, "machine-stopped", Error, "The virtual machine stopped in a way nobody asked for.",
-        "The message says how.";
-    CallStatus, "call-status", Error, "A runtime service did not answer as it should.",
-        "All are called with good arguments and are to answer EFI_SUCCESS, but for ConvertPointer and a second \
-         SetVirtualAddressMap: EFI_UNSUPPORTED. A ResetType that does not exist is to be EFI_INVALID_PARAMETER. (UEFI 2.10, \
-         chapter 8)";
-    CallResult, "call-result", Error, "A runtime service did not leave its results where it was asked to.",
-        "It answered EFI_SUCCESS, but what the caller finds in its buffers is something else: firmware wrote elsewhere. A \
-         variable that was written before SetVirtualAddressMap must be read after it.";
+        "Nothing but the regions and the aliases that a layout declares may be mapped there. A page too many hides the fault \
+         that would have shown a wild pointer.";
+    AttributesTable, "attributes-table", Error, "Firmware's Memory Attributes Table denies what firmware needs.",
+        "It leaves no page of runtime code executable, or no page of runtime data writable. A kernel that believes it, as Linux \
+         does in phase `finish`, meets #PF 0x11 (0x3 for data) in the first call. Real machines died of it. The mapping code is \
+         not to blame. (UEFI 2.10, 4.6.4)";
+    FirmwareTables, "firmware-tables", Error, "Firmware's tables are damaged.",
+        "Signature, size and CRC of the system table and the runtime-services table, and the configuration tables, are \
+         checked before and after SetVirtualAddressMap. The pages they lie in are mapped rightly: where those are wrong, the \
+         finding of that says so. (UEFI 2.10, 4.2 and 4.6)";
     CallAddress, "call-address", Error, "A runtime service was called at another address than firmware's table gives.",
-        "Usual cause: a pointer kept from before SetVirtualAddressMap. All but its own and ConvertPointer's are virtual \
-         afterwards. (UEFI 2.10, 8.4)";
+        "Usual cause: a pointer kept from before SetVirtualAddressMap. All pointers but its own and ConvertPointer's are \
+         virtual afterwards. (UEFI 2.10, 8.4)";
     CallTables, "call-tables", Error, "A runtime service was called with a wrong CR3.",
         "Firmware's regions are mapped on the tables made for it, and nowhere else.";
     CallStack, "call-stack", Error, "A runtime service was called with a misaligned stack, or with RFLAGS.DF set.",
         "RSP is a multiple of 16 before the call, and the direction flag is clear. Firmware may save SSE registers there. \
          (UEFI 2.10, 2.3.4)";
     CallBuffer, "call-buffer", Error, "A runtime service was given a buffer that is not mapped for it.",
-        "It would have faulted in the middle of its work. Buffers must be mapped, writable where firmware writes, on the \
-         tables that are loaded during the call, both pages of one that crosses a border.";
+        "It would have faulted in the middle of its work. Buffers must be mapped on the tables that are loaded during the \
+         call, writable where firmware writes, and with both pages where one crosses a border.";
     SwitchCall, "switch-call", Error, "SetVirtualAddressMap was called otherwise than the specification asks.",
-        "With interrupts off, a VirtualMap aligned for descriptors, and the DescriptorSize that firmware's own map has. (UEFI \
+        "Interrupts must be off, the VirtualMap aligned for descriptors, and DescriptorSize that of firmware's own map. (UEFI \
          2.10, 7.2.3 and 8.4.1)";
+    CallStatus, "call-status", Error, "A runtime service did not answer as it should.",
+        "All are called with good arguments and must answer EFI_SUCCESS. ConvertPointer and a second SetVirtualAddressMap must \
+         answer EFI_UNSUPPORTED. A ResetType that does not exist must be EFI_INVALID_PARAMETER. (UEFI 2.10, chapter 8)";
+    CallResult, "call-result", Error, "A runtime service did not leave its results where it was asked to.",
+        "It answered EFI_SUCCESS, but the caller finds something else in its buffers: firmware wrote elsewhere. A \
+         variable that was written before SetVirtualAddressMap must be read after it.";
     CallFault, "call-fault", Error, "A runtime service faulted at what firmware is owed.",
-        "It did nothing that it must not: its own code or data, or its caller's buffer, is not mapped, or not as needed. The          guest abandons the service, as Linux does (efi_crash_gracefully_on_page_fault), and calls no other after it.";
+        "It did nothing wrong: its own code or data, or its caller's buffer, is not mapped, or not as needed. The guest \
+         abandons the service, as Linux does (efi_crash_gracefully_on_page_fault), and calls no other after it.";
     FirmwareFault, "firmware-fault", Error, "A runtime service faulted at something that firmware must not do.",
-        "The mapping code is not to blame: the scenario has firmware misbehave, as real firmware has been caught doing. What          was expected says what a kernel would have had to map to survive it.";
+        "The mapping code is not to blame: the scenario has firmware misbehave, as real firmware has been caught doing. The \
+         remedy says what a kernel would have to map to survive it.";
     FirmwareAstray, "firmware-astray", Error, "Firmware did what it must not, and reached another page than it meant.",
-        "No fault warns of it. What firmware takes to be mapped is not, but something else is mapped there.";
+        "No fault warns of it. What firmware assumes to be mapped is not, but something else is mapped there.";
     FirmwareHang, "firmware-hang", Error, "A runtime service did not return.",
         "The scenario has firmware misbehave. The guest abandons the service when its time is up, and calls no other after it.";
     FirmwareError, "firmware-error", Error, "SetVirtualAddressMap failed by firmware's own fault.",
-        "The scenario has firmware answer with an error, or report a DescriptorVersion that it refuses itself. No service can          be called at a virtual address then.";
-    AttributesTable, "attributes-table", Error, "Firmware's Memory Attributes Table denies what firmware needs.",
-        "It leaves no page of runtime code executable, or no page of runtime data writable. A kernel that believes it, as Linux \
-         does in phase `finish`, meets #PF 0x11 (0x3 for data) in the first call: real machines died so. The mapping code is \
-         not to blame. (UEFI 2.10, 4.6.4)";
-    FirmwareTables, "firmware-tables", Error, "Firmware's tables are damaged.",
-        "Signature, size and CRC of the system table and the runtime-services table, and the configuration tables, are \
-         checked before and after SetVirtualAddressMap (UEFI 2.10, 4.2 and 4.6).";
+        "The scenario has firmware answer with an error, or report a DescriptorVersion that it refuses itself. No service can \
+         be called at a virtual address then.";
+    GuestFault, "guest-fault", Error, "The guest faulted outside a probe.",
+        "Something that the kernel, the mapper or firmware needs was not mapped, or not as needed.";
+    GuestPanic, "guest-panic", Error, "The mapping code panicked.",
+        "The message says where.";
+    TripleFault, "triple-fault", Error, "The guest's CPU shut down: a fault could not even be delivered.",
+        "The handlers, their stacks or the descriptor tables were not reachable on the tables just loaded.";
+    Watchdog, "watchdog", Error, "The guest ran past its time limit.",
+        "The limit ends anything a guest does. Where it ended the mapping code, the message says which region was being mapped.";
+    EmulationFailure, "emulation-failure", Error, "KVM could not execute an instruction of the guest.",
+        "KVM_EXIT_INTERNAL_ERROR: the message names the instruction, its bytes and where it was.";
+    MachineStopped, "machine-stopped", Error, "The virtual machine stopped in a way nobody asked for.",
+        "The message says how.";
     WitnessDisagreement, "witness-disagreement", Doubt, "The guest's MMU and the software walk do not agree about an access.",
-        "One of them is wrong: the walker, this KVM (`efibed doctor` lists what it does not do), or somebody changed the \
-         tables behind the walk's back.";
-    WrongErrorCode, "wrong-error-code", Doubt, "A fault came, with another error code, CR2 or RIP than the manual's rules give.",
+        "One of them is wrong: the walker, or this KVM (`efibed doctor` lists what it does not do). Or the tables were changed \
+         after the walk.";
+    WrongErrorCode, "wrong-error-code", Doubt, "A fault came, but with another error code, CR2 or RIP than the manual's rules give.",
         "Operating systems decide by these bits. (SDM vol. 3A, 4.7)";
 }
 
@@ -313,6 +331,21 @@ impl Rule {
 }
 
 impl Rule {
+    /// Whether the memory map and the layout say so by themselves, before anything runs.
+    const fn is_of_the_map(self) -> bool {
+        matches!(
+            self,
+            Self::MapOverlap
+                | Self::MapWrap
+                | Self::MapUnaligned
+                | Self::PastMaxphyaddr
+                | Self::NoRoom
+                | Self::DescriptorSize
+                | Self::WindowOverflow
+                | Self::NoVirtualStart
+        )
+    }
+
     /// Whether it is firmware's fault, and says nothing against the mapping.
     pub const fn is_firmwares(self) -> bool {
         matches!(

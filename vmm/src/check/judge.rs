@@ -17,7 +17,7 @@ use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
 const MAX_FAULTS_ALIKE: usize = 4;
 const MAX_FAULTS: usize = 256;
 
-/// A fault that had no business to be.
+/// An unexpected fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
     /// What was to be accessed.
@@ -43,6 +43,8 @@ pub struct ProbeCounts {
     pub translated: u64,
     /// Those that faulted.
     pub faulted: u64,
+    /// Of those, the ones that had to.
+    pub faulted_rightly: u64,
     /// Distinct pages that the guest's MMU confirmed.
     pub pages_verified: u64,
 }
@@ -64,14 +66,14 @@ pub struct Observations {
 pub struct Judge<'a> {
     expectation: &'a Expectation,
     plan: &'a Plan,
-    /// Pages of each alias that were heard of, those that were right, and those that were wrong at another time.
+    /// Pages of each alias that were reported, those that were right, and those that were wrong at some time.
     seen: Vec<PageSet>,
     verified: Vec<PageSet>,
     spoiled: Vec<PageSet>,
     observations: Observations,
     /// What the MMU says is wrong.
     pub marks: Marks,
-    /// The alias last heard of: a sweep speaks of one for long.
+    /// The alias of the last report: a sweep stays in one for long.
     recent: usize,
     /// How the guest image's accesses may be recognized: RIP of a store or load in ring 0 or 3.
     text: [std::ops::Range<u64>; 2],
@@ -111,7 +113,7 @@ impl<'a> Judge<'a> {
     pub fn swept_fault(&mut self, fault: protocol::Fault) {
         self.count_fault();
         let Some(index) = self.alias_at(fault.virt) else {
-            return self.disagree(None, fault.virt, Statement::Nothing, Statement::Text("a fault nobody asked for"));
+            return self.disagree(None, fault.virt, Statement::Nothing, Statement::Text("an unexpected fault"));
         };
         let predicted = self.plan_for(fault.virt).map_or(Frames::From(u64::MAX), |(frames, _)| frames);
         let page = self.page_of(index, fault.virt);
@@ -165,7 +167,7 @@ impl<'a> Judge<'a> {
         let alias = self.alias_at(virt).map(|index| self.expectation.aliases[index]);
         let expected = page(alias.map(|alias| alias.target(virt)));
         let mark = Mark {
-            region: alias.and_then(|alias| alias.region),
+            region: alias.map_or_else(|| self.expectation.gone_from(virt, virt).0, |alias| alias.region),
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
             expected: state(expected),
@@ -184,7 +186,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// All is said: what was never heard of is wrong too, if the guest came to its end.
+    /// The end: pages that were never reported are wrong too, if the guest finished its work.
     pub fn finish(mut self, complete: bool) -> (Observations, Marks) {
         for sweep in self.plan.sweeps.iter().filter(|_| complete) {
             for virt in (0..sweep.pages).map(|page| sweep.virt + page * PAGE_BYTES) {
@@ -250,7 +252,7 @@ impl<'a> Judge<'a> {
     fn probe_done(&mut self, kind: ProbeKind, planned: &PlannedProbe, value: u64) {
         let access = access_of(kind);
         if access.kind == Kind::Write {
-            // Where it arrived was heard of when it did.
+            // Where it arrived was reported when it did.
             return self.probe_succeeded(kind, planned, None);
         }
         let pa = match (planned.content, planned.predicted) {
@@ -281,7 +283,7 @@ impl<'a> Judge<'a> {
                 &alias,
                 virt,
                 Statement::Text("a fault"),
-                Statement::Text("ring 3 got through"),
+                Statement::Text("ring 3 was not stopped"),
             );
         } else if access.kind == Kind::Fetch && !alias.executable {
             self.mark(
@@ -311,8 +313,9 @@ impl<'a> Judge<'a> {
     fn probe_faulted(&mut self, kind: ProbeKind, planned: &PlannedProbe, fault: protocol::Fault) {
         self.count_fault();
         let alias = self.alias_of(planned);
-        if let Some(index) = alias {
-            self.expected_or_not(index, kind, fault);
+        match alias {
+            Some(index) => self.expected_or_not(index, kind, fault),
+            None => self.observations.counts.faulted_rightly += 1,
         }
         match planned.predicted {
             Outcome::Fault(predicted) => self.compare_faults(alias, kind, predicted, fault),
@@ -330,7 +333,9 @@ impl<'a> Judge<'a> {
         let alias = self.expectation.aliases[index];
         let code = ErrorCode(fault.error_code);
         let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
-        if alias.permits(access_of(kind)) || !is_protection {
+        if !alias.permits(access_of(kind)) && is_protection {
+            self.observations.counts.faulted_rightly += 1;
+        } else {
             self.unexpected_fault(index, kind, fault);
         }
     }
@@ -440,6 +445,7 @@ impl<'a> Judge<'a> {
 
     fn stray(&mut self, virt: u64, pa: u64) {
         self.marks.push(Mark {
+            region: self.expectation.gone_from(virt, virt).0,
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
             expected: Statement::Faulted(Fault::page(ErrorCode(0))),
@@ -510,7 +516,7 @@ fn as_fault(fault: protocol::Fault) -> Fault {
     Fault { vector: fault.vector as u8, error_code: ErrorCode(fault.error_code) }
 }
 
-/// Pages of one alias: as much memory as pages were heard of, however long the alias is.
+/// Pages of one alias. It takes as much memory as pages were reported, however long the alias is.
 #[derive(Default)]
 struct PageSet {
     blocks: HashMap<u64, Box<[u64; BLOCK_WORDS]>>,

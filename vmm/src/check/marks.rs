@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Finding, Phase, Rule, WalkStep, Witness};
+use super::{Finding, Phase, Rule, WalkStep, Witness, frames};
 use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, type_name};
 use crate::mmu::{Access, ErrorCode, Fault, Pa, Paging, TableMemory, Va, walk};
 
@@ -132,6 +132,8 @@ pub struct Marks {
     /// The last mark of each kind, which the next one of that kind may continue.
     open: HashMap<(Rule, Option<usize>, Witness), usize>,
     worded: Vec<Finding>,
+    /// What may follow from something that is wrong with the page at an address.
+    effects: Vec<(u64, Finding)>,
     omitted: u64,
 }
 
@@ -177,10 +179,16 @@ impl Marks {
         self.push_finding(Finding::worded(phase, rule, region, message));
     }
 
+    /// A finding that follows from whatever is wrong with the page at `virt`. It stands by itself only if nothing is.
+    pub fn push_effect(&mut self, virt: u64, finding: Finding) {
+        self.effects.push((virt, finding));
+    }
+
     /// Takes over all of another's marks.
     pub fn absorb(&mut self, other: Self) {
         other.marks.into_iter().for_each(|mark| self.push(mark));
         self.worded.extend(other.worded);
+        self.effects.extend(other.effects);
         self.omitted += other.omitted;
     }
 
@@ -194,7 +202,8 @@ impl Marks {
         self.marks.iter().filter_map(|mark| mark.virt)
     }
 
-    /// One finding for each run: the words of all witnesses about the same pages under the same rule together.
+    /// One finding for each run: the words of all witnesses about the same pages under the same rule together. Causes come
+    /// before their effects.
     pub fn into_findings(mut self, phase: Phase, map: &MemoryMap, tables: Option<Tables<'_>>) -> Vec<Finding> {
         self.marks.sort_by_key(|mark| (mark.rule, mark.region, mark.virt, mark.witness));
         let mut findings = self.worded;
@@ -214,6 +223,13 @@ impl Marks {
             witnesses.dedup();
             findings.push(finding(phase, run, witnesses, map, tables.as_ref()));
         }
+        for (virt, effect) in self.effects {
+            match findings.iter_mut().find(|finding| is_cause(finding, virt)) {
+                Some(cause) => cause.message += &format!("; what follows from it: {}", effect.message),
+                None => findings.push(effect),
+            }
+        }
+        findings.sort_by_key(|finding| finding.rule);
         findings
     }
 }
@@ -223,6 +239,14 @@ pub struct Tables<'a> {
     pub memory: &'a dyn TableMemory,
     pub root: Pa,
     pub told: &'a Paging,
+}
+
+/// Whether a finding is of a page that leads nowhere, or elsewhere, for all who use the address.
+fn is_cause(finding: &Finding, virt: u64) -> bool {
+    let leads_astray =
+        matches!(finding.rule, Rule::ReservedBit | Rule::NotPresent | Rule::WrongFrame | Rule::TableUnreachable);
+    let offset = finding.virt.and_then(|start| virt.checked_sub(start));
+    leads_astray && offset.is_some_and(|offset| offset / PAGE_BYTES < finding.pages)
 }
 
 fn continues(run: &Mark, next: &Mark) -> bool {
@@ -247,10 +271,21 @@ fn finding(phase: Phase, mark: Mark, witnesses: Vec<Witness>, map: &MemoryMap, t
         pages: mark.pages,
         expected: mark.expected.to_string(),
         observed: mark.observed.to_string(),
+        remedy: remedy(mark.rule).map(str::to_owned),
         error_code: mark.observed.error_code().map(|code| code.0),
         message: message(&mark, &witnesses, map),
         walk,
         witnesses,
+    }
+}
+
+/// What helps, where that is the same whatever region it is.
+fn remedy(rule: Rule) -> Option<&'static str> {
+    match rule {
+        Rule::NoVirtualStart => Some(
+            "check the first kernel's own map (/sys/firmware/efi/runtime-map), or let `efibed kexec` make both runs",
+        ),
+        _ => None,
     }
 }
 
@@ -267,24 +302,30 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
         };
     }
     text += match mark.rule {
-        Rule::ReservedBit => "every access faults, for a reserved bit is set on the way",
+        Rule::ReservedBit => "every access faults: a reserved bit is set on the way",
         Rule::NotPresent => "nothing is mapped",
-        Rule::WrongFrame => "another physical page is reached than the region's own",
-        Rule::CacheType => "the PAT index is another than the region asks for",
+        Rule::WrongFrame => "another physical page is reached than the right one",
+        Rule::CacheType => "the PAT index is not the one that the region asks for",
         Rule::NotWritable => "writes fault",
         Rule::WindowOrder => "its addresses are below those of the region before it in the list",
         Rule::NotContiguous => "it is torn from the code or data before it, which may be of the same image",
         Rule::KexecMoved => "it is not where the first kernel told firmware that it is",
+        Rule::NoVirtualStart => "its descriptor has no virtual address to map it at",
         Rule::WindowOverflow => "the layout has no room for it",
         Rule::NotReadOnly => "writes go through",
         Rule::NotExecutable => "instruction fetches fault",
         Rule::ExecutableData => "data can be executed",
-        Rule::UserAccessible => "ring 3 gets through",
+        Rule::UserAccessible => "ring 3 has access",
         Rule::StrayMapping => "something is mapped that belongs to no region",
-        Rule::WitnessDisagreement => "the guest's MMU does otherwise than the tables say",
-        Rule::WrongErrorCode => "the fault is another than the manual's rules give",
+        Rule::WitnessDisagreement => "the guest's MMU does not do what the tables say",
+        Rule::WrongErrorCode => "the fault is not the one that the manual's rules give",
         other => other.summary().trim_end_matches('.'),
     };
+    if let (Rule::WrongFrame, Some(virt), Statement::Frame(right), Statement::Frame(wrong)) =
+        (mark.rule, mark.virt, mark.expected, mark.observed)
+    {
+        text += &format!(", {}", frames::compare(virt, right, wrong, mark.region, map));
+    }
     let (expected, observed) = (mark.expected.to_string(), mark.observed.to_string());
     if !expected.is_empty() {
         text += &format!("; expected {expected}");
@@ -296,4 +337,93 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
         text += " (the guest's MMU alone says so)";
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIRT: u64 = 0xffff_fffe_8000_0000;
+
+    fn page(rule: Rule, page: u64) -> Mark {
+        let absent = Statement::Faulted(Fault::page(ErrorCode(0)));
+        let virt = Some(VIRT + page * PAGE_BYTES);
+        Mark { virt, pages: 1, expected: Statement::Frame(0x5000), observed: absent, ..Mark::new(rule, Witness::Walk) }
+    }
+
+    fn found(marks: Marks) -> Vec<(Rule, String)> {
+        let map = MemoryMap::from_descriptors("test", Vec::new());
+        let findings = marks.into_findings(Phase::Map, &map, None);
+        findings.into_iter().map(|finding| (finding.rule, finding.message)).collect()
+    }
+
+    /// Firmware's tables are damaged, as they are read at the third page.
+    fn with_effect(marks: impl IntoIterator<Item = Mark>) -> Vec<(Rule, String)> {
+        let mut all = Marks::default();
+        let effect = Finding::worded(Phase::Map, Rule::FirmwareTables, None, "the system table is gone".into());
+        all.push_effect(VIRT + 2 * PAGE_BYTES + 0x18, effect);
+        marks.into_iter().for_each(|mark| all.push(mark));
+        found(all)
+    }
+
+    #[test]
+    fn an_effect_belongs_to_its_cause() {
+        for rule in [Rule::NotPresent, Rule::WrongFrame, Rule::ReservedBit] {
+            let all = with_effect([page(rule, 1), page(rule, 2)]);
+            let [(found, message)] = all.as_slice() else { panic!("{all:?}") };
+            assert_eq!(*found, rule);
+            assert!(message.ends_with("; what follows from it: the system table is gone"), "{message}");
+        }
+    }
+
+    #[test]
+    fn without_a_cause_it_is_a_finding_of_its_own() {
+        let alone = [(Rule::FirmwareTables, "the system table is gone".to_owned())];
+        assert_eq!(with_effect([]), alone);
+        // Other pages, and what does not lead astray.
+        for mark in [page(Rule::NotPresent, 1), page(Rule::NotPresent, 3), page(Rule::CacheType, 2)] {
+            let rule = mark.rule;
+            let all = with_effect([mark]);
+            assert_eq!(all.iter().map(|(rule, _)| *rule).collect::<Vec<_>>(), [rule, Rule::FirmwareTables]);
+            assert!(!all[0].1.contains("gone"));
+        }
+    }
+
+    #[test]
+    fn causes_come_before_their_effects() {
+        let mut marks = Marks::default();
+        let rules = [Rule::CallFault, Rule::FirmwareTables, Rule::NotMapped, Rule::StrayWrite, Rule::Watchdog];
+        for rule in rules {
+            marks.push_worded(Phase::Map, rule, None, String::new());
+        }
+        marks.push(page(Rule::WitnessDisagreement, 0));
+        marks.push(page(Rule::NotPresent, 0));
+        marks.push(page(Rule::WrongAddress, 0));
+        let order: Vec<_> = found(marks).into_iter().map(|(rule, _)| rule).collect();
+        assert_eq!(
+            order,
+            [
+                Rule::StrayWrite,
+                Rule::NotMapped,
+                Rule::WrongAddress,
+                Rule::NotPresent,
+                Rule::FirmwareTables,
+                Rule::CallFault,
+                Rule::Watchdog,
+                Rule::WitnessDisagreement,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_frame_says_how_far_it_is_off() {
+        let mut marks = Marks::default();
+        let frame = |frame| Statement::Frame(frame);
+        marks.push(Mark { expected: frame(0x7e72_9000), observed: frame(0x7e60_0000), ..page(Rule::WrongFrame, 0) });
+        assert_eq!(
+            found(marks)[0].1,
+            "VA 0xfffffffe80000000: another physical page is reached than the right one, 0x129000 bytes below it: the low \
+             21 bits of the frame were dropped; expected PA 0x7e729000; found PA 0x7e600000"
+        );
+    }
 }

@@ -5,6 +5,7 @@
 //! | `finding` | rules, witnesses, findings |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
 //! | `attributes_table` | which entries of the Memory Attributes Table Linux takes |
+//! | `descriptor_size` | what a kernel reads that steps through the memory map with another DescriptorSize
 //! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
 //! | `expectation` | the first witness: what the two say must be |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
@@ -18,8 +19,10 @@
 mod address;
 mod attributes_table;
 mod closed_form;
+mod descriptor_size;
 mod expectation;
 mod finding;
+mod frames;
 mod given;
 mod judge;
 mod marks;
@@ -31,6 +34,7 @@ pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
 pub(crate) use closed_form::{addresses, has_identity, in_mapping_order, window};
+pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
 pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};

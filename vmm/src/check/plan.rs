@@ -56,7 +56,7 @@ pub struct PlannedProbe {
     pub purpose: Purpose,
     /// What the walk says.
     pub predicted: Outcome,
-    /// What is read there, where that is the guest's own memory: it bears no number of its page.
+    /// What is read there, where that is the guest's own memory: it does not hold the number of its page.
     pub content: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ pub struct PlannedProbe {
 pub enum Purpose {
     /// A page of this alias.
     Alias(usize),
-    /// An address that belongs to nobody.
+    /// An address that belongs to no region.
     Nobody,
 }
 
@@ -150,7 +150,7 @@ impl SkipKind {
 pub enum Behind {
     /// No memory: KVM says where an access arrived.
     Nothing,
-    /// A page that bears its number, and has a word that may be written.
+    /// A page that holds its number, and has a word that may be written.
     Stamped,
     /// The guest's own memory, which is only read.
     Own,
@@ -521,7 +521,7 @@ impl Maker<'_> {
             (Kind::Fetch, Behind::Stamped) => virt.is_multiple_of(PAGE_BYTES),
             (Kind::Fetch, _) => {
                 let what = "fetches from pages that can be executed";
-                self.skip(SkipKind::Machine, what, "none of the bed's code is there", 1);
+                self.skip(SkipKind::Machine, what, "the test bed has no code there", 1);
                 false
             }
         }

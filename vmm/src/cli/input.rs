@@ -89,7 +89,7 @@ pub struct Options {
 const LAYOUT_HELP: &str = "\
 How regions get their virtual addresses [default: linux]
   linux        as x86-64 Linux: merged, from the last region to the first, down from -4G, VA = PA modulo 2M; and 1:1
-  linux-fixed  as Linux after kexec: RUNTIME regions at the virtual addresses that the map itself bears; and 1:1
+  linux-fixed  as Linux after kexec: RUNTIME regions at the VirtualStart of their descriptors, and 1:1
   window       efi_va = -4G - highest end of the mapped regions; VA = efi_va + PA
   packed-down  in list order, one right below another from -4G, no regard to PA
   packed-up    in list order, one right above another from -4G

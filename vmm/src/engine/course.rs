@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use efibed_guest::protocol::{CpuAbilities, KeepRange};
+use efibed_guest::protocol::{CpuAbilities, KeepRange, RegionAtHand};
 use efibed_guest::{Layout, LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
@@ -13,7 +13,7 @@ use crate::check::{
     TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, Offence};
-use crate::guest::{Loaded, OwnMemory};
+use crate::guest::{Loaded, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
 use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
@@ -157,7 +157,7 @@ fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks
         }
         MapError::TableOutOfReach { table } => {
             let message =
-                format!("an entry names a table at {table:#x}, which is none of the kernel's or the mapper's");
+                format!("an entry names a table at {table:#x}, which is neither the kernel's nor the mapper's");
             (Rule::MapperError, None, message)
         }
         MapError::TooManyRegions { index } => {
@@ -167,7 +167,35 @@ fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks
     marks.push_worded(phase, rule, index, message);
 }
 
-/// What is said of a write that a mapper had no business to make.
+/// The report on a kernel that misreads the memory map: it would map regions that firmware does not have, so it is not run.
+/// `marks` are what is wrong with the map itself. False: it reads the map rightly.
+pub fn report_on_misread_map(job: &Job<'_>, report: &mut Report, marks: &mut Marks) -> bool {
+    let Strides { firmware, kernel } = job.strides();
+    let Some(finding) = check::misread(job.map, firmware, kernel) else { return false };
+    marks.push_finding(finding);
+    report.findings = std::mem::take(marks).into_findings(Phase::Input, job.map, None);
+    let why = "the kernel misreads the memory map";
+    report.uncalled = Some(why.into());
+    report.skipped.extend(asked_of_services(job).map(|what| Skipped::not_done(what, why)));
+    report.regions = region_reports(job.map, None, &report.findings);
+    true
+}
+
+/// Which region a mapper was at that did not come to an end.
+pub fn at_hand(at_hand: RegionAtHand, map: &MemoryMap) -> String {
+    let RegionAtHand { phys_start, page_count } = at_hand;
+    let size =
+        format!("{page_count:#x} pages ({:.1} GiB)", page_count as f64 * PAGE_BYTES as f64 / (1u64 << 30) as f64);
+    match map.regions().find(|region| region.phys == phys_start && region.is_mapped()) {
+        // Several descriptors may have been merged: the mapper's size is the one that counts.
+        Some(region) => {
+            format!("it was mapping region {} ({} at {phys_start:#x}), {size}", region.index, type_name(region.ty))
+        }
+        None => format!("it was mapping {size} at {phys_start:#x}, which is no region of the memory map"),
+    }
+}
+
+/// What is said of a mapper's write to memory that it was not given.
 pub fn stray_write(pa: u64) -> String {
     format!("the mapping code wrote to PA {pa:#x}, which it was not given")
 }
@@ -319,4 +347,53 @@ pub struct Denied {
 pub fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access, paging: &Paging) -> bool {
     let reached = walk(&loaded.memory, Pa(root), Va(virt), access, paging).translation();
     reached.is_some_and(|translation| translation.pa.0 & !(PAGE_BYTES - 1) == phys & !(PAGE_BYTES - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use efibed_guest::{LeafRule, MapContext, Mapper};
+
+    use super::*;
+    use crate::guest::{Image, Placement};
+
+    const MAP: &str = "
+        [[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 0x242\nattribute = \"RUNTIME|WB\"
+        [[descriptor]]\ntype = 5\nphys = 0x7e000000\npages = 0x20\nattribute = \"RUNTIME|WB\"
+        [[descriptor]]\ntype = 7\nphys = 0x100000\npages = 0x400\nattribute = \"WB\"";
+
+    /// The region that is at hand once a layout has mapped all natively: its last.
+    fn last_at_hand(layout: Layout) -> String {
+        let map = MemoryMap::parse(MAP).unwrap();
+        let image = Image::built_in().unwrap();
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 64, 0);
+        let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
+        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
+        let mut mapper = LayoutMapper { layout, leaf_rule: LeafRule::CoAligned };
+        let request = loaded.request(mapper, CpuAbilities { maxphyaddr: 46, ..Default::default() });
+        // SAFETY: the request names this memory, which nobody else uses while the context lives.
+        let context = unsafe { MapContext::from_request(&request, loaded.memory.host_offset()) };
+        mapper.map(&mut context.unwrap()).unwrap();
+        let word = |offset| loaded.memory.read_u64(loaded.region_at_hand() + offset).unwrap();
+        at_hand(RegionAtHand { phys_start: word(0), page_count: word(8) }, &map)
+    }
+
+    #[test]
+    fn a_mapper_says_what_it_is_at() {
+        let first = "it was mapping region 0 (RuntimeServicesData at 0x7e729000), 0x242 pages (0.0 GiB)";
+        let second = "it was mapping region 1 (RuntimeServicesCode at 0x7e000000), 0x20 pages (0.0 GiB)";
+        // Linux goes from the last region to the first; the others follow the list.
+        assert_eq!(last_at_hand(Layout::Linux), first);
+        assert_eq!(last_at_hand(Layout::Window), second);
+        assert_eq!(last_at_hand(Layout::PackedDown), second);
+    }
+
+    #[test]
+    fn what_no_descriptor_has_is_said_to_be_none_of_the_maps() {
+        let map = MemoryMap::parse(MAP).unwrap();
+        let strange = RegionAtHand { phys_start: 0x6, page_count: 0x4_0000 };
+        assert_eq!(
+            at_hand(strange, &map),
+            "it was mapping 0x40000 pages (1.0 GiB) at 0x6, which is no region of the memory map"
+        );
+    }
 }

@@ -11,7 +11,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
+    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, RegionAtHand, Sweep,
+    USER_BASE,
 };
 use efibed_stub::TRAP_PORT;
 use efibed_stub::stamp::stamp_page;
@@ -86,6 +87,10 @@ impl Kvm {
         let mut report = course::empty_report(job, EngineName::Kvm, cpu);
         let mut input = Marks::default();
         report.notes = check::judge_map(job.map, &cpu.told, &mut input);
+        if course::report_on_misread_map(job, &mut report, &mut input) {
+            report.timing.total = start.elapsed();
+            return Ok(report);
+        }
 
         let reused = self.machines.reuse(&job.cpu, job.map);
         // It goes by the map it gave to whoever called SetVirtualAddressMap.
@@ -167,6 +172,7 @@ impl Kvm {
             marks: Marks::default(),
             phase: Phase::Map,
             stage: Stage::Mapping,
+            unfinished: None,
             given_up: false,
             committed: Vec::new(),
             miscalled: Vec::new(),
@@ -267,6 +273,8 @@ struct Run<'a, 'm> {
     marks: Marks,
     phase: Phase,
     stage: Stage,
+    /// What the mapper was at, if it did not come to an end.
+    unfinished: Option<RegionAtHand>,
     /// The guest has abandoned a runtime service, and calls no more of them.
     given_up: bool,
     /// What firmware has done that it must not.
@@ -358,7 +366,8 @@ impl Run<'_, '_> {
         // Sizes were chosen so that there is room.
         if self.loaded.write_virtual_map(earlier.virtual_map) {
             self.call_before_the_switch("boot", self.loaded.boot_root, earlier.virtual_map.len() as u64)?;
-            self.verify_virtual_tables(|virt| check::physical_of(earlier.virtual_map, virt));
+            let physical = |virt| check::physical_of(earlier.virtual_map, virt);
+            self.verify_virtual_tables(earlier.virtual_map, physical);
         }
         self.loaded.write_virtual_map(&[]);
         Ok(())
@@ -391,7 +400,8 @@ impl Run<'_, '_> {
             let (name, root) = self.tables_for_the_switch(tables);
             self.call_before_the_switch(name, root, tables.mapped)?;
             let (loaded, root, checks) = (self.loaded, tables.root, self.cpu.checks);
-            self.verify_virtual_tables(|virt| {
+            let virtual_map = self.report.virtual_map.clone();
+            self.verify_virtual_tables(&virtual_map, |virt| {
                 let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
                 walk.translation().map(|translation| translation.pa.0)
             });
@@ -516,6 +526,7 @@ impl Run<'_, '_> {
             total: report.probes.total + observations.counts.total,
             translated: report.probes.translated + observations.counts.translated,
             faulted: report.probes.faulted + observations.counts.faulted,
+            faulted_rightly: report.probes.faulted_rightly + observations.counts.faulted_rightly,
             pages_verified,
         };
         report.faults_omitted += observations.faults_omitted;
@@ -559,6 +570,9 @@ impl Run<'_, '_> {
             && let Some(text) = instruction_at(self.loaded, crash.registers.frame[0])
         {
             message += &format!(", at `{text}`");
+        }
+        if let Some(region) = self.unfinished {
+            message += &format!("; {}", course::at_hand(region, self.job.map));
         }
         self.marks.push_worded(self.phase, rule, None, message);
         self.conclude(None);

@@ -39,7 +39,7 @@ pub struct Job<'a> {
     pub mapper: LayoutMapper,
     /// What the CPU is to say it is.
     pub cpu: CpuidRequest,
-    /// Of whatever is sampled.
+    /// Seeds all sampling.
     pub seed: u64,
     /// For the whole run: what is not done by then is left out, and said.
     pub limit: Duration,

@@ -48,7 +48,7 @@ pub struct Trial {
     pub seen: String,
 }
 
-/// Where trial pages are mapped: a PML4 slot that is nobody's.
+/// Where trial pages are mapped: a PML4 slot that nothing else uses.
 const ARENA: u64 = 0xffff_a000_0000_0000;
 /// Each trial has a gigabyte of its own, so that any leaf fits.
 const SPACING: u64 = 1 << 30;
@@ -75,7 +75,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let (Answers { mut checks, high_half_start, mut trials }, taken) = result?;
     let mut tell = |what, asked: bool, taken: bool| {
         if asked {
-            let seen = if taken { "KVM takes it, and the guest runs" } else { "KVM refuses it" };
+            let seen = if taken { "KVM accepts it, and the guest runs" } else { "KVM refuses it" };
             trials.push(Trial { what, works: taken, seen: seen.into() });
         }
     };
@@ -92,7 +92,7 @@ struct Answers {
     trials: Vec<Trial>,
 }
 
-/// KVM refuses a CR4 with LA57 or PKE where it has not got them, whatever CPUID was made to say; the rest can still be
+/// KVM refuses a CR4 with LA57 or PKE where it does not have them, whatever CPUID says; the rest can still be
 /// asked.
 fn ask_what_is_taken(machine: &mut Machine, map: &MemoryMap, asked: &Paging) -> Result<(Answers, Paging), EngineError> {
     let without = [(true, true), (true, false), (false, true), (false, false)];

@@ -27,6 +27,10 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     let mut report = course::empty_report(job, EngineName::Walker, Cpu::honest(paging));
     let mut marks = Marks::default();
     report.notes = check::judge_map(job.map, &paging, &mut marks);
+    if course::report_on_misread_map(job, &mut report, &mut marks) {
+        report.timing.total = start.elapsed();
+        return Ok(report);
+    }
 
     let image = Image::built_in()?;
     let pool = course::pool_pages(job.map, job.mapper.layout);

@@ -32,7 +32,7 @@ macro_rules! misbehaviours {
                 match self { $(Self::$variant => $summary,)* }
             }
 
-            /// What a kernel would have to do to survive it.
+            /// What a kernel would have to do to survive it, as an instruction.
             pub const fn remedy(self) -> &'static str {
                 match self { $(Self::$variant => $remedy,)* }
             }
@@ -48,46 +48,46 @@ macro_rules! misbehaviours {
 misbehaviours! {
     ReadsBootServices, "reads-boot-services", SetVirtualAddressMap,
         "Reads boot-services memory, at its physical address.",
-        "boot-services regions kept, and mapped 1:1 for as long as firmware may run";
+        "keep boot-services regions, mapped 1:1, for as long as firmware may run";
     WritesBootServices, "writes-boot-services", SetVirtualAddressMap,
         "Writes to boot-services memory, at its physical address.",
-        "boot-services regions kept, and mapped 1:1, writable, for as long as firmware may run";
+        "keep boot-services regions, mapped 1:1 and writable, for as long as firmware may run";
     WritesPageZero, "writes-page-zero", SetVirtualAddressMap,
         "Writes to page 0.",
-        "page 0 mapped 1:1, as Linux does";
+        "map page 0 1:1, as Linux does";
     PhysicalPointer, "physical-pointer", GetTime,
         "Reads its data by a pointer that it has not converted.",
-        "the 1:1 aliases of RUNTIME regions kept after the switch";
+        "keep the 1:1 aliases of RUNTIME regions after the switch";
     EarlyPointer, "early-pointer", SetVirtualAddressMap,
         "Reads its data by its new address before SetVirtualAddressMap has returned.",
-        "the new addresses mapped beside the 1:1 aliases, on the tables that SetVirtualAddressMap runs on";
+        "map the new addresses beside the 1:1 aliases, on the tables that SetVirtualAddressMap runs on";
     WritesCode, "writes-code", GetTime,
         "Writes to its own code.",
-        "runtime code mapped writable, whatever the Memory Attributes Table says";
+        "map runtime code writable, and ignore the Memory Attributes Table";
     ExecutesData, "executes-data", GetTime,
         "Executes its own data.",
-        "runtime data mapped executable";
+        "map runtime data executable";
     PastArgument, "past-argument", GetTime,
         "Reads past the page of its first argument.",
-        "a page mapped after that of each argument";
+        "map a page after that of each argument";
     Seam, "seam", GetTime,
         "Reads across the end of its data, into the region that follows it in physical memory.",
-        "RUNTIME regions that follow one another in physical memory mapped so that they do in virtual memory";
+        "map RUNTIME regions that are adjacent in physical memory at adjacent virtual addresses";
     AttributesTable, "attributes-table", GetTime,
-        "Says in the Memory Attributes Table that its code is not to be executed.",
-        "runtime code mapped executable, whatever the Memory Attributes Table says";
+        "Says in the Memory Attributes Table that its code must not be executed.",
+        "map runtime code executable, and ignore the Memory Attributes Table";
     Errors, "errors", GetTime,
-        "Answers EFI_DEVICE_ERROR, whatever it is asked.",
-        "nothing: the caller has to be ready for errors";
+        "Answers EFI_DEVICE_ERROR to every call.",
+        "none: the caller has to be ready for errors";
     NeverReturns, "never-returns", GetTime,
         "Never returns.",
-        "nothing: the caller has to give up waiting";
+        "none: the caller has to stop waiting";
     JumpsWild, "jumps-wild", GetTime,
         "Jumps to its own code's other address: the physical one after the switch, the virtual one in it.",
-        "both addresses of runtime code mapped, executable";
+        "map both addresses of runtime code, executable";
     Faults, "faults", GetTime,
         "Reads where nothing is mapped, in the middle of its work.",
-        "nothing: no mapping survives a wild pointer";
+        "none: no mapping survives a wild pointer";
 }
 
 impl Misbehaviour {
@@ -141,9 +141,9 @@ impl Offence {
             (Misbehaviour::PhysicalPointer, _) if in_switch => {
                 Some("before SetVirtualAddressMap returns, its pointers are physical")
             }
-            (Misbehaviour::AttributesTable, service) if service != self.what.usual_service() => {
-                Some("the Memory Attributes Table is about all services; GetTime is the first that is called after it")
-            }
+            (Misbehaviour::AttributesTable, service) if service != self.what.usual_service() => Some(
+                "the Memory Attributes Table concerns all services, and GetTime is the first that is called after it",
+            ),
             (Misbehaviour::PastArgument, _) if in_switch => {
                 Some("the first argument of SetVirtualAddressMap is no pointer")
             }
@@ -166,7 +166,7 @@ pub struct Misdeed {
     pub deed: Deed,
     /// At which address, as firmware has it.
     pub at: u64,
-    /// The physical address that it takes this for, if it takes it for any.
+    /// The physical address that it means by this, if it means any.
     pub meant: Option<u64>,
     /// The physical address that the last byte is at, on the tables that are loaded; None: it faults.
     pub reached: Option<u64>,
@@ -235,7 +235,7 @@ pub fn lying_attributes_table(map: &[MemoryDescriptor], table: &[MemoryDescripto
     entries
 }
 
-/// Half of the canonical addresses are nobody's but for 1:1 aliases, which lie lower than this.
+/// In the lower half, where only 1:1 aliases are mapped. Those lie below this.
 const WILD: u64 = 0x0000_6666_dead_b000;
 /// In the BIOS data area, which old firmware is known to write to.
 const IN_PAGE_ZERO: u64 = 0x400;
@@ -393,7 +393,7 @@ mod tests {
             ("early-pointer@GetTime", "too early"),
             ("physical-pointer@SetVirtualAddressMap", "are physical"),
             ("past-argument@SetVirtualAddressMap", "no pointer"),
-            ("attributes-table@SetTime", "about all services"),
+            ("attributes-table@SetTime", "concerns all services"),
         ] {
             let error = Offence::parse(text).unwrap_err();
             assert!(error.contains(says), "{error}");

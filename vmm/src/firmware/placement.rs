@@ -14,7 +14,7 @@ pub enum NoFirmware {
         /// RUNTIME_SERVICES_CODE or RUNTIME_SERVICES_DATA.
         ty: MemoryType,
     },
-    /// Descriptors are of the type, but firmware can live in none of them.
+    /// There are descriptors of the type, but none that firmware can live in.
     #[error(
         "none of the map's {count} {} regions can hold firmware; descriptor {region}, at {phys:#x}, {defect}",
         type_name(*.ty)

@@ -6,7 +6,9 @@ use std::ops::Range;
 
 use efibed_guest::LayoutMapper;
 
-use efibed_guest::protocol::{CpuAbilities, DIRECT_MAP, IMAGE_BASE, KeepRange, MAX_KEEP, MapRequest, USER_BASE};
+use efibed_guest::protocol::{
+    CpuAbilities, DIRECT_MAP, IMAGE_BASE, KeepRange, MAX_KEEP, Mailbox, MapRequest, USER_BASE,
+};
 use efibed_stub::DESCRIPTOR_STRIDE;
 
 use super::boot_tables::{BootTables, OutOfPages, flags};
@@ -146,6 +148,7 @@ impl Loaded {
             attributes_table: self.placement.attributes().start + ATTRIBUTES_HEADER_BYTES,
             attributes_table_bytes: self.attributes_bytes - ATTRIBUTES_HEADER_BYTES,
             virtual_map: self.placement.virtual_map().start,
+            region_at_hand: self.region_at_hand(),
             kernel_root: self.kernel_root,
             levels: if cpu.la57 != 0 { 5 } else { 4 },
             table_reach: pair(self.placement.boot_tables().start..self.placement.pool().end),
@@ -187,6 +190,11 @@ impl Loaded {
             .take(count as usize)
             .map_while(|at| self.descriptor(at))
             .collect()
+    }
+
+    /// The physical address of the [`RegionAtHand`](efibed_guest::protocol::RegionAtHand) in the mailbox.
+    pub fn region_at_hand(&self) -> u64 {
+        self.physical(self.image.header().mailbox) + std::mem::offset_of!(Mailbox, region_at_hand) as u64
     }
 
     /// The physical address of an address in the image.

@@ -131,7 +131,7 @@ impl Placement {
 /// The first 64 KiB hold what real machines keep there, and address 0 is best left to null pointers.
 const LOWEST: u64 = 0x1_0000;
 
-/// Memory that nobody maps: RUNTIME may stand on a descriptor of any type.
+/// Memory that nobody maps. A descriptor of any type may have RUNTIME.
 fn is_free(region: &Region) -> bool {
     is_of(region, MemoryType::CONVENTIONAL) || is_of(region, MemoryType::LOADER_DATA)
 }

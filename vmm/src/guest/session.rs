@@ -9,7 +9,7 @@ use efibed_guest::MapError;
 use efibed_guest::protocol::CpuAbilities;
 use efibed_guest::protocol::{
     self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox,
-    MapRequest, MapStatus, Op, PORT, Probe, Sweep,
+    MapRequest, MapStatus, Op, PORT, Probe, RegionAtHand, Sweep,
 };
 use efibed_stub::stamp::stamp;
 
@@ -83,7 +83,7 @@ pub enum End {
     },
     /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
     Exit(Exit),
-    /// Whoever heard what it wrote to a port stopped it.
+    /// A listener stopped it after a write to a port.
     Stopped,
     /// The time for all that the guest was to do is over.
     OutOfTime,
@@ -119,7 +119,7 @@ impl fmt::Display for End {
             }
             Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
             Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
-            Self::Stopped => f.write_str("the guest had its machine reset"),
+            Self::Stopped => f.write_str("the guest asked for a reset of its machine"),
             Self::OutOfTime => f.write_str("the time for the whole run is over"),
             Self::Run(error) => write!(f, "{error}"),
             Self::Watchdog(error) => write!(f, "{error}"),
@@ -231,6 +231,12 @@ impl<'m> Guest<'m> {
             return Ok(Ok(MappedTables { root, mapped, table_pages, changed }));
         }
         MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
+    }
+
+    /// What the mapper was at when its batch ended too early; None: it had not come to a region.
+    pub fn region_at_hand(&self) -> Option<RegionAtHand> {
+        let [phys_start, page_count] = self.words(self.loaded.region_at_hand()).ok()?;
+        (page_count > 0).then_some(RegionAtHand { phys_start, page_count })
     }
 
     /// What mapping code may take beyond the usual limit. Where ring 0 is emulated an instruction costs a microsecond or

@@ -162,7 +162,7 @@ pub enum OpenError {
         /// What the system said.
         cause: errno::Error,
     },
-    /// The device is there and may be opened, but is of no use.
+    /// The device is there and may be opened, but cannot be used.
     #[error("{} is not a KVM that works here: {cause}", path.display())]
     NotWorking {
         /// What was opened.

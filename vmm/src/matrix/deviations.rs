@@ -96,7 +96,7 @@ pub const DEVIATIONS: [Deviation; 15] = [
     Deviation {
         name: "1g-reserved",
         rule: "PS in a PDPTE maps a 1 GiB page where CPUID says that there are such (SDM 3A 4.5.4, table 4-16)",
-        reason: "a shadow MMU without 1 GiB pages takes PS there for reserved, whatever the guest's CPUID was made to say",
+        reason: "a shadow MMU without 1 GiB pages treats PS there as reserved, whatever the guest's CPUID says",
         model: |model, _| {
             model.paging.gbpages.then_some(Model { paging: Paging { gbpages: false, ..model.paging }, ..*model })
         },
@@ -124,7 +124,7 @@ pub const DEVIATIONS: [Deviation; 15] = [
     },
     Deviation {
         name: "refused-by-emulator",
-        rule: "an access whose fault is for a reserved bit marks no leaf (SDM 3A 4.8)",
+        rule: "an access that faults at a reserved bit marks no leaf (SDM 3A 4.8)",
         reason: "the processor, whose MAXPHYADDR is larger, finds the page and marks it; that no memory is there makes \
                  KVM's emulator do the access, and refuse it by the guest's MAXPHYADDR",
         model: |model, _| (!model.emulator_refuses).then_some(Model { emulator_refuses: true, ..*model }),
@@ -141,7 +141,7 @@ pub const DEVIATIONS: [Deviation; 15] = [
     Deviation {
         name: "reserved-without-p",
         rule: "the fault of a reserved bit sets P in the error code (SDM 3A 4.7)",
-        reason: "a processor that is emulated, with nested paging, may report 0x8 for 0x9",
+        reason: "an emulated processor, with nested paging, may report 0x8 for 0x9",
         model: |model, _| {
             model
                 .paging
@@ -176,35 +176,35 @@ pub const DEVIATIONS: [Deviation; 15] = [
     Deviation {
         name: "implicit-access-hangs",
         rule: "EFLAGS.AC lifts SMAP for no access of the processor's own (SDM 3A 4.6.1)",
-        reason: "KVM's shadow MMU takes the fault for one that AC lifts, and has the access made again, for ever",
+        reason: "KVM's shadow MMU treats the fault as one that AC lifts, and repeats the access without end",
         model: |model, _| (!model.implicit_access_hangs).then_some(Model { implicit_access_hangs: true, ..*model }),
         precondition: None,
     },
     Deviation {
         name: "g-in-pml4e-ignored",
         rule: "bit 8 of a PML4E or PML5E is reserved on AMD (APM vol. 2, 5.3)",
-        reason: "a processor that is emulated may not look at it",
+        reason: "an emulated processor may not look at it",
         model: |model, _| without(model, Rule::GInUpperAmd).filter(|_| model.paging.vendor == Vendor::Amd),
         precondition: None,
     },
     Deviation {
         name: "1g-leaf-marked",
         rule: "a fault leaves the leaf's A alone (SDM 3A 4.8)",
-        reason: "a processor that is emulated may set A of a 1 GiB leaf before it looks at the leaf's other bits",
+        reason: "an emulated processor may set A of a 1 GiB leaf before it looks at the leaf's other bits",
         model: |model, _| (!model.marks_1g_leaf).then_some(Model { marks_1g_leaf: true, ..*model }),
         precondition: None,
     },
     Deviation {
         name: "ac-lifts-implicit",
         rule: "EFLAGS.AC lifts SMAP for no access of the processor's own (SDM 3A 4.6.1)",
-        reason: "a processor that is emulated may take its own accesses in ring 0 for the guest's",
+        reason: "an emulated processor may treat its own accesses in ring 0 as the guest's",
         model: |model, _| without(model, Rule::AcNeverForImplicit),
         precondition: None,
     },
     Deviation {
         name: "stack-gp",
         rule: "a stack access to an address that is not canonical is #SS (SDM vol. 1, 3.3.7.1)",
-        reason: "a processor that is emulated may raise #GP for all accesses",
+        reason: "an emulated processor may raise #GP for all accesses",
         model: |model, _| without(model, Rule::CanonicalStack),
         precondition: None,
     },

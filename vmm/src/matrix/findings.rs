@@ -32,7 +32,7 @@ pub struct Findings {
     pub controls: BTreeMap<Rule, u64>,
     /// Deviations that were to be met, by trials of single accesses, and of how many combinations.
     pub due: BTreeMap<usize, u64>,
-    /// Deviations that explain something although trials of single accesses say that this machine has them not.
+    /// Deviations that explain something although trials of single accesses say that this machine does not have them.
     pub not_shown: BTreeSet<usize>,
 }
 

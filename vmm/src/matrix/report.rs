@@ -45,7 +45,7 @@ pub struct MatrixReport {
     pub deviations: Vec<Found>,
     /// Deviations that should have been found, by what single accesses showed, and were not.
     pub not_found: Vec<&'static str>,
-    /// Deviations that were found, although single accesses showed that this machine has them not.
+    /// Deviations that were found, although single accesses showed that this machine does not have them.
     pub not_shown: Vec<&'static str>,
     /// If asked for: for each rule of the software MMU, how many combinations show that it was broken.
     pub controls: Vec<(Rule, u64)>,

@@ -134,6 +134,7 @@ struct ProbesObject {
     total: u64,
     translated: u64,
     faulted: u64,
+    faulted_rightly: u64,
     pages_verified: u64,
 }
 
@@ -147,6 +148,7 @@ struct FindingObject<'a> {
     pages: u64,
     expected: &'a str,
     observed: &'a str,
+    remedy: Option<&'a str>,
     error_code: Option<Hex>,
     walk: Vec<StepObject>,
     witnesses: Vec<&'static str>,
@@ -189,6 +191,7 @@ struct CallObject<'a> {
     tables: &'static str,
     args: [Hex; 4],
     status: CallStatus,
+    expected_status: Option<Hex>,
     reason: Option<&'a str>,
 }
 
@@ -254,6 +257,7 @@ fn document(report: &Report) -> Document<'_> {
             total: counts.total,
             translated: counts.translated,
             faulted: counts.faulted,
+            faulted_rightly: counts.faulted_rightly,
             pages_verified: counts.pages_verified,
         },
         findings: report.findings.iter().map(FindingObject::from).collect(),
@@ -328,6 +332,7 @@ impl<'a> From<&'a Finding> for FindingObject<'a> {
             pages: finding.pages,
             expected: &finding.expected,
             observed: &finding.observed,
+            remedy: finding.remedy.as_deref(),
             error_code: finding.error_code.map(|code| Hex(code.into())),
             walk: finding.walk.iter().map(StepObject::from).collect(),
             witnesses: finding.witnesses.iter().map(|witness| witness.name()).collect(),
@@ -400,6 +405,7 @@ impl<'a> From<&'a CallReport> for CallObject<'a> {
                 (None, Some(_)) => CallStatus::NotReturned,
                 (None, None) => CallStatus::NotCalled,
             },
+            expected_status: call.expected.map(Hex),
             reason: call.reason.as_deref(),
         }
     }
@@ -497,12 +503,12 @@ mod tests {
         assert_eq!(value["regions"][0]["virt"], Value::Null);
         assert_eq!(
             value["probes"],
-            json!({ "total": 2200, "translated": 2096, "faulted": 104, "pages_verified": 2096 })
+            json!({ "total": 2200, "translated": 2096, "faulted": 104, "faulted_rightly": 104, "pages_verified": 2096 })
         );
         assert_eq!(
             value["calls"],
             json!([{ "phase": "map", "service": "SetVirtualAddressMap", "rip": "0x7e900010", "cr3": "0x123000",
-                     "tables": "mapper", "args": ["0x60", "0x30", "0x1", "0x5000"], "status": "0x0",
+                     "tables": "mapper", "args": ["0x60", "0x30", "0x1", "0x5000"], "status": "0x0", "expected_status": "0x0",
                 "reason": null }])
         );
         assert_eq!(
@@ -557,7 +563,7 @@ mod tests {
     fn what_is_absent_is_null_and_a_service_not_called_says_so() {
         let value = parsed(&samples::kernel_overlap());
         let finding = &value["findings"][0];
-        for key in ["virt", "error_code"] {
+        for key in ["virt", "error_code", "remedy"] {
             assert_eq!(finding[key], Value::Null, "{key}");
         }
         assert_eq!((&finding["pages"], &finding["walk"]), (&json!(0), &json!([])));

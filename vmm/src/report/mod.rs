@@ -182,8 +182,17 @@ pub struct CallReport {
     pub args: [u64; 4],
     /// Its status; None: it was not called, or (with `rip`) did not return.
     pub status: Option<u64>,
+    /// The status that it must answer; None: it must not return.
+    pub expected: Option<u64>,
     /// Why there is no status.
     pub reason: Option<String>,
+}
+
+impl CallReport {
+    /// Whether it was called, and answered as it must.
+    pub fn is_right(&self) -> bool {
+        self.rip.is_some() && self.status == self.expected
+    }
 }
 
 /// How long it took.

@@ -31,7 +31,7 @@ pub fn clean() -> Report {
             region(2, MemoryType::RUNTIME_SERVICES_CODE, 0x7e90_0000, 16, Some(0xffff_fffe_fe90_0000), Verdict::Ok),
             region(3, MemoryType::RESERVED, 0xfec0_0000, 1, None, Verdict::NotOwed),
         ],
-        probes: ProbeCounts { total: 2200, translated: 2096, faulted: 104, pages_verified: 2096 },
+        probes: ProbeCounts { total: 2200, translated: 2096, faulted: 104, faulted_rightly: 104, pages_verified: 2096 },
         findings: Vec::new(),
         findings_omitted: 0,
         faults: Vec::new(),
@@ -45,6 +45,7 @@ pub fn clean() -> Report {
             tables: "mapper",
             args: [0x60, 0x30, 1, 0x5000],
             status: Some(0),
+            expected: Some(0),
             reason: None,
         }],
         expected_rules: None,
@@ -75,7 +76,8 @@ pub fn reserved_bit() -> Report {
     report.mapper = MapperName { layout: "packed-down", leaf_rule: "va-only" };
     report.cpu = Cpu::honest(Paging { maxphyaddr: 46, ..Paging::default() });
     report.regions[1] = region(1, MemoryType::RUNTIME_SERVICES_DATA, 0x7e10_7000, 2080, Some(virt), Verdict::Wrong);
-    report.probes = ProbeCounts { total: 2200, translated: 1580, faulted: 620, pages_verified: 1584 };
+    report.probes =
+        ProbeCounts { total: 2200, translated: 1580, faulted: 620, faulted_rightly: 104, pages_verified: 1584 };
     report.findings = vec![Finding {
         rule: Rule::ReservedBit,
         phase: Phase::Map,
@@ -84,6 +86,7 @@ pub fn reserved_bit() -> Report {
         pages: 512,
         expected: "PA 0x7e107000".into(),
         observed: "#PF 0x9 (P RSVD)".into(),
+        remedy: None,
         error_code: Some(0x9),
         walk: vec![
             step(Level::Pml4e, 0x12_3ff8, 0x12_4063, 0),
@@ -118,6 +121,7 @@ pub fn kernel_overlap() -> Report {
         pages: 0,
         expected: String::new(),
         observed: String::new(),
+        remedy: None,
         error_code: None,
         walk: Vec::new(),
         witnesses: vec![Witness::Walk],

@@ -14,7 +14,7 @@ use uefi_raw::Status;
 
 use super::style::{Paint, WIDTH, counted, labelled, printable, wrapped};
 use super::{CallReport, EngineName, Report};
-use crate::check::Skipped;
+use crate::check::{ProbeCounts, Skipped};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Paging, Vendor};
 
@@ -162,14 +162,16 @@ fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
 
 fn are_alike(one: &CallReport, other: &CallReport) -> bool {
     let page = |call: &CallReport| call.rip.map(|rip| rip & !(PAGE_BYTES - 1));
-    let key = |call: &CallReport| (call.phase, call.tables, call.status, call.cr3, page(call));
+    let key = |call: &CallReport| (call.phase, call.tables, call.status, call.expected, call.cr3, page(call));
     key(one) == key(other) && one.reason == other.reason
 }
 
 fn how_it_went(call: &CallReport, count: usize, paint: Paint) -> String {
     let mut text = match (call.status, call.rip) {
-        (Some(0), _) => paint.right("EFI_SUCCESS"),
+        (Some(0), _) if call.is_right() => paint.right("EFI_SUCCESS"),
+        (Some(status), _) if call.is_right() => format!("{}, as it must,", paint.right(status_name(status))),
         (Some(status), _) => paint.bold(status_name(status)),
+        (None, Some(_)) if call.is_right() => format!("{}, as it must not,", paint.right("did not return")),
         (None, Some(_)) => paint.bold("did not return"),
         (None, None) => paint.bold("not called"),
     };
@@ -231,14 +233,22 @@ fn notes(notes: &[String], paint: Paint) -> Vec<String> {
     lines
 }
 
+fn faulted(ProbeCounts { faulted, faulted_rightly, .. }: ProbeCounts) -> String {
+    match faulted_rightly {
+        0 => format!("{faulted} faulted"),
+        right if right == faulted => format!("{faulted} faulted, as they must"),
+        right => format!("{faulted} faulted, {right} of them as they must"),
+    }
+}
+
 fn totals(report: &Report) -> Vec<String> {
     let (probes, timing) = (report.probes, report.timing);
     let asked = match report.engine {
         EngineName::Walker => "no access was made in a guest".into(),
         EngineName::Kvm => format!(
-            "{} accesses, {} faulted; {} verified",
+            "{} accesses, {}; {} verified",
             probes.total,
-            probes.faulted,
+            faulted(probes),
             counted(probes.pages_verified, "page")
         ),
     };

@@ -93,7 +93,9 @@ pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<Stri
     let mut lines =
         vec![format!("{margin}{top}:0  {digits}"), format!("{margin}      {}", paint.wrong(carets.trim_end()))];
     for (guilty, why) in reasons(step, paging) {
-        let text = format!("{}: {why}", are_set(guilty));
+        // The rule's text is the manual's; here stands the width that it speaks of.
+        let width = format!("51:{} must be 0, as MAXPHYADDR is {0}", paging.maxphyaddr);
+        let text = format!("{}: {}", are_set(guilty), why.replace("51:MAXPHYADDR must be 0", &width));
         let wrapped = wrapped(&text, WIDTH - 3 * INDENT, 2);
         lines.extend(wrapped.iter().map(|line| format!("{margin}{}", paint.wrong(line))));
     }
@@ -175,6 +177,14 @@ mod tests {
         assert_eq!(shown[1].len(), INDENT + 6 + 79);
         assert_eq!(shown[2], format!("{}^", " ".repeat(INDENT + 6)));
         assert!(shown[3].trim_start().starts_with("bit 63 is set: bit 63 must be 0 while EFER.NXE = 0"), "{shown:?}");
+    }
+
+    #[test]
+    fn a_bit_past_maxphyaddr_stands_beside_the_width() {
+        let paging = Paging { maxphyaddr: 39, ..Paging::default() };
+        let shown = plain(step(Level::Pte, 1 << 40 | 0x1003, 1 << 40), &paging);
+        let says = "bit 40 is set: address bits 51:39 must be 0, as MAXPHYADDR is 39 (SDM 3A";
+        assert!(shown[3].trim_start().starts_with(says), "{shown:?}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Run<'_, '_> {
         match (abandoned.halt, self.guest.service_fault()) {
             (Some(halt), _) => self.judge_halt(abandoned, halt),
             (None, Some(crash)) => self.judge_fault(abandoned, &crash),
-            (None, None) => "the guest abandoned it, and did not say why".into(),
+            (None, None) => "the guest abandoned it without saying why".into(),
         }
     }
 
@@ -48,19 +48,20 @@ impl Run<'_, '_> {
         let what = format!("{} at {:#x}{}", record.access, record.virt, self.of_region(record.region));
         let (rule, expected, message) = match &guilty {
             Some(misdeed) => {
-                let message = format!("firmware's {service} faulted, for it {}: {what}", doing(misdeed.what));
-                (Rule::FirmwareFault, remedy(misdeed), message)
+                let message = format!("firmware's {service} {}, and faulted: {what}", doing(misdeed.what));
+                (Rule::FirmwareFault, format!("no {} at {:#x}", record.access, record.virt), message)
             }
-            None => self.blameless(abandoned, &what),
+            None => self.blameless(abandoned, &record, &what),
         };
         if guilty.is_some_and(|misdeed| misdeed.reached.is_some()) {
-            self.find_disagreement(format!("{service}: the walk says that a {what} goes through; it faulted"));
+            self.find_disagreement(format!("{service}: the walk says that the {what} goes through, but it faulted"));
         }
         self.marks.push_finding(Finding {
             virt: Some(record.virt),
             pages: 1,
             expected,
             observed: record.fault.to_string(),
+            remedy: guilty.as_ref().map(remedy),
             error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
@@ -112,7 +113,7 @@ impl Run<'_, '_> {
 
     /// The rule, what was expected and what to say of a fault in a service that did nothing it must not: it was called
     /// wrongly, or is not mapped as it must be.
-    fn blameless(&self, abandoned: &Abandoned<'_>, what: &str) -> (Rule, String, String) {
+    fn blameless(&self, abandoned: &Abandoned<'_>, record: &FaultRecord, what: &str) -> (Rule, String, String) {
         let Abandoned { service, entry, root, .. } = *abandoned;
         let expected = self.firmware.as_ref().and_then(|firmware| firmware.virtual_entry(service));
         if let Some(expected) = expected.filter(|expected| *expected != entry) {
@@ -123,7 +124,11 @@ impl Run<'_, '_> {
             let message = format!("{service} was called with CR3 {root:#x}, and faulted: {what}");
             return (Rule::CallTables, format!("CR3 {:#x}", abandoned.expected_root), message);
         }
-        (Rule::CallFault, String::new(), format!("{service} faulted at what it is owed: {what}"))
+        let expected = match check::physical_of(self.virtual_map(), record.virt) {
+            Some(phys) => format!("PA {phys:#x}"),
+            None => format!("a {} that goes through", record.access),
+        };
+        (Rule::CallFault, expected, format!("{service} faulted at what it is owed: {what}"))
     }
 
     fn instruction_of_firmware(&mut self, root: u64, rip: u64) -> Option<String> {
@@ -141,7 +146,7 @@ impl Run<'_, '_> {
         let page = |address: u64| address & !(PAGE_BYTES - 1);
         let is_guilty = |misdeed: &&Misdeed| match misdeed.deed {
             Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(crash.cr2),
-            // Whatever is executed there in its stead is firmware's doing, too.
+            // Whatever is executed there instead is firmware's doing, too.
             Deed::Execute => misdeed.what != Misbehaviour::AttributesTable && page(rip_of(crash)) == page(misdeed.at),
             Deed::Hang | Deed::Answer(_) => false,
         };
@@ -202,11 +207,13 @@ impl Run<'_, '_> {
             (None, false) => Rule::EmulationFailure,
         };
         let message = match guilty {
-            Some(misdeed) => format!("firmware's {service} did not return, for it {}: {halt}", doing(misdeed.what)),
-            None => format!("{service} did not return: {halt}"),
+            Some(misdeed) => format!("firmware's {service} did not return: it {}", doing(misdeed.what)),
+            None => format!("{service} did not return"),
         };
         let finding = Finding {
-            expected: guilty.map_or_else(String::new, remedy),
+            expected: format!("{service} returns"),
+            observed: halt.to_string(),
+            remedy: guilty.map(remedy),
             ..Finding::worded(self.phase, rule, None, message)
         };
         self.marks.push_finding(finding);
@@ -221,20 +228,21 @@ impl Run<'_, '_> {
                 (Deed::Answer(_), _) if call.service == Service::SetVirtualAddressMap => {
                     let message = format!("{did}: no service can be called at a virtual address");
                     let finding = Finding {
-                        expected: remedy(misdeed),
+                        expected: "EFI_SUCCESS".into(),
+                        remedy: Some(remedy(misdeed)),
                         observed: format!("EFI_{:?}", call.status),
                         ..Finding::worded(self.phase, Rule::FirmwareError, None, message)
                     };
                     self.marks.push_finding(finding);
                 }
                 (Deed::Read | Deed::Write | Deed::Execute, None) => {
-                    let text = format!("the walk says that it faults at {:#x}; it went through", misdeed.at);
+                    let text = format!("the walk says that it faults at {:#x}, but it went through", misdeed.at);
                     self.find_disagreement(format!("{did}: {text}"));
                 }
                 (_, Some(reached)) if misdeed.last_meant().is_some_and(|meant| meant != reached) => {
                     self.find_astray(call, misdeed, reached, did);
                 }
-                _ => self.report.notes.push(format!("{did}, and got away with it{}", where_it_got(misdeed))),
+                _ => self.report.notes.push(format!("{did}: no harm came of it{}", where_it_got(misdeed))),
             }
         }
     }
@@ -247,6 +255,7 @@ impl Run<'_, '_> {
             pages: 1,
             expected: misdeed.last_meant().map_or_else(String::new, |meant| format!("PA {meant:#x}")),
             observed: format!("PA {reached:#x}"),
+            remedy: Some(remedy(misdeed)),
             walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],
             ..Finding::worded(self.phase, Rule::FirmwareAstray, None, did)
@@ -315,7 +324,7 @@ fn doing(what: Misbehaviour) -> String {
     first.to_lowercase() + rest
 }
 
-/// What would have let it through.
+/// What a kernel can do about it.
 fn remedy(misdeed: &Misdeed) -> String {
     let remedy = misdeed.what.remedy();
     match misdeed.meant {

@@ -1,5 +1,6 @@
 //! The calls of runtime services: made in the guest, in one batch before the switch and one after it, and judged.
 
+use std::cell::Cell;
 use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
 use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
-use crate::check::{self, Expectation, Phase, Rule, Skipped};
+use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
+use crate::memory_map::MemoryDescriptor;
 use crate::mmu::Access;
 use crate::report::CallReport;
 
@@ -84,7 +86,8 @@ impl Run<'_, '_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let calls = Calls::before_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         let entries: Vec<Entry> = calls.calls.iter().map(|call| Ok(firmware.entry(call.service))).collect();
-        self.verify_firmware_tables(Some);
+        let defect = self.defect_of_tables(Some);
+        self.marks.push_findings(defect);
         self.call_all(name, root, &calls, &entries)
     }
 
@@ -123,21 +126,37 @@ impl Run<'_, '_> {
         self.call_all("mapper", root, &calls, &entries)
     }
 
-    /// Firmware's tables, if they are virtual by now, and whole.
-    pub(super) fn verify_virtual_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
-        if self.firmware.as_ref().is_some_and(Firmware::is_virtual) && !self.given_up {
-            self.verify_firmware_tables(translate);
+    /// Firmware's tables, if they are virtual by now, and whole. `virtual_map` says what `translate` should.
+    pub(super) fn verify_virtual_tables(
+        &mut self,
+        virtual_map: &[MemoryDescriptor],
+        translate: impl Fn(u64) -> Option<u64>,
+    ) {
+        if !self.firmware.as_ref().is_some_and(Firmware::is_virtual) || self.given_up {
+            return;
+        }
+        let astray = Cell::new(None);
+        let defect = self.defect_of_tables(|virt| {
+            let phys = translate(virt);
+            if phys != check::physical_of(virtual_map, virt) {
+                astray.set(astray.get().or(Some(virt)));
+            }
+            phys
+        });
+        let Some(defect) = defect else { return };
+        match astray.get() {
+            Some(virt) => self.marks.push_effect(virt, defect),
+            None => self.marks.push_finding(defect),
         }
     }
 
-    fn verify_firmware_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) {
-        let Some(firmware) = &self.firmware else { return };
-        let system_table = firmware.system_table();
+    /// What is wrong with firmware's tables.
+    fn defect_of_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) -> Option<Finding> {
+        let system_table = self.firmware.as_ref()?.system_table();
         let (tables, paging) = (&self.loaded.memory, &self.cpu.checks);
         let memory = FirmwareMemory { machine: self.guest.machine(), tables, paging };
-        if let Err(defect) = verify_tables(&memory, system_table, translate) {
-            self.marks.push_worded(self.phase, Rule::FirmwareTables, None, defect.to_string());
-        }
+        let defect = verify_tables(&memory, system_table, translate).err()?;
+        Some(Finding::worded(self.phase, Rule::FirmwareTables, None, defect.to_string()))
     }
 
     /// SetVirtualAddressMap's arguments, for so many descriptors, as the kernel has them.
@@ -312,6 +331,7 @@ impl Run<'_, '_> {
                 Fate::Returned(status) | Fate::Abandoned(status) => Some(status),
                 Fate::Ended | Fate::NotMade(_) => None,
             },
+            expected: planned.status.map(|status| status.0 as u64),
             reason,
         });
     }
@@ -416,6 +436,7 @@ fn not_called(phase: check::Phase, tables: &'static str, planned: &PlannedCall, 
         tables,
         args: [a, b, c, d],
         status: None,
+        expected: planned.status.map(|status| status.0 as u64),
         reason: Some(reason.to_owned()),
     }
 }

@@ -74,6 +74,8 @@ impl Run<'_, '_> {
         let mut watch =
             Watch { is_new, first_stray: None, built: 0, of: table_pages, loaded: self.loaded, job: self.job };
         let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), table_pages, &mut watch);
+        // In phase `finish` the mapper goes back to all regions, and no one is at hand.
+        self.unfinished = self.guest.region_at_hand().filter(|_| is_new && mapped.is_err());
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
         let stray = untouchable.first_change(self.loaded).or(watch.first_stray).or(changed_page);

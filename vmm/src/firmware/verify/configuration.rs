@@ -5,7 +5,7 @@ use uefi_raw::{Guid, guid};
 
 use super::{GuestMemory, Table, TableDefect, read, u32_at, u64_at};
 
-/// Verifies the tables that an operating system looks for (UEFI 2.10, 4.6); those of other GUIDs are nobody's business.
+/// Verifies the tables that an operating system looks for (UEFI 2.10, 4.6); those of other GUIDs are ignored.
 pub(super) fn verify(memory: &dyn GuestMemory, entries: &[([u8; 16], u64)]) -> Result<(), TableDefect> {
     let reader = Reader { memory };
     for (guid, table, is_owed) in KNOWN {
@@ -30,7 +30,7 @@ const KNOWN: [(Guid, Table, bool); 5] = [
     (guid!("dcfa911d-26eb-469f-a220-38b7dc461220"), Table::MemoryAttributes, false),
 ];
 
-/// Structures, resources, attributes read at the most: limits, for counts are only as right as memory is.
+/// Structures, resources, attributes read at the most: limits, since counts are only as right as memory is.
 const MAX_SMBIOS_BYTES: u64 = 64 << 10;
 const MAX_RESOURCES: u64 = 64;
 const MAX_ATTRIBUTES_BYTES: u64 = 16 << 20;

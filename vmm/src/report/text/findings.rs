@@ -19,11 +19,11 @@ const LABEL: usize = 14;
 pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let (shown, hidden) = chosen(&report.findings);
     let mut lines = Vec::new();
-    for (number, finding) in shown {
+    for (index, finding) in shown.into_iter().enumerate() {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        lines.extend(one(number, finding, report, paint));
+        lines.extend(one(index + 1, finding, report, paint));
     }
     if !hidden.is_empty() {
         let rules = tally(hidden.iter().map(|finding| finding.rule));
@@ -36,15 +36,15 @@ pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     lines
 }
 
-/// What is shown, numbered, and what is only counted.
-fn chosen(findings: &[Finding]) -> (Vec<(usize, &Finding)>, Vec<&Finding>) {
+/// What is shown, and what is only counted.
+fn chosen(findings: &[Finding]) -> (Vec<&Finding>, Vec<&Finding>) {
     let mut of_rule = BTreeMap::<Rule, usize>::new();
     let (mut shown, mut hidden) = (Vec::new(), Vec::new());
-    for (index, finding) in findings.iter().enumerate() {
+    for finding in findings {
         let count = of_rule.entry(finding.rule).or_default();
         *count += 1;
         match *count <= MAX_OF_RULE && shown.len() < MAX_SHOWN {
-            true => shown.push((index + 1, finding)),
+            true => shown.push(finding),
             false => hidden.push(finding),
         }
     }
@@ -61,6 +61,9 @@ fn one(number: usize, finding: &Finding, report: &Report, paint: Paint) -> Vec<S
     }
     if let Some(found) = found(finding) {
         say("found", &found);
+    }
+    if let Some(remedy) = &finding.remedy {
+        say("remedy", &printable(remedy));
     }
     if !finding.witnesses.is_empty() {
         say("witnesses", &witnesses(&finding.witnesses));
@@ -134,6 +137,7 @@ fn witnesses(witnesses: &[Witness]) -> String {
         Witness::Mmu => "the guest's MMU",
         Witness::Walk => "the software walk",
         Witness::KvmTranslate => "KVM_TRANSLATE",
+        Witness::Run => "what happened in the run",
     };
     witnesses.iter().map(name).collect::<Vec<_>>().join(", ")
 }

@@ -41,7 +41,8 @@ not asked
 odd, but not wrong
   - descriptor 3 has no cacheability bits
 
-2200 accesses, 104 faulted; 2096 pages verified; 9.1 ms (build 3.1, map 0.1, probe 5.0, check 0.9)"
+2200 accesses, 104 faulted, as they must; 2096 pages verified; 9.1 ms (build 3.1, map 0.1, probe
+  5.0, check 0.9)"
     );
 }
 
@@ -91,7 +92,8 @@ calls
   map     EFI_SUCCESS on the mapper's tables, RIP 0x7e900010, CR3 0x123000
           SetVirtualAddressMap
 
-2200 accesses, 620 faulted; 1584 pages verified; 9.1 ms (build 3.1, map 0.1, probe 5.0, check 0.9)"
+2200 accesses, 620 faulted, 104 of them as they must; 1584 pages verified; 9.1 ms (build 3.1, map
+  0.1, probe 5.0, check 0.9)"
     );
 }
 
@@ -128,19 +130,27 @@ fn calls_that_went_alike_share_an_entry() {
     let mut report = samples::clean();
     let first = report.calls[0].clone();
     let call = |service, rip| crate::report::CallReport { service, rip: Some(rip), ..first.clone() };
-    let refused = crate::report::CallReport { status: Some(3 | 1 << 63), ..call("ConvertPointer", 0x7e90_0060) };
+    let unsupported = Some(3 | 1 << 63);
+    let refused = |service, rip| crate::report::CallReport { status: unsupported, ..call(service, rip) };
+    let rightly = crate::report::CallReport { expected: unsupported, ..refused("ConvertPointer", 0x7e90_0060) };
     let reason = Some("firmware reset the machine, which ends the run".into());
-    let reset = crate::report::CallReport { status: None, reason, ..call("ResetSystem", 0x7e90_00b0) };
-    report.calls = vec![call("GetTime", 0x7e90_0010), call("SetTime", 0x7e90_0020), refused, reset];
+    let reset = crate::report::CallReport { status: None, expected: None, reason, ..call("ResetSystem", 0x7e90_00b0) };
+    let hung = crate::report::CallReport { status: None, ..call("GetVariable", 0x7e90_0070) };
+    let wrongly = refused("GetWakeupTime", 0x7e90_0030);
+    report.calls = vec![call("GetTime", 0x7e90_0010), call("SetTime", 0x7e90_0020), wrongly, rightly, hung, reset];
     let text = plain(&report);
     let expected = "\
 calls
   map     EFI_SUCCESS on the mapper's tables, in the page at 0x7e900000, CR3 0x123000
           GetTime, SetTime
-  map     EFI_UNSUPPORTED on the mapper's tables, RIP 0x7e900060, CR3 0x123000
+  map     EFI_UNSUPPORTED on the mapper's tables, RIP 0x7e900030, CR3 0x123000
+          GetWakeupTime
+  map     EFI_UNSUPPORTED, as it must, on the mapper's tables, RIP 0x7e900060, CR3 0x123000
           ConvertPointer
-  map     did not return on the mapper's tables, RIP 0x7e9000b0, CR3 0x123000: firmware reset the
-          machine, which ends the run
+  map     did not return on the mapper's tables, RIP 0x7e900070, CR3 0x123000
+          GetVariable
+  map     did not return, as it must not, on the mapper's tables, RIP 0x7e9000b0, CR3 0x123000:
+          firmware reset the machine, which ends the run
           ResetSystem
 ";
     assert!(text.contains(expected), "{text}");
@@ -222,12 +232,32 @@ fn the_headline_says_whether_just_what_was_expected_was_found() {
 }
 
 #[test]
+fn a_remedy_stands_by_itself_and_shown_findings_are_numbered_without_gaps() {
+    let mut report = samples::reserved_bit();
+    report.findings[0].remedy = Some("a smaller leaf".into());
+    report.findings[0].walk.clear();
+    let overlap = samples::kernel_overlap().findings;
+    // The fifth alike is hidden.
+    report.findings = [vec![report.findings[0].clone(); 5], overlap].concat();
+    let text = plain(&report);
+    assert!(
+        text.contains(
+            "   found      #PF 0x9 (P RSVD): a supervisor read met a reserved bit in a table entry\n   \
+             remedy     a smaller leaf\n   witnesses  the guest's MMU"
+        ),
+        "{text}"
+    );
+    let titles: Vec<_> = text.lines().filter(|line| line.contains(" (error, phase ")).collect();
+    assert_eq!(titles[3..], ["4. reserved-bit (error, phase map)", "5. kernel-overlap (error, phase map)"]);
+}
+
+#[test]
 fn findings_are_tallied_by_rule() {
     let mut report = samples::reserved_bit();
     let more = [samples::kernel_overlap().findings, report.findings.clone()].concat();
     report.findings.extend(more);
     report.findings_omitted = 7;
-    assert_eq!(first_line(&report), "3 findings, and 7 left out: reserved-bit (2), kernel-overlap (1)");
+    assert_eq!(first_line(&report), "3 findings, and 7 left out: kernel-overlap (1), reserved-bit (2)");
 }
 
 #[test]
