@@ -49,5 +49,6 @@ fn show(report: &Report, json: Option<&Path>) -> Result<(), Failure> {
         output::write_file(path, json::to_json(report))?;
     }
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+    let text = text.columns(output::columns());
     output::print(&format!("{text}\n"))
 }

@@ -65,6 +65,7 @@ fn show(reports: &[Report; 2], json: Option<&Path>) -> Result<(), Failure> {
     }
     for (title, report) in [("the first kernel", first), ("the second kernel", second)] {
         let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+        let text = text.columns(output::columns());
         output::print(&format!("== {title}\n{text}\n\n"))?;
     }
     Ok(())
