@@ -56,5 +56,5 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
 
 fn text(report: &Report) -> String {
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-    format!("{text}\n")
+    format!("{}\n", text.columns(output::columns()))
 }

@@ -78,7 +78,7 @@ const SECOND: &str = "the second kernel";
 fn text([first, second]: &[Report; 2]) -> String {
     let of_kernel = |(title, report): (&str, &Report)| {
         let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-        format!("== {title}\n{text}\n\n")
+        format!("== {title}\n{}\n\n", text.columns(output::columns()))
     };
     [(FIRST, first), (SECOND, second)].map(of_kernel).concat()
 }

@@ -27,6 +27,12 @@ pub fn takes_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// How many columns the terminal has that standard output is; None: it is none.
+pub fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(width.0.into())
+}
+
 /// Writes a file whole or not at all: under another name first, then renamed.
 pub fn write_file(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Failure> {
     Output::open(path)?.write(contents.as_ref()).map_err(Failure::Output)

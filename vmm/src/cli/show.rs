@@ -42,5 +42,6 @@ fn show(report: &MapReport<'_>, json: Option<&Path>) -> Result<(), Failure> {
         output::write_file(path, report.to_json())?;
     }
     let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+    let text = text.columns(output::columns());
     output::print(&format!("{text}\n"))
 }

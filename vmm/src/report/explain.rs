@@ -16,7 +16,7 @@ pub use entry::explain_entry;
 pub use printed::{Printed, read_error_code};
 
 use super::error_code;
-use super::style::{WIDTH, labelled, wrapped};
+use super::style::{Paint, WIDTH, wrapped};
 use crate::check::{Rule, Severity, memory_type};
 use crate::mmu::{ErrorCode, Fault, Outcome, Translation};
 
@@ -36,7 +36,8 @@ pub fn explain_rule(rule: Rule) -> String {
 /// Every rule with its sentence, one below the other.
 pub fn list_rules() -> String {
     let width = Rule::ALL.iter().map(|rule| rule.name().len()).max().unwrap_or(0) + 2;
-    let lines: Vec<_> = Rule::ALL.iter().flat_map(|rule| labelled(rule.name(), rule.summary(), width)).collect();
+    let lines: Vec<_> =
+        Rule::ALL.iter().flat_map(|rule| Paint::PLAIN.labelled(rule.name(), rule.summary(), width)).collect();
     joined(&lines)
 }
 

@@ -1,21 +1,58 @@
-//! How lines are made: colour, wrapping, and keeping other people's text from driving the terminal.
+//! How lines are made: colour, width, wrapping, and keeping other people's text from driving the terminal.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::check::LeafCounts;
 
-/// The width that lines keep to, where what they say lets them.
-pub(super) const WIDTH: usize = 100;
+/// The width of prose where there is no terminal, and the most that it takes of a wide one: longer lines are hard to read.
+pub(crate) const WIDTH: usize = 100;
+/// The narrowest terminal that is asked for its width; on a narrower one lines are broken by the terminal.
+const NARROWEST: usize = 80;
 
-/// Whether colour may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Paint {
-    Plain,
-    Coloured,
+/// How a report is painted: in colour or not, and on how many columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Paint {
+    is_coloured: bool,
+    /// The terminal's; None: no terminal, but a file or a pipe.
+    columns: Option<usize>,
 }
 
 impl Paint {
+    /// Without colour, for no terminal.
+    pub const PLAIN: Self = Self { is_coloured: false, columns: None };
+    /// With colour.
+    pub const COLOURED: Self = Self { is_coloured: true, columns: None };
+
+    /// The same on a terminal of so many columns.
+    pub fn on(self, columns: Option<usize>) -> Self {
+        Self { columns: columns.map(|columns| columns.max(NARROWEST)), ..self }
+    }
+
+    /// The width that prose keeps to, where its words let it.
+    pub fn width(self) -> usize {
+        self.columns.map_or(WIDTH, |columns| columns.min(WIDTH))
+    }
+
+    /// The width that tables keep to. Where there is no terminal a row stays one line, for `grep` and its like.
+    pub fn table_width(self) -> usize {
+        self.columns.unwrap_or(usize::MAX)
+    }
+
+    /// Words on lines of the page's width, each but the first indented.
+    pub fn wrapped(self, text: &str, indent: usize) -> Vec<String> {
+        wrapped(text, self.width(), indent)
+    }
+
+    /// A label in a column of `column` characters, and a text beside it, wrapped.
+    pub fn labelled(self, label: &str, text: &str, column: usize) -> Vec<String> {
+        let mut lines = wrapped(text, self.width().saturating_sub(column), 0);
+        for (index, line) in lines.iter_mut().enumerate() {
+            *line = format!("{:column$}{line}", if index == 0 { label } else { "" });
+        }
+        lines
+    }
+
     /// What is wrong.
     pub fn wrong(self, text: impl fmt::Display) -> String {
         self.wrap("1;31", text)
@@ -38,16 +75,13 @@ impl Paint {
 
     /// SGR sequences (ECMA-48, 8.3.117).
     fn wrap(self, code: &str, text: impl fmt::Display) -> String {
-        match self {
-            Self::Plain => text.to_string(),
-            Self::Coloured => format!("\x1b[{code}m{text}\x1b[0m"),
-        }
+        if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 }
 
 /// Somebody else's text on one line: what would drive the terminal, or turn the direction of what follows, is shown
 /// as an escape.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(drives_terminal) {
         return text.into();
     }
@@ -62,13 +96,13 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 /// Words on lines of `width` at the most, each line but the first indented. A word longer than a line is left whole.
-pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
+pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let taken = line.chars().count();
+        let taken = visible(&line);
         let starts = taken == 0 || line.trim().is_empty();
-        if !starts && taken + 1 + word.chars().count() > width {
+        if !starts && taken + 1 + visible(word) > width {
             lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
         } else if !starts {
             line.push(' ');
@@ -79,23 +113,27 @@ pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     lines
 }
 
-/// A label in a column of `column` characters, and a text beside it, wrapped.
-pub(super) fn labelled(label: &str, text: &str, column: usize) -> Vec<String> {
-    let mut lines = wrapped(text, WIDTH.saturating_sub(column), 0);
-    for (index, line) in lines.iter_mut().enumerate() {
-        *line = format!("{:column$}{line}", if index == 0 { label } else { "" });
+/// How many columns a text takes: colour takes none.
+pub(crate) fn visible(text: &str) -> usize {
+    let mut count = 0;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\x1b' => _ = rest.find(|c| *c == 'm'),
+            _ => count += 1,
+        }
     }
-    lines
+    count
 }
 
 /// `1 page`, `2 pages`.
-pub(super) fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }
 
 /// `4x2M 32x4K`: the largest first.
-pub(super) fn leaves(counts: &LeafCounts) -> String {
+pub(crate) fn leaves(counts: &LeafCounts) -> String {
     let sizes = [(counts.of_1g, "1G"), (counts.of_2m, "2M"), (counts.of_4k, "4K")];
     let some = sizes.into_iter().filter(|(count, _)| *count > 0).map(|(count, size)| format!("{count}x{size}"));
     match some.collect::<Vec<_>>() {
@@ -105,7 +143,7 @@ pub(super) fn leaves(counts: &LeafCounts) -> String {
 }
 
 /// `832 KiB`, `1532 MiB`, `15.7 GiB`: exact where a unit does it with four digits, else to a tenth of the largest unit.
-pub(super) fn size(bytes: u128) -> String {
+pub(crate) fn size(bytes: u128) -> String {
     const UNITS: [(&str, u32); 8] =
         [("YiB", 80), ("ZiB", 70), ("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let mut at_least_one = UNITS.into_iter().filter(|(_, shift)| bytes >> shift > 0);
@@ -121,7 +159,7 @@ pub(super) fn size(bytes: u128) -> String {
 }
 
 /// `reserved-bit (2), wrong-frame (1)`: what there is, in order, and how many of it.
-pub(super) fn tally<T: Ord + fmt::Display>(items: impl Iterator<Item = T>) -> String {
+pub(crate) fn tally<T: Ord + fmt::Display>(items: impl Iterator<Item = T>) -> String {
     let mut counts = std::collections::BTreeMap::<T, u64>::new();
     items.for_each(|item| *counts.entry(item).or_default() += 1);
     let mut text = String::new();
@@ -154,7 +192,24 @@ mod tests {
         assert_eq!(wrapped("one two  three", 8, 2), ["one two", "  three"]);
         assert_eq!(wrapped("unbreakable is one", 5, 0), ["unbreakable", "is", "one"]);
         assert_eq!(wrapped("", 5, 0), [""]);
-        assert_eq!(labelled("found", "a b", 7), ["found  a b"]);
+        assert_eq!(Paint::PLAIN.labelled("found", "a b", 7), ["found  a b"]);
+    }
+
+    #[test]
+    fn a_page_is_as_wide_as_the_terminal_within_limits() {
+        let widths = |columns| {
+            let paint = Paint::PLAIN.on(columns);
+            (paint.width(), paint.table_width())
+        };
+        assert_eq!(widths(None), (100, usize::MAX));
+        assert_eq!([40, 80, 90, 200].map(|columns| widths(Some(columns))), [(80, 80), (80, 80), (90, 90), (100, 200)]);
+    }
+
+    #[test]
+    fn colour_takes_no_room() {
+        let red = Paint::COLOURED.wrong("wrong");
+        assert_eq!((visible(&red), visible("wrong"), red.len()), (5, 5, 16));
+        assert_eq!(wrapped(&format!("{red} is it"), 8, 0), [format!("{red} is"), "it".into()]);
     }
 
     #[test]

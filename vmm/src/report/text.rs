@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use uefi_raw::Status;
 
-use super::style::{Paint, WIDTH, counted, labelled, printable, wrapped};
+use super::style::{Paint, counted, printable};
 use super::{CallReport, EngineName, Report};
 use crate::check::{ProbeCounts, Skipped};
 use crate::memory_map::PAGE_BYTES;
@@ -28,12 +28,18 @@ pub struct Text<'a> {
 impl<'a> Text<'a> {
     /// Without colour.
     pub fn plain(report: &'a Report) -> Self {
-        Self { report, paint: Paint::Plain }
+        Self { report, paint: Paint::PLAIN }
     }
 
     /// With colour, for a terminal.
     pub fn coloured(report: &'a Report) -> Self {
-        Self { report, paint: Paint::Coloured }
+        Self { report, paint: Paint::COLOURED }
+    }
+
+    /// The same for a terminal of so many columns; None: for a file or a pipe.
+    #[must_use]
+    pub fn columns(self, columns: Option<usize>) -> Self {
+        Self { paint: self.paint.on(columns), ..self }
     }
 }
 
@@ -42,14 +48,14 @@ impl fmt::Display for Text<'_> {
         let Self { report, paint } = *self;
         let sections = [
             headline::lines(report, paint),
-            what_was_run(report),
-            regions::lines(&report.regions, paint),
+            what_was_run(report, paint),
+            regions::lines(report, paint),
             findings::lines(report, paint),
             faults::lines(report, paint),
             calls(&report.calls, paint),
             skipped(&report.skipped, paint),
             notes(&report.notes, paint),
-            totals(report),
+            totals(report, paint),
         ];
         let mut between = "";
         for section in sections.iter().filter(|section| !section.is_empty()) {
@@ -65,21 +71,25 @@ const MAX_NOTES: usize = 8;
 /// Where the text beside a label of the first section begins.
 const LABEL: usize = 11;
 
-fn what_was_run(report: &Report) -> Vec<String> {
+fn what_was_run(report: &Report, paint: Paint) -> Vec<String> {
     let Report { source, mapper, engine, cpu, .. } = report;
     let descriptors = counted(report.regions.len() as u64, "descriptor");
     let engine = match engine {
         EngineName::Kvm => "kvm",
         EngineName::Walker => "walker (the mapping code ran natively)",
     };
-    let mut lines = labelled("  map", &format!("{}, {descriptors}", printable(source)), LABEL);
-    lines.extend(labelled("  mapper", &format!("layout {}, leaf rule {}", mapper.layout, mapper.leaf_rule), LABEL));
-    lines.extend(labelled("  engine", engine, LABEL));
-    lines.extend(labelled("  cpu", &told(&cpu.told), LABEL));
+    let mut lines = paint.labelled("  map", &format!("{}, {descriptors}", printable(source)), LABEL);
+    lines.extend(paint.labelled(
+        "  mapper",
+        &format!("layout {}, leaf rule {}", mapper.layout, mapper.leaf_rule),
+        LABEL,
+    ));
+    lines.extend(paint.labelled("  engine", engine, LABEL));
+    lines.extend(paint.labelled("  cpu", &told(&cpu.told), LABEL));
     let other = differences(&cpu.told, &cpu.checks);
     if !other.is_empty() {
         let text = format!("{}; the rest as told", other.join(", "));
-        lines.extend(labelled("  checks", &text, LABEL));
+        lines.extend(paint.labelled("  checks", &text, LABEL));
     }
     lines
 }
@@ -154,8 +164,8 @@ fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
         let (head, rest) = (alike.first(), alike.iter().map(|call| call.service).collect::<Vec<_>>());
         let Some(call) = head else { continue };
         let phase = format!("  {:<6}", call.phase.name());
-        lines.extend(labelled(&phase, &how_it_went(call, alike.len(), paint), 10));
-        lines.extend(labelled("         ", &rest.join(", "), 10));
+        lines.extend(paint.labelled(&phase, &how_it_went(call, alike.len(), paint), 10));
+        lines.extend(paint.labelled("         ", &rest.join(", "), 10));
     }
     lines
 }
@@ -214,7 +224,7 @@ fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
     let width = skipped.iter().map(|skipped| skipped.count.to_string().len()).max().unwrap_or(0);
     for Skipped { what, reason, count, .. } in skipped {
         let text = format!("{}: {}", printable(what), printable(reason));
-        lines.extend(labelled(&format!("  {count:>width$}"), &text, width + 4));
+        lines.extend(paint.labelled(&format!("  {count:>width$}"), &text, width + 4));
     }
     lines
 }
@@ -225,7 +235,7 @@ fn notes(notes: &[String], paint: Paint) -> Vec<String> {
     }
     let mut lines = vec![paint.bold("odd, but not wrong")];
     for note in &notes[..notes.len().min(MAX_NOTES)] {
-        lines.extend(labelled("  -", &printable(note), 4));
+        lines.extend(paint.labelled("  -", &printable(note), 4));
     }
     if notes.len() > MAX_NOTES {
         lines.push(format!("  ... and {} more", notes.len() - MAX_NOTES));
@@ -241,7 +251,7 @@ fn faulted(ProbeCounts { faulted, faulted_rightly, .. }: ProbeCounts) -> String 
     }
 }
 
-fn totals(report: &Report) -> Vec<String> {
+fn totals(report: &Report, paint: Paint) -> Vec<String> {
     let (probes, timing) = (report.probes, report.timing);
     let asked = match report.engine {
         EngineName::Walker => "no access was made in a guest".into(),
@@ -256,7 +266,7 @@ fn totals(report: &Report) -> Vec<String> {
     let [total, build, map, probe, check] =
         [timing.total, timing.build, timing.map, timing.probe, timing.check].map(millis);
     let text = format!("{asked}; {total} ms (build {build}, map {map}, probe {probe}, check {check})");
-    wrapped(&text, WIDTH, 2)
+    paint.wrapped(&text, 2)
 }
 
 #[cfg(test)]

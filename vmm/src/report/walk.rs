@@ -1,6 +1,8 @@
 //! A walk on paper: one line a level, and below an entry with reserved bits those bits, one by one.
 
-use super::style::{Paint, WIDTH, wrapped};
+use std::ops::Range;
+
+use super::style::{Paint, wrapped};
 use crate::check::WalkStep;
 use crate::mmu::{Level, Paging, bits, reserved_reasons};
 
@@ -15,18 +17,11 @@ use crate::mmu::{Level, Paging, bits, reserved_reasons};
 pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     for step in steps {
-        let row = format!(
-            "{:<5}  {:#018x}  {:#018x}  {:<16} {}",
-            step.level,
-            step.entry_addr,
-            step.entry,
-            flags(step.level, step.entry),
-            leads_to(step)
-        );
+        let row = row(step, paint);
         match step.reserved {
-            0 => lines.push(paint.dim(row.trim_end())),
+            0 => lines.extend(row.iter().map(|line| paint.dim(line))),
             _ => {
-                lines.push(row);
+                lines.extend(row);
                 lines.extend(marked(step, paging, paint));
             }
         }
@@ -36,6 +31,20 @@ pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<St
 
 /// Where the lines below an entry begin: under its address.
 const INDENT: usize = 7;
+/// What callers put before each line, at the most.
+const MARGIN: usize = 5;
+
+/// An entry, on a narrow terminal with its meaning below it.
+fn row(step: &WalkStep, paint: Paint) -> Vec<String> {
+    let numbers = format!("{:<5}  {:#018x}  {:#018x}", step.level, step.entry_addr, step.entry);
+    let meaning = format!("{:<16} {}", flags(step.level, step.entry), leads_to(step));
+    let row = format!("{numbers}  {meaning}");
+    if row.len() + MARGIN <= paint.table_width() {
+        vec![row]
+    } else {
+        vec![numbers, format!("{:INDENT$}{meaning}", "")]
+    }
+}
 
 /// The short names of the bits set. D and G mean something in a leaf only, bit 7 and bit 12 by kind.
 fn flags(level: Level, entry: u64) -> String {
@@ -84,22 +93,34 @@ fn leads_to(step: &WalkStep) -> String {
 
 /// The entry bit by bit, its guilty bits underlined, and why each is guilty.
 pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<String> {
-    // Half of an entry is easier to read, if the guilty bits are all in it.
-    let width: u32 = if step.reserved >> 32 == 0 { 32 } else { 64 };
-    let top = width - 1;
-    let carets = nibbles(width, |bit| if step.reserved >> bit & 1 == 1 { '^' } else { ' ' });
-    let digits = nibbles(width, |bit| if step.entry >> bit & 1 == 1 { '1' } else { '0' });
     let margin = " ".repeat(INDENT);
-    let mut lines =
-        vec![format!("{margin}{top}:0  {digits}"), format!("{margin}      {}", paint.wrong(carets.trim_end()))];
+    let mut lines = Vec::new();
+    for bits in shown_bits(step.reserved, paint) {
+        let carets = nibbles(bits.clone(), |bit| if step.reserved >> bit & 1 == 1 { '^' } else { ' ' });
+        let digits = nibbles(bits.clone(), |bit| if step.entry >> bit & 1 == 1 { '1' } else { '0' });
+        let name = format!("{}:{}", bits.end - 1, bits.start);
+        lines.push(format!("{margin}{name:<6}{digits}"));
+        lines.push(format!("{margin}      {}", paint.wrong(carets.trim_end())));
+    }
     for (guilty, why) in reasons(step, paging) {
         // The rule's text is the manual's; here stands the width that it speaks of.
         let width = format!("51:{} must be 0, as MAXPHYADDR is {0}", paging.maxphyaddr);
         let text = format!("{}: {}", are_set(guilty), why.replace("51:MAXPHYADDR must be 0", &width));
-        let wrapped = wrapped(&text, WIDTH - 3 * INDENT, 2);
+        let wrapped = wrapped(&text, paint.width() - 3 * INDENT, 2);
         lines.extend(wrapped.iter().map(|line| format!("{margin}{}", paint.wrong(line))));
     }
     lines
+}
+
+/// The bits to show, a line each: half of an entry is easier to read, if the guilty bits are all in it.
+fn shown_bits(guilty: u64, paint: Paint) -> Vec<Range<u32>> {
+    let all_64 = MARGIN + INDENT + 6 + 79;
+    match (guilty >> 32, guilty as u32) {
+        (0, _) => vec![0..32],
+        _ if all_64 <= paint.table_width() => vec![0..64],
+        (_, 0) => vec![32..64],
+        _ => vec![32..64, 0..32],
+    }
 }
 
 /// The guilty bits by rule; those that no rule explains (the walk had other settings) at the end.
@@ -115,11 +136,11 @@ fn reasons(step: &WalkStep, paging: &Paging) -> Vec<(u64, &'static str)> {
 }
 
 /// A character for each bit, the highest first, in groups of four.
-fn nibbles(width: u32, show: impl Fn(u32) -> char) -> String {
+fn nibbles(bits: Range<u32>, show: impl Fn(u32) -> char) -> String {
     let mut text = String::new();
-    for bit in (0..width).rev() {
+    for bit in bits.clone().rev() {
         text.push(show(bit));
-        if bit % 4 == 0 && bit != 0 {
+        if bit % 4 == 0 && bit != bits.start {
             text.push(' ');
         }
     }
@@ -152,7 +173,7 @@ mod tests {
     }
 
     fn plain(step: WalkStep, paging: &Paging) -> Vec<String> {
-        lines(&[step], paging, Paint::Plain)
+        lines(&[step], paging, Paint::PLAIN)
     }
 
     #[test]
@@ -185,6 +206,28 @@ mod tests {
         let shown = plain(step(Level::Pte, 1 << 40 | 0x1003, 1 << 40), &paging);
         let says = "bit 40 is set: address bits 51:39 must be 0, as MAXPHYADDR is 39 (SDM 3A";
         assert!(shown[3].trim_start().starts_with(says), "{shown:?}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_the_meaning_below_and_the_halves_one_by_one() {
+        let paging = Paging { nxe: false, ..Paging::default() };
+        let all_flags = step(Level::Pde, 1 << 63 | 0x1fff, 1 << 63);
+        let shown = lines(&[all_flags], &paging, Paint::PLAIN.on(Some(80)));
+        assert_eq!(
+            shown[..4],
+            [
+                "PDE    0x0000000000126020  0x8000000000001fff",
+                "       P W U PWT PCD A D PS PAT G NX reserved bits are set",
+                "       63:32 1000 0000 0000 0000 0000 0000 0000 0000",
+                "             ^",
+            ]
+        );
+        assert!(shown[4].starts_with("       bit 63 is set"), "{shown:#?}");
+        let both =
+            lines(&[step(Level::Pde, 1 << 63 | 0x1f_ffff, 1 << 63 | 1 << 20)], &paging, Paint::PLAIN.on(Some(80)));
+        assert_eq!(both[4], "       31:0  0000 0000 0001 1111 1111 1111 1111 1111");
+        assert_eq!(both[5], "                          ^");
+        assert!(both.iter().all(|line| line.len() + MARGIN <= 80), "{both:#?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::check::{self, Accessed, Address, Alias, Due, Finding, Phase, Role, St
 use crate::memory_map::{PAGE_BYTES, Region, type_name};
 use crate::mmu::{Kind, Outcome, Privilege};
 use crate::report::map::{Fate, MapReport, Placed};
-use crate::report::style::{Paint, WIDTH, labelled, wrapped};
+use crate::report::style::{Paint, WIDTH, wrapped};
 use crate::report::{Report, walk};
 
 /// Where an address is asked about.
@@ -65,7 +65,7 @@ pub fn explain_physical(phys: u64, addresses: &[Address], ground: Ground<'_>) ->
         lines.extend(wrapped(&format!("VA {virt:#x}, {}", role(phases[0], phys)), WIDTH, 2));
         for address in &phases {
             let text = format!("{}; {}", verdict(address, ground), arrival(address));
-            lines.extend(labelled(&format!("  {}", address.phase.name()), &text, LABEL));
+            lines.extend(Paint::PLAIN.labelled(&format!("  {}", address.phase.name()), &text, LABEL));
         }
     }
     if addresses.iter().all(|address| address.phase == Phase::Map) {
@@ -102,19 +102,23 @@ fn phase(address: &Address, walked_before: bool, ground: Ground<'_>) -> Vec<Stri
     match walked_before {
         true => lines.push("  The walk is that of phase `map`.".into()),
         false => {
-            let walk = walk::lines(&steps, &ground.report.cpu.told, Paint::Plain);
+            let walk = walk::lines(&steps, &ground.report.cpu.told, Paint::PLAIN);
             lines.extend(walk.iter().map(|line| format!("  {line}")));
         }
     }
     for accessed in &address.accesses {
         let text = format!("{}: {}", end(&accessed.walk.outcome), judged(accessed, address));
-        lines.extend(labelled(&format!("  {}", accessed.walk.access), &text, ACCESS));
+        lines.extend(Paint::PLAIN.labelled(&format!("  {}", accessed.walk.access), &text, ACCESS));
     }
     if let Some(to) = address.translation() {
-        lines.extend(labelled(&format!("  the {}", to.leaf), &format!("grants: {}", granted(&to)), ACCESS));
+        lines.extend(Paint::PLAIN.labelled(
+            &format!("  the {}", to.leaf),
+            &format!("grants: {}", granted(&to)),
+            ACCESS,
+        ));
     }
     for finding in findings(address, ground.report) {
-        lines.extend(labelled(&format!("  {}", finding.rule), &finding.message, ACCESS));
+        lines.extend(Paint::PLAIN.labelled(&format!("  {}", finding.rule), &finding.message, ACCESS));
     }
     lines
 }

@@ -3,7 +3,7 @@
 use super::joined;
 use crate::check::{WalkStep, memory_type};
 use crate::mmu::{Level, Paging, bits, reserved_reasons};
-use crate::report::style::{Paint, WIDTH, labelled, wrapped};
+use crate::report::style::{Paint, WIDTH, wrapped};
 use crate::report::walk;
 
 /// Every bit of an entry that sits at `level`, with what it means there; `paging` says which are reserved.
@@ -22,7 +22,7 @@ pub fn explain_entry(level: Level, entry: u64, paging: &Paging) -> String {
     if guilty != 0 {
         lines.push(String::new());
         let step = WalkStep { level, entry_addr: 0, entry, reserved: guilty };
-        lines.extend(walk::marked(&step, paging, Paint::Plain));
+        lines.extend(walk::marked(&step, paging, Paint::PLAIN));
     }
     lines.push(String::new());
     lines.extend(wrapped(&source(kind, paging), WIDTH, 0));
@@ -201,7 +201,7 @@ fn row(field: &Field, entry: u64) -> Vec<String> {
     };
     let mark = if *name == "reserved" && value != "0" && value != "0x0" { "SET: " } else { "" };
     let label = format!("  {place:<5}  {name:<8}  {value:<5}  ");
-    let mut lines = labelled(&label, &format!("{mark}{meaning}"), label.len());
+    let mut lines = Paint::PLAIN.labelled(&label, &format!("{mark}{meaning}"), label.len());
     lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
     lines
 }

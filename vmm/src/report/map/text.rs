@@ -12,7 +12,7 @@ use super::{Fate, Given, MapReport, Odd, Sum, is_memory};
 use crate::check;
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
 use crate::mmu::USUAL_MAXPHYADDR;
-use crate::report::style::{Paint, WIDTH, counted, labelled, leaves, printable, size, tally, wrapped};
+use crate::report::style::{Paint, counted, leaves, printable, size, tally};
 
 /// A memory map to be displayed. No newline at the end.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +24,18 @@ pub struct Text<'a> {
 impl<'a> Text<'a> {
     /// Without colour.
     pub fn plain(report: &'a MapReport<'a>) -> Self {
-        Self { report, paint: Paint::Plain }
+        Self { report, paint: Paint::PLAIN }
     }
 
     /// With colour, for a terminal.
     pub fn coloured(report: &'a MapReport<'a>) -> Self {
-        Self { report, paint: Paint::Coloured }
+        Self { report, paint: Paint::COLOURED }
+    }
+
+    /// The same for a terminal of so many columns; None: for a file or a pipe.
+    #[must_use]
+    pub fn columns(self, columns: Option<usize>) -> Self {
+        Self { paint: self.paint.on(columns), ..self }
     }
 }
 
@@ -38,7 +44,7 @@ impl fmt::Display for Text<'_> {
         let Self { report, paint } = *self;
         let sections = [
             title(report, paint),
-            what_it_is(report),
+            what_it_is(report, paint),
             regions::lines(report, paint),
             odd(report, true, paint),
             odd(report, false, paint),
@@ -77,10 +83,10 @@ fn title(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
         [wrong, ""] => format!("{} is {wrong}", paint.wrong("wrong")),
         [wrong, odd] => format!("{} is {wrong}; odd is {odd}", paint.wrong("wrong")),
     };
-    wrapped(&format!("{descriptors}, {runtime} RUNTIME: {verdict}"), WIDTH, 2)
+    paint.wrapped(&format!("{descriptors}, {runtime} RUNTIME: {verdict}"), 2)
 }
 
-fn what_it_is(report: &MapReport<'_>) -> Vec<String> {
+fn what_it_is(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let map = report.map;
     let amount = |is_meant: fn(&Region) -> bool| amount(report.sum(is_meant));
     let mut rows = vec![("map", printable(map.source()).into_owned()), ("list", list(report))];
@@ -93,12 +99,12 @@ fn what_it_is(report: &MapReport<'_>) -> Vec<String> {
     let highest = report.highest_mapped();
     rows.extend(highest.map(|last| ("up to", format!("{last:#x}, the last byte of RUNTIME and boot services"))));
     rows.push(("types", types(report)));
-    rows.iter().flat_map(|(label, text)| row(label, text)).collect()
+    rows.iter().flat_map(|(label, text)| row(label, text, paint)).collect()
 }
 
 /// A label, and a text beside it.
-fn row(label: &str, text: &str) -> Vec<String> {
-    labelled(&format!("  {label}"), text, LABEL)
+fn row(label: &str, text: &str, paint: Paint) -> Vec<String> {
+    paint.labelled(&format!("  {label}"), text, LABEL)
 }
 
 fn list(report: &MapReport<'_>) -> String {
@@ -149,7 +155,7 @@ fn odd(report: &MapReport<'_>, is_finding: bool, paint: Paint) -> Vec<String> {
     for (kind, of_kind) in kinds {
         lines.push(format!("  {kind} ({})", of_kind.len()));
         for odd in of_kind.iter().take(MAX_OF_KIND) {
-            lines.extend(labelled("    -", &printable(&odd.message), 6));
+            lines.extend(paint.labelled("    -", &printable(&odd.message), 6));
         }
         if of_kind.len() > MAX_OF_KIND {
             lines.push(format!("    ... and {} more", of_kind.len() - MAX_OF_KIND));
@@ -162,13 +168,13 @@ fn odd(report: &MapReport<'_>, is_finding: bool, paint: Paint) -> Vec<String> {
 fn mapped(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let mut lines = vec![paint.bold(format!("what layout {} maps", report.layout.name()))];
     let totals = report.totals();
-    lines.extend(row("mapped", &what_is_mapped(report, totals.mapped)));
+    lines.extend(row("mapped", &what_is_mapped(report, totals.mapped), paint));
     if let Some((first, last)) = totals.virt {
         let leaves = format!("{}, if large wherever both addresses are aligned", leaves(&totals.leaves));
-        lines.extend(row("virtual", &virtual_range(report.layout, first, last)));
-        lines.extend(row("leaves", &leaves));
+        lines.extend(row("virtual", &virtual_range(report.layout, first, last), paint));
+        lines.extend(row("leaves", &leaves, paint));
     }
-    lines.extend(given(report));
+    lines.extend(given(report, paint));
     lines.extend(without(report, "no room", "without an address", |fate| fate == Fate::NoAddress, paint));
     lines.extend(without(report, "outside", "outside of the window", |fate| matches!(fate, Fate::Outside(_)), paint));
     lines.extend(without(report, "cannot", "that no table can hold", |fate| fate == Fate::Impossible, paint));
@@ -203,7 +209,7 @@ fn virtual_range(layout: Layout, first: u64, last: u64) -> String {
 }
 
 /// The virtual addresses that the map bears, if it does, against the layout's.
-fn given(report: &MapReport<'_>) -> Vec<String> {
+fn given(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let Given { count, physical, others } = report.given();
     let text = match others.as_slice() {
         _ if count == 0 => return Vec::new(),
@@ -214,7 +220,7 @@ fn given(report: &MapReport<'_>) -> Vec<String> {
             format!("{} of {count} virtual addresses in the map are not the layout's: {named}", others.len())
         }
     };
-    row("given", &text)
+    row("given", &text, paint)
 }
 
 /// The regions that the layout wants to map, and does not as it should.
@@ -231,7 +237,7 @@ fn without(
         return Vec::new();
     }
     let text = format!("{} {what}: {}", counted(some.len() as u64, "descriptor"), named(report, &some));
-    row(label, &text).into_iter().map(|line| paint.wrong(line)).collect()
+    row(label, &text, paint).into_iter().map(|line| paint.wrong(line)).collect()
 }
 
 /// `0 (RuntimeServicesCode at 0x100000), 3 (...), and 2 more`.

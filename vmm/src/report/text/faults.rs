@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::mmu::{ErrorCode, Fault};
-use crate::report::style::{Paint, labelled, printable};
+use crate::report::style::{Paint, printable, wrapped};
 use crate::report::{Culprit, FaultDetail, Report, error_code};
 
 /// Faults shown, and error codes explained.
@@ -48,9 +48,10 @@ fn one(fault: &FaultDetail, paint: Paint) -> Vec<String> {
     if let Some(instruction) = &fault.instruction {
         place += &format!(": {}", printable(instruction));
     }
-    let mut lines = vec![format!("  {} at {:#x}{region}: {raised}{}", record.access, record.virt, by_whom(fault))];
-    lines.push(format!("    {}", paint.dim(place)));
-    lines
+    let what = format!("{} at {:#x}{region}: {raised}{}", record.access, record.virt, by_whom(fault));
+    let what = wrapped(&what, paint.width() - 2, 2).into_iter().map(|line| format!("  {line}"));
+    let place = paint.labelled("", &place, 4).into_iter().map(|line| paint.dim(line));
+    what.chain(place).collect()
 }
 
 /// Of a fault in a runtime service: in which, and whose fault it was.
@@ -73,7 +74,7 @@ fn codes_explained(faults: &[&FaultDetail], paint: Paint) -> Vec<String> {
         lines.push(format!("  {:#x} says: {}", code.0, error_code::summary(*code)));
         lines.extend(error_code::bit_lines(*code).iter().map(|line| paint.dim(format!("    {line}"))));
         let odd = error_code::contradictions(*code);
-        lines.extend(odd.iter().flat_map(|odd| labelled("    !", odd, 6)));
+        lines.extend(odd.iter().flat_map(|odd| paint.labelled("    !", odd, 6)));
     }
     if codes.len() > MAX_CODES {
         lines.push("  `efibed explain` says the same of any other error code".into());
@@ -96,7 +97,7 @@ mod tests {
         fetch.record.access = Access::fetch();
         fetch.record.fault = Fault::page(ErrorCode(0x19));
         report.faults.push(fetch);
-        let shown = lines(&report, Paint::Plain);
+        let shown = lines(&report, Paint::PLAIN);
         assert_eq!(shown[0], "unexpected faults (one of each kind in a region; 1 more)");
         assert_eq!(shown[3], "  supervisor fetch at 0xffffffff00000000, region 1: #PF 0x19 (P RSVD I)");
     }
@@ -114,8 +115,10 @@ mod tests {
             (Culprit::Firmware(Misbehaviour::Seam), "#PF 0xb (P W RSVD), in GetTime, by firmware's own fault (seam)"),
         ] {
             report.faults[0].culprit = culprit;
-            let shown = lines(&report, Paint::Plain);
-            assert_eq!(shown[1], format!("  supervisor write at 0xffffffff00000000, region 1: {says}"));
+            let shown = lines(&report, Paint::PLAIN).join("\n");
+            let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            let expected = format!("supervisor write at 0xffffffff00000000, region 1: {says} CR2 ");
+            assert!(words.contains(&expected), "{shown}");
         }
     }
 
@@ -125,7 +128,7 @@ mod tests {
         report.faults_omitted = 0;
         report.faults.truncate(1);
         report.faults[0].record.fault = Fault { vector: Fault::GENERAL_PROTECTION, error_code: ErrorCode(0) };
-        let shown = lines(&report, Paint::Plain);
+        let shown = lines(&report, Paint::PLAIN);
         assert_eq!(
             shown,
             [

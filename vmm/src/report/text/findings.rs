@@ -6,7 +6,7 @@ use super::differences;
 use crate::check::{Finding, Rule, Severity, Witness};
 use crate::memory_map::type_name;
 use crate::mmu::{Cpu, ErrorCode, reserved_reasons};
-use crate::report::style::{Paint, WIDTH, counted, labelled, printable, tally, wrapped};
+use crate::report::style::{Paint, counted, printable, tally, wrapped};
 use crate::report::{Report, error_code, walk};
 
 /// Findings shown of one rule, and in all: what is one mistake shows in many places.
@@ -54,8 +54,10 @@ fn chosen(findings: &[Finding]) -> (Vec<&Finding>, Vec<&Finding>) {
 fn one(number: usize, finding: &Finding, report: &Report, paint: Paint) -> Vec<String> {
     let margin = " ".repeat(INDENT);
     let mut lines = vec![title(number, finding, paint)];
-    lines.extend(wrapped(&sentence(finding, report), WIDTH - INDENT, 0).iter().map(|line| format!("{margin}{line}")));
-    let mut say = |label: &str, text: &str| lines.extend(labelled(&format!("{margin}{label}"), text, LABEL));
+    lines.extend(
+        wrapped(&sentence(finding, report), paint.width() - INDENT, 0).iter().map(|line| format!("{margin}{line}")),
+    );
+    let mut say = |label: &str, text: &str| lines.extend(paint.labelled(&format!("{margin}{label}"), text, LABEL));
     if !finding.expected.is_empty() {
         say("expected", &printable(&finding.expected));
     }
@@ -165,7 +167,7 @@ mod tests {
         let mut report = samples::reserved_bit();
         report.findings = vec![report.findings[0].clone(); 9];
         report.findings_omitted = 3;
-        let shown = lines(&report, Paint::Plain);
+        let shown = lines(&report, Paint::PLAIN);
         assert_eq!(shown.iter().filter(|line| line.contains(". reserved-bit")).count(), MAX_OF_RULE);
         assert_eq!(shown[shown.len() - 2], "... and 5 alike, in full in the JSON: reserved-bit (5)");
         assert_eq!(shown[shown.len() - 1], "... and 3 that the report has no room for");
@@ -187,7 +189,7 @@ mod tests {
         report.findings[0].walk[2].entry = 1 << 46 | 0x20_0083;
         report.findings[0].walk[2].reserved = 1 << 46;
         report.cpu.checks = Paging { maxphyaddr: 48, ..report.cpu.told };
-        let shown = lines(&report, Paint::Plain).join("\n");
+        let shown = lines(&report, Paint::PLAIN).join("\n");
         assert!(
             shown.contains("   but        this machine lets those bits pass (it checks MAXPHYADDR 48): only the walk"),
             "{shown}"

@@ -1,6 +1,6 @@
 //! The verdict, and how much it stands for.
 
-use super::super::style::{Paint, WIDTH, counted, printable, tally, wrapped};
+use super::super::style::{Paint, counted, printable, tally};
 use super::super::{EngineName, Report, RunVerdict, Verdict};
 use crate::check::{Rule, SkipKind};
 
@@ -10,26 +10,26 @@ const MAX_NOT_DONE: usize = 16;
 pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let verdict = report.verdict();
     let mut lines = match verdict {
-        RunVerdict::Clean => paint_first(clean(report), |title| paint.right(title)),
-        RunVerdict::Incomplete => paint_first(incomplete(report), |title| paint.wrong(title)),
+        RunVerdict::Clean => paint_first(clean(report), paint, |title| paint.right(title)),
+        RunVerdict::Incomplete => paint_first(incomplete(report), paint, |title| paint.wrong(title)),
         RunVerdict::Findings => Vec::new(),
     };
     if let Some(text) = against_expectation(report) {
         let is_right = report.expected().is_some_and(|expected| expected.is_met());
-        lines.extend(paint_first(text, |title| if is_right { paint.right(title) } else { paint.wrong(title) }));
+        lines.extend(paint_first(text, paint, |title| if is_right { paint.right(title) } else { paint.wrong(title) }));
     }
     if !report.findings.is_empty() {
-        lines.extend(paint_first(findings(report), |title| paint.wrong(title)));
+        lines.extend(paint_first(findings(report), paint, |title| paint.wrong(title)));
     }
     lines
 }
 
 /// Text as lines, what is before its first colon in colour.
-fn paint_first(text: String, paint: impl Fn(&str) -> String) -> Vec<String> {
-    let mut lines = wrapped(&text, WIDTH, 0);
+fn paint_first(text: String, paint: Paint, in_colour: impl Fn(&str) -> String) -> Vec<String> {
+    let mut lines = paint.wrapped(&text, 0);
     if let Some(first) = lines.first_mut() {
         let title = first.split(':').next().unwrap_or_default();
-        *first = paint(title) + &first[title.len()..];
+        *first = in_colour(title) + &first[title.len()..];
     }
     lines
 }

@@ -1,9 +1,12 @@
 //! The regions, as a table.
 
+use efibed_guest::Layout;
+
+use crate::check;
 use crate::memory_map::{PAGE_BYTES, type_name};
 use crate::report::style::{Paint, leaves};
 use crate::report::table::Columns;
-use crate::report::{RegionReport, Verdict};
+use crate::report::{RegionReport, Report, Verdict};
 
 /// Regions shown that are right, and that are not.
 const MAX_OK: usize = 16;
@@ -13,18 +16,18 @@ const MAX_ALIASES: usize = 2;
 
 /// A table of what is mapped or has to be. What is wrong comes before what is right if not all find room, yet
 /// everything stays in list order.
-pub(super) fn lines(regions: &[RegionReport], paint: Paint) -> Vec<String> {
-    let (owed, others): (Vec<_>, Vec<_>) = regions.iter().partition(|region| region.verdict != Verdict::NotOwed);
+pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+    let (owed, others): (Vec<_>, Vec<_>) = report.regions.iter().partition(|region| region.verdict != Verdict::NotOwed);
+    let identity = Identity::of(&owed);
     let mut lines = Vec::new();
     let (shown, hidden) = chosen(&owed);
     if !shown.is_empty() {
-        lines.extend(table(&shown, paint));
+        lines.extend(table(&shown, identity, paint));
     }
-    if all_are_identity(&shown) {
-        lines.push(paint.dim("  each is mapped 1:1, at its physical address, too"));
-    }
-    lines.extend(rest(&hidden));
-    lines.extend(unowed(others.len(), !owed.is_empty()));
+    let after = [identity.says().map(|text| paint.dim(text)), rest(&hidden)];
+    lines.extend(after.into_iter().flatten());
+    let sentences = unowed(&others, Layout::from_name(report.mapper.layout), !owed.is_empty());
+    lines.extend(sentences.iter().flat_map(|text| paint.labelled("", text, 2)));
     lines
 }
 
@@ -34,7 +37,10 @@ const TITLES: [&str; COLUMNS] = ["#", "type", "virtual", "physical", "pages", "l
 /// The columns whose numbers are aligned at the right.
 const RIGHT: [bool; COLUMNS] = [true, false, false, false, true, false, false];
 const VIRTUAL: usize = 2;
+const LEAVES: usize = 5;
 const VERDICT: usize = COLUMNS - 1;
+/// What stands below first where the terminal is narrow.
+const BELOW: [usize; 2] = [LEAVES, VIRTUAL];
 
 /// What is shown of the regions, and what is not.
 fn chosen<'a>(owed: &[&'a RegionReport]) -> (Vec<&'a RegionReport>, Vec<&'a RegionReport>) {
@@ -49,32 +55,73 @@ fn chosen<'a>(owed: &[&'a RegionReport]) -> (Vec<&'a RegionReport>, Vec<&'a Regi
     })
 }
 
-fn table(regions: &[&RegionReport], paint: Paint) -> Vec<String> {
+fn table(regions: &[&RegionReport], identity: Identity, paint: Paint) -> Vec<String> {
     let rows: Vec<Row> = regions.iter().map(|region| row(region)).collect();
-    let columns = Columns::of(TITLES, RIGHT, &rows);
-    let all_identity = all_are_identity(regions);
-    let mut lines = vec![paint.dim(columns.titles())];
+    let columns = Columns::of(TITLES, RIGHT, &rows).within(paint.table_width(), &BELOW);
+    let mut lines: Vec<String> = columns.titles().iter().map(|line| paint.dim(line)).collect();
     for (region, mut row) in regions.iter().zip(rows) {
         row[VERDICT] = match region.verdict {
             Verdict::Ok => paint.right(&row[VERDICT]),
             Verdict::Wrong | Verdict::Unmapped => paint.wrong(&row[VERDICT]),
             Verdict::NotOwed | Verdict::Skipped => paint.dim(&row[VERDICT]),
         };
-        lines.push(columns.line(&row));
-        let elsewhere: Vec<u64> =
-            region.aliases.iter().copied().filter(|virt| !all_identity || *virt != page(region)).collect();
+        lines.extend(columns.lines(&row));
+        let is_unsaid = |virt: &u64| !identity.tells_of(region) || *virt != page(region);
+        let elsewhere: Vec<u64> = region.aliases.iter().copied().filter(is_unsaid).collect();
         if !elsewhere.is_empty() {
             let indent = columns.start(VIRTUAL);
-            lines.push(paint.dim(format!("{:indent$}{}", "", aliases(&elsewhere))));
+            lines.push(paint.dim(format!("{:indent$}{}", "", aliases(&elsewhere, region.virt.is_some()))));
         }
     }
     lines
 }
 
-/// Whether all that have a virtual address are mapped at their physical ones too, several of them: that is said once.
-fn all_are_identity(regions: &[&RegionReport]) -> bool {
-    let mut mapped = regions.iter().filter(|region| region.virt.is_some());
-    regions.len() > 1 && mapped.all(|region| region.aliases.contains(&page(region)))
+/// What all regions have in common of mappings at their physical addresses: that is said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    /// Each has a virtual address, and is mapped at its physical one too.
+    Each,
+    /// Each that has a virtual address; others have none.
+    EachWithVirtual,
+    /// Each is mapped at its physical address, and none has a virtual one.
+    Only,
+    /// Nothing, or nothing of several regions.
+    Nothing,
+}
+
+impl Identity {
+    fn of(regions: &[&RegionReport]) -> Self {
+        let (placed, others): (Vec<&RegionReport>, Vec<_>) = regions.iter().partition(|region| region.virt.is_some());
+        let all = |some: &[&RegionReport]| some.len() > 1 && some.iter().all(|region| is_identity(region));
+        match (all(&placed), others.is_empty()) {
+            (true, true) => Self::Each,
+            (true, false) => Self::EachWithVirtual,
+            (false, _) if placed.is_empty() && all(&others) => Self::Only,
+            (false, _) => Self::Nothing,
+        }
+    }
+
+    fn says(self) -> Option<&'static str> {
+        match self {
+            Self::Each => Some("  each is also mapped 1:1, at its physical address"),
+            Self::EachWithVirtual => Some("  each with a virtual address is also mapped 1:1, at its physical address"),
+            Self::Only => Some("  each is mapped only 1:1, at its physical address"),
+            Self::Nothing => None,
+        }
+    }
+
+    /// Whether what it says is said of this region.
+    fn tells_of(self, region: &RegionReport) -> bool {
+        match self {
+            Self::Each | Self::Only => true,
+            Self::EachWithVirtual => region.virt.is_some(),
+            Self::Nothing => false,
+        }
+    }
+}
+
+fn is_identity(report: &RegionReport) -> bool {
+    report.aliases.contains(&page(report))
 }
 
 /// The page at which a region starts.
@@ -102,11 +149,13 @@ fn range(first: u64, pages: u64) -> String {
     last.map_or_else(|| format!("{first:#x}"), |last| format!("{first:#x}-{last:#x}"))
 }
 
-fn aliases(aliases: &[u64]) -> String {
+/// Where a region is mapped besides its virtual address, or where it has none.
+fn aliases(aliases: &[u64], has_virtual: bool) -> String {
+    let word = if has_virtual { "also" } else { "only" };
     let named: Vec<_> = aliases.iter().take(MAX_ALIASES).map(|virt| format!("{virt:#x}")).collect();
     match aliases.len() - named.len() {
-        0 => format!("also at {}", named.join(", ")),
-        more => format!("also at {}, and {more} more", named.join(", ")),
+        0 => format!("{word} at {}", named.join(", ")),
+        more => format!("{word} at {}, and {more} more", named.join(", ")),
     }
 }
 
@@ -120,14 +169,26 @@ fn rest(hidden: &[&RegionReport]) -> Option<String> {
     }
 }
 
-/// The descriptors that nobody has to map.
-fn unowed(count: usize, after_some: bool) -> Option<String> {
+/// The descriptors that nobody has to map, and nobody did: those that the layout does map, and the others.
+fn unowed(regions: &[&RegionReport], layout: Option<Layout>, after_some: bool) -> Vec<String> {
+    let is_of_layout = |region: &&&RegionReport| {
+        region.region.is_boot_services() && layout.is_some_and(|layout| check::maps(layout, &region.region))
+    };
+    let of_layout = regions.iter().filter(is_of_layout).count();
     let other = if after_some { "other " } else { "" };
-    match count {
+    let others = match regions.len() - of_layout {
         0 => None,
-        1 => Some(format!("  1 {other}descriptor needs no mapping, and has none")),
-        _ => Some(format!("  {count} {other}descriptors need no mapping, and have none")),
-    }
+        1 => Some(format!("1 {other}descriptor needs no mapping, and has none")),
+        count => Some(format!("{count} {other}descriptors need no mapping, and have none")),
+    };
+    let of_layout = match of_layout {
+        0 => None,
+        1 => Some("1 descriptor of boot services, which the layout maps too, has no virtual address".into()),
+        count => {
+            Some(format!("{count} descriptors of boot services, which the layout maps too, have no virtual address"))
+        }
+    };
+    [of_layout, others].into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -144,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_shown_however_far_down_it_is() {
-        let shown = lines(&samples::many_regions().regions, Paint::Plain);
+        let shown = lines(&samples::many_regions(), Paint::PLAIN);
         assert_eq!(shown.len(), 1 + MAX_OK + 2 + 1);
         assert!(shown[MAX_OK + 1].starts_with("  70  ") && shown[MAX_OK + 1].ends_with("  wrong"), "{shown:#?}");
         assert!(shown[MAX_OK + 2].starts_with("  90  ") && shown[MAX_OK + 2].ends_with("  unmapped"));
@@ -153,13 +214,83 @@ mod tests {
 
     #[test]
     fn many_wrong_ones_are_counted() {
-        let mut regions = samples::many_regions().regions;
-        regions.iter_mut().for_each(|region| region.verdict = Verdict::Wrong);
-        assert_eq!(lines(&regions, Paint::Plain).last().unwrap(), "  ... and 60 more, 60 of them not ok");
+        let mut report = samples::many_regions();
+        report.regions.iter_mut().for_each(|region| region.verdict = Verdict::Wrong);
+        assert_eq!(lines(&report, Paint::PLAIN).last().unwrap(), "  ... and 60 more, 60 of them not ok");
     }
 
     #[test]
     fn few_aliases_are_named() {
-        assert_eq!(aliases(&[0x1000, 0x2000, 0x3000]), "also at 0x1000, 0x2000, and 1 more");
+        assert_eq!(aliases(&[0x1000, 0x2000, 0x3000], true), "also at 0x1000, 0x2000, and 1 more");
+        assert_eq!(aliases(&[0x1000], false), "only at 0x1000");
+    }
+
+    /// The last lines of a table of regions: of each the virtual address, if any, and whether it is mapped 1:1.
+    fn said_of(regions: &[(Option<u64>, bool)]) -> Vec<String> {
+        let mut report = samples::many_regions();
+        report.regions.truncate(regions.len());
+        for (region, (virt, is_identity)) in report.regions.iter_mut().zip(regions) {
+            region.virt = *virt;
+            region.verdict = if virt.is_some() { Verdict::Ok } else { Verdict::Unmapped };
+            region.aliases = if *is_identity { vec![region.region.phys] } else { Vec::new() };
+        }
+        let shown = lines(&report, Paint::PLAIN);
+        shown.into_iter().filter(|line| line.contains("each") || line.contains(" at 0x")).collect()
+    }
+
+    #[test]
+    fn of_regions_that_are_all_unmapped_nothing_is_said_of_mappings() {
+        assert_eq!(said_of(&[(None, false), (None, false)]), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_said_once_of_each_holds_for_each() {
+        let (placed, unplaced) = ((Some(0xffff_fffe_0000_0000), true), (None, true));
+        assert_eq!(said_of(&[placed, placed]), ["  each is also mapped 1:1, at its physical address"]);
+        assert_eq!(
+            said_of(&[placed, placed, (None, false)]),
+            ["  each with a virtual address is also mapped 1:1, at its physical address"]
+        );
+        assert_eq!(said_of(&[unplaced, unplaced]), ["  each is mapped only 1:1, at its physical address"]);
+        // Not of each, or of one only: said where it holds.
+        let shown = said_of(&[placed, (Some(0x1000), false)]);
+        assert!(shown.len() == 1 && shown[0].ends_with("  also at 0x0"), "{shown:?}");
+        let shown = said_of(&[(Some(0x1000), false), unplaced]);
+        assert!(shown.len() == 1 && shown[0].ends_with("  only at 0x100000"), "{shown:?}");
+    }
+
+    #[test]
+    fn what_is_said_of_each_holds_for_those_not_shown_too() {
+        let mut all = vec![(Some(0xffff_fffe_0000_0000), true); MAX_OK + 1];
+        assert_eq!(said_of(&all).len(), 1);
+        all[MAX_OK].1 = false;
+        assert_eq!(said_of(&all).len(), MAX_OK, "each of those shown for itself");
+    }
+
+    #[test]
+    fn boot_services_that_a_layout_maps_are_not_counted_as_needing_none() {
+        use crate::memory_map::{MemoryAttribute, MemoryType};
+        let mut report = samples::many_regions();
+        report.regions.truncate(4);
+        for region in &mut report.regions {
+            region.verdict = Verdict::NotOwed;
+            region.region.ty = MemoryType::CONVENTIONAL;
+            region.region.attribute = MemoryAttribute::WRITE_BACK;
+        }
+        report.regions[1].region.ty = MemoryType::BOOT_SERVICES_DATA;
+        // One without pages is no layout's to map.
+        report.regions[2].region.ty = MemoryType::BOOT_SERVICES_CODE;
+        report.regions[2].region.pages = 0;
+        let says = |report: &Report| lines(report, Paint::PLAIN);
+        report.mapper.layout = "window";
+        assert_eq!(
+            says(&report),
+            [
+                "  1 descriptor of boot services, which the layout maps too, has no virtual address",
+                "  3 descriptors need no mapping, and have none",
+            ]
+        );
+        report.mapper.layout = "linux-fixed";
+        assert_eq!(says(&report), ["  4 descriptors need no mapping, and have none"]);
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::check::{Rule, SkipKind};
 use crate::report::samples;
+use crate::report::style::WIDTH;
 
 fn plain(report: &Report) -> String {
     Text::plain(report).to_string()

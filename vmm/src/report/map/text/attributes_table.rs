@@ -22,11 +22,11 @@ pub(super) fn lines(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let (shown, hidden) = entries.split_at(entries.len().min(MAX_ENTRIES));
     let digits = shown.iter().map(|(entry, _)| digits(entry.phys_start, last_byte(entry))).max().unwrap_or(0);
     let rows: Vec<_> = shown.iter().enumerate().map(|(index, entry)| row(index, entry, digits, paint)).collect();
-    let columns = Columns::of(TITLES, RIGHT, &rows);
+    let columns = Columns::of(TITLES, RIGHT, &rows).within(paint.table_width(), &BELOW);
 
     let mut lines = vec![paint.bold(format!("Memory Attributes Table: Linux takes {taken} of {}", entries.len()))];
-    lines.push(paint.dim(columns.titles()));
-    lines.extend(rows.iter().map(|row| columns.line(row).trim_end().to_owned()));
+    lines.extend(columns.titles().iter().map(|line| paint.dim(line)));
+    lines.extend(rows.iter().flat_map(|row| columns.lines(row)));
     if !hidden.is_empty() {
         lines.push(format!("  ... and {} more, {} of them refused", hidden.len(), refused(hidden)));
     }
@@ -36,6 +36,8 @@ pub(super) fn lines(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
 const COLUMNS: usize = 6;
 const TITLES: [&str; COLUMNS] = ["#", "physical", "pages", "type", "attributes", ""];
 const RIGHT: [bool; COLUMNS] = [true, false, true, false, false, false];
+/// What stands below first where the terminal is narrow.
+const BELOW: [usize; 4] = [5, 4, 3, 2];
 
 fn row(index: usize, entry: &(&MemoryDescriptor, Option<Refusal>), digits: usize, paint: Paint) -> [String; COLUMNS] {
     let (entry, why) = entry;

@@ -33,6 +33,8 @@ const COLUMNS: usize = 7;
 const TITLES: [&str; COLUMNS] = ["#", "physical", "size", "pages", "type", "attributes", "virtual"];
 /// The columns whose numbers are aligned at the right.
 const RIGHT: [bool; COLUMNS] = [true, false, true, true, false, false, false];
+/// What stands below first where the terminal is narrow.
+const BELOW: [usize; 5] = [6, 5, 4, 3, 2];
 
 /// What a line is about.
 enum Line<'a> {
@@ -61,14 +63,14 @@ fn hole_name(report: &MapReport<'_>) -> &'static str {
 fn table(lines: &[Line<'_>], hole: &str, marks: &HashMap<usize, Mark>, paint: Paint) -> Vec<String> {
     let digits = lines.iter().map(digits_of).max().unwrap_or(0);
     let rows: Vec<Row> = lines.iter().map(|line| row(line, hole, digits)).collect();
-    let columns = Columns::of(TITLES, RIGHT, &rows);
-    let mut text = vec![paint.dim(columns.titles())];
+    let columns = Columns::of(TITLES, RIGHT, &rows).within(paint.table_width(), &BELOW);
+    let mut text: Vec<_> = columns.titles().iter().map(|line| paint.dim(line)).collect();
     for (line, row) in lines.iter().zip(&rows) {
-        let row = columns.line(row);
-        text.push(match line {
-            Line::Hole(_) => paint.dim(row.trim_end()),
-            Line::Region(placed) => painted(placed, marks.get(&placed.region.index), row.trim_end(), paint),
-        });
+        let lines = columns.lines(row);
+        match line {
+            Line::Hole(_) => text.extend(lines.iter().map(|line| paint.dim(line))),
+            Line::Region(placed) => text.extend(painted(placed, marks.get(&placed.region.index), lines, paint)),
+        }
     }
     text
 }
@@ -135,15 +137,21 @@ fn marks(oddities: &[Odd]) -> HashMap<usize, Mark> {
 }
 
 /// A mark takes the place of the first of the blanks that a row begins with.
-fn painted(placed: &Placed, mark: Option<&Mark>, row: &str, paint: Paint) -> String {
-    let unmarked = row.strip_prefix(' ').unwrap_or(row);
-    match mark {
-        Some(Mark::Wrong) => paint.wrong(format!("!{unmarked}")),
-        Some(Mark::Odd) if placed.region.is_runtime() => paint.bold(format!("?{unmarked}")),
-        Some(Mark::Odd) => format!("?{unmarked}"),
-        None if placed.region.is_runtime() => paint.bold(row),
-        None => row.into(),
+fn painted(placed: &Placed, mark: Option<&Mark>, mut lines: Vec<String>, paint: Paint) -> Vec<String> {
+    let sign = match mark {
+        Some(Mark::Wrong) => "!",
+        Some(Mark::Odd) => "?",
+        None => " ",
+    };
+    if let Some(first) = lines.first_mut().filter(|first| first.starts_with(' ')) {
+        first.replace_range(..1, sign);
     }
+    let in_colour = |line: String| match mark {
+        Some(Mark::Wrong) => paint.wrong(line),
+        _ if placed.region.is_runtime() => paint.bold(line),
+        _ => line,
+    };
+    lines.into_iter().map(in_colour).collect()
 }
 
 fn legend(shown: &[&Placed], marks: &HashMap<usize, Mark>, is_in_list_order: bool) -> Vec<String> {
@@ -160,7 +168,7 @@ fn legend(shown: &[&Placed], marks: &HashMap<usize, Mark>, is_in_list_order: boo
         lines.push(format!("  {}", meanings.join(", ")));
     }
     if !is_in_list_order {
-        lines.push("  # is the place in the list, by which layouts go: its order is not that of addresses".into());
+        lines.push("  # is the place in the list. Layouts go by it: addresses are in another order".into());
     }
     lines
 }
