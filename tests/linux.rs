@@ -162,7 +162,8 @@ fn finish_unmaps_boot_services_and_applies_the_attributes_table() {
         vec![],
         // Within a 2 MiB leaf, which is split; and all of one.
         vec![attributes(CODE, 0x7e00_1000, 2, ro), attributes(CODE, 0x7e20_0000, 0x200, xp)],
-        vec![attributes(DATA, 0x7e40_0000, 0x20, xp | ro)],
+        // One page of the data is left to be written to: else firmware could not run.
+        vec![attributes(DATA, 0x7e40_0000, 0x1f, xp | ro)],
         // Not Linux's to take: of a type that is not the region's, past its end, of no region, forbidding nothing.
         vec![
             attributes(DATA, 0x7e00_0000, 1, ro),
