@@ -213,11 +213,20 @@ impl MemoryMap {
 
     /// Says of the map that it is not the whole.
     pub(crate) fn marked_partial(mut self, why: Option<String>) -> Self {
-        let note = why.as_ref().map(|why| format!("not the whole map: {why}"));
-        let note = note.map(|message| Oddity { kind: OddityKind::Partial, index: 0, other: None, message });
-        self.notes.extend(note);
-        self.partial = why;
+        if let Some(why) = why {
+            self.mark_partial(why);
+        }
         self
+    }
+
+    /// Says of the map why it is not the whole.
+    fn mark_partial(&mut self, why: String) {
+        let message = format!(
+            "not the whole map: {why}. A layout's virtual addresses depend on the whole map: those here are not that \
+             machine's own"
+        );
+        self.notes.push(Oddity { kind: OddityKind::Partial, index: 0, other: None, message });
+        self.partial = Some(why);
     }
 
     /// The line (from 1) at which a descriptor starts in the text it was read from.

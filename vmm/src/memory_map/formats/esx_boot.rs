@@ -20,6 +20,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "MMap[25]: 0x713d4000 - 0x71495fff len=794624, type=2, attr=0xf",
+    headings: &[],
     check: None,
 };
 

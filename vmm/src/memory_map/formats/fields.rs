@@ -146,8 +146,20 @@ impl Named {
 impl Row {
     /// A row that gives a descriptor and nothing else.
     pub(super) fn region(descriptor: MemoryDescriptor) -> Self {
-        Self { number: None, descriptor, kind: RowKind::Region, odd: None }
+        Self { number: None, descriptor, kind: RowKind::Region, odd: None, end: None }
     }
+}
+
+/// Whether attributes are those of an entry of the Memory Attributes Table: it has permissions only (UEFI 2.10, section
+/// 4.6.4), while regions of a map that have RUNTIME say how they may be cached.
+pub(super) fn is_entry(att: MemoryAttribute) -> bool {
+    const CACHEABILITY: MemoryAttribute = MemoryAttribute::UNCACHEABLE
+        .union(MemoryAttribute::WRITE_COMBINE)
+        .union(MemoryAttribute::WRITE_THROUGH)
+        .union(MemoryAttribute::WRITE_BACK)
+        .union(MemoryAttribute::UNCACHABLE_EXPORTED)
+        .union(MemoryAttribute::WRITE_PROTECT);
+    att.contains(MemoryAttribute::RUNTIME) && !att.intersects(CACHEABILITY)
 }
 
 /// An unknown type, as an error.

@@ -21,6 +21,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "RuntimeServicesData 0000f6b27000 0000f6b27000 00000001 WB RUNTIME",
+    headings: &["Type Physical Virtual #Pages Attr"],
     check: None,
 };
 

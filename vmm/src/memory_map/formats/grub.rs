@@ -26,6 +26,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "RT-data   0000000007ef6000-0000000007f09fff 00000014     80KiB RT WB",
+    headings: &["Type Physical start - end #Pages Size Attributes"],
     check: None,
 };
 

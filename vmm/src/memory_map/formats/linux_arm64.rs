@@ -22,6 +22,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "efi:   0xSTART-0xEND [TYPE|FLAGS]",
+    headings: &[],
     check: None,
 };
 
@@ -54,7 +55,7 @@ fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
     }
     let (phys_start, page_count) = (addresses.start, addresses.pages(true)?);
     let descriptor = MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() };
-    Ok(Row { number: None, descriptor, kind: RowKind::Region, odd: None })
+    Ok(Row { number: None, descriptor, kind: RowKind::Region, odd: None, end: None })
 }
 
 #[cfg(test)]

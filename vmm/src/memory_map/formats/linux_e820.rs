@@ -10,7 +10,7 @@
 //! firmware wants mapped for its runtime services (UEFI 2.10, section 7.2.1, "Memory Type Usage before
 //! ExitBootServices()"); EDK II reports MMIO only where it has RUNTIME.
 
-use super::super::oddity::{Oddity, OddityKind};
+use super::super::oddity::OddityKind;
 use super::super::{Format, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::Addresses;
@@ -24,6 +24,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "efi: Remove memNN: MMIO range=[0xSTART-0xEND] (SIZEMB) from e820 map",
+    headings: &[],
     check: Some(tell_partial),
 };
 
@@ -50,7 +51,7 @@ fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
         ..Default::default()
     };
     let odd = size.mismatch(descriptor.page_count);
-    Ok(Row { number: Some(number), descriptor, kind: RowKind::Excerpt, odd })
+    Ok(Row { number: Some(number), descriptor, kind: RowKind::Excerpt, odd, end: None })
 }
 
 /// A size as printed, rounded down.
@@ -84,9 +85,7 @@ fn size(cursor: &mut Cursor<'_>) -> Result<Size, Bad> {
 fn tell_partial(_: &str, map: &mut MemoryMap) {
     let why = "these are the MMIO regions only, from what Linux says about its e820 map; their attributes are not told, \
                and taken to be RUNTIME and UC";
-    map.partial = Some(why.into());
-    let message = format!("not the whole map: {why}");
-    map.notes.push(Oddity { kind: OddityKind::Partial, index: 0, other: None, message });
+    map.mark_partial(why.into());
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "efi: memattr:  0xSTART-0xEND [TYPE|FLAGS]",
+    headings: &[],
     check: None,
 };
 
@@ -67,7 +68,7 @@ fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
     }
     let (phys_start, page_count) = (addresses.start, addresses.pages_wrapping()?);
     let descriptor = MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() };
-    Ok(Row { number: None, descriptor, kind: RowKind::Attributes, odd: None })
+    Ok(Row { number: None, descriptor, kind: RowKind::Attributes, odd: None, end: None })
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "efi: memNN: [TYPE|FLAGS] range=[0xSTART-0xEND] (SIZEMB)",
+    headings: &[],
     check: None,
 };
 
@@ -92,6 +93,7 @@ fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
         descriptor: MemoryDescriptor { ty, phys_start, page_count, att, ..Default::default() },
         kind: if tail == Tail::Invalid { RowKind::Dropped } else { RowKind::Region },
         odd: tail.mismatch(page_count),
+        end: None,
     })
 }
 

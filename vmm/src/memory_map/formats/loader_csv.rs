@@ -30,6 +30,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "0, 3, EfiBootServicesCode, 00000000, 1, F",
+    headings: &["Index, Type, Type(name), PhysicalStart, NumberOfPages, Attribute"],
     check: None,
 };
 

@@ -2,10 +2,14 @@
 
 pub(super) mod binary;
 mod cursor;
+mod diff;
+mod edk2_hob;
+mod edk2_memattr;
 mod esx_boot;
 mod fields;
 mod freebsd;
 pub(super) mod grub;
+mod haiku;
 pub(super) mod json;
 mod linux_arm64;
 mod linux_descriptor;
@@ -47,10 +51,16 @@ pub enum Format {
     RuntimeMap,
     /// The UEFI shell's `memmap`.
     UefiShell,
+    /// The Memory Attributes Table in EDK II's debug log, six lines an entry, which goes with a map in another format.
+    Edk2Memattr,
+    /// The memory-allocation HOBs in EDK II's debug log: a part of the map.
+    Edk2Hob,
     /// Xen's console, and `xl dmesg`.
     Xen,
     /// FreeBSD's verbose boot, and `sysctl machdep.efi_map`.
     FreeBsd,
+    /// What Haiku's boot loader prints.
+    Haiku,
     /// U-Boot's `efidebug memmap`.
     UBoot,
     /// GRUB's `lsefimmap`.
@@ -75,15 +85,18 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::LinuxX86,
         Self::LinuxArm64,
         Self::LinuxMemattr,
         Self::LinuxE820,
         Self::RuntimeMap,
         Self::UefiShell,
+        Self::Edk2Memattr,
+        Self::Edk2Hob,
         Self::Xen,
         Self::FreeBsd,
+        Self::Haiku,
         Self::UBoot,
         Self::Grub,
         Self::LoaderCsv,
@@ -105,8 +118,11 @@ impl Format {
             Self::LinuxE820 => "linux-e820",
             Self::RuntimeMap => "runtime-map",
             Self::UefiShell => "uefi-shell",
+            Self::Edk2Memattr => "edk2-memattr",
+            Self::Edk2Hob => "edk2-hob",
             Self::Xen => "xen",
             Self::FreeBsd => "freebsd",
+            Self::Haiku => "haiku",
             Self::UBoot => "u-boot",
             Self::Grub => "grub",
             Self::LoaderCsv => "loader-csv",
@@ -127,7 +143,7 @@ impl Format {
 
     /// Whether its rows go with a map in another format, and make none or only a part of one by themselves.
     fn is_companion(self) -> bool {
-        matches!(self, Self::LinuxMemattr | Self::LinuxE820)
+        matches!(self, Self::LinuxMemattr | Self::LinuxE820 | Self::Edk2Memattr | Self::Edk2Hob)
     }
 }
 
@@ -144,7 +160,7 @@ pub(super) struct Unwritable {
 ///
 /// Those with a mark of their own come first. Of the bare tables no sound row is two formats' own; a damaged one that
 /// might be goes to the first.
-const ROW_FORMATS: [&RowFormat; 15] = [
+const ROW_FORMATS: [&RowFormat; 18] = [
     &linux_x86::FORMAT,
     &linux_e820::FORMAT,
     &linux_memattr::FORMAT,
@@ -155,6 +171,9 @@ const ROW_FORMATS: [&RowFormat; 15] = [
     &opencore::FORMAT,
     &uefi_rs::FORMAT,
     &uefi_lessons::FORMAT,
+    &edk2_memattr::FORMAT,
+    &edk2_hob::FORMAT,
+    &haiku::FORMAT,
     &uefi_shell::FORMAT,
     &grub::FORMAT,
     &uboot::FORMAT,
@@ -198,9 +217,15 @@ pub(super) fn parse_all(name: &str, text: &str, options: &ReadOptions) -> Result
     if maps.is_empty() { Err(no_map(name, text)) } else { Ok(maps) }
 }
 
-/// The list that is meant by someone who wants one: the first that firmware handed out, else the first.
+/// The list that is meant by someone who wants one: the first that firmware handed out, else the first. A whole one is
+/// rather meant than a part, and of parts the largest.
 pub(crate) fn choose(mut maps: Vec<MemoryMap>) -> MemoryMap {
-    let chosen = maps.iter().position(|map| map.kind == ListKind::Firmware).unwrap_or(0);
+    let rank = |map: &MemoryMap| {
+        let size = map.partial().map_or(usize::MAX, |_| map.descriptors.len());
+        (map.kind == ListKind::Firmware, size)
+    };
+    // Of equal ones `max_by_key` gives the last.
+    let chosen = (0..maps.len()).rev().max_by_key(|index| rank(&maps[*index])).unwrap_or(0);
     let mut map = maps.swap_remove(chosen);
     // Every reader gives at least one map; an empty one stands for none.
     map.notes.extend(extra_lists(&map, &maps));

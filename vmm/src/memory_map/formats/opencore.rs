@@ -16,7 +16,7 @@ use super::super::oddity::OddityKind;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::Format;
 use super::cursor::{Bad, Cursor};
-use super::fields::{attribute_word, pages_through, type_named, unknown_type};
+use super::fields::{attribute_word, is_entry, pages_through, type_named, unknown_type};
 use super::log_prefix::find_marker;
 use super::rows::{Row, RowFormat, RowKind};
 
@@ -27,6 +27,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "OCMM: RT Code   [RUN|...|UC] 0xSTART-0xEND -> 0xVIRT (124 KB)",
+    headings: &["OCMM: MemoryMap:"],
     check: None,
 };
 
@@ -129,17 +130,6 @@ fn size(row: &mut Cursor<'_>, pages: u64) -> Result<(), Bad> {
         true => Ok(()),
         false => Err(Bad::new(span, format!("the size is {printed} {unit}, but {pages:#x} pages are {size} {unit}"))),
     }
-}
-
-/// Whether a row is of the Memory Attributes Table.
-fn is_entry(att: MemoryAttribute) -> bool {
-    const CACHEABILITY: MemoryAttribute = MemoryAttribute::UNCACHEABLE
-        .union(MemoryAttribute::WRITE_COMBINE)
-        .union(MemoryAttribute::WRITE_THROUGH)
-        .union(MemoryAttribute::WRITE_BACK)
-        .union(MemoryAttribute::UNCACHABLE_EXPORTED)
-        .union(MemoryAttribute::WRITE_PROTECT);
-    att.contains(MemoryAttribute::RUNTIME) && !att.intersects(CACHEABILITY)
 }
 
 /// Whether only the low half of a virtual address is there.

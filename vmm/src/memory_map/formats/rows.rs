@@ -9,13 +9,14 @@ use super::super::error::ParseError;
 use super::super::oddity::OddityKind;
 use super::super::{Format, MemoryMap};
 use super::cursor::{Bad, Cursor};
+use super::diff::Diff;
 use super::lists::{Lists, Refused, Skipped, heading};
 
 /// A text format with one row a descriptor, among which anything else may stand.
 pub(super) struct RowFormat {
     /// Which format it is.
     pub format: Format,
-    /// Lines that one row takes.
+    /// Lines that one row takes, at the most if it tells where it ends.
     pub lines: usize,
     /// Where in a line a row starts, sound or damaged; `None` where the line is something else.
     pub start: fn(&str) -> Option<usize>,
@@ -24,6 +25,8 @@ pub(super) struct RowFormat {
     pub read: fn(Cursor<'_>) -> Result<Row, Bad>,
     /// How a row looks, for errors.
     pub sample: &'static str,
+    /// The words at the end of a line that heads a list.
+    pub headings: &'static [&'static str],
     /// Checks a list against what else the text says (page totals, ...): a mismatch is noted. The text is that from
     /// the line of the list's first row up to the next list.
     pub check: Option<fn(text: &str, map: &mut MemoryMap)>,
@@ -39,6 +42,8 @@ pub(super) struct Row {
     pub kind: RowKind,
     /// What is odd about the row, as a sentence that goes on after `line 7`.
     pub odd: Option<(OddityKind, String)>,
+    /// Where in the text it ends, if another may follow in the same line, or if it takes fewer lines than others.
+    pub end: Option<usize>,
 }
 
 /// What a row is of.
@@ -57,6 +62,9 @@ pub(super) enum RowKind {
 /// No row of any format, nor what is left of one that tells its format, is shorter. A text may be nothing but line feeds.
 pub(super) const MIN_ROW_BYTES: usize = 8;
 
+/// The most that the lines after the first of a row take: no row has more, and a text may be one line of 64 MiB.
+const MAX_ROW_BYTES: usize = 4096;
+
 /// Reads every list of a text; none is not an error.
 pub(super) fn parse_all(
     name: &str,
@@ -72,6 +80,8 @@ pub(super) fn parse_all(
         last: None,
         sound: vec![false; formats.len()],
         damage: formats.iter().map(|_| None).collect(),
+        diff: Diff::default(),
+        removed: None,
     };
     walk.run().map_err(|(format, bad)| bad.in_text(name, text, format.sample))?;
     let lists = walk.finish().map_err(|(format, bad)| bad.in_text(name, text, format.sample))?;
@@ -89,6 +99,9 @@ struct Walk<'a> {
     sound: Vec<bool>,
     /// By format, the first damaged row. As long as it has no sound one, the line may be something else altogether.
     damage: Vec<Option<(Line, Bad)>>,
+    diff: Diff,
+    /// The first row that a diff removes, and its format.
+    removed: Option<(usize, Bad)>,
 }
 
 /// A line of the text.
@@ -99,55 +112,106 @@ struct Line {
     /// Where it starts and, without its line feed, ends.
     start: usize,
     end: usize,
+    /// Where reading goes on in it.
+    from: usize,
 }
 
 type Failure = (&'static RowFormat, Bad);
 
 impl Walk<'_> {
     fn run(&mut self) -> Result<(), Failure> {
-        let mut line = Line { number: 1, start: 0, end: line_end(self.text, 0) };
-        loop {
-            let lines = self.line(line)?;
-            for _ in 0..lines {
-                let start = line.end + 1;
-                if start > self.text.len() {
-                    return Ok(());
-                }
-                line = Line { number: line.number + 1, start, end: line_end(self.text, start) };
-            }
+        let mut next = Some(Line { number: 1, start: 0, end: line_end(self.text, 0), from: 0 });
+        while let Some(line) = next {
+            let from = self.line(line)?;
+            next = self.line_at(line, from);
         }
+        Ok(())
     }
 
-    /// Reads what stands in a line and gives the number of lines that it took.
-    fn line(&mut self, line: Line) -> Result<usize, Failure> {
-        let content = &self.text[line.start..line.end];
-        if content.len() < MIN_ROW_BYTES {
-            return Ok(1);
+    /// The line, this or one after it, in which reading goes on.
+    fn line_at(&self, mut line: Line, from: usize) -> Option<Line> {
+        while from > line.end {
+            let start = line.end + 1;
+            if start > self.text.len() {
+                return None;
+            }
+            line = Line { number: line.number + 1, start, end: line_end(self.text, start), from: start };
         }
-        let found = self.last.into_iter().chain(0..self.formats.len()).find_map(|index| {
-            let format = *self.formats.get(index)?;
-            let at = (format.start)(content)?;
-            Some((index, format, at))
-        });
-        let Some((index, format, at)) = found else {
-            if let Some(heading) = heading(content) {
+        Some(Line { from: from.max(line.start), ..line })
+    }
+
+    /// Reads what stands in a line and gives where in the text to go on.
+    fn line(&mut self, mut line: Line) -> Result<usize, Failure> {
+        let next_line = line.end + 1;
+        if line.from == line.start {
+            line.from += self.diff_prefix(line);
+        }
+        if line.end - line.from < MIN_ROW_BYTES {
+            return Ok(next_line);
+        }
+        let Some((index, format, at)) = self.row_start(&self.text[line.from..line.end]) else {
+            if let Some(heading) = heading(&self.text[line.from..line.end]) {
                 self.lists.head(heading);
             }
-            return Ok(1);
+            return Ok(next_line);
         };
-        let end = (1..format.lines).fold(line.end, |end, _| line_end(self.text, (end + 1).min(self.text.len())));
-        let row_text = self.text[line.start..end].trim_end();
-        let span = line.start + at..(line.start + row_text.len()).max(line.start + at);
+        if self.lists.is_elsewhere(format.format) {
+            return Ok(next_line);
+        }
+        if self.diff.is_removed() {
+            self.removed(index, line, at);
+            return Ok(next_line);
+        }
+        let end = row_end(self.text, line, format.lines);
+        let row_text = self.text[line.from..end].trim_end();
+        let span = line.from + at..(line.from + row_text.len()).max(line.from + at);
         let read = if at <= row_text.len() {
-            (format.read)(Cursor { line: row_text, at, offset: line.start })
+            (format.read)(Cursor { line: row_text, at, offset: line.from })
         } else {
             Err(Bad::new(span.clone(), "the row is empty"))
         };
+        let row_ends = read.as_ref().ok().and_then(|row| row.end);
         match read.map_err(Refused::Row).and_then(|row| self.lists.take(format, row, line.number, span)) {
-            Ok(()) => self.sound(index).map(|()| format.lines),
+            Ok(()) => self.sound(index).map(|()| match row_ends {
+                Some(at) => self.after_row(format, line, at),
+                None => end + 1,
+            }),
             Err(Refused::Text(bad)) => Err((format, bad)),
-            Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| 1),
+            Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| next_line),
         }
+    }
+
+    /// Where to go on behind a row: in the same line if it has another row.
+    fn after_row(&self, format: &RowFormat, line: Line, at: usize) -> usize {
+        let end = if at <= line.end { line.end } else { line_end(self.text, at) };
+        if (format.start)(&self.text[at..end]).is_some() { at } else { end + 1 }
+    }
+
+    /// The format that knows a line, and where in it a row starts.
+    fn row_start(&self, content: &str) -> Option<(usize, &'static RowFormat, usize)> {
+        self.last.into_iter().chain(0..self.formats.len()).find_map(|index| {
+            let format = *self.formats.get(index)?;
+            let at = (format.start)(content)?;
+            Some((index, format, at))
+        })
+    }
+
+    /// What a diff puts before a line; a list ends where a hunk does.
+    fn diff_prefix(&mut self, line: Line) -> usize {
+        let content = &self.text[line.start..line.end];
+        let part = self.diff.part();
+        let prefix = self.diff.take(content, |rest| self.formats.iter().any(|format| (format.start)(rest).is_some()));
+        if self.diff.part() != part {
+            self.lists.begin_another(self.diff.why_partial());
+        }
+        prefix
+    }
+
+    /// Takes note of a row that a diff removes.
+    fn removed(&mut self, index: usize, line: Line, at: usize) {
+        self.lists.skip(|| Skipped { message: format!("line {} is skipped: a diff removes it", line.number) });
+        let message = "no EFI memory map: the diff removes this row, and adds or keeps none";
+        self.removed.get_or_insert_with(|| (index, Bad::new(line.from + at..line.end, message)));
     }
 
     fn sound(&mut self, index: usize) -> Result<(), Failure> {
@@ -180,7 +244,10 @@ impl Walk<'_> {
         if self.lists.is_empty() {
             return match damage.into_iter().next() {
                 Some((index, (_, bad))) => Err((self.formats[index], bad)),
-                None => Ok(self.lists),
+                None => match self.removed {
+                    Some((index, bad)) => Err((self.formats[index], bad)),
+                    None => Ok(self.lists),
+                },
             };
         }
         if !self.lenient {
@@ -192,11 +259,20 @@ impl Walk<'_> {
     }
 }
 
+/// A row of several lines may be wrong in any of them.
 fn skipped(text: &str, line: Line, bad: &Bad) -> Skipped {
     let before = text.get(line.start..bad.start()).unwrap_or_default();
-    let column = before.chars().count() + 1;
-    let message = format!("line {}, column {column} is skipped: {}", line.number, bad.message());
+    let number = line.number + before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let message = format!("line {number}, column {column} is skipped: {}", bad.message());
     Skipped { message }
+}
+
+/// Where the lines end that a row may take.
+fn row_end(text: &str, line: Line, lines: usize) -> usize {
+    let limit = (line.end + MAX_ROW_BYTES).min(text.len());
+    let limit = (limit..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    (1..lines).fold(line.end, |end, _| line_end(&text[..limit], (end + 1).min(limit)))
 }
 
 fn line_end(text: &str, start: usize) -> usize {

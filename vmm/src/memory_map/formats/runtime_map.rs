@@ -29,6 +29,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "INDEX 0xPHYS_ADDR 0xVIRT_ADDR 0xNUM_PAGES 0xTYPE 0xATTRIBUTE",
+    headings: &["# index phys_addr virt_addr num_pages type attribute"],
     check: None,
 };
 
@@ -105,7 +106,7 @@ fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
         return Err(Bad::new(cursor.to_end(), "the row goes on after the attribute"));
     }
     let descriptor = descriptor(values).map_err(|message| Bad::new(type_span, message))?;
-    Ok(Row { number: Some(number), descriptor, kind: RowKind::Region, odd: None })
+    Ok(Row { number: Some(number), descriptor, kind: RowKind::Region, odd: None, end: None })
 }
 
 fn descriptor([phys_start, virt_start, page_count, ty, attribute]: [u64; 5]) -> Result<MemoryDescriptor, &'static str> {

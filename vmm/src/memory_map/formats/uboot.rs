@@ -22,6 +22,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "RUNTIME DATA     000000003eac1000-000000003eac2000 WB|RT",
+    headings: &["Type Start End Attributes"],
     check: None,
 };
 

@@ -25,6 +25,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "[#112] Type: EfiRuntimeServicesData  Attr:  UC WB RUNTIME` and `Phys: 0000000007EF4000-0000000007F77FFF",
+    headings: &[],
     check: None,
 };
 

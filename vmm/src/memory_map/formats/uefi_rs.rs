@@ -24,6 +24,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "MemoryDescriptor { ty: TYPE, phys_start: N, virt_start: N, page_count: N, att: NAMES }",
+    headings: &[],
     check: None,
 };
 

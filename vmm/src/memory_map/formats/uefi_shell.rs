@@ -33,6 +33,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "RT_Data    000000008EA34000-000000008EF3DFFF 000000000000050A 800000000000000F",
+    headings: &["Type Start End # Pages Attributes", "MemoryMap:"],
     check: Some(check),
 };
 
@@ -141,7 +142,8 @@ fn name(ty: MemoryType) -> Cow<'static, str> {
     name.map_or_else(|| format!("{:08X}", ty.0).into(), |name| Cow::Borrowed(*name))
 }
 
-fn parse_name(text: &str) -> Option<MemoryType> {
+/// The type of a name, or of a number where the shell has none.
+pub(super) fn parse_name(text: &str) -> Option<MemoryType> {
     if let Some(index) = NAMES.iter().position(|name| name.eq_ignore_ascii_case(text)) {
         return u32::try_from(index).ok().map(MemoryType);
     }
@@ -197,6 +199,11 @@ fn check(text: &str, map: &mut MemoryMap) {
             map.notes.push(total.mismatch(pages, last));
         }
     }
+}
+
+/// Whether a line is a total, below a list.
+pub(super) fn is_total(line: &str) -> bool {
+    line.contains(" Pages (") && total((line, 0)).is_some()
 }
 
 /// `  RT_Data   :          1,290 Pages (5,283,840 Bytes)`

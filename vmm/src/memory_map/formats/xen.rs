@@ -22,6 +22,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     start,
     read,
     sample: "(XEN)  000007f28d000-000007f5f2fff type=6 attr=800000000000000f",
+    headings: &["EFI memory map:"],
     check: None,
 };
 
