@@ -239,7 +239,7 @@ KERN:   phys: 0x7f8ef000-0x7fb6f000, virt: 0x00000000-0x00280000, size = 0x00280
         );
         assert_eq!(
             error(NAMED, "size = 0x00280000", "size = 0x00180000"),
-            "map:3:78: the size is 0x180000, but the range has 0x280 pages"
+            "map:3:74: the size is 0x180000, but the range has 0x280 pages"
         );
         assert_eq!(error(NAMED, "phys: 0x0", "phis: 0x0"), "map:2:9: expected `phys: `");
     }

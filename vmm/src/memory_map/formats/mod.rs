@@ -19,6 +19,7 @@ pub(super) mod linux_x86;
 mod lists;
 mod loader_csv;
 mod log_prefix;
+mod no_map;
 mod opencore;
 mod rows;
 pub(super) mod runtime_map;
@@ -32,6 +33,7 @@ mod xen;
 use super::error::ParseError;
 use super::oddity::{Oddity, OddityKind};
 use super::{ListKind, MAX_DESCRIPTORS, MemoryMap, ReadOptions, file};
+use no_map::{HOW_TO_GET_A_MAP, no_map};
 use rows::RowFormat;
 
 /// A format of memory maps.
@@ -270,18 +272,6 @@ fn row_format(text: &str) -> Option<Format> {
     companion
 }
 
-/// There is no descriptor in a text.
-fn no_map(name: &str, text: &str) -> ParseError {
-    let first = text.len() - text.trim_start().len();
-    if first == text.len() {
-        return ParseError::at(name, text, 0..0, "no EFI memory map: there is nothing in it").help(HOW_TO_GET_A_MAP);
-    }
-    let line = text[first..].lines().next().unwrap_or_default().trim_end();
-    ParseError::at(name, text, first..first + line.len(), "no EFI memory map: no line is of a known format")
-        .label("neither this line nor any after it")
-        .help(HOW_TO_GET_A_MAP)
-}
-
 /// There are more descriptors than any map has; `span` is the first too many.
 fn too_many(name: &str, text: &str, span: std::ops::Range<usize>) -> ParseError {
     ParseError::at(name, text, span, format!("more than {MAX_DESCRIPTORS} descriptors"))
@@ -292,11 +282,6 @@ fn too_many(name: &str, text: &str, span: std::ops::Range<usize>) -> ParseError 
 fn without_byte_order_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
-
-const HOW_TO_GET_A_MAP: &str = "looked for `efi: memNN: [...] range=[...]` rows of a Linux boot log, for the tables \
-     of the UEFI shell's `memmap`, GRUB, U-Boot, FreeBSD, Xen and some loaders, and for TOML tables `[[descriptor]]`. \
-     To get a machine's map, boot Linux on it with `efi=debug` on the kernel command line and save what `dmesg` prints \
-     (as root; `journalctl -k -b` will do)";
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,16 @@
 //! What Linux mapped for runtime services, and where: /sys/firmware/efi/runtime-map (x86, kernels with kexec).
 //!
 //! The folder has one folder an entry, numbered from 0, with five files: `attribute`, `num_pages`, `phys_addr`, `type`,
-//! `virt_addr` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map). It is read in three ways: itself; as
-//! `grep . /sys/firmware/efi/runtime-map/*/*` prints it, in whatever order; and as a list with one line an entry:
+//! `virt_addr` (Documentation/ABI/testing/sysfs-firmware-efi-runtime-map). It is read in four ways: itself; as
+//! `grep . /sys/firmware/efi/runtime-map/*/*` or `grep -r .` prints it, in whatever order; as `head` and `tail` do; and
+//! as a list with one line an entry:
 //!
 //! ```text
+//! /sys/firmware/efi/runtime-map/0/type:0xb
+//!
+//! ==> /sys/firmware/efi/runtime-map/0/type <==
+//! 0xb
+//!
 //! # index phys_addr virt_addr num_pages type attribute
 //! 0 0xffe00000 0xfffffffeffe00000 0x200 0xb 0x8000000000000001
 //! ```
@@ -33,26 +39,56 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     check: None,
 };
 
-/// Whether a line is one file's, as grep prints it: `.../runtime-map/0/type:0xb`.
+/// Whether a line is one file's, as grep prints it (`.../runtime-map/0/type:0xb`), or the name of one as head does.
 pub(super) fn is_field_line(line: &str) -> bool {
-    field_line(line).is_some()
+    field_line(line).is_some() || headed_file(line).and_then(file).is_some()
 }
 
-/// Reads what grep prints; `None` if every entry was skipped.
-pub(super) fn parse_fields(name: &str, text: &str, lenient: bool) -> Result<Option<MemoryMap>, ParseError> {
+/// Reads what grep, head and tail print; nothing if every entry was skipped.
+pub(super) fn parse_fields(name: &str, text: &str, lenient: bool) -> Result<Vec<MemoryMap>, ParseError> {
     let place = Place { name, text, lenient };
+    let mut maps = Vec::new();
     let mut fields = Fields::default();
+    // The file that head or tail named last, and where.
+    let mut named: Option<((u64, usize), Range<usize>)> = None;
     let mut offset = 0;
     for (index, line) in text.split('\n').enumerate() {
-        if let Some((number, field, value)) = field_line(line) {
-            let span = offset + value.start..offset + value.end;
+        let whole = offset..offset + line.trim_end().len();
+        let value = match (headed_file(line), named.take()) {
+            (Some(path), before) => {
+                if let Some((_, span)) = before {
+                    fields.refuse(&place, span, "no value follows the name of the file".into())?;
+                }
+                named = file(path).map(|file| (file, whole.clone()));
+                if named.is_none() && path.contains("runtime-map") {
+                    fields.refuse(&place, whole, format!("{} is no file of an entry", quoted(path)))?;
+                }
+                None
+            }
+            (None, Some(before)) if line.trim().is_empty() => {
+                named = Some(before);
+                None
+            }
+            (None, Some(((number, field), _))) => Some((number, field, whole)),
+            (None, None) => {
+                field_line(line).map(|(number, field, at)| (number, field, offset + at.start..offset + at.end))
+            }
+        };
+        if let Some((number, field, span)) = value {
+            if fields.begin_again(number, field) {
+                maps.extend(std::mem::take(&mut fields).into_map(&place)?);
+            }
             if let Err(message) = fields.take(text, (number, field, span.clone(), index + 1)) {
                 fields.refuse(&place, span, message)?;
             }
         }
         offset += line.len() + 1;
     }
-    fields.into_map(&place)
+    if let Some((_, span)) = named {
+        fields.refuse(&place, span, "no value follows the name of the file".into())?;
+    }
+    maps.extend(fields.into_map(&place)?);
+    Ok(maps)
 }
 
 /// Reads the folder itself.
@@ -133,6 +169,12 @@ struct Entry {
 type FieldLine = (u64, usize, Range<usize>, usize);
 
 impl Fields {
+    /// Whether a field is of another listing: all that this one has is complete, and has it already.
+    fn begin_again(&self, number: u64, field: usize) -> bool {
+        let is_set = self.entries.get(&number).is_some_and(|entry| entry.values[field].is_some());
+        is_set && self.entries.values().all(|entry| entry.values.iter().all(Option::is_some))
+    }
+
     fn take(&mut self, text: &str, (number, field, span, line): FieldLine) -> Result<(), String> {
         let shown = text.get(span.clone()).unwrap_or_default().trim();
         let value = hex_value(shown)
@@ -204,10 +246,24 @@ const HOW_TO_LIST: &str = "`grep . /sys/firmware/efi/runtime-map/*/*` (as root) 
 /// The parts of a line of grep's: the entry's number, the field, and where the value is.
 fn field_line(line: &str) -> Option<(u64, usize, Range<usize>)> {
     let colon = line.find(':')?;
-    let (folder, field) = line[..colon].rsplit_once('/')?;
+    let (number, field) = file(&line[..colon])?;
+    // The number of the line, of `grep -n`.
+    let rest = &line[colon + 1..];
+    let start = if rest.starts_with("1:") { colon + 3 } else { colon + 1 };
+    Some((number, field, start..line.trim_end().len().max(start)))
+}
+
+/// What stands between the arrows of `==> 0/type <==`.
+fn headed_file(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("==> ")?.strip_suffix(" <==")
+}
+
+/// The entry and the field of a path.
+fn file(path: &str) -> Option<(u64, usize)> {
+    let (folder, field) = path.rsplit_once('/')?;
     let field = FIELDS.iter().position(|known| *known == field)?;
     let number = entry_number(folder.trim_start().rsplit('/').next()?)?;
-    Some((number, field, colon + 1..line.trim_end().len().max(colon + 1)))
+    Some((number, field))
 }
 
 /// The number that the name of an entry's folder is, as Linux writes it.
@@ -284,7 +340,7 @@ const NOT_LINUXS: &str = "the folder should be Linux's /sys/firmware/efi/runtime
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::super::{ReadOptions, oddities};
+    use super::super::super::{ReadOptions, detect, oddities};
     use super::*;
 
     // The first entries that Linux 6.1 gave on OVMF (`../truth` of the integration tests).
@@ -308,6 +364,12 @@ mod tests {
 
     fn grepped() -> String {
         files().iter().map(|(path, value)| format!("/sys/firmware/efi/runtime-map/{path}:{value}")).collect()
+    }
+
+    fn headed() -> String {
+        let file =
+            |(path, value): &(String, String)| format!("==> /sys/firmware/efi/runtime-map/{path} <==\n{value}\n");
+        files().iter().map(file).collect()
     }
 
     fn check_first(map: &MemoryMap) {
@@ -355,12 +417,49 @@ mod tests {
         let reversed = MemoryMap::parse(&lines.join("\n")).unwrap();
         check_first(&reversed);
         assert_eq!(reversed.descriptors(), list.descriptors());
+        for other in [
+            headed(),
+            headed().replace("/sys/firmware/efi/runtime-map/", ""),
+            headed().replace('\n', "\r\n"),
+            headed().replace("\n\n", "\n"),
+            grepped().replace(':', ":1:"),
+            grepped().replace(':', ": "),
+        ] {
+            assert_eq!(detect(&other), Some(Format::RuntimeMap));
+            assert_eq!(MemoryMap::parse(&other).unwrap().descriptors(), list.descriptors(), "{other}");
+        }
         let folder = Folder::new("sound");
         fs::write(folder.0.join("README"), "not an entry").unwrap();
         let read = MemoryMap::read(&folder.0).unwrap();
         check_first(&read);
         assert_eq!(read.descriptors(), list.descriptors());
         assert_eq!(oddities(&read), []);
+    }
+
+    #[test]
+    fn two_listings_are_two_lists() {
+        let other = grepped().replace("0x400\n", "0x200\n");
+        for text in [grepped() + &other, headed() + &other, other.clone() + &headed()] {
+            let maps = MemoryMap::parse_all("map", &text, &ReadOptions::default()).unwrap();
+            let mut pages: Vec<_> = maps.iter().map(|map| map.descriptors()[0].page_count).collect();
+            pages.sort_unstable();
+            assert_eq!(pages, [0x200, 0x400], "{text}");
+        }
+    }
+
+    #[test]
+    fn damage_of_what_head_prints_is_pointed_at() {
+        let error = |from: &str, to: &str| {
+            assert!(headed().contains(from), "{from}");
+            MemoryMap::parse_named("map", &headed().replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error("0/type <==", "0/typ <=="),
+            "map:10:1: `/sys/firmware/efi/runtime-map/0/typ` is no file of an entry"
+        );
+        assert_eq!(error("0/type <==\n0xb\n", "0/type <==\n"), "map:10:1: no value follows the name of the file");
+        assert_eq!(error("0xb\n", "xb\n"), "map:11:1: type is `xb`, not a number such as 0x1f");
+        assert_eq!(error("0/type <==", "0/type <="), "map:2:1: entry 0: type is missing");
     }
 
     #[test]

@@ -1,10 +1,21 @@
-//! `MemoryDescriptor` of the crates `uefi` and `uefi-raw`, as `{:?}` prints it.
+//! `MemoryDescriptor` of the crates `uefi` and `uefi-raw`, as `{:?}` and `{:#?}` print it.
 //!
 //! ```text
 //! INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_start: 0, page_count: 159, att: UNCACHEABLE | WRITE_BACK }
 //! MemoryDescriptor { ty: MemoryType(2147483649), padding: 0, phys_start: 0, virt_start: 0, page_count: 1, att: MemoryAttribute(WRITE_BACK | 0x10000000000) }
+//! MemoryDescriptor {
+//!     ty: CONVENTIONAL,
+//!     padding: 0,
+//!     phys_start: 4096,
+//!     virt_start: 0,
+//!     page_count: 159,
+//!     att: MemoryAttribute(
+//!         UNCACHEABLE | WRITE_BACK,
+//!     ),
+//! }
 //! ```
 //!
+//! A slice or `Vec` of them is in brackets, in one line or with each descriptor indented.
 //! Numbers are decimal. Attributes are bare where the crate has bitflags 1 (`(empty)` for none), and in
 //! `MemoryAttribute(...)` with bitflags 2 (`0x0`); bits without a name come last, as one hexadecimal number.
 
@@ -20,7 +31,7 @@ use super::rows::{Row, RowFormat};
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {
     format: Format::UefiRs,
-    lines: 1,
+    lines: 16,
     start,
     read,
     sample: "MemoryDescriptor { ty: TYPE, phys_start: N, virt_start: N, page_count: N, att: NAMES }",
@@ -29,7 +40,7 @@ pub(super) const FORMAT: RowFormat = RowFormat {
 };
 
 /// What a row starts with.
-const ROW: &str = "MemoryDescriptor { ";
+const ROW: &str = "MemoryDescriptor {";
 
 /// Constants of `uefi_raw::table::boot::MemoryType`, by number.
 const TYPES: [&str; 17] = [
@@ -53,27 +64,39 @@ const TYPES: [&str; 17] = [
 ];
 
 fn start(line: &str) -> Option<usize> {
-    let start = find_marker(line, ROW)?;
-    let first = &line[start + ROW.len()..];
-    // Code that makes one has more than a number or a constant's name after the colon.
-    first.starts_with("ty: ").then_some(start).filter(|_| !first.contains("::"))
+    // What is left of a descriptor over many lines whose first is damaged.
+    let is_field = || {
+        line.trim_start()
+            .strip_prefix("phys_start: ")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let Some(start) = find_marker(line, ROW) else {
+        return is_field().then(|| line.len() - line.trim_start().len());
+    };
+    let (before, first) = (&line[..start], &line[start + ROW.len()..]);
+    let first = first.split('}').next().unwrap_or_default();
+    // Code that makes one has more than a number or a constant's name after the colon; code that declares one says so.
+    let is_row = match first.trim() {
+        "" => !["struct ", "impl ", "for ", "->", "="].iter().any(|word| before.contains(word)),
+        first => first.starts_with("ty: ") && !first.contains("::"),
+    };
+    is_row.then_some(start)
 }
 
 fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal(ROW)?;
+    row.blanks();
     let mut fields = Fields::default();
-    loop {
+    while !row.rest().starts_with('}') {
         fields.read(&mut row)?;
-        if row.rest().starts_with(" }") {
-            break;
+        let (separator, _) = row.take_while(|c| c == ',' || c.is_whitespace());
+        if !separator.starts_with([',', ' ', '\n', '\r']) {
+            return Err(Bad::new(row.to_end(), "expected `,` or ` }` after the field"));
         }
-        row.literal(", ")?;
     }
     let end = row.at;
-    row.literal(" }")?;
-    let (_, _) = row.take_while(|c| c == ',');
-    row.end()?;
-    let missing = |what| Bad::new(row.offset + end..row.offset + end + 2, format!("the field `{what}` is missing"));
+    row.literal("}")?;
+    let missing = |what| Bad::new(row.offset + end..row.offset + end + 1, format!("the field `{what}` is missing"));
     let descriptor = MemoryDescriptor {
         ty: fields.ty.ok_or_else(|| missing("ty"))?,
         padding: 0,
@@ -82,7 +105,19 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
         page_count: fields.page_count.ok_or_else(|| missing("page_count"))?,
         att: fields.att.ok_or_else(|| missing("att"))?,
     };
-    Ok(Row::region(descriptor))
+    let end = row.offset + row.at;
+    after(&mut row)?;
+    Ok(Row { end: Some(end), ..Row::region(descriptor) })
+}
+
+/// Another row may follow in the line, or the end of a slice.
+fn after(row: &mut Cursor<'_>) -> Result<(), Bad> {
+    row.take_while(|c| c != '\n' && (c.is_whitespace() || ",;)".contains(c)));
+    let (rest, span) = row.take_while(|c| c != '\n');
+    match rest.is_empty() || rest.starts_with(']') || rest.starts_with(ROW) {
+        true => Ok(()),
+        false => Err(Bad::new(span, format!("the row is followed by {}", quoted(rest)))),
+    }
 }
 
 /// What was read so far.
@@ -113,10 +148,12 @@ impl Fields {
 }
 
 fn memory_type(row: &mut Cursor<'_>) -> Result<MemoryType, Bad> {
-    if row.rest().starts_with("MemoryType(") {
-        row.literal("MemoryType(")?;
+    const WRAPPER: &str = "MemoryType(";
+    if row.rest().starts_with(WRAPPER) {
+        row.literal(WRAPPER)?;
+        row.blanks();
         let ty = row.type_number()?;
-        row.literal(")")?;
+        end_of_wrapper(row)?;
         return Ok(ty);
     }
     let (name, span) = row.take_while(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -126,12 +163,14 @@ fn memory_type(row: &mut Cursor<'_>) -> Result<MemoryType, Bad> {
 
 fn attributes(row: &mut Cursor<'_>) -> Result<MemoryAttribute, Bad> {
     const EMPTY: &str = "(empty)";
+    const WRAPPER: &str = "MemoryAttribute(";
     if row.rest().starts_with(EMPTY) {
         return row.literal(EMPTY).map(|()| MemoryAttribute::empty());
     }
-    let is_wrapped = row.rest().starts_with("MemoryAttribute(");
+    let is_wrapped = row.rest().starts_with(WRAPPER);
     if is_wrapped {
-        row.literal("MemoryAttribute(")?;
+        row.literal(WRAPPER)?;
+        row.blanks();
     }
     let mut all = MemoryAttribute::empty();
     loop {
@@ -145,9 +184,18 @@ fn attributes(row: &mut Cursor<'_>) -> Result<MemoryAttribute, Bad> {
         row.literal(" | ")?;
     }
     if is_wrapped {
-        row.literal(")")?;
+        end_of_wrapper(row)?;
     }
     Ok(all)
+}
+
+/// `)`, with a comma before it if it has a line of its own.
+fn end_of_wrapper(row: &mut Cursor<'_>) -> Result<(), Bad> {
+    if row.rest().starts_with(',') {
+        row.literal(",")?;
+        row.blanks();
+    }
+    row.literal(")")
 }
 
 #[cfg(test)]
@@ -183,8 +231,19 @@ INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_st
                 page_count: 3,
                 att: MemoryAttribute::from_bits_retain(att),
             };
-            let map = MemoryMap::parse(&format!("[1] {descriptor:?},")).unwrap();
-            assert_eq!(map.descriptors(), [descriptor]);
+            let other = MemoryDescriptor { phys_start: 0x2000, ..descriptor };
+            for text in [format!("[1] {descriptor:?},\n[2] {other:?}"), format!("map: {:?}, 1", [descriptor, other])] {
+                assert_eq!(MemoryMap::parse(&text).unwrap().descriptors(), [descriptor, other], "{text}");
+            }
+            for text in [format!("INFO: {descriptor:#?}\n{other:#?}"), format!("{:#?}", vec![descriptor, other])] {
+                for text in [text.replace('\n', "\r\n"), text] {
+                    let map = MemoryMap::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                    assert_eq!(map.descriptors(), [descriptor, other], "{text}");
+                    let headers = text.lines().enumerate().filter(|(_, line)| line.contains(ROW));
+                    let headers: Vec<_> = headers.map(|(index, _)| Some(index + 1)).collect();
+                    assert_eq!([map.line(0), map.line(1)].as_slice(), headers);
+                }
+            }
         }
         assert_eq!(
             MemoryMap::parse(&ROWS.replace("UNCACHEABLE | WRITE_COMBINE | WRITE_THROUGH | WRITE_BACK", "(empty)"))
@@ -208,17 +267,36 @@ INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_st
         );
         assert_eq!(with("UNCACHEABLE |", "UNCACHABLE |"), "map:1:112: unknown attribute `UNCACHABLE`");
         assert_eq!(with("page_count", "pagecount"), "map:1:92: unknown field `pagecount`");
-        assert_eq!(with("virt_start: 0, ", ""), "map:1:153: the field `virt_start` is missing");
+        assert_eq!(with("virt_start: 0, ", ""), "map:1:154: the field `virt_start` is missing");
+        assert_eq!(with("BACK }", "BACK }, and so on"), "map:1:172: the row is followed by `and so on`");
         assert_eq!(with(" | WRITE_BACK }", " | WRITE_BA"), "map:1:158: unknown attribute `WRITE_BA`");
         assert_eq!(
             with("BACK }", "BACK }, MemoryDescriptor { ty: MMIO }"),
-            "map:1:172: the row is followed by `MemoryDescriptor { ty: MMIO }`"
+            "map:1:200: the field `phys_start` is missing"
         );
+    }
+
+    #[test]
+    fn damage_over_many_lines_is_pointed_at() {
+        let text = format!("{:#?}", [MemoryDescriptor { phys_start: 4096, ..Default::default() }]);
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}\n{text}");
+            MemoryMap::parse_named("map", &text.replacen(from, to, 1)).unwrap_err().to_string()
+        };
+        assert_eq!(
+            with("phys_start: 4096", "phys_start: 4o96"),
+            "map:5:21: the physical address is no decimal number of 64 bits"
+        );
+        assert_eq!(with("RESERVED", "RESERVE"), "map:3:13: unknown memory type `RESERVE`");
+        assert_eq!(with("MemoryDescriptor {", "MemoryDescripto {"), "map:5:9: expected `MemoryDescriptor {`");
     }
 
     #[test]
     fn code_is_no_row() {
         for line in [
+            "impl Default for MemoryDescriptor {",
+            "    let d = MemoryDescriptor {",
+            "    phys_start: u64,",
             "pub struct MemoryDescriptor {",
             "MemoryDescriptor { ty, ..Default::default() }",
             "let d = MemoryDescriptor { ty: MemoryType::MMIO, page_count: 1 };",

@@ -1,4 +1,4 @@
-use super::super::super::{ReadOptions, oddities};
+use super::super::super::{MemoryAttribute, ReadOptions, oddities};
 use super::*;
 
 fn row(number: usize, ty: &str, flags: &str, page: usize) -> String {
@@ -138,6 +138,130 @@ fn what_only_looks_like_a_row_of_another_format_is_noted() {
     for text in [[EXCERPT, &firmware(), cut].concat(), [cut, "\n", &firmware(), EXCERPT].concat()] {
         assert!(error(&text).ends_with("the line ends in the middle of the start address"));
     }
+}
+
+/// What EDK II's MinPlatformPkg and MemoryAttributesDump print, with rows as the shell's `memmap` has them.
+const EDK2_HEADINGS: [&str; 2] = [
+    "MemoryAttributesTable: Version=0x1 Count=0x3 DescriptorSize=0x30\n",
+    "MemoryAttributesTable:\n  Version         - 0x00000001\n  NumberOfEntries - 0x00000003\n  DescriptorSize  - \
+     0x00000030\n\n",
+];
+const SHELL_HEADING: &str = "Type       Start            End              # Pages          Attributes\n";
+const EDK2_ENTRIES: &str = "\
+RT_Code    000000007951C000-000000007951CFFF 0000000000000001 8000000000004000
+RT_Code    000000007951D000-000000007951EFFF 0000000000000002 8000000000020000
+RT_Code    000000007951F000-0000000079520FFF 0000000000000002 8000000000004000
+";
+const EDK2_TOTALS: &str = "\n  RT_Code   :              5 Pages (20480 Bytes)\n              -------------- \n";
+const SHELL_MAP: &str = "\
+Available  0000000000001000-000000007951BFFF 000000000007951B 000000000000000F
+RT_Code    000000007951C000-0000000079520FFF 0000000000000005 800000000000000F
+";
+
+#[test]
+fn edk2s_table_in_the_shells_rows_is_no_map() {
+    let kinds = |map: &MemoryMap| -> Vec<_> { oddities(map).iter().map(|odd| odd.kind).collect() };
+    for heading in EDK2_HEADINGS {
+        let table = [heading, SHELL_HEADING, EDK2_ENTRIES, EDK2_TOTALS].concat();
+        for text in [
+            table.clone() + SHELL_HEADING + SHELL_MAP,
+            table.clone() + "MemoryMap:\n" + SHELL_HEADING + SHELL_MAP,
+            // The totals end the table, too.
+            table.clone() + SHELL_MAP,
+            [SHELL_HEADING, SHELL_MAP, &table].concat(),
+        ] {
+            let [map] = read(&text).try_into().unwrap_or_else(|maps| panic!("{maps:?}"));
+            assert_eq!((map.descriptors().len(), map.attributes_table().len(), map.partial()), (2, 3, None), "{text}");
+            assert_eq!(map.attributes_table()[1].att, MemoryAttribute::RUNTIME | MemoryAttribute::READ_ONLY);
+            assert_eq!(kinds(&map), [], "{text}");
+        }
+        let [alone] = read(&table).try_into().unwrap();
+        assert_eq!((alone.descriptors().len(), alone.attributes_table().len()), (3, 3));
+        assert_eq!(alone.descriptors()[1].att, MemoryAttribute::RUNTIME | MemoryAttribute::WRITE_BACK);
+        assert!(alone.partial().is_some_and(|why| why.contains("Memory Attributes Table only")));
+        assert_eq!(kinds(&alone), [OddityKind::Partial]);
+    }
+}
+
+#[test]
+fn edk2s_table_is_known_without_its_heading_and_a_map_below_one() {
+    let table = EDK2_ENTRIES.to_owned();
+    assert_eq!(lists(&(table.clone() + SHELL_HEADING + SHELL_MAP)), [(false, 2, 3)]);
+    assert!(read(&table)[0].partial().is_some());
+    // One row that may be cached: a map, however it looks. Without permissions it is no table either.
+    let map = table.replacen("8000000000004000", "800000000000400F", 1);
+    assert_eq!(read(&map)[0].partial(), None);
+    assert_eq!(
+        read("RT_Data    000000008EA34000-000000008EF3DFFF 000000000000050A 8000000000000000\n")[0].partial(),
+        None
+    );
+    // A table without entries announces nothing.
+    let empty = "MemoryAttributesTable: Version=0x1 Count=0x0 DescriptorSize=0x30\n";
+    assert_eq!(lists(&[empty, SHELL_HEADING, SHELL_MAP].concat()), [(false, 2, 0)]);
+}
+
+#[test]
+fn edk2s_table_with_other_than_its_entries_is_noted() {
+    let message = |entries: &str| {
+        let map = read(&[EDK2_HEADINGS[0], SHELL_HEADING, entries, EDK2_TOTALS, SHELL_MAP].concat()).remove(0);
+        oddities(&map).iter().map(|odd| odd.message.clone()).collect::<Vec<_>>()
+    };
+    let table = "the Memory Attributes Table from line 3 on has 3 entries by its heading";
+    let first = EDK2_ENTRIES.lines().next().unwrap();
+    assert_eq!(message(first), [format!("{table}, of which 1 are here: the permissions of the others are not known")]);
+    assert_eq!(message(&[first, "\n", EDK2_ENTRIES].concat()), [format!("{table}, and 4 rows: was it edited?")]);
+    let alone = read(&[EDK2_HEADINGS[0], SHELL_HEADING, first].concat()).remove(0);
+    assert_eq!(alone.descriptors().len(), 1);
+    assert!(oddities(&alone).iter().any(|odd| odd.kind == OddityKind::MissingRows));
+}
+
+#[test]
+fn a_heading_begins_another_list() {
+    let shell = [
+        SHELL_HEADING,
+        "BS_Code    0000000000000000-0000000000000FFF 0000000000000001 000000000000000F\n\
+         Available  0000000000001000-0000000000002FFF 0000000000000002 000000000000000F\n",
+    ];
+    let grub = [
+        "Type      Physical start  - end             #Pages        Size Attributes\n",
+        "BS-code   0000000000000000-0000000000000fff 00000001      4KiB WB\n\
+         conv-mem  0000000000001000-0000000000002fff 00000002      8KiB WB\n",
+    ];
+    let uboot = [
+        "Type             Start            End              Attributes\n",
+        "BOOT CODE        0000000000000000-0000000000001000 WB\nCONVENTIONAL     0000000000001000-0000000000003000 WB\n",
+    ];
+    let freebsd = [
+        "                   Type     Physical      Virtual   #Pages Attr\n",
+        "       BootServicesCode 000000000000 000000000000 00000001 WB \n\
+         \x20    ConventionalMemory 000000001000 000000001000 00000002 WB \n",
+    ];
+    let xen = [
+        "(XEN) EFI memory map:\n",
+        "(XEN)  0000000000000-0000000000fff type=3 attr=000000000000000f\n\
+         (XEN)  0000000001000-0000000002fff type=7 attr=000000000000000f\n",
+    ];
+    let haiku = ["System provided memory map:\n", "  0x0-0x1000  0x0 0x3 0xf\n  0x1000-0x3000  0x0 0x7 0xf\n"];
+    for [heading, rows] in [shell, grub, uboot, freebsd, xen, haiku] {
+        // The second has no row that the first has.
+        let last = rows.lines().nth(1).unwrap();
+        for other in [rows.to_owned(), last.to_owned(), rows.replacen(rows.lines().next().unwrap(), last, 1)] {
+            let text = [heading, rows, heading, &other].concat();
+            let count = other.lines().count();
+            assert_eq!(lists(&text), [(false, 2, 0), (false, count, 0)], "{text}");
+        }
+        // And without headings, where the list begins again.
+        assert_eq!(lists(&rows.repeat(2)), [(false, 2, 0); 2], "{rows}");
+    }
+}
+
+#[test]
+fn a_whole_list_is_rather_meant_than_a_part() {
+    let hobs = "Memory Allocation 0x00000004 0x7F56000 - 0x7F75FFF\n";
+    let text = [hobs, "Linux version 6.1\n", &firmware()].concat();
+    assert_eq!(MemoryMap::parse(&text).unwrap().descriptors().len(), 3);
+    let dxe = [hobs, "HOBLIST address in DXE = 0x7EEA018\n", hobs, hobs].concat();
+    assert_eq!(MemoryMap::parse(&dxe).unwrap().descriptors().len(), 2);
 }
 
 #[test]
