@@ -79,7 +79,7 @@ impl Random {
 }
 
 /// Rows as their programs print them, of formats of which no whole real file is at hand.
-const ROWS: [(Format, &str); 6] = [
+const ROWS: [(Format, &str); 13] = [
     (
         Format::LinuxMemattr,
         "[    0.348138] efi: memattr:  0x0000bfbc5000-0x0000bfbc8fff [Runtime Code       |RUN|  |  |  |  |  |  |RO|   |  |  |  |  ]\n\
@@ -107,6 +107,46 @@ const ROWS: [(Format, &str); 6] = [
     (
         Format::UefiLessons,
         "[#112] Type: EfiRuntimeServicesData  Attr:  UC WC WT WB RUNTIME\n      Phys: 0000000007EF4000-0000000007F77FFF\n",
+    ),
+    (
+        Format::UefiRs,
+        "[\n    MemoryDescriptor {\n        ty: MemoryType(\n            2147483649,\n        ),\n        padding: 0,\n        \
+         phys_start: 4096,\n        virt_start: 0,\n        page_count: 159,\n        att: MemoryAttribute(\n            \
+         WRITE_BACK,\n        ),\n    },\n]\n",
+    ),
+    (
+        Format::RuntimeMap,
+        "==> /sys/firmware/efi/runtime-map/0/attribute <==\n0x8000000000000001\n\n==> 0/num_pages <==\n0x400\n\n\
+         ==> 0/phys_addr <==\n0xffc00000\n\n==> 0/type <==\n0xb\n\n==> 0/virt_addr <==\n0xfffffffeffc00000\n",
+    ),
+    (
+        Format::UefiShell,
+        "MemoryAttributesTable: Version=0x1 Count=0x1 DescriptorSize=0x30\n\
+         Type       Start            End              # Pages          Attributes\n\
+         RT_Code    000000007951D000-000000007951EFFF 0000000000000002 8000000000020000\n\
+         \n  RT_Code   :              2 Pages (8192 Bytes)\n",
+    ),
+    (
+        Format::Edk2Memattr,
+        "MemoryAttributesTable:\n  NumberOfEntries      - 0x00000001\nEntry (0x7EC5A018)\n  Type              - 0x5\n  \
+         PhysicalStart     - 0x000000007951C000\n  VirtualStart      - 0x0000000000000000\n  NumberOfPages     - \
+         0x0000000000000001\n  Attribute         - 0x8000000000004000\n",
+    ),
+    (
+        Format::Edk2Hob,
+        "HOBLIST address in DXE = 0x7EEA018\nMemory Allocation 0x00000006 0x7ED4000 - 0x7EF3FFF\n\
+         Memory Allocation HOBs\n  BA=0000000007ED4000  L=0000000000020000  RT_Data  {4ED4BF27}\n   \
+         MemoryBaseAddress = 0x7F78000\n   MemoryLength      = 0x88000\n   MemoryType        = EfiReservedMemoryType\n",
+    ),
+    (
+        Format::Haiku,
+        "System provided memory map:\n  0x0-0x1000  0x0 0x3 0xf\n  phys: 0x00001000-0x00003000, virt: \
+         0x00000000-0x00002000, size = 0x00002000, type: EfiConventionalMemory (0x7), attr: 0xf\n",
+    ),
+    (
+        Format::LinuxArm64,
+        "@@ -1,2 +1,2 @@\n-efi:   0x000000000000-0x000000000fff [Reserved|   |WB]\n\
+         +efi:   0x000000000000-0x000000001fff [Reserved|   |WB]\n 9c9\n< row\n---\n",
     ),
 ];
 

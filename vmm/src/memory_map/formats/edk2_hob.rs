@@ -23,42 +23,71 @@ use super::log_prefix::find_marker;
 use super::rows::{Row, RowFormat, RowKind};
 use super::uefi_shell;
 
-/// How the format is read.
+/// How the rows of EDK II's cores and of MinPlatformPkg are read.
 pub(super) const FORMAT: RowFormat = RowFormat {
     format: Format::Edk2Hob,
-    lines: 3,
+    lines: 1,
     start,
     read,
     sample: "Memory Allocation 0x00000006 0x7F8EF000 - 0x7FB6EFFF",
     headings: &["Memory Allocation HOBs"],
+    is_table: true,
+    shares_lines: false,
     check: Some(tell_partial),
 };
 
+/// How HOBs over several lines are read.
+pub(super) const FORMAT_OF_LINES: RowFormat = RowFormat {
+    lines: 3,
+    start: start_of_lines,
+    read: |mut row| printed(&mut row).map(row_of),
+    sample: "MemoryBaseAddress = 0x7F8EF000` and a line each for MemoryLength and MemoryType, such as `MemoryType = \
+             EfiRuntimeServicesData",
+    headings: &[],
+    is_table: false,
+    ..FORMAT
+};
+
 /// What rows start with.
-const CORE: &str = "Memory Allocation 0x";
+const CORE: &str = "Memory Allocation ";
 const PLATFORM: &str = "BA=";
 const PRINTED: &str = "MemoryBaseAddress";
+const LENGTH: &str = "MemoryLength";
 
 fn start(line: &str) -> Option<usize> {
-    find_marker(line, CORE).or_else(|| find_marker(line, PRINTED).filter(|at| line[*at..].contains("= "))).or_else(
-        || {
-            let start = find_marker(line, PLATFORM)?;
-            // Resources and firmware volumes are printed alike: they have attributes, names, or nothing behind the length.
-            let type_name = line[start..].split_ascii_whitespace().nth(2)?;
-            (!type_name.starts_with("Attr=") && !type_name.starts_with("Fv=")).then_some(start)
-        },
-    )
+    start_of_core(line).or_else(|| start_of_platform(line))
+}
+
+/// The words and a number, or one of the words and three numbers.
+fn start_of_core(line: &str) -> Option<usize> {
+    let is_number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric()) && !rest.starts_with("HOB");
+    if let Some(at) = find_marker(line, CORE) {
+        return is_number(&line[at + CORE.len()..]).then_some(at);
+    }
+    let at = ["Memory ", "Allocation "].iter().find_map(|word| find_marker(line, word))?;
+    (line[at..].matches("0x").count() >= 3).then_some(at)
+}
+
+/// Resources and firmware volumes are printed alike: they have attributes, names, or nothing behind the length.
+fn start_of_platform(line: &str) -> Option<usize> {
+    let start = find_marker(line, PLATFORM).or_else(|| find_marker(line, "=").filter(|_| line.contains("  L=")))?;
+    let name = line[start..].split_ascii_whitespace().nth(2)?;
+    (!name.starts_with("Attr=") && !name.starts_with("Fv=")).then_some(start)
+}
+
+/// The first line, or the second if the first is damaged.
+fn start_of_lines(line: &str) -> Option<usize> {
+    [PRINTED, LENGTH].iter().find_map(|name| find_marker(line, name)).filter(|at| line[*at..].contains("= "))
 }
 
 fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
-    let (ty, phys_start, page_count) = match row.rest() {
-        rest if rest.starts_with(CORE) => core(&mut row)?,
-        rest if rest.starts_with(PLATFORM) => platform(&mut row)?,
-        _ => printed(&mut row)?,
-    };
+    let allocation = if row.rest().starts_with(PLATFORM) { platform(&mut row)? } else { core(&mut row)? };
+    Ok(row_of(allocation))
+}
+
+fn row_of((ty, phys_start, page_count): Allocation) -> Row {
     let descriptor = MemoryDescriptor { ty, phys_start, page_count, att: attribute(ty), ..Default::default() };
-    let end = Some(row.offset + row.at);
-    Ok(Row { kind: RowKind::Excerpt, end, ..Row::region(descriptor) })
+    Row { kind: RowKind::Excerpt, ..Row::region(descriptor) }
 }
 
 /// What EDK II's core makes of a type: `mMemoryTypeStatistics` in MdeModulePkg/Core/Dxe/Mem/Page.c says which have
@@ -74,6 +103,7 @@ type Allocation = (MemoryType, u64, u64);
 /// `Memory Allocation 0x00000006 0x7F8EF000 - 0x7FB6EFFF`
 fn core(row: &mut Cursor<'_>) -> Result<Allocation, Bad> {
     row.literal(CORE)?;
+    row.literal("0x")?;
     let at = row.at;
     let ty = row.padded_hex("the type", 8)?;
     let span = row.offset + at..row.offset + row.at;
@@ -115,7 +145,7 @@ fn printed(row: &mut Cursor<'_>) -> Result<Allocation, Bad> {
     let start = row.free_hex("the base address")?;
     end_of_line(row)?;
     next_line(row);
-    field(row, "MemoryLength")?;
+    field(row, LENGTH)?;
     row.literal("0x")?;
     let at = row.at;
     let bytes = row.free_hex("the length")?;
@@ -252,7 +282,7 @@ HOB[4]: Type = EFI_HOB_TYPE_MEMORY_ALLOCATION, Offset = 0xC8, Length = 0x30
         assert_eq!(error(CORES, "0x7FFFFFF", "0x7FFFFF"), "log:5:32: the end 0x7fffff is before the start 0x7f78000");
         assert_eq!(error(CORES, "0x00000006", "0x0000006"), "log:6:21: the type has 7 digits, but is printed with 8");
         assert_eq!(error(PLATFORM, "RT_Data ", "RT_Date "), "log:9:44: unknown memory type `RT_Date`");
-        assert_eq!(error(PLATFORM, "C9BD}", "C9BD"), "log:9:90: expected `}`");
+        assert_eq!(error(PLATFORM, "C9BD}", "C9BD"), "log:9:90: the line ends where `}` should be");
         assert_eq!(
             error(PRINTED, "MemoryLength ", "MemoryLengt "),
             "log:10:1: expected the line `MemoryLength = ...` of the HOB"

@@ -32,6 +32,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     sample: "Entry (0x7EC5A018)` and a line each for Type, PhysicalStart, VirtualStart, NumberOfPages and Attribute, such \
              as `Attribute - 0x8000000000004000",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

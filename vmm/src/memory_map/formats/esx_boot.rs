@@ -21,6 +21,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "MMap[25]: 0x713d4000 - 0x71495fff len=794624, type=2, attr=0xf",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

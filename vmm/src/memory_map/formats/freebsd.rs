@@ -22,6 +22,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "RuntimeServicesData 0000f6b27000 0000f6b27000 00000001 WB RUNTIME",
     headings: &["Type Physical Virtual #Pages Attr"],
+    is_table: true,
+    shares_lines: false,
     check: None,
 };
 

@@ -27,6 +27,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "RT-data   0000000007ef6000-0000000007f09fff 00000014     80KiB RT WB",
     headings: &["Type Physical start - end #Pages Size Attributes"],
+    is_table: true,
+    shares_lines: false,
     check: None,
 };
 

@@ -27,6 +27,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "0xSTART-0xEND  0xVIRT 0xTYPE 0xATTRIBUTE` or `phys: 0xSTART-0xEND, virt: ..., type: NAME (0xN), attr: 0xN",
     headings: &["System provided memory map:"],
+    is_table: true,
+    shares_lines: false,
     check: None,
 };
 
@@ -51,25 +53,25 @@ fn is_named(row: &str) -> bool {
     row.starts_with("phys: 0x") || has_fields() >= 2
 }
 
-/// A range and three numbers, of which one may be damaged, or less of it if the row was cut.
+/// Five numbers, of which one may be damaged or run together with another, or less if the row was cut.
 fn is_bare(row: &str, indent: usize) -> bool {
     let is_number = |word: &str| word.starts_with("0x") || word == "0";
-    let mut words = row.split_ascii_whitespace();
-    let Some(range) = words.next() else { return false };
+    // Two more than a row has: the line is another.
+    let words = row.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).take(7);
+    let (numbers, others): (Vec<&str>, Vec<&str>) = words.partition(|word| is_number(word));
+    let range = row.split_ascii_whitespace().next().unwrap_or_default();
     let is_range = range.split_once('-').is_some_and(|(start, end)| is_number(start) && is_number(end));
-    let words: Vec<&str> = words.take(4).collect();
-    let bad = words.iter().filter(|word| !is_number(word)).count();
-    match (words.len(), is_range) {
-        (0, true) => indent == 2,
-        (1, true) => bad == 0,
-        (2.., true) => bad <= 1,
-        (3, false) => bad == 0 && range.contains('-') && range.starts_with(|c: char| c.is_ascii_alphanumeric()),
+    match numbers.len() {
+        5 | 6 => others.len() <= 1,
+        4 => others.len() <= 1 && (row.contains('-') || indent == 2),
+        3 => others.len() <= 1 && is_range,
+        2 => others.is_empty() && is_range && indent == 2,
         _ => false,
     }
 }
 
 fn read(row: Cursor<'_>) -> Result<Row, Bad> {
-    if row.rest().starts_with("0") { bare(row) } else { named(row) }
+    if is_named(row.rest()) { named(row) } else { bare(row) }
 }
 
 fn bare(mut row: Cursor<'_>) -> Result<Row, Bad> {

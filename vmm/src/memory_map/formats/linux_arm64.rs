@@ -23,6 +23,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "efi:   0xSTART-0xEND [TYPE|FLAGS]",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

@@ -25,6 +25,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "efi: Remove memNN: MMIO range=[0xSTART-0xEND] (SIZEMB) from e820 map",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: Some(tell_partial),
 };
 

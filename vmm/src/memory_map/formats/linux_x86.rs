@@ -39,6 +39,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "efi: memNN: [TYPE|FLAGS] range=[0xSTART-0xEND] (SIZEMB)",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

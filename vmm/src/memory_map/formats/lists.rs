@@ -43,6 +43,8 @@ pub(super) struct Lists {
     table_next: Option<Option<u64>>,
     /// Whether rows like the shell's are none, but EDK II's of what exists at which addresses.
     is_elsewhere: bool,
+    /// Lines with numbers that are no rows, since the last row or heading of a table.
+    passed: Vec<usize>,
     /// Why the rows to come are not a whole map, if that is known.
     partial_next: Option<&'static str>,
     /// How many logs began so far: a file may hold several.
@@ -73,6 +75,9 @@ pub(super) enum Refused {
 /// hundred lists.
 const MAX_LISTS: usize = 1024;
 const MAX_ROWS: usize = 4 * MAX_DESCRIPTORS;
+
+/// The most lines between two rows of a table that are taken for what is left of rows.
+const MAX_PASSED: usize = 3;
 
 /// The most notes of one kind that a map gets; a line says how many more there would be.
 const MAX_NOTES: usize = 32;
@@ -113,7 +118,21 @@ struct Skips {
     more: usize,
 }
 
+/// Whether there is a number in a line that may be an address.
+fn has_number(line: &str) -> bool {
+    let mut words = line.split(|c: char| !c.is_ascii_alphanumeric());
+    words.any(|word| word.starts_with("0x") || word.len() >= 8 && word.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
 impl Skips {
+    fn add(&mut self, after: usize, message: impl FnOnce() -> String) {
+        if self.shown.len() == MAX_NOTES {
+            self.more += 1;
+        } else {
+            self.shown.push((after, message()));
+        }
+    }
+
     /// Takes away what was skipped from a row on.
     fn split_off(&mut self, index: usize) -> Self {
         let at = self.shown.partition_point(|(after, _)| *after < index);
@@ -138,6 +157,7 @@ impl Lists {
             }
             Heading::Of(format) | Heading::Totals(format) => {
                 self.headed_next = Some(format).filter(|_| heading == Heading::Of(format));
+                self.passed.clear();
                 self.open &= self.lists.last().is_none_or(|list| list.format.format != format);
                 self.is_elsewhere &= format != Format::UefiShell;
             }
@@ -161,6 +181,13 @@ impl Lists {
                 self.is_elsewhere = false;
                 self.boot += 1;
             }
+        }
+    }
+
+    /// Takes a line that is nothing that is known.
+    pub(super) fn pass(&mut self, line: usize, content: &str) {
+        if self.passed.len() <= MAX_PASSED && has_number(content) {
+            self.passed.push(line);
         }
     }
 
@@ -207,11 +234,7 @@ impl Lists {
             Some(list) if self.open => (&mut list.skipped, list.rows.len()),
             _ => (&mut self.skipped, 0),
         };
-        if skips.shown.len() == MAX_NOTES {
-            skips.more += 1;
-        } else {
-            skips.shown.push((after, skipped().message));
-        }
+        skips.add(after, || skipped().message);
     }
 
     /// The maps, in the order of the text; an error if there are rows, but not of any map.
@@ -260,9 +283,16 @@ impl Lists {
         if !self.goes_on(format, &row, is_excerpt)? {
             self.begin(format, &row, is_excerpt)?;
         }
+        let passed = std::mem::take(&mut self.passed);
         let Some(list) = self.lists.last_mut() else {
             return Ok(());
         };
+        // Under no heading the first row tells nothing of the lines before it, and much else may stand between rows.
+        let is_within = !list.rows.is_empty() || list.is_headed;
+        if list.format.is_table && is_within && passed.len() <= MAX_PASSED {
+            let message = |line| format!("line {line} is skipped: it stands in the table, and is no row of it");
+            passed.into_iter().for_each(|line| list.skipped.add(list.rows.len(), || message(line)));
+        }
         if list.rows.len() + list.dropped.len() == MAX_DESCRIPTORS {
             let bad = Bad::new(row.span, format!("more than {MAX_DESCRIPTORS} descriptors")).help(TOO_MANY);
             return Err(Refused::Text(bad));

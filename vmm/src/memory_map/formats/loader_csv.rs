@@ -31,6 +31,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "0, 3, EfiBootServicesCode, 00000000, 1, F",
     headings: &["Index, Type, Type(name), PhysicalStart, NumberOfPages, Attribute"],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

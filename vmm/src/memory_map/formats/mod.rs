@@ -162,7 +162,7 @@ pub(super) struct Unwritable {
 ///
 /// Those with a mark of their own come first. Of the bare tables no sound row is two formats' own; a damaged one that
 /// might be goes to the first.
-const ROW_FORMATS: [&RowFormat; 18] = [
+const ROW_FORMATS: [&RowFormat; 19] = [
     &linux_x86::FORMAT,
     &linux_e820::FORMAT,
     &linux_memattr::FORMAT,
@@ -175,6 +175,7 @@ const ROW_FORMATS: [&RowFormat; 18] = [
     &uefi_lessons::FORMAT,
     &edk2_memattr::FORMAT,
     &edk2_hob::FORMAT,
+    &edk2_hob::FORMAT_OF_LINES,
     &haiku::FORMAT,
     &uefi_shell::FORMAT,
     &grub::FORMAT,

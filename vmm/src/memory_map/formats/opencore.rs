@@ -28,6 +28,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "OCMM: RT Code   [RUN|...|UC] 0xSTART-0xEND -> 0xVIRT (124 KB)",
     headings: &["OCMM: MemoryMap:"],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

@@ -27,6 +27,10 @@ pub(super) struct RowFormat {
     pub sample: &'static str,
     /// The words at the end of a line that heads a list.
     pub headings: &'static [&'static str],
+    /// Whether rows stand one right below another: a line with numbers between them is what is left of one.
+    pub is_table: bool,
+    /// Whether several rows may stand in one line.
+    pub shares_lines: bool,
     /// Checks a list against what else the text says (page totals, ...): a mismatch is noted. The text is that from
     /// the line of the list's first row up to the next list.
     pub check: Option<fn(text: &str, map: &mut MemoryMap)>,
@@ -152,6 +156,8 @@ impl Walk<'_> {
         let Some((index, format, at)) = self.row_start(&self.text[line.from..line.end]) else {
             if let Some(heading) = heading(&self.text[line.from..line.end]) {
                 self.lists.head(heading);
+            } else {
+                self.lists.pass(line.number, &self.text[line.from..line.end]);
             }
             return Ok(next_line);
         };
@@ -177,7 +183,10 @@ impl Walk<'_> {
                 None => end + 1,
             }),
             Err(Refused::Text(bad)) => Err((format, bad)),
-            Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| next_line),
+            Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| {
+                let behind = format.shares_lines.then(|| self.next_in_line(format, line, at)).flatten();
+                behind.unwrap_or(next_line)
+            }),
         }
     }
 
@@ -185,6 +194,13 @@ impl Walk<'_> {
     fn after_row(&self, format: &RowFormat, line: Line, at: usize) -> usize {
         let end = if at <= line.end { line.end } else { line_end(self.text, at) };
         if (format.start)(&self.text[at..end]).is_some() { at } else { end + 1 }
+    }
+
+    /// Where the next row starts in a line, behind one that is damaged.
+    fn next_in_line(&self, format: &RowFormat, line: Line, at: usize) -> Option<usize> {
+        let row = &self.text[line.from + at..line.end];
+        let first = row.chars().next()?.len_utf8();
+        (format.start)(&row[first..]).map(|start| line.from + at + first + start)
     }
 
     /// The format that knows a line, and where in it a row starts.

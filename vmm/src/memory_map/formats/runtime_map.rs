@@ -36,6 +36,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "INDEX 0xPHYS_ADDR 0xVIRT_ADDR 0xNUM_PAGES 0xTYPE 0xATTRIBUTE",
     headings: &["# index phys_addr virt_addr num_pages type attribute"],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

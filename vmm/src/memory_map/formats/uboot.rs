@@ -23,6 +23,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "RUNTIME DATA     000000003eac1000-000000003eac2000 WB|RT",
     headings: &["Type Start End Attributes"],
+    is_table: true,
+    shares_lines: false,
     check: None,
 };
 

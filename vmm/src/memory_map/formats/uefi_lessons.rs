@@ -26,6 +26,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "[#112] Type: EfiRuntimeServicesData  Attr:  UC WB RUNTIME` and `Phys: 0000000007EF4000-0000000007F77FFF",
     headings: &[],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 

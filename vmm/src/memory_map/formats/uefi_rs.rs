@@ -36,11 +36,16 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "MemoryDescriptor { ty: TYPE, phys_start: N, virt_start: N, page_count: N, att: NAMES }",
     headings: &[],
+    is_table: false,
+    shares_lines: true,
     check: None,
 };
 
 /// What a row starts with.
 const ROW: &str = "MemoryDescriptor {";
+
+/// A field that every row has.
+const FIELD: &str = "phys_start: ";
 
 /// Constants of `uefi_raw::table::boot::MemoryType`, by number.
 const TYPES: [&str; 17] = [
@@ -64,23 +69,23 @@ const TYPES: [&str; 17] = [
 ];
 
 fn start(line: &str) -> Option<usize> {
-    // What is left of a descriptor over many lines whose first is damaged.
-    let is_field = || {
-        line.trim_start()
-            .strip_prefix("phys_start: ")
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let Some(start) = find_marker(line, ROW) else {
-        return is_field().then(|| line.len() - line.trim_start().len());
-    };
-    let (before, first) = (&line[..start], &line[start + ROW.len()..]);
-    let first = first.split('}').next().unwrap_or_default();
-    // Code that makes one has more than a number or a constant's name after the colon; code that declares one says so.
-    let is_row = match first.trim() {
-        "" => !["struct ", "impl ", "for ", "->", "="].iter().any(|word| before.contains(word)),
+    let row = find_marker(line, ROW).filter(|at| is_row(&line[..*at], &line[at + ROW.len()..]));
+    // What is left of a row whose start is damaged.
+    let field = || find_marker(&line[..row.unwrap_or(line.len())], FIELD).filter(|at| is_field(&line[*at..]));
+    field().or(row)
+}
+
+/// Code that makes one has more than a number or a constant's name behind the colon; code that declares one says so.
+fn is_row(before: &str, after: &str) -> bool {
+    let first = after.split('}').next().unwrap_or_default();
+    match first.trim() {
+        "" => !["struct ", "impl ", " for ", "->", "let "].iter().any(|word| before.contains(word)),
         first => first.starts_with("ty: ") && !first.contains("::"),
-    };
-    is_row.then_some(start)
+    }
+}
+
+fn is_field(field: &str) -> bool {
+    field[FIELD.len()..].starts_with(|c: char| c.is_ascii_digit())
 }
 
 fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
@@ -114,7 +119,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
 fn after(row: &mut Cursor<'_>) -> Result<(), Bad> {
     row.take_while(|c| c != '\n' && (c.is_whitespace() || ",;)".contains(c)));
     let (rest, span) = row.take_while(|c| c != '\n');
-    match rest.is_empty() || rest.starts_with(']') || rest.starts_with(ROW) {
+    match rest.is_empty() || rest.starts_with(']') || start(rest).is_some() {
         true => Ok(()),
         false => Err(Bad::new(span, format!("the row is followed by {}", quoted(rest)))),
     }

@@ -34,6 +34,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "RT_Data    000000008EA34000-000000008EF3DFFF 000000000000050A 800000000000000F",
     headings: &["Type Start End # Pages Attributes", "MemoryMap:"],
+    is_table: true,
+    shares_lines: false,
     check: Some(check),
 };
 

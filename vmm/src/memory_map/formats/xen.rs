@@ -23,6 +23,8 @@ pub(super) const FORMAT: RowFormat = RowFormat {
     read,
     sample: "(XEN)  000007f28d000-000007f5f2fff type=6 attr=800000000000000f",
     headings: &["EFI memory map:"],
+    is_table: false,
+    shares_lines: false,
     check: None,
 };
 
