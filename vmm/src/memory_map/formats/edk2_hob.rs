@@ -60,9 +60,8 @@ fn start(line: &str) -> Option<usize> {
 
 /// The words and a number, or one of the words and three numbers.
 fn start_of_core(line: &str) -> Option<usize> {
-    let is_number = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric()) && !rest.starts_with("HOB");
     if let Some(at) = find_marker(line, CORE) {
-        return is_number(&line[at + CORE.len()..]).then_some(at);
+        return line[at..].contains("0x").then_some(at);
     }
     let at = ["Memory ", "Allocation "].iter().find_map(|word| find_marker(line, word))?;
     (line[at..].matches("0x").count() >= 3).then_some(at)
