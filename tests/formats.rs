@@ -86,7 +86,9 @@ fn regions_that_are_known_are_there() {
 fn a_part_of_a_map_says_so() {
     let partial = map(SUPERMICRO_01_PARTIAL);
     assert!(partial.partial().is_some_and(|why| why.contains("MMIO regions only")));
-    assert_eq!(oddities(&partial)[0].kind, OddityKind::Partial);
+    let note = &oddities(&partial)[0];
+    assert_eq!(note.kind, OddityKind::Partial);
+    assert!(note.message.ends_with("those here are not that machine's own"), "{}", note.message);
     assert_eq!(map(LENOVO_07).partial(), None);
 }
 

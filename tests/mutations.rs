@@ -269,7 +269,10 @@ fn a_damaged_row_is_read_as_it_stands_or_named() {
             let mut mutant = rows.clone();
             mutant[damaged] = mutated(&rows[damaged], &mut random);
             for lenient in [false, true] {
-                let Some(read) = read(form, &text(&mutant), lenient) else { continue };
+                let Some(read) = read(form, &text(&mutant), lenient) else {
+                    assert!(!lenient, "{} (run {run}): the other rows are sound\n{}", form.name, mutant[damaged]);
+                    continue;
+                };
                 if let Some(problem) = wrong_with(&read, &sound, damaged, &mutant[damaged]) {
                     if is_cut_short(&rows[damaged], &mutant[damaged]) && read.descriptors.len() < rows.len() {
                         continue;

@@ -35,8 +35,9 @@ pub struct Input {
 /// What may be given as a map.
 const MAP_HELP: &str = "\
 Memory map, in any known format, which is found by content: a boot log with all else in it (Linux with `efi=debug`, \
-Xen, FreeBSD's verbose boot), the tables of the UEFI shell's `memmap`, of GRUB's `lsefimmap` and of U-Boot's \
-`efidebug memmap`, what other loaders print, an array of EFI_MEMORY_DESCRIPTOR, JSON or TOML. TOML may be a scenario, \
+Xen, FreeBSD's verbose boot, Haiku's loader, EDK II's debug log), the tables of the UEFI shell's `memmap`, of GRUB's \
+`lsefimmap` and of U-Boot's `efidebug memmap`, what other loaders print, a listing of \
+/sys/firmware/efi/runtime-map, an array of EFI_MEMORY_DESCRIPTOR, JSON or TOML. TOML may be a scenario, \
 which says how the map is to be mapped, too. A folder is read as /sys/firmware/efi/runtime-map, and `-` is standard \
 input.";
 
@@ -45,7 +46,7 @@ const READING: &str = "Reading the map";
 /// How a map is read, where its content does not tell or is not as it should be.
 #[derive(Args)]
 pub struct ReadArguments {
-    /// Which list to take, from 1, of a text with several [default: the first that firmware handed out]
+    /// Which list to take, from 1, of a text with several [default: the first whole one that firmware handed out]
     #[arg(long, value_name = "N", help_heading = READING)]
     list: Option<NonZeroUsize>,
 
@@ -350,7 +351,7 @@ fn format_help() -> String {
     let names = Format::ALL.map(Format::name).join(", ");
     format!(
         "The only format to read, for a text whose format cannot be told by its content, or is mistaken: {names}. Rows \
-         of linux-memattr and linux-e820 go with any other."
+         of linux-memattr, linux-e820, edk2-memattr and edk2-hob go with any other."
     )
 }
 

@@ -115,7 +115,8 @@ pub struct ReadOptions {
 
 impl MemoryMap {
     /// Reads a map in any known format, found by content: the first list as firmware handed it out or, if the text has
-    /// none, the first list. What else it has is noted ([`OddityKind::ExtraList`]).
+    /// none, the first list; a whole one rather than a part ([`partial`](Self::partial)), and of parts the largest. What
+    /// else it has is noted ([`OddityKind::ExtraList`]).
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         Self::parse_named("<text>", text)
     }

@@ -142,9 +142,9 @@ impl Skips {
 }
 
 impl Lists {
-    /// Whether no map was read.
+    /// Whether no map was read, nor what may make a part of one.
     pub(super) fn is_empty(&self) -> bool {
-        self.lists.is_empty()
+        self.lists.is_empty() && self.tables.is_empty()
     }
 
     /// Takes a line that announces something.

@@ -194,7 +194,8 @@ pub fn detect(text: &str) -> Option<Format> {
     if text.lines().any(toml_format::is_descriptor_header) {
         return Some(Format::Toml);
     }
-    let toml = || toml_format::looks_like_toml(text).then_some(Format::Toml);
+    let is_toml = || toml_format::looks_like_toml(text) && !no_map::begins_with_another(text);
+    let toml = || is_toml().then_some(Format::Toml);
     let json = || json::looks_like_json(text).then_some(Format::Json);
     row_format(text).or_else(toml).or_else(json)
 }

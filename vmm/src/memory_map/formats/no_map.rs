@@ -21,6 +21,11 @@ pub(super) fn no_map(name: &str, text: &str) -> ParseError {
         .help(help(WHAT_IS_READ))
 }
 
+/// Whether the first line of a text is of another description. Some look like assignments in TOML.
+pub(super) fn begins_with_another(text: &str) -> bool {
+    text.lines().find(|line| !line.trim().is_empty()).is_some_and(|line| OTHERS.iter().any(|other| (other.is)(line)))
+}
+
 fn help(what: &str) -> String {
     format!("{what}. {HOW_TO_GET_A_MAP}")
 }
@@ -129,9 +134,11 @@ mod tests {
             ),
         ] {
             let column = 1 + line.len() - line.trim_start().len();
-            let (message, help) = error(&format!("Linux version 6.1\n{line}\n"));
-            assert_eq!(message, format!("log:2:{column}: no EFI memory map: only {what}"));
-            assert!(help.contains("efi=debug") && !help.contains("looked for"), "{help}");
+            for (before, number) in [("", 1), ("Linux version 6.1\n", 2)] {
+                let (message, help) = error(&format!("{before}{line}\n"));
+                assert_eq!(message, format!("log:{number}:{column}: no EFI memory map: only {what}"));
+                assert!(help.contains("efi=debug") && !help.contains("looked for"), "{help}");
+            }
         }
     }
 

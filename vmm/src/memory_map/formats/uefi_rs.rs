@@ -21,6 +21,7 @@
 
 use super::super::error::quoted;
 use super::super::names::parse_number;
+use super::super::oddity::OddityKind;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
@@ -110,19 +111,17 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
         page_count: fields.page_count.ok_or_else(|| missing("page_count"))?,
         att: fields.att.ok_or_else(|| missing("att"))?,
     };
-    let end = row.offset + row.at;
-    after(&mut row)?;
-    Ok(Row { end: Some(end), ..Row::region(descriptor) })
+    let end = Some(row.offset + row.at);
+    Ok(Row { end, odd: after(&mut row), ..Row::region(descriptor) })
 }
 
-/// Another row may follow in the line, or the end of a slice.
-fn after(row: &mut Cursor<'_>) -> Result<(), Bad> {
+/// What is odd behind a row: another may follow in the line, or the end of a slice.
+fn after(row: &mut Cursor<'_>) -> Option<(OddityKind, String)> {
     row.take_while(|c| c != '\n' && (c.is_whitespace() || ",;)".contains(c)));
-    let (rest, span) = row.take_while(|c| c != '\n');
-    match rest.is_empty() || rest.starts_with(']') || start(rest).is_some() {
-        true => Ok(()),
-        false => Err(Bad::new(span, format!("the row is followed by {}", quoted(rest)))),
-    }
+    let (rest, _) = row.take_while(|c| c != '\n');
+    let is_known = rest.is_empty() || rest.starts_with(']') || start(rest).is_some();
+    (!is_known)
+        .then(|| (OddityKind::SkippedLine, format!("goes on with {} behind the row: it is skipped", quoted(rest))))
 }
 
 /// What was read so far.
@@ -205,7 +204,7 @@ fn end_of_wrapper(row: &mut Cursor<'_>) -> Result<(), Bad> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::MemoryMap;
+    use super::super::super::{MemoryMap, oddities};
     use super::*;
 
     // As printed.
@@ -273,12 +272,18 @@ INFO: MemoryDescriptor { ty: CONVENTIONAL, padding: 0, phys_start: 4096, virt_st
         assert_eq!(with("UNCACHEABLE |", "UNCACHABLE |"), "map:1:112: unknown attribute `UNCACHABLE`");
         assert_eq!(with("page_count", "pagecount"), "map:1:92: unknown field `pagecount`");
         assert_eq!(with("virt_start: 0, ", ""), "map:1:154: the field `virt_start` is missing");
-        assert_eq!(with("BACK }", "BACK }, and so on"), "map:1:172: the row is followed by `and so on`");
         assert_eq!(with(" | WRITE_BACK }", " | WRITE_BA"), "map:1:158: unknown attribute `WRITE_BA`");
         assert_eq!(
             with("BACK }", "BACK }, MemoryDescriptor { ty: MMIO }"),
             "map:1:200: the field `phys_start` is missing"
         );
+    }
+
+    #[test]
+    fn what_stands_behind_a_row_is_noted() {
+        let map = MemoryMap::parse(&ROWS.replacen("BACK }", "BACK }, MemoryDescri", 1)).unwrap();
+        let messages: Vec<_> = oddities(&map).into_iter().map(|odd| odd.message).collect();
+        assert_eq!(messages, ["line 1 goes on with `MemoryDescri` behind the row: it is skipped"]);
     }
 
     #[test]
