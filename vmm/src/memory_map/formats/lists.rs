@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::super::error::ParseError;
 use super::super::oddity::OddityKind;
-use super::super::{Format, ListKind, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap};
+use super::super::{Format, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap};
 use super::cursor::Bad;
 use super::rows::{Row, RowFormat, RowKind};
 pub(super) use heading::{Heading, heading};

@@ -168,7 +168,7 @@ impl Walk<'_> {
             self.removed(index, line, at);
             return Ok(next_line);
         }
-        let end = row_end(self.text, line, format.lines);
+        let end = row_end(self.text, line, line.from + at, format);
         let row_text = self.text[line.from..end].trim_end();
         let span = line.from + at..(line.from + row_text.len()).max(line.from + at);
         let read = if at <= row_text.len() {
@@ -284,11 +284,15 @@ fn skipped(text: &str, line: Line, bad: &Bad) -> Skipped {
     Skipped { message }
 }
 
-/// Where the lines end that a row may take.
-fn row_end(text: &str, line: Line, lines: usize) -> usize {
-    let limit = (line.end + MAX_ROW_BYTES).min(text.len());
+/// Where the lines end that a row may take. Where a line may have many rows, it need not be looked at to its end for each.
+fn row_end(text: &str, line: Line, start: usize, format: &RowFormat) -> usize {
+    let first_end = if format.shares_lines { line.end.min(start + MAX_ROW_BYTES) } else { line.end };
+    let limit = (first_end + MAX_ROW_BYTES).min(text.len());
     let limit = (limit..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    (1..lines).fold(line.end, |end, _| line_end(&text[..limit], (end + 1).min(limit)))
+    if limit < line.end {
+        return limit;
+    }
+    (1..format.lines).fold(line.end, |end, _| line_end(&text[..limit], (end + 1).min(limit)))
 }
 
 fn line_end(text: &str, start: usize) -> usize {

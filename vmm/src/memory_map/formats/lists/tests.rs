@@ -1,4 +1,4 @@
-use super::super::super::{MemoryAttribute, ReadOptions, oddities};
+use super::super::super::{ListKind, MemoryAttribute, ReadOptions, oddities};
 use super::*;
 
 fn row(number: usize, ty: &str, flags: &str, page: usize) -> String {
