@@ -239,9 +239,10 @@ pub(crate) fn choose(mut maps: Vec<MemoryMap>) -> MemoryMap {
 /// What other lists there are.
 fn extra_lists(map: &MemoryMap, others: &[MemoryMap]) -> Option<Oddity> {
     let told = others.iter().take(MAX_LISTS_TOLD).map(|other| {
-        let kind = match other.kind {
-            ListKind::Firmware => "as firmware handed it out",
-            ListKind::Runtime => "Linux's own, of what it mapped",
+        let kind = match (other.kind, other.partial()) {
+            (ListKind::Firmware, None) => "as firmware handed it out",
+            (ListKind::Firmware, Some(_)) => "a part of what firmware handed out",
+            (ListKind::Runtime, _) => "Linux's own, of what it mapped",
         };
         let line = other.line(0).map_or_else(String::new, |line| format!("line {line} starts "));
         format!("{line}a list of {} descriptors ({kind})", other.descriptors.len())

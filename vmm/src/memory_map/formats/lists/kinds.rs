@@ -12,7 +12,7 @@ pub(super) fn kinds(lists: &[List]) -> Vec<ListKind> {
             || list.format.format == Format::RuntimeMap
             || list.format.format == Format::LinuxX86
                 && (descends(list) || firmware.is_some_and(|firmware| is_what_linux_mapped(list, firmware)));
-        if !is_runtime && !list.is_excerpt {
+        if !is_runtime && !list.is_excerpt && list.partial.is_none() {
             firmware = Some(list);
         }
         kinds.push(if is_runtime { ListKind::Runtime } else { ListKind::Firmware });
@@ -42,6 +42,7 @@ fn is_what_linux_mapped(list: &List, firmware: &List) -> bool {
         region.is_runtime() || region.is_boot_services() || is_mixed_mode
     };
     firmware.boot == list.boot
+        && list.partial.is_none()
         && firmware.format.format == list.format.format
         && !firmware.descriptors().eq(list.descriptors())
         && list.descriptors().all(is_mappable)

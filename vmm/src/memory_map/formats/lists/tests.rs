@@ -53,6 +53,10 @@ fn linuxs_own_list_is_known_by_its_order() {
 fn linuxs_own_list_is_known_by_its_place() {
     assert_eq!(lists(&(firmware() + &mapped([2, 3]))), [(false, 3, 0), (true, 2, 0)]);
     assert_eq!(lists(&(firmware() + &firmware())), [(false, 3, 0), (false, 3, 0)]);
+    let hunk =
+        "@@ -3 +3 @@\n-".to_owned() + &row(2, "Runtime Data", "RUN|WB", 2) + "+" + &row(2, "Runtime Data", "RUN|WB", 3);
+    assert_eq!(lists(&(firmware() + &hunk)), [(false, 3, 0), (false, 1, 0)]);
+    assert_eq!(lists(&(hunk + &firmware() + &mapped([2, 3]))), [(false, 1, 0), (false, 3, 0), (true, 2, 0)]);
     let other = firmware().replace("0x2fff", "0x3fff");
     assert_eq!(lists(&(firmware() + &other)), [(false, 3, 0), (false, 3, 0)]);
     let another_boot = firmware() + "[    0.000000] Linux version 6.1\n" + &mapped([2, 3]);
@@ -258,8 +262,10 @@ fn a_heading_begins_another_list() {
 #[test]
 fn a_whole_list_is_rather_meant_than_a_part() {
     let hobs = "Memory Allocation 0x00000004 0x7F56000 - 0x7F75FFF\n";
-    let text = [hobs, "Linux version 6.1\n", &firmware()].concat();
-    assert_eq!(MemoryMap::parse(&text).unwrap().descriptors().len(), 3);
+    let map = MemoryMap::parse(&[hobs, "Linux version 6.1\n", &firmware()].concat()).unwrap();
+    assert_eq!((map.descriptors().len(), map.partial()), (3, None));
+    let told = "line 1 starts a list of 1 descriptors (a part of what firmware handed out)";
+    assert!(oddities(&map)[0].message.contains(told), "{}", oddities(&map)[0].message);
     let dxe = [hobs, "HOBLIST address in DXE = 0x7EEA018\n", hobs, hobs].concat();
     assert_eq!(MemoryMap::parse(&dxe).unwrap().descriptors().len(), 2);
 }
