@@ -35,6 +35,13 @@ fn every_real_map_is_clean_under_window() {
 }
 
 #[test]
+fn a_part_of_a_map_says_whose_virtual_addresses_it_has() {
+    let says = |map| run(&scenario(map)).notes.iter().any(|note| note.contains("not that machine's own"));
+    assert!(says(SUPERMICRO_01_PARTIAL));
+    assert!(!says(Q35_2G));
+}
+
+#[test]
 fn verdicts_are_those_of_the_guest() {
     let va_only = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
     let report = run(&va_only);
