@@ -9,6 +9,7 @@ use super::super::error::ParseError;
 use super::super::oddity::OddityKind;
 use super::super::{Format, MemoryMap};
 use super::cursor::{Bad, Cursor};
+use super::dress::Strand;
 use super::lists::{Lists, Refused, Skipped, heading};
 
 /// A text format with one row a descriptor, among which anything else may stand.
@@ -57,15 +58,17 @@ pub(super) enum RowKind {
 /// No row of any format, nor what is left of one that tells its format, is shorter. A text may be nothing but line feeds.
 pub(super) const MIN_ROW_BYTES: usize = 8;
 
-/// Reads every list of a text; none is not an error.
+/// Reads every list of a text; none is not an error. Places in errors are those of the undressed text.
 pub(super) fn parse_all(
     name: &str,
-    text: &str,
+    strand: &Strand<'_>,
     formats: &[&'static RowFormat],
     lenient: bool,
 ) -> Result<Vec<MemoryMap>, ParseError> {
+    let text = strand.text();
     let mut walk = Walk {
         text,
+        strand,
         formats,
         lenient,
         lists: Lists::default(),
@@ -80,6 +83,7 @@ pub(super) fn parse_all(
 
 struct Walk<'a> {
     text: &'a str,
+    strand: &'a Strand<'a>,
     formats: &'a [&'static RowFormat],
     lenient: bool,
     lists: Lists,
@@ -94,8 +98,6 @@ struct Walk<'a> {
 /// A line of the text.
 #[derive(Clone, Copy)]
 struct Line {
-    /// From 1.
-    number: usize,
     /// Where it starts and, without its line feed, ends.
     start: usize,
     end: usize,
@@ -105,7 +107,7 @@ type Failure = (&'static RowFormat, Bad);
 
 impl Walk<'_> {
     fn run(&mut self) -> Result<(), Failure> {
-        let mut line = Line { number: 1, start: 0, end: line_end(self.text, 0) };
+        let mut line = Line { start: 0, end: line_end(self.text, 0) };
         loop {
             let lines = self.line(line)?;
             for _ in 0..lines {
@@ -113,7 +115,7 @@ impl Walk<'_> {
                 if start > self.text.len() {
                     return Ok(());
                 }
-                line = Line { number: line.number + 1, start, end: line_end(self.text, start) };
+                line = Line { start, end: line_end(self.text, start) };
             }
         }
     }
@@ -143,7 +145,10 @@ impl Walk<'_> {
         } else {
             Err(Bad::new(span.clone(), "the row is empty"))
         };
-        match read.map_err(Refused::Row).and_then(|row| self.lists.take(format, row, line.number, span)) {
+        match read
+            .map_err(Refused::Row)
+            .and_then(|row| self.lists.take(format, row, self.strand.place(line.start).0, span))
+        {
             Ok(()) => self.sound(index).map(|()| format.lines),
             Err(Refused::Text(bad)) => Err((format, bad)),
             Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| 1),
@@ -161,7 +166,7 @@ impl Walk<'_> {
 
     fn damaged(&mut self, index: usize, line: Line, bad: Bad) -> Result<(), Failure> {
         if self.lenient {
-            self.lists.skip(|| skipped(self.text, line, &bad));
+            self.lists.skip(|| skipped(self.strand, &bad));
         } else if self.sound[index] {
             return Err((self.formats[index], bad));
         }
@@ -184,18 +189,17 @@ impl Walk<'_> {
             };
         }
         if !self.lenient {
-            for (_, (line, bad)) in damage {
-                self.lists.skip(|| skipped(self.text, line, &bad));
+            for (_, (_, bad)) in damage {
+                self.lists.skip(|| skipped(self.strand, &bad));
             }
         }
         Ok(self.lists)
     }
 }
 
-fn skipped(text: &str, line: Line, bad: &Bad) -> Skipped {
-    let before = text.get(line.start..bad.start()).unwrap_or_default();
-    let column = before.chars().count() + 1;
-    let message = format!("line {}, column {column} is skipped: {}", line.number, bad.message());
+fn skipped(strand: &Strand<'_>, bad: &Bad) -> Skipped {
+    let (line, column) = strand.place(bad.start());
+    let message = format!("line {line}, column {column} is skipped: {}", bad.message());
     Skipped { message }
 }
 
