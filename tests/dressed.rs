@@ -237,3 +237,200 @@ fn every_printers_rows_are_read_in_every_dress() {
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn rows_that_a_mail_program_wrapped_are_joined() {
+    for sample in &SAMPLES {
+        for quote in ["", "> "] {
+            // At the last blank before the width, and the rest with or without the mark of a quotation.
+            for (width, rest) in [(76, quote), (72, ""), (64, quote)] {
+                let text = lines(sample.rows, |row| wrapped(row, width, quote, rest));
+                let maps = read(&text, false).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                let says: Vec<_> = maps.iter().flat_map(MemoryMap::descriptors).map(fields).collect();
+                assert_eq!(says, sample.says, "{}\n{text}", sample.name);
+            }
+        }
+    }
+    let x86 = SAMPLES[0].rows.iter().map(|row| wrapped(row, 76, "", "")).collect::<Vec<_>>().join("\n");
+    assert_eq!(notes(&x86, false), ["line 1, column 1: the row was wrapped; its lines are joined, and 2 more times"]);
+}
+
+/// A row in lines of so many characters at the most, as far as its blanks allow.
+fn wrapped(row: &str, width: usize, quote: &str, rest: &str) -> String {
+    let mut line = quote.to_owned() + row.trim_end();
+    let mut text = String::new();
+    while line.len() > width {
+        let first = line.len() - line.trim_start_matches(['>', ' ']).len();
+        let Some(blank) = line[..width].rfind(' ').filter(|blank| *blank > first) else { break };
+        text += &format!("{}\n", &line[..blank]);
+        line = format!("{rest}{}", &line[blank + 1..]);
+    }
+    text + &line
+}
+
+#[test]
+fn rows_whose_rest_cannot_be_told_are_refused() {
+    const WRAPPED: &str =
+        "this text was wrapped by a mail program: how the row goes on in the next line cannot be told";
+    let x86 = SAMPLES[0].rows;
+    let lost = format!("{}\n> {}\nhow odd\n{}", x86[0], &x86[1][..66], x86[2]);
+    assert_eq!(error(&lost), format!("text:2:3: {WRAPPED}"));
+    assert_eq!(notes(&lost, true)[0], format!("line 2, column 3 is skipped: {WRAPPED}"));
+    assert_eq!(read(&lost, true).unwrap()[0].descriptors().len(), 2);
+    // Sound as it is, and sound with the next line.
+    let either = format!("{}\n00\n", SAMPLES[11].rows[0]);
+    assert_eq!(error(&either), format!("text:1:1: {WRAPPED}"));
+}
+
+#[test]
+fn errors_point_into_the_original() {
+    let x86 = SAMPLES[0].rows;
+    let damaged = x86[1].replace("[0x0000000079400000", "[0x000000007940000o");
+    let message = "the start address has `o` among its hexadecimal digits";
+    let column = damaged.find('o').unwrap() + damaged[damaged.find('o').unwrap()..].find("o-").unwrap() + 1;
+    let at = |line: usize, before: &str| format!("text:{line}:{}: {message}", before.chars().count() + column);
+    let text = |dress: &dyn Fn(&str) -> String| lines(&[x86[0], &damaged, x86[2]], dress);
+    let quoted = |row: &str| format!("  \"{row}\",");
+    assert_eq!(error(&text(&quoted)), at(2, "  \""));
+    let kmsg = |row: &str| format!("6,123,0,-;{row}\n SUBSYSTEM=x");
+    assert_eq!(error(&text(&kmsg)), at(3, "6,123,0,-;"));
+    let colour = |row: &str| format!("\u{1b}[32m{}\u{1b}[0m{}", &row[..4], &row[4..]);
+    assert_eq!(error(&text(&colour)), at(2, "\u{1b}[32m\u{1b}[0m"));
+    // Of three lines in one, the second.
+    let one_line = format!("[{}]", string(&[x86[0], &damaged, x86[2]].join("\n")));
+    let shown = error(&one_line);
+    let place = one_line.find("o-").unwrap() + 1;
+    assert_eq!(shown, format!("text:1:{place}: {message}"));
+    assert!(notes(&one_line, true).contains(&format!("line 1, column {place} is skipped: {message}")));
+    // The line of each descriptor.
+    let maps = read(&lines(x86, kmsg), false).unwrap();
+    assert_eq!([0, 1, 2].map(|index| maps[0].line(index)), [Some(1), Some(3), Some(5)]);
+    let encoded: String = x86.iter().map(|row| quoted_printable(row)).collect();
+    assert_eq!([0, 1, 2].map(|index| read(&encoded, false).unwrap()[0].line(index)), [Some(1), Some(3), Some(5)]);
+}
+
+#[test]
+fn a_stray_byte_is_harmless_outside_of_rows_only() {
+    let arm = SAMPLES[2].rows;
+    let outside = format!("caf\u{fffd}\n{}\n{}", arm[0], arm[1]);
+    assert_eq!(notes(&outside, false), ["line 1, column 4: a byte that is not UTF-8 is here, outside of every row"]);
+    for place in [0, 7, 20, 45, arm[0].len() - 1] {
+        let row = format!("{}\u{fffd}{}", &arm[0][..place], &arm[0][place + 1..]);
+        let text = format!("{}\n{row}\n", arm[1]);
+        let error = error(&text);
+        assert!(error.starts_with(&format!("text:2:{}: ", place + 1)), "{error}\n{text}");
+        let maps = read(&text, true).unwrap();
+        assert_eq!(maps[0].descriptors().iter().map(fields).collect::<Vec<_>>(), SAMPLES[2].says[1..], "{text}");
+        assert_eq!(notes(&text, true).len(), 1);
+    }
+    // Descriptors are no text, whatever their bytes are.
+    let map = read(&lines(SAMPLES[5].rows, str::to_owned), false).unwrap().remove(0);
+    let bytes = efibed::memory_map::write(&map, efibed::memory_map::WriteFormat::Binary, &Default::default()).unwrap();
+    assert!(str::from_utf8(&bytes).is_err());
+    let again = MemoryMap::parse_bytes("dump", bytes, &ReadOptions::default()).unwrap();
+    assert_eq!(again[0].format().map(|format| format.name()), Some("binary"));
+}
+
+#[test]
+fn copies_are_told_from_regions_that_are_there_twice() {
+    let [one, two] = [SAMPLES[6].rows[0], SAMPLES[6].rows[1]];
+    let count = |text: &str| read(text, false).unwrap()[0].descriptors().len();
+    assert_eq!(count(&format!("{one}\n{one}\n{two}\n")), 3);
+    let twice = format!("{one}\n{one}\n{two}\n{two}\n");
+    assert_eq!(count(&twice), 2);
+    let message = "each row is there twice in succession from here on, as where two consoles log: it is read once";
+    assert_eq!(notes(&twice, false), [format!("line 1, column 1: {message}")]);
+    // One copy of four is damaged, and nobody can tell which of the two is right.
+    let three = "conv-mem  0000000007f0a000-0000000007f0afff 00000001      4KiB WB";
+    let other = three.replace("conv-mem", "reserved");
+    let damaged = format!("{twice}{three}\n{other}\n");
+    assert!(error(&damaged).starts_with("text:5:1: each row is there twice, but not this one"));
+    assert_eq!(read(&damaged, true).unwrap()[0].descriptors().len(), 2);
+    assert_eq!(notes(&damaged, true).len(), 3);
+}
+
+#[test]
+fn a_row_behind_unknown_text_is_named() {
+    let rows = SAMPLES[2].rows;
+    let text = format!("{}\nsomebody: {}\n", rows[0], rows[1]);
+    let note = "line 2, column 18 is skipped: it reads as a row, but something unknown is before it";
+    assert_eq!(notes(&text, false), [note]);
+}
+
+/// Damage of one or two characters anywhere, 500 times for each dress: no panic; and each row that is read is a right one,
+/// unless the damage is in the very characters of a row and left it sound, as it would without a dress.
+#[test]
+fn no_damage_is_misread() {
+    for (index, (dress, put)) in DRESSES.iter().enumerate() {
+        let mut random = Random(2013 + index as u64);
+        for run in 0..500 {
+            let sample = &SAMPLES[random.below(SAMPLES.len())];
+            let text = put(sample.rows);
+            let mut damaged: Vec<char> = text.chars().collect();
+            for _ in 0..1 + random.below(2) {
+                damage(&mut damaged, &mut random);
+            }
+            let damaged: String = damaged.into_iter().collect();
+            if let Some(problem) = misread(sample, &text, &damaged, run % 2 == 1) {
+                panic!("{} in {dress}, run {run}: {problem}\n{damaged:?}", sample.name);
+            }
+        }
+    }
+}
+
+fn damage(text: &mut Vec<char>, random: &mut Random) {
+    const OTHERS: [char; 14] = ['"', '\\', '<', '>', '`', '=', ';', '\u{1b}', '\n', '[', ' ', '\u{fffd}', '0', 'x'];
+    let at = random.below(text.len());
+    match random.below(4) {
+        0 => drop(text.remove(at)),
+        1 => text.insert(at, OTHERS[random.below(OTHERS.len())]),
+        2 => text.truncate(at.max(1)),
+        _ => text[at] = OTHERS[random.below(OTHERS.len())],
+    }
+}
+
+/// What is wrong with how a damaged text was read.
+fn misread(sample: &Sample, text: &str, damaged: &str, lenient: bool) -> Option<String> {
+    let maps = read(damaged, lenient).ok()?;
+    let is_told = maps.iter().any(|map| oddities(map).iter().any(|oddity| oddity.kind.is_of_map()));
+    let read: Vec<_> = maps.iter().flat_map(MemoryMap::descriptors).map(fields).collect();
+    // Whole rows that were cut off are not missed by anyone.
+    let is_cut = text.starts_with(damaged);
+    let is_whole = sample.rows.iter().all(|row| is_in(row, damaged));
+    let wrong = read.iter().find(|row| !sample.says.contains(row) && (is_whole || !is_near(row, sample)));
+    match wrong {
+        Some(row) => Some(format!("{row:x?} is no row of the text")),
+        None if read.len() > sample.says.len() => Some(format!("{} rows were read", read.len())),
+        None if read.len() < sample.says.len() && !is_told && !is_cut => Some("a row is lost, and not told".into()),
+        None => None,
+    }
+}
+
+/// Whether a row is in a text, dressed as one piece.
+fn is_in(row: &str, text: &str) -> bool {
+    [row.to_owned(), string(row), escaped(row), escaped(row).replace(' ', "&nbsp;")]
+        .iter()
+        .any(|row| text.contains(row))
+}
+
+/// Whether a row is one of a sample's but for its type, its attributes, or one end: what a wrong digit or a lost word makes
+/// of a row, dressed or bare, and nothing can tell.
+fn is_near(row: &(u32, u64, u64, u64), sample: &Sample) -> bool {
+    let end = |row: &(u32, u64, u64, u64)| row.1 + (row.2 << 12);
+    sample.says.iter().any(|said| {
+        let parts = [row.0 != said.0, row.3 != said.3, row.1 != said.1, end(row) != end(said)];
+        parts.into_iter().filter(|differs| *differs).count() <= 1
+    })
+}
+
+/// SplitMix64, as in the library.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) % end.max(1) as u64) as usize
+    }
+}

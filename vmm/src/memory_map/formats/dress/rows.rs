@@ -19,7 +19,7 @@ pub(in super::super) fn settle(
 ) -> Result<Vec<Oddity>, ParseError> {
     let mut notes = Notes::default();
     for step in [wrapped, repeated] {
-        let Changes { mut edits, told, problems } = step(strand, &mut Reader { formats, last: None });
+        let Changes { mut edits, mended, unread, problems } = step(strand, &mut Reader { formats, last: None });
         if let Some(problem) = problems.first().filter(|_| !lenient) {
             let error = ParseError::at(name, strand.original(), strand.span(problem.span.clone()), problem.message);
             return Err(error.help(problem.help));
@@ -29,9 +29,14 @@ pub(in super::super) fn settle(
             notes.skipped(format!("line {line}, column {column} is skipped: {}", problem.message));
             edits.push(Edit::remove(problem.line));
         }
-        for (at, kind, message) in told {
+        for (at, message) in unread {
             let (line, column) = strand.place(at);
-            notes.push(kind, format!("line {line}, column {column}: {message}"));
+            notes.skipped(format!("line {line}, column {column} is skipped: {message}"));
+        }
+        for Mended { at, message, more } in mended {
+            let (line, column) = strand.place(at);
+            let more = if more > 0 { format!(", and {more} more times") } else { String::new() };
+            notes.push(OddityKind::Repaired, format!("line {line}, column {column}: {message}{more}"));
         }
         edits.sort_by_key(|edit| edit.range.start);
         strand.edit(edits);
@@ -43,9 +48,17 @@ pub(in super::super) fn settle(
 #[derive(Default)]
 struct Changes {
     edits: Vec<Edit>,
-    /// By place, what is to be told.
-    told: Vec<(usize, OddityKind, &'static str)>,
+    mended: Vec<Mended>,
+    /// Where something is that reads as a row but is not taken for one, and why.
+    unread: Vec<(usize, &'static str)>,
     problems: Vec<Problem>,
+}
+
+/// What was done to a text: where first, and how often more.
+struct Mended {
+    at: usize,
+    message: &'static str,
+    more: usize,
 }
 
 /// A row that cannot be made out.
@@ -127,9 +140,12 @@ impl Reader<'_> {
         row.ok().map(|row| row.descriptor)
     }
 
-    /// What a line is as a row of one format.
-    fn read_as(&self, format: usize, line: &str) -> Option<MemoryDescriptor> {
-        self.read(format, (self.formats[format].start)(line)?, line)
+    /// What a line says that should be the whole of a row. What is left of a damaged one may look like another format's.
+    fn read_whole(&mut self, part: &Found, line: &str) -> Option<MemoryDescriptor> {
+        match part.sound {
+            Some(_) => self.read(part.format, (self.formats[part.format].start)(line)?, line),
+            None => self.find(line)?.sound,
+        }
     }
 }
 
@@ -168,8 +184,9 @@ fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
             after = next_line(text, &mut after_offset);
         }
         // A reader that does not look at what follows its rows would take anything for the rest of one.
-        let takes_anything = || reader.read_as(found.format, &format!("{content} \u{fffd}")).is_some();
-        if found.sound.is_some() && !rest.is_empty() && takes_anything() {
+        let takes_anything =
+            |reader: &mut Reader<'_>| reader.read_whole(&found, &format!("{content} \u{fffd}")).is_some();
+        if found.sound.is_some() && !rest.is_empty() && takes_anything(reader) {
             rest.clear();
         }
         let taken = changes.row(text, range, &found, &rest, reader);
@@ -188,18 +205,17 @@ impl Changes {
         line: Range<usize>,
         found: &Found,
         rest: &[Range<usize>],
-        reader: &Reader<'_>,
+        reader: &mut Reader<'_>,
     ) -> usize {
         let content = text[line.clone()].trim_end();
         let end = line.start + content.len();
+        if self.stray(content, &line, Some(found.start)) {
+            return 0;
+        }
         match join(text, &(line.start..end), found, rest, reader) {
             Joined::Not => {}
             Joined::Rows(lines, with) => {
-                self.told.push((
-                    line.start + found.start,
-                    OddityKind::Repaired,
-                    "the row was wrapped; its lines are joined",
-                ));
+                self.mend(line.start + found.start, "the row was wrapped; its lines are joined");
                 let mut at = end;
                 for rest in &rest[..lines] {
                     let start = rest.end - text[rest.clone()].trim_start().len();
@@ -214,8 +230,9 @@ impl Changes {
             }
         }
         if found.sound.is_some() {
-            self.stray(content, &line, Some(found.start));
-        } else if let Some(at) = comment(content, found, reader) {
+            return 0;
+        }
+        if let Some(at) = comment(content, found, reader) {
             self.edits.push(Edit::remove(line.start + at..end));
         } else if !rest.is_empty() && may_be_wrapped(end - line.start) && ends_early(content, found, reader) {
             self.wrapped(line.start + found.start..end, line);
@@ -240,14 +257,13 @@ impl Changes {
             return;
         }
         if let Some(at) = range.and_then(|range| hidden_row(content, range, reader)) {
-            let message = "what stands here reads as a row, but something unknown is before it: it is skipped";
-            self.told.push((line.start + at, OddityKind::SkippedLine, message));
+            self.unread.push((line.start + at, "it reads as a row, but something unknown is before it"));
         }
     }
 
     /// A stray byte in a line, of which what starts at `row` is a row or may be one. Elsewhere it does no harm.
     fn stray(&mut self, content: &str, line: &Range<usize>, row: Option<usize>) -> bool {
-        let of_row = row.and_then(|row| Some(row + content[row..].find(char::REPLACEMENT_CHARACTER)?));
+        let of_row = row.and_then(|row| Some(row + content.get(row..)?.find(char::REPLACEMENT_CHARACTER)?));
         if let Some(at) = of_row {
             self.problems.push(Problem {
                 span: line.start + at..line.start + at + char::REPLACEMENT_CHARACTER.len_utf8(),
@@ -256,10 +272,16 @@ impl Changes {
                 help: "copy the row again, or remove the line",
             });
         } else if let Some(at) = content.find(char::REPLACEMENT_CHARACTER) {
-            let message = "a byte that is not UTF-8 is here, outside of every row";
-            self.told.push((line.start + at, OddityKind::Repaired, message));
+            self.mend(line.start + at, "a byte that is not UTF-8 is here, outside of every row");
         }
         of_row.is_some()
+    }
+
+    fn mend(&mut self, at: usize, message: &'static str) {
+        match self.mended.iter_mut().find(|mended| mended.message == message) {
+            Some(mended) => mended.more += 1,
+            None => self.mended.push(Mended { at, message, more: 0 }),
+        }
     }
 }
 
@@ -272,13 +294,13 @@ enum Joined {
 }
 
 /// Lines that make a sound row with those after them are joined; where two ways give different rows, nobody can tell.
-fn join(text: &str, line: &Range<usize>, found: &Found, rest: &[Range<usize>], reader: &Reader<'_>) -> Joined {
+fn join(text: &str, line: &Range<usize>, found: &Found, rest: &[Range<usize>], reader: &mut Reader<'_>) -> Joined {
     let mut joined = [text[line.clone()].to_owned(), text[line.clone()].to_owned()];
     for (index, range) in rest.iter().enumerate() {
         let content = text[range.clone()].trim();
         joined[0] = format!("{} {content}", joined[0]);
         joined[1] += content;
-        let [with_blank, without] = joined.each_ref().map(|joined| reader.read_as(found.format, joined));
+        let [with_blank, without] = joined.each_ref().map(|joined| reader.read_whole(found, joined));
         let are_same =
             |one: &MemoryDescriptor, other: Option<&MemoryDescriptor>| other.is_none_or(|other| one == other);
         return match (found.sound, with_blank, without) {
@@ -385,7 +407,7 @@ struct Group {
 impl Changes {
     fn take_once(&mut self, groups: &[&Group]) {
         let message = "each row is there twice in succession from here on, as where two consoles log: it is read once";
-        self.told.extend(groups.first().map(|group| (group.row.start, OddityKind::Repaired, message)));
+        groups.first().into_iter().for_each(|group| self.mend(group.row.start, message));
         for group in groups {
             self.edits.extend(group.copies.iter().map(|copy| Edit::remove(copy.clone())));
         }
