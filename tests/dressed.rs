@@ -357,51 +357,59 @@ fn a_row_behind_unknown_text_is_named() {
     assert_eq!(notes(&text, false), [note]);
 }
 
-/// Damage of one or two characters anywhere, 500 times for each dress: no panic; and each row that is read is a right one,
-/// unless the damage is in the very characters of a row and left it sound, as it would without a dress.
+/// Damage of one or two characters anywhere, 500 times for each dress: no panic; and a row that is read is a right
+/// one, unless the damage is in its own characters and leaves it sound, as it would without a dress. Where all rows are
+/// whole, each is read, or it is told that one is not.
 #[test]
 fn no_damage_is_misread() {
+    let mut problems = Vec::new();
     for (index, (dress, put)) in DRESSES.iter().enumerate() {
         let mut random = Random(2013 + index as u64);
         for run in 0..500 {
             let sample = &SAMPLES[random.below(SAMPLES.len())];
             let text = put(sample.rows);
             let mut damaged: Vec<char> = text.chars().collect();
-            for _ in 0..1 + random.below(2) {
-                damage(&mut damaged, &mut random);
-            }
+            let is_cut = (0..1 + random.below(2)).fold(false, |is_cut, _| damage(&mut damaged, &mut random) | is_cut);
             let damaged: String = damaged.into_iter().collect();
-            if let Some(problem) = misread(sample, &text, &damaged, run % 2 == 1) {
-                panic!("{} in {dress}, run {run}: {problem}\n{damaged:?}", sample.name);
+            if let Some(problem) = misread(sample, dress, &damaged, is_cut, run % 2 == 1) {
+                problems.push(format!("{} in {dress}, run {run}: {problem}\n{damaged:?}", sample.name));
             }
         }
     }
+    assert!(problems.is_empty(), "{}\n{}", problems.len(), problems.join("\n"));
 }
 
-fn damage(text: &mut Vec<char>, random: &mut Random) {
+/// Damages a text, and says whether its end was cut off.
+fn damage(text: &mut Vec<char>, random: &mut Random) -> bool {
     const OTHERS: [char; 14] = ['"', '\\', '<', '>', '`', '=', ';', '\u{1b}', '\n', '[', ' ', '\u{fffd}', '0', 'x'];
     let at = random.below(text.len());
-    match random.below(4) {
+    let way = random.below(4);
+    match way {
         0 => drop(text.remove(at)),
         1 => text.insert(at, OTHERS[random.below(OTHERS.len())]),
         2 => text.truncate(at.max(1)),
         _ => text[at] = OTHERS[random.below(OTHERS.len())],
     }
+    way == 2
 }
 
 /// What is wrong with how a damaged text was read.
-fn misread(sample: &Sample, text: &str, damaged: &str, lenient: bool) -> Option<String> {
+fn misread(sample: &Sample, dress: &str, damaged: &str, is_cut: bool, lenient: bool) -> Option<String> {
     let maps = read(damaged, lenient).ok()?;
     let is_told = maps.iter().any(|map| oddities(map).iter().any(|oddity| oddity.kind.is_of_map()));
     let read: Vec<_> = maps.iter().flat_map(MemoryMap::descriptors).map(fields).collect();
-    // Whole rows that were cut off are not missed by anyone.
-    let is_cut = text.starts_with(damaged);
     let is_whole = sample.rows.iter().all(|row| is_in(row, damaged));
     let wrong = read.iter().find(|row| !sample.says.contains(row) && (is_whole || !is_near(row, sample)));
     match wrong {
         Some(row) => Some(format!("{row:x?} is no row of the text")),
-        None if read.len() > sample.says.len() => Some(format!("{} rows were read", read.len())),
-        None if read.len() < sample.says.len() && !is_told && !is_cut => Some("a row is lost, and not told".into()),
+        // Of two rows, one of them damaged, nobody can tell that they were printed twice.
+        None if read.len() > sample.says.len() && !(dress == "twice" && sample.says.len() == 2) => {
+            Some(format!("{} rows were read", read.len()))
+        }
+        // What is cut off is not missed by anyone; of what makes a row one, its reader knows.
+        None if read.len() < sample.says.len() && is_whole && !is_told && !is_cut => {
+            Some("a row is lost, and not told".into())
+        }
         None => None,
     }
 }
@@ -416,10 +424,10 @@ fn is_in(row: &str, text: &str) -> bool {
 /// Whether a row is one of a sample's but for its type, its attributes, or one end: what a wrong digit or a lost word makes
 /// of a row, dressed or bare, and nothing can tell.
 fn is_near(row: &(u32, u64, u64, u64), sample: &Sample) -> bool {
-    let end = |row: &(u32, u64, u64, u64)| row.1 + (row.2 << 12);
+    let end = |row: &(u32, u64, u64, u64)| row.1.wrapping_add(row.2.wrapping_mul(4096));
     sample.says.iter().any(|said| {
-        let parts = [row.0 != said.0, row.3 != said.3, row.1 != said.1, end(row) != end(said)];
-        parts.into_iter().filter(|differs| *differs).count() <= 1
+        let is_elsewhere = row.1 != said.1 && row.2 != said.2 && end(row) != end(said);
+        u8::from(row.0 != said.0) + u8::from(row.3 != said.3) + u8::from(is_elsewhere) <= 1
     })
 }
 

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::str::CharIndices;
 
+use super::super::rows::MIN_ROW_BYTES;
 use super::strand::Edit;
 
 /// The edits that leave only the strings of a line, if it is made of strings.
@@ -67,14 +68,11 @@ fn parts(line: &str) -> Option<Vec<Part>> {
                     false => parts.push(Part { content, key: key.take(), kind: Kind::Text }),
                 }
             }
-            '[' if key.clone().is_some_and(|key| line.get(key) == Some("MESSAGE")) => {
-                let is_bytes = |c: char| c.is_ascii_digit() || c == ',' || c.is_whitespace();
-                let length = line[at + 1..].find(|c| !is_bytes(c)).unwrap_or(line.len() - at - 1);
+            '[' if is_bytes(&line[at + 1..], key.clone().and_then(|key| line.get(key))) => {
+                let length = line[at + 1..].find([']', '}', '"']).unwrap_or(line.len() - at - 1);
                 let content = at + 1..at + 1 + length;
-                if line[content.end..].starts_with(']') {
-                    while rest.next_if(|(next, _)| *next < content.end).is_some() {}
-                    parts.push(Part { content, key: key.take(), kind: Kind::Bytes });
-                }
+                while rest.next_if(|(next, _)| *next < content.end).is_some() {}
+                parts.push(Part { content, key: key.take(), kind: Kind::Bytes });
             }
             _ if character.is_whitespace() || "{}[],:;()".contains(character) => {}
             _ => {
@@ -96,6 +94,15 @@ fn parts(line: &str) -> Option<Vec<Part>> {
         }
     }
     has_string.then_some(parts)
+}
+
+/// Whether an array is of bytes: under the key that has them, or because there are many numbers and nothing else.
+fn is_bytes(array: &str, key: Option<&str>) -> bool {
+    let numbers = array.split(',').take(MIN_ROW_BYTES);
+    let starts_with_number = array.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    let is_number = |number: &str| number.trim().parse::<u8>().is_ok();
+    starts_with_number
+        && (key == Some("MESSAGE") || numbers.filter(|number| is_number(number)).count() == MIN_ROW_BYTES)
 }
 
 /// Where a string ends; a line that ends before its quote ends it too.

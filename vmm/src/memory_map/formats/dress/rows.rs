@@ -158,19 +158,37 @@ fn may_be_wrapped(length: usize) -> bool {
     (55..=80).contains(&length)
 }
 
+/// How many lines after a row one is looked at which may be damaged.
+const NEAR: usize = 4;
+
 /// Rows that go on in the next line, rows with a comment behind them, and lines that are no rows but should be.
 fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
     let text = strand.text();
     let mut changes = Changes::default();
     let mut next_offset = 0;
     let mut line = next_line(text, &mut next_offset);
+    let mut sound: Option<Range<usize>> = None;
+    let mut lines_since = 0;
+    let mut above: Option<Range<usize>> = None;
     while let Some(range) = line {
         let content = &text[range.clone()];
         line = next_line(text, &mut next_offset);
         let Some(found) = reader.find(content) else {
-            changes.no_row(text, range, reader);
+            lines_since += usize::from(!content.trim().is_empty());
+            let sound = sound.clone().filter(|_| lines_since <= NEAR);
+            let is_row_like = sound.clone().is_some_and(|sound| resembles(content, &text[sound]));
+            let is_told = changes.no_row(text, range.clone(), is_row_like, reader);
+            if !content.trim().is_empty() {
+                above = Some(range).filter(|_| sound.is_none() && !is_told);
+            }
             continue;
         };
+        if found.sound.is_some() {
+            if let Some(above) = above.take().filter(|above| resembles(&text[above.clone()], content)) {
+                changes.no_row(text, above, true, reader);
+            }
+            (sound, lines_since) = (Some(range.clone()), 0);
+        }
         if !found.is_single {
             continue;
         }
@@ -249,16 +267,24 @@ impl Changes {
         });
     }
 
-    /// A line that is no row: is it one behind something else, or with a stray byte in it?
-    fn no_row(&mut self, text: &str, line: Range<usize>, reader: &Reader<'_>) {
+    /// A line that is no row: is it one behind something else, or with a stray byte in it, or damaged? Says whether it
+    /// is told.
+    fn no_row(&mut self, text: &str, line: Range<usize>, is_row_like: bool, reader: &Reader<'_>) -> bool {
         let content = &text[line.clone()];
         let range = address_range(content);
         if self.stray(content, &line, range.clone().map(|_| 0)) {
-            return;
+            return true;
         }
-        if let Some(at) = range.and_then(|range| hidden_row(content, range, reader)) {
-            self.unread.push((line.start + at, "it reads as a row, but something unknown is before it"));
+        let hidden = range.and_then(|range| hidden_row(content, range, reader));
+        let message = match hidden {
+            Some(_) => "it reads as a row, but something unknown is before it",
+            None => "it is no row, but looks like the row beside it",
+        };
+        let at = line.start + hidden.unwrap_or(0);
+        if hidden.is_some() || is_row_like {
+            self.unread.push((at, message));
         }
+        hidden.is_some() || is_row_like
     }
 
     /// A stray byte in a line, of which what starts at `row` is a row or may be one. Elsewhere it does no harm.
@@ -333,6 +359,41 @@ fn comment(line: &str, found: &Found, reader: &Reader<'_>) -> Option<usize> {
     reader.read(found.format, found.start, &line[..at]).map(|_| at)
 }
 
+/// Whether most of a line looks like a row: it has the same signs and numbers in the same order, but for one place.
+fn resembles(line: &str, row: &str) -> bool {
+    const LONGEST: usize = 1024;
+    if line.len() > LONGEST || is_comment(line) {
+        return false;
+    }
+    let (line, row) = (signs(line), signs(row));
+    let before = line.iter().zip(&row).take_while(|(one, other)| one == other).count();
+    let after =
+        line[before..].iter().rev().zip(row[before..].iter().rev()).take_while(|(one, other)| one == other).count();
+    line.contains(&None) && 2 * (before + after) > line.len().max(row.len())
+}
+
+/// What is neither blank nor a word in a line; None stands for a number as long as addresses are.
+fn signs(line: &str) -> Vec<Option<char>> {
+    const DIGITS: usize = 8;
+    let is_number = |word: &str| {
+        word.len() >= DIGITS && word.trim_start_matches("0x").bytes().all(|digit| digit.is_ascii_hexdigit())
+    };
+    let mut signs = Vec::new();
+    for part in line.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let sign = part.chars().next_back().filter(|last| !last.is_ascii_alphanumeric());
+        let word = &part[..part.len() - sign.map_or(0, char::len_utf8)];
+        signs.extend(is_number(word).then_some(None));
+        // There are as many bars as flags.
+        signs.extend(sign.filter(|sign| !sign.is_whitespace() && *sign != '|').map(Some));
+    }
+    signs
+}
+
+/// Whether a line is someone's comment, and meant to be none of the rows.
+fn is_comment(line: &str) -> bool {
+    ["#", ";", "//"].iter().any(|comment| line.trim_start().starts_with(comment))
+}
+
 /// Where two addresses with a `-` between them are: in nearly every row, and in few other lines.
 fn address_range(line: &str) -> Option<Range<usize>> {
     const DIGITS: usize = 8;
@@ -350,8 +411,7 @@ fn hidden_row(line: &str, range: Range<usize>, reader: &Reader<'_>) -> Option<us
     /// How far before its range a row starts: Linux's flags, and the names of types.
     const BEFORE: usize = 128;
     const LONGEST: usize = 1024;
-    // Someone's comment is meant to be one.
-    if ["#", ";", "//"].iter().any(|comment| line.trim_start().starts_with(comment)) {
+    if is_comment(line) {
         return None;
     }
     let words = line[..range.start].match_indices(|c: char| c.is_whitespace() || ":>]);\"'|".contains(c));
