@@ -2,7 +2,7 @@
 
 use super::error::{ReadError, line_number};
 use super::file::{bytes_error, too_large};
-use super::formats::binary;
+use super::formats::{binary, has_rows};
 use super::{Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions};
 
 /// What a file, or standard input, holds.
@@ -18,8 +18,8 @@ pub enum Contents {
 ///
 /// Text is UTF-8, UTF-16 with a byte order mark, or UTF-16 in little endian without one (editors leave it off): then
 /// every other byte of nearly all is zero, and nothing but text comes out. What is no such text is binary if the
-/// options have a stride, or if there is a size with which all descriptors make sense. The format in the options
-/// settles it.
+/// options have a stride, or if there is a size with which all descriptors make sense; else it is text if rows of a
+/// memory map are in it, with U+FFFD for each stray byte. The format in the options settles it.
 pub fn decode(name: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Contents, ReadError> {
     if bytes.len() > MAX_INPUT_BYTES {
         return Err(too_large(name));
@@ -37,9 +37,11 @@ pub fn decode(name: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Conte
     if !is_text && (options.stride.is_some() || binary::is_likely(&bytes)) {
         return Ok(Contents::Binary(bytes));
     }
-    String::from_utf8(bytes).map(Contents::Text).map_err(|error| {
+    String::from_utf8(bytes).map(Contents::Text).or_else(|error| {
+        // A stray byte is no reason to refuse a log, unless it is in a row: the reader of rows knows.
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
         let offset = error.utf8_error().valid_up_to();
-        not_text(name, error.as_bytes(), offset)
+        if has_rows(&text) { Ok(Contents::Text(text)) } else { Err(not_text(name, error.as_bytes(), offset)) }
     })
 }
 

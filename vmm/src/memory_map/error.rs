@@ -64,6 +64,7 @@ impl ParseError {
         let name = printable(name).into_owned();
         let (excerpt, label) = Excerpt::around(&name, text, start..span.end);
         Self(Box::new(Inner {
+            place: span.clone(),
             line: line_number(text, start),
             column: text[line_start..start].chars().count() + 1,
             message: message.into(),
@@ -73,6 +74,16 @@ impl ParseError {
             excerpt,
             name,
         }))
+    }
+
+    /// The same error of another text, in which its place is what `span` says.
+    pub(super) fn moved(self, name: &str, text: &str, span: impl FnOnce(Range<usize>) -> Range<usize>) -> Self {
+        let Inner { place, message, label, help, .. } = *self.0;
+        let moved = Self::at(name, text, span(place), message).label(label);
+        match help {
+            Some(help) => moved.help(help),
+            None => moved,
+        }
     }
 
     /// What is written under the place in the text.
@@ -124,6 +135,8 @@ const MAX_SIDE_BYTES: usize = 200;
 #[derive(Debug, thiserror::Error, Diagnostic)]
 #[error("{name}:{line}:{column}: {message}")]
 struct Inner {
+    /// The byte offsets that it is about.
+    place: Range<usize>,
     name: String,
     line: usize,
     column: usize,

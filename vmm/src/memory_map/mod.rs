@@ -19,6 +19,8 @@
 //! [`MemoryMap::parse`] gives firmware's, [`MemoryMap::parse_all`] every one of them, and [`MemoryMap::kind`] says which
 //! is which.
 //!
+//! Rows are read through what texts have around them (JSON, records of loggers, mail, markup): `formats/dress` takes it off.
+//!
 //! Where things are: one file a format in `formats/`, which also tells them apart; `names` knows how UEFI calls
 //! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes.
 

@@ -60,6 +60,8 @@ pub enum OddityKind {
     SizeMismatch,
     /// A row that could not be read was skipped.
     SkippedLine,
+    /// The text was mended before it was read: rows that were wrapped, or printed twice; a stray byte outside of rows.
+    Repaired,
     /// The text tells only a part of the map.
     Partial,
     /// The printer of a row had no name for its type, and did not print the number.
@@ -87,6 +89,7 @@ impl OddityKind {
             Self::ExtraList => "extra-list",
             Self::SizeMismatch => "size-mismatch",
             Self::SkippedLine => "skipped-line",
+            Self::Repaired => "repaired",
             Self::Partial => "partial",
             Self::LostType => "lost-type",
             Self::LostRuntime => "lost-runtime",
@@ -106,7 +109,15 @@ impl OddityKind {
 
     /// Whether it is about the map as a whole, or the text it was read from: the descriptor it names is a place only.
     pub fn is_of_map(self) -> bool {
-        matches!(self, Self::MissingRows | Self::ExtraList | Self::SizeMismatch | Self::SkippedLine | Self::Partial)
+        matches!(
+            self,
+            Self::MissingRows
+                | Self::ExtraList
+                | Self::SizeMismatch
+                | Self::SkippedLine
+                | Self::Repaired
+                | Self::Partial
+        )
     }
 }
 

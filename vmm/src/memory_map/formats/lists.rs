@@ -185,9 +185,9 @@ impl Lists {
     }
 
     /// Takes a line that is nothing that is known.
-    pub(super) fn pass(&mut self, line: usize, content: &str) {
+    pub(super) fn pass(&mut self, line: impl FnOnce() -> usize, content: &str) {
         if self.passed.len() <= MAX_PASSED && has_number(content) {
-            self.passed.push(line);
+            self.passed.push(line());
         }
     }
 

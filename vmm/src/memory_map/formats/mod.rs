@@ -3,6 +3,7 @@
 pub(super) mod binary;
 mod cursor;
 mod diff;
+mod dress;
 mod edk2_hob;
 mod edk2_memattr;
 mod esx_boot;
@@ -33,6 +34,7 @@ mod xen;
 use super::error::ParseError;
 use super::oddity::{Oddity, OddityKind};
 use super::{ListKind, MAX_DESCRIPTORS, MemoryMap, ReadOptions, file};
+use dress::Strand;
 use no_map::{HOW_TO_GET_A_MAP, no_map};
 use rows::RowFormat;
 
@@ -186,39 +188,68 @@ const ROW_FORMATS: [&RowFormat; 19] = [
 
 /// Tells which format a text is in.
 ///
-/// A table header of ours settles it, for a scenario may quote a boot log; then a row, for a log may hold lines like
-/// `key = value`; then whatever makes it look like TOML or JSON, so that a misspelt header is called that. Of a text with rows
+/// A table header of ours settles it, for a scenario may quote a boot log, and so do the descriptors of our JSON; then a
+/// row, for a log may hold lines like `key = value`, or be in JSON itself; then whatever makes it look like TOML or JSON, so that a misspelt header is called that. Of a text with rows
 /// of several formats it is the first one's, though not one's that only goes with maps.
 pub fn detect(text: &str) -> Option<Format> {
     let text = without_byte_order_mark(text);
+    document(text).or_else(|| undressed_format(text, dress::undress(text).text()))
+}
+
+/// Whether bytes that are no UTF-8, but for what stands for them in a text, are a text with rows.
+pub(super) fn has_rows(text: &str) -> bool {
+    row_format(dress::undress(text).text()).is_some()
+}
+
+/// The format of a text that is a document of ours, whatever rows it may quote.
+fn document(text: &str) -> Option<Format> {
     if text.lines().any(toml_format::is_descriptor_header) {
         return Some(Format::Toml);
     }
+    (json::looks_like_json(text) && text.contains("\"descriptors\"")).then_some(Format::Json)
+}
+
+fn undressed_format(text: &str, undressed: &str) -> Option<Format> {
     let is_toml = || toml_format::looks_like_toml(text) && !no_map::begins_with_another(text);
     let toml = || is_toml().then_some(Format::Toml);
     let json = || json::looks_like_json(text).then_some(Format::Json);
-    row_format(text).or_else(toml).or_else(json)
+    row_format(undressed).or_else(toml).or_else(json)
 }
 
 /// Reads every list of a text. There is at least one.
 pub(super) fn parse_all(name: &str, text: &str, options: &ReadOptions) -> Result<Vec<MemoryMap>, ParseError> {
     let text = without_byte_order_mark(text);
     file::check_size(name, text)?;
-    let maps = match options.format.or_else(|| detect(text)) {
-        Some(Format::Toml) => vec![toml_format::parse(name, text)?],
-        Some(Format::Json) => vec![json::parse(name, text)?],
-        _ => {
-            let is_wanted = |format: Format| format.is_companion() || options.format.is_none_or(|only| only == format);
-            let formats: Vec<_> = ROW_FORMATS.into_iter().filter(|format| is_wanted(format.format)).collect();
-            let mut maps = rows::parse_all(name, text, &formats, options.lenient)?;
-            if is_wanted(Format::RuntimeMap) && text.lines().any(runtime_map::is_field_line) {
-                maps.extend(runtime_map::parse_fields(name, text, options.lenient)?);
-                maps.sort_by_key(|map| map.line(0));
-            }
-            maps
-        }
+    let of_document = |format| match format {
+        Format::Toml => Some(toml_format::parse(name, text)),
+        Format::Json => Some(json::parse(name, text)),
+        _ => None,
     };
+    if let Some(map) = options.format.or_else(|| document(text)).and_then(of_document) {
+        return Ok(vec![map?]);
+    }
+    let strand = dress::undress(text);
+    let format = options.format.or_else(|| undressed_format(text, strand.text()));
+    if let Some(map) = format.and_then(of_document) {
+        return Ok(vec![map?]);
+    }
+    let maps = parse_rows(name, strand, options)?;
     if maps.is_empty() { Err(no_map(name, text)) } else { Ok(maps) }
+}
+
+fn parse_rows(name: &str, mut strand: Strand<'_>, options: &ReadOptions) -> Result<Vec<MemoryMap>, ParseError> {
+    let is_wanted = |format: Format| format.is_companion() || options.format.is_none_or(|only| only == format);
+    let formats: Vec<_> = ROW_FORMATS.into_iter().filter(|format| is_wanted(format.format)).collect();
+    let notes = dress::settle(name, &mut strand, &formats, options.lenient)?;
+    let text = strand.text();
+    let moved = |error: ParseError| error.moved(name, strand.original(), |span| strand.span(span));
+    let mut maps = rows::parse_all(name, &strand, &formats, options.lenient).map_err(moved)?;
+    if is_wanted(Format::RuntimeMap) && text.lines().any(runtime_map::is_field_line) {
+        maps.extend(runtime_map::parse_fields(name, text, options.lenient).map_err(moved)?);
+        maps.sort_by_key(|map| map.line(0));
+    }
+    maps.iter_mut().for_each(|map| map.notes.extend_from_slice(&notes));
+    Ok(maps)
 }
 
 /// The list that is meant by someone who wants one: the first that firmware handed out, else the first. A whole one is

@@ -10,6 +10,7 @@ use super::super::oddity::OddityKind;
 use super::super::{Format, MemoryMap};
 use super::cursor::{Bad, Cursor};
 use super::diff::Diff;
+use super::dress::Strand;
 use super::lists::{Lists, Refused, Skipped, heading};
 
 /// A text format with one row a descriptor, among which anything else may stand.
@@ -69,15 +70,17 @@ pub(super) const MIN_ROW_BYTES: usize = 8;
 /// The most that the lines after the first of a row take: no row has more, and a text may be one line of 64 MiB.
 const MAX_ROW_BYTES: usize = 4096;
 
-/// Reads every list of a text; none is not an error.
+/// Reads every list of a text; none is not an error. Places in errors are those of the undressed text.
 pub(super) fn parse_all(
     name: &str,
-    text: &str,
+    strand: &Strand<'_>,
     formats: &[&'static RowFormat],
     lenient: bool,
 ) -> Result<Vec<MemoryMap>, ParseError> {
+    let text = strand.text();
     let mut walk = Walk {
         text,
+        strand,
         formats,
         lenient,
         lists: Lists::default(),
@@ -94,6 +97,7 @@ pub(super) fn parse_all(
 
 struct Walk<'a> {
     text: &'a str,
+    strand: &'a Strand<'a>,
     formats: &'a [&'static RowFormat],
     lenient: bool,
     lists: Lists,
@@ -111,8 +115,6 @@ struct Walk<'a> {
 /// A line of the text.
 #[derive(Clone, Copy)]
 struct Line {
-    /// From 1.
-    number: usize,
     /// Where it starts and, without its line feed, ends.
     start: usize,
     end: usize,
@@ -124,7 +126,7 @@ type Failure = (&'static RowFormat, Bad);
 
 impl Walk<'_> {
     fn run(&mut self) -> Result<(), Failure> {
-        let mut next = Some(Line { number: 1, start: 0, end: line_end(self.text, 0), from: 0 });
+        let mut next = Some(Line { start: 0, end: line_end(self.text, 0), from: 0 });
         while let Some(line) = next {
             let from = self.line(line)?;
             next = self.line_at(line, from);
@@ -139,7 +141,7 @@ impl Walk<'_> {
             if start > self.text.len() {
                 return None;
             }
-            line = Line { number: line.number + 1, start, end: line_end(self.text, start), from: start };
+            line = Line { start, end: line_end(self.text, start), from: start };
         }
         Some(Line { from: from.max(line.start), ..line })
     }
@@ -157,7 +159,7 @@ impl Walk<'_> {
             if let Some(heading) = heading(&self.text[line.from..line.end]) {
                 self.lists.head(heading);
             } else {
-                self.lists.pass(line.number, &self.text[line.from..line.end]);
+                self.lists.pass(|| self.strand.place(line.start).0, &self.text[line.from..line.end]);
             }
             return Ok(next_line);
         };
@@ -177,7 +179,8 @@ impl Walk<'_> {
             Err(Bad::new(span.clone(), "the row is empty"))
         };
         let row_ends = read.as_ref().ok().and_then(|row| row.end);
-        match read.map_err(Refused::Row).and_then(|row| self.lists.take(format, row, line.number, span)) {
+        let number = self.number(line);
+        match read.map_err(Refused::Row).and_then(|row| self.lists.take(format, row, number, span)) {
             Ok(()) => self.sound(index).map(|()| match row_ends {
                 Some(at) => self.after_row(format, line, at),
                 None => end + 1,
@@ -212,6 +215,11 @@ impl Walk<'_> {
         })
     }
 
+    /// Which line of the original text it is, from 1.
+    fn number(&self, line: Line) -> usize {
+        self.strand.place(line.start).0
+    }
+
     /// What a diff puts before a line; a list ends where a hunk does.
     fn diff_prefix(&mut self, line: Line) -> usize {
         let content = &self.text[line.start..line.end];
@@ -225,7 +233,8 @@ impl Walk<'_> {
 
     /// Takes note of a row that a diff removes.
     fn removed(&mut self, index: usize, line: Line, at: usize) {
-        self.lists.skip(|| Skipped { message: format!("line {} is skipped: a diff removes it", line.number) });
+        let number = self.number(line);
+        self.lists.skip(|| Skipped { message: format!("line {number} is skipped: a diff removes it") });
         let message = "no EFI memory map: the diff removes this row, and adds or keeps none";
         self.removed.get_or_insert_with(|| (index, Bad::new(line.from + at..line.end, message)));
     }
@@ -241,7 +250,7 @@ impl Walk<'_> {
 
     fn damaged(&mut self, index: usize, line: Line, bad: Bad) -> Result<(), Failure> {
         if self.lenient {
-            self.lists.skip(|| skipped(self.text, line, &bad));
+            self.lists.skip(|| skipped(self.strand, &bad));
         } else if self.sound[index] {
             return Err((self.formats[index], bad));
         }
@@ -267,20 +276,17 @@ impl Walk<'_> {
             };
         }
         if !self.lenient {
-            for (_, (line, bad)) in damage {
-                self.lists.skip(|| skipped(self.text, line, &bad));
+            for (_, (_, bad)) in damage {
+                self.lists.skip(|| skipped(self.strand, &bad));
             }
         }
         Ok(self.lists)
     }
 }
 
-/// A row of several lines may be wrong in any of them.
-fn skipped(text: &str, line: Line, bad: &Bad) -> Skipped {
-    let before = text.get(line.start..bad.start()).unwrap_or_default();
-    let number = line.number + before.matches('\n').count();
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let message = format!("line {number}, column {column} is skipped: {}", bad.message());
+fn skipped(strand: &Strand<'_>, bad: &Bad) -> Skipped {
+    let (line, column) = strand.place(bad.start());
+    let message = format!("line {line}, column {column} is skipped: {}", bad.message());
     Skipped { message }
 }
 
