@@ -150,6 +150,12 @@ fn hunk(line: &str) -> Option<State> {
     Some(State::Unified { old, new, is_all: old == 0 && ranges.starts_with("0,") })
 }
 
+/// Whether a text has a hunk of a diff that is not a unified one.
+pub(super) fn has_classic_hunk(text: &str) -> bool {
+    let is_signed = |line: &str| line.starts_with("< ") || line.starts_with("> ");
+    text.lines().zip(text.lines().skip(1)).any(|(head, next)| is_signed(next) && is_classic_head(head))
+}
+
 /// `9c9`, `9,12d8`
 fn is_classic_head(line: &str) -> bool {
     let is_range = |text: &str| {

@@ -183,8 +183,11 @@ pub(super) fn bbcode(line: &str, edits: &mut Vec<Edit>) {
     }
 }
 
-/// What someone wrote behind a row with an arrow to it.
+/// What someone wrote behind a row with an arrow to it. `head` puts one on either side of a file's name.
 pub(super) fn arrow(line: &str, edits: &mut Vec<Edit>) {
+    if line.trim_start().starts_with("==> ") {
+        return;
+    }
     const ARROWS: [&str; 8] = ["<-", "<=", "<<", "<~", "←", "⇐", "⟵", "◄"];
     let is_arrow = |at: &usize| {
         let before = &line[..*at];

@@ -17,23 +17,18 @@ mod strand;
 pub(super) use rows::settle;
 pub(super) use strand::Strand;
 
+use super::diff;
 use strand::{Edit, in_lines};
 
 /// How often dresses are taken off: one may be under another, as HTML in the strings of JSON.
 const LAYERS: usize = 2;
 
-/// The dresses of lines, from the outside in.
-const DRESSES: [fn(&str, &mut Vec<Edit>); 9] = [
-    markup::kmsg,
-    markup::journal_field,
-    markup::quoting,
-    json_strings::undress,
-    markup::escapes,
-    markup::html,
-    markup::bbcode,
-    markup::arrow,
-    markup::markdown,
-];
+type Dress = fn(&str, &mut Vec<Edit>);
+
+/// The dresses of lines, from the outside in: around a quotation, and in it.
+const OUTER: [Dress; 2] = [markup::kmsg, markup::journal_field];
+const INNER: [Dress; 6] =
+    [json_strings::undress, markup::escapes, markup::html, markup::bbcode, markup::arrow, markup::markdown];
 
 /// Takes off what is around the lines of a text.
 pub(super) fn undress(text: &str) -> Strand<'_> {
@@ -42,7 +37,9 @@ pub(super) fn undress(text: &str) -> Strand<'_> {
     strand.edit(edits);
     for _ in 0..LAYERS {
         let mut is_dressed = false;
-        for dress in DRESSES {
+        // What quotes in mail is a sign in a diff of the old kind, and its reader is to see it.
+        let quoting = (!diff::has_classic_hunk(strand.text())).then_some(markup::quoting as Dress);
+        for dress in OUTER.into_iter().chain(quoting).chain(INNER) {
             let edits = in_lines(strand.text(), dress);
             is_dressed |= strand.edit(edits);
         }

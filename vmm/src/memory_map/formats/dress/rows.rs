@@ -140,6 +140,12 @@ impl Reader<'_> {
         row.ok().map(|row| row.descriptor)
     }
 
+    /// Whether a line is a row behind what a diff puts before it: that is for the reader of all rows.
+    fn is_row_of_a_diff(&self, line: &str) -> bool {
+        let row = line.strip_prefix(['+', '-']).or_else(|| line.strip_prefix("< ").or_else(|| line.strip_prefix("> ")));
+        row.is_some_and(|row| self.formats.iter().any(|format| (format.start)(row).is_some()))
+    }
+
     /// What a line says that should be the whole of a row. What is left of a damaged one may look like another format's.
     fn read_whole(&mut self, part: &Found, line: &str) -> Option<MemoryDescriptor> {
         match part.sound {
@@ -271,6 +277,9 @@ impl Changes {
     /// is told.
     fn no_row(&mut self, text: &str, line: Range<usize>, is_row_like: bool, reader: &Reader<'_>) -> bool {
         let content = &text[line.clone()];
+        if reader.is_row_of_a_diff(content) {
+            return false;
+        }
         let range = address_range(content);
         if self.stray(content, &line, range.clone().map(|_| 0)) {
             return true;
