@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use efibed::check::{Phase, Rule, Witness};
+use efibed::check::{Finding, Phase, Rule, Witness};
 use efibed::guest::Image;
 use efibed::mmu::{Level, Rule as WalkerRule};
 use efibed::report::Report;
@@ -199,7 +199,9 @@ fn without_its_idt_the_guest_shuts_down() {
 fn a_guest_past_its_limit_is_stopped() {
     let report = bed().run(&scenario(Q35_2G).stretch_limit(Duration::from_millis(1))).unwrap();
     let stopped = report.findings.iter().find(|finding| finding.rule == Rule::Watchdog);
-    assert!(stopped.is_some_and(|finding| finding.message.contains("in ring 0 at RIP 0x")), "{}", brief(&report));
+    // On a busy machine it is found in ring 3 now and then, or in a service that it then has to abandon.
+    let says_where = |finding: &Finding| finding.message.contains("in ring ") && finding.message.contains(" at RIP 0x");
+    assert!(stopped.is_some_and(says_where), "{}", report.findings[0].message);
     assert!(stopped.is_some_and(|finding| finding.witnesses == [Witness::Run]), "{}", brief(&report));
     bed().run(&scenario(SMALL)).unwrap().assert_clean();
 }
