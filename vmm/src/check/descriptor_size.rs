@@ -8,8 +8,10 @@ use crate::memory_map::{MemoryMap, PAGE_BYTES};
 pub fn misread(map: &MemoryMap, firmware: usize, kernel: usize) -> Option<Finding> {
     let count = map.descriptors().len();
     let seen = count * firmware / kernel;
-    let wrong: Vec<_> = (0..seen).filter(|index| index * kernel % firmware != 0).collect();
-    let lost = (0..count).filter(|index| index * firmware % kernel != 0 || index * firmware / kernel >= seen).count();
+    let wrong: Vec<_> = (0..seen).filter(|index| !(index * kernel).is_multiple_of(firmware)).collect();
+    let lost = (0..count)
+        .filter(|index| !(index * firmware).is_multiple_of(kernel) || index * firmware / kernel >= seen)
+        .count();
     if wrong.is_empty() && lost == 0 {
         return None;
     }
@@ -25,7 +27,7 @@ pub fn misread(map: &MemoryMap, firmware: usize, kernel: usize) -> Option<Findin
             seen.ty,
             seen.phys,
             seen.pages,
-            u128::from(seen.pages) * u128::from(PAGE_BYTES) >> 30
+            (u128::from(seen.pages) * u128::from(PAGE_BYTES)) >> 30
         );
     }
     Some(Finding {

@@ -95,10 +95,11 @@ fn leads_to(step: &WalkStep) -> String {
 pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<String> {
     let margin = " ".repeat(INDENT);
     let mut lines = Vec::new();
-    for bits in shown_bits(step.reserved, paint) {
+    for (start, end) in shown_bits(step.reserved, paint).iter().copied() {
+        let bits = start..end;
         let carets = nibbles(bits.clone(), |bit| if step.reserved >> bit & 1 == 1 { '^' } else { ' ' });
-        let digits = nibbles(bits.clone(), |bit| if step.entry >> bit & 1 == 1 { '1' } else { '0' });
-        let name = format!("{}:{}", bits.end - 1, bits.start);
+        let digits = nibbles(bits, |bit| if step.entry >> bit & 1 == 1 { '1' } else { '0' });
+        let name = format!("{}:{start}", end - 1);
         lines.push(format!("{margin}{name:<6}{digits}"));
         lines.push(format!("{margin}      {}", paint.wrong(carets.trim_end())));
     }
@@ -112,14 +113,14 @@ pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<Stri
     lines
 }
 
-/// The bits to show, a line each: half of an entry is easier to read, if the guilty bits are all in it.
-fn shown_bits(guilty: u64, paint: Paint) -> Vec<Range<u32>> {
+/// The bits to show, from and up to, a line each: half of an entry is easier to read, if the guilty bits are all in it.
+fn shown_bits(guilty: u64, paint: Paint) -> &'static [(u32, u32)] {
     let all_64 = MARGIN + INDENT + 6 + 79;
     match (guilty >> 32, guilty as u32) {
-        (0, _) => vec![0..32],
-        _ if all_64 <= paint.table_width() => vec![0..64],
-        (_, 0) => vec![32..64],
-        _ => vec![32..64, 0..32],
+        (0, _) => &[(0, 32)],
+        _ if all_64 <= paint.table_width() => &[(0, 64)],
+        (_, 0) => &[(32, 64)],
+        _ => &[(32, 64), (0, 32)],
     }
 }
 
