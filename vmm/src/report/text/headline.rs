@@ -41,7 +41,7 @@ fn clean(report: &Report) -> String {
     let sampled = report.skipped.iter().filter(|skipped| skipped.kind == SkipKind::Sample);
     let sampled: Vec<_> = sampled.map(|row| format!("{} {}", row.count, printable(&row.what))).collect();
     if !sampled.is_empty() {
-        text += &format!("; a sample stands for {}", sampled.join(", "));
+        text += &format!("; only sampled: {}", sampled.join("; "));
     }
     if let Some(reason) = &report.uncalled {
         text += &format!("; no runtime service was called: {}", printable(reason));

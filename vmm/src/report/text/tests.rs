@@ -196,7 +196,7 @@ fn a_clean_headline_says_what_was_sampled_and_that_nothing_was_called() {
     report.uncalled = Some("the map has no RuntimeServicesCode region".into());
     assert_eq!(
         headline(&report),
-        "clean: 2 regions, 2096 pages, each reached by the guest's MMU; a sample stands for 1 fetches from pages \
+        "clean: 2 regions, 2096 pages, each reached by the guest's MMU; only sampled: 1 fetches from pages \
          that can be executed; no runtime service was called: the map has no RuntimeServicesCode region"
     );
 }
