@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use super::{Found, MatrixReport, Mismatch, Skipped};
 use crate::matrix::Single;
-use crate::report::style::{Paint, wrapped};
+use crate::report::style::{Paint, beside};
 use crate::report::table::Columns;
 
 /// Mismatches that are shown; the rest is counted.
@@ -112,10 +112,10 @@ fn mismatches(report: &MatrixReport, paint: Paint) -> Vec<String> {
 
 /// A combination, `indent` blanks before each of its lines.
 fn one(mismatch: &Mismatch, indent: usize, paint: Paint) -> Vec<String> {
-    let mut lines = row("", &mismatch.case, indent, paint);
+    let mut lines = paint.row("", &mismatch.case, indent);
     let mut say = |label: &str, text: &str| {
         let label = format!("{:indent$}  {label:<10}", "");
-        lines.extend(row(&label, text, label.len(), paint));
+        lines.extend(paint.row(&label, text, label.len()));
     };
     let differences: Vec<_> = mismatch.differences.iter().map(ToString::to_string).collect();
     say("expected", &mismatch.expected);
@@ -126,24 +126,12 @@ fn one(mismatch: &Mismatch, indent: usize, paint: Paint) -> Vec<String> {
     let cpu = if mismatch.cpu.is_empty() { String::new() } else { format!(" --cpu {}", mismatch.cpu) };
     let label = format!("{:indent$}  rerun     ", "");
     let width = paint.table_width().saturating_sub(" \\".len());
-    let mut command =
-        wrapped_row(&label, &format!("efibed matrix --case \"{}\"{cpu}", mismatch.case), label.len(), width);
+    let mut command = beside(&label, &format!("efibed matrix --case \"{}\"{cpu}", mismatch.case), label.len(), width);
     let last = command.len() - 1;
     // As a shell reads it: it can be copied as it stands.
     command[..last].iter_mut().for_each(|line| line.push_str(" \\"));
     lines.extend(command);
     lines
-}
-
-/// A label, and beside it a text that is no prose: one line where there is no terminal.
-fn row(label: &str, text: &str, column: usize, paint: Paint) -> Vec<String> {
-    wrapped_row(label, text, column, paint.table_width())
-}
-
-fn wrapped_row(label: &str, text: &str, column: usize, width: usize) -> Vec<String> {
-    let lines = wrapped(text, width.saturating_sub(column), 0);
-    let labels = [label].into_iter().chain(std::iter::repeat(""));
-    labels.zip(lines).map(|(label, line)| format!("{label:column$}{line}")).collect()
 }
 
 fn deviations(report: &MatrixReport, paint: Paint) -> Vec<String> {
