@@ -203,8 +203,8 @@ fn verdict(report: &MatrixReport) -> String {
 fn why_nothing(report: &MatrixReport) -> &'static str {
     match report.sample {
         Some(0) => "a sample of none was asked for",
-        _ if report.shard.of.get() > 1 => "this share of the set is empty",
-        _ => "all of the set is skipped",
+        _ if report.shard.of.get() > 1 => "this share of it is empty",
+        _ => "all of it is skipped",
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
         let deviation = || vec!["1g-reserved"];
         let cases = [
             (report(), true, "Clean: this KVM does as the SDM says in all that was tried."),
-            (MatrixReport { combinations: 0, ..report() }, true, "Nothing was tried: all of the set is skipped."),
+            (MatrixReport { combinations: 0, ..report() }, true, "Nothing was tried: all of it is skipped."),
             (MatrixReport { mismatches: 2, ..report() }, false, "WRONG: 2 combinations that nothing explains."),
             (
                 MatrixReport { not_found: deviation(), ..report() },
@@ -417,7 +417,7 @@ mod tests {
         assert!(text.ends_with("Nothing was tried: a sample of none was asked for.\n"), "{text}");
         let shard = "2/9".parse().unwrap();
         let text = Text::plain(&MatrixReport { sample: None, shard, ..nothing }).to_string();
-        assert!(text.ends_with("Nothing was tried: this share of the set is empty.\n"), "{text}");
+        assert!(text.ends_with("Nothing was tried: this share of it is empty.\n"), "{text}");
     }
 
     #[test]
