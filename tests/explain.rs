@@ -14,7 +14,7 @@ use efibed_tests::*;
 fn explained(scenario: &Scenario, layout: Layout, addresses: &[u64]) -> (Report, Vec<(Address, String)>) {
     let (report, all) = scenario.explain(addresses).unwrap();
     let map = MapReport::new(scenario.map(), layout, None);
-    let ground = Ground { map: &map, report: &report, finishes: true };
+    let ground = Ground { map: &map, report: &report, finishes: true, columns: None };
     let said = all.iter().map(|address| (address.clone(), explain_address(&[address], ground))).collect();
     (report, said)
 }

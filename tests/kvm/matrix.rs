@@ -25,7 +25,7 @@ const SAMPLE: u64 = 20_000;
 
 fn run(matrix: Matrix) -> MatrixReport {
     let report = matrix.run(bed(), &|_| ()).unwrap();
-    assert!(report.is_clean(), "{}", text::Text(&report));
+    assert!(report.is_clean(), "{}", text::Text::plain(&report));
     report
 }
 
@@ -127,9 +127,9 @@ fn a_single_combination() {
         Matrix::case(bed(), combination, &CpuidRequest::default()).unwrap()
     };
     let read = case("user");
-    assert!(!read.differs, "{}", text::SingleText(&read));
+    assert!(!read.differs, "{}", text::SingleText::plain(&read));
     assert!(read.outcome.observed.starts_with("reached PA 0x"), "{}", read.outcome.observed);
     let write = case("user write");
-    assert!(!write.differs, "{}", text::SingleText(&write));
+    assert!(!write.differs, "{}", text::SingleText::plain(&write));
     assert!(write.outcome.observed.starts_with("#PF 0x7 (P W U), CR2 0x"), "{}", write.outcome.observed);
 }

@@ -1,12 +1,12 @@
 //! `efibed doctor`: what this machine's KVM can and cannot do, each found by trying it.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::{Failure, Status, output};
 use crate::engine::Abilities;
+use crate::report::style::Paint;
 use crate::{CpuidRequest, TestBed};
 
 /// The arguments of `doctor`.
@@ -27,40 +27,54 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities))?,
         Some(path) => {
             output::write_file(path, json(&abilities))?;
-            output::print(&text(&abilities))?;
+            output::print(&text(&abilities, output::columns()))?;
         }
-        None => output::print(&text(&abilities))?,
+        None => output::print(&text(&abilities, output::columns()))?,
     }
     Ok(Status::Clean)
 }
 
-fn text(abilities: &Abilities) -> String {
-    let Abilities { supported, checks, trials, .. } = abilities;
-    let mut text = format!("/dev/kvm works; the guest's CPU calls itself {:?}.\n\n", supported.vendor);
-    let has = |has| if has { "yes" } else { "no" };
-    let rows = [
-        ("1 GiB leaves", has(supported.gbpages), has(checks.gbpages)),
-        ("execute-disable", has(supported.nx), has(checks.nxe)),
-        ("five-level paging", has(supported.la57), has(checks.la57)),
-        ("SMEP", has(supported.smep), has(checks.smep)),
-        ("SMAP", has(supported.smap), has(checks.smap)),
-        ("protection keys", has(supported.pku), has(checks.pke)),
-    ];
-    // Writing to a string does not fail.
-    let _ = writeln!(text, "  {:<24}{:<11}tried", "ability", "KVM says");
-    for (what, said, tried) in rows {
-        let _ = writeln!(text, "  {what:<24}{said:<11}{tried}");
-    }
-    let _ = writeln!(text, "  {:<24}{:<11}{}", "physical-address bits", supported.maxphyaddr, checks.maxphyaddr);
-    text += "\nWhat was tried:\n";
+fn text(abilities: &Abilities, columns: Option<usize>) -> String {
+    let Abilities { supported, trials, .. } = abilities;
+    let paint = Paint::PLAIN.on(columns);
+    let mut lines = paint.wrapped(&format!("/dev/kvm works; the guest's CPU calls itself {:?}.", supported.vendor), 0);
+    lines.push(String::new());
+    lines.extend(table(abilities));
+    lines.extend([String::new(), "What was tried:".into()]);
     for trial in trials {
-        let mark = if trial.works { "ok  " } else { "ODD " };
-        let _ = writeln!(text, "  {mark}{:<50}{}", trial.what, trial.seen);
+        let mark = if trial.works { "ok" } else { "ODD" };
+        lines.extend(paint.row(&format!("  {mark:<4}{}", trial.what), &trial.seen, SEEN));
     }
     if !trials.iter().all(|trial| trial.works) {
-        text += "\nODD: not as the manual says for what the CPU was told. Checks know of it: the walker predicts what this machine does,\nand reports say so (`cpu_checked` in JSON).\n";
+        lines.push(String::new());
+        lines.extend(paint.wrapped(ODD, 0));
     }
-    text
+    lines.join("\n") + "\n"
+}
+
+/// Where the text begins that says what a trial showed.
+const SEEN: usize = 56;
+
+const ODD: &str = "ODD: not as the manual says for what the CPU was told. Where that is one of the abilities above, checks go \
+                   by what was tried, and reports say so (`cpu_checked` in JSON).";
+
+/// Each ability, what KVM says of it, and what came of trying. What the guest's CPU is not told to have cannot always be
+/// tried.
+fn table(abilities: &Abilities) -> Vec<String> {
+    let Abilities { supported, checks, told, .. } = abilities;
+    let has = |has| if has { "yes" } else { "no" }.to_owned();
+    let if_told = |is_told: bool, checks| if is_told { has(checks) } else { "not tried".into() };
+    let rows = [
+        ("ability", "KVM says".into(), "tried".into()),
+        ("1 GiB leaves", has(supported.gbpages), has(checks.gbpages)),
+        ("execute-disable", has(supported.nx), has(checks.nxe)),
+        ("five-level paging", has(supported.la57), if_told(told.la57, checks.la57)),
+        ("SMEP", has(supported.smep), has(checks.smep)),
+        ("SMAP", has(supported.smap), has(checks.smap)),
+        ("protection keys", has(supported.pku), if_told(told.pke, checks.pke)),
+        ("physical-address bits", supported.maxphyaddr.to_string(), checks.maxphyaddr.to_string()),
+    ];
+    rows.map(|(what, said, tried)| format!("  {what:<24}{said:<11}{tried}")).into()
 }
 
 fn json(abilities: &Abilities) -> String {
@@ -76,4 +90,48 @@ fn json(abilities: &Abilities) -> String {
         "trials": trials,
     });
     format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Trial;
+    use crate::machine::{CpuidSeen, Vendor};
+    use crate::mmu::Paging;
+
+    fn abilities(told: Paging) -> Abilities {
+        let (nx, smep, smap) = (true, true, true);
+        let (gbpages, la57, pku, vendor, maxphyaddr) = (true, false, false, Vendor::Intel, told.maxphyaddr);
+        let supported = CpuidSeen { maxphyaddr, gbpages, nx, la57, smep, smap, pku, vendor };
+        let trial = |what, works, seen: &str| Trial { what, works, seen: seen.into() };
+        let trials = vec![
+            trial("supervisor-mode execution prevention (CR4.SMEP)", true, "#PF 0x11 (P I)"),
+            trial("physical-address width (MAXPHYADDR)", false, "bit 48 is the first that faults: #PF 0x9 (P RSVD)"),
+        ];
+        Abilities { supported, told, taken: told, checks: told, high_half_start: true, trials }
+    }
+
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_every_word_within_its_width() {
+        let abilities = abilities(Paging::default());
+        let (narrow, wide) = (text(&abilities, Some(80)), text(&abilities, None));
+        assert!(narrow.lines().all(|line| line.len() <= 80), "{narrow}");
+        assert_eq!(words(&narrow), words(&wide));
+        // The negative control, and rows stay one line where there is no terminal.
+        assert!(wide.lines().any(|line| line.len() > 100), "{wide}");
+    }
+
+    #[test]
+    fn what_was_not_tried_is_not_said_to_be_missing() {
+        let row = |told| words(&text(&abilities(told), None)).join(" ");
+        let neither = row(Paging { la57: false, pke: false, ..Paging::default() });
+        assert!(neither.contains("five-level paging no not tried"), "{neither}");
+        assert!(neither.contains("protection keys no not tried"), "{neither}");
+        let both = row(Paging { la57: true, pke: true, ..Paging::default() });
+        assert!(both.contains("five-level paging no yes") && both.contains("protection keys no yes"), "{both}");
+    }
 }

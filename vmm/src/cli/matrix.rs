@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::output::Outputs;
+use super::output::{self, Outputs};
 use super::progress::{Watching, counted};
 use super::{Failure, Status, input};
 use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
@@ -114,7 +114,11 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let report =
         counted(arguments.watching, "combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
     let status = if report.is_clean() { Status::Clean } else { Status::Findings };
-    outputs.write(|| text::Text(&report).to_string(), &[&|| json::to_json(&report)], status)
+    outputs.write(
+        || text::Text::plain(&report).columns(output::columns()).to_string(),
+        &[&|| json::to_json(&report)],
+        status,
+    )
 }
 
 fn run_case(
@@ -128,7 +132,11 @@ fn run_case(
         illegal @ CaseError::Illegal(_) => Failure::Input(miette::miette!("{illegal}")),
     })?;
     let status = if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean };
-    outputs.write(|| text::SingleText(&single).to_string(), &[&|| json::single_to_json(&single)], status)
+    outputs.write(
+        || text::SingleText::plain(&single).columns(output::columns()).to_string(),
+        &[&|| json::single_to_json(&single)],
+        status,
+    )
 }
 
 fn sets() -> impl TypedValueParser<Value = Set> {

@@ -1,6 +1,7 @@
 //! The `efibed` command.
 //!
-//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. Exit status: 0
+//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. From 80 columns up
+//! text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay one line. Exit status: 0
 //! clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4 internal error.
 
 mod check;
@@ -39,6 +40,9 @@ const AFTER_HELP: &str = "\
 Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it,
 or something that was asked for was not done (verdict `incomplete`), 4 internal error.
 Where a scenario expects findings: 0 if just those were found, 1 if not.
+
+Text keeps to the terminal's width, from 80 columns up. In a file or a pipe prose
+takes up to 100 columns, and each row of a table stays on one line.
 
 Start with:
   efibed doctor                     what this machine's KVM can do

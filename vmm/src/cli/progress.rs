@@ -34,8 +34,7 @@ pub fn counted<T>(watching: Watching, things: &str, run: impl FnOnce(&(dyn Fn(u6
         // Writing to a string does not fail.
         let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
     };
-    let line = format!("  {{wide_bar}} {{human_pos}}/{{human_len}} {things}, {{rate}} a second, {{eta}} left");
-    if let Ok(style) = ProgressStyle::with_template(&line) {
+    if let Ok(style) = ProgressStyle::with_template(&counting(things)) {
         bar.set_style(style.with_key("rate", rate));
     }
     bar.reset();
@@ -82,7 +81,7 @@ impl Display {
         self.bar.set_length(all);
         if done == 0 {
             self.bar.disable_steady_tick();
-            restart(&self.bar, &format!("  {name} {{wide_bar}} {{pos}}/{{len}} {things}, {{eta}} left"));
+            restart(&self.bar, &moving(name, things));
         }
         self.bar.set_position(done);
     }
@@ -94,10 +93,22 @@ impl Display {
             return;
         }
         self.bar.set_message(message);
-        restart(&self.bar, "  {spinner} {msg}, {elapsed}");
+        restart(&self.bar, SPINNING);
         self.bar.enable_steady_tick(Duration::from_millis(100));
     }
 }
+
+// What the numbers leave of the line is the bar's.
+
+fn counting(things: &str) -> String {
+    format!("  {{wide_bar}} {{human_pos}}/{{human_len}} {things}, {{rate}} a second, {{eta}} left")
+}
+
+fn moving(name: &str, things: &str) -> String {
+    format!("  {name} {{wide_bar}} {{pos}}/{{len}} {things}, {{eta}} left")
+}
+
+const SPINNING: &str = "  {spinner} {msg}, {elapsed}";
 
 /// Another line in place of the last one, its clock at zero.
 fn restart(bar: &ProgressBar, template: &str) {
@@ -135,5 +146,89 @@ impl Lines {
             // A closed standard error stops nobody's run.
             let _ = writeln!(std::io::stderr(), "efibed: {}", words());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use indicatif::TermLike;
+
+    use super::*;
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Clone, Debug, Default)]
+    struct Terminal {
+        columns: u16,
+        lines: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            self.columns
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, line: &str) -> io::Result<()> {
+            self.write_str(line)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.lines.lock().unwrap().push(text.into());
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is drawn, on so many columns.
+    fn drawn(template: &str, message: &str, all: u64, columns: u16) -> Vec<String> {
+        let terminal = Terminal { columns, ..Terminal::default() };
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let bar = ProgressBar::with_draw_target(Some(all), target);
+        let rate = |_: &ProgressState, out: &mut dyn fmt::Write| _ = write!(out, "10,000,000");
+        bar.set_style(ProgressStyle::with_template(template).unwrap().with_key("rate", rate));
+        bar.set_message(message.to_owned());
+        bar.set_position(all);
+        bar.force_draw();
+        let lines = terminal.lines.lock().unwrap().clone();
+        lines.into_iter().filter(|line| !line.trim().is_empty()).collect()
+    }
+
+    /// The largest numbers there are: of combinations in the full set, of pages and tables of what is mapped at the most.
+    #[test]
+    fn bars_fit_80_columns() {
+        for (template, message, all) in [
+            (counting("combinations"), "", 99_999_999),
+            (moving("sweeping", "pages"), "", 1 << 40),
+            (moving("mapping", "tables"), "", 1 << 40),
+            (SPINNING.into(), &*in_words(Progress::Finishing), 1),
+            (SPINNING.into(), &*in_words(Progress::Walking), 1),
+        ] {
+            let lines = drawn(&template, message, all, 80);
+            assert!(!lines.is_empty() && lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+            assert!(lines.last().is_some_and(|line| template == SPINNING || line.contains('\u{2588}')), "{lines:#?}");
+        }
+        // The negative control: numbers that leave the bar no room.
+        let crowded = drawn(&counting("combinations"), "", u64::MAX, 80);
+        assert!(
+            crowded.last().is_some_and(|line| line.chars().count() > 80 || !line.contains('\u{2588}')),
+            "{crowded:#?}"
+        );
     }
 }

@@ -6,7 +6,7 @@ pub mod text;
 use std::time::Duration;
 
 use super::arena::Case;
-use super::deviations::DEVIATIONS;
+use super::deviations::{DEVIATIONS, STALE};
 use super::expected::Expected;
 use super::findings::Findings;
 use super::judge::Difference;
@@ -81,8 +81,10 @@ pub struct Found {
     pub rule: &'static str,
     /// Why.
     pub reason: &'static str,
-    /// How many combinations it explains.
+    /// How many combinations it explains; or how many trial accesses before them, with `is_of_trials`.
     pub count: u64,
+    /// Whether trial accesses show it, and no combination does.
+    pub is_of_trials: bool,
     /// One of them.
     pub example: Option<Mismatch>,
 }
@@ -106,6 +108,7 @@ impl MatrixReport {
             rule: DEVIATIONS[index].rule,
             reason: DEVIATIONS[index].reason,
             count: explained.count,
+            is_of_trials: index == STALE,
             example: explained.example,
         });
         Self {

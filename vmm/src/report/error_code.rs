@@ -1,5 +1,6 @@
 //! The page-fault error code in words (SDM 4.7, figure 4-12).
 
+use super::style::Paint;
 use crate::mmu::ErrorCode;
 
 /// What the CPU says happened, in one clause: `a supervisor read met a reserved bit`.
@@ -27,17 +28,23 @@ pub(super) fn summary(code: ErrorCode) -> String {
     format!("a {privilege} {access} {end}")
 }
 
-/// One line for each bit that matters: `P     1  something was mapped: ...`. The first five always, the others if set.
-pub(super) fn bit_lines(code: ErrorCode) -> Vec<String> {
+/// An entry for each bit that matters: `P     1  something was mapped: ...`. The first five always, the others if set.
+pub(super) fn bit_lines(code: ErrorCode, indent: usize, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut say = |name: &str, set: bool, meaning: &str| {
+        let label = format!("{:indent$}{name:<4}  {}  ", "", u8::from(set));
+        lines.extend(paint.labelled(&label, meaning, label.len()));
+    };
     for bit in &BITS {
         let set = code.contains(bit.flag);
         let meaning = if set { bit.set } else { bit.clear };
         if !meaning.is_empty() {
-            lines.push(format!("{:<4}  {}  {meaning}", bit.name, u8::from(set)));
+            say(bit.name, set, meaning);
         }
     }
-    lines.extend(unknown_bits(code).map(|bit| format!("{:<4}  1  bit {bit} has no meaning in the manuals", "?")));
+    for bit in unknown_bits(code) {
+        say("?", true, &format!("bit {bit} has no meaning in the manuals"));
+    }
     lines
 }
 
@@ -148,8 +155,8 @@ mod tests {
     #[test]
     fn any_code_has_lines() {
         for code in [0, 0x1f, u32::MAX, 0x8000_0000, 0x100] {
-            assert!(bit_lines(ErrorCode(code)).len() >= 5);
+            assert!(bit_lines(ErrorCode(code), 0, Paint::PLAIN).len() >= 5);
         }
-        assert!(bit_lines(ErrorCode(0x100)).iter().any(|line| line.contains("bit 8 has no meaning")));
+        assert!(bit_lines(ErrorCode(0x100), 0, Paint::PLAIN).iter().any(|line| line.contains("bit 8 has no meaning")));
     }
 }

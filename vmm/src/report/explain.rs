@@ -16,45 +16,49 @@ pub use entry::explain_entry;
 pub use printed::{Printed, read_error_code};
 
 use super::error_code;
-use super::style::{Paint, WIDTH, wrapped};
+use super::style::Paint;
 use crate::check::{Rule, Severity, memory_type};
 use crate::mmu::{ErrorCode, Fault, Outcome, Translation};
 
-/// A rule: its name, how bad it is, what it says, what causes it and what to look at.
-pub fn explain_rule(rule: Rule) -> String {
+/// A rule: its name, how bad it is, what it says, what causes it and what to look at. `columns` are the terminal's; None:
+/// the text is for a file or a pipe.
+pub fn explain_rule(rule: Rule, columns: Option<usize>) -> String {
+    let paint = Paint::PLAIN.on(columns);
     let severity = match rule.severity() {
         Severity::Error => "the mapping, or the memory map, is wrong",
         Severity::Doubt => "the witnesses do not agree, so the mapping may be right",
     };
-    let mut lines = vec![format!("{rule} ({}: {severity})", rule.severity().name()), String::new()];
-    lines.extend(wrapped(rule.summary(), WIDTH, 0));
+    let mut lines = paint.wrapped(&format!("{rule} ({}: {severity})", rule.severity().name()), 2);
     lines.push(String::new());
-    lines.extend(wrapped(rule.explanation(), WIDTH, 0));
+    lines.extend(paint.wrapped(rule.summary(), 0));
+    lines.push(String::new());
+    lines.extend(paint.wrapped(rule.explanation(), 0));
     joined(&lines)
 }
 
 /// Every rule with its sentence, one below the other.
-pub fn list_rules() -> String {
+pub fn list_rules(columns: Option<usize>) -> String {
+    let paint = Paint::PLAIN.on(columns);
     let width = Rule::ALL.iter().map(|rule| rule.name().len()).max().unwrap_or(0) + 2;
-    let lines: Vec<_> =
-        Rule::ALL.iter().flat_map(|rule| Paint::PLAIN.labelled(rule.name(), rule.summary(), width)).collect();
+    let lines: Vec<_> = Rule::ALL.iter().flat_map(|rule| paint.labelled(rule.name(), rule.summary(), width)).collect();
     joined(&lines)
 }
 
 /// The error code of a page fault, bit by bit (SDM vol. 3A, 4.7), and what to look at.
-pub fn explain_error_code(printed: &Printed) -> String {
+pub fn explain_error_code(printed: &Printed, columns: Option<usize>) -> String {
+    let paint = Paint::PLAIN.on(columns);
     let code = ErrorCode(printed.code);
-    let mut lines = vec![format!("#PF error code {code}: {}", error_code::summary(code))];
-    lines.extend(printed.note.iter().flat_map(|note| wrapped(note, WIDTH, 0)));
+    let mut lines = paint.wrapped(&format!("#PF error code {code}: {}", error_code::summary(code)), 2);
+    lines.extend(printed.note.iter().flat_map(|note| paint.wrapped(note, 0)));
     lines.push(String::new());
-    lines.extend(error_code::bit_lines(code).iter().map(|line| format!("  {line}")));
+    lines.extend(error_code::bit_lines(code, 2, paint));
     for odd in error_code::contradictions(code) {
         lines.push(String::new());
-        lines.extend(wrapped(odd, WIDTH, 0));
+        lines.extend(paint.wrapped(odd, 0));
     }
     lines.push(String::new());
-    lines.extend(wrapped(what_to_look_at(code), WIDTH, 0));
-    lines.extend(wrapped("The bits are defined in SDM vol. 3A, 4.7, figure 4-12.", WIDTH, 0));
+    lines.extend(paint.wrapped(what_to_look_at(code), 0));
+    lines.extend(paint.wrapped("The bits are defined in SDM vol. 3A, 4.7, figure 4-12.", 0));
     joined(&lines)
 }
 
@@ -137,7 +141,7 @@ mod tests {
     }
 
     fn code_explained(code: u32) -> String {
-        explain_error_code(&Printed { code, note: None })
+        explain_error_code(&Printed { code, note: None }, None)
     }
 
     #[test]
@@ -170,13 +174,15 @@ The bits are defined in SDM vol. 3A, 4.7, figure 4-12.
 
     #[test]
     fn every_rule_is_listed_and_explained_within_the_width() {
-        let list = list_rules();
-        for rule in Rule::ALL {
-            let text = explain_rule(*rule);
-            assert!(text.starts_with(&format!("{rule} (")), "{text}");
-            assert!(list.lines().any(|line| line.starts_with(&format!("{rule} "))), "{rule}");
-            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        for (columns, width) in [(None, 100), (Some(80), 80)] {
+            let list = list_rules(columns);
+            for rule in Rule::ALL {
+                let text = explain_rule(*rule, columns);
+                assert!(text.starts_with(&format!("{rule} (")), "{text}");
+                assert!(list.lines().any(|line| line.starts_with(&format!("{rule} "))), "{rule}");
+                assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+            }
+            assert!(list.lines().all(|line| line.chars().count() <= width), "{list}");
         }
-        assert!(list.lines().all(|line| line.chars().count() <= WIDTH), "{list}");
     }
 }

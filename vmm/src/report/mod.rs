@@ -9,8 +9,8 @@ pub mod junit;
 pub mod map;
 #[cfg(test)]
 mod samples;
-mod style;
-mod table;
+pub(crate) mod style;
+pub(crate) mod table;
 pub mod text;
 mod verdict;
 mod walk;

@@ -1,4 +1,7 @@
 //! How lines are made: colour, width, wrapping, and keeping other people's text from driving the terminal.
+//!
+//! From 80 columns up text keeps to the terminal's width, prose to 100 columns at the most. Where there is no terminal
+//! prose takes 100, and a row of a table stays one line. A word longer than a line is left whole.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -46,11 +49,12 @@ impl Paint {
 
     /// A label in a column of `column` characters, and a text beside it, wrapped.
     pub fn labelled(self, label: &str, text: &str, column: usize) -> Vec<String> {
-        let mut lines = wrapped(text, self.width().saturating_sub(column), 0);
-        for (index, line) in lines.iter_mut().enumerate() {
-            *line = format!("{:column$}{line}", if index == 0 { label } else { "" });
-        }
-        lines
+        beside(label, text, column, self.width())
+    }
+
+    /// The same of a text that is no prose: where there is no terminal it stays one line.
+    pub fn row(self, label: &str, text: &str, column: usize) -> Vec<String> {
+        beside(label, text, column, self.table_width())
     }
 
     /// What is wrong.
@@ -93,6 +97,15 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         }
     }
     shown.into()
+}
+
+/// A label in a column of `column` characters, and a text beside it, on lines of `width` at the most.
+pub(crate) fn beside(label: &str, text: &str, column: usize, width: usize) -> Vec<String> {
+    let mut lines = wrapped(text, width.saturating_sub(column), 0);
+    for (index, line) in lines.iter_mut().enumerate() {
+        *line = format!("{:column$}{line}", if index == 0 { label } else { "" });
+    }
+    lines
 }
 
 /// Words on lines of `width` at the most, each line but the first indented. A word longer than a line is left whole.

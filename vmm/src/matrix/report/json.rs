@@ -14,6 +14,7 @@ pub fn to_json(report: &MatrixReport) -> String {
             "rule": found.rule,
             "reason": found.reason,
             "count": found.count,
+            "counts_trials": found.is_of_trials,
             "example": found.example.as_ref().map(case),
         })
     });

@@ -7,7 +7,7 @@ use crate::check::{self, Accessed, Address, Alias, Due, Finding, Phase, Role, St
 use crate::memory_map::{PAGE_BYTES, Region, type_name};
 use crate::mmu::{Kind, Outcome, Privilege};
 use crate::report::map::{Fate, MapReport, Placed};
-use crate::report::style::{Paint, WIDTH, wrapped};
+use crate::report::style::Paint;
 use crate::report::{Report, walk};
 
 /// Where an address is asked about.
@@ -19,6 +19,14 @@ pub struct Ground<'a> {
     pub report: &'a Report,
     /// Whether the kernel runs phase `finish`.
     pub finishes: bool,
+    /// How many columns the terminal has; None: the text is for a file or a pipe.
+    pub columns: Option<usize>,
+}
+
+impl Ground<'_> {
+    fn paint(self) -> Paint {
+        Paint::PLAIN.on(self.columns)
+    }
 }
 
 /// What each phase makes of one virtual address. `phases` has it once for each phase that has tables of its own.
@@ -27,7 +35,7 @@ pub fn explain_address(phases: &[&Address], ground: Ground<'_>) -> String {
     let mut lines = title(&format!("VA {:#x}", first.virt), ground);
     for paragraph in whose(first, ground) {
         lines.push(String::new());
-        lines.extend(wrapped(&paragraph, WIDTH, 0));
+        lines.extend(ground.paint().wrapped(&paragraph, 0));
     }
     for address in phases {
         lines.push(String::new());
@@ -36,7 +44,7 @@ pub fn explain_address(phases: &[&Address], ground: Ground<'_>) -> String {
     }
     if phases.len() == 1 {
         lines.push(String::new());
-        lines.extend(wrapped(&no_finish(ground), WIDTH, 0));
+        lines.extend(ground.paint().wrapped(&no_finish(ground), 0));
     }
     joined(&lines)
 }
@@ -49,28 +57,28 @@ pub fn explain_physical(phys: u64, addresses: &[Address], ground: Ground<'_>) ->
     if descriptors.is_empty() {
         descriptors.push("No descriptor covers it.".into());
     }
-    lines.extend(descriptors.iter().flat_map(|text| wrapped(text, WIDTH, 2)));
+    lines.extend(descriptors.iter().flat_map(|text| ground.paint().wrapped(text, 2)));
     let mut all: Vec<u64> = addresses.iter().map(|address| address.virt).collect();
     all.sort_unstable();
     all.dedup();
     if all.is_empty() {
-        lines.extend(wrapped("No virtual address leads to it, and none must.", WIDTH, 0));
+        lines.extend(ground.paint().wrapped("No virtual address leads to it, and none must.", 0));
     }
     if all.len() >= check::MAX_ADDRESSES {
-        lines.extend(wrapped("More virtual addresses may lead to it than are listed here.", WIDTH, 0));
+        lines.extend(ground.paint().wrapped("More virtual addresses may lead to it than are listed here.", 0));
     }
     for virt in all {
         let phases: Vec<&Address> = addresses.iter().filter(|address| address.virt == virt).collect();
         lines.push(String::new());
-        lines.extend(wrapped(&format!("VA {virt:#x}, {}", role(phases[0], phys)), WIDTH, 2));
+        lines.extend(ground.paint().wrapped(&format!("VA {virt:#x}, {}", role(phases[0], phys)), 2));
         for address in &phases {
             let text = format!("{}; {}", verdict(address, ground), arrival(address));
-            lines.extend(Paint::PLAIN.labelled(&format!("  {}", address.phase.name()), &text, LABEL));
+            lines.extend(ground.paint().labelled(&format!("  {}", address.phase.name()), &text, LABEL));
         }
     }
     if addresses.iter().all(|address| address.phase == Phase::Map) {
         lines.push(String::new());
-        lines.extend(wrapped(&no_finish(ground), WIDTH, 0));
+        lines.extend(ground.paint().wrapped(&no_finish(ground), 0));
     }
     joined(&lines)
 }
@@ -88,7 +96,7 @@ fn title(what: &str, ground: Ground<'_>) -> Vec<String> {
          for another)",
         mapper.layout, mapper.leaf_rule
     );
-    wrapped(&text, WIDTH, 0)
+    ground.paint().wrapped(&text, 0)
 }
 
 /// A phase: its verdict, the walk, every access, and what the check finds there.
@@ -97,28 +105,28 @@ fn phase(address: &Address, walked_before: bool, ground: Ground<'_>) -> Vec<Stri
         Phase::Finish => ("finish", "after SetVirtualAddressMap"),
         _ => ("map", "before SetVirtualAddressMap"),
     };
-    let mut lines = wrapped(&format!("Phase `{name}`, {what}: {}", verdict(address, ground)), WIDTH, 2);
+    let mut lines = ground.paint().wrapped(&format!("Phase `{name}`, {what}: {}", verdict(address, ground)), 2);
     let steps = address.steps();
     match walked_before {
         true => lines.push("  The walk is that of phase `map`.".into()),
         false => {
-            let walk = walk::lines(&steps, &ground.report.cpu.told, Paint::PLAIN);
+            let walk = walk::lines(&steps, &ground.report.cpu.told, ground.paint());
             lines.extend(walk.iter().map(|line| format!("  {line}")));
         }
     }
     for accessed in &address.accesses {
         let text = format!("{}: {}", end(&accessed.walk.outcome), judged(accessed, address));
-        lines.extend(Paint::PLAIN.labelled(&format!("  {}", accessed.walk.access), &text, ACCESS));
+        lines.extend(ground.paint().labelled(&format!("  {}", accessed.walk.access), &text, ACCESS));
     }
     if let Some(to) = address.translation() {
-        lines.extend(Paint::PLAIN.labelled(
+        lines.extend(ground.paint().labelled(
             &format!("  the {}", to.leaf),
             &format!("grants: {}", granted(&to)),
             ACCESS,
         ));
     }
     for finding in findings(address, ground.report) {
-        lines.extend(Paint::PLAIN.labelled(&format!("  {}", finding.rule), &finding.message, ACCESS));
+        lines.extend(ground.paint().labelled(&format!("  {}", finding.rule), &finding.message, ACCESS));
     }
     lines
 }

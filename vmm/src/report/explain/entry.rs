@@ -3,29 +3,31 @@
 use super::joined;
 use crate::check::{WalkStep, memory_type};
 use crate::mmu::{Level, Paging, bits, reserved_reasons};
-use crate::report::style::{Paint, WIDTH, wrapped};
+use crate::report::style::Paint;
 use crate::report::walk;
 
-/// Every bit of an entry that sits at `level`, with what it means there; `paging` says which are reserved.
-pub fn explain_entry(level: Level, entry: u64, paging: &Paging) -> String {
+/// Every bit of an entry that sits at `level`, with what it means there; `paging` says which are reserved. `columns` are
+/// the terminal's.
+pub fn explain_entry(level: Level, entry: u64, paging: &Paging, columns: Option<usize>) -> String {
+    let paint = Paint::PLAIN.on(columns);
     let kind = Kind::of(level, entry);
     let guilty = reserved_reasons(level, entry, paging).fold(0, |all, (bits, _)| all | bits);
-    let mut lines = wrapped(&format!("{level} {entry:#018x} {}", effect(kind, entry, guilty)), WIDTH, 2);
+    let mut lines = paint.wrapped(&format!("{level} {entry:#018x} {}", effect(kind, entry, guilty)), 2);
     lines.push(String::new());
     if entry & bits::P == 0 {
-        lines.extend(wrapped("Bit 0 (P) is 0, so the CPU ignores all other bits, reserved ones too.", WIDTH, 0));
+        lines.extend(paint.wrapped("Bit 0 (P) is 0, so the CPU ignores all other bits, reserved ones too.", 0));
         return joined(&lines);
     }
     for field in fields(kind, entry, paging) {
-        lines.extend(row(&field, entry));
+        lines.extend(row(&field, entry, paint));
     }
     if guilty != 0 {
         lines.push(String::new());
         let step = WalkStep { level, entry_addr: 0, entry, reserved: guilty };
-        lines.extend(walk::marked(&step, paging, Paint::PLAIN));
+        lines.extend(walk::marked(&step, paging, paint));
     }
     lines.push(String::new());
-    lines.extend(wrapped(&source(kind, paging), WIDTH, 0));
+    lines.extend(paint.wrapped(&source(kind, paging), 0));
     joined(&lines)
 }
 
@@ -187,7 +189,7 @@ fn cache(kind: Kind, entry: u64) -> String {
     format!("with PCD and PWT: PAT index {index} ({} in the PAT at reset)", memory_type(index))
 }
 
-fn row(field: &Field, entry: u64) -> Vec<String> {
+fn row(field: &Field, entry: u64, paint: Paint) -> Vec<String> {
     let Field { high, low, name, meaning } = field;
     let value = entry >> low & u64::MAX >> (63 - (high - low));
     let place = if high == low { high.to_string() } else { format!("{high}:{low}") };
@@ -201,7 +203,7 @@ fn row(field: &Field, entry: u64) -> Vec<String> {
     };
     let mark = if *name == "reserved" && value != "0" && value != "0x0" { "SET: " } else { "" };
     let label = format!("  {place:<5}  {name:<8}  {value:<5}  ");
-    let mut lines = Paint::PLAIN.labelled(&label, &format!("{mark}{meaning}"), label.len());
+    let mut lines = paint.labelled(&label, &format!("{mark}{meaning}"), label.len());
     lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
     lines
 }
@@ -231,7 +233,7 @@ mod tests {
     use super::*;
 
     fn rows(level: Level, entry: u64, paging: &Paging) -> Vec<String> {
-        explain_entry(level, entry, paging)
+        explain_entry(level, entry, paging, None)
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect()
@@ -322,15 +324,18 @@ mod tests {
                     next = field.low;
                 }
                 assert_eq!(next, 0);
-                let text = explain_entry(level, entry, &paging);
-                assert!(text.lines().all(|line| line.chars().count() <= WIDTH && line.trim_end() == line), "{text}");
+                for (columns, width) in [(None, 100), (Some(80), 80)] {
+                    let text = explain_entry(level, entry, &paging, columns);
+                    let fits = |line: &str| line.chars().count() <= width && line.trim_end() == line;
+                    assert!(text.lines().all(fits), "{text}");
+                }
             }
         }
     }
 
     #[test]
     fn an_absent_entry_means_nothing() {
-        let text = explain_entry(Level::Pte, 0xdead_beef_0000_0000, &Paging::default());
+        let text = explain_entry(Level::Pte, 0xdead_beef_0000_0000, &Paging::default(), None);
         assert!(text.starts_with("PTE 0xdeadbeef00000000 is not present: it maps and references nothing.\n"), "{text}");
         assert_eq!(text.lines().count(), 3);
     }

@@ -44,7 +44,7 @@ fn a_map_with_all_that_is_odd() {
         "    - descriptors 1 (RuntimeServicesCode) and 2 (RuntimeServicesData) share 0x7e008000-0x7e00ffff",
         "    - descriptor 3 (MemoryMappedIO) ends at 0xfffffffffffff, above 64 GiB",
         "    - descriptor 4 (BootServicesData) has no pages, at 0x300",
-        "  mapped   3 descriptors, 196 KiB (49 pages); and 1:1",
+        "  mapped   3 descriptors, 196 KiB (49 pages); and 1:1, as far as the lower half reaches",
         "  leaves   49x4K, if large wherever both addresses are aligned",
     ] {
         assert!(shown.lines().any(|shown| shown == line), "no line {line}:\n{shown}");

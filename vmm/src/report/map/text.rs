@@ -70,6 +70,9 @@ const LABEL: usize = 11;
 /// Hexadecimal digits of an address, at the least: enough for what is below 4 GiB.
 const MIN_DIGITS: usize = 8;
 
+/// Where the lower half of the addresses of 4-level paging ends (SDM vol. 1, 3.3.7.1).
+const LOWER_HALF: u128 = 1 << 47;
+
 fn title(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let descriptors = counted(report.regions.len() as u64, "descriptor");
     let runtime = report.sum(Region::is_runtime).descriptors;
@@ -192,7 +195,9 @@ fn what_is_mapped(report: &MapReport<'_>, sum: Sum) -> String {
         text += &format!(", merged to {}", sum.descriptors - continuing);
     }
     if check::has_identity(report.layout) {
-        text += "; and 1:1";
+        let mapped = report.regions.iter().filter(|placed| placed.fate.virt().is_some());
+        let reaches = mapped.map(|placed| placed.region.end()).max().unwrap_or(0);
+        text += if reaches > LOWER_HALF { "; and 1:1, as far as the lower half reaches" } else { "; and 1:1" };
     }
     text
 }

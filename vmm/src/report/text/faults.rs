@@ -71,8 +71,8 @@ fn codes_explained(faults: &[&FaultDetail], paint: Paint) -> Vec<String> {
     let codes: BTreeSet<ErrorCode> = page_faults.map(|fault| fault.error_code).collect();
     let mut lines = Vec::new();
     for code in codes.iter().take(MAX_CODES) {
-        lines.push(format!("  {:#x} says: {}", code.0, error_code::summary(*code)));
-        lines.extend(error_code::bit_lines(*code).iter().map(|line| paint.dim(format!("    {line}"))));
+        lines.extend(paint.labelled("", &format!("{:#x} says: {}", code.0, error_code::summary(*code)), 2));
+        lines.extend(error_code::bit_lines(*code, 4, paint).iter().map(|line| paint.dim(line)));
         let odd = error_code::contradictions(*code);
         lines.extend(odd.iter().flat_map(|odd| paint.labelled("    !", odd, 6)));
     }

@@ -100,7 +100,9 @@ fn sentence(finding: &Finding, report: &Report) -> String {
             text = text.replacen(&format!("; {word} {what}"), "", 1);
         }
     }
-    if let Some(index) = finding.region.filter(|index| !mentions(&text, &format!("region {index}"))) {
+    let is_named =
+        |index: &usize| ["region", "descriptor"].iter().any(|word| mentions(&text, &format!("{word} {index}")));
+    if let Some(index) = finding.region.filter(|index| !is_named(index)) {
         text = format!("{}: {text}", region_name(index, report));
     }
     if let Some(virt) = finding.virt.filter(|virt| !mentions(&text, &format!("{virt:#x}"))) {
@@ -181,6 +183,11 @@ mod tests {
             sentence(&report.findings[0], &report),
             "region 1 (RuntimeServicesData at 0x7e107000): region 11 is in the way (512 pages from VA 0xffffffff00000000)"
         );
+        report.findings[0].virt = None;
+        for named in ["region 1 is in the way", "descriptor 1 (RuntimeServicesData) starts within a page"] {
+            report.findings[0].message = named.into();
+            assert_eq!(sentence(&report.findings[0], &report), named, "named once");
+        }
     }
 
     #[test]
