@@ -1,8 +1,12 @@
 //! The walker engine: the same mapping code, without a machine.
 
+use std::collections::BTreeSet;
+
 use efibed::check::{Rule, Witness};
+use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::Level;
 use efibed::report::Report;
+use efibed::report::map::{Fate, MapReport, Text};
 use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Moment, Pa, Progress, Scenario, Tamper};
 use efibed_tests::*;
 
@@ -25,6 +29,50 @@ fn it_says_that_no_mmu_was_asked() {
     assert_eq!(report.translate(0xffff_fffe_8080_0000), Some(Pa(0x80_0000)));
     assert_eq!(report.translate(0xffff_fffe_80ff_ffff), Some(Pa(0xff_ffff)));
     assert_eq!(report.translate(0xffff_fffe_8100_0000), None);
+}
+
+/// `show` goes by the closed form, the check by what the mapping code says.
+#[test]
+fn show_and_check_name_the_same_descriptors_without_room() {
+    let boot =
+        MemoryDescriptor { att: MemoryAttribute::WRITE_BACK, ..runtime(MemoryType::BOOT_SERVICES_DATA, 0, 0x10) };
+    let of = |regions: &[(u64, u64)]| {
+        let regions = regions.iter().map(|(phys, pages)| runtime(DATA, *phys, *pages));
+        MemoryMap::from_descriptors("made", [boot].into_iter().chain(regions).collect())
+    };
+    let gib = 1 << 18;
+    let made = [
+        // Ends at 64 GiB, and a page past it; two ends alike.
+        of(&[(0x10_0000_0000 - 0x1000, 1)]),
+        of(&[(0x10_0000_0000, 1)]),
+        of(&[(0x20_0000_0000, 2), (0x20_0000_1000, 1), (0x10_0000_0000, 1)]),
+        // 4 GiB above -4 GiB, and a page more; all of the lower addresses.
+        of(&[(1 << 32, 4 * gib - 0x10)]),
+        of(&[(1 << 32, 4 * gib - 0xf), (1 << 40, 1)]),
+        of(&[(1 << 32, 32 * gib), (1 << 40, 32 * gib), (1 << 41, 1)]),
+    ];
+    let maps = X86_MAPS.iter().chain(&TRUTH).chain(&[OVER_2G, OVER_64G, UBOOT_01, FREEBSD_LX2160A_01, PAST_MAXPHYADDR]);
+    let mut gave_up = 0;
+    for map in maps.map(|file| map(*file)).chain(made) {
+        for layout in [Layout::Window, Layout::PackedDown, Layout::PackedUp, Layout::Linux] {
+            let shown = MapReport::new(&map, layout, None);
+            let report = run(&Scenario::new(map.clone()).layout(layout));
+            let of_rule = report.findings.iter().filter(|finding| finding.rule == Rule::WindowOverflow);
+            let found: BTreeSet<_> = of_rule.clone().filter_map(|finding| finding.region).collect();
+            let name = format!("{} under {}", map.source(), layout.name());
+            let Some(index) = shown.gives_up_at else {
+                let without = shown.regions.iter().filter(|placed| placed.fate == Fate::NoAddress);
+                assert_eq!(without.map(|placed| placed.region.index).collect::<BTreeSet<_>>(), found, "{name}");
+                continue;
+            };
+            gave_up += 1;
+            assert_eq!(found, BTreeSet::from([index]), "{name}");
+            assert!(shown.regions.iter().all(|placed| placed.fate.virt().is_none()), "{name}");
+            let said = Text::plain(&shown).to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(of_rule.clone().any(|finding| said.contains(&finding.message)), "{name}: {said}");
+        }
+    }
+    assert!(gave_up >= 6, "{gave_up}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Nothing is shared with the mapping code, and nothing is done its way: where it counts downwards and rounds, here
 //! stands what the result must be.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
@@ -75,6 +76,47 @@ pub fn addresses(map: &MemoryMap, layout: Layout) -> HashMap<usize, Option<u64>>
                 (region.index, (given != 0 || region.phys == 0).then_some(given))
             })
             .collect(),
+    }
+}
+
+/// The descriptor at which a layout gives up, and then maps nothing at all; None: it goes on to the end.
+pub fn gives_up_at(map: &MemoryMap, layout: Layout) -> Option<usize> {
+    let mapped = || map.regions().filter(|region| maps(layout, region));
+    let bytes = |region: &Region| u128::from(region.pages) * u128::from(PAGE_BYTES);
+    let past = |room: u64| {
+        let mut used = 0;
+        let mut is_past = move |region: &Region| {
+            used += bytes(region);
+            used > u128::from(room)
+        };
+        mapped().find(|region| is_past(region)).map(|region| region.index)
+    };
+    match layout {
+        // The window starts at the highest end, and has no more than 64 GiB.
+        Layout::Window => {
+            let ends = mapped().map(|region| {
+                (u128::from(region.phys - region.phys % PAGE_BYTES) + bytes(&region), Reverse(region.index))
+            });
+            let (end, Reverse(index)) = ends.max()?;
+            (end > u128::from(BELOW_4G - BELOW_68G)).then_some(index)
+        }
+        // One below another from -4 GiB down to 0, or one above another up to 2^64; the window is not looked at.
+        Layout::PackedDown => past(BELOW_4G),
+        Layout::PackedUp => past(BELOW_4G.wrapping_neg()),
+        Layout::Linux | Layout::LinuxFixed => None,
+    }
+}
+
+/// Why a layout gives up at a descriptor, as a sentence.
+pub fn no_room(map: &MemoryMap, layout: Layout, index: usize) -> String {
+    let end = map.regions().nth(index).map_or(0, |region| region.end());
+    match layout {
+        Layout::Window => format!(
+            "region {index} ends at {end:#x}: {:.1} GiB, and all mapped regions with their distances must fit the 64 GiB \
+             from -68 GiB to -4 GiB",
+            end as f64 / GIB as f64
+        ),
+        _ => format!("no virtual addresses are left for region {index}"),
     }
 }
 

@@ -576,8 +576,10 @@ pub fn judge_map(map: &MemoryMap, told: &Paging, marks: &mut Marks) -> Vec<Strin
         let end = u128::from(region.phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
         if !region.wraps() && end > 1 << told.maxphyaddr {
             let message = format!(
-                "region {} ends at {end:#x}, past the {} bits of physical address that the CPU has",
-                region.index, told.maxphyaddr
+                "region {} ends at {:#x}, past the {} bits of physical address that the CPU has",
+                region.index,
+                end - 1,
+                told.maxphyaddr
             );
             marks.push_worded(Phase::Input, Rule::PastMaxphyaddr, Some(region.index), message);
         }

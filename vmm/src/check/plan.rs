@@ -197,7 +197,11 @@ impl Plan {
             for (index, alias) in expectation.aliases.iter().enumerate().filter(of_role) {
                 maker.alias(index, alias);
             }
-            maker.sample_unswept(if owed { "pages of large regions" } else { "pages of large regions at their physical addresses" });
+            maker.sample_unswept(if owed {
+                "pages of large regions"
+            } else {
+                "pages of large regions at their physical addresses"
+            });
             maker.room_to_sweep = ground.sweep_others;
         }
         maker.gone();

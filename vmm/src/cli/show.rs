@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::input::Input;
 use super::{Failure, Status, output};
-use crate::report::map::{MapReport, Text};
+use crate::report::map::{MapReport, Maxphyaddr, Text};
+use crate::{CpuidRequest, TestBed};
 
 /// The arguments of `show`.
 #[derive(Args)]
@@ -24,14 +25,24 @@ const ABOUT: &str = "\
 Show a memory map: regions, holes, overlaps, what is odd about it, and what would be mapped where
 
 Nothing is run: addresses are the layout's by its rule, and not what some mapping code does (`efibed check`). The \
-Memory Attributes Table is shown if the text has one. The status is 0 however odd the map is.";
+Memory Attributes Table is shown if the text has one. The CPU's physical-address width is that of this machine's \
+guests where there is a KVM, else an assumed one; `--cpu maxphyaddr=N` sets it. The status is 0 however odd the map is.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.input.scenario()?;
-    let report = MapReport::new(scenario.map(), scenario.mapper().layout, scenario.cpu_request().maxphyaddr);
+    let report = MapReport::new(scenario.map(), scenario.mapper().layout, maxphyaddr(scenario.cpu_request()));
     show(&report, arguments.json.as_deref())?;
     Ok(Status::Clean)
+}
+
+/// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
+fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
+    let of_machine = || TestBed::without_kvm().abilities(&asked).map(|abilities| abilities.told.maxphyaddr);
+    match asked.maxphyaddr {
+        Some(bits) => Maxphyaddr::Asked(bits),
+        None => of_machine().map_or(Maxphyaddr::Assumed, Maxphyaddr::Machine),
+    }
 }
 
 fn show(report: &MapReport<'_>, json: Option<&Path>) -> Result<(), Failure> {

@@ -109,7 +109,7 @@ pub fn mapper_gave_up(job: &Job<'_>, phase: Phase, error: MapError, report: &mut
         report.skipped.push(Skipped::not_done("the mapping", reason));
         judge_closed_form(job, &report.cpu.told, marks);
     } else {
-        mapper_error(phase, error, map, pool_pages(map, layout), marks);
+        mapper_error(phase, error, map, layout, marks);
     }
 }
 
@@ -137,22 +137,13 @@ pub fn report_on_no_mapping(job: &Job<'_>, error: MapError, report: &mut Report)
 }
 
 /// A mapper's error as a finding.
-fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, pool: u64, marks: &mut Marks) {
-    let region = |index: usize| map.regions().nth(index);
+fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, layout: Layout, marks: &mut Marks) {
     let (rule, index, message) = match error {
-        MapError::WindowOverflow { index } => {
-            let end = region(index).map_or(0, |r| r.phys.saturating_add(r.bytes().unwrap_or(u64::MAX)));
-            let message = format!(
-                "region {index} ends at {end:#x}: {:.1} GiB, and all mapped regions with their distances must fit the 64 \
-                 GiB from -68 GiB to -4 GiB",
-                end as f64 / (1u64 << 30) as f64
-            );
-            (Rule::WindowOverflow, Some(index), message)
-        }
-        MapError::AddressSpaceFull { index } => {
-            (Rule::WindowOverflow, Some(index), format!("no virtual addresses are left for region {index}"))
+        MapError::WindowOverflow { index } | MapError::AddressSpaceFull { index } => {
+            (Rule::WindowOverflow, Some(index), check::no_room(map, layout, index))
         }
         MapError::OutOfTablePages => {
+            let pool = pool_pages(map, layout);
             (Rule::MapperError, None, format!("the mapper used up the {pool} pages it was given for tables"))
         }
         MapError::TableOutOfReach { table } => {

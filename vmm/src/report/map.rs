@@ -35,8 +35,10 @@ pub struct MapReport<'a> {
     pub map: &'a MemoryMap,
     /// The layout that was asked.
     pub layout: Layout,
-    /// How many bits of physical address the CPU is to have; none asked for: [`USUAL_MAXPHYADDR`].
-    pub maxphyaddr: Option<u8>,
+    /// How many bits of physical address the CPU has.
+    pub maxphyaddr: Maxphyaddr,
+    /// The descriptor at which the layout gives up, and maps nothing at all.
+    pub gives_up_at: Option<usize>,
     /// Every descriptor's region, in list order.
     pub regions: Vec<Placed>,
     /// What lies between regions and is none's, by physical address.
@@ -45,6 +47,42 @@ pub struct MapReport<'a> {
     pub oddities: Vec<Odd>,
     /// For each entry of the Memory Attributes Table, why Linux does not take it, if it does not.
     pub refusals: Vec<Option<Refusal>>,
+}
+
+/// Bits of physical address, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maxphyaddr {
+    /// Somebody asked for so many.
+    Asked(u8),
+    /// A guest on this machine has so many.
+    Machine(u8),
+    /// Nothing is known: [`USUAL_MAXPHYADDR`].
+    Assumed,
+}
+
+impl Maxphyaddr {
+    /// How many.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::Asked(bits) | Self::Machine(bits) => bits,
+            Self::Assumed => USUAL_MAXPHYADDR,
+        }
+    }
+
+    /// Whose, by a name that stays the same.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Self::Asked(_) => "asked",
+            Self::Machine(_) => "machine",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+impl From<Option<u8>> for Maxphyaddr {
+    fn from(asked: Option<u8>) -> Self {
+        asked.map_or(Self::Assumed, Self::Asked)
+    }
 }
 
 /// A region, and what a layout does with it.
@@ -74,7 +112,7 @@ pub enum Fate {
     At(u64),
     /// It maps the region here, which is outside of the addresses that it may use.
     Outside(u64),
-    /// It finds no address: there is no more room, or the map bears none where the layout takes the map's.
+    /// It finds no address: there is no room, or the map bears none where the layout takes the map's.
     NoAddress,
     /// No page table can hold it: it has physical addresses of more than 52 bits, or wraps.
     Impossible,
@@ -168,14 +206,16 @@ pub struct Use {
 
 impl<'a> MapReport<'a> {
     /// Looks at a map, for a layout and a CPU.
-    pub fn new(map: &'a MemoryMap, layout: Layout, maxphyaddr: Option<u8>) -> Self {
+    pub fn new(map: &'a MemoryMap, layout: Layout, maxphyaddr: impl Into<Maxphyaddr>) -> Self {
+        let maxphyaddr = maxphyaddr.into();
         Self {
             map,
             layout,
             maxphyaddr,
+            gives_up_at: check::gives_up_at(map, layout),
             regions: placed(map, layout),
             holes: holes(map),
-            oddities: odd(map, maxphyaddr.unwrap_or(USUAL_MAXPHYADDR)),
+            oddities: odd(map, maxphyaddr.bits()),
             refusals: check::refusals(map),
         }
     }
@@ -288,7 +328,9 @@ fn placed(map: &MemoryMap, layout: Layout) -> Vec<Placed> {
     let addresses = check::addresses(map, layout);
     let window = check::window(layout);
     let merged = merged(map, layout);
+    let gives_up = check::gives_up_at(map, layout).is_some();
     let fate = |region: &Region| match addresses.get(&region.index) {
+        Some(_) if gives_up => Fate::NoAddress,
         Some(Some(virt)) => {
             let (first, last) = page_range(*virt, region);
             let is_inside = first <= last && window.contains(&first) && window.contains(&last);

@@ -8,7 +8,6 @@ use serde::{Serialize, Serializer};
 use super::{Fate, MapReport, Placed, Range, Sum};
 use crate::check;
 use crate::memory_map::{MemoryDescriptor, Region, type_name};
-use crate::mmu::USUAL_MAXPHYADDR;
 use crate::report::json::{Hex, LeavesObject, SCHEMA, pretty};
 
 /// The report as JSON, over many lines, with a newline at the end.
@@ -25,6 +24,7 @@ struct Document<'a> {
     partial: Option<&'a str>,
     layout: &'static str,
     maxphyaddr: u8,
+    maxphyaddr_from: &'static str,
     totals: TotalsObject,
     descriptors: Vec<DescriptorObject>,
     holes: Vec<RangeObject>,
@@ -135,7 +135,8 @@ fn document<'a>(report: &'a MapReport<'a>) -> Document<'a> {
         list: map.kind().name(),
         partial: map.partial(),
         layout: report.layout.name(),
-        maxphyaddr: report.maxphyaddr.unwrap_or(USUAL_MAXPHYADDR),
+        maxphyaddr: report.maxphyaddr.bits(),
+        maxphyaddr_from: report.maxphyaddr.source(),
         totals: TotalsObject {
             memory: report.sum(|region| super::is_memory(region.ty)).into(),
             runtime: report.sum(Region::is_runtime).into(),

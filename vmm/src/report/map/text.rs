@@ -8,7 +8,7 @@ use std::fmt;
 
 use efibed_guest::Layout;
 
-use super::{Fate, Given, MapReport, Odd, Sum, is_memory};
+use super::{Fate, Given, MapReport, Maxphyaddr, Odd, Sum, is_memory};
 use crate::check;
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
 use crate::mmu::USUAL_MAXPHYADDR;
@@ -82,7 +82,7 @@ fn title(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     };
     let verdict = match [kinds(true), kinds(false)].each_ref().map(String::as_str) {
         ["", ""] => paint.right("nothing is odd"),
-        ["", odd] => format!("nothing is wrong, odd is {odd}"),
+        ["", odd] => format!("nothing is wrong with the map itself, odd is {odd}"),
         [wrong, ""] => format!("{} is {wrong}", paint.wrong("wrong")),
         [wrong, odd] => format!("{} is {wrong}; odd is {odd}", paint.wrong("wrong")),
     };
@@ -121,8 +121,9 @@ fn list(report: &MapReport<'_>) -> String {
 
 fn cpu(report: &MapReport<'_>) -> String {
     match report.maxphyaddr {
-        Some(bits) => format!("MAXPHYADDR {bits}"),
-        None => format!("MAXPHYADDR {USUAL_MAXPHYADDR}, as none is asked for"),
+        Maxphyaddr::Asked(bits) => format!("MAXPHYADDR {bits}, as asked for"),
+        Maxphyaddr::Machine(bits) => format!("MAXPHYADDR {bits}, as guests of this machine have"),
+        Maxphyaddr::Assumed => format!("MAXPHYADDR {USUAL_MAXPHYADDR} is assumed, as no KVM was asked"),
     }
 }
 
@@ -178,6 +179,11 @@ fn mapped(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
         lines.extend(row("leaves", &leaves, paint));
     }
     lines.extend(given(report, paint));
+    if let Some(index) = report.gives_up_at {
+        let text = format!("{}; nothing is mapped", check::no_room(report.map, report.layout, index));
+        lines.extend(row("gives up", &text, paint).into_iter().map(|line| paint.wrong(line)));
+        return lines;
+    }
     lines.extend(without(report, "no room", "without an address", |fate| fate == Fate::NoAddress, paint));
     lines.extend(without(report, "outside", "outside of the window", |fate| matches!(fate, Fate::Outside(_)), paint));
     lines.extend(without(report, "cannot", "that no table can hold", |fate| fate == Fate::Impossible, paint));
