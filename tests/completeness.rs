@@ -129,7 +129,7 @@ fn complaint(scenario: &Scenario, report: &Report) -> Option<String> {
     asked.or_else(|| (!are_calls_accounted_for(report)).then(|| "calls of services".into()))
 }
 
-/// Where something else was found, what was not done stands below, for the headline is not a good one.
+/// Where something else was found, what was not done stands below, because the headline is not a good one.
 fn is_listed(report: &Report, name: &str) -> bool {
     report.not_done().any(|row| row.what.contains(name))
 }

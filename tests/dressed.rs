@@ -183,7 +183,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// As a mail program encodes a line (RFC 2045): `=` and the blank at the end, and lines of 76 characters at the most.
+/// As a mail program encodes a line (RFC 2045): `=` and the blank at the end, and lines of 76 characters at most.
 fn quoted_printable(line: &str) -> String {
     let encoded = line.trim_end().replace('=', "=3D");
     let (mut text, mut column) = (String::new(), 0);
@@ -255,7 +255,7 @@ fn rows_that_a_mail_program_wrapped_are_joined() {
     assert_eq!(notes(&x86, false), ["line 1, column 1: the row was wrapped; its lines are joined, and 2 more times"]);
 }
 
-/// A row in lines of so many characters at the most, as far as its blanks allow.
+/// A row in lines of so many characters at most, as far as its blanks allow.
 fn wrapped(row: &str, width: usize, quote: &str, rest: &str) -> String {
     let mut line = quote.to_owned() + row.trim_end();
     let mut text = String::new();
@@ -359,7 +359,7 @@ fn a_row_behind_unknown_text_is_named() {
 
 /// Damage of one or two characters anywhere, 500 times for each dress: no panic; and a row that is read is a right
 /// one, unless the damage is in its own characters and leaves it sound, as it would without a dress. Where all rows are
-/// whole, each is read, or it is told that one is not, but for a few.
+/// whole, each is read, or it is told that one is not, with a few exceptions.
 #[test]
 fn no_damage_is_misread() {
     let mut problems = Vec::new();
@@ -430,7 +430,7 @@ fn is_in(row: &str, text: &str) -> bool {
         .any(|row| text.contains(row))
 }
 
-/// Whether a row is one of a sample's but for its type, its attributes, or one end: what a wrong digit or a lost word makes
+/// Whether a row is one of a sample's except for its type, its attributes, or one end: what a wrong digit or a lost word makes
 /// of a row, dressed or bare, and nothing can tell.
 fn is_near(row: &(u32, u64, u64, u64), sample: &Sample) -> bool {
     let end = |row: &(u32, u64, u64, u64)| row.1.wrapping_add(row.2.wrapping_mul(4096));

@@ -21,7 +21,7 @@ const ALLOCATED_PER_BYTE: u64 = 4096;
 const HELD_PER_BYTE: u64 = 256;
 const FOR_ANY_INPUT: u64 = 256 << 10;
 
-/// What the parse of one thread has allocated in all, holds now, and held at the most.
+/// What the parse of one thread has allocated in all, holds now, and held at most.
 #[derive(Clone, Copy, Default)]
 struct Allocated {
     all: u64,

@@ -160,7 +160,7 @@ fn a_full_window_of_4k_leaves_is_walked_to_its_last_entry() {
 }
 
 #[test]
-fn whoever_waits_is_told_of_each_phase() {
+fn progress_is_told_of_each_phase() {
     let told = std::cell::RefCell::new(Vec::new());
     let scenario = scenario(OVMF_2013).engine(EngineName::Walker);
     bed().run_telling(&scenario, &|progress| told.borrow_mut().push(progress)).unwrap();

@@ -98,7 +98,7 @@ unsafe extern "C" {
     static efibed_stub_image_v3: [u8; IMAGE_BYTES];
 }
 
-// Unused bytes are int3: who falls off a stub is caught there and then.
+// Unused bytes are int3: falling off a stub is caught at once.
 global_asm!(
     ".pushsection .rodata.efibed_stub_image_v3, \"a\", @progbits",
     ".p2align 4",

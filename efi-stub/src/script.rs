@@ -1,10 +1,10 @@
 //! Scripts: what a stub does between its trap and its return.
 //!
-//! The host plays the services, but firmware must *run*: so the host lists what memory the service has to touch, in
-//! firmware's own data, and the stub touches it, through whatever tables are loaded. A service that runs at its virtual
-//! address thus depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
+//! The host plays the services, but firmware must *run*. So the host lists, in firmware's own data, what memory the service
+//! has to touch. The stub touches it through whatever tables are loaded. A service that runs at its virtual address
+//! therefore depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
 //!
-//! In RuntimeServicesData lie the stubs' [`State`], and behind it the script: an array of [`Step`]s, of which the last is
+//! RuntimeServicesData holds the stubs' [`State`], followed by the script: an array of [`Step`]s. The last one is
 //! [`Op::Return`] or [`Op::More`]. The stub compares the state's [`MAGIC`] with its own constant, so that both code and data
 //! are read, and counts, so that data is written.
 
@@ -73,6 +73,6 @@ impl Op {
 /// "EFISTEPS", little-endian: what the state holds, and the stubs' code.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFISTEPS");
 
-/// What a stub returns if firmware's data is not where it is said to be, so that there is no script: EFI_DEVICE_ERROR
+/// What a stub returns if firmware's data is not where it should be, so that there is no script: EFI_DEVICE_ERROR
 /// (UEFI 2.10, appendix D).
 pub const NO_SCRIPT: u64 = 1 << 63 | 7;

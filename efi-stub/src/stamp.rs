@@ -10,8 +10,8 @@
 //!     offset 4088   NUMBER
 //! ```
 //!
-//! Firmware leaves both ends alone; [`stamp_page`] fills them in. A page with no memory behind it is read by way of the
-//! host, which answers with the same number: either way a read says which physical address it reached.
+//! Firmware leaves both ends alone; [`stamp_page`] fills them in. A page with no memory behind it is read through the
+//! host, which answers with the same number. Either way a read says which physical address it reached.
 
 /// Bytes in a page (Intel SDM vol. 3A, 4.5: 4-KByte page; UEFI 2.10, 2.3.4).
 pub const PAGE_BYTES: usize = 4096;
@@ -22,7 +22,7 @@ pub const STAMP_HEAD_BYTES: usize = 16;
 /// Bytes at a page's end that are reserved for the word to be written and the stamp's number.
 pub const STAMP_TAIL_BYTES: usize = 16;
 
-/// Where in a page the word is that may be written.
+/// Where in a page the word that may be written is.
 pub const SCRATCH_OFFSET: usize = PAGE_BYTES - STAMP_TAIL_BYTES;
 
 /// Where in a page its number is.

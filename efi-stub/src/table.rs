@@ -1,4 +1,4 @@
-//! The tables a guest finds the services by (UEFI 2.10, chapter 4), with guest addresses as plain numbers.
+//! The tables through which a guest finds the services (UEFI 2.10, chapter 4), with guest addresses as plain numbers.
 
 /// EFI_TABLE_HEADER (UEFI 2.10, 4.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl SystemTable {
 
 /// EFI_RUNTIME_SERVICES (UEFI 2.10, 4.5.1): the address of each service.
 ///
-/// SetVirtualAddressMap makes all of them virtual but its own and ConvertPointer's.
+/// SetVirtualAddressMap makes all of them virtual except its own and ConvertPointer's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[allow(missing_docs, reason = "the services' own names")]

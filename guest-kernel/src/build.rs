@@ -1,8 +1,7 @@
 //! Builds a guest image, for build scripts: this crate as a build-dependency with the feature `build`.
 //!
-//! The sources are compiled by the very `rustc` that Cargo uses, for the target there is: on a stable toolchain without
-//! extra targets that is the host's, told to leave the red zone, position independence and SSE alone. If the toolchain
-//! has `x86_64-unknown-none`, that is used.
+//! The sources are compiled by the same `rustc` that Cargo uses. If the toolchain has the target `x86_64-unknown-none`,
+//! that is used. Otherwise it is the host's target, told not to use the red zone, position independence and SSE.
 
 use std::env;
 use std::ffi::OsString;
@@ -52,8 +51,8 @@ pub fn image_of(main: &Path, name: &str) -> Result<PathBuf, BuildError> {
     }
     println!("cargo::rerun-if-changed={}", main.display());
     let toolchain = Toolchain::from_environment()?;
-    // The compiler warns that it will one day refuse to turn SSE off. Then this will do, since nothing in the image uses
-    // floating point, and the image's own test says if it does not.
+    // The compiler warns that it will one day refuse to turn SSE off. Then this is enough, since nothing in the image uses
+    // floating point. The image's own test fails if it is not.
     let without_sse: &[&[&str]] = &[&["-Ctarget-feature=-sse2,-sse"], &["-Cno-vectorize-loops", "-Cno-vectorize-slp"]];
     let mut messages = String::new();
     for flags in without_sse {
@@ -124,7 +123,7 @@ impl Toolchain {
             "-Crelocation-model=static",
             // Without it a link in the top 2 GiB fails.
             "-Ccode-model=kernel",
-            // The handlers run on stacks of their own, but a fault must not find data below RSP all the same.
+            // The handlers run on stacks of their own, but even so a fault must not find data below RSP.
             "-Cno-redzone=yes",
             "-Cembed-bitcode=yes",
             "-Cforce-unwind-tables=no",

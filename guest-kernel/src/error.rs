@@ -30,7 +30,7 @@ pub enum MapError {
 }
 
 impl MapError {
-    /// How it goes through the mailbox.
+    /// How it is passed through the mailbox.
     pub fn to_status(self) -> (MapStatus, u64) {
         match self {
             Self::OutOfTablePages => (MapStatus::OutOfTablePages, 0),
@@ -41,7 +41,7 @@ impl MapError {
         }
     }
 
-    /// Back from the mailbox; None for a status that is no error of the mapper's.
+    /// Back from the mailbox; None for a status that is not an error of the mapper.
     pub fn from_status(status: u64, detail: u64) -> Option<Self> {
         let index = detail as usize;
         [

@@ -33,7 +33,7 @@ pub enum Layout {
     /// `efi_va = -4G - highest end of the mapped regions`; `VA = efi_va + PA`. VA and PA agree modulo the leaf size
     /// only where that highest end is itself aligned so.
     Window = 1,
-    /// In list order, one region right below another from -4 GiB down, no regard to the alignment of PA.
+    /// In list order, one region right below another from -4 GiB down, regardless of the alignment of PA.
     PackedDown = 2,
     /// In list order, one region right above another from -4 GiB up: 2 GiB of room below the kernel.
     PackedUp = 3,

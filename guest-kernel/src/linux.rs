@@ -128,7 +128,7 @@ fn is_boot_services(region: &MemoryDescriptor) -> bool {
 }
 
 /// `__map_region`: uncached unless the region can be written back, executable if it is code. What the memory map says
-/// of reading, writing and executing counts for nothing: that is what the Memory Attributes Table is for.
+/// about reading, writing and executing is ignored: that is what the Memory Attributes Table is for.
 fn region_flags(region: &MemoryDescriptor, cpu: CpuAbilities) -> u64 {
     let code = matches!(region.ty, memory_type::BOOT_SERVICES_CODE | memory_type::RUNTIME_SERVICES_CODE);
     let execute = if code || cpu.nx == 0 { 0 } else { NX };

@@ -97,7 +97,7 @@ impl<'a> MapContext<'a> {
         })
     }
 
-    /// Says which region is mapped next: whoever has to end a mapper that does not come to an end will ask.
+    /// Says which region is mapped next, so that a mapper that does not end can be reported with it.
     pub fn take_up(&mut self, region: &MemoryDescriptor) {
         let MemoryDescriptor { phys_start, page_count, .. } = *region;
         // SAFETY: a reference is fit for a write. The compiler sees no reader, so it must not leave the write out.
@@ -135,7 +135,7 @@ impl<'a> MapContext<'a> {
         }
     }
 
-    /// Turns the mapped regions round, the last one first.
+    /// Reverses the mapped regions.
     pub(crate) fn reverse_mapped(&mut self) {
         let count = self.virtual_map.count;
         for (low, high) in (0..count / 2).map(|low| (low, count - 1 - low)) {
@@ -152,7 +152,7 @@ impl<'a> MapContext<'a> {
         phys..phys + (count * stride) as u64
     }
 
-    /// A new address space that shares all of the kernel's but what lies in `arena`.
+    /// A new address space that shares all of the kernel's except what lies in `arena`.
     ///
     /// Tables that lie on the border (the EFI window and the top 2 GiB share PML4\[511\] *and* one PDPT) are copied as
     /// far as needed, so the mapper writes only to its own.
@@ -268,8 +268,8 @@ fn map_in_list_order(
     Ok(space)
 }
 
-/// Read and write for all, execute for code, and the first cache type of WB, WT, UC- that the region is capable of;
-/// UC- also where it names none of them, as Linux does.
+/// Read and write for all, execute for code, and the first cache type of WB, WT, UC- that the region can have;
+/// UC- if it names none of them, as in Linux.
 fn leaf_flags(descriptor: &MemoryDescriptor, cpu: CpuAbilities) -> u64 {
     let code = matches!(descriptor.ty, memory_type::BOOT_SERVICES_CODE | memory_type::RUNTIME_SERVICES_CODE);
     let execute = if code || cpu.nx == 0 { 0 } else { NX };

@@ -82,7 +82,7 @@ pub enum TrialKind {
     StackRead = 3,
     /// Writes through it.
     StackWrite = 4,
-    /// Loads FS with the first descriptor of the LDT, which lies at the address: the CPU reads it on its own account.
+    /// Loads FS with the first descriptor of the LDT, which lies at the address: the CPU itself reads it.
     Implicit = 5,
     /// A bare loop, to compare speed with: writes 0 to the three words that the first record points at with what comes
     /// after its first field. Nothing is recorded.
@@ -105,7 +105,7 @@ pub const TRIAL_ARRAY: usize = 4096;
 /// [`Trial::value`] and [`Trial::error_code`] before the trial.
 pub const TRIAL_NOT_RUN: u64 = u64::MAX;
 
-/// One access of [`Op::Try`] and what came of it, in as few words as there can be. Records are in memory as four arrays of
+/// One access of [`Op::Try`] and what came of it, in as few words as possible. Records are in memory as four arrays of
 /// [`TRIAL_ARRAY`] bytes, one after another, one for each field: an emulator takes its time for every instruction, and so
 /// it takes the fewest to go from one record to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub struct Command {
     pub result: u64,
 }
 
-/// [`Probe::status`]: the guest did not come to it.
+/// [`Probe::status`]: the guest did not reach it.
 pub const PROBE_NOT_RUN: u64 = 0;
 /// The access succeeded; [`Probe::value`] is what was read, or what the called routine returned.
 pub const PROBE_DONE: u64 = 1;
@@ -184,7 +184,7 @@ pub struct Fault {
     pub cr2: u64,
     /// The instruction that faulted.
     pub rip: u64,
-    /// What was to be accessed.
+    /// The address of the access.
     pub virt: u64,
 }
 
@@ -238,7 +238,7 @@ pub struct MapRequest {
     pub keep: [KeepRange; MAX_KEEP],
 }
 
-/// What the mapper is mapping, for whoever has to end it.
+/// What the mapper is mapping, for the report if it has to be ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct RegionAtHand {
@@ -370,11 +370,11 @@ pub struct Mailbox {
     /// Faults of sweeps.
     pub faults: [Fault; MAX_FAULTS],
     /// Not 0: the runtime service that the command of this number, counted from 1, called has been abandoned, after a fault
-    /// that [`Mailbox::crash`] tells of or by the host's hand. No more are called.
+    /// that [`Mailbox::crash`] describes or by the host. No more are called.
     pub services_abandoned: u64,
-    /// The one [`Op::Call`] that is not as calls of a runtime service must be: a kernel's mistake.
+    /// The one [`Op::Call`] that is not a correct call of a runtime service: a kernel's mistake.
     pub odd_call: OddCall,
-    /// What the mapper was at, if it did not come to an end.
+    /// What the mapper was mapping, if it did not end.
     pub region_at_hand: RegionAtHand,
 }
 

@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
         trial("protection_off_is_checked_as_such", Need::Kvm, protection_off_is_checked_as_such),
         trial("many_threads_share_a_bed", Need::Kvm, many_threads_share_a_bed),
         trial("runs_repeat_exactly", Need::Kvm, runs_repeat_exactly),
-        trial("whoever_waits_is_told_of_each_phase", Need::Kvm, whoever_waits_is_told_of_each_phase),
+        trial("progress_is_told_of_each_phase", Need::Kvm, progress_is_told_of_each_phase),
         trial("1g_leaves_are_used_and_verified", Need::GbPages, gigabyte_leaves_are_used_and_verified),
         trial("1g_leaves_by_va_alone_fault", Need::GbPages, gigabyte_leaves_by_va_alone_fault),
         trial("five_levels_give_the_same_verdicts", Need::La57, five_levels_give_the_same_verdicts),
@@ -294,7 +294,7 @@ fn describe(report: &Report) -> String {
     efibed::report::text::Text::plain(report).to_string()
 }
 
-fn whoever_waits_is_told_of_each_phase() {
+fn progress_is_told_of_each_phase() {
     let told = std::cell::RefCell::new(Vec::new());
     let scenario = scenario(OVMF_2013);
     let report = bed().run_telling(&scenario, &|progress| told.borrow_mut().push(progress)).unwrap();

@@ -89,7 +89,7 @@ fn too_many_tables_are_built_natively() {
     let (report, _) = told(&scenario(OVMF_2013).table_limit(8));
     assert_eq!(report.verdict(), RunVerdict::Incomplete);
     assert_eq!(not_done(&report), ["the mapping code in a guest"]);
-    // The guest's MMU is asked all the same, and services are called.
+    // The guest's MMU is still asked, and services are called.
     assert_eq!((report.probes.pages_verified, report.calls.len()), (4774, calls));
     assert!(report.regions.iter().all(|region| region.verdict == Verdict::Ok));
     // What is wrong is found in such tables too.

@@ -208,7 +208,7 @@ fn linux_addresses_with_1g_leaves() {
     assert!(wrong.findings.iter().any(|finding| finding.rule == Rule::WrongFrame));
 }
 
-/// Clean, but for what lies past the CPU's physical-address width. A sweep of large regions in full is for the command
+/// Clean, except for what lies past the CPU's physical-address width. A sweep of large regions in full is for the command
 /// line's tests, since it takes long on some machines.
 fn is_clean_under_linux(map: (&str, &str)) {
     let report = run(&scenario(map).layout(Layout::Linux).sweep_limit(0x400));

@@ -106,7 +106,7 @@ fn cannot_show(rule: Rule, report: &MatrixReport) -> Option<&'static str> {
     }
 }
 
-/// A fault that nobody handles, and an access that is made all the same, must not pass for one that was as expected.
+/// A fault that nobody handles, and an access that is made anyway, must not pass for one that was as expected.
 fn it_fails_without_handlers() {
     let matrix = Matrix { handlers: false, ..sample(Set::Access, 500, 5) };
     let error = matrix.run(bed(), &|_| ()).unwrap_err().to_string();

@@ -33,7 +33,7 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A 4K leaf of code, a 2M leaf of data, and no more, for there are hundreds of runs; addresses as in `ovmf-2013`.
+/// A 4K leaf of code, a 2M leaf of data, and no more, because there are hundreds of runs; addresses as in `ovmf-2013`.
 const SMALL: (&str, &str) = (
     "small",
     r#"
@@ -137,7 +137,7 @@ fn flip_each_bit(entry: &Entry, moment: Moment) {
     assert!(wrong.is_empty(), "{}:\n{}", entry.name, wrong.join("\n"));
 }
 
-/// After the walk, whoever notices must have asked the machine: its MMU, KVM, or a guest that died of it.
+/// After the walk, a witness that notices must have asked the machine: its MMU, KVM, or a guest that died of it.
 fn seen_by_the_mmu(report: &Report) -> bool {
     report.findings.iter().any(|finding| {
         let witness = |w: &Witness| matches!(w, Witness::Mmu | Witness::KvmTranslate);

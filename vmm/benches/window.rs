@@ -4,7 +4,7 @@
 //! - `guest`: built in the guest, beside its floor, a loop that stores as many consecutive PTEs and knows nothing of
 //!   tables. Machines differ in what an instruction costs: the ratio is what to look at. Where ring 0 is emulated this
 //!   takes minutes, so each number is one measurement, and criterion has no part in it; the four sizes are as good as
-//!   samples, for the time an entry takes must not grow with their number.
+//!   samples, because the time an entry takes must not grow with their number.
 //!
 //! `cargo bench --bench window -- walker` is for those in a hurry, `-- guest` for those who are not.
 
@@ -100,7 +100,7 @@ fn is_wanted(name: &str) -> bool {
     named && !arguments.any(|argument| ["--test", "--list"].contains(&argument.as_str()))
 }
 
-/// A guest's memory, new and untouched: whoever writes a page first pays for it.
+/// A guest's memory, new and untouched: the first write to a page pays for it.
 struct Bench<'a> {
     loaded: Loaded,
     told: &'a Paging,

@@ -76,16 +76,16 @@ pub struct Scenario {
 
 /// The seed of everything sampled, where none is given.
 const DEFAULT_SEED: u64 = 2013;
-/// How long a run may take, where nothing is said: no map is known that takes a tenth of it.
+/// How long a run may take by default: no known map takes a tenth of it.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
-/// How long any stretch of running in the guest may take, where nothing is said.
+/// How long any stretch of running in the guest may take by default.
 const DEFAULT_STRETCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// Pages of tables that are built in the guest, where nothing is said: enough for 1 TiB in 2 MiB leaves, or for 1 GiB in
-/// 4 KiB leaves at two addresses. Where ring 0 is emulated a page takes 2 to 3 ms in phase `map` and up to 5 in `finish`.
+/// Pages of tables that are built in the guest by default: enough for 1 TiB in 2 MiB leaves, or for 1 GiB in 4 KiB leaves
+/// at two addresses. Where ring 0 is emulated a page takes 2 to 3 ms in phase `map` and up to 5 in `finish`.
 const DEFAULT_TABLE_LIMIT: u64 = 1280;
-/// Pages that are swept in full, where nothing is said: 9 GiB, which take 6 seconds where ring 0 is emulated. Of the real
-/// maps known, the largest has 8.9 GiB to be mapped.
+/// Pages that are swept in full by default: 9 GiB, which take 6 seconds where ring 0 is emulated. The largest known real
+/// map has 8.9 GiB to map.
 const DEFAULT_SWEEP_LIMIT: u64 = 9 << 18;
 
 impl TestBed {
@@ -106,7 +106,7 @@ impl TestBed {
         self.run_telling(scenario, &|_| {})
     }
 
-    /// The same, telling `progress` now and then how far the run is.
+    /// The same, and tells `progress` now and then how far the run is.
     pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
         let map = scenario.map_as_told();
         let job = Job { map: &map, ..scenario.job(progress) };
@@ -127,7 +127,7 @@ impl TestBed {
         self.kexec_telling(scenario, second, &|_| {})
     }
 
-    /// The same, telling `progress` of each kernel as [`Self::run_telling`] does.
+    /// The same, and tells `progress` about each kernel as [`Self::run_telling`] does.
     pub fn kexec_telling(
         &self,
         scenario: &Scenario,
@@ -147,12 +147,12 @@ impl TestBed {
         Ok([before, after])
     }
 
-    /// What this machine's KVM does, found by trying it on a CPU asked for in this way.
+    /// What this machine's KVM does, found by trying it on such a CPU.
     pub fn abilities(&self, cpu: &CpuidRequest) -> Result<Abilities, EngineError> {
         self.kvm()?.abilities(cpu)
     }
 
-    /// A machine with a CPU asked for in this way, for whoever runs a guest of its own in it.
+    /// A machine with such a CPU, for a caller that runs its own guest in it.
     pub(crate) fn borrow_machine(&self, cpu: &CpuidRequest) -> Result<Machine, EngineError> {
         self.kvm()?.machine(cpu)
     }
@@ -223,7 +223,7 @@ impl Scenario {
         self
     }
 
-    /// What the CPU is to say it is. The mapper is offered only what the machine was also found to do.
+    /// What the CPU reports. The mapper is offered only what the machine was also found to do.
     #[must_use]
     pub fn cpu(mut self, cpu: CpuidRequest) -> Self {
         self.cpu = cpu;
@@ -244,8 +244,8 @@ impl Scenario {
         self
     }
 
-    /// How long the run may take, of both kernels in [`TestBed::kexec`]. What is not done by then is left out, and the run is
-    /// `incomplete`.
+    /// How long the run may take; in [`TestBed::kexec`], that of both kernels. What is not done by then is left out, and the
+    /// run is `incomplete`.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -259,16 +259,16 @@ impl Scenario {
         self
     }
 
-    /// How many pages of tables the mapping code builds in the guest at the most. What takes more runs natively, on the
-    /// guest's memory; the guest's MMU is asked about the tables all the same, and the run is `incomplete`.
+    /// How many pages of tables the mapping code builds in the guest at most. What takes more runs natively, on the guest's
+    /// memory. The guest's MMU is still asked about the tables, and the run is `incomplete`.
     #[must_use]
     pub fn table_limit(mut self, pages: u64) -> Self {
         self.table_limit = pages;
         self
     }
 
-    /// How many pages of the regions the guest sweeps at the most; of the rest it reaches a seeded sample and both ends of
-    /// every run of leaves.
+    /// How many pages of the regions the guest sweeps at most. Of the rest it reaches a seeded sample, and both ends of every
+    /// run of leaves.
     #[must_use]
     pub fn sweep_limit(mut self, pages: u64) -> Self {
         self.sweep_limit = pages;
@@ -344,13 +344,13 @@ impl Scenario {
         self.mapper
     }
 
-    /// What the CPU is to say it is.
+    /// What the CPU reports.
     pub(crate) fn cpu_request(&self) -> CpuidRequest {
         self.cpu
     }
 
     /// What each phase makes of virtual addresses, on tables that this scenario's mapping code builds natively, and the
-    /// report on them. A phase that changes no table is left out; without tables, for whatever the report says, all are.
+    /// report on them. A phase that changes no table is left out. Without tables (the report says why) all are.
     pub fn explain(&self, addresses: &[u64]) -> Result<(Report, Vec<Address>), EngineError> {
         let mut explained = Vec::new();
         let report = self.look(&mut |phase, tables| {

@@ -338,7 +338,7 @@ fn odd_maps_are_notes(engine: &str) {
 
     let map = one_region("0x7c000000", "0x10", "attribute = \"RUNTIME\"");
     let said = efibed_reading(["check", "-"].iter().chain(&arguments), map.as_bytes());
-    said.ends(CLEAN).says(&["odd, but not wrong", "none of the attributes that say how it may be cached"]);
+    said.ends(CLEAN).says(&["odd, but not wrong", "no attribute that says how it may be cached"]);
 }
 
 fn maps_are_shown() {
@@ -532,10 +532,7 @@ fn the_list_to_convert_is_chosen() {
     };
     let said = convert(&[]).ends(CLEAN);
     assert_eq!(list(&said), ("firmware".into(), 49));
-    said.has(
-        &said.err,
-        &["list 1 is taken; there are 2: 1 firmware's (49 descriptors), 2 Linux's own (30 descriptors)"],
-    );
+    said.has(&said.err, &["using list 1; there are 2: 1 firmware's (49 descriptors), 2 Linux's own (30 descriptors)"]);
     assert_eq!(list(&convert(&["--list", "2"]).ends(CLEAN).without_errors()), ("runtime".into(), 30));
     convert(&["--list", "3"]).ends(BAD_INPUT).complains(&["there is no list 3", "2 Linux's own"]);
     convert(&["--list", "0"]).ends(BAD_INPUT).complains(&["there is no list 0"]);
@@ -738,7 +735,7 @@ fn a_json_file_that_cannot_be_written_is_an_error() {
         said.complains(&["No such file or directory"]);
     }
     assert!(directory.names().is_empty());
-    // A run that comes to nothing leaves nothing.
+    // A run that fails leaves nothing.
     let file = directory.file("report.json");
     check(&ovmf_2013(), &["--cpu", "maxphyaddr=52,la57=on", "--json", &file]).ends(UNABLE);
     assert!(directory.names().is_empty());
@@ -771,7 +768,7 @@ fn junit_has_a_case_for_each_region() {
     let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--junit", "-"]).ends(CLEAN);
     assert!(said.out.starts_with("<?xml") && said.out.contains(r#"errors="0" failures="0""#), "{said}");
     let both = ["--engine", "walker", "--junit", "-", "--json", "-"];
-    check(&ovmf_2013(), &both).ends(BAD_INPUT).complains(&["for one of the results only"]);
+    check(&ovmf_2013(), &both).ends(BAD_INPUT).complains(&["only one of the results"]);
 }
 
 fn a_limit_that_is_none_is_a_usage_error() {

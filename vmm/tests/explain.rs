@@ -233,7 +233,7 @@ fn what_is_not_mapped_has_a_reason() {
         .says(&["descriptor 1, BootServicesData: layout `linux-fixed` maps RUNTIME only"]);
 }
 
-/// As the log of a machine had it, but for the second row: the first page of the image may not be executed, two may not
+/// As the log of a machine had it, except for the second row: the first page of the image may not be executed, two may not
 /// be written, the last may not be executed.
 const WITH_ATTRIBUTES: &str = "\
 efi: mem00: [Conventional|   |  |  |  |  |  |  |  |   |WB|WT|WC|UC] range=[0x0000000000100000-0x00000000793fffff] (1939MB)
@@ -265,7 +265,7 @@ fn the_memory_attributes_table_is_in_force_in_phase_finish() {
 
 /// Worked out by hand, from the last region down from -4 GiB, VA = PA modulo 2 MiB: 0x7ffe0000 of 0x20 pages at
 /// 0xfffffffefffe0000, 0x7fa65000 of 0x57b at 0xfffffffeffa65000; below it 0x4eb pages start at 0xfffffffeff57a000 at
-/// the most, and at 0x7dc5b000 modulo 2 MiB: 0xfffffffeff45b000.
+/// most, and at 0x7dc5b000 modulo 2 MiB: 0xfffffffeff45b000.
 #[test]
 fn a_physical_address_has_all_of_its_virtual_ones() {
     let map = ovmf_2013();

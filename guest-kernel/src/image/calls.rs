@@ -1,8 +1,8 @@
 //! Calls of runtime services, and what becomes of those that do not return.
 //!
-//! A fault in a service is recorded, the service abandoned, and none is called any more: as Linux does
-//! (arch/x86/platform/efi/quirks.c, efi_crash_gracefully_on_page_fault). So does the host with a service that never
-//! returns, by way of the same label.
+//! A fault in a service is recorded, the service is abandoned, and no other is called from then on, as in Linux
+//! (arch/x86/platform/efi/quirks.c, efi_crash_gracefully_on_page_fault). The host does the same with a service that never
+//! returns, through the same label.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -27,8 +27,8 @@ pub(super) fn call(command: usize, entry: u64, arguments: &[u64; 5]) -> u64 {
     }
     let (stack_bytes, rflags) =
         if odd.command == command as u64 + 1 { (odd.stack_bytes, odd.rflags) } else { (0, RFLAGS_FIXED) };
-    // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded. What is not
-    // firmware's to change is saved, and a fault comes back here.
+    // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded. What firmware may
+    // not change is saved, and a fault comes back here.
     unsafe { efibed_call(entry, arguments, stack_bytes, rflags) }
 }
 

@@ -1,9 +1,8 @@
 //! The exception handlers.
 //!
-//! A fault of a probe is recorded and resumed in a few instructions; any other ends the run, or the call of a runtime
-//! service in which it came, with a full account of it.
-//! Which it is follows from where it happened: at the one instruction of a loop that accesses, at an address just
-//! called from the fetch loop, or in ring 3, where nothing but probes runs.
+//! A fault of a probe is recorded and resumed in a few instructions. Any other fault ends the run, or the runtime service
+//! in which it came, with a full account of it. It is a probe's if it happened at the one instruction of a loop that
+//! accesses, at an address just called from the fetch loop, or in ring 3, where only probes run.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

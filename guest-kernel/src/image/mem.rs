@@ -1,4 +1,4 @@
-//! What the compiler expects of a C library, in the string instructions that cost least under an instruction emulator.
+//! What the compiler expects of a C library, with the string instructions that cost least under an instruction emulator.
 
 use core::arch::asm;
 

@@ -40,7 +40,7 @@ macro_rules! image {
     };
 }
 
-/// Carries out batches for ever.
+/// Carries out batches forever.
 pub fn serve<M: Mapper>(mapper_for: impl Fn(&MapRequest) -> Option<M>) -> ! {
     let mut session = None;
     loop {

@@ -1,4 +1,4 @@
-//! The loops that access memory, in as few instructions for each access as there can be.
+//! The loops that access memory, in as few instructions for each access as possible.
 //!
 //! Registers while a loop runs, which the fault handlers rely on: RSI the record, RDI the address, RBX where to resume,
 //! R12 the stack pointer there; in a sweep R8 the next fault record, R9 the end of the records, R10 their start. For

@@ -210,7 +210,7 @@ global_asm!(
     ".endm",
     "efibed_trial_fault 12",
     "efibed_trial_fault 13",
-    // Ring 3 leaves its loop by UD2. Elsewhere it is that something was executed which should not have been.
+    // Ring 3 leaves its loop by UD2. Elsewhere UD2 means that something was executed that should not have been.
     "efibed_trial_invalid_opcode:",
     "mov rax, [rsp]",
     "cmp rax, [efibed_user_done_at]",

@@ -1,6 +1,6 @@
 //! The scenario TOML: a memory map, and what to do with it.
 //!
-//! The types are the format's description, too: [`schema`] makes a JSON schema of them and of their documentation.
+//! The types also describe the format: [`schema`] makes a JSON schema from them and their documentation.
 
 #[cfg(feature = "cli")]
 mod schema;
@@ -91,7 +91,7 @@ struct Mapper {
     leaf_rule: LeafRule,
 }
 
-/// What the CPU is to be. What is not named is as the machine has it; `la57` and `pku` are off then.
+/// The guest's CPU. What is not named is as on the machine, but `la57` and `pku` are then off.
 #[derive(Default, Deserialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -126,17 +126,17 @@ impl From<Cpu> for CpuidRequest {
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Firmware {
-    /// Whether runtime services are called at all; they are if nothing is said.
+    /// Whether runtime services are called at all; the default is true.
     calls: Option<bool>,
     /// What firmware does that it must not: MISBEHAVIOUR, or MISBEHAVIOUR@SERVICE.
     #[serde(default, deserialize_with = "offences")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::offences"))]
     misbehaves: Vec<Offence>,
-    /// The DescriptorSize that firmware reports with its map; 48 if nothing is said.
+    /// The DescriptorSize that firmware reports with its map; the default is 48.
     #[serde(default, deserialize_with = "descriptor_size")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
     descriptor_size: Option<usize>,
-    /// The DescriptorVersion that firmware reports; 1 if nothing is said. It takes no other back.
+    /// The DescriptorVersion that firmware reports; the default is 1. SetVirtualAddressMap accepts no other.
     descriptor_version: Option<u32>,
 }
 
@@ -157,23 +157,23 @@ impl From<Firmware> for FirmwareOptions {
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Kernel {
-    /// Whether phase `finish` is run, in which boot services are dropped and permissions tightened; it is if nothing is
-    /// said. Linux leaves it out with efi=debug.
+    /// Whether phase `finish` is run, which drops boot services and tightens permissions; the default is true. Linux skips
+    /// it with efi=debug.
     finish: Option<bool>,
-    /// Whether GetTime's first argument ends a page that nothing is mapped after.
+    /// Whether GetTime's first argument ends at a page with nothing mapped after it.
     #[serde(default)]
     guard_page: bool,
-    /// What the kernel takes for the DescriptorSize, whatever firmware reports.
+    /// The DescriptorSize that the kernel uses, whatever firmware reports.
     #[serde(default, deserialize_with = "descriptor_size")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
     descriptor_size: Option<usize>,
-    /// What the kernel takes for the DescriptorVersion, whatever firmware reports.
+    /// The DescriptorVersion that the kernel uses, whatever firmware reports.
     descriptor_version: Option<u32>,
-    /// Bytes of the variable that it writes before the switch and reads after it; a line of text if nothing is said.
+    /// Bytes of the variable that it writes before the switch and reads after it; the default is a line of text.
     #[serde(default, deserialize_with = "variable_bytes")]
     #[cfg_attr(feature = "cli", schemars(range(min = 1, max = 65536)))]
     variable_bytes: Option<usize>,
-    /// The mistakes it makes in calling services.
+    /// The mistakes that it makes in calling services.
     #[serde(default, deserialize_with = "miscalls")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::miscalls"))]
     miscalls: Vec<Miscall>,
@@ -187,7 +187,7 @@ impl From<Kernel> for KernelOptions {
     }
 }
 
-/// What must be found: the exit status is 0 if just that is.
+/// What must be found: the exit status is 0 if exactly that is.
 #[derive(Deserialize)]
 #[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -220,7 +220,7 @@ fn miscalls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miscall>, 
 fn variable_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     match usize::deserialize(deserializer)? {
         bytes @ 1..=MAX_VARIABLE_BYTES => Ok(Some(bytes)),
-        bytes => Err(D::Error::custom(format!("{bytes} bytes of a variable; there may be 1 to {MAX_VARIABLE_BYTES}"))),
+        bytes => Err(D::Error::custom(format!("{bytes} bytes for a variable; expected 1 to {MAX_VARIABLE_BYTES}"))),
     }
 }
 
@@ -229,7 +229,7 @@ fn descriptor_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     let (first, last) = DESCRIPTOR_SIZES.into_inner();
     match DESCRIPTOR_SIZES.contains(&bytes) && bytes.is_multiple_of(8) {
         true => Ok(Some(bytes)),
-        false => Err(D::Error::custom(format!("{bytes} is no multiple of 8 from {first} to {last}"))),
+        false => Err(D::Error::custom(format!("{bytes} is not a multiple of 8 from {first} to {last}"))),
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
             ("[cpu]\navx = true\n", "x:2:", "avx"),
             ("[firmware]\nmisbehaves = [\"sulks\"]\n", "x:2:", "it knows reads-boot-services, "),
             ("[firmware]\nmisbehaves = [\"seam@Nobody\"]\n", "x:2:", "there are GetTime, "),
-            ("[firmware]\ndescriptor_size = 44\n", "x:2:", "no multiple of 8 from 40 to 4096"),
+            ("[firmware]\ndescriptor_size = 44\n", "x:2:", "not a multiple of 8 from 40 to 4096"),
             ("[kernel]\nmiscalls = [\"late\"]\n", "x:2:", "it knows physical-address, "),
             ("[kernel]\nfinishes = true\n", "x:2:", "expected one of `finish`"),
         ] {

@@ -36,7 +36,7 @@ pub enum Standing {
     Dropped(Alias),
     /// It is the kernel's own, and must translate as on the kernel's tables.
     Kernel,
-    /// It is nobody's, and must not translate.
+    /// It belongs to nothing, and must not translate.
     Nobody {
         /// Whether it lies in a range that the layout maps regions in.
         in_arena: bool,

@@ -153,7 +153,7 @@ fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<Refusal>
 /// For each entry, the first region in the list that it starts in.
 ///
 /// Both are swept by address. Of the regions begun, the first in the list is on top of the heap; one that has ended is
-/// dropped when it gets there, for no later entry starts in it.
+/// dropped when it gets there, because no later entry starts in it.
 fn holders(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize>> {
     let mut coming: Vec<usize> = (0..regions.len()).collect();
     coming.sort_by_key(|&index| Reverse(regions[index].phys));

@@ -265,7 +265,7 @@ impl Expectation {
         at(&self.gone, virt).map(|index| self.gone[index])
     }
 
-    /// Whose an address was before that went, and how far that holds, to `last` at the most.
+    /// Whose an address was before that went, and how far that holds, to `last` at most.
     pub fn gone_from(&self, virt: u64, last: u64) -> (Option<usize>, u64) {
         let alias = self.gone.get(self.gone.partition_point(|alias| alias.last() < virt));
         match alias {

@@ -282,7 +282,7 @@ rules! {
     CallBuffer, "call-buffer", Error, "A runtime service was given a buffer that is not mapped for it.",
         "It would have faulted in the middle of its work. Buffers must be mapped on the tables that are loaded during the \
          call, writable where firmware writes, and with both pages where one crosses a border.";
-    SwitchCall, "switch-call", Error, "SetVirtualAddressMap was called otherwise than the specification asks.",
+    SwitchCall, "switch-call", Error, "SetVirtualAddressMap was not called as the specification requires.",
         "Interrupts must be off, the VirtualMap aligned for descriptors, and DescriptorSize that of firmware's own map. (UEFI \
          2.10, 7.2.3 and 8.4.1)";
     CallStatus, "call-status", Error, "A runtime service did not answer as it should.",

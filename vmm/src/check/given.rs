@@ -27,7 +27,7 @@ impl Entry {
         self.virt.wrapping_add(region.phys - self.phys)
     }
 
-    /// Whether it reaches over the region, and has as many pages that are nobody's yet.
+    /// Whether it reaches over the region, and has as many pages that are still free.
     fn has_room_for(&self, region: &Region) -> bool {
         let end = u128::from(self.phys) + u128::from(self.pages) * u128::from(PAGE_BYTES);
         let free = self.pages.saturating_sub(self.claimed);

@@ -20,9 +20,9 @@ const NUMBER: u64 = NUMBER_OFFSET as u64;
 const SCRATCH: u64 = SCRATCH_OFFSET as u64;
 /// Addresses of the arena tried at random.
 const SAMPLE: usize = 64;
-/// Pages read one by one, at the most; each is an exit.
+/// Pages read one by one, at most; each is an exit.
 const MAX_READS: u64 = 4096;
-/// Pages swept that fault, at the most: each costs a fault and its record, 40 us where ring 0 is emulated.
+/// Pages swept that fault, at most: each costs a fault and its record, 40 us where ring 0 is emulated.
 const MAX_SWEPT_FAULTS: u64 = 1 << 15;
 /// Of all that is past what may be swept, pages swept at random.
 const SWEPT_SAMPLE: u64 = 1024;
@@ -170,7 +170,7 @@ pub struct Ground<'a> {
     pub kernel: &'a [RangeInclusive<u64>],
     /// Of the sample.
     pub seed: u64,
-    /// Pages swept at the most at the addresses that SetVirtualAddressMap is told, and at others; of the rest a sample.
+    /// Pages swept at most at the addresses that SetVirtualAddressMap is told, and at others; of the rest a sample.
     pub sweep_owed: u64,
     /// See `sweep_owed`.
     pub sweep_others: u64,

@@ -19,7 +19,7 @@ pub struct Arguments {
     #[command(flatten)]
     input: Input,
 
-    /// What executes and observes: a KVM guest, or, with no MMU asked, the software walk alone
+    /// What executes and observes: a KVM guest, or only the software walk, which asks no MMU
     #[arg(long, value_name = "kvm|walker", value_parser = engines(), default_value = "kvm")]
     engine: EngineName,
 
@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE|-")]
     junit: Option<PathBuf>,
 
-    /// Seed of what is sampled: addresses that must fault, pages KVM_TRANSLATE is asked about
+    /// Seed for samples: addresses that must fault, and pages that KVM_TRANSLATE is asked about
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 

@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// The format MAP is in, where its content does not tell
+    /// The format of MAP, if its content does not show it
     #[arg(long, value_name = "NAME", value_parser = formats())]
     format: Option<Format>,
 
@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
 
-    /// Skip rows that cannot be read, and say so
+    /// Skip rows that cannot be read, and report them
     #[arg(long)]
     lenient: bool,
 
@@ -53,19 +53,19 @@ pub struct Arguments {
 }
 
 const MAP_HELP: &str = "\
-Memory map in any known format, found by content: a boot log of Linux or Xen,
+Memory map in any known format, detected by content: a boot log of Linux or Xen,
 the UEFI shell's `memmap`, GRUB's `lsefimmap`, U-Boot's `efidebug memmap`, FreeBSD's
-`sysctl machdep.efi_map`, TOML, JSON, binary descriptors, ...; UTF-16 is fine.
-Of a scenario, its map is read. `-` is standard input, and a folder is read as
-/sys/firmware/efi/runtime-map.";
+`sysctl machdep.efi_map`, TOML, JSON, binary descriptors, ...; UTF-16 works too.
+From a scenario, only its map is read. `-` is standard input, and a folder is read
+as /sys/firmware/efi/runtime-map.";
 
 const TO_HELP: &str = "\
-What to write. Reading it back gives the same map: what a format has no place for is an error
+What to write. Reading it back gives the same map. What a format cannot hold is an error.
   toml    the format of this project: everything
   json    for programs: everything
   linux   the boot log of Linux on x86; no virtual addresses
   shell   the UEFI shell's `memmap`, with its totals; no virtual addresses, no Memory Attributes Table
-  grub    GRUB's `lsefimmap`; the same, and no SP, CPU_CRYPTO, ...: GRUB has no words for them
+  grub    GRUB's `lsefimmap`; the same limits, and no SP, CPU_CRYPTO, ...: GRUB has no words for them
   binary  an array of EFI_MEMORY_DESCRIPTOR; no Memory Attributes Table";
 
 const EXAMPLES: &str = "\
@@ -99,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     Ok(Status::Clean)
 }
 
-/// The list that is asked for.
+/// The list that the arguments ask for.
 fn map(arguments: &Arguments) -> Result<MemoryMap, Failure> {
     let Arguments { lenient, format, stride, .. } = *arguments;
     let options = ReadOptions { lenient, format, stride };
@@ -110,7 +110,7 @@ fn map(arguments: &Arguments) -> Result<MemoryMap, Failure> {
         None => firmware,
     };
     if arguments.list.is_none() && maps.len() > 1 {
-        eprintln!("efibed: list {} is taken; {}", index + 1, lists(&maps));
+        eprintln!("efibed: using list {}; {}", index + 1, lists(&maps));
     }
     Ok(maps.swap_remove(index))
 }

@@ -20,7 +20,7 @@ pub struct Arguments {
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
-    // All there may be; what KVM has not got it refuses, and that is an answer too.
+    // Ask for everything. KVM refuses what it lacks, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
     match &arguments.json {
@@ -55,11 +55,11 @@ fn text(abilities: &Abilities, columns: Option<usize>) -> String {
 /// Where the text begins that says what a trial showed.
 const SEEN: usize = 56;
 
-const ODD: &str = "ODD: not as the manual says for what the CPU was told. Where that is one of the abilities above, checks go \
-                   by what was tried, and reports say so (`cpu_checked` in JSON).";
+const ODD: &str = "ODD: not what the manual says for this CPU. If it is one of the abilities above, checks use the result of \
+                   the trial, and reports say so (`cpu_checked` in JSON).";
 
-/// Each ability, what KVM says of it, and what came of trying. What the guest's CPU is not told to have cannot always be
-/// tried.
+/// Each ability, what KVM says of it, and what trying it showed. An ability that the guest's CPU is not told to have cannot
+/// always be tried.
 fn table(abilities: &Abilities) -> Vec<String> {
     let Abilities { supported, checks, told, .. } = abilities;
     let has = |has| if has { "yes" } else { "no" }.to_owned();

@@ -40,7 +40,7 @@ pub struct Arguments {
     #[command(flatten)]
     options: Options,
 
-    /// Not of use here: it is an error with a word of its own.
+    /// No use here: it has its own error message.
     #[arg(long, value_name = "NAME", hide = true)]
     engine: Option<String>,
 }
@@ -70,8 +70,9 @@ Examples:
   efibed explain --entry pte 8000000000001163 --cpu maxphyaddr=39
 Numbers are hexadecimal, with 0x or without. MAP is what `efibed check` takes; `-` is
 standard input. The mapping code runs natively: no KVM is needed, and no service is
-called. An option that would change nothing is an error: of --firmware there remain
-descriptor-size and attributes-table, of --kernel finish and descriptor-size.";
+called. An option that would change nothing is an error: --firmware takes only
+descriptor-size and attributes-table here, and --kernel only finish and
+descriptor-size.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
@@ -237,7 +238,7 @@ fn map_report<'a>(scenario: &'a Scenario, report: &Report) -> MapReport<'a> {
     MapReport::new(scenario.map(), scenario.mapper().layout, Some(report.cpu.told.maxphyaddr))
 }
 
-/// What each phase makes of some addresses; without tables there is nothing to explain.
+/// Where some addresses lead in each phase; without tables there is nothing to explain.
 fn looked_up(virt: &[u64], scenario: &Scenario) -> Result<(Report, Vec<Address>), Failure> {
     let (report, addresses) = scenario.explain(virt)?;
     if report.virtual_map.is_empty() && addresses.is_empty() {

@@ -34,27 +34,27 @@ pub struct Input {
 
 /// What may be given as a map.
 const MAP_HELP: &str = "\
-Memory map, in any known format, which is found by content: a boot log with all else in it (Linux with `efi=debug`, \
-Xen, FreeBSD's verbose boot, Haiku's loader, EDK II's debug log), the tables of the UEFI shell's `memmap`, of GRUB's \
-`lsefimmap` and of U-Boot's `efidebug memmap`, what other loaders print, a listing of \
+Memory map in any known format, detected by content: a whole boot log (Linux with `efi=debug`, \
+Xen, FreeBSD's verbose boot, Haiku's loader, EDK II's debug log), the tables of the UEFI shell's `memmap`, GRUB's \
+`lsefimmap` and U-Boot's `efidebug memmap`, what other loaders print, a listing of \
 /sys/firmware/efi/runtime-map, an array of EFI_MEMORY_DESCRIPTOR, JSON or TOML. TOML may be a scenario, \
-which says how the map is to be mapped, too. A folder is read as /sys/firmware/efi/runtime-map, and `-` is standard \
+which also says how to map it. A folder is read as /sys/firmware/efi/runtime-map, and `-` is standard \
 input.";
 
 const READING: &str = "Reading the map";
 
-/// How a map is read, where its content does not tell or is not as it should be.
+/// How a map is read if its content does not show it, or is damaged.
 #[derive(Args)]
 pub struct ReadArguments {
-    /// Which list to take, from 1, of a text with several [default: the first whole one that firmware handed out]
+    /// Which list to use, from 1, if the text has several [default: the first complete one from firmware]
     #[arg(long, value_name = "N", help_heading = READING)]
     list: Option<NonZeroUsize>,
 
-    /// The only format to read; without it, whatever the content is [possible values: see --help]
+    /// Read only this format [default: detected by content; possible values: see --help]
     #[arg(long, value_name = "NAME", value_parser = formats(), hide_possible_values = true, help_heading = READING, long_help = format_help())]
     format: Option<Format>,
 
-    /// Skip rows that are damaged, and note it
+    /// Skip damaged rows, with a note for each
     #[arg(long, help_heading = READING)]
     lenient: bool,
 
@@ -63,7 +63,7 @@ pub struct ReadArguments {
     stride: Option<usize>,
 }
 
-/// How a map is to be mapped, where that is not as its scenario says.
+/// How to map a map, in place of what its scenario says.
 #[derive(Args)]
 pub struct Options {
     /// How regions get their virtual addresses [default: linux]
@@ -74,7 +74,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", value_parser = leaf_rules(), long_help = LEAF_RULE_HELP)]
     pub leaf_rule: Option<LeafRule>,
 
-    /// What the CPU is to be: maxphyaddr=N,1g=on|off,nx=on|off,la57=on|off,smep=..,smap=..,pku=..
+    /// The guest's CPU: maxphyaddr=N,1g=on|off,nx=on|off,la57=on|off,smep=..,smap=..,pku=..
     #[arg(long, value_name = "LIST", value_parser = cpu, long_help = CPU_HELP)]
     pub cpu: Option<CpuidRequest>,
 
@@ -92,9 +92,9 @@ How regions get their virtual addresses [default: linux]
   linux        as x86-64 Linux: merged, from the last region to the first, down from -4G, VA = PA modulo 2M; and 1:1
   linux-fixed  as Linux after kexec: RUNTIME regions at the VirtualStart of their descriptors, and 1:1
   window       efi_va = -4G - highest end of the mapped regions; VA = efi_va + PA
-  packed-down  in list order, one right below another from -4G, no regard to PA
-  packed-up    in list order, one right above another from -4G
-Mapped are RUNTIME and boot-services regions.";
+  packed-down  in list order, one right below another from -4G, regardless of PA
+  packed-up    in list order, one right above another from -4G, regardless of PA
+RUNTIME and boot-services regions are mapped.";
 
 const LEAF_RULE_HELP: &str = "\
 How the size of a leaf is chosen [default: co-aligned]
@@ -104,13 +104,13 @@ How the size of a leaf is chosen [default: co-aligned]
   4k              4 KiB leaves only";
 
 const CPU_HELP: &str = "\
-What the CPU is to be, as a list of NAME=VALUE
+The guest's CPU, as a list of NAME=VALUE
   maxphyaddr=N        bits of physical address, 32 to 52
   1g=on|off           1 GiB pages
-  nx, smep, smap      execute-disable, supervisor-mode execution and access prevention; on where there are any
+  nx, smep, smap      execute-disable, supervisor-mode execution and access prevention; on if the machine has them
   la57, pku           five-level paging, protection keys; off unless asked for
-What is asked for by name and not there ends with status 3. The mapper is offered only what CPUID says and what this
-machine was found to do (`efibed doctor`).";
+If the machine lacks something that is asked for by name, the status is 3. The mapper is offered only what CPUID
+reports and this machine was found to do (`efibed doctor`).";
 
 fn firmware_help() -> String {
     let width = Misbehaviour::ALL.iter().map(|each| each.name().len()).max().unwrap_or(0);
@@ -119,11 +119,11 @@ fn firmware_help() -> String {
         .map(|each| format!("  {:width$}  {} [{}]\n", each.name(), each.summary(), each.usual_service()))
         .collect();
     format!(
-        "How firmware behaves, as a list. It can do what it must not, in the service named with @SERVICE or the usual one:\n\
+        "How firmware behaves, as a list. It can misbehave, in the service named with @SERVICE or else the usual one:\n\
          {misbehaviours}SetVirtualAddressMap does it when it is called, any other service after the switch. And:\n  \
          calls=on|off          whether runtime services are called at all\n  \
-         descriptor-size=N     the DescriptorSize it reports: 48 if nothing is said; U-Boot has 40\n  \
-         descriptor-version=N  the DescriptorVersion it reports: 1 if nothing is said; it takes no other back"
+         descriptor-size=N     the DescriptorSize that it reports (default 48; U-Boot has 40)\n  \
+         descriptor-version=N  the DescriptorVersion that it reports (default 1; it accepts no other)"
     )
 }
 
@@ -135,11 +135,11 @@ fn kernel_help() -> String {
         "What the kernel around the mapping code does, as a list:\n  \
          finish=on|off         whether phase `finish` is run; with off boot services stay mapped, as with Linux's \
          efi=debug\n  \
-         guard-page=on|off     whether GetTime's first argument ends a page that nothing is mapped after\n  \
-         descriptor-size=N     what it takes for the DescriptorSize, whatever firmware reports\n  \
-         descriptor-version=N  what it takes for the DescriptorVersion, whatever firmware reports\n  \
+         guard-page=on|off     whether GetTime's first argument ends at a page with nothing mapped after it\n  \
+         descriptor-size=N     the DescriptorSize that it uses, whatever firmware reports\n  \
+         descriptor-version=N  the DescriptorVersion that it uses, whatever firmware reports\n  \
          variable-bytes=N      the size of the variable that it writes before the switch and reads after it\n\
-         And its mistakes in calling firmware, each of which must be found:\n{}",
+         And its mistakes in calling firmware. Each must be found:\n{}",
         mistakes.join("\n")
     )
 }
@@ -242,10 +242,10 @@ impl ReadArguments {
     /// The option that could change nothing about a map that was read from this format, and why.
     pub fn useless_for(&self, format: Option<Format>) -> Option<(&'static str, &'static str)> {
         if self.stride.is_some() && format != Some(Format::Binary) {
-            return Some(("--stride", "the map is text, which tells one descriptor from the next by itself"));
+            return Some(("--stride", "the map is text, and only binary descriptors have a size"));
         }
         let is_strict = self.lenient && format == Some(Format::Toml);
-        is_strict.then_some(("--lenient", "of TOML no row is skipped: it is read whole or not at all"))
+        is_strict.then_some(("--lenient", "no row of TOML is skipped: it is read whole or not at all"))
     }
 
     fn options(&self) -> ReadOptions {
@@ -256,7 +256,7 @@ impl ReadArguments {
         self.format.is_none_or(|format| format == Format::Toml)
     }
 
-    /// The list that is asked for, else the one that is meant.
+    /// The list that the options ask for, or else the best one.
     fn chosen(&self, path: &Path, mut lists: Vec<MemoryMap>) -> Result<MemoryMap, Failure> {
         let Some(number) = self.list.map(NonZeroUsize::get) else {
             return Ok(choose(lists));
@@ -268,7 +268,7 @@ impl ReadArguments {
             };
             let problem = miette::miette!(
                 help = "lists are counted from 1, in the order of the text",
-                "{} has {count} of descriptors, and no list {number}",
+                "{} has {count} of descriptors; there is no list {number}",
                 path.display()
             );
             return Err(Failure::Input(problem));
@@ -308,8 +308,8 @@ impl Options {
     }
 }
 
-/// What a file holds, and its name for errors; `-` is standard input. At most one byte more than is allowed, which
-/// tells that there is more.
+/// What a file holds, and its name for errors; `-` is standard input. Reads at most one byte more than is allowed, to
+/// see that there is more.
 pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
     if map != Path::new("-") {
         return Ok((map.display().to_string(), read_bytes(map).map_err(Failure::input)?));
@@ -350,8 +350,8 @@ fn formats() -> impl TypedValueParser<Value = Format> {
 fn format_help() -> String {
     let names = Format::ALL.map(Format::name).join(", ");
     format!(
-        "The only format to read, for a text whose format cannot be told by its content, or is mistaken: {names}. Rows \
-         of linux-memattr, linux-e820, edk2-memattr and edk2-hob go with any other."
+        "Read only this format, if the content does not show it or is mistaken for another: {names}. Rows of \
+         linux-memattr, linux-e820, edk2-memattr and edk2-hob are read with any format."
     )
 }
 

@@ -31,7 +31,7 @@ pub struct Arguments {
     #[command(flatten)]
     options: Options,
 
-    /// What executes and observes: a KVM guest, or, with no MMU asked, the software walk alone
+    /// What executes and observes: a KVM guest, or only the software walk, which asks no MMU
     #[arg(long, value_name = "kvm|walker", value_parser = engines(), default_value = "kvm")]
     engine: EngineName,
 
@@ -54,9 +54,9 @@ const ABOUT: &str = "\
 Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
 
 SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The first kernel maps
-FIRST and makes the call; the second maps SECOND, and makes none. With `--layout linux-fixed` (how Linux does it) the
-first one, whose layout is `linux`, hands its addresses over, as in setup_data. With any other layout the second one
-computes its own: a shorter map may shift them, which is the finding `kexec-moved`.";
+FIRST and makes the call; the second maps SECOND without a call. With `--layout linux-fixed`, as in Linux, the first one
+has layout `linux` and hands its addresses over, as in setup_data. With any other layout the second one computes its
+own. A shorter map may shift them, which is the finding `kexec-moved`.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {

@@ -1,4 +1,4 @@
-//! How much is asked, and for how long.
+//! How much is checked, and for how long.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use crate::Scenario;
 
 const LIMITS: &str = "Limits";
 
-/// Limits of a run, where they are not to be the usual ones.
+/// Limits of a run, in place of the usual ones.
 #[derive(Args)]
 pub struct Limits {
-    /// How long the whole run may take; what is not done by then is said, and the run is `incomplete` [default: 300]
+    /// How long the whole run may take; past that it is `incomplete` and says what is left [default: 300]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = LIMITS)]
     limit: Option<u64>,
 
-    /// Pages of tables built in the guest; what takes more is mapped natively, and the run is `incomplete` [default: 1280]
+    /// Pages of tables to build in the guest; larger maps are built natively, and the run is `incomplete` [default: 1280]
     #[arg(long, value_name = "PAGES", help_heading = LIMITS)]
     table_limit: Option<u64>,
 
-    /// Pages of regions reached one by one; of what is past them, a sample [default: 2359296, which are 9 GiB]
+    /// Pages of regions to reach one by one; the rest is sampled [default: 2359296, which is 9 GiB]
     #[arg(long, value_name = "PAGES", help_heading = LIMITS)]
     sweep_limit: Option<u64>,
 }

@@ -20,11 +20,11 @@ pub struct Arguments {
     #[arg(long, value_name = "access|full", value_parser = sets(), default_value = "access", long_help = SET_HELP)]
     set: Set,
 
-    /// Only the I-th of N equal shares: for several machines or jobs, and to go on where one stopped
+    /// Only the I-th of N equal shares: for several machines or jobs, or to continue where one stopped
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
 
-    /// At most so many combinations, as many of each part of the set
+    /// At most N combinations, the same number from each part of the set
     #[arg(long, value_name = "N")]
     sample: Option<u64>,
 
@@ -36,7 +36,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
-    /// Time bare loops of the same accesses too, before and after, and tell how near to them the matrix comes
+    /// Also time bare loops of the same accesses, before and after, and compare the matrix with them
     #[arg(long)]
     floor: bool,
 
@@ -44,7 +44,7 @@ pub struct Arguments {
     #[arg(long, value_name = "BITS", conflicts_with_all = ["set", "shard", "sample", "seed", "threads", "floor"])]
     case: Option<Combination>,
 
-    /// What the CPU is to say it is, for `--case`: maxphyaddr=N,1g=on|off,la57=on|off,pku=on|off
+    /// The guest's CPU, for `--case`: maxphyaddr=N,1g=on|off,la57=on|off,pku=on|off
     #[arg(long, value_name = "LIST", value_parser = input::cpu, requires = "case")]
     cpu: Option<CpuidRequest>,
 
@@ -57,14 +57,14 @@ pub struct Arguments {
 }
 
 const ABOUT: &str = "\
-Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
+Try every combination of paging's bits in a guest, and compare the results with the SDM
 
-Each combination has page tables of its own. The guest makes one access, and of that are checked: fault or not, the \
-error code, CR2, the physical page reached, and the A and D bits of every entry. Where this KVM is known to deviate from \
-the SDM, what is found is put down to that by name, and does not fail the run. What this machine cannot do is listed as \
+Each combination has page tables of its own. The guest makes one access. It is checked for: fault or not, the \
+error code, CR2, the physical page reached, and the A and D bits of every entry. A mismatch that comes from a known \
+deviation of this KVM is attributed to it by name, and does not fail the run. What this machine cannot do is listed as \
 skipped.
 
-Nothing but /dev/kvm is needed: run it on any host, nested or not, to learn whether its KVM can be trusted.";
+It needs only /dev/kvm: run it on any host, nested or not, to learn whether its KVM can be trusted.";
 
 const SET_HELP: &str = "\
 Which combinations: `access` is the enumeration of kvm-unit-tests' x86/access.c, of a PTE or PDE as leaf; `full` adds \
@@ -74,27 +74,27 @@ addresses, accesses that cross pages, and five-level paging";
 const EXAMPLES: &str = "\
 Examples:
   efibed matrix                                       what kvm-unit-tests' access test tries
-  efibed matrix --set full                            all there is
-  efibed matrix --set full --sample 100000 --seed 7   a part of it, evenly of everything
+  efibed matrix --set full                            everything
+  efibed matrix --set full --sample 100000 --seed 7   an even sample of everything
   efibed matrix --set full --shard 2/5                the second of five jobs
   efibed matrix --case \"pml4e.p pdpte.p pde.p pde.ps pde.b13 user\"
 
 The names of bits, for `--case`:
-  pde.b13, pte.w   an entry's: pml5e, pml4e, pdpte, pde or pte, and of it p, w, u, a, d, ps,
+  pde.b13, pte.w   a bit of an entry: pml5e, pml4e, pdpte, pde or pte, with p, w, u, a, d, ps,
                    g, pat, nx, or bN for bit N
   next.p           the same of the next page's PTE, if the access is `crossing`
   pkey             the leaf has protection key 1, which pkru.ad and pkru.wd deny
-  va.b47           bit 47 of the address is inverted; so to va.b63
+  va.b47           bit 47 of the address is inverted; likewise up to va.b63
   pml4.256         the address is in the first slot of the high half
-  unbacked         there need be no memory where the leaf leads
+  unbacked         the leaf may lead to an address without memory
   efer.nx, cr0.wp, cr4.smep, cr4.smap, cr4.pke, pkru.ad, pkru.wd, ac
   user             the access is made in ring 3, otherwise in ring 0
-  write, fetch     and is that, otherwise a read
-  crossing, stack  it is to two pages; it goes through SS
-  implicit         it is the processor's own, of a segment descriptor
-  twice            a read in ring 0 goes before it
+  write, fetch     the access is a write or a fetch, otherwise a read
+  crossing, stack  it crosses into a second page; it goes through SS
+  implicit         it is the processor's own, to a segment descriptor
+  twice            a read in ring 0 comes before it
 
-Exit status: 0 if all is as the SDM says but for known deviations, 1 if not.";
+Exit status: 0 if everything is as the SDM says, except for known deviations; 1 if not.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {

@@ -27,8 +27,8 @@ use crate::report::{Report, RunVerdict};
 
 /// A test bed for EFI runtime-services mapping code.
 ///
-/// A tiny KVM virtual machine gets a synthesized EFI memory map and a fake firmware, runs mapping code, loads the page
-/// tables it built, and its MMU is asked about every page.
+/// A tiny KVM virtual machine gets a synthesized EFI memory map and a fake firmware. It runs mapping code, loads the page
+/// tables that the code built, and asks its MMU about every page.
 #[derive(Parser)]
 #[command(name = "efibed", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
@@ -39,7 +39,7 @@ struct Arguments {
 const AFTER_HELP: &str = "\
 Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it,
 or something that was asked for was not done (verdict `incomplete`), 4 internal error.
-Where a scenario expects findings: 0 if just those were found, 1 if not.
+If a scenario expects findings: 0 if exactly those were found, 1 if not.
 
 Text keeps to the terminal's width, from 80 columns up. In a file or a pipe prose
 takes up to 100 columns, and each row of a table stays on one line.
@@ -47,7 +47,7 @@ takes up to 100 columns, and each row of a table stays on one line.
 Start with:
   efibed doctor                     what this machine's KVM can do
   efibed check MAP                  MAP: a boot log, `memmap` of the UEFI shell, TOML, ...
-  efibed show MAP                   what is in it, what is odd, and what would be mapped where; needs no KVM
+  efibed show MAP                   its regions, what is odd, and what would be mapped where; needs no KVM
   efibed kexec FIRST SECOND         whether a second kernel finds firmware where the first one put it
   efibed convert MAP --to toml      a map to edit
   efibed explain reserved-bit       what a finding means";
@@ -64,9 +64,9 @@ enum Command {
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
     Explain(explain::Arguments),
-    /// Try every combination of paging's bits in a guest, and hold what comes of it against the SDM
+    /// Try every combination of paging's bits in a guest, and compare the results with the SDM
     Matrix(matrix::Arguments),
-    /// Print the JSON schema of scenario files: a map, and how it is to be mapped, by what firmware, to which end
+    /// Print the JSON schema of scenario files: a map, how to map it, with what firmware, and what must be found
     Schema,
     /// Find out, by trying, what this machine's KVM does
     Doctor(doctor::Arguments),
@@ -84,7 +84,7 @@ enum Status {
 }
 
 impl Status {
-    /// What a run comes to. What was asked for and not done is as what the machine cannot do.
+    /// The status of a run. Something that was asked for and not done has the status of what the machine cannot do.
     fn of(report: &Report) -> Self {
         match report.verdict() {
             RunVerdict::Incomplete => Self::Unable,
@@ -130,7 +130,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ended.unwrap_or_else(|failure| failure.tell()).into()
 }
 
-/// Why a command came to nothing.
+/// Why a command failed.
 enum Failure {
     /// The input, with the place that is wrong.
     Input(miette::Report),
@@ -156,7 +156,7 @@ impl Failure {
                 eprintln!("efibed: {error}");
                 if let EngineError::Open(open) = &error {
                     eprintln!("  {}", open.help());
-                    eprintln!("  (`--engine walker` needs no KVM: it walks the tables, and asks no MMU)");
+                    eprintln!("  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)");
                 }
                 status_of(&error)
             }

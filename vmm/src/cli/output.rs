@@ -11,7 +11,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     print_bytes(text.as_bytes())
 }
 
-/// The same, of bytes that may be no text.
+/// The same for bytes that may not be text.
 pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -22,12 +22,12 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Whether standard output takes colour: a terminal, and nobody objects (<https://no-color.org>).
+/// Whether standard output takes colour: it is a terminal, and NO_COLOR is not set (<https://no-color.org>).
 pub fn takes_colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// How many columns the terminal has that standard output is; None: it is none.
+/// How many columns the terminal has; None if standard output is not a terminal.
 pub fn columns() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
     Some(width.0.into())
@@ -38,23 +38,23 @@ pub fn write_file(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Failure
     Output::open(path)?.write(contents.as_ref()).map_err(Failure::Output)
 }
 
-/// The places for a run's results besides the text. They are opened before the run: what cannot be written costs none.
+/// The places for a run's results besides the text. They are opened before the run, so a bad path costs no run.
 pub struct Outputs(Vec<Output>);
 
 impl Outputs {
-    /// Opens those that were asked for; `-` is standard output, in place of the text, and for one of them only.
+    /// Opens those that were asked for. `-` is standard output, in place of the text; only one result may use it.
     pub fn open<const N: usize>(paths: [Option<&Path>; N]) -> Result<Self, Failure> {
         let outputs: Result<Vec<_>, _> =
             paths.into_iter().map(|path| path.map_or(Ok(Output::Nowhere), Output::open)).collect();
         let outputs = outputs?;
         match outputs.iter().filter(|output| output.is_standard()).count() {
             0 | 1 => Ok(Self(outputs)),
-            _ => Err(Failure::Output("standard output (`-`) can be given for one of the results only".into())),
+            _ => Err(Failure::Output("only one of the results can go to standard output (`-`)".into())),
         }
     }
 
-    /// Writes each result to its place, and the text to standard output unless a result goes there. Where a place fails
-    /// now, its result goes to standard output too, so that no run is lost, and the status says so.
+    /// Writes each result to its place, and the text to standard output unless a result goes there. If a place fails
+    /// now, its result goes to standard output too, so that no run is lost. The status says so.
     pub fn write(
         self,
         text: impl FnOnce() -> String,
@@ -86,7 +86,7 @@ enum Output {
     /// It was not asked for.
     Nowhere,
     Standard,
-    /// What cannot be replaced, such as a pipe.
+    /// Something that cannot be replaced, such as a pipe.
     InPlace {
         path: PathBuf,
         file: File,
@@ -112,7 +112,7 @@ impl Output {
             let file = File::options().write(true).open(path).map_err(failed)?;
             return Ok(Self::InPlace { path: path.into(), file });
         }
-        // A file that may not be written to is not to be replaced either.
+        // A file without write permission must not be replaced either.
         if let Err(error) = File::options().write(true).open(path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -153,7 +153,7 @@ impl Replacing {
 }
 
 impl Drop for Replacing {
-    /// Of a run that came to nothing, or once it has its name and there is none of this any more.
+    /// Removes the file of a run that failed. After a rename there is nothing left to remove.
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.temporary);
     }

@@ -1,4 +1,4 @@
-//! How far a run is, for whoever waits for it: a bar on a terminal, elsewhere a line now and then.
+//! How far a run is, for those who wait for it: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt;
 use std::io::{IsTerminal, Write as _};
@@ -48,7 +48,7 @@ pub fn counted<T>(watching: Watching, things: &str, run: impl FnOnce(&(dyn Fn(u6
 }
 
 struct Display {
-    /// Hidden where standard error is no terminal, or nothing is to be shown.
+    /// Hidden if standard error is not a terminal, or nothing should be shown.
     bar: ProgressBar,
     lines: Lines,
 }
@@ -86,7 +86,7 @@ impl Display {
         self.bar.set_position(done);
     }
 
-    /// A spinner that counts the seconds, where nothing more is known. A thread turns it, for this one is busy, or in the
+    /// A spinner that counts the seconds when nothing more is known. A thread turns it, because this one is busy or in the
     /// guest.
     fn spin(&self, message: String) {
         if self.bar.message() == message {
@@ -98,7 +98,7 @@ impl Display {
     }
 }
 
-// What the numbers leave of the line is the bar's.
+// The bar gets what the numbers leave of the line.
 
 fn counting(things: &str) -> String {
     format!("  {{wide_bar}} {{human_pos}}/{{human_len}} {things}, {{rate}} a second, {{eta}} left")
@@ -130,11 +130,11 @@ fn in_words(progress: Progress) -> String {
 
 /// Lines on standard error, some seconds apart.
 struct Lines {
-    /// When the last one was, or the run began; None: there are to be none.
+    /// When the last one was, or when the run began; None: no lines are wanted.
     last: Option<Mutex<Instant>>,
 }
 
-/// Seldom enough for a log, and often enough to see that something moves.
+/// Rare enough for a log, and often enough to see that something moves.
 const BETWEEN_LINES: Duration = Duration::from_secs(3);
 
 impl Lines {
@@ -143,7 +143,7 @@ impl Lines {
         let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if last.elapsed() >= BETWEEN_LINES {
             *last = Instant::now();
-            // A closed standard error stops nobody's run.
+            // A closed standard error stops no run.
             let _ = writeln!(std::io::stderr(), "efibed: {}", words());
         }
     }
@@ -210,7 +210,7 @@ mod tests {
         lines.into_iter().filter(|line| !line.trim().is_empty()).collect()
     }
 
-    /// The largest numbers there are: of combinations in the full set, of pages and tables of what is mapped at the most.
+    /// The largest numbers there are: of combinations in the full set, of pages and tables of what is mapped at most.
     #[test]
     fn bars_fit_80_columns() {
         for (template, message, all) in [

@@ -24,9 +24,9 @@ pub struct Arguments {
 const ABOUT: &str = "\
 Show a memory map: regions, holes, overlaps, what is odd about it, and what would be mapped where
 
-Nothing is run: addresses are the layout's by its rule, and not what some mapping code does (`efibed check`). The \
+Nothing is run: addresses follow from the layout's rule; `efibed check` tests what mapping code really does. The \
 Memory Attributes Table is shown if the text has one. The CPU's physical-address width is that of this machine's \
-guests where there is a KVM, else an assumed one; `--cpu maxphyaddr=N` sets it. The status is 0 however odd the map is.";
+guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it. The status is 0 however odd the map is.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {

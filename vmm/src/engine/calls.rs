@@ -162,7 +162,7 @@ impl Calls {
         self.expect([(attributes, attribute_bytes), (size, size_bytes), (buffer, data.to_vec())]);
     }
 
-    /// The rest but for what switches and resets.
+    /// The rest, except for what switches and resets.
     fn others(&mut self, high_count: u32) {
         let (size, name, vendor) = (self.place(&64u64.to_le_bytes()), self.place(&[0; 64]), self.place(&[0; 16]));
         self.add(Service::GetNextVariableName, [size, name, vendor, 0, 0]);

@@ -19,7 +19,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
 use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
 use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
 
-/// Pages for tables that a mapper is given at the most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
+/// Pages for tables that a mapper is given at most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
 /// where it is mapped 1:1 too. That is 320 MiB; and a walk of as many tables takes a second.
 const MAX_POOL_PAGES: u64 = 81_920;
 
@@ -34,7 +34,7 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
         wp: true,
         smep: on(seen.smep, asked.smep),
         smap: on(seen.smap, asked.smap),
-        // Whether or not CPUID has it: some KVMs take CR4.PKE all the same.
+        // Whether or not CPUID has it: some KVMs accept CR4.PKE anyway.
         pke: asked.pku == Some(true),
         pkru: 0,
         vendor: match seen.vendor {
@@ -113,7 +113,7 @@ pub fn mapper_gave_up(job: &Job<'_>, phase: Phase, error: MapError, report: &mut
     }
 }
 
-/// What is wrong with the addresses that the layout gives, whoever maps them.
+/// What is wrong with the addresses that the layout gives, independent of who maps them.
 fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
     let (map, layout) = (job.map, job.mapper.layout);
     let formula = check::addresses(map, layout);
@@ -260,7 +260,7 @@ pub fn region_reports(
     }
     let errors = findings.iter().filter(|finding| finding.rule.severity() == Severity::Error);
     for index in errors.filter_map(|finding| finding.region) {
-        // Of what is not mapped that is the worst to be said.
+        // That is the worst that can be said of something not mapped.
         if let Some(report) = reports.get_mut(index).filter(|report| report.verdict != Verdict::Unmapped) {
             report.verdict = Verdict::Wrong;
         }

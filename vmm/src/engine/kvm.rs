@@ -93,7 +93,7 @@ impl Kvm {
         }
 
         let reused = self.machines.reuse(&job.cpu, job.map);
-        // It goes by the map it gave to whoever called SetVirtualAddressMap.
+        // It goes by the map that it gave to the caller of SetVirtualAddressMap.
         let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
         let attributes: Vec<_> =
             [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
@@ -579,7 +579,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// Pages swept at the most: at the addresses that SetVirtualAddressMap is told, and at others. Nobody is owed the others,
+/// Pages swept at most: at the addresses that SetVirtualAddressMap is told, and at others. Nobody is owed the others,
 /// and phase `finish` changes permissions, which large regions of MMIO have none of: 256 MiB each will do.
 fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
     let others = limit.min(1 << 16);

@@ -13,7 +13,7 @@ use crate::memory_map::MemoryMap;
 
 /// Every machine has zones for these physical addresses, which are those of most maps.
 const USUAL_ZONES: Range<u64> = 0..64 << 30;
-/// For each region past them as much, at the most; a write elsewhere is an exit, and no worse.
+/// For each region past them as much, at most; a write elsewhere is an exit, and no worse.
 const MAX_ZONE: u64 = 64 << 30;
 const GIB: u64 = 1 << 30;
 /// Machines kept; more threads than this at once make their own.

@@ -45,9 +45,9 @@ pub struct Job<'a> {
     pub limit: Duration,
     /// For each stretch of running in the guest, which counts as hung after it.
     pub stretch_limit: Duration,
-    /// Pages of tables that are built in the guest at the most: what takes more is mapped natively.
+    /// Pages of tables that are built in the guest at most: what takes more is mapped natively.
     pub table_limit: u64,
-    /// Pages swept at the most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
+    /// Pages swept at most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
     pub sweep_limit: u64,
     /// How firmware behaves.
     pub firmware: &'a FirmwareOptions,
@@ -71,7 +71,7 @@ impl Job<'_> {
     }
 }
 
-/// How far a run is, for whoever waits.
+/// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {

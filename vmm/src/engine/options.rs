@@ -1,4 +1,4 @@
-//! How firmware and the kernel behave, where not as usual.
+//! How firmware and the kernel deviate from the usual behaviour.
 
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service};
 
@@ -13,13 +13,13 @@ pub struct FirmwareOptions {
     /// The DescriptorSize that it reports with its memory map: 48, as EDK II's; U-Boot's is 40. A multiple of 8, and at
     /// least 40 ([`DESCRIPTOR_SIZES`]).
     pub descriptor_size: usize,
-    /// The DescriptorVersion: 1; U-Boot has been seen to report 0. It takes no other than 1 back.
+    /// The DescriptorVersion: 1; U-Boot has been seen to report 0. SetVirtualAddressMap accepts only 1.
     pub descriptor_version: u32,
     /// What it does that it must not.
     pub misbehaves: Vec<Offence>,
 }
 
-/// DescriptorSizes that firmware may report: a descriptor has 40 bytes (UEFI 2.10, 7.2.3), and no firmware a page for each.
+/// DescriptorSizes that firmware may report: a descriptor has 40 bytes (UEFI 2.10, 7.2.3), and no firmware uses a page.
 pub const DESCRIPTOR_SIZES: std::ops::RangeInclusive<usize> = 40..=4096;
 
 impl Default for FirmwareOptions {
@@ -33,7 +33,7 @@ impl Default for FirmwareOptions {
     }
 }
 
-/// As large a variable as a kernel writes: firmware takes that much, and some.
+/// The largest variable that a kernel writes: firmware accepts somewhat more.
 pub const MAX_VARIABLE_BYTES: usize = 64 << 10;
 
 macro_rules! miscalls {
@@ -70,7 +70,7 @@ macro_rules! miscalls {
 
 miscalls! {
     PhysicalAddress, "physical-address", "Calls GetTime at its physical address after SetVirtualAddressMap.";
-    OtherTables, "other-tables", "Calls GetTime before the switch on other tables than it calls the rest on.";
+    OtherTables, "other-tables", "Calls GetTime before the switch on other tables than the other services.";
     MisalignedStack, "misaligned-stack", "Calls GetTime after the switch with RSP 8 below a multiple of 16.";
     UnmappedBuffer, "unmapped-buffer", "Calls GetTime after the switch with a Time that is not mapped.";
     Interrupts, "interrupts", "Calls SetVirtualAddressMap with interrupts on.";
@@ -93,12 +93,12 @@ pub struct KernelOptions {
     pub finish: bool,
     /// GetTime's first argument lies at the very end of a page after which nothing is mapped.
     pub guard_page: bool,
-    /// What it takes for the DescriptorSize, whatever firmware reports.
+    /// The DescriptorSize that it uses, whatever firmware reports.
     pub descriptor_size: Option<usize>,
-    /// What it takes for the DescriptorVersion, whatever firmware reports.
+    /// The DescriptorVersion that it uses, whatever firmware reports.
     pub descriptor_version: Option<u32>,
-    /// Bytes of the variable that it writes before the switch and reads after it, 1 to [`MAX_VARIABLE_BYTES`]; a line of
-    /// text if nothing is said.
+    /// Bytes of the variable that it writes before the switch and reads after it, 1 to [`MAX_VARIABLE_BYTES`]; by default a
+    /// line of text.
     pub variable_bytes: Option<usize>,
     /// How it calls services wrongly.
     pub miscalls: Vec<Miscall>,

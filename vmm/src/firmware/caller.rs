@@ -1,4 +1,4 @@
-//! Whoever calls a service, as the service sees it: arguments, and memory through the caller's own tables.
+//! The caller of a service, as the service sees it: arguments, and memory through the caller's own tables.
 //!
 //! What a service reads and writes here is noted as an [`Access`]; the stub makes the same accesses in the guest
 //! (`script.rs`). Writes are only noted: it is the stub that carries them out.
@@ -33,8 +33,8 @@ impl<'m> Caller<'m> {
         Self { regs: *regs, memory, accesses: Vec::new() }
     }
 
-    /// The first four arguments (UEFI 2.10, 2.3.4.2). Whoever wants less than 64 bits drops the rest: what is above a
-    /// small argument is nobody's.
+    /// The first four arguments (UEFI 2.10, 2.3.4.2). A service that wants fewer than 64 bits drops the rest: what
+    /// is above a small argument has no meaning.
     pub fn args(&self) -> [u64; 4] {
         [self.regs.rcx, self.regs.rdx, self.regs.r8, self.regs.r9]
     }

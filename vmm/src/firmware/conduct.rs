@@ -6,7 +6,7 @@ use efibed_stub::Service;
 
 use super::{Call, Firmware, StubCall};
 
-/// What a caller did otherwise than it should.
+/// What a caller did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
     /// Not at the address that the runtime-services table holds.

@@ -1,6 +1,6 @@
 //! The tables that the configuration table names (UEFI 2.10, 4.6), in the smallest form that is valid.
 //!
-//! They lie in firmware's one page of RuntimeServicesData, but for the Memory Attributes Table, which is the one the
+//! They lie in firmware's one page of RuntimeServicesData, except for the Memory Attributes Table, which is the one the
 //! mapper is given. What the entries point to stays physical: SetVirtualAddressMap converts the pointer to the array and
 //! none in it (EDK II; 4.6 leaves it to each GUID, and these are physical).
 

@@ -167,7 +167,7 @@ fn registers(random: &mut Random) -> StubCall {
     if let Some(service) = Service::from_number(number as u32)
         && random.below(2) == 0
     {
-        // Right but for one argument, or altogether.
+        // Right except for one argument, or altogether.
         let mut arguments = good_arguments(service);
         let argument = random.argument();
         if let Some(one) = arguments.get_mut(random.below(8) as usize) {

@@ -454,7 +454,7 @@ mod tests {
         let args = [bytes.len() as u64, 48, 1, 0xE_0000];
         let (_, played) = call(&mut bed, Service::SetVirtualAddressMap, args);
         assert_eq!(played, Played::Jumped(WINDOW + 0x80_0000 + RET));
-        // The image's own pointer is converted all the same.
+        // The image's own pointer is converted anyway.
         assert_eq!(get_time(&mut bed).1, Played::Returned(Status::SUCCESS));
     }
 

@@ -98,7 +98,7 @@ impl Firmware {
     /// not wrapping, overlapping no other descriptor, and `usable` by the machine in the page that firmware takes.
     ///
     /// `attributes` are the entries of the Memory Attributes Table that a kernel takes. The page is the first one that they
-    /// leave executable, or writable; if there is none, the first one of all, and whoever calls firmware finds out.
+    /// leave executable, or writable; if there is none, the first one of all, and callers of firmware find out.
     pub fn lay_out(
         map: &[MemoryDescriptor],
         attributes: &[MemoryDescriptor],
@@ -153,7 +153,7 @@ impl Firmware {
         self.offences.iter().any(|offence| offence.what == Misbehaviour::AttributesTable)
     }
 
-    /// Why firmware cannot do this here, whoever calls it.
+    /// Why firmware cannot do this here, for any caller.
     pub fn obstacle(&self, what: Misbehaviour) -> Option<&'static str> {
         misbehaviour::misdeed(self, what, &StubCall::default()).err()
     }
@@ -241,7 +241,7 @@ impl Firmware {
                 }
             }
         }
-        // What cannot be done is left out; whoever asked for it sees that it was not done.
+        // What cannot be done is left out; the report says that it was not done.
         for mut misdeed in guilt.into_iter().filter_map(|what| misbehaviour::misdeed(self, what, regs).ok()) {
             if let Deed::Answer(status) = misdeed.deed {
                 call.status = status;

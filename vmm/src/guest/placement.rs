@@ -185,7 +185,7 @@ fn first_fit(mut places: Vec<Range<u64>>, occupied: Vec<Range<u64>>, bytes: u64,
     None
 }
 
-/// Whole pages that a region touches; None if it has none. One that wraps is nobody's: it cannot be mapped, and may seem
+/// Whole pages that a region touches; None if it has none. One that wraps is left out: it cannot be mapped, and may seem
 /// to hold everything there is.
 fn extent(region: &Region) -> Option<Range<u64>> {
     let start = region.phys & !(PAGE_BYTES - 1);

@@ -345,7 +345,7 @@ impl<'m> Guest<'m> {
 
     /// Runs the guest to the end of its batch, its limit or the deadline; `events` hears now and then that it is at work.
     fn run(&mut self, events: &mut dyn GuestEvents) -> Result<(), End> {
-        /// Short enough for whoever watches, and long enough to cost nothing.
+        /// Short enough for people who watch, and long enough to cost nothing.
         const SLICE: Duration = Duration::from_millis(250);
         let started = Instant::now();
         loop {

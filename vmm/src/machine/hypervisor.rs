@@ -16,7 +16,7 @@ use super::reset;
 const DEV_KVM: &str = "/dev/kvm";
 
 /// What every machine needs of KVM. The youngest is KVM_CAP_SYNC_REGS (Linux 4.17, 2018): a second
-/// way through GET/SET ioctls would be one that nobody's machine exercises.
+/// way through GET/SET ioctls would be one that no machine exercises.
 const NEEDED: [(Cap, &str); 12] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM"),

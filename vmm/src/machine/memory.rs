@@ -85,7 +85,7 @@ impl Backing {
     }
 }
 
-/// Memory could not be had.
+/// Memory could not be reserved.
 #[derive(Debug, thiserror::Error)]
 #[error("reserving {bytes:#x} bytes of memory failed: {cause}")]
 pub struct BackingError {

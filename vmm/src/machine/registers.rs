@@ -140,7 +140,7 @@ impl Machine {
         let translated = self.vcpu.translate_gva(linear);
         Ok(match translated {
             Ok(translation) if translation.valid != 0 => Some(translation.physical_address),
-            // KVM_TRANSLATE itself cannot fail but for a bad pointer.
+            // KVM_TRANSLATE itself can only fail for a bad pointer.
             _ => None,
         })
     }

@@ -108,7 +108,7 @@ fn take_signal(signal: i32) -> bool {
     let (mut ours, mut theirs): (libc::sigaction, libc::sigaction) =
         unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
     ours.sa_sigaction = do_nothing as extern "C" fn(i32) as usize;
-    // KVM_RUN ends with EINTR all the same; the thread's other calls go on undisturbed.
+    // KVM_RUN still ends with EINTR; the thread's other calls go on undisturbed.
     ours.sa_flags = libc::SA_RESTART;
     // SAFETY: both structures outlive the calls; the handler does nothing, which any thread may do at any time.
     unsafe {

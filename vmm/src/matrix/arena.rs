@@ -15,7 +15,7 @@ use crate::mmu::{Level, Pa, TableMemory, Va};
 
 /// Batches in memory at a time: one runs while the other is judged and filled again.
 pub const ARENAS: usize = 2;
-/// Combinations in a batch: root slots but for the kernel's.
+/// Combinations in a batch: root slots without the kernel's.
 pub const MAX_CASES: usize = 500;
 
 /// Where arenas are: 64 MiB for each, below any MAXPHYADDR.

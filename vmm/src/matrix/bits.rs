@@ -88,7 +88,7 @@ pub struct Combination {
     rest: u64,
 }
 
-/// Levels there are at the most.
+/// Levels there are at most.
 pub const LEVELS: usize = Level::Pml5e as usize;
 
 /// Bits that concern all accesses of a run in the guest; the others are of the single access.

@@ -1,7 +1,7 @@
 //! Where a KVM is known not to do as the SDM says.
 //!
-//! A deviation is another model of the CPU: what was observed is put down to it if the software MMU, so changed, says
-//! the very same. The matrix is told of none beforehand.
+//! A deviation is another model of the CPU: what was observed is attributed to it if the software MMU with that
+//! change predicts exactly the same. The matrix is not told of any beforehand.
 
 use crate::engine::Abilities;
 use crate::mmu::{Paging, Rule, Vendor};

@@ -46,7 +46,7 @@ fn entries(of: &Combination, cpu: &Paging) -> Option<&'static str> {
     }
 }
 
-/// The bits of an address that choose the PML5E, but for the highest, which all bits above it must equal.
+/// The bits of an address that choose the PML5E, except for the highest, which all bits above it must equal.
 const ROOT_INDEX_57: u64 = 0xff << 48;
 
 /// Whether a bit that is reserved elsewhere is, in this entry on this CPU, part of an address.

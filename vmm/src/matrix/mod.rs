@@ -1,4 +1,4 @@
-//! Every combination of paging's bits, tried in a guest and held against the software MMU.
+//! Every combination of paging's bits, tried in a guest and compared with the software MMU.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -73,13 +73,13 @@ pub struct Matrix {
     pub set: Set,
     /// Which shard of it.
     pub shard: Shard,
-    /// How many combinations at the most, evenly of all its parts; None: all.
+    /// How many combinations at most, evenly of all its parts; None: all.
     pub sample: Option<u64>,
     /// Which ones those are.
     pub seed: u64,
     /// Guests at a time; None: as many as there are processors.
     pub threads: Option<NonZeroUsize>,
-    /// Whether the software MMU is held against what was observed once more for each of its rules, that one broken:
+    /// Whether the software MMU is compared with what was observed once more for each of its rules, that one broken:
     /// [`MatrixReport::controls`]. It takes as long as everything else does where ring 0 is emulated.
     pub controls: bool,
     /// Whether bare loops are timed before and after, for [`MatrixReport::over_floor`].
@@ -123,12 +123,12 @@ impl Matrix {
         let plan = Plan::new(self, bed)?;
         let found = crew::run(self, bed, &plan, progress)?;
         let elapsed = start.elapsed();
-        // Twice, for the machine may not be the same all the time.
+        // Twice, because the machine may change in between.
         let floors = [before, self.floors(bed)?].concat();
         Ok(MatrixReport { floors, ..MatrixReport::new(self, plan, found, elapsed) })
     }
 
-    /// The floor, if it is asked for: taken in as many guests at once as the matrix has, for they share the processors.
+    /// The floor, if it is asked for: taken in as many guests at once as the matrix has, because they share the processors.
     fn floors(&self, bed: &TestBed) -> Result<Vec<Floor>, EngineError> {
         let guests = if self.floor { crew::threads(self) } else { 0 };
         thread::scope(|scope| {

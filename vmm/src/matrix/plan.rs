@@ -149,7 +149,7 @@ impl Plan {
     }
 }
 
-/// The bits that this machine has not got, and why.
+/// The bits that this machine lacks, and why.
 fn missing(abilities: &Abilities, request: &CpuidRequest) -> (Vec<Bit>, Option<String>) {
     let Abilities { told, taken, .. } = abilities;
     let no_keys = if request.pku == Some(true) { "KVM refuses CR4.PKE" } else { "KVM offers no protection keys" };
@@ -172,7 +172,7 @@ pub fn lacks(abilities: &Abilities, request: &CpuidRequest, combination: &Combin
     refused(abilities, request).or(why.filter(|_| missing))
 }
 
-/// Why this CPU cannot be had at all.
+/// Why this CPU is not available at all.
 fn refused(abilities: &Abilities, request: &CpuidRequest) -> Option<String> {
     let Abilities { told, taken, supported, .. } = abilities;
     let differs = |asked: Option<bool>, has: bool| asked.is_some_and(|asked| asked != has);
@@ -183,7 +183,7 @@ fn refused(abilities: &Abilities, request: &CpuidRequest) -> Option<String> {
         }
         () if differs(request.gbpages, told.gbpages) => {
             let has = if supported.gbpages { "has" } else { "has no" };
-            Some(format!("KVM does not let CPUID say otherwise than that it {has} 1 GiB pages"))
+            Some(format!("KVM only lets CPUID say that it {has} 1 GiB pages"))
         }
         () => None,
     }

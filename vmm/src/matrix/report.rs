@@ -23,7 +23,7 @@ pub struct MatrixReport {
     pub set: Set,
     /// Which shard of it.
     pub shard: Shard,
-    /// How many combinations at the most, and chosen by which seed.
+    /// How many combinations at most, and chosen by which seed.
     pub sample: Option<u64>,
     /// The seed.
     pub seed: u64,
@@ -133,7 +133,7 @@ impl MatrixReport {
         }
     }
 
-    /// Whether all is as it must be, but for known deviations of this KVM.
+    /// Whether all is as it must be, except for known deviations of this KVM.
     pub fn is_clean(&self) -> bool {
         self.mismatches == 0 && self.not_found.is_empty() && self.not_shown.is_empty()
     }

@@ -17,9 +17,9 @@ pub enum Contents {
 /// Tells text from binary descriptors, and decodes it. `name` is for errors.
 ///
 /// Text is UTF-8, UTF-16 with a byte order mark, or UTF-16 in little endian without one (editors leave it off): then
-/// every other byte of nearly all is zero, and nothing but text comes out. What is no such text is binary if the
-/// options have a stride, or if there is a size with which all descriptors make sense; else it is text if rows of a
-/// memory map are in it, with U+FFFD for each stray byte. The format in the options settles it.
+/// nearly every other byte is zero, and nothing but text comes out. Anything else is binary if the options have a
+/// stride, or if there is a size with which all descriptors make sense. Otherwise it is text if it has rows of a memory
+/// map, with U+FFFD for each stray byte. The format in the options overrides all this.
 pub fn decode(name: &str, bytes: Vec<u8>, options: &ReadOptions) -> Result<Contents, ReadError> {
     if bytes.len() > MAX_INPUT_BYTES {
         return Err(too_large(name));
@@ -59,7 +59,7 @@ impl MemoryMap {
     /// `stride` is the size of one, firmware's DescriptorSize: a multiple of 8 from 40 on, which the array does not
     /// tell. Without it the array is read if there is exactly one such size up to 128 for which every descriptor makes
     /// sense: a type that is UEFI's, an OEM's or an operating system's, some pages below 2^52, a page-aligned start, no
-    /// attribute that UEFI does not know, and zero where nothing is.
+    /// attribute that UEFI does not define, and zero in the unused bytes.
     pub fn parse_binary(name: &str, bytes: &[u8], stride: Option<usize>) -> Result<Self, ReadError> {
         binary::parse(name, bytes, stride)
     }
@@ -107,7 +107,7 @@ fn place_at_end(text: &str) -> String {
 fn not_text(name: &str, bytes: &[u8], offset: usize) -> ReadError {
     let line = line_number(&String::from_utf8_lossy(&bytes[..offset]), offset);
     let problem = format!("is not UTF-8 text: byte {:#04x} at offset {offset}, in line {line}", bytes[offset]);
-    let help = "give a memory map as text in UTF-8 or UTF-16; of binary descriptors, tell the size to \
+    let help = "give a memory map as text in UTF-8 or UTF-16; for binary descriptors, give their size: \
                 `efibed convert MAP --stride N --to toml`";
     bytes_error(name, problem, help)
 }

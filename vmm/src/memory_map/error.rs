@@ -15,7 +15,7 @@ pub struct ParseError(Box<Inner>);
 /// A file could not be read as a memory map.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ReadError {
-    /// Its bytes could not be had, or are not text.
+    /// Its bytes could not be read, or are not text.
     #[error("{path}: {problem}")]
     #[diagnostic(help("{help}"))]
     File {
@@ -129,7 +129,7 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 const MAX_QUOTED_CHARS: usize = 40;
 const MAX_MESSAGE_CHARS: usize = 400;
 
-/// How much of a line is kept on each side of where an error starts: a Linux row with its timestamp, and then some.
+/// How much of a line is kept on each side of where an error starts: more than a Linux row with its timestamp.
 const MAX_SIDE_BYTES: usize = 200;
 
 #[derive(Debug, thiserror::Error, Diagnostic)]

@@ -14,7 +14,7 @@ pub fn read_bytes(path: &Path) -> Result<Vec<u8>, ReadError> {
     if bytes.len() > MAX_INPUT_BYTES { Err(too_large(&path.display().to_string())) } else { Ok(bytes) }
 }
 
-/// At most one byte more than the limit, which tells that there is more.
+/// At most one byte more than the limit, which shows that there is more.
 fn limited_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {
@@ -31,7 +31,7 @@ fn unreadable(path: &Path, error: io::Error) -> ReadError {
             ("no such file", "check the spelling; a relative path starts at the current directory")
         }
         io::ErrorKind::IsADirectory => ("is a directory, not a memory map", "name one of the files in it"),
-        io::ErrorKind::PermissionDenied => ("may not be read", "change the permissions of the file, or copy it"),
+        io::ErrorKind::PermissionDenied => ("permission denied", "change the permissions of the file, or copy it"),
         _ => ("cannot be read", "copy the map to an ordinary file"),
     };
     file_error(path, problem.into(), help, Some(error))

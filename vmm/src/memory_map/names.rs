@@ -38,7 +38,7 @@ pub fn attribute_names(attribute: MemoryAttribute) -> Vec<Cow<'static, str>> {
     names
 }
 
-/// Reads attributes: names and numbers joined by `|`. The error is the part that is neither.
+/// Reads attributes: names and numbers joined by `|`. The error is the first part that is neither.
 pub fn parse_attribute(text: &str) -> Result<MemoryAttribute, &str> {
     if text.trim().is_empty() {
         return Ok(MemoryAttribute::empty());

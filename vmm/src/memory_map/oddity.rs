@@ -42,27 +42,27 @@ pub enum OddityKind {
     Unaligned,
     /// A region has no pages.
     ZeroPages,
-    /// A region that layouts map has no cacheability attribute. Others often have none: they are nobody's to map.
+    /// A region that layouts map has no cacheability attribute. Other regions often have none, and nothing maps them.
     NoCacheability,
     /// A region that layouts map ends above 64 GiB: one at a fixed distance from physical addresses has no room for it.
     AboveWindow,
     /// There are attribute bits that UEFI does not define, or the instruction set's own bits without ISA_VALID.
     UnknownAttribute,
-    /// The type is a number that UEFI keeps for itself, and has not given a meaning yet.
+    /// The type is a number that UEFI reserves and has not defined yet.
     UnknownType,
-    /// A region of runtime code or data has no RUNTIME attribute: layouts leave it out, and firmware goes without.
+    /// A region of runtime code or data has no RUNTIME attribute: layouts do not map it.
     UnmarkedRuntime,
     /// The row numbers of a Linux log have a hole: the log lost lines, or is an excerpt.
     MissingRows,
     /// The text holds another list, which is not read.
     ExtraList,
-    /// A size or a total that the text tells is not that of the ranges it tells.
+    /// A size or a total in the text does not match the ranges in it.
     SizeMismatch,
     /// A row that could not be read was skipped.
     SkippedLine,
     /// The text was mended before it was read: rows that were wrapped, or printed twice; a stray byte outside of rows.
     Repaired,
-    /// The text tells only a part of the map.
+    /// The text has only a part of the map.
     Partial,
     /// The printer of a row had no name for its type, and did not print the number.
     LostType,
@@ -153,14 +153,14 @@ fn describe(kind: OddityKind, region: &Region) -> String {
         OddityKind::UnknownAttribute => {
             let bits = unknown_attributes(region);
             let why = match MemoryAttribute::ISA_MASK.contains(bits) {
-                true => "bits of the instruction set's own, but not ISA_VALID",
+                true => "bits that belong to the instruction set, but not ISA_VALID",
                 false => "attributes that UEFI does not define",
             };
             format!("has {why}: {:#x}", bits.bits())
         }
         OddityKind::UnknownType => "is of a type that UEFI does not define".into(),
-        OddityKind::UnmarkedRuntime => format!("at {phys:#x} is runtime services' by its type, but not marked RUNTIME"),
-        _ => format!("at {phys:#x} has none of the attributes that say how it may be cached"),
+        OddityKind::UnmarkedRuntime => format!("at {phys:#x} has a runtime-services type, but is not marked RUNTIME"),
+        _ => format!("at {phys:#x} has no attribute that says how it may be cached"),
     };
     format!("descriptor {} ({ty}) {what}", region.index)
 }
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!((found[0].kind.name(), found[0].kind.is_finding()), ("above-64g", false));
         assert_eq!(found[0].message, "descriptor 0 (MemoryMappedIO) ends at 0x1000000fff, above 64 GiB");
         assert_eq!(of_one(MemoryType::MMIO, RUNTIME_WB, 0xf_ffff_f000, 1), []);
-        // Nobody maps it.
+        // Layouts do not map it.
         assert_eq!(of_one(MemoryType::CONVENTIONAL, 8, 0xf_ffff_f000, 2), []);
     }
 
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(message(0x0000_0000_0020_000f), Some(format!("{undefined}0x200000")));
         assert_eq!(message(0x4000_0000_0020_000f), Some(format!("{undefined}0x200000")));
         // As Xen printed it of an Avoton.
-        let own = "descriptor 0 (ConventionalMemory) has bits of the instruction set's own, but not ISA_VALID: ";
+        let own = "descriptor 0 (ConventionalMemory) has bits that belong to the instruction set, but not ISA_VALID: ";
         assert_eq!(message(0x0700_0000_0000_000f), Some(format!("{own}0x700000000000000")));
         assert_eq!(message(0x4700_0000_0000_000f), None);
         assert_eq!(message(0x0000_0000_001f_f01f), None, "UEFI 2.11 defines bits 0 to 4 and 12 to 20");
@@ -359,7 +359,7 @@ mod tests {
         let found = of_one(MemoryType::RUNTIME_SERVICES_DATA, 8, 0x1000, 1);
         assert_eq!(
             found[0].message,
-            "descriptor 0 (RuntimeServicesData) at 0x1000 is runtime services' by its type, but not marked RUNTIME"
+            "descriptor 0 (RuntimeServicesData) at 0x1000 has a runtime-services type, but is not marked RUNTIME"
         );
         assert_eq!(of_one(MemoryType::RUNTIME_SERVICES_DATA, RUNTIME_WB, 0x1000, 1), []);
         assert_eq!(of_one(MemoryType::BOOT_SERVICES_DATA, 8, 0x1000, 1), []);

@@ -1,6 +1,6 @@
-//! Writing maps, in the formats of which reading back gives the same map.
+//! Writing maps in formats that read back as the same map.
 //!
-//! Nothing is lost on the way: what a format has no place for is refused, unless the options say to leave it out.
+//! Nothing is lost: what a format cannot hold is refused, unless the options say to leave it out.
 
 use miette::Diagnostic;
 
@@ -147,26 +147,25 @@ impl WriteError {
         let ty = type_name(descriptor.ty).into_owned();
         let help = match descriptor.virt_start {
             0 => "toml and json hold everything",
-            _ => "toml and json hold virtual addresses, and binary; --drop-virtual leaves them out",
+            _ => "toml, json and binary hold virtual addresses; --drop-virtual leaves them out",
         };
         Self::Descriptor { format: format.name(), index, ty, phys: descriptor.phys_start, what, help }
     }
 }
 
-/// Linux's log does not say of firmware's list that it is that: one of mapped regions only, whose addresses fall, is
-/// taken for Linux's own.
+/// Linux's log does not mark firmware's list. A list of mapped regions only, with falling addresses, reads as Linux's own.
 fn linux(map: &MemoryMap) -> Result<String, WriteError> {
     let mut text = String::new();
     linux_x86::write(&mut text, map).map_err(|bad| WriteError::of_descriptor(map, WriteFormat::Linux, bad))?;
     let kind = MemoryMap::parse(&text).map(|again| again.kind);
     if kind.is_ok_and(|kind| kind != map.kind) {
-        let what = "its addresses fall as in Linux's own list, for which it would be taken";
+        let what = "its addresses fall as in Linux's own list, so it would read as that";
         return Err(WriteError::Map { format: WriteFormat::Linux.name(), what, help: "write toml or json" });
     }
     Ok(text)
 }
 
-/// The map without what is to be left out; an error if there is no place for the rest.
+/// The map without what the options leave out; an error if the format cannot hold the rest.
 fn fitted(map: &MemoryMap, format: WriteFormat, options: &WriteOptions) -> Result<MemoryMap, WriteError> {
     let mut map = map.clone();
     let refused = |what, help| Err(WriteError::Map { format: format.name(), what, help });
@@ -356,7 +355,7 @@ mod tests {
     fn what_linux_would_take_for_its_own_list_is_refused() {
         let higher = MemoryDescriptor { phys_start: 0x10_0000, ..plain() };
         let map = MemoryMap::from_descriptors("map", vec![higher, plain()]);
-        assert!(refusal(&map, WriteFormat::Linux).ends_with("for which it would be taken"));
+        assert!(refusal(&map, WriteFormat::Linux).ends_with("so it would read as that"));
         assert!(
             write(&MemoryMap { kind: ListKind::Runtime, ..map }, WriteFormat::Linux, &WriteOptions::default()).is_ok()
         );

@@ -11,7 +11,7 @@ use super::walk::{Outcome, Step, Walk};
 pub struct EntryAfter {
     /// Where the entry lies.
     pub addr: Pa,
-    /// Its value, but for the bits of `may`.
+    /// Its value, except for the bits of `may`.
     pub entry: u64,
     /// Clear bits of `entry` that may have become set.
     pub may: u64,

@@ -12,7 +12,7 @@ use super::walk::{Outcome, TableMemory, Walk, walk};
 ///
 /// It faults on the page of the first bad byte, and CR2 is that byte. A length of 0 counts as 1. No
 /// instruction's operand reaches a third page, and none is looked at. Where the first page strands,
-/// the second is not walked, for nobody knows whether the access gets there.
+/// the second is not walked, because nobody knows whether the access gets there.
 pub fn access_bytes(
     memory: &(impl TableMemory + ?Sized),
     root: Pa,

@@ -51,7 +51,7 @@ pub enum Vendor {
 ///
 /// The two differ under two-dimensional paging (EPT, NPT): the host may hide 1 GiB pages or shrink
 /// MAXPHYADDR in CPUID, but the guest's tables are walked by the hardware, which heeds neither. So
-/// mapping code is judged by `told`, for that is all it can know, and an access in the guest is
+/// mapping code is judged by `told`, because that is all it can know, and an access in the guest is
 /// expected to behave by `checks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cpu {

@@ -31,7 +31,7 @@ declare_rules! {
     ReservedPde2m,
     /// Bits 29:13 of a PDPTE that maps a page are reserved. *Broken:* they are ignored.
     ReservedPdpte1g,
-    /// PS is reserved in a PDPTE if there are no 1 GiB pages. *Broken:* it maps one all the same.
+    /// PS is reserved in a PDPTE if there are no 1 GiB pages. *Broken:* it maps one anyway.
     PsInPdpteWithout1g,
     /// PS is reserved in a PML4E and a PML5E. *Broken:* it is ignored.
     PsInUpper,
@@ -72,7 +72,7 @@ declare_rules! {
     NxOfAnyLevel,
     /// A user-mode access needs U. *Broken:* it does not.
     UserNeedsU,
-    /// A write needs W, of user mode always. *Broken:* nobody's does.
+    /// A write needs W, of user mode always. *Broken:* no write does.
     WriteNeedsW,
     /// CR0.WP holds supervisor writes to W too. *Broken:* it holds nobody.
     WpForSupervisor,

@@ -55,7 +55,7 @@ pub(super) fn contradictions(code: ErrorCode) -> Vec<&'static str> {
     if has(ErrorCode::RSVD) && !has(ErrorCode::P) {
         odd.push(
             "RSVD without P: a reserved bit counts only in an entry that is present, so 0x9 is due here. Some virtual \
-             machines answer 0x8 all the same.",
+             machines answer 0x8 anyway.",
         );
     }
     if has(ErrorCode::PK) && !has(ErrorCode::P) {

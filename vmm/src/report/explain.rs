@@ -73,7 +73,7 @@ fn end(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Translated(to) => format!("reaches PA {:#x} by a {}", to.pa.0, to.leaf),
         Outcome::Fault(fault) if fault.vector == Fault::PAGE_FAULT => format!("faults with {fault}"),
-        Outcome::Fault(fault) => format!("faults with {fault}, for the address is not canonical"),
+        Outcome::Fault(fault) => format!("faults with {fault}, because the address is not canonical"),
         Outcome::Stranded { table } => format!("ends in the table at {table:#x}, where no memory is"),
     }
 }
@@ -136,7 +136,9 @@ mod tests {
         assert_eq!(granted(&to), "writable, executable, supervisor only, PAT index 2 (UC-), protection key 3, global");
         let fault = |vector, code| Outcome::Fault(Fault { vector, error_code: ErrorCode(code) });
         assert_eq!(end(&fault(Fault::PAGE_FAULT, 0x9)), "faults with #PF 0x9 (P RSVD)");
-        assert!(end(&fault(Fault::GENERAL_PROTECTION, 0)).starts_with("faults with #GP(0x0), for the address is not"));
+        assert!(
+            end(&fault(Fault::GENERAL_PROTECTION, 0)).starts_with("faults with #GP(0x0), because the address is not")
+        );
         assert_eq!(end(&Outcome::Stranded { table: Pa(0x3000) }), "ends in the table at 0x3000, where no memory is");
     }
 

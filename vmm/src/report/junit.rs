@@ -11,7 +11,7 @@ use crate::memory_map::type_name;
 pub fn to_junit(reports: &[(&str, &Report)]) -> String {
     let mut document = Document::new("efibed");
     document.add_test_suites(reports.iter().map(|(name, report)| suite(name, report)));
-    // It writes to a string, from strings: this does not fail. Were it ever to, a reader is told.
+    // It writes to a string, from strings: this does not fail. If it ever does, a reader is told.
     document.to_string().unwrap_or_else(|error| format!("<!-- no JUnit: {error} -->\n"))
 }
 

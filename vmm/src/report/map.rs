@@ -106,7 +106,7 @@ impl Placed {
 /// What a layout does with a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It leaves the region out, for it is nothing that firmware needs.
+    /// It leaves the region out, because firmware does not need it.
     LeftOut,
     /// It maps the region here.
     At(u64),

@@ -41,7 +41,7 @@ pub struct Report {
     pub probes: ProbeCounts,
     /// What is wrong.
     pub findings: Vec<Finding>,
-    /// Findings left out, for there were too many.
+    /// Findings left out, because there were too many.
     pub findings_omitted: u64,
     /// Unexpected faults.
     pub faults: Vec<FaultDetail>,

@@ -7,7 +7,7 @@ use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, S
 use crate::memory_map::{MemoryAttribute, MemoryType, Region};
 use crate::mmu::{Access, Cpu, ErrorCode, Fault, Level, Paging};
 
-/// Two regions of firmware's, both right, on a CPU that checks otherwise than it says.
+/// Two regions of firmware's, both right, on a CPU that does not check what it says.
 pub fn clean() -> Report {
     let told = Paging { maxphyaddr: 46, gbpages: false, smep: true, ..Paging::default() };
     Report {

@@ -1,6 +1,6 @@
 //! How lines are made: colour, width, wrapping, and keeping other people's text from driving the terminal.
 //!
-//! From 80 columns up text keeps to the terminal's width, prose to 100 columns at the most. Where there is no terminal
+//! From 80 columns up text keeps to the terminal's width, prose to 100 columns at most. Where there is no terminal
 //! prose takes 100, and a row of a table stays one line. A word longer than a line is left whole.
 
 use std::borrow::Cow;
@@ -99,7 +99,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// A label in a column of `column` characters, and a text beside it, on lines of `width` at the most.
+/// A label in a column of `column` characters, and a text beside it, on lines of `width` at most.
 pub(crate) fn beside(label: &str, text: &str, column: usize, width: usize) -> Vec<String> {
     let mut lines = wrapped(text, width.saturating_sub(column), 0);
     for (index, line) in lines.iter_mut().enumerate() {
@@ -108,7 +108,7 @@ pub(crate) fn beside(label: &str, text: &str, column: usize, width: usize) -> Ve
     lines
 }
 
-/// Words on lines of `width` at the most, each line but the first indented. A word longer than a line is left whole.
+/// Words on lines of `width` at most, each line but the first indented. A word longer than a line is left whole.
 pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();

@@ -110,7 +110,7 @@ fn told(paging: &Paging) -> String {
     words.join(", ")
 }
 
-/// What the machine enforces otherwise than it says.
+/// Where the machine enforces something else than it says.
 pub(super) fn differences(told: &Paging, checks: &Paging) -> Vec<String> {
     let mut words = Vec::new();
     if told.maxphyaddr != checks.maxphyaddr {

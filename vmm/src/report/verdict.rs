@@ -6,7 +6,7 @@ use crate::check::{Rule, SkipKind, Skipped};
 /// What a run comes to. This is the whole list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunVerdict {
-    /// All that there was to ask was asked and answered rightly, but for a stated sample and stated limits of this machine.
+    /// Everything was asked and answered correctly, except for a stated sample and stated limits of this machine.
     Clean,
     /// Something is wrong, or is not what the scenario expects.
     Findings,

@@ -31,7 +31,7 @@ pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<St
 
 /// Where the lines below an entry begin: under its address.
 const INDENT: usize = 7;
-/// What callers put before each line, at the most.
+/// What callers put before each line, at most.
 const MARGIN: usize = 5;
 
 /// An entry, on a narrow terminal with its meaning below it.

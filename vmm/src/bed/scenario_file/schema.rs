@@ -18,7 +18,7 @@ pub fn schema() -> Value {
     settings.into_generator().into_root_schema_for::<File>().to_value()
 }
 
-/// There is no null in TOML: what is not there is left out. And descriptions are not broken into lines.
+/// TOML has no null: absent keys are left out. Descriptions get no line breaks.
 fn as_toml_has_it(schema: &mut Schema) {
     if schema.get("default").is_some_and(Value::is_null) {
         schema.remove("default");
@@ -61,7 +61,7 @@ pub fn rules(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": rules })
 }
 
-/// Every misbehaviour by itself, and with each service that can be guilty of it.
+/// Every misbehaviour by itself, and with each service that can do it.
 pub fn offences(_: &mut SchemaGenerator) -> Schema {
     let of_service = |what: &Misbehaviour| {
         let named = efibed_stub::Service::ALL.map(|service| Offence { what: *what, service }.name());

@@ -100,7 +100,7 @@ impl Run<'_, '_> {
             None => expectation.virtual_of(data),
         };
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
-        // What firmware's own table denies it is tried all the same: a kernel would find it out so.
+        // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
             |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
         let has_data = virtual_data.is_some_and(|virt| leads(virt, data, permitted(virt, Access::write())));

@@ -9,7 +9,7 @@
 //!
 //! A service looks at its caller through [`Caller`]: arguments, and memory through the caller's tables. What it reads and
 //! writes there its stub does again in the guest. A service that refuses says why with a [`Refusal`]; what it had noted
-//! to be written by then (a size that was too small, for one) is written all the same.
+//! to be written by then (a size that was too small, for one) is still written.
 
 mod miscellaneous;
 mod time;

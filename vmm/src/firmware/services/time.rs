@@ -362,7 +362,7 @@ mod tests {
         for (year, is_past) in [(1999, 1), (9999, 0)] {
             let alarm = to_bytes(year, 12, 31, 1, 2, 3);
             bed.memory.put(0x7000, &alarm);
-            // What is above a BOOLEAN's byte is nobody's.
+            // What is above a BOOLEAN's byte has no meaning.
             assert_eq!(bed.call(Service::SetWakeupTime, &[0xFF01, 0x7000]), Status::SUCCESS);
             assert_eq!(read(&mut bed), ([1, is_past], alarm));
         }

@@ -95,7 +95,7 @@ impl VariableStore {
         self.variables[index + 1..].iter().find(|variable| variable.is_visible())
     }
 
-    /// The variable, whoever can see it, if it may be written at runtime; None: there is none.
+    /// The variable, no matter who can see it, if it may be written at runtime; None: there is none.
     pub(super) fn writable(&mut self, name: &[u16], vendor: &Vendor) -> Result<Option<&mut Variable>, Refusal> {
         let Some(index) = self.find(name, vendor) else { return Ok(None) };
         let variable = &mut self.variables[index];

@@ -132,7 +132,7 @@ impl VirtualMap {
 }
 
 /// Whether the entry supplies a virtual address. VirtualStart zero means none, as all of a map's entries have it
-/// before someone sets it, but for the region at physical zero, which an identity layout leaves there.
+/// before someone sets it, except for the region at physical zero, which an identity layout leaves there.
 fn gives_address(descriptor: &MemoryDescriptor) -> bool {
     let is_identity_of_zero = descriptor.phys_start == 0 && descriptor.att.contains(MemoryAttribute::RUNTIME);
     descriptor.virt_start != 0 || is_identity_of_zero
@@ -155,7 +155,7 @@ fn read_descriptor(caller: &mut Caller<'_>, at: u64) -> Option<MemoryDescriptor>
 }
 
 /// Converts firmware's pointers, in EDK II's order: the runtime-services table, the system table. Images come before them
-/// there, but for the one that runs: that is the only one here, and its pointer to its data is converted when it returns.
+/// there, except for the one that runs: that is the only one here, and its pointer to its data is converted when it returns.
 /// It is the stub that writes all this, by physical addresses.
 fn convert(firmware: &mut Firmware, map: &VirtualMap, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
@@ -346,7 +346,7 @@ mod tests {
             let status = bed.call_raw(bytes, stride, version, at).status;
             assert_eq!(status, Status::INVALID_PARAMETER, "{bytes:#x} {stride:#x} {version} {at:#x}");
         }
-        // A UINT32: what is above is nobody's (UEFI 2.10, 2.3.4.2 refers to Microsoft's x64 convention).
+        // A UINT32: what is above has no meaning (UEFI 2.10, 2.3.4.2 refers to Microsoft's x64 convention).
         let version = 0xDEAD_0000_0001;
         let status = bed.call_raw(4 * STRIDE, STRIDE, version, MAP_AT).status;
         assert_eq!(status, Status::SUCCESS);

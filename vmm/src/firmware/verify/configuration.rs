@@ -30,7 +30,7 @@ const KNOWN: [(Guid, Table, bool); 5] = [
     (guid!("dcfa911d-26eb-469f-a220-38b7dc461220"), Table::MemoryAttributes, false),
 ];
 
-/// Structures, resources, attributes read at the most: limits, since counts are only as right as memory is.
+/// Structures, resources, attributes read at most: limits, since counts are only as right as memory is.
 const MAX_SMBIOS_BYTES: u64 = 64 << 10;
 const MAX_RESOURCES: u64 = 64;
 const MAX_ATTRIBUTES_BYTES: u64 = 16 << 20;
@@ -140,7 +140,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// UEFI 2.10, 4.6.4: 16 bytes, and DescriptorSize for each entry. What the entries say is for whoever maps by them.
+    /// UEFI 2.10, 4.6.4: 16 bytes, and DescriptorSize for each entry. What the entries say matters to the mapping code.
     fn memory_attributes(&self, phys: u64) -> Result<(), TableDefect> {
         let table = Table::MemoryAttributes;
         let bytes: [u8; 16] = self.bytes(table, phys)?;
@@ -148,7 +148,7 @@ impl Reader<'_> {
         let (count, stride) = (u64::from(u32_at(&bytes, 4)), u64::from(u32_at(&bytes, 8)));
         field(table, "DescriptorSize", stride, "40 or more", |it| it >= 40)?;
         let size = count.saturating_mul(stride);
-        field(table, "NumberOfEntries", count, "16 MiB of entries at the most", |_| size <= MAX_ATTRIBUTES_BYTES)?;
+        field(table, "NumberOfEntries", count, "16 MiB of entries at most", |_| size <= MAX_ATTRIBUTES_BYTES)?;
         for index in 0..count {
             let _: [u8; 40] = self.bytes(table, phys.wrapping_add(16 + index * stride))?;
         }

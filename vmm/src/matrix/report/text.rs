@@ -193,7 +193,7 @@ fn verdict(report: &MatrixReport) -> String {
         }
         (0, 0) => "Clean: this KVM does as the SDM says in all that was tried.".into(),
         (0, known) => format!(
-            "Clean: this KVM does as the SDM says in all that was tried, but for {}.",
+            "Clean: this KVM does as the SDM says in all that was tried, except for {}.",
             counted(known as u64, "known deviation")
         ),
         (mismatches, _) => format!("WRONG: {} that nothing explains.", counted(mismatches, "combination")),
@@ -359,8 +359,7 @@ mod tests {
             not_shown: vec!["implicit-access-hangs"],
             skipped: vec![Skipped {
                 what: "canonical, five levels (maxphyaddr=36,la57=on)".into(),
-                reason: "KVM does not let CPUID say otherwise than that it has no 1 GiB pages; KVM offers no SMEP"
-                    .into(),
+                reason: "KVM only lets CPUID say that it has no 1 GiB pages; KVM offers no SMEP".into(),
                 count: 17_252_352,
             }],
             ..report()

@@ -59,7 +59,7 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
         return Err(bytes_error(
             name,
             problem,
-            "copy the file again, or tell the right size of a descriptor (--stride)",
+            "copy the file again, or give the right size of a descriptor (--stride)",
         ));
     }
     if bytes.is_empty() {
@@ -70,7 +70,7 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
     Ok(MemoryMap { format: Some(Format::Binary), ..map })
 }
 
-/// Writes descriptors, `stride` bytes each; a size that cannot be is none to write with.
+/// Writes descriptors, `stride` bytes each; an impossible size is an error.
 pub(in super::super) fn write(descriptors: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(descriptors.len() * stride);
     for descriptor in descriptors {
@@ -128,7 +128,7 @@ fn problem(bytes: &[u8]) -> Option<&'static str> {
     let MemoryDescriptor { ty, padding, phys_start, page_count, att, .. } = descriptor;
     let end = u128::from(phys_start) + u128::from(page_count) * u128::from(PAGE_BYTES);
     if ty >= MemoryType::MAX && ty.0 < *MemoryType::RESERVED_FOR_OEM.start() {
-        Some("has a type that is nobody's")
+        Some("has a type that UEFI reserves")
     } else if padding != 0 || bytes[DESCRIPTOR_BYTES..].iter().any(|byte| *byte != 0) {
         Some("has something where nothing belongs")
     } else if !phys_start.is_multiple_of(PAGE_BYTES) {
@@ -136,7 +136,7 @@ fn problem(bytes: &[u8]) -> Option<&'static str> {
     } else if page_count == 0 || end > 1 << 52 {
         Some("has no pages, or reaches past 2^52")
     } else if !MemoryAttribute::all().contains(att) {
-        Some("has attributes that UEFI does not know")
+        Some("has attributes that UEFI does not define")
     } else {
         None
     }

@@ -147,7 +147,7 @@ Entry (0x7EC5A048)
         let map = MemoryMap::parse(&format!("{cut}{MAP}")).unwrap();
         assert_eq!(
             oddities(&map)[0].message,
-            "the Memory Attributes Table from line 5 on has 2 entries by its heading, of which 1 are here: the permissions \
+            "the Memory Attributes Table from line 5 on has 2 entries by its heading, and 1 are here: the permissions \
              of the others are not known"
         );
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `efi_memattr_apply_permissions()` in drivers/firmware/efi/memattr.c prints them. With `!` Linux refuses the entry, and
-//! prints it without `efi=debug` too. It is an entry all the same: what was wrong with it is for a mapper to see. Some are
+//! prints it without `efi=debug` too. It is still an entry: what was wrong with it is for a mapper to see. Some are
 //! no more than random bits, with ends that wrapped.
 
 use std::fmt::Write as _;

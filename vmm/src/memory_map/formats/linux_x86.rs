@@ -120,7 +120,7 @@ fn is_dropped(region: &Region) -> bool {
 fn check_writable(map: &MemoryMap) -> Result<(), Unwritable> {
     let unwritable = |index, what: &str| Unwritable { index, what: what.into() };
     if let Some(region) = map.regions().find(|region| region.virt != 0) {
-        return Err(unwritable(region.index, "has a virtual address, for which there is no column"));
+        return Err(unwritable(region.index, "has a virtual address, and there is no column for it"));
     }
     if map.regions().all(|region| is_dropped(&region)) {
         return Err(unwritable(0, "is no region that Linux keeps, nor is any other: it would print no map"));
@@ -141,7 +141,7 @@ fn write_row(out: &mut String, number: usize, region: &Region, last: u128, size:
 /// What follows the range.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tail {
-    /// Nothing: whoever copied the row stopped there.
+    /// Nothing: the copy of the row stopped there.
     None,
     /// `(7MB)`, rounded down.
     MiB(u64),
@@ -472,7 +472,7 @@ efi: mem00: [type=1879048192|attr=0x070000000000000f] range=[0x0000000000000000-
         let page = MemoryDescriptor { page_count: 1, ..Default::default() };
         assert_eq!(told(page), None);
         let (index, what) = told(MemoryDescriptor { virt_start: 0x1000, ..page }).unwrap();
-        assert_eq!((index, what.as_str()), (1, "has a virtual address, for which there is no column"));
+        assert_eq!((index, what.as_str()), (1, "has a virtual address, and there is no column for it"));
         assert_eq!(told(MemoryDescriptor::default()).map(|(index, _)| index), Some(0));
     }
 

@@ -287,7 +287,7 @@ impl Lists {
         let Some(list) = self.lists.last_mut() else {
             return Ok(());
         };
-        // Under no heading the first row tells nothing of the lines before it, and much else may stand between rows.
+        // Under no heading the first row says nothing of the lines before it, and much else may stand between rows.
         let is_within = !list.rows.is_empty() || list.is_headed;
         if list.format.is_table && is_within && passed.len() <= MAX_PASSED {
             let message = |line| format!("line {line} is skipped: it stands in the table, and is no row of it");

@@ -188,15 +188,15 @@ const ROW_FORMATS: [&RowFormat; 19] = [
 
 /// Tells which format a text is in.
 ///
-/// A table header of ours settles it, for a scenario may quote a boot log, and so do the descriptors of our JSON; then a
-/// row, for a log may hold lines like `key = value`, or be in JSON itself; then whatever makes it look like TOML or JSON, so that a misspelt header is called that. Of a text with rows
+/// A table header of ours settles it, because a scenario may quote a boot log, and so do the descriptors of our JSON; then a
+/// row, because a log may hold lines like `key = value`, or be in JSON itself; then whatever makes it look like TOML or JSON, so that a misspelt header is called that. Of a text with rows
 /// of several formats it is the first one's, though not one's that only goes with maps.
 pub fn detect(text: &str) -> Option<Format> {
     let text = without_byte_order_mark(text);
     document(text).or_else(|| undressed_format(text, dress::undress(text).text()))
 }
 
-/// Whether bytes that are no UTF-8, but for what stands for them in a text, are a text with rows.
+/// Whether bytes that are not UTF-8, apart from what stands for them in a text, are a text with rows.
 pub(super) fn has_rows(text: &str) -> bool {
     row_format(dress::undress(text).text()).is_some()
 }

@@ -38,7 +38,7 @@ const WHAT_IS_READ: &str = "looked for `efi: memNN: [...] range=[...]` rows of a
 pub(super) const HOW_TO_GET_A_MAP: &str = "To get a machine's map, boot Linux on it with `efi=debug` on the kernel command \
      line and save what `dmesg` prints (as root; `journalctl -k -b` will do), or run `memmap` in the UEFI shell";
 
-/// Another description of a machine's memory, which looks like the map to who has not seen one.
+/// Another description of a machine's memory, which is easily mistaken for the map.
 struct Other {
     /// Whether a line is of it.
     is: fn(&str) -> bool,

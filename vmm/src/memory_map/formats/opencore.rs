@@ -6,7 +6,7 @@
 //!
 //! Ends are inclusive, the size is rounded down, the virtual address is cut to its low 32 bits. OpenCore prints its
 //! Memory Attributes Table and maps in the same rows, under headings (`OCMM: MemoryAttributesTable:`, `OCMM:
-//! MemoryMap:`) that excerpts lack. An entry tells itself: it has RUNTIME and no cacheability, for the table has
+//! MemoryMap:`) that excerpts lack. An entry tells itself: it has RUNTIME and no cacheability, because the table has
 //! permissions only (UEFI 2.10, section 4.6.4); regions of a map that have RUNTIME say how they may be cached.
 
 use std::ops::Range;
@@ -141,7 +141,7 @@ fn is_cut(virt: u64) -> bool {
 
 fn cut_virtual_address(virt: u64) -> (OddityKind, String) {
     let message =
-        format!("has the virtual address {virt:#x}, of which OpenCore prints the low 32 bits only: it is not read");
+        format!("has the virtual address {virt:#x}, but OpenCore prints only its low 32 bits: it is not read");
     (OddityKind::LostVirtualAddress, message)
 }
 

@@ -17,7 +17,7 @@ use super::lists::{Lists, Refused, Skipped, heading};
 pub(super) struct RowFormat {
     /// Which format it is.
     pub format: Format,
-    /// Lines that one row takes, at the most if it tells where it ends.
+    /// Lines that one row takes, at most if it tells where it ends.
     pub lines: usize,
     /// Where in a line a row starts, sound or damaged; `None` where the line is something else.
     pub start: fn(&str) -> Option<usize>,

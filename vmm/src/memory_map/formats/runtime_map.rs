@@ -280,7 +280,7 @@ fn hex_value(text: &str) -> Option<u64> {
     is_plain.then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
-/// Entries before this one are missing; whoever copied the folder lost them.
+/// Entries before this one are missing; the copy of the folder lost them.
 fn missing(index: usize, number: u64) -> Option<Oddity> {
     let message = || format!("entry {number} stands at place {index}: entries before it are missing");
     (number != index as u64).then(|| Oddity { kind: OddityKind::MissingRows, index, other: None, message: message() })

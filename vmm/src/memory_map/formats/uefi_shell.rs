@@ -79,7 +79,7 @@ const NAMES: [&str; 16] = [
     "Unaccepted",
 ];
 
-/// Names that the older shell has and EDK II has not, but for upper and lower case.
+/// Names that the older shell has and EDK II lacks, apart from upper and lower case.
 const OLD_NAMES: [(&str, MemoryType); 3] =
     [("MemMapIO", MemoryType::MMIO), ("MemPortIO", MemoryType::MMIO_PORT_SPACE), ("PAL_code", MemoryType::PAL_CODE)];
 

@@ -34,7 +34,7 @@ const PREFIX: &str = "(XEN)";
 /// Digits that addresses are padded to.
 const ADDRESS_DIGITS: usize = 13;
 
-/// A row is a range without blanks after Xen's prefix, be it cut; its E820 map has blanks or brackets in ranges. Rows
+/// A row is a range without blanks after Xen's prefix, even if it is cut; its E820 map has blanks or brackets in ranges. Rows
 /// whose prefix is gone are known by their types.
 fn start(line: &str) -> Option<usize> {
     let start = match find_marker(line, PREFIX) {

@@ -177,7 +177,7 @@ fn bit_7(kind: Kind, entry: u64, paging: &Paging) -> Field {
     Field { high: 7, low: 7, name, meaning }
 }
 
-/// Whether a bit, were it set, would be reserved.
+/// Whether a bit would be reserved if it were set.
 fn reserves(kind: Kind, entry: u64, bit: u64, paging: &Paging) -> bool {
     reserved_reasons(kind.level, entry | bit, paging).any(|(guilty, _)| guilty & bit != 0)
 }

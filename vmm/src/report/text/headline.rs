@@ -4,7 +4,7 @@ use super::super::style::{Paint, counted, printable, tally};
 use super::super::{EngineName, Report, RunVerdict, Verdict};
 use crate::check::{Rule, SkipKind};
 
-/// What was not done, named at the most; JSON has all of it.
+/// What was not done, named at most; JSON has all of it.
 const MAX_NOT_DONE: usize = 16;
 
 pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {

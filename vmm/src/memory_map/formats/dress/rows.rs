@@ -155,7 +155,7 @@ impl Reader<'_> {
     }
 }
 
-/// The most lines that a mail program makes of a row, and the longest of these but for the first.
+/// The most lines that a mail program makes of a row, and the longest of these except for the first.
 const MAX_LINES: usize = 4;
 const LONGEST_REST: usize = 100;
 
@@ -368,7 +368,7 @@ fn comment(line: &str, found: &Found, reader: &Reader<'_>) -> Option<usize> {
     reader.read(found.format, found.start, &line[..at]).map(|_| at)
 }
 
-/// Whether most of a line looks like a row: it has the same signs and numbers in the same order, but for one place.
+/// Whether most of a line looks like a row: it has the same signs and numbers in the same order, except in one place.
 fn resembles(line: &str, row: &str) -> bool {
     const LONGEST: usize = 1024;
     if line.len() > LONGEST || is_comment(line) {

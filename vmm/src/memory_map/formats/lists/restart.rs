@@ -9,7 +9,7 @@
 //!   and then all of it falls once, to where all of it begins. A map that is not sorted, twice, falls within each, and
 //!   what it fell to comes again: then it begins where its first row does.
 //!
-//! Under a heading another list would have one, too, unless someone took it away: there only the very same first rows
+//! Under a heading another list would have one, too, unless someone took it away: there only the same first rows
 //! tell.
 
 use std::collections::HashSet;

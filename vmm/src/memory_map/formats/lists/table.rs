@@ -50,7 +50,7 @@ pub(super) fn take_tables(lists: &mut Vec<List>, tables: &mut Vec<Table>) {
 }
 
 /// Whether the rows of the shell's that were announced as a table are one: a table that is empty, or lost, announces
-/// the map that comes next. Or whether all of them look so, for the heading may be lost: firmware's map says of runtime
+/// the map that comes next. Or whether all of them look so, because the heading may be lost: firmware's map says of runtime
 /// services' memory how it may be cached, and the table has nothing but permissions of it.
 fn is_table(list: &List) -> bool {
     const PERMISSIONS: MemoryAttribute = MemoryAttribute::READ_ONLY.union(MemoryAttribute::EXECUTE_PROTECT);
@@ -114,7 +114,7 @@ impl Table {
         match announced.cmp(&(read as u64)) {
             std::cmp::Ordering::Equal => None,
             std::cmp::Ordering::Greater => {
-                let message = format!("{table}, of which {read} are here: the permissions of the others are not known");
+                let message = format!("{table}, and {read} are here: the permissions of the others are not known");
                 Some(note(OddityKind::MissingRows, index, message))
             }
             std::cmp::Ordering::Less => {

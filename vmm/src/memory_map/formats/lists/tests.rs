@@ -212,7 +212,7 @@ fn edk2s_table_with_other_than_its_entries_is_noted() {
     };
     let table = "the Memory Attributes Table from line 3 on has 3 entries by its heading";
     let first = EDK2_ENTRIES.lines().next().unwrap();
-    assert_eq!(message(first), [format!("{table}, of which 1 are here: the permissions of the others are not known")]);
+    assert_eq!(message(first), [format!("{table}, and 1 are here: the permissions of the others are not known")]);
     assert_eq!(message(&[first, "\n", EDK2_ENTRIES].concat()), [format!("{table}, and 4 rows: was it edited?")]);
     let alone = read(&[EDK2_HEADINGS[0], SHELL_HEADING, first].concat()).remove(0);
     assert_eq!(alone.descriptors().len(), 1);
