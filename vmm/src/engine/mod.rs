@@ -72,7 +72,7 @@ impl Job<'_> {
 }
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Progress {
     /// The mapping code builds tables: where ring 0 is emulated, that takes some milliseconds for each.
