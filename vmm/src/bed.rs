@@ -21,6 +21,9 @@ use crate::report::{EngineName, Report};
 
 /// A test bed: one /dev/kvm handle, and machines that are used again. Cheap to clone, and safe to share between threads.
 ///
+/// After a fork it works in both processes: the child gets machines of its own. As everywhere, that is for a process of one
+/// thread; a lock that another thread holds at the fork stays locked in the child.
+///
 /// ```no_run
 /// use efibed::{Layout, MemoryMap, Pa, Scenario, TestBed};
 ///
