@@ -21,11 +21,12 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    // First: a machine has a thread of KVM's own, after which no process may be forked.
+    let walls = sandbox::try_parts()?;
     let bed = TestBed::new()?;
     // Ask for everything. KVM refuses what it lacks, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
-    let walls = sandbox::try_parts()?;
     match &arguments.json {
         Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities, &walls))?,
         Some(path) => {

@@ -94,7 +94,7 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 /// Runs `body` in a child process, and returns what it returned.
 ///
 /// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
-/// stay locked. The command has one until it shows a spinner.
+/// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
 fn in_child<T: Serialize + DeserializeOwned>(
     body: impl FnOnce(Teller) -> Result<T, Failure>,
     progress: &dyn Fn(Progress),

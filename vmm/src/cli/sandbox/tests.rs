@@ -296,13 +296,15 @@ fn end_by(signal: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says something that no message of ours is. Nothing at all: hangs up, and stays alive.
+/// Says something that no message of ours is. Nothing at all: hangs up. It stays alive for longer than the test takes, but
+/// not for ever: if the parent fails to end it, that is a failed test and no more.
 fn say(bytes: &[u8]) {
     // SAFETY: in a child the descriptor is the pipe's. It is closed here, and not used again.
     let mut pipe = unsafe { File::from_raw_fd(PIPE) };
     let _ = pipe.write_all(bytes);
     drop(pipe);
-    loop {
+    let start = std::time::Instant::now();
+    while start.elapsed() < std::time::Duration::from_secs(10) {
         std::hint::spin_loop();
     }
 }
