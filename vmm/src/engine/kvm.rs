@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod calling;
+mod hand_over;
 mod mapping;
 mod stage;
 
@@ -24,6 +25,7 @@ use stage::Stage;
 
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
+use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
@@ -173,7 +175,11 @@ impl Kvm {
             phase: Phase::Map,
             stage: Stage::Mapping,
             unfinished: None,
+            loaded_root: loaded.boot_root,
+            tables: Snapshot::tables(&loaded, 0),
+            table_pages: 0,
             given_up: false,
+            services_abandoned: 0,
             committed: Vec::new(),
             miscalled: Vec::new(),
             denials: Vec::new(),
@@ -275,8 +281,15 @@ struct Run<'a, 'm> {
     stage: Stage,
     /// What the mapper was at, if it did not come to an end.
     unfinished: Option<RegionAtHand>,
+    /// What is in CR3.
+    loaded_root: u64,
+    /// The tables that were judged, and how many pages of them are the mapper's.
+    tables: Snapshot,
+    table_pages: u64,
     /// The guest has abandoned a runtime service, and calls no more of them.
     given_up: bool,
+    /// The mailbox's word for that.
+    services_abandoned: u64,
     /// What firmware has done that it must not.
     committed: Vec<Offence>,
     /// The mistakes that the kernel has made in calling services.
@@ -306,6 +319,7 @@ impl Run<'_, '_> {
         let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
         let mut root = tables.root;
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
+        self.tables_are_judged(tables.table_pages);
         let virtual_map = self.loaded.virtual_map(tables.mapped);
         let map_at = self.loaded.virtual_map_at(tables.mapped);
         let (kernel, told) = (self.kernel.clone(), self.cpu.told);
@@ -335,14 +349,18 @@ impl Run<'_, '_> {
         }
 
         (self.phase, self.stage) = (Phase::Finish, Stage::Finishing);
-        let unchanged = MappedTables { changed: false, ..tables };
-        let finished = if self.job.kernel.finish { self.run_mapper(Op::Finish)? } else { Some(unchanged) };
-        let Some(finished) = finished else { return Ok(()) };
         let mut finished_expectation = None;
-        if finished.changed {
+        if self.job.kernel.finish {
+            let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, finished.root, &told);
+            let owed = expectation.finished(&question);
+            let is_new = finished.root != root || self.tables.first_change(&self.loaded.memory).is_some();
             root = finished.root;
-            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &told);
-            let expectation = finished_expectation.insert(expectation.finished(&question));
+            self.tables_are_judged(finished.table_pages);
+            // Whether there is anything to check again is not for the mapper to say.
+            finished_expectation = (is_new || owed != *expectation).then_some(owed);
+        }
+        if let Some(expectation) = &finished_expectation {
             let intact = self.walk(expectation, root).kernel_intact;
             let probed = if intact { self.probe(expectation, root) } else { Ok(()) };
             self.conclude(Some(root));
@@ -432,6 +450,8 @@ impl Run<'_, '_> {
             Plan::new(expectation, &ground)
         };
         if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
+            // It stands for a machine that sees other tables than the walk did, so it is no change of them.
+            self.tables_are_judged(self.table_pages);
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();
@@ -442,6 +462,7 @@ impl Run<'_, '_> {
         let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
+        self.look_at_tables("the probes");
         self.ask_kvm(expectation, root, &mut judge);
         let (observations, marks) = judge.finish(outcome.is_ok());
         self.report.timing.probe += probing.elapsed();
@@ -457,6 +478,8 @@ impl Run<'_, '_> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
         let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
         self.guest.batch(&[load], &mut listener)?;
+        self.loaded_root = root;
+        course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
         for sweeps in batches(&plan.sweeps) {
@@ -464,12 +487,14 @@ impl Run<'_, '_> {
             done += sweeps.iter().map(|sweep| sweep.pages).sum::<u64>();
             self.guest.put_sweeps(&sweeps)?;
             self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
+            self.look_after_batch("a sweep");
         }
         for group in &plan.groups {
             for probes in group.probes.chunks(MAX_PROBES) {
                 self.guest.put_probes(probes.iter().map(|probe| probe.virt))?;
                 let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
                 self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
+                self.look_after_batch("probes");
                 let records = self.guest.probes(probes.len())?;
                 let Some(judge) = &mut listener.judge else { continue };
                 judge.probed(group.kind, probes, &records);

@@ -13,7 +13,7 @@ mod kvm;
 mod machines;
 mod native;
 mod options;
-mod stray;
+mod snapshot;
 mod trials;
 pub mod walker;
 
@@ -124,7 +124,9 @@ pub enum Moment {
     BeforeWalk,
     /// After it: the guest's MMU must notice by itself.
     AfterWalk,
-    /// After phase `finish`, before the host walks its tables.
+    /// While the guest's MMU is asked about tables that were walked.
+    WhileProbed,
+    /// At the end of phase `finish`, as if the mapping code had done it.
     AfterFinish,
 }
 
