@@ -34,8 +34,8 @@ use crate::check::{
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement,
-    PortAnswer, Sizes, command,
+    BackedPage, End, Guest, GuestEvents, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
+    Sizes, command,
 };
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
@@ -113,7 +113,7 @@ impl Kvm {
             firmware.misbehave(&job.firmware.misbehaves);
         }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
-        let image = Image::built_in()?;
+        let image = job.image()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);

@@ -10,7 +10,7 @@ use super::native::Native;
 use super::snapshot::{Snapshot, first_word_beyond};
 use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::guest::{Image, Loaded, MappedTables, Placement};
+use crate::guest::{Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -32,7 +32,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
         return Ok(report);
     }
 
-    let image = Image::built_in()?;
+    let image = job.image()?;
     let pool = course::pool_pages(job.map, job.mapper.layout);
     let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
