@@ -37,7 +37,7 @@ use crate::guest::{
     BackedPage, End, Guest, GuestEvents, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
     Sizes, command,
 };
-use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
+use crate::machine::{APIC_PAGE, CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
 use crate::report::{Culprit, EngineName, FaultDetail, Report};
@@ -100,7 +100,7 @@ impl Kvm {
         let attributes: Vec<_> =
             [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
         let firmware = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
-            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
+            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
         });
         report.uncalled = match &firmware {
             _ if !job.firmware.calls => Some("the scenario asks for none".into()),
@@ -248,7 +248,8 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
     let mut taken = BTreeSet::new();
     let mut pages = Vec::new();
     let mut add = |phys: u64, content: [u8; PAGE_BYTES as usize]| {
-        if phys >> maxphyaddr == 0 && pages.len() < MAX_BACKED_PAGES && taken.insert(phys) {
+        if phys >> maxphyaddr == 0 && !APIC_PAGE.contains(&phys) && pages.len() < MAX_BACKED_PAGES && taken.insert(phys)
+        {
             let mut page = BackedPage { phys, content };
             stamp_page(phys, &mut page.content);
             pages.push(page);
@@ -527,7 +528,10 @@ impl Run<'_, '_> {
             let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
             Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
         });
-        let found: BTreeSet<u64> = self.marks.addresses().chain(judge.marks.addresses()).collect();
+        // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
+        let is_canonical = |virt: &u64| self.cpu.checks.is_canonical(Va(*virt));
+        let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
+        let found: BTreeSet<u64> = found.collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
             // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
             let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {

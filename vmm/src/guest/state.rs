@@ -30,8 +30,11 @@ const RFLAGS_KEPT: u64 = !(1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 
 /// Bit 1 of RFLAGS is always 1; interrupts are off, and strings go upwards.
 const RFLAGS: u64 = 1 << 1;
 
+/// A register's name, and where it is.
+type Register = (&'static str, fn(&kvm_sregs) -> u64);
+
 /// Everything that a kernel relies on, by name. CR3 is not here: it changes with each switch.
-const REGISTERS: [(&str, fn(&kvm_sregs) -> u64); 10] = [
+const REGISTERS: [Register; 10] = [
     ("CR0", |sregs| sregs.cr0),
     ("CR4", |sregs| sregs.cr4),
     ("EFER", |sregs| sregs.efer),
