@@ -1,6 +1,7 @@
 //! Memory as it was at some moment, to see whether it still is: what mapping code may not write to, and tables that have
 //! been judged.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::{offset_of, size_of};
 use std::ops::Range;
 
@@ -15,15 +16,13 @@ pub struct Snapshot {
     stretches: Vec<Stretch>,
 }
 
-/// A word that is not what it was.
+/// Something that is not what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its physical address.
+    /// Its physical address: of a word, or of a page where no more is known.
     pub at: u64,
-    /// What was there.
-    pub before: u64,
-    /// What is there.
-    pub now: u64,
+    /// What the word was, and what it is.
+    pub words: Option<[u64; 2]>,
 }
 
 impl Snapshot {
@@ -74,13 +73,13 @@ impl Snapshot {
     pub fn tables(loaded: &Loaded, pages: u64) -> Self {
         let pool = loaded.placement.pool();
         let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        let kernels = (loaded.placement.boot_tables(), Free::AccessedAndDirty);
-        Self::take(&loaded.memory, [kernels, (pool.start..pool.start + used, Free::AccessedAndDirty)])
+        let ranges = [loaded.placement.boot_tables(), pool.start..pool.start + used];
+        Self::take(&loaded.memory, ranges.map(|range| (range, Free::AccessedAndDirty)))
     }
 
-    /// How much there is to compare.
-    pub fn bytes(&self) -> usize {
-        self.stretches.iter().map(|stretch| stretch.before.len()).sum()
+    /// Whether it is compared in no time.
+    pub fn is_small(&self) -> bool {
+        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Bytes(_)))
     }
 
     /// The first word that has changed.
@@ -90,10 +89,16 @@ impl Snapshot {
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
         let stretch = |(range, free): (Range<u64>, Free)| {
-            let mut before = vec![0; (range.end - range.start) as usize];
-            // All of it is the guest's own memory.
-            let _ = memory.read(range.start, &mut before);
-            Stretch { start: range.start, before, free }
+            let bytes = (range.end - range.start) as usize;
+            let before = if bytes <= MOST_KEPT {
+                let mut before = vec![0; bytes];
+                // All of it is the guest's own memory.
+                let _ = memory.read(range.start, &mut before);
+                Before::Bytes(before)
+            } else {
+                Before::Digests(pages(&range).map(|page| digest(memory, page, free)).collect())
+            };
+            Stretch { range, before, free }
         };
         Self { stretches: ranges.into_iter().map(stretch).collect() }
     }
@@ -121,29 +126,71 @@ fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
 /// Bytes that are compared at once.
 const CHUNK: usize = PAGE_BYTES as usize;
 
+/// Of a stretch of more bytes only a digest of each page is kept. That there is a change is known as surely; what was there
+/// is not.
+const MOST_KEPT: usize = 8 << 20;
+
 #[derive(Debug)]
 struct Stretch {
-    start: u64,
-    before: Vec<u8>,
+    range: Range<u64>,
+    before: Before,
     free: Free,
+}
+
+/// What was there.
+#[derive(Debug)]
+enum Before {
+    Bytes(Vec<u8>),
+    /// One for each page.
+    Digests(Vec<u64>),
 }
 
 impl Stretch {
     fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
+        match &self.before {
+            Before::Bytes(before) => self.first_word(before, memory),
+            Before::Digests(before) => pages(&self.range)
+                .zip(before)
+                .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
+                .map(|(page, _)| Change { at: page.start, words: None }),
+        }
+    }
+
+    fn first_word(&self, before: &[u8], memory: &OwnMemory) -> Option<Change> {
         let mut chunk = [0; CHUNK];
-        self.before.chunks(CHUNK).zip((self.start..).step_by(CHUNK)).find_map(|(before, at)| {
+        before.chunks(CHUNK).zip(self.range.clone().step_by(CHUNK)).find_map(|(before, at)| {
             let now = &mut chunk[..before.len()];
             let is_read = memory.read(at, now);
             if is_read && now == before {
                 return None;
             }
             let words = before.chunks_exact(8).zip(now.chunks_exact(8)).zip((at..).step_by(8));
-            words.map(|((before, now), at)| Change { at, before: word(before), now: word(now) }).find(|change| {
-                let free = self.free.bits(change.at - self.start);
-                !is_read || change.before & !free != change.now & !free
-            })
+            let mut words = words.map(|((before, now), at)| (at, [word(before), word(now)]));
+            let changed = words.find(|(at, [before, now])| {
+                let free = self.free.bits(at - self.range.start);
+                !is_read || before & !free != now & !free
+            });
+            changed.map(|(at, words)| Change { at, words: Some(words) })
         })
     }
+}
+
+fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.clone().step_by(CHUNK).map(move |at| at..end.min(at + PAGE_BYTES))
+}
+
+/// Of a page, but for what may change. Only tables are so large, and what is free in them is so in every word.
+fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
+    let mut bytes = [0; CHUNK];
+    let bytes = &mut bytes[..(page.end - page.start) as usize];
+    let mut hasher = DefaultHasher::new();
+    memory.read(page.start, bytes).hash(&mut hasher);
+    bytes
+        .chunks_exact(8)
+        .zip((0..).step_by(8))
+        .for_each(|(bytes, offset)| hasher.write_u64(word(bytes) & !free.bits(offset)));
+    hasher.finish()
 }
 
 fn word(bytes: &[u8]) -> u64 {
@@ -198,7 +245,7 @@ mod tests {
         let word = loaded.memory.read_u64(at).unwrap();
         assert!(loaded.memory.write_u64(at, word ^ flip));
         let change = before.first_change(&loaded.memory);
-        assert!(change.is_none_or(|change| (change.before, change.now) == (word, word ^ flip)));
+        assert!(change.is_none_or(|change| change.words == Some([word, word ^ flip])));
         change.map(|change| change.at)
     }
 
@@ -263,6 +310,21 @@ mod tests {
         assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
         // More pages than there are.
         assert!(Snapshot::tables(&loaded, u64::MAX).first_change(&loaded.memory).is_none());
+    }
+
+    #[test]
+    fn of_large_tables_a_digest_is_kept() {
+        let memory = OwnMemory::new(0x10_0000, MOST_KEPT as u64 + PAGE_BYTES).unwrap();
+        let snapshot = Snapshot::take(&memory, [(memory.base()..memory.end(), Free::AccessedAndDirty)]);
+        assert!(!snapshot.is_small());
+        let change = |at: u64, value: u64| {
+            assert!(memory.write_u64(at, value));
+            snapshot.first_change(&memory).map(|change| (change.at, change.words))
+        };
+        assert_eq!(change(0x30_0018, bits::A | bits::D), None);
+        assert_eq!(change(0x30_0018, 1 << 63), Some((0x30_0000, None)));
+        assert_eq!(change(0x30_0018, 0), None);
+        assert_eq!(change(memory.end() - 8, 1), Some((memory.end() - PAGE_BYTES, None)));
     }
 
     #[test]

@@ -6,14 +6,11 @@ use super::Run;
 use crate::check::{Finding, Rule};
 use crate::guest::Altered;
 
-/// Tables of more bytes than this are compared at the end of each stage, not after each batch.
-const MOST_AFTER_EACH_BATCH: usize = 8 << 20;
-
 impl Run<'_, '_> {
-    /// After each batch.
+    /// After each batch; large tables are compared at the end of a stage.
     pub(super) fn look_after_batch(&mut self, of: &str) {
         self.look_at_registers(of);
-        if self.tables.bytes() <= MOST_AFTER_EACH_BATCH {
+        if self.tables.is_small() {
             self.look_at_tables(of);
         }
     }
@@ -33,17 +30,14 @@ impl Run<'_, '_> {
     pub(super) fn look_at_tables(&mut self, after: &str) {
         let Some(change) = self.tables.first_change(&self.loaded.memory) else { return };
         self.tables = Snapshot::tables(self.loaded, self.table_pages);
-        let (at, before, now) = (change.at, change.before, change.now);
-        let finding = Finding {
-            expected: format!("{before:#x} at PA {at:#x}"),
-            observed: format!("{now:#x} at PA {at:#x}"),
-            ..Finding::worded(
-                self.phase,
-                Rule::TablesChanged,
-                None,
-                format!("after {after} the table entry at PA {at:#x} is another than the one that was walked"),
-            )
+        let at = change.at;
+        let what = if change.words.is_some() { "table entry" } else { "page of tables" };
+        let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");
+        let [expected, observed] = match change.words {
+            Some(words) => words.map(|word| format!("{word:#x} at PA {at:#x}")),
+            None => Default::default(),
         };
+        let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::TablesChanged, None, message) };
         self.marks.push_finding(finding);
     }
 
