@@ -1,10 +1,10 @@
 //! `efibed schema`: what a scenario file may hold, for editors and programs.
 
-use super::{Failure, Status, terminal};
+use super::{Failure, Status, output};
 use crate::Scenario;
 
 /// Prints the JSON schema of scenario files.
 pub fn run() -> Result<Status, Failure> {
-    terminal::print(&format!("{:#}\n", Scenario::schema()))?;
+    output::print(&format!("{:#}\n", Scenario::schema()))?;
     Ok(Status::Clean)
 }
