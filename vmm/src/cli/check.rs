@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &[&arguments.input.map])?;
     let report = watched(arguments.watching, |progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
     let junit = || junit::to_junit(&[(&report.source, &report)]);
     outputs.write(|| text(&report), &[&|| json::to_json(&report), &junit], Status::of(&report))

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, Status, output};
+use super::output::{self, Outputs};
+use super::{Failure, Status};
 use crate::engine::Abilities;
 use crate::report::style::Paint;
 use crate::{CpuidRequest, TestBed};
@@ -19,19 +20,12 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let outputs = Outputs::open([arguments.json.as_deref()], &[])?;
     let bed = TestBed::new()?;
     // Ask for everything. KVM refuses what it lacks, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
-    match &arguments.json {
-        Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities))?,
-        Some(path) => {
-            output::write_file(path, json(&abilities))?;
-            output::print(&text(&abilities, output::columns()))?;
-        }
-        None => output::print(&text(&abilities, output::columns()))?,
-    }
-    Ok(Status::Clean)
+    outputs.write(|| text(&abilities, output::columns()), &[&|| json(&abilities)], Status::Clean)
 }
 
 fn text(abilities: &Abilities, columns: Option<usize>) -> String {

@@ -63,7 +63,8 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
     let scenario = arguments.limits.apply(scenario);
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
+    let inputs = [arguments.first.as_path(), &arguments.second];
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let reports =
         watched(arguments.watching, |progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
     let [first, second] = &reports;
