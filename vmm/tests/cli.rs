@@ -508,7 +508,7 @@ fn utf16_is_read_from_a_file_and_from_standard_input() {
         .says(&["65 descriptors", "window-overflow"]);
     fs::write(&file, &utf16[..utf16.len() - 1]).unwrap();
     let said = efibed(["convert", &file, "--to", "shell"]);
-    said.ends(BAD_INPUT).complains(&["<stdin>:84:1: has half a UTF-16 unit at its end"]);
+    said.ends(BAD_INPUT).complains(&["memmap.txt:84:55: has half a UTF-16 unit at its end"]);
 }
 
 fn what_a_format_cannot_hold_is_refused() {
@@ -544,7 +544,7 @@ fn binary_descriptors_need_their_size() {
     (one[0], one[10], one[24], one[37], one[39]) = (6, 0x10, 1, 1, 0x80);
     let map = [one, one].concat();
     let said = efibed_reading(["convert", "-", "--to", "json"], &map).ends(BAD_INPUT);
-    said.complains(&["<stdin>:1:1: is not UTF-8 text", "`efibed convert MAP --stride N --to toml`"]);
+    said.complains(&["<stdin>:1:40: is not UTF-8 text", "`efibed convert MAP --stride N --to toml`"]);
     let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "40"], &map).ends(CLEAN);
     let document: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(document["descriptors"][1]["attribute"], "RUNTIME|0x10000000000");

@@ -252,7 +252,7 @@ mod tests {
         let bytes = several(MAX_DESCRIPTORS + 1, 40);
         assert_eq!(
             error(&bytes, Some(40)),
-            "map: has more than 65536 descriptors: the first too many is at byte 0x280000"
+            "map:1:2621441: has more than 65536 descriptors: the first too many is at byte 0x280000"
         );
     }
 }
