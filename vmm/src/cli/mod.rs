@@ -15,6 +15,8 @@ mod matrix;
 mod message;
 mod output;
 mod progress;
+mod results;
+mod sandbox;
 mod schema;
 mod show;
 mod temporary;
@@ -23,6 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 use self::message::{Colours, tell, tell_styled};
 use crate::engine::EngineError;
@@ -77,7 +80,7 @@ enum Command {
 }
 
 /// How a command ended, as an exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 enum Status {
     Clean = 0,
@@ -150,6 +153,8 @@ enum Failure {
     Engine(EngineError),
     /// Standard output or a file could not be written.
     Output(String),
+    /// A child process failed, or could not be made.
+    Told { status: Status, words: String },
 }
 
 impl Failure {
@@ -159,24 +164,26 @@ impl Failure {
     }
 
     fn tell(self) -> Status {
+        let (status, words) = self.in_words();
+        let colours = if output::errors_take_colour() { Colours::Some } else { Colours::None };
+        tell_styled(&words, colours);
+        status
+    }
+
+    /// The status to end with, and what to say on standard error.
+    fn in_words(self) -> (Status, String) {
         match self {
-            Self::Input(report) => {
-                let colours = if output::errors_take_colour() { Colours::Some } else { Colours::None };
-                tell_styled(&format!("{report:?}"), colours);
-                Status::BadInput
-            }
+            Self::Input(report) => (Status::BadInput, format!("{report:?}")),
             Self::Engine(error) => {
-                tell(&format!("efibed: {error}"));
+                let mut words = format!("efibed: {error}");
                 if let EngineError::Open(open) = &error {
-                    tell(&format!("  {}", open.help()));
-                    tell("  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)");
+                    words += &format!("\n  {}", open.help());
+                    words += "\n  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)";
                 }
-                status_of(&error)
+                (status_of(&error), words)
             }
-            Self::Output(problem) => {
-                tell(&format!("efibed: {problem}"));
-                Status::BadInput
-            }
+            Self::Output(problem) => (Status::BadInput, format!("efibed: {problem}")),
+            Self::Told { status, words } => (status, words),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use libc::{c_char, c_int};
 use tempfile::NamedTempFile;
@@ -86,6 +86,8 @@ impl Drop for Listed {
 /// handles, stays as it is.
 fn remove_at_signals() {
     static ONCE: Once = Once::new();
+    // A process number is positive and fits.
+    WRITER.store(std::process::id() as i32, Ordering::Release);
     ONCE.call_once(|| [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().for_each(remove_at));
 }
 
@@ -102,8 +104,13 @@ fn remove_at(signal: c_int) {
     unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
 }
 
+/// The process that writes. A child that was forked from it has its handlers too, and must leave its files alone.
+static WRITER: AtomicI32 = AtomicI32::new(0);
+
 extern "C" fn remove_and_end(signal: c_int) {
-    for name in &NAMES {
+    // SAFETY: async-signal-safe, and without arguments.
+    let is_writer = unsafe { libc::getpid() } == WRITER.load(Ordering::Acquire);
+    for name in NAMES.iter().filter(|_| is_writer) {
         let name = name.load(Ordering::Acquire);
         if !name.is_null() {
             // SAFETY: a listed name is a C string that is never freed. unlink is async-signal-safe.
