@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FORMAT", value_parser = write_formats(), long_help = TO_HELP)]
     to: WriteFormat,
 
-    /// Write to a file, whole or not at all, in place of standard output
+    /// Write to a file in place of standard output: whole or not at all, unless it is a device, a pipe or a hard link
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
