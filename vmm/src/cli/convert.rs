@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{Failure, Status, input, output};
+use super::message::tell;
+use super::output::{self, OutputFile};
+use super::{Failure, Status, input};
 use crate::memory_map::{
     Format, ListKind, MemoryMap, OddityKind, ReadOptions, WriteFormat, WriteOptions, oddities, write,
 };
@@ -23,7 +25,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FORMAT", value_parser = write_formats(), long_help = TO_HELP)]
     to: WriteFormat,
 
-    /// Write to a file, whole or not at all, in place of standard output
+    /// Write to a file in place of standard output: whole or not at all, unless it is a device, a pipe or a hard link
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -79,8 +81,9 @@ Examples:
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let map = map(arguments)?;
+    let file = arguments.output.as_deref().map(|path| OutputFile::open(path, &[&arguments.map])).transpose()?;
     for note in oddities(&map).into_iter().filter(|note| note.kind.is_of_text() && note.kind != OddityKind::ExtraList) {
-        eprintln!("efibed: {}", note.message);
+        tell(&format!("efibed: {}", note.message));
     }
     let options = WriteOptions {
         stride: arguments.stride,
@@ -88,8 +91,8 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         drop_attributes_table: arguments.drop_table,
     };
     let bytes = write(&map, arguments.to, &options).map_err(Failure::input)?;
-    match &arguments.output {
-        Some(path) => output::write_file(path, &bytes)?,
+    match file {
+        Some(file) => file.write(&bytes).map_err(Failure::Output)?,
         None if arguments.to == WriteFormat::Binary && io::stdout().is_terminal() => {
             let problem = "binary descriptors are not for a terminal: redirect standard output, or use `--output FILE`";
             return Err(Failure::Output(problem.into()));
@@ -110,7 +113,7 @@ fn map(arguments: &Arguments) -> Result<MemoryMap, Failure> {
         None => firmware,
     };
     if arguments.list.is_none() && maps.len() > 1 {
-        eprintln!("efibed: using list {}; {}", index + 1, lists(&maps));
+        tell(&format!("efibed: using list {}; {}", index + 1, lists(&maps)));
     }
     Ok(maps.swap_remove(index))
 }

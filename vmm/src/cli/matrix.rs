@@ -99,7 +99,7 @@ Exit status: 0 if everything is as the SDM says, except for known deviations; 1 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
-    let outputs = Outputs::open([arguments.json.as_deref()])?;
+    let outputs = Outputs::open([arguments.json.as_deref()], &[])?;
     if let Some(combination) = arguments.case {
         return run_case(&bed, combination, arguments, outputs);
     }

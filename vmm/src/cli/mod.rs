@@ -12,12 +12,14 @@ mod input;
 mod kexec;
 mod limits;
 mod matrix;
+mod message;
 mod output;
 mod progress;
 mod results;
 mod sandbox;
 mod schema;
 mod show;
+mod temporary;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -25,7 +27,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use self::message::{Colours, tell, tell_styled};
 use crate::engine::EngineError;
+use crate::guest::{ImageError, LoadError};
 use crate::report::{Report, RunVerdict};
 
 /// A test bed for EFI runtime-services mapping code.
@@ -114,10 +118,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // To standard output if it is the help that was asked for, else to standard error.
-            let _ = error.print();
-            let status = if error.use_stderr() { Status::BadInput } else { Status::Clean };
-            return status.into();
+            return usage(&error).unwrap_or_else(Failure::tell).into();
         }
     };
     let ended = match &arguments.command {
@@ -131,6 +132,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(arguments),
     };
     ended.unwrap_or_else(|failure| failure.tell()).into()
+}
+
+/// Prints the help that was asked for, to standard output, or tells what is wrong with the arguments, which it quotes.
+fn usage(error: &clap::Error) -> Result<Status, Failure> {
+    let text = error.render();
+    if error.use_stderr() {
+        tell(text.to_string().trim_end());
+        return Ok(Status::BadInput);
+    }
+    output::print(&if output::takes_colour() { text.ansi().to_string() } else { text.to_string() })?;
+    Ok(Status::Clean)
 }
 
 /// Why a command failed.
@@ -153,7 +165,8 @@ impl Failure {
 
     fn tell(self) -> Status {
         let (status, words) = self.in_words();
-        eprintln!("{words}");
+        let colours = if output::errors_take_colour() { Colours::Some } else { Colours::None };
+        tell_styled(&words, colours);
         status
     }
 
@@ -183,6 +196,8 @@ impl From<EngineError> for Failure {
 
 fn status_of(error: &EngineError) -> Status {
     match error {
+        // The machine has no memory left.
+        EngineError::Image(ImageError::Memory(_)) | EngineError::Load(LoadError::Backing(_)) => Status::Unable,
         EngineError::Image(_) | EngineError::Load(_) => Status::Internal,
         _ => Status::Unable,
     }

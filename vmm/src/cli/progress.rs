@@ -1,13 +1,14 @@
 //! How far a run is, for those who wait for it: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::message::tell;
 use crate::Progress;
 
 /// Whether anything is shown at all.
@@ -143,8 +144,7 @@ impl Lines {
         let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if last.elapsed() >= BETWEEN_LINES {
             *last = Instant::now();
-            // A closed standard error stops no run.
-            let _ = writeln!(std::io::stderr(), "efibed: {}", words());
+            tell(&format!("efibed: {}", words()));
         }
     }
 }

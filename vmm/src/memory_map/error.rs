@@ -19,7 +19,7 @@ pub enum ReadError {
     #[error("{path}: {problem}")]
     #[diagnostic(help("{help}"))]
     File {
-        /// The file.
+        /// The file, with `:line:column` if its bytes are what is wrong.
         path: String,
         /// What is wrong with it.
         problem: String,
@@ -54,20 +54,20 @@ impl ParseError {
     /// An error of the TOML reader, with the place it tells.
     pub fn from_toml(name: &str, text: &str, error: &toml::de::Error) -> Self {
         let message = error.message().replace('\n', "; ");
-        Self::at(name, text, error.span().unwrap_or(0..0), clip(&message, MAX_MESSAGE_CHARS))
+        Self::at(name, text, error.span().unwrap_or(0..0), message)
     }
 
     /// An error about `span` (byte offsets) of `text`.
     pub(super) fn at(name: &str, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
         let start = floor_char_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let name = printable(name).into_owned();
+        let name = clip(&printable(name), MAX_NAME_CHARS);
         let (excerpt, label) = Excerpt::around(&name, text, start..span.end);
         Self(Box::new(Inner {
             place: span.clone(),
             line: line_number(text, start),
             column: text[line_start..start].chars().count() + 1,
-            message: message.into(),
+            message: clip(&printable(&message.into()), MAX_MESSAGE_CHARS),
             label: "here".into(),
             span: (!text.is_empty()).then_some(label),
             help: None,
@@ -88,7 +88,7 @@ impl ParseError {
 
     /// What is written under the place in the text.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
-        self.0.label = label.into();
+        self.0.label = clip(&printable(&label.into()), MAX_MESSAGE_CHARS);
         self
     }
 
@@ -127,6 +127,10 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 }
 
 const MAX_QUOTED_CHARS: usize = 40;
+
+/// The longest path that Linux has.
+const MAX_NAME_CHARS: usize = 4096;
+
 const MAX_MESSAGE_CHARS: usize = 400;
 
 /// How much of a line is kept on each side of where an error starts: more than a Linux row with its timestamp.

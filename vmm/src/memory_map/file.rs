@@ -40,12 +40,18 @@ fn unreadable(path: &Path, error: io::Error) -> ReadError {
 /// More than is read.
 pub(super) fn too_large(name: &str) -> ReadError {
     let problem = format!("is larger than {} MiB", MAX_INPUT_BYTES >> 20);
-    bytes_error(name, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'")
+    bytes_error(name, (1, 1), problem, "keep the lines of the memory map only, for example with grep 'efi: mem'")
 }
 
-/// What is wrong with the bytes of a file, or of standard input.
-pub(super) fn bytes_error(name: &str, problem: String, help: &'static str) -> ReadError {
-    ReadError::File { path: printable(name).into_owned(), problem, help, cause: None }
+/// What is wrong with the bytes of a file, or of standard input, and at which line and column. Bytes that are no text are
+/// one line, of which each is a column.
+pub(super) fn bytes_error(
+    name: &str,
+    (line, column): (usize, usize),
+    problem: String,
+    help: &'static str,
+) -> ReadError {
+    ReadError::File { path: format!("{}:{line}:{column}", printable(name)), problem, help, cause: None }
 }
 
 pub(super) fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io::Error>) -> ReadError {
@@ -97,7 +103,7 @@ mod tests {
         assert_eq!(Temporary::new("empty", b"").error(), "FILE:1:1: no EFI memory map: there is nothing in it");
         assert_eq!(
             Temporary::new("noise", b"a\n\nb\x80\xff").error(),
-            "FILE: is not UTF-8 text: byte 0x80 at offset 4, in line 3"
+            "FILE:3:2: is not UTF-8 text: byte 0x80 at offset 4"
         );
         assert_eq!(
             Temporary::new("utf16", b"\xff\xfeR\0").error(),
@@ -110,6 +116,6 @@ mod tests {
         let error = |path: &str| MemoryMap::read(Path::new(path)).unwrap_err().to_string();
         assert_eq!(error("/"), "/: is a directory, not a memory map");
         assert_eq!(error("no/such/file"), "no/such/file: no such file");
-        assert_eq!(error("/dev/zero"), "/dev/zero: is larger than 64 MiB");
+        assert_eq!(error("/dev/zero"), "/dev/zero:1:1: is larger than 64 MiB");
     }
 }

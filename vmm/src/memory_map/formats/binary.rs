@@ -49,7 +49,12 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
             "has more than {MAX_DESCRIPTORS} descriptors: the first too many is at byte {:#x}",
             MAX_DESCRIPTORS * stride
         );
-        return Err(bytes_error(name, problem, "no firmware hands out so many: check that this is one map"));
+        return Err(bytes_error(
+            name,
+            at_byte(MAX_DESCRIPTORS * stride),
+            problem,
+            "no firmware hands out so many: check that this is one map",
+        ));
     }
     // The last descriptor may lack what lies beyond the structure.
     let has_last = cut >= DESCRIPTOR_BYTES;
@@ -58,16 +63,22 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
             format!("descriptor {count} at byte {:#x} is cut: {cut} bytes of {stride} are there", count * stride);
         return Err(bytes_error(
             name,
+            at_byte(count * stride),
             problem,
             "copy the file again, or give the right size of a descriptor (--stride)",
         ));
     }
     if bytes.is_empty() {
-        return Err(bytes_error(name, "has no descriptor: it is empty".into(), "copy the file again"));
+        return Err(bytes_error(name, at_byte(0), "has no descriptor: it is empty".into(), "copy the file again"));
     }
     let descriptors = bytes.chunks(stride).filter_map(descriptor).collect();
     let map = MemoryMap::from_descriptors(name, descriptors);
     Ok(MemoryMap { format: Some(Format::Binary), ..map })
+}
+
+/// Line and column of a byte, for bytes without lines.
+fn at_byte(offset: usize) -> (usize, usize) {
+    (1, offset + 1)
 }
 
 /// Writes descriptors, `stride` bytes each; an impossible size is an error.
@@ -89,24 +100,32 @@ fn check_stride(name: &str, stride: usize) -> Result<usize, ReadError> {
     }
     let problem =
         format!("cannot have descriptors of {stride} bytes: there are multiples of 8, from {DESCRIPTOR_BYTES} on");
-    Err(bytes_error(name, problem, "take firmware's DescriptorSize, 48 on nearly every machine"))
+    Err(bytes_error(name, at_byte(0), problem, "take firmware's DescriptorSize, 48 on nearly every machine"))
 }
 
 fn guess_stride(name: &str, bytes: &[u8]) -> Result<usize, ReadError> {
     let mut strides = sensible_strides(bytes);
     let (one, another) = (strides.next(), strides.next());
-    let problem = match (one, another) {
+    let (place, problem) = match (one, another) {
         (Some(stride), None) => return Ok(stride),
-        (Some(one), Some(another)) => format!("makes sense with descriptors of {one} bytes, and of {another}"),
+        (Some(one), Some(another)) => {
+            (at_byte(0), format!("makes sense with descriptors of {one} bytes, and of {another}"))
+        }
         (None, _) => {
             let (index, what) = senseless(bytes, USUAL_STRIDE).unwrap_or((0, "is cut"));
-            format!(
+            let problem = format!(
                 "makes no sense with descriptors of any size; of {USUAL_STRIDE} bytes, descriptor {index} at byte {:#x} {what}",
                 index * USUAL_STRIDE
-            )
+            );
+            (at_byte(index * USUAL_STRIDE), problem)
         }
     };
-    Err(bytes_error(name, problem, "tell firmware's DescriptorSize to `efibed convert MAP --stride N --to toml`"))
+    Err(bytes_error(
+        name,
+        place,
+        problem,
+        "tell firmware's DescriptorSize to `efibed convert MAP --stride N --to toml`",
+    ))
 }
 
 fn sensible_strides(bytes: &[u8]) -> impl Iterator<Item = usize> {
@@ -205,16 +224,16 @@ mod tests {
     fn a_size_that_cannot_be_told_is_asked_for() {
         assert_eq!(
             error(&several(2, 40)[..79], None),
-            "map: makes no sense with descriptors of any size; of 48 bytes, descriptor 0 at byte 0x0 has something where nothing belongs"
+            "map:1:1: makes no sense with descriptors of any size; of 48 bytes, descriptor 0 at byte 0x0 has something where nothing belongs"
         );
         let zeros = [ONE.as_slice(), &[0; 40]].concat();
         assert_eq!(
             error(&[several(2, 48), zeros].concat(), None),
-            "map: makes no sense with descriptors of any size; of 48 bytes, descriptor 3 at byte 0x90 is cut"
+            "map:1:145: makes no sense with descriptors of any size; of 48 bytes, descriptor 3 at byte 0x90 is cut"
         );
         assert_eq!(
             error(&ONE, Some(44)),
-            "map: cannot have descriptors of 44 bytes: there are multiples of 8, from 40 on"
+            "map:1:1: cannot have descriptors of 44 bytes: there are multiples of 8, from 40 on"
         );
     }
 
@@ -222,10 +241,10 @@ mod tests {
     fn what_is_cut_is_pointed_at() {
         assert_eq!(
             error(&several(3, 48)[..120], Some(48)),
-            "map: descriptor 2 at byte 0x60 is cut: 24 bytes of 48 are there"
+            "map:1:97: descriptor 2 at byte 0x60 is cut: 24 bytes of 48 are there"
         );
         assert_eq!(parse("map", &several(3, 48)[..136], Some(48)).unwrap().descriptors().len(), 3);
-        assert_eq!(error(b"", Some(48)), "map: has no descriptor: it is empty");
+        assert_eq!(error(b"", Some(48)), "map:1:1: has no descriptor: it is empty");
     }
 
     #[test]
@@ -233,7 +252,7 @@ mod tests {
         let bytes = several(MAX_DESCRIPTORS + 1, 40);
         assert_eq!(
             error(&bytes, Some(40)),
-            "map: has more than 65536 descriptors: the first too many is at byte 0x280000"
+            "map:1:2621441: has more than 65536 descriptors: the first too many is at byte 0x280000"
         );
     }
 }
