@@ -52,7 +52,8 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
+    let outputs =
+        Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &[arguments.input.map.as_path()])?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{Failure, Status, input, output};
+use super::{Failure, Status, input, output, terminal};
 use crate::memory_map::{
     Format, ListKind, MemoryMap, OddityKind, ReadOptions, WriteFormat, WriteOptions, oddities, write,
 };
@@ -80,7 +80,7 @@ Examples:
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let map = map(arguments)?;
     for note in oddities(&map).into_iter().filter(|note| note.kind.is_of_text() && note.kind != OddityKind::ExtraList) {
-        eprintln!("efibed: {}", note.message);
+        terminal::tell(&format!("efibed: {}", note.message));
     }
     let options = WriteOptions {
         stride: arguments.stride,
@@ -89,12 +89,12 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     };
     let bytes = write(&map, arguments.to, &options).map_err(Failure::input)?;
     match &arguments.output {
-        Some(path) => output::write_file(path, &bytes)?,
+        Some(path) => output::write_file(path, &[&arguments.map], &bytes)?,
         None if arguments.to == WriteFormat::Binary && io::stdout().is_terminal() => {
             let problem = "binary descriptors are not for a terminal: redirect standard output, or use `--output FILE`";
             return Err(Failure::Output(problem.into()));
         }
-        None => output::print_bytes(&bytes)?,
+        None => terminal::print_bytes(&bytes)?,
     }
     Ok(Status::Clean)
 }
@@ -110,7 +110,7 @@ fn map(arguments: &Arguments) -> Result<MemoryMap, Failure> {
         None => firmware,
     };
     if arguments.list.is_none() && maps.len() > 1 {
-        eprintln!("efibed: using list {}; {}", index + 1, lists(&maps));
+        terminal::tell(&format!("efibed: using list {}; {}", index + 1, lists(&maps)));
     }
     Ok(maps.swap_remove(index))
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::output::Outputs;
 use super::sandbox::{self, Tried};
-use super::{Failure, Status, output};
+use super::{Failure, Status, terminal};
 use crate::engine::Abilities;
 use crate::report::style::Paint;
 use crate::{CpuidRequest, TestBed};
@@ -21,21 +22,15 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let outputs = Outputs::open([arguments.json.as_deref()], &[])?;
     // First: a machine has a thread of KVM's own, after which no process may be forked.
     let walls = sandbox::try_parts()?;
     let bed = TestBed::new()?;
     // Ask for everything. KVM refuses what it lacks, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
-    match &arguments.json {
-        Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities, &walls))?,
-        Some(path) => {
-            output::write_file(path, json(&abilities, &walls))?;
-            output::print(&text(&abilities, &walls, output::columns()))?;
-        }
-        None => output::print(&text(&abilities, &walls, output::columns()))?,
-    }
-    Ok(Status::Clean)
+    let text = || text(&abilities, &walls, terminal::columns());
+    outputs.write(text, &[&|| json(&abilities, &walls)], Status::Clean)
 }
 
 fn text(abilities: &Abilities, walls: &[Tried], columns: Option<usize>) -> String {

@@ -7,7 +7,7 @@ use clap::Args;
 use efibed_guest::Layout;
 
 use super::input::{FirmwareItem, KernelItem, Options, ReadArguments};
-use super::{Failure, Status, output};
+use super::{Failure, Status, terminal};
 use crate::check::{Address, Rule};
 use crate::engine::walker;
 use crate::mmu::Level;
@@ -76,7 +76,7 @@ descriptor-size.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    output::print(&explained(arguments)?)?;
+    terminal::print(&explained(arguments)?)?;
     Ok(Status::Clean)
 }
 
@@ -166,16 +166,16 @@ fn words_explained(words: &[OsString]) -> Option<String> {
     let text = joined(words);
     if let [_] = words {
         if text == "rules" {
-            return Some(list_rules(output::columns()));
+            return Some(list_rules(terminal::columns()));
         }
         if let Some(rule) = Rule::from_name(&text) {
-            return Some(explain_rule(rule, output::columns()));
+            return Some(explain_rule(rule, terminal::columns()));
         }
     }
     // A file of that name is a map, whatever its name reads like.
     let is_map = words.len() == 2 && Path::new(&words[0]).exists();
     let printed = read_error_code(&text).filter(|_| !is_map)?;
-    Some(explain_error_code(&printed, output::columns()))
+    Some(explain_error_code(&printed, terminal::columns()))
 }
 
 fn entry_explained(entry: &[String], arguments: &Arguments) -> Result<String, Failure> {
@@ -186,7 +186,7 @@ fn entry_explained(entry: &[String], arguments: &Arguments) -> Result<String, Fa
         .ok_or_else(|| wrong(&format!("`{level}` is no level of page tables"), ENTRY_HELP))?;
     let value =
         address(value).map_err(|_| wrong(&format!("`{value}` is no 64-bit number in hexadecimal"), ENTRY_HELP))?;
-    Ok(explain_entry(level, value, &paging, output::columns()))
+    Ok(explain_entry(level, value, &paging, terminal::columns()))
 }
 
 const ENTRY_HELP: &str = "say `efibed explain --entry LEVEL VALUE`, with level pte, pde, pdpte, pml4e or pml5e, such as \
@@ -231,7 +231,7 @@ fn physical_explained(phys: u64, scenario: &Scenario) -> Result<String, Failure>
 }
 
 fn ground<'a>(map: &'a MapReport<'a>, report: &'a Report, scenario: &Scenario) -> Ground<'a> {
-    Ground { map, report, finishes: scenario.kernel_options().finish, columns: output::columns() }
+    Ground { map, report, finishes: scenario.kernel_options().finish, columns: terminal::columns() }
 }
 
 fn map_report<'a>(scenario: &'a Scenario, report: &Report) -> MapReport<'a> {

@@ -67,7 +67,8 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
     let scenario = arguments.limits.apply(scenario);
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
+    let inputs = [arguments.first.as_path(), &arguments.second];
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::output::{self, Outputs};
+use super::output::Outputs;
 use super::progress::{Watching, counted};
-use super::{Failure, Status, input};
+use super::{Failure, Status, input, terminal};
 use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
 use crate::{CpuidRequest, TestBed};
 
@@ -99,7 +99,7 @@ Exit status: 0 if everything is as the SDM says, except for known deviations; 1 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
-    let outputs = Outputs::open([arguments.json.as_deref()])?;
+    let outputs = Outputs::open([arguments.json.as_deref()], &[])?;
     if let Some(combination) = arguments.case {
         return run_case(&bed, combination, arguments, outputs);
     }
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         counted(arguments.watching, "combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
     let status = if report.is_clean() { Status::Clean } else { Status::Findings };
     outputs.write(
-        || text::Text::plain(&report).columns(output::columns()).to_string(),
+        || text::Text::plain(&report).columns(terminal::columns()).to_string(),
         &[&|| json::to_json(&report)],
         status,
     )
@@ -133,7 +133,7 @@ fn run_case(
     })?;
     let status = if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean };
     outputs.write(
-        || text::SingleText::plain(&single).columns(output::columns()).to_string(),
+        || text::SingleText::plain(&single).columns(terminal::columns()).to_string(),
         &[&|| json::single_to_json(&single)],
         status,
     )

@@ -13,11 +13,13 @@ mod kexec;
 mod limits;
 mod matrix;
 mod output;
+mod place;
 mod progress;
 mod results;
 mod sandbox;
 mod schema;
 mod show;
+mod terminal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -26,6 +28,7 @@ use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineError;
+use crate::guest::{ImageError, LoadError};
 use crate::report::{Report, RunVerdict};
 
 /// A test bed for EFI runtime-services mapping code.
@@ -153,7 +156,7 @@ impl Failure {
 
     fn tell(self) -> Status {
         let (status, words) = self.in_words();
-        eprintln!("{words}");
+        terminal::tell(&words);
         status
     }
 
@@ -183,6 +186,8 @@ impl From<EngineError> for Failure {
 
 fn status_of(error: &EngineError) -> Status {
     match error {
+        // That is memory, which another machine may have.
+        EngineError::Image(ImageError::Memory(_)) | EngineError::Load(LoadError::Backing(_)) => Status::Unable,
         EngineError::Image(_) | EngineError::Load(_) => Status::Internal,
         _ => Status::Unable,
     }

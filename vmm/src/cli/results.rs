@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::output::{self, Outputs};
+use super::output::Outputs;
+use super::terminal;
 use super::{Failure, Status};
 use crate::report::Report;
 use crate::report::text::Text;
@@ -39,7 +40,7 @@ pub struct Look {
 impl Look {
     /// As standard output has it now. Asked before a run: in a sandbox there is no terminal to ask.
     pub fn of_standard_output() -> Self {
-        Self { is_coloured: output::takes_colour(), columns: output::columns() }
+        Self { is_coloured: terminal::takes_colour(), columns: terminal::columns() }
     }
 
     /// A report that looks so, with a newline at its end.

@@ -1,11 +1,12 @@
 //! `efibed show`: a map as a person wants it. No guest runs, and no KVM is needed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::input::Input;
-use super::{Failure, Status, output};
+use super::output::Outputs;
+use super::{Failure, Status, terminal};
 use crate::report::map::{MapReport, Maxphyaddr, Text};
 use crate::{CpuidRequest, TestBed};
 
@@ -31,9 +32,9 @@ guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.input.scenario()?;
+    let outputs = Outputs::open([arguments.json.as_deref()], &[arguments.input.map.as_path()])?;
     let report = MapReport::new(scenario.map(), scenario.mapper().layout, maxphyaddr(scenario.cpu_request()));
-    show(&report, arguments.json.as_deref())?;
-    Ok(Status::Clean)
+    outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
 }
 
 /// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
@@ -45,14 +46,7 @@ fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
     }
 }
 
-fn show(report: &MapReport<'_>, json: Option<&Path>) -> Result<(), Failure> {
-    if json == Some(Path::new("-")) {
-        return output::print(&report.to_json());
-    }
-    if let Some(path) = json {
-        output::write_file(path, report.to_json())?;
-    }
-    let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-    let text = text.columns(output::columns());
-    output::print(&format!("{text}\n"))
+fn text(report: &MapReport<'_>) -> String {
+    let text = if terminal::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+    format!("{}\n", text.columns(terminal::columns()))
 }

@@ -27,6 +27,9 @@ pub struct Image {
 /// Why an ELF file is no guest image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
+    /// The host has no memory to unpack it in.
+    #[error("there is no memory for the guest image: {0}")]
+    Memory(String),
     /// It does not load.
     #[error("the guest image is not a loadable ELF file: {0}")]
     Elf(String),
@@ -50,7 +53,7 @@ impl Image {
     /// Unpacks an ELF file.
     pub fn load(elf: &[u8]) -> Result<Self, ImageError> {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LARGEST)])
-            .map_err(|error| ImageError::Elf(error.to_string()))?;
+            .map_err(|error| ImageError::Memory(error.to_string()))?;
         Elf::load(&memory, Some(GuestAddress(0)), &mut Cursor::new(elf), None).map_err(not_loadable)?;
         let mut words = [0u64; size_of::<ImageHeader>() / 8];
         for (word, at) in words.iter_mut().zip((0u64..).step_by(8)) {

@@ -87,29 +87,29 @@ fn utf16(name: &str, bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, R
             Ok(character) => text.push(character),
             Err(error) => {
                 let surrogate = error.unpaired_surrogate();
-                let problem = format!("has half a UTF-16 character, {surrogate:#06x}, {}", place_at_end(&text));
-                return Err(bytes_error(name, problem, HELP));
+                let problem = format!("has half a UTF-16 character, {surrogate:#06x}");
+                return Err(bytes_error(name, Some(place_at_end(&text)), problem, HELP));
             }
         }
     }
     match rest {
         [] => Ok(text),
-        _ => Err(bytes_error(name, format!("has half a UTF-16 unit at its end, {}", place_at_end(&text)), HELP)),
+        _ => Err(bytes_error(name, Some(place_at_end(&text)), "has half a UTF-16 unit at its end".into(), HELP)),
     }
 }
 
 /// Where the character after a text would be.
-fn place_at_end(text: &str) -> String {
+fn place_at_end(text: &str) -> (usize, usize) {
     let last_line = text.rsplit('\n').next().unwrap_or_default();
-    format!("in line {}, column {}", line_number(text, text.len()), last_line.chars().count() + 1)
+    (line_number(text, text.len()), last_line.chars().count() + 1)
 }
 
 fn not_text(name: &str, bytes: &[u8], offset: usize) -> ReadError {
-    let line = line_number(&String::from_utf8_lossy(&bytes[..offset]), offset);
-    let problem = format!("is not UTF-8 text: byte {:#04x} at offset {offset}, in line {line}", bytes[offset]);
+    let place = place_at_end(&String::from_utf8_lossy(&bytes[..offset]));
+    let problem = format!("is not UTF-8 text: byte {:#04x} at offset {offset}", bytes[offset]);
     let help = "give a memory map as text in UTF-8 or UTF-16; for binary descriptors, give their size: \
                 `efibed convert MAP --stride N --to toml`";
-    bytes_error(name, problem, help)
+    bytes_error(name, Some(place), problem, help)
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_said_so() {
-        assert_eq!(error(b"a\n\nb\x80\xff"), "map: is not UTF-8 text: byte 0x80 at offset 4, in line 3");
+        assert_eq!(error(b"a\n\nb\x80\xff"), "map:3:2: is not UTF-8 text: byte 0x80 at offset 4");
         assert_eq!(error(&vec![b' '; MAX_INPUT_BYTES + 1]), "map: is larger than 64 MiB");
         // Every other byte is zero, but it decodes to a control character.
         assert_eq!(text(b"a\0\x01\0".into()), Contents::Text("a\0\x01\0".into()));

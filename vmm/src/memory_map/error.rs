@@ -16,11 +16,13 @@ pub struct ParseError(Box<Inner>);
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub enum ReadError {
     /// Its bytes could not be read, or are not text.
-    #[error("{path}: {problem}")]
+    #[error("{path}{}: {problem}", place.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default())]
     #[diagnostic(help("{help}"))]
     File {
         /// The file.
         path: String,
+        /// Line and column in it, from 1, if it could be read. Of descriptors in binary the column is a byte's.
+        place: Option<(usize, usize)>,
         /// What is wrong with it.
         problem: String,
         /// What to do.
@@ -54,7 +56,7 @@ impl ParseError {
     /// An error of the TOML reader, with the place it tells.
     pub fn from_toml(name: &str, text: &str, error: &toml::de::Error) -> Self {
         let message = error.message().replace('\n', "; ");
-        Self::at(name, text, error.span().unwrap_or(0..0), clip(&message, MAX_MESSAGE_CHARS))
+        Self::at(name, text, error.span().unwrap_or(0..0), message)
     }
 
     /// An error about `span` (byte offsets) of `text`.
@@ -67,7 +69,7 @@ impl ParseError {
             place: span.clone(),
             line: line_number(text, start),
             column: text[line_start..start].chars().count() + 1,
-            message: message.into(),
+            message: harmless(&message.into()),
             label: "here".into(),
             span: (!text.is_empty()).then_some(label),
             help: None,
@@ -88,7 +90,7 @@ impl ParseError {
 
     /// What is written under the place in the text.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
-        self.0.label = label.into();
+        self.0.label = harmless(&label.into());
         self
     }
 
@@ -103,6 +105,11 @@ impl ParseError {
 pub(super) fn line_number(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Words that may quote an input, without its control characters, and of bounded length.
+fn harmless(words: &str) -> String {
+    clip(&printable(words), MAX_MESSAGE_CHARS)
 }
 
 /// Someone else's text between backquotes, short and without control characters.

@@ -40,17 +40,17 @@ fn unreadable(path: &Path, error: io::Error) -> ReadError {
 /// More than is read.
 pub(super) fn too_large(name: &str) -> ReadError {
     let problem = format!("is larger than {} MiB", MAX_INPUT_BYTES >> 20);
-    bytes_error(name, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'")
+    bytes_error(name, None, problem, "keep the lines of the memory map only, for example with grep 'efi: mem'")
 }
 
 /// What is wrong with the bytes of a file, or of standard input.
-pub(super) fn bytes_error(name: &str, problem: String, help: &'static str) -> ReadError {
-    ReadError::File { path: printable(name).into_owned(), problem, help, cause: None }
+pub(super) fn bytes_error(name: &str, place: Option<(usize, usize)>, problem: String, help: &'static str) -> ReadError {
+    ReadError::File { path: printable(name).into_owned(), place, problem, help, cause: None }
 }
 
 pub(super) fn file_error(path: &Path, problem: String, help: &'static str, cause: Option<io::Error>) -> ReadError {
     let path = printable(&path.display().to_string()).into_owned();
-    ReadError::File { path, problem, help, cause }
+    ReadError::File { path, place: None, problem, help, cause }
 }
 
 /// The limit of [`read_bytes`], for texts that come another way.
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(Temporary::new("empty", b"").error(), "FILE:1:1: no EFI memory map: there is nothing in it");
         assert_eq!(
             Temporary::new("noise", b"a\n\nb\x80\xff").error(),
-            "FILE: is not UTF-8 text: byte 0x80 at offset 4, in line 3"
+            "FILE:3:2: is not UTF-8 text: byte 0x80 at offset 4"
         );
         assert_eq!(
             Temporary::new("utf16", b"\xff\xfeR\0").error(),

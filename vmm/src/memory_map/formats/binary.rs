@@ -49,7 +49,8 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
             "has more than {MAX_DESCRIPTORS} descriptors: the first too many is at byte {:#x}",
             MAX_DESCRIPTORS * stride
         );
-        return Err(bytes_error(name, problem, "no firmware hands out so many: check that this is one map"));
+        let place = place(MAX_DESCRIPTORS * stride);
+        return Err(bytes_error(name, place, problem, "no firmware hands out so many: check that this is one map"));
     }
     // The last descriptor may lack what lies beyond the structure.
     let has_last = cut >= DESCRIPTOR_BYTES;
@@ -58,12 +59,13 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
             format!("descriptor {count} at byte {:#x} is cut: {cut} bytes of {stride} are there", count * stride);
         return Err(bytes_error(
             name,
+            place(count * stride),
             problem,
             "copy the file again, or give the right size of a descriptor (--stride)",
         ));
     }
     if bytes.is_empty() {
-        return Err(bytes_error(name, "has no descriptor: it is empty".into(), "copy the file again"));
+        return Err(bytes_error(name, place(0), "has no descriptor: it is empty".into(), "copy the file again"));
     }
     let descriptors = bytes.chunks(stride).filter_map(descriptor).collect();
     let map = MemoryMap::from_descriptors(name, descriptors);
@@ -83,30 +85,38 @@ pub(in super::super) fn write(descriptors: &[MemoryDescriptor], stride: usize) -
     bytes
 }
 
+/// Where a byte is, as errors have it: all is one line.
+fn place(at: usize) -> Option<(usize, usize)> {
+    Some((1, at + 1))
+}
+
 fn check_stride(name: &str, stride: usize) -> Result<usize, ReadError> {
     if is_stride(stride) {
         return Ok(stride);
     }
     let problem =
         format!("cannot have descriptors of {stride} bytes: there are multiples of 8, from {DESCRIPTOR_BYTES} on");
-    Err(bytes_error(name, problem, "take firmware's DescriptorSize, 48 on nearly every machine"))
+    Err(bytes_error(name, place(0), problem, "take firmware's DescriptorSize, 48 on nearly every machine"))
 }
 
 fn guess_stride(name: &str, bytes: &[u8]) -> Result<usize, ReadError> {
     let mut strides = sensible_strides(bytes);
     let (one, another) = (strides.next(), strides.next());
-    let problem = match (one, another) {
+    let (at, problem) = match (one, another) {
         (Some(stride), None) => return Ok(stride),
-        (Some(one), Some(another)) => format!("makes sense with descriptors of {one} bytes, and of {another}"),
+        (Some(one), Some(another)) => {
+            (place(0), format!("makes sense with descriptors of {one} bytes, and of {another}"))
+        }
         (None, _) => {
             let (index, what) = senseless(bytes, USUAL_STRIDE).unwrap_or((0, "is cut"));
-            format!(
-                "makes no sense with descriptors of any size; of {USUAL_STRIDE} bytes, descriptor {index} at byte {:#x} {what}",
-                index * USUAL_STRIDE
-            )
+            let at = index * USUAL_STRIDE;
+            let problem = format!(
+                "makes no sense with descriptors of any size; of {USUAL_STRIDE} bytes, descriptor {index} at byte {at:#x} {what}"
+            );
+            (place(at), problem)
         }
     };
-    Err(bytes_error(name, problem, "tell firmware's DescriptorSize to `efibed convert MAP --stride N --to toml`"))
+    Err(bytes_error(name, at, problem, "tell firmware's DescriptorSize to `efibed convert MAP --stride N --to toml`"))
 }
 
 fn sensible_strides(bytes: &[u8]) -> impl Iterator<Item = usize> {
