@@ -91,7 +91,7 @@ fn same(arguments: &[&str]) -> Said {
     outside
 }
 
-/// The words of a report but for the times: what comes after the last semicolon of a line with totals, up to its `)`.
+/// The words of a report without its times: what comes after the last semicolon of a line with totals, up to its `)`.
 fn without_timings(text: &str) -> String {
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut parts = words.split(" (build ");
