@@ -9,12 +9,12 @@ use std::ops::Range;
 
 use super::closed_form::{Merged, in_mapping_order};
 use super::expectation::Alias;
-use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};
 
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
 pub fn refusals(map: &MemoryMap) -> Vec<Option<Refusal>> {
     let entries = map.attributes_table();
-    if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR * map.descriptors().len() {
+    if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR.saturating_mul(map.descriptors().len()) {
         return vec![Some(Refusal::TooManyEntries); entries.len()];
     }
     let mut runtime = in_mapping_order(map);
@@ -93,7 +93,7 @@ pub fn entries_in_force(map: &MemoryMap) -> impl Iterator<Item = &MemoryDescript
 pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
     entries_in_force(map)
         .map(|entry| Attributes {
-            phys: entry.phys_start..entry.phys_start + entry.page_count * PAGE_BYTES,
+            phys: entry.phys_start..physical_end(entry.phys_start, entry.page_count),
             writable: !entry.att.contains(MemoryAttribute::READ_ONLY),
             executable: !entry.att.contains(MemoryAttribute::EXECUTE_PROTECT),
         })
@@ -103,7 +103,7 @@ pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
 impl Attributes {
     /// Whether it says something of an alias.
     pub fn concerns(&self, alias: &Alias) -> bool {
-        let end = alias.phys + alias.pages * PAGE_BYTES;
+        let end = physical_end(alias.phys, alias.pages);
         alias.region.is_some() && self.phys.start < end && alias.phys < self.phys.end
     }
 
@@ -112,7 +112,7 @@ impl Attributes {
         if !self.concerns(&alias) {
             return [Some(alias), None, None];
         }
-        let end = alias.phys + alias.pages * PAGE_BYTES;
+        let end = physical_end(alias.phys, alias.pages);
         let (first, last) = (self.phys.start.max(alias.phys), self.phys.end.min(end));
         let permitted = |part| Alias { writable: self.writable, executable: self.executable || !nx, ..part };
         [
@@ -143,7 +143,7 @@ fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<Refusal>
     match holder {
         None => Some(Refusal::NoRegion),
         Some(region) if region.ty != entry.ty => Some(Refusal::OtherType),
-        Some(region) if end(entry.phys_start, entry.page_count) > end(region.phys, region.pages) => {
+        Some(region) if end_of_pages(entry.phys_start, entry.page_count) > end_of_pages(region.phys, region.pages) => {
             Some(Refusal::PastRegion)
         }
         Some(_) => None,
@@ -168,7 +168,7 @@ fn holders(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize
         }
         let has_ended = |&Reverse(region): &Reverse<usize>| {
             let region = &regions[region];
-            end(region.phys, region.pages) <= u128::from(start)
+            end_of_pages(region.phys, region.pages) <= u128::from(start)
         };
         while begun.peek().is_some_and(has_ended) {
             begun.pop();
@@ -178,8 +178,9 @@ fn holders(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize
     holders
 }
 
-fn end(phys: u64, pages: u64) -> u128 {
-    u128::from(phys) + u128::from(pages) * u128::from(PAGE_BYTES)
+/// The same for pages that lie in a region which a layout maps: such a region ends below 2^52.
+fn physical_end(phys: u64, pages: u64) -> u64 {
+    phys.saturating_add(pages.saturating_mul(PAGE_BYTES))
 }
 
 #[cfg(test)]

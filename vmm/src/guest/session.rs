@@ -220,13 +220,16 @@ impl<'m> Guest<'m> {
         let request = self.loaded.request(mapper, cpu);
         self.put_request(&request)?;
         let usual = self.limit;
-        self.limit += self.time_to_map(table_pages);
+        self.limit = self.limit.saturating_add(self.time_to_map(table_pages));
         let done = self.batch(&[command(op, [0; 6])], events);
         self.limit = usual;
         done?;
         let at = self.mailbox(offset_of!(Mailbox, map_result));
         let [status, detail, root, mapped, table_pages] = self.words(at)?;
         if status == MapStatus::Done as u64 || status == MapStatus::DoneUnchanged as u64 {
+            if !self.loaded.has_room_for(mapped) {
+                return Err(End::Corrupt);
+            }
             let changed = status == MapStatus::Done as u64;
             return Ok(Ok(MappedTables { root, mapped, table_pages, changed }));
         }
@@ -244,7 +247,7 @@ impl<'m> Guest<'m> {
     /// hangs, so it leaves more than as much again.
     fn time_to_map(&self, table_pages: u64) -> Duration {
         let descriptors = self.loaded.placement.sizes.memory_map / 48;
-        Duration::from_millis(2 * descriptors + 10 * table_pages)
+        Duration::from_millis(table_pages.saturating_mul(10).saturating_add(2 * descriptors))
     }
 
     /// Carries out commands; returns their results.

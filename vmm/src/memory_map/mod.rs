@@ -28,8 +28,11 @@ mod contents;
 mod error;
 mod file;
 mod formats;
+#[deny(clippy::arithmetic_side_effects)]
 mod names;
+#[deny(clippy::arithmetic_side_effects)]
 mod oddity;
+#[deny(clippy::arithmetic_side_effects)]
 mod region;
 mod write;
 
@@ -47,6 +50,7 @@ pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
 pub use oddity::{Oddity, OddityKind, oddities};
 pub use region::Region;
+pub(crate) use region::{end_of_pages, page_of};
 pub use write::{WriteError, WriteFormat, WriteOptions, write};
 
 /// The size of an EFI page, whatever the processor's (UEFI 2.10, section 7.2.1, "EFI_BOOT_SERVICES.AllocatePages").
