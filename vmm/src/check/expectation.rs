@@ -10,6 +10,7 @@ use efibed_guest::Layout;
 use super::attributes_table;
 use super::closed_form::{self, BELOW_2G};
 use super::given::Given;
+use super::holders::{Extent, holders, virtual_addresses};
 use super::marks::{Mark, Marks, Statement};
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{
@@ -240,22 +241,22 @@ impl Expectation {
             .filter(|alias| alias.role == Role::Virtual)
             .filter_map(|alias| Some((alias.region?, alias.virt)))
             .collect();
-        for region in map.regions().filter(is_owed) {
-            let expected = virtual_of(earlier, region.phys);
+        let owed: Vec<Region> = map.regions().filter(is_owed).collect();
+        let starts: Vec<u64> = owed.iter().map(|region| region.phys).collect();
+        for (region, expected) in owed.iter().zip(virtual_addresses(earlier, &starts)) {
             let observed = given.get(&region.index).map(|virt| virt.wrapping_add(region.phys % PAGE_BYTES));
             if expected != observed {
                 let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
-                let mark = Mark::of_region(Rule::KexecMoved, &region, state(expected), state(observed));
+                let mark = Mark::of_region(Rule::KexecMoved, region, state(expected), state(observed));
                 marks.push(Mark { virt: expected.or(observed), ..mark });
             }
         }
-        let is_known = |d: &MemoryDescriptor| {
-            map.regions()
-                .filter(is_owed)
-                .any(|region| (u128::from(region.phys)..region.end()).contains(&u128::from(d.phys_start)))
-        };
-        let lost = earlier.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0);
-        for d in lost.filter(|d| !is_known(d)) {
+        let was_owed = |d: &&MemoryDescriptor| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0;
+        let before: Vec<_> = earlier.iter().filter(was_owed).collect();
+        let starts: Vec<u64> = before.iter().map(|d| d.phys_start).collect();
+        let extents: Vec<_> = owed.iter().map(|region| Extent::of_pages(region.phys, region.pages)).collect();
+        let known = holders(&starts, &extents);
+        for (d, _) in before.into_iter().zip(known).filter(|(_, known)| known.is_none()) {
             marks.push(Mark {
                 virt: Some(d.virt_start),
                 pages: d.page_count,

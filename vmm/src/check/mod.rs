@@ -30,6 +30,8 @@ mod finding;
 mod frames;
 #[deny(clippy::arithmetic_side_effects)]
 mod given;
+#[deny(clippy::arithmetic_side_effects)]
+mod holders;
 mod judge;
 #[deny(clippy::arithmetic_side_effects)]
 mod marks;
@@ -47,6 +49,7 @@ pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
 pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
+pub(crate) use holders::virtual_addresses;
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, Tables, memory_type};

@@ -179,11 +179,12 @@ impl MemoryMap {
         self
     }
 
-    /// The same map with virtual addresses for its physical ones.
+    /// The same map with virtual addresses for its physical ones: `virtual_of` gives those of all descriptors, 0 for none.
     #[must_use]
-    pub fn with_virtual_starts(mut self, virtual_of: impl Fn(u64) -> Option<u64>) -> Self {
-        for descriptor in &mut self.descriptors {
-            descriptor.virt_start = virtual_of(descriptor.phys_start).unwrap_or_default();
+    pub fn with_virtual_starts(mut self, virtual_of: impl FnOnce(&[u64]) -> Vec<Option<u64>>) -> Self {
+        let starts: Vec<u64> = self.descriptors.iter().map(|descriptor| descriptor.phys_start).collect();
+        for (descriptor, virt) in self.descriptors.iter_mut().zip(virtual_of(&starts)) {
+            descriptor.virt_start = virt.unwrap_or_default();
         }
         self
     }
