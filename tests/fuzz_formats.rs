@@ -1,7 +1,8 @@
 //! Every parser, fed 200,000 mutated pieces of real maps. Whatever it is given, a parser neither panics nor hangs, and
 //! takes memory in proportion to its input.
 //!
-//! All is seeded: a failure names format, seed and input. `EFIBED_FUZZ_SEED` runs another sequence. Hangs are found by
+//! All is seeded: a failure names format, seed and input. `EFIBED_FUZZ_SEED` runs another sequence, `EFIBED_FUZZ_RUNS` so
+//! many inputs for each parser. Hangs are found by
 //! what they allocate, not by a clock; a loop that allocates nothing would hang the test.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -10,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use efibed::MemoryMap;
 use efibed::memory_map::{Format, MAX_DESCRIPTORS, ReadError, ReadOptions, WriteFormat, WriteOptions, oddities, write};
+use efibed_tests::random::{Random, from_environment};
 use efibed_tests::*;
 
 /// Inputs for each parser.
@@ -57,26 +59,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
-
-/// SplitMix64, as in the library: the sequence of a seed is the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-}
 
 /// Rows as their programs print them, of formats of which no whole real file is at hand.
 const ROWS: [(Format, &str); 13] = [
@@ -218,7 +200,7 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         let (first, last) = (at.min(end), at.max(end).min(at.min(end) + 64));
         match random.below(9) {
             0 if at < input.len() => input[at] ^= 1 << random.below(8),
-            1 if at < input.len() => input[at] = random.next() as u8,
+            1 if at < input.len() => input[at] = random.number() as u8,
             2 if at < input.len() => input[at] = *random.one_of(b"0123456789abcdefxF"),
             3 => drop(input.drain(first..last)),
             4 => input.truncate(at),
@@ -311,11 +293,11 @@ fn check_result(
     None
 }
 
-fn fuzz(format: Format, seed: u64) {
+fn fuzz(format: Format, seed: u64, runs: u64) {
     let seeds = seeds(format);
     assert!(!seeds.is_empty(), "nothing to mutate for {}", format.name());
     let mut random = Random(seed ^ format as u64);
-    for run in 0..RUNS {
+    for run in 0..runs {
         let seed_text = random.one_of(seeds.as_slice()).as_slice();
         let mut input = piece(seed_text, &mut random);
         let other = random.one_of(&ROWS).1;
@@ -329,12 +311,13 @@ fn fuzz(format: Format, seed: u64) {
 
 #[test]
 fn no_parser_panics_hangs_or_hoards() {
-    let seed = std::env::var("EFIBED_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
+    let seed = from_environment("EFIBED_FUZZ_SEED", DEFAULT_SEED);
+    let runs = from_environment("EFIBED_FUZZ_RUNS", RUNS);
     let next = std::sync::Mutex::new(Format::ALL.into_iter());
     let take = || next.lock().ok()?.next();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| std::iter::from_fn(take).for_each(|format| fuzz(format, seed)));
+            scope.spawn(|| std::iter::from_fn(take).for_each(|format| fuzz(format, seed, runs)));
         }
     });
 }

@@ -31,6 +31,17 @@ fn it_says_that_no_mmu_was_asked() {
     assert_eq!(report.translate(0xffff_fffe_8100_0000), None);
 }
 
+#[test]
+fn a_translation_past_the_last_address_is_none() {
+    let mut report = run(&scenario(OVMF_2013));
+    let run = &mut report.runs[0];
+    (run.pa, run.bytes) = (Pa(u64::MAX), 0x2000);
+    let first = run.va.0;
+    assert_eq!(report.translate(first), Some(Pa(u64::MAX)));
+    assert_eq!(report.translate(first + 1), None);
+    assert_eq!(report.translate(first - 1), None);
+}
+
 /// `show` goes by the closed form, the check by what the mapping code says.
 #[test]
 fn show_and_check_name_the_same_descriptors_without_room() {

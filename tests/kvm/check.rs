@@ -3,7 +3,7 @@
 use efibed::check::{Finding, Phase, Rule, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use efibed::mmu::{Kind, Level, Privilege};
-use efibed::report::{Report, Verdict};
+use efibed::report::{Report, RunVerdict, Verdict};
 use efibed::{CpuidRequest, Layout, LeafRule, MemoryMap, Pa, Progress, Scenario};
 use efibed_tests::*;
 use libtest_mimic::Trial;
@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         trial("unaligned_window_needs_small_leaves", Need::Kvm, unaligned_window_needs_small_leaves),
         trial("bad_maps_give_their_findings", Need::Kvm, bad_maps_give_their_findings),
         trial("a_map_without_room_is_a_finding", Need::Kvm, a_map_without_room_is_a_finding),
+        trial("a_region_that_wraps_is_found_where_the_guest_lies", Need::Kvm, a_region_that_wraps),
         trial("a_map_without_runtime_code_gets_no_calls", Need::Kvm, a_map_without_runtime_code_gets_no_calls),
         trial("the_local_apics_page_is_like_any_other", Need::Kvm, the_local_apics_page_is_like_any_other),
         trial(
@@ -345,4 +346,14 @@ fn progress_is_told_of_each_phase() {
     assert_eq!(told[1], Progress::Walking);
     assert!(matches!(told[2], Progress::Sweeping { done: 0, all } if (1..=pages).contains(&all)), "{told:?}");
     assert_eq!(told.last(), Some(&Progress::Finishing));
+}
+
+/// Such a region is never mapped, so the guest may lie where it starts: it must not get a page of memory there too.
+fn a_region_that_wraps() {
+    for pages in [1 << 52, u64::MAX] {
+        let map = MemoryMap::from_descriptors("made", vec![runtime(CODE, 0x1_0000, pages)]);
+        let report = bed().run(&Scenario::new(map)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(report.verdict(), RunVerdict::Findings);
+        assert!(report.findings.iter().any(|finding| finding.rule == Rule::MapWrap), "{:?}", report.findings);
+    }
 }

@@ -4,6 +4,7 @@ mod attributes_table;
 mod calls;
 mod check;
 mod hostile;
+mod hostile_maps;
 mod huge;
 mod linux;
 mod machine;
@@ -18,6 +19,7 @@ fn main() {
         machine::trials(),
         check::trials(),
         hostile::trials(),
+        hostile_maps::trials(),
         huge::trials(),
         linux::trials(),
         calls::trials(),

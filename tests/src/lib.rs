@@ -1,5 +1,8 @@
 //! Helpers of the integration tests: the maps, and tests that need what not every machine has.
 
+pub mod hostile;
+pub mod random;
+
 use std::sync::OnceLock;
 
 use efibed::check::Phase;

@@ -144,8 +144,11 @@ impl TestBed {
         let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
-        let map =
-            if is_fixed { second.with_virtual_starts(|phys| check::virtual_of(&virtual_map, phys)) } else { second };
+        let map = if is_fixed {
+            second.with_virtual_starts(|starts| check::virtual_addresses(&virtual_map, starts))
+        } else {
+            second
+        };
         let earlier = Some(Arc::new((first.map, virtual_map)));
         let limit = scenario.limit.saturating_sub(started.elapsed());
         let after = self.run_telling(&Scenario { map, earlier, limit, ..scenario.clone() }, progress)?;

@@ -26,6 +26,7 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
     if detect(text) != Some(Format::Toml) {
         return MemoryMap::parse_named(name, text).map(Scenario::new);
     }
+    toml_format::check_extent(name, text)?;
     let file: File = toml::from_str(text).map_err(|error| ParseError::from_toml(name, text, &error))?;
     let map =
         toml_format::into_map(name, text, file.descriptor, file.attributes, file.list)?.marked_partial(file.partial);

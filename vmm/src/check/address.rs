@@ -127,11 +127,11 @@ pub fn addresses_of(pa: u64, tables: &TableCheck<'_>) -> BTreeSet<u64> {
     let Expectation { aliases, gone, .. } = tables.expectation;
     let declared = aliases.iter().chain(gone).filter_map(|alias| {
         let offset = pa.checked_sub(alias.phys)?;
-        (offset / PAGE_BYTES < alias.pages).then(|| alias.virt + offset)
+        (offset / PAGE_BYTES < alias.pages).then(|| alias.virt.wrapping_add(offset))
     });
     let mapped = tables.everything().filter(|run| run.defect.is_none()).filter_map(|run| {
         let offset = pa.checked_sub(run.pa.0)?;
-        (offset < run.bytes).then(|| run.va.0 + offset)
+        (offset < run.bytes).then(|| run.va.0.wrapping_add(offset))
     });
     declared.chain(mapped).take(MAX_ADDRESSES).collect()
 }

@@ -2,24 +2,23 @@
 //!
 //! What Linux does is in drivers/firmware/efi/memattr.c: `entry_is_valid()`, `efi_memattr_init()`.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::ops::Range;
 
 use super::closed_form::{Merged, in_mapping_order};
 use super::expectation::Alias;
-use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use super::holders::{Extent, holders};
+use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};
 
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
 pub fn refusals(map: &MemoryMap) -> Vec<Option<Refusal>> {
     let entries = map.attributes_table();
-    if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR * map.descriptors().len() {
+    if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR.saturating_mul(map.descriptors().len()) {
         return vec![Some(Refusal::TooManyEntries); entries.len()];
     }
     let mut runtime = in_mapping_order(map);
     runtime.retain(|merged| merged.attribute.contains(MemoryAttribute::RUNTIME));
-    let holders = holders(entries, &runtime);
+    let holders = holders_of(entries, &runtime);
     entries.iter().zip(holders).map(|(entry, holder)| refusal(entry, holder.map(|index| &runtime[index]))).collect()
 }
 
@@ -93,7 +92,7 @@ pub fn entries_in_force(map: &MemoryMap) -> impl Iterator<Item = &MemoryDescript
 pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
     entries_in_force(map)
         .map(|entry| Attributes {
-            phys: entry.phys_start..entry.phys_start + entry.page_count * PAGE_BYTES,
+            phys: entry.phys_start..physical_end(entry.phys_start, entry.page_count),
             writable: !entry.att.contains(MemoryAttribute::READ_ONLY),
             executable: !entry.att.contains(MemoryAttribute::EXECUTE_PROTECT),
         })
@@ -103,7 +102,7 @@ pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
 impl Attributes {
     /// Whether it says something of an alias.
     pub fn concerns(&self, alias: &Alias) -> bool {
-        let end = alias.phys + alias.pages * PAGE_BYTES;
+        let end = physical_end(alias.phys, alias.pages);
         alias.region.is_some() && self.phys.start < end && alias.phys < self.phys.end
     }
 
@@ -112,7 +111,7 @@ impl Attributes {
         if !self.concerns(&alias) {
             return [Some(alias), None, None];
         }
-        let end = alias.phys + alias.pages * PAGE_BYTES;
+        let end = physical_end(alias.phys, alias.pages);
         let (first, last) = (self.phys.start.max(alias.phys), self.phys.end.min(end));
         let permitted = |part| Alias { writable: self.writable, executable: self.executable || !nx, ..part };
         [
@@ -143,7 +142,7 @@ fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<Refusal>
     match holder {
         None => Some(Refusal::NoRegion),
         Some(region) if region.ty != entry.ty => Some(Refusal::OtherType),
-        Some(region) if end(entry.phys_start, entry.page_count) > end(region.phys, region.pages) => {
+        Some(region) if end_of_pages(entry.phys_start, entry.page_count) > end_of_pages(region.phys, region.pages) => {
             Some(Refusal::PastRegion)
         }
         Some(_) => None,
@@ -151,35 +150,15 @@ fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<Refusal>
 }
 
 /// For each entry, the first region in the list that it starts in.
-///
-/// Both are swept by address. Of the regions begun, the first in the list is on top of the heap; one that has ended is
-/// dropped when it gets there, because no later entry starts in it.
-fn holders(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize>> {
-    let mut coming: Vec<usize> = (0..regions.len()).collect();
-    coming.sort_by_key(|&index| Reverse(regions[index].phys));
-    let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by_key(|&index| entries[index].phys_start);
-    let mut begun = BinaryHeap::new();
-    let mut holders = vec![None; entries.len()];
-    for index in order {
-        let start = entries[index].phys_start;
-        while let Some(next) = coming.pop_if(|next| regions[*next].phys <= start) {
-            begun.push(Reverse(next));
-        }
-        let has_ended = |&Reverse(region): &Reverse<usize>| {
-            let region = &regions[region];
-            end(region.phys, region.pages) <= u128::from(start)
-        };
-        while begun.peek().is_some_and(has_ended) {
-            begun.pop();
-        }
-        holders[index] = begun.peek().map(|&Reverse(region)| region);
-    }
-    holders
+fn holders_of(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize>> {
+    let starts: Vec<u64> = entries.iter().map(|entry| entry.phys_start).collect();
+    let extents: Vec<_> = regions.iter().map(|region| Extent::of_pages(region.phys, region.pages)).collect();
+    holders(&starts, &extents)
 }
 
-fn end(phys: u64, pages: u64) -> u128 {
-    u128::from(phys) + u128::from(pages) * u128::from(PAGE_BYTES)
+/// The address past the end of pages that lie in a region which a layout maps: such a region ends below 2^52.
+fn physical_end(phys: u64, pages: u64) -> u64 {
+    phys.saturating_add(pages.saturating_mul(PAGE_BYTES))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use efibed_guest::Layout;
 
-use crate::memory_map::{ListKind, MemoryAttribute, MemoryMap, MemoryType, PAGE_BYTES, Region};
+use crate::memory_map::{ListKind, MemoryAttribute, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of};
 
 const GIB: u64 = 1 << 30;
 /// -4 GiB, -68 GiB, -2 GiB: the EFI window and the kernel's text of Linux's memory layout.
@@ -48,25 +48,26 @@ pub fn fits_an_entry(region: &Region) -> bool {
 /// The virtual address of each region that the layout maps, by index; None: the layout has no room for it.
 pub fn addresses(map: &MemoryMap, layout: Layout) -> HashMap<usize, Option<u64>> {
     let mapped = || map.regions().filter(|region| maps(layout, region));
-    let bytes = |region: &Region| region.pages * PAGE_BYTES;
-    let start = |region: &Region| region.phys - region.phys % PAGE_BYTES;
+    // What is mapped ends at 2^52 or below.
+    let bytes = |region: &Region| region.pages.saturating_mul(PAGE_BYTES);
+    let at = |virt: u64, region: &Region| Some((region.index, Some(virt.wrapping_add(region.phys % PAGE_BYTES))));
     match layout {
         Layout::Window => {
-            let highest = mapped().map(|region| start(&region) + bytes(&region)).max().unwrap_or(0);
+            let highest = mapped().map(|region| page_of(region.phys).saturating_add(bytes(&region))).max().unwrap_or(0);
             let efi_va = BELOW_4G.wrapping_sub(highest);
             mapped().map(|region| (region.index, Some(efi_va.wrapping_add(region.phys)))).collect()
         }
         Layout::PackedDown => mapped()
             .scan(BELOW_4G, |below, region| {
                 *below = below.wrapping_sub(bytes(&region));
-                Some((region.index, Some(*below + region.phys % PAGE_BYTES)))
+                at(*below, &region)
             })
             .collect(),
         Layout::PackedUp => mapped()
             .scan(BELOW_4G, |next, region| {
                 let virt = *next;
                 *next = next.wrapping_add(bytes(&region));
-                Some((region.index, Some(virt + region.phys % PAGE_BYTES)))
+                at(virt, &region)
             })
             .collect(),
         Layout::Linux => linux_addresses(map),
@@ -82,11 +83,10 @@ pub fn addresses(map: &MemoryMap, layout: Layout) -> HashMap<usize, Option<u64>>
 /// The descriptor at which a layout gives up, and then maps nothing at all; None: it goes on to the end.
 pub fn gives_up_at(map: &MemoryMap, layout: Layout) -> Option<usize> {
     let mapped = || map.regions().filter(|region| maps(layout, region));
-    let bytes = |region: &Region| u128::from(region.pages) * u128::from(PAGE_BYTES);
     let past = |room: u64| {
-        let mut used = 0;
+        let mut used = 0_u128;
         let mut is_past = move |region: &Region| {
-            used += bytes(region);
+            used = used.saturating_add(end_of_pages(0, region.pages));
             used > u128::from(room)
         };
         mapped().find(|region| is_past(region)).map(|region| region.index)
@@ -94,9 +94,7 @@ pub fn gives_up_at(map: &MemoryMap, layout: Layout) -> Option<usize> {
     match layout {
         // The window starts at the highest end, and has no more than 64 GiB.
         Layout::Window => {
-            let ends = mapped().map(|region| {
-                (u128::from(region.phys - region.phys % PAGE_BYTES) + bytes(&region), Reverse(region.index))
-            });
+            let ends = mapped().map(|region| (end_of_pages(page_of(region.phys), region.pages), Reverse(region.index)));
             let (end, Reverse(index)) = ends.max()?;
             (end > u128::from(BELOW_4G - BELOW_68G)).then_some(index)
         }
@@ -126,11 +124,14 @@ fn linux_addresses(map: &MemoryMap) -> HashMap<usize, Option<u64>> {
     let mut ceiling = BELOW_4G;
     let mut addresses = HashMap::new();
     for merged in in_mapping_order(map) {
-        let highest = ceiling.saturating_sub(merged.pages * PAGE_BYTES);
+        let highest = ceiling.saturating_sub(merged.pages.saturating_mul(PAGE_BYTES));
         let virt = highest.saturating_sub(highest.wrapping_sub(merged.phys) % CONGRUENCE);
         ceiling = virt;
         for part in merged.parts {
-            addresses.insert(part.index, (virt >= BELOW_68G).then(|| virt + (part.phys - merged.phys)));
+            addresses.insert(
+                part.index,
+                (virt >= BELOW_68G).then(|| virt.wrapping_add(part.phys.wrapping_sub(merged.phys))),
+            );
         }
     }
     addresses
@@ -159,7 +160,7 @@ impl Merged {
 
     fn is_continued_by(&self, next: &Region) -> bool {
         (self.ty, self.attribute) == (next.ty, next.attribute)
-            && u128::from(next.phys) == u128::from(self.phys) + u128::from(self.pages) * u128::from(PAGE_BYTES)
+            && u128::from(next.phys) == end_of_pages(self.phys, self.pages)
     }
 }
 
@@ -169,7 +170,7 @@ pub fn in_mapping_order(map: &MemoryMap) -> Vec<Merged> {
     for region in map.regions().filter(is_valid) {
         match all.last_mut().filter(|before| before.is_continued_by(&region) && fits_an_entry(&region)) {
             Some(before) => {
-                before.pages += region.pages;
+                before.pages = before.pages.saturating_add(region.pages);
                 before.parts.push(region);
             }
             None => all.push(Merged::of(region)),

@@ -10,9 +10,12 @@ use efibed_guest::Layout;
 use super::attributes_table;
 use super::closed_form::{self, BELOW_2G};
 use super::given::Given;
+use super::holders::{Extent, holders, virtual_addresses};
 use super::marks::{Mark, Marks, Statement};
 use super::{Phase, Rule, Witness};
-use crate::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region};
+use crate::memory_map::{
+    ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of,
+};
 use crate::mmu::{Access, Kind, Paging, Privilege, Va};
 
 /// One stretch of virtual addresses that stands for one stretch of physical ones.
@@ -54,9 +57,19 @@ pub enum Role {
 }
 
 impl Alias {
+    /// How many bytes it has. What is looked at lies in one half of the canonical addresses, so they fit.
+    pub fn bytes(&self) -> u64 {
+        self.pages.saturating_mul(PAGE_BYTES)
+    }
+
     /// The last byte.
     pub fn last(&self) -> u64 {
-        self.virt + (self.pages * PAGE_BYTES - 1)
+        self.virt.saturating_add(self.bytes().saturating_sub(1))
+    }
+
+    /// The physical address past its last byte.
+    pub fn physical_end(&self) -> u64 {
+        self.phys.saturating_add(self.bytes())
     }
 
     /// The physical address that `virt` in it must reach.
@@ -222,7 +235,7 @@ impl Expectation {
         let holds =
             |alias: &&Alias| alias.role == Role::Virtual && (alias.phys..=alias.target(alias.last())).contains(&phys);
         let alias = self.aliases.iter().find(holds)?;
-        Some(alias.virt + (phys - alias.phys))
+        Some(alias.virt.wrapping_add(phys.wrapping_sub(alias.phys)))
     }
 
     /// Whether this kernel, started by an earlier one, has each runtime region where that one told firmware that it is.
@@ -231,23 +244,22 @@ impl Expectation {
             .filter(|alias| alias.role == Role::Virtual)
             .filter_map(|alias| Some((alias.region?, alias.virt)))
             .collect();
-        for region in map.regions().filter(is_owed) {
-            let expected = virtual_of(earlier, region.phys);
-            let observed = given.get(&region.index).map(|virt| virt + region.phys % PAGE_BYTES);
+        let owed: Vec<Region> = map.regions().filter(is_owed).collect();
+        let starts: Vec<u64> = owed.iter().map(|region| region.phys).collect();
+        for (region, expected) in owed.iter().zip(virtual_addresses(earlier, &starts)) {
+            let observed = given.get(&region.index).map(|virt| virt.wrapping_add(region.phys % PAGE_BYTES));
             if expected != observed {
                 let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
-                let mark = Mark::of_region(Rule::KexecMoved, &region, state(expected), state(observed));
+                let mark = Mark::of_region(Rule::KexecMoved, region, state(expected), state(observed));
                 marks.push(Mark { virt: expected.or(observed), ..mark });
             }
         }
-        let is_known = |d: &MemoryDescriptor| {
-            map.regions().filter(is_owed).any(|region| {
-                let end = u128::from(region.phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
-                (u128::from(region.phys)..end).contains(&u128::from(d.phys_start))
-            })
-        };
-        let lost = earlier.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0);
-        for d in lost.filter(|d| !is_known(d)) {
+        let was_owed = |d: &&MemoryDescriptor| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0;
+        let before: Vec<_> = earlier.iter().filter(was_owed).collect();
+        let starts: Vec<u64> = before.iter().map(|d| d.phys_start).collect();
+        let extents: Vec<_> = owed.iter().map(|region| Extent::of_pages(region.phys, region.pages)).collect();
+        let known = holders(&starts, &extents);
+        for (d, _) in before.into_iter().zip(known).filter(|(_, known)| known.is_none()) {
             marks.push(Mark {
                 virt: Some(d.virt_start),
                 pages: d.page_count,
@@ -273,7 +285,7 @@ impl Expectation {
         let alias = self.gone.get(self.gone.partition_point(|alias| alias.last() < virt));
         match alias {
             Some(alias) if alias.virt <= virt => (alias.region, last.min(alias.last())),
-            Some(alias) => (None, last.min(alias.virt - 1)),
+            Some(alias) => (None, last.min(alias.virt.saturating_sub(1))),
             None => (None, last),
         }
     }
@@ -333,15 +345,13 @@ impl Question<'_> {
 
     /// The same region 1:1, where the layout maps it so and the lower half reaches so far.
     fn at_physical_address(&self, region: &Region) -> Option<Alias> {
-        let alias = self.alias(region, Role::Physical, region.phys - region.phys % PAGE_BYTES);
-        let end = u128::from(alias.phys) + u128::from(alias.pages) * u128::from(PAGE_BYTES);
-        let is_low = end <= u128::from(*low_half(self.told).end()) + 1;
+        let alias = self.alias(region, Role::Physical, page_of(region.phys));
+        let is_low = end_of_pages(alias.phys, alias.pages) <= 1 << low_bits(self.told);
         (closed_form::has_identity(self.layout) && closed_form::maps(self.layout, region) && is_low).then_some(alias)
     }
 
     fn alias(&self, region: &Region, role: Role, virt: u64) -> Alias {
-        let phys = region.phys - region.phys % PAGE_BYTES;
-        let end = u128::from(phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
+        let phys = page_of(region.phys);
         Alias {
             role,
             region: Some(region.index),
@@ -352,7 +362,7 @@ impl Question<'_> {
             executable: region.is_code() || !self.nx,
             pat_index: cache_index(self.layout, region.attribute),
             stays: region.is_runtime() || self.layout != Layout::Linux,
-            past_maxphyaddr: end > 1 << self.told.maxphyaddr,
+            past_maxphyaddr: end_of_pages(phys, region.pages) > 1 << self.told.maxphyaddr,
         }
     }
 
@@ -371,7 +381,7 @@ impl Question<'_> {
             past_maxphyaddr: false,
         };
         let map = self.virtual_map_at;
-        let pages = (map.end - map.start).div_ceil(PAGE_BYTES);
+        let pages = map.end.saturating_sub(map.start).div_ceil(PAGE_BYTES);
         aliases.extend((pages > 0).then(|| data(Role::VirtualMap, map.start, pages)));
 
         let page_zero = data(Role::PageZero, 0, 1);
@@ -379,7 +389,7 @@ impl Question<'_> {
             return aliases.push(page_zero);
         };
         let page_zero = Alias { region: owner.region, pat_index: owner.pat_index, stays: owner.stays, ..page_zero };
-        (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages - 1);
+        (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages.saturating_sub(1));
         aliases.retain(|alias| alias.pages > 0);
         aliases.push(page_zero);
     }
@@ -402,7 +412,7 @@ impl Alias {
             let observed = Statement::Virtual(self.virt);
             marks.push(Mark { expected, observed, ..self.mark(rule, Witness::Expectation) });
         };
-        let last = self.pages.checked_mul(PAGE_BYTES).and_then(|bytes| self.virt.checked_add(bytes - 1));
+        let last = end_of_pages(self.virt, self.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
         let canonical = |last: &u64| {
             told.is_canonical(Va(self.virt)) && told.is_canonical(Va(*last)) && (self.virt ^ *last) >> 63 == 0
         };
@@ -421,15 +431,15 @@ impl Alias {
 
     /// The page after its last, in which a region ends that starts within a page.
     fn tail(&self) -> Option<Self> {
-        let bytes = self.pages * PAGE_BYTES;
-        Some(Self { virt: self.virt.checked_add(bytes)?, phys: self.phys.checked_add(bytes)?, pages: 1, ..*self })
+        let [virt, phys] = [self.virt, self.phys].map(|start| start.checked_add(self.bytes()));
+        Some(Self { virt: virt?, phys: phys?, pages: 1, ..*self })
     }
 
     /// The pages from `from` to `end`, physical addresses, with `change` made to them; None where there are none.
     pub(super) fn part(&self, from: u64, end: u64, change: impl FnOnce(Self) -> Self) -> Option<Self> {
         let skipped = from.checked_sub(self.phys)?;
         let pages = end.checked_sub(from)? / PAGE_BYTES;
-        (pages > 0).then(|| change(Self { virt: self.virt + skipped, phys: from, pages, ..*self }))
+        (pages > 0).then(|| change(Self { virt: self.virt.wrapping_add(skipped), phys: from, pages, ..*self }))
     }
 }
 
@@ -466,7 +476,12 @@ fn cache_index(layout: Layout, attribute: MemoryAttribute) -> u8 {
 }
 
 fn low_half(told: &Paging) -> RangeInclusive<u64> {
-    0..=(1 << if told.la57 { 56 } else { 47 }) - 1
+    0..=!(u64::MAX << low_bits(told))
+}
+
+/// Bits of an address in the lower half.
+fn low_bits(told: &Paging) -> u32 {
+    if told.la57 { 56 } else { 47 }
 }
 
 fn arenas(layout: Layout, told: &Paging) -> Vec<RangeInclusive<u64>> {
@@ -494,13 +509,13 @@ fn check_order(map: &MemoryMap, placed: &[Alias], marks: &mut Marks) {
     };
     for pair in regions.windows(2) {
         let [before, after] = [pair[0], pair[1]];
-        let end = before.virt.wrapping_add(before.pages * PAGE_BYTES);
+        let end = before.virt.wrapping_add(before.bytes());
         let observed = Statement::Virtual(after.virt);
         if after.virt < before.virt {
             let expected = Statement::Text("an address above that of the region before it in the list");
             marks.push(Mark { expected, observed, ..after.mark(Rule::WindowOrder, Witness::Expectation) });
         }
-        let contiguous = before.phys + before.pages * PAGE_BYTES == after.phys;
+        let contiguous = before.physical_end() == after.phys;
         if contiguous && is_image(before) && is_image(after) && after.virt != end {
             let expected = Statement::Virtual(end);
             marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });
@@ -512,7 +527,7 @@ fn check_order(map: &MemoryMap, placed: &[Alias], marks: &mut Marks) {
 /// regions themselves overlap, which is a finding of its own.
 fn without_overlaps(aliases: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
     let mut kept: Vec<Alias> = Vec::with_capacity(aliases.len());
-    for mut alias in aliases {
+    for alias in aliases {
         let Some(before) = kept.last().filter(|before| before.last() >= alias.virt) else {
             kept.push(alias);
             continue;
@@ -526,11 +541,10 @@ fn without_overlaps(aliases: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
         }
         // What sticks out is still to be checked.
         if let Some(rest) = alias.last().checked_sub(before.last()).filter(|rest| *rest > 0) {
-            let skip = alias.pages - rest / PAGE_BYTES;
-            alias.virt += skip * PAGE_BYTES;
-            alias.phys += skip * PAGE_BYTES;
-            alias.pages -= skip;
-            kept.push(alias);
+            let pages = rest / PAGE_BYTES;
+            let skipped = alias.bytes().saturating_sub(rest);
+            let [virt, phys] = [alias.virt, alias.phys].map(|start| start.saturating_add(skipped));
+            kept.push(Alias { virt, phys, pages, ..alias });
         }
     }
     kept
@@ -576,16 +590,12 @@ pub fn judge_map(map: &MemoryMap, told: &Paging, marks: &mut Marks) -> Vec<Strin
         marks.push_worded(Phase::Input, rule, Some(oddity.index), oddity.message);
     }
     for region in map.regions().filter(|region| region.is_mapped()) {
-        let end = u128::from(region.phys) + u128::from(region.pages) * u128::from(PAGE_BYTES);
-        if !region.wraps() && end > 1 << told.maxphyaddr {
-            let message = format!(
-                "region {} ends at {:#x}, past the {} bits of physical address that the CPU has",
-                region.index,
-                end - 1,
-                told.maxphyaddr
-            );
-            marks.push_worded(Phase::Input, Rule::PastMaxphyaddr, Some(region.index), message);
-        }
+        let Some(last) = region.last().filter(|last| u128::from(*last) >= 1 << told.maxphyaddr) else { continue };
+        let message = format!(
+            "region {} ends at {last:#x}, past the {} bits of physical address that the CPU has",
+            region.index, told.maxphyaddr
+        );
+        marks.push_worded(Phase::Input, Rule::PastMaxphyaddr, Some(region.index), message);
     }
     notes
 }

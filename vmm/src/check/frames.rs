@@ -5,28 +5,31 @@ use crate::mmu::bits;
 
 /// `0x66000 bytes below it: the low 21 bits of the frame were dropped`. The page at `virt` should be `right`.
 pub fn compare(virt: u64, right: u64, wrong: u64, region: Option<usize>, map: &MemoryMap) -> String {
-    let distance = match wrong < right {
-        true => format!("{:#x} bytes below it", right - wrong),
-        false => format!("{:#x} bytes above it", wrong - right),
-    };
+    let bytes = right.abs_diff(wrong);
+    let distance = format!("{bytes:#x} bytes {} it", if wrong < right { "below" } else { "above" });
     match suggestion(virt, right, wrong).or_else(|| owner(wrong, region, map)) {
         Some(suggestion) => format!("{distance}: {suggestion}"),
         None => distance,
     }
 }
 
+/// So many bits set, at the low end.
+fn low_bits(bits: u32) -> u64 {
+    !(u64::MAX << bits)
+}
+
 /// The mistake that gives just this page.
 fn suggestion(virt: u64, right: u64, wrong: u64) -> Option<String> {
     let page = |address: u64| address & !(PAGE_BYTES - 1);
     let dropped = |bits: &u32| {
-        let mask = (1 << bits) - 1;
+        let mask = low_bits(*bits);
         let leaf = right.wrapping_sub(virt & mask);
         leaf & mask != 0 && (leaf & !mask).wrapping_add(virt & mask) == wrong
     };
     if let Some(bits) = [21, 30].iter().find(|bits| dropped(bits)) {
         return Some(format!("the low {bits} bits of the frame were dropped"));
     }
-    if let Some(bits) = [32, 40].iter().find(|bits| right >> **bits != 0 && right & ((1 << **bits) - 1) == wrong) {
+    if let Some(bits) = [32, 40].iter().find(|bits| right >> **bits != 0 && right & low_bits(**bits) == wrong) {
         return Some(format!("the address was cut to {bits} bits"));
     }
     let other = match wrong {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, Region};
+use crate::memory_map::{MemoryDescriptor, MemoryMap, Region, end_of_pages};
 
 /// What a mapper gave: entries that stand for one region each, or for several that it merged.
 pub struct Given {
@@ -24,12 +24,12 @@ impl Entry {
     /// Takes a region's pages; where the entry puts them.
     fn claim(&mut self, region: &Region) -> u64 {
         self.claimed = self.claimed.saturating_add(region.pages);
-        self.virt.wrapping_add(region.phys - self.phys)
+        self.virt.wrapping_add(region.phys.wrapping_sub(self.phys))
     }
 
     /// Whether it reaches over the region, and has as many pages that are still free.
     fn has_room_for(&self, region: &Region) -> bool {
-        let end = u128::from(self.phys) + u128::from(self.pages) * u128::from(PAGE_BYTES);
+        let end = end_of_pages(self.phys, self.pages);
         let free = self.pages.saturating_sub(self.claimed);
         self.phys <= region.phys && region.end() <= end && (1..=free).contains(&region.pages)
     }

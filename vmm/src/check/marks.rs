@@ -147,7 +147,7 @@ impl Marks {
             && let (Some(start), Some(end), Some(virt)) = (open.virt, open.end(), mark.virt)
         {
             if virt == end {
-                open.pages += mark.pages;
+                open.pages = open.pages.saturating_add(mark.pages);
                 return;
             }
             if virt >= start && mark.end().is_some_and(|last| last <= end) {
@@ -157,7 +157,7 @@ impl Marks {
         }
         // The first of each kind is never left out: no region with an error is without a finding.
         if self.marks.len() >= MAX_MARKS && self.open.contains_key(&key) {
-            self.omitted += 1;
+            self.omitted = self.omitted.saturating_add(1);
             return;
         }
         self.open.insert(key, self.marks.len());
@@ -189,7 +189,7 @@ impl Marks {
         other.marks.into_iter().for_each(|mark| self.push(mark));
         self.worded.extend(other.worded);
         self.effects.extend(other.effects);
-        self.omitted += other.omitted;
+        self.omitted = self.omitted.saturating_add(other.omitted);
     }
 
     /// Marks that found no place.
@@ -349,7 +349,7 @@ mod tests {
 
     fn page(rule: Rule, page: u64) -> Mark {
         let absent = Statement::Faulted(Fault::page(ErrorCode(0)));
-        let virt = Some(VIRT + page * PAGE_BYTES);
+        let virt = Some(VIRT.saturating_add(page.saturating_mul(PAGE_BYTES)));
         Mark { virt, pages: 1, expected: Statement::Frame(0x5000), observed: absent, ..Mark::new(rule, Witness::Walk) }
     }
 

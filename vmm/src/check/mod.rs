@@ -16,15 +16,24 @@
 //!
 //! The guest's MMU, the second witness, is asked by the engines; so is KVM_TRANSLATE, the fourth.
 
+#[deny(clippy::arithmetic_side_effects)]
 mod address;
+#[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
+#[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
 mod descriptor_size;
+#[deny(clippy::arithmetic_side_effects)]
 mod expectation;
 mod finding;
+#[deny(clippy::arithmetic_side_effects)]
 mod frames;
+#[deny(clippy::arithmetic_side_effects)]
 mod given;
+#[deny(clippy::arithmetic_side_effects)]
+mod holders;
 mod judge;
+#[deny(clippy::arithmetic_side_effects)]
 mod marks;
 mod plan;
 mod tables;
@@ -33,11 +42,14 @@ pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
-pub(crate) use closed_form::{addresses, gives_up_at, has_identity, in_mapping_order, maps, no_room, window};
+pub(crate) use closed_form::{
+    addresses, fits_an_entry, gives_up_at, has_identity, in_mapping_order, maps, no_room, window,
+};
 pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
 pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of, virtual_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
+pub(crate) use holders::virtual_addresses;
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, Tables, memory_type};

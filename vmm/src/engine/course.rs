@@ -64,7 +64,7 @@ pub fn pool_pages(map: &MemoryMap, layout: Layout) -> u64 {
 
 fn pages_wanted(map: &MemoryMap, layout: Layout) -> u64 {
     let identity = matches!(layout, Layout::Linux | Layout::LinuxFixed);
-    let needs = map.regions().filter(|region| region.is_mapped()).map(|region| {
+    let needs = map.regions().filter(|region| check::maps(layout, region)).map(|region| {
         let tables = |span: u64| region.pages / span + 2;
         let once = tables(512) + tables(512 * 512);
         // 1:1 the regions may lie anywhere, so each takes tables of every level.
@@ -273,7 +273,7 @@ fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &Table
     for alias in &expectation.placed {
         let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
         // A region that starts within a page does so at all of its addresses: that is what firmware is told.
-        let virt = alias.virt + report.region.phys % PAGE_BYTES;
+        let virt = alias.virt.saturating_add(report.region.phys % PAGE_BYTES);
         if alias.role == Role::Virtual && report.virt.is_none() {
             report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
             report.virt = Some(virt);

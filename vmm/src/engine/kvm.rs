@@ -243,7 +243,8 @@ fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineE
     }
 }
 
-/// Firmware's pages, and the first page of every other region of code: what is fetched from must have memory.
+/// Firmware's pages, and the first page of every other region of code: what is fetched from must have memory. A region
+/// that no table entry can hold is never mapped, and the guest may lie where it starts.
 fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) -> Vec<BackedPage> {
     let mut taken = BTreeSet::new();
     let mut pages = Vec::new();
@@ -258,7 +259,8 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
     for (phys, content, _) in firmware.into_iter().flat_map(Firmware::pages) {
         add(phys, *content);
     }
-    for region in map.regions().filter(|region| region.is_mapped() && region.is_code()) {
+    for region in map.regions().filter(|region| region.is_mapped() && region.is_code() && check::fits_an_entry(region))
+    {
         add(region.phys & !(PAGE_BYTES - 1), [0; PAGE_BYTES as usize]);
     }
     pages.sort_unstable_by_key(|page| page.phys);

@@ -176,10 +176,11 @@ impl Loaded {
         pages.all(|page| self.memory.write(page, &PAGE)) && self.write_virtual_map(&[])
     }
 
-    /// The physical addresses of the virtual map's first `count` descriptors.
+    /// The physical addresses of the virtual map's first `count` descriptors: as many as there is room for.
     pub fn virtual_map_at(&self, count: u64) -> Range<u64> {
-        let start = self.placement.virtual_map().start;
-        start..start + count * self.strides.kernel as u64
+        let room = self.placement.virtual_map();
+        let bytes = count.saturating_mul(self.strides.kernel as u64);
+        room.start..room.start.saturating_add(bytes).min(room.end)
     }
 
     /// The first `count` descriptors of the virtual map, as the mapper left them.
@@ -187,7 +188,7 @@ impl Loaded {
         let range = self.placement.virtual_map();
         (range.start..range.end)
             .step_by(self.strides.kernel)
-            .take(count as usize)
+            .take(usize::try_from(count).unwrap_or(usize::MAX))
             .map_while(|at| self.descriptor(at))
             .collect()
     }
@@ -284,4 +285,24 @@ fn descriptor_bytes(descriptors: &[MemoryDescriptor], stride: usize) -> Vec<u8> 
         bytes.resize(start + stride, 0);
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mapper in the guest may claim to have mapped any number of regions.
+    #[test]
+    fn a_mappers_count_is_held_to_the_room_there_is() {
+        let map = MemoryMap::from_descriptors("test", vec![MemoryDescriptor::default()]);
+        let image = Image::built_in().unwrap();
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 64, 0);
+        let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
+        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
+        let most = PAGE_BYTES / DESCRIPTOR_STRIDE as u64;
+        for count in [most + 1, 1 << 60, 1 << 63, u64::MAX / 48 + 1, u64::MAX] {
+            assert_eq!(loaded.virtual_map_at(count), placement.virtual_map(), "{count:#x}");
+            assert!(loaded.virtual_map(count).len() as u64 <= most + 1, "{count:#x}");
+        }
+    }
 }

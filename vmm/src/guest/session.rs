@@ -228,7 +228,7 @@ impl<'m> Guest<'m> {
     /// Runs the mapper's phase `map`, or `finish`, on the request. It is given the time to fill so many pages of tables.
     pub fn map(&mut self, op: Op, table_pages: u64, events: &mut dyn GuestEvents) -> Result<Mapped, End> {
         let usual = self.limit;
-        self.limit += self.time_to_map(table_pages);
+        self.limit = self.limit.saturating_add(self.time_to_map(table_pages));
         let done = self.batch(&[command(op, [0; 6])], events);
         self.limit = usual;
         done?;
@@ -251,7 +251,7 @@ impl<'m> Guest<'m> {
     /// hangs, so it leaves more than as much again.
     fn time_to_map(&self, table_pages: u64) -> Duration {
         let descriptors = self.loaded.placement.sizes.memory_map / 48;
-        Duration::from_millis(2 * descriptors + 10 * table_pages)
+        Duration::from_millis(table_pages.saturating_mul(10).saturating_add(2 * descriptors))
     }
 
     /// Carries out commands; returns their results.

@@ -28,8 +28,11 @@ mod contents;
 mod error;
 mod file;
 mod formats;
+#[deny(clippy::arithmetic_side_effects)]
 mod names;
+#[deny(clippy::arithmetic_side_effects)]
 mod oddity;
+#[deny(clippy::arithmetic_side_effects)]
 mod region;
 mod write;
 
@@ -47,6 +50,7 @@ pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
 pub use oddity::{Oddity, OddityKind, oddities};
 pub use region::Region;
+pub(crate) use region::{end_of_pages, page_of};
 pub use write::{WriteError, WriteFormat, WriteOptions, write};
 
 /// The size of an EFI page, whatever the processor's (UEFI 2.10, section 7.2.1, "EFI_BOOT_SERVICES.AllocatePages").
@@ -175,11 +179,12 @@ impl MemoryMap {
         self
     }
 
-    /// The same map with virtual addresses for its physical ones.
+    /// The same map with virtual addresses for its physical ones: `virtual_of` gives those of all descriptors, 0 for none.
     #[must_use]
-    pub fn with_virtual_starts(mut self, virtual_of: impl Fn(u64) -> Option<u64>) -> Self {
-        for descriptor in &mut self.descriptors {
-            descriptor.virt_start = virtual_of(descriptor.phys_start).unwrap_or_default();
+    pub fn with_virtual_starts(mut self, virtual_of: impl FnOnce(&[u64]) -> Vec<Option<u64>>) -> Self {
+        let starts: Vec<u64> = self.descriptors.iter().map(|descriptor| descriptor.phys_start).collect();
+        for (descriptor, virt) in self.descriptors.iter_mut().zip(virtual_of(&starts)) {
+            descriptor.virt_start = virt.unwrap_or_default();
         }
         self
     }

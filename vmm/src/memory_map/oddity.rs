@@ -147,9 +147,7 @@ fn describe(kind: OddityKind, region: &Region) -> String {
         OddityKind::Wrap => format!("reaches past 2^64: {pages:#x} pages from {phys:#x}"),
         OddityKind::Unaligned => format!("starts at {phys:#x}, which is not page aligned"),
         OddityKind::ZeroPages => format!("has no pages, at {phys:#x}"),
-        OddityKind::AboveWindow => {
-            format!("ends at {:#x}, above 64 GiB", region.end() - 1)
-        }
+        OddityKind::AboveWindow => format!("ends at {:#x}, above 64 GiB", region.end().saturating_sub(1)),
         OddityKind::UnknownAttribute => {
             let bits = unknown_attributes(region);
             let why = match MemoryAttribute::ISA_MASK.contains(bits) {
@@ -224,7 +222,7 @@ fn overlaps(map: &MemoryMap) -> Vec<Oddity> {
 fn overlap(one: &Region, other: &Region) -> Oddity {
     let (earlier, later) = if one.index < other.index { (one, other) } else { (other, one) };
     let start = one.phys.max(other.phys);
-    let last = u128::from(start) + one.shared_bytes(other) - 1;
+    let last = u128::from(start).saturating_add(one.shared_bytes(other)).saturating_sub(1);
     Oddity {
         kind: OddityKind::Overlap,
         index: later.index,

@@ -2,6 +2,17 @@
 
 use super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 
+/// The start of the page that an address lies in.
+pub const fn page_of(address: u64) -> u64 {
+    address & !(PAGE_BYTES - 1)
+}
+
+/// The address past so many pages from `first`, in more bits than an address has: no number of pages makes it wrap.
+pub fn end_of_pages(first: u64, pages: u64) -> u128 {
+    // 64 bits and 12: a sum of 77 bits at the most.
+    (u128::from(pages) << PAGE_BYTES.trailing_zeros()).saturating_add(first.into())
+}
+
 /// The page range of one descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -39,12 +50,13 @@ impl Region {
     /// The physical address past the last byte, in more bits than an address has: 2^64 for a region that ends with
     /// the address space, more for one that [wraps](Self::wraps).
     pub fn end(&self) -> u128 {
-        u128::from(self.phys) + u128::from(self.pages) * u128::from(PAGE_BYTES)
+        end_of_pages(self.phys, self.pages)
     }
 
     /// The physical address of the last byte; `None` if there is none, or if the region wraps.
     pub fn last(&self) -> Option<u64> {
-        if self.pages == 0 { None } else { u64::try_from(self.end() - 1).ok() }
+        let last = self.end().checked_sub(1).filter(|_| self.pages > 0)?;
+        u64::try_from(last).ok()
     }
 
     /// Whether the region reaches past 2^64.

@@ -276,7 +276,9 @@ impl<'a> MapReport<'a> {
         for Placed { region, fate, merged_from } in &self.regions {
             let Fate::At(virt) = *fate else { continue };
             let piece = pieces.entry(merged_from.unwrap_or(region.index));
-            piece.and_modify(|(_, first)| first.pages += region.pages).or_insert((virt, *region));
+            piece
+                .and_modify(|(_, first)| first.pages = first.pages.saturating_add(region.pages))
+                .or_insert((virt, *region));
         }
         pieces.into_values()
     }
@@ -367,7 +369,7 @@ fn merged(map: &MemoryMap, layout: Layout) -> HashMap<usize, usize> {
 /// pages, of physical addresses of 52 bits; at the end of all addresses it may wrap.
 fn page_range(virt: u64, region: &Region) -> (u64, u64) {
     let first = virt.wrapping_sub(region.phys % PAGE_BYTES);
-    (first, first.wrapping_add((region.pages * PAGE_BYTES).wrapping_sub(1)))
+    (first, first.wrapping_add(region.pages.wrapping_mul(PAGE_BYTES).wrapping_sub(1)))
 }
 
 /// Aligned leaves of a region; a large one wherever both addresses are aligned to its size.

@@ -226,7 +226,7 @@ impl Report {
     pub fn translate(&self, virt: u64) -> Option<Pa> {
         let after = self.runs.partition_point(|run| run.va.0 <= virt);
         let run = self.runs[..after].last()?;
-        let offset = virt - run.va.0;
-        (run.defect.is_none() && offset < run.bytes).then_some(Pa(run.pa.0 + offset))
+        let offset = virt.checked_sub(run.va.0).filter(|offset| *offset < run.bytes && run.defect.is_none())?;
+        run.pa.0.checked_add(offset).map(Pa)
     }
 }

@@ -21,6 +21,8 @@ use std::ops::Range;
 use serde::de::{Error as _, IgnoredAny, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
 
 use super::super::error::{ParseError, line_number, printable, quoted};
 use super::super::names::{ATTRIBUTES, TYPES, parse_number};
@@ -116,8 +118,46 @@ pub fn into_map(
     Ok(MemoryMap { lines, kind, attributes_table, format: Some(Format::Toml), ..map })
 }
 
+/// Refuses a document before anything is made of it that would take much memory: the TOML reader keeps all of it in
+/// pieces, at 24 bytes a token and two kilobytes a table. Within these limits that is 800 MB at the worst, and 350 MB for
+/// as many descriptors as are read at most.
+pub fn check_extent(name: &str, text: &str) -> Result<(), ParseError> {
+    let (mut tokens, mut tables, mut headers) = (0_usize, 0_usize, [0_usize; 2]);
+    let mut before = [TokenKind::Newline; 2];
+    for token in Source::new(text).lex() {
+        let (kind, span) = (token.kind(), token.span().start()..token.span().end());
+        tokens = tokens.saturating_add(1);
+        let makes_a_table = matches!(kind, TokenKind::LeftCurlyBracket | TokenKind::LeftSquareBracket | TokenKind::Dot);
+        tables = tables.saturating_add(makes_a_table.into());
+        if before == [TokenKind::LeftSquareBracket; 2]
+            && let Some(at) = ARRAYS.iter().position(|array| text.get(span.clone()) == Some(array))
+        {
+            headers[at] = headers[at].saturating_add(1);
+            if headers[at] > MAX_DESCRIPTORS {
+                return Err(super::too_many(name, text, span.start.saturating_sub(2)..span.end));
+            }
+        }
+        if tokens > MAX_TOKENS || tables > MAX_TABLES {
+            return Err(ParseError::at(name, text, span, "more TOML than a map can have")
+                .label("the limit is reached here")
+                .help(format!("a map has {MAX_DESCRIPTORS} descriptors at the most; is this one?")));
+        }
+        before = [before[1], kind];
+    }
+    Ok(())
+}
+
+/// The arrays of tables whose length has a limit.
+const ARRAYS: [&str; 2] = ["descriptor", "attributes"];
+/// Tables in both arrays take no more: five characters of header, and for each of five keys four pieces, spaces and a line
+/// break, with as many again for comments.
+const MAX_TOKENS: usize = 2 * MAX_DESCRIPTORS * 64;
+/// What opens a table, an array or a header; of `[[descriptor]]` there are two.
+const MAX_TABLES: usize = 2 * 2 * MAX_DESCRIPTORS + 4096;
+
 /// Reads the map of a TOML document.
 pub(super) fn parse(name: &str, text: &str) -> Result<MemoryMap, ParseError> {
+    check_extent(name, text)?;
     let document: Document = toml::from_str(text)
         .map_err(|error| ParseError::from_toml(name, text, &error).help(WHAT_A_DESCRIPTOR_LOOKS_LIKE))?;
     let map = into_map(name, text, document.descriptor, document.attributes, document.list)?;
@@ -441,5 +481,33 @@ rule = "reserved-bit"
         let text = "[[descriptor]]\ntype=0\nphys=0\npages=0\nattribute=0\n".repeat(MAX_DESCRIPTORS + 1);
         let error = MemoryMap::parse(&text).unwrap_err();
         assert_eq!(error.to_string(), "<text>:327681:1: more than 65536 descriptors");
+    }
+
+    /// What would take gigabytes is refused where it passes a limit, however much comes after it.
+    #[test]
+    fn more_than_a_map_can_have_is_refused_before_it_is_read() {
+        let refusal = |text: String| check_extent("x.toml", &text).unwrap_err().to_string();
+        let array = refusal(format!("mapper = [{}]", "1,".repeat(MAX_TOKENS)));
+        assert_eq!(array, format!("x.toml:1:{}: more TOML than a map can have", MAX_TOKENS + 6));
+        for piece in ["a.b = 1\n", "[a]\n", "a = {}\n"] {
+            assert!(refusal(piece.repeat(MAX_TABLES + 1)).ends_with("more TOML than a map can have"), "{piece}");
+        }
+        assert!(refusal("\n".repeat(MAX_TOKENS + 1)).ends_with("more TOML than a map can have"));
+        for header in ["[[descriptor]]\n", "[[ attributes ]]\n", "[[attributes]]\n"] {
+            let expected =
+                if header.contains(' ') { "more TOML than a map can have" } else { "more than 65536 descriptors" };
+            assert!(refusal(header.repeat(4 * MAX_DESCRIPTORS)).ends_with(expected), "{header}");
+        }
+    }
+
+    #[test]
+    fn as_much_as_a_map_can_have_is_within_the_limits() {
+        let table = |array: &str| {
+            format!("[[{array}]]\ntype = 'PalCode' # what\nphys = 0\npages = 1\nattribute = 0\nvirt = 0\n\n")
+                .repeat(MAX_DESCRIPTORS)
+        };
+        assert!(check_extent("x.toml", &(table("descriptor") + &table("attributes"))).is_ok());
+        // Brackets in strings and comments are none.
+        assert!(check_extent("x.toml", &format!("about = '{0}' # {0}", "[".repeat(MAX_TABLES + 1))).is_ok());
     }
 }

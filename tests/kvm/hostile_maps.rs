@@ -1,0 +1,40 @@
+//! Random hostile maps in the guest: none stops the test bed, runs past its limit, or is wrongly clean.
+
+use std::time::{Duration, Instant};
+
+use efibed::EngineName;
+use efibed_tests::hostile;
+use efibed_tests::random::{Random, from_environment};
+use efibed_tests::*;
+use libtest_mimic::Trial;
+
+/// `EFIBED_FUZZ_MAPS` runs so many.
+const MAPS: u64 = 60;
+const DEFAULT_SEED: u64 = 1024;
+/// What a run may take past its limit: the guest is stopped at once, but tables are walked to their end.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// All of them.
+pub fn trials() -> Vec<Trial> {
+    vec![trial("hostile_maps_come_to_a_verdict_in_the_guest", Need::Kvm, hostile_maps)]
+}
+
+fn hostile_maps() {
+    let seed = from_environment("EFIBED_FUZZ_SEED", DEFAULT_SEED);
+    let mut verdicts = [0; 3];
+    for run in 0..from_environment("EFIBED_FUZZ_MAPS", MAPS) {
+        let mut random = Random::of_run(seed, run);
+        let map = hostile::map(&mut random);
+        let scenario = hostile::scenario(map.clone(), &mut random).engine(EngineName::Kvm);
+        let what = || format!("EFIBED_FUZZ_SEED={seed}, run {run}: {scenario:x?}");
+        let started = Instant::now();
+        let report = bed().run(&scenario).unwrap_or_else(|error| panic!("{error}: {}", what()));
+        let took = started.elapsed();
+        assert!(took < hostile::LIMIT + GRACE, "{took:?}: {}", what());
+        let wrong = hostile::wrongly_clean(&map, &report);
+        assert_eq!(wrong, None, "{}", what());
+        verdicts[report.verdict() as usize] += 1;
+    }
+    let [clean, findings, incomplete] = verdicts;
+    println!("seed {seed}: {clean} clean, {findings} with findings, {incomplete} incomplete");
+}
