@@ -549,7 +549,7 @@ fn binary_descriptors_need_their_size() {
     let document: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(document["descriptors"][1]["attribute"], "RUNTIME|0x10000000000");
     let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "48"], &map).ends(BAD_INPUT);
-    said.complains(&["<stdin>: descriptor 1 at byte 0x30 is cut: 32 bytes of 48 are there"]);
+    said.complains(&["<stdin>:1:49: descriptor 1 at byte 0x30 is cut: 32 bytes of 48 are there"]);
     let said = efibed_reading(["convert", "-", "--to", "json", "--stride", "44"], &map).ends(BAD_INPUT);
     said.complains(&["multiples of 8, from 40 on"]);
 }
