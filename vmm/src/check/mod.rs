@@ -9,6 +9,10 @@
 //! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
 //! | `expectation` | the first witness: what the two say must be |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
+//! | `survey` | each table read once: its entries' flags, and references back |
+//! | `strays` | what translates at addresses that are nobody's |
+//! | `flags` | the verdict on each flag of an entry that no access shows |
+//! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
@@ -18,21 +22,26 @@
 
 mod address;
 mod attributes_table;
+mod budget;
 mod closed_form;
 mod descriptor_size;
 mod expectation;
 mod finding;
+mod flags;
 mod frames;
 mod given;
 mod judge;
 mod marks;
 mod plan;
+mod strays;
+mod survey;
 mod tables;
 
 pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
+pub(crate) use budget::Budget;
 pub(crate) use closed_form::{addresses, gives_up_at, has_identity, in_mapping_order, maps, no_room, window};
 pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};

@@ -96,6 +96,16 @@ pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told
     changed
 }
 
+/// What a walk says besides its findings; what it says of both phases, once.
+pub fn report_on_walk(verdict: &TableVerdict, report: &mut Report) {
+    for note in &verdict.notes {
+        if !report.notes.contains(note) {
+            report.notes.push(note.clone());
+        }
+    }
+    report.skipped.extend(verdict.not_done.clone());
+}
+
 /// Something that a run had no time for.
 pub fn out_of_time(what: &str, limit: Duration) -> Skipped {
     Skipped::not_done(what, format!("the limit of {} s for the run was over", limit.as_secs_f64()))
