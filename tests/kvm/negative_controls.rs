@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         ("a_fault_outside_a_probe_ends_the_run_with_an_account", a_fault_outside_a_probe as fn()),
         ("without_its_idt_the_guest_shuts_down", without_its_idt_the_guest_shuts_down),
         ("a_guest_past_its_limit_is_stopped", a_guest_past_its_limit_is_stopped),
+        ("a_recursive_entry_outside_the_arena_is_found", a_recursive_entry_outside_the_arena_is_found),
     ] {
         trials.push(trial(name, Need::Kvm, run));
     }
@@ -83,25 +84,23 @@ impl Entry {
             0 | 1 => Effect::Seen,
             // U/S: the AND over all levels, and the others have it clear.
             2 => Effect::None,
-            // PWT and PCD of a leaf are its PAT index; above, the cache type of the table only.
-            3 | 4 => {
-                if leaf {
-                    Effect::OnlyWalked
-                } else {
-                    Effect::None
-                }
-            }
+            // PWT and PCD of a leaf are its PAT index; above, the cache type of the table.
+            3 | 4 => Effect::OnlyWalked,
             // A; D of a leaf, ignored above.
             5 | 6 => Effect::None,
             // PAT of a PTE; PS of a PDE (without it, 1 GiB leaves and tables are taken for each other).
             7 if self.level == Level::Pte => Effect::OnlyWalked,
             7 => Effect::Seen,
-            // G, and what software may use.
+            // G of a leaf, which outlives a load of CR3; ignored above.
+            8 if leaf => Effect::OnlyWalked,
+            // What software may use.
             8..=11 => Effect::None,
             // PAT of a large leaf.
             12 if self.level == Level::Pde => Effect::OnlyWalked,
             12..=51 => Effect::Seen,
-            // Software's, and protection keys, which count for user pages only.
+            // A leaf's protection key, which counts for user pages only on this guest; ignored above.
+            59..=62 if leaf => Effect::OnlyWalked,
+            // Software's.
             52..=62 => Effect::None,
             // XD: code that cannot be executed, or data that can.
             _ => Effect::Seen,
@@ -113,7 +112,7 @@ impl Entry {
 enum Effect {
     /// Accesses notice.
     Seen,
-    /// The PAT index, which no access can tell.
+    /// The PAT index and other flags, which no access can tell.
     OnlyWalked,
     None,
 }
@@ -207,6 +206,22 @@ fn a_guest_past_its_limit_is_stopped() {
     };
     assert!(stopped.is_some_and(says_where), "{}", report.findings[0].message);
     assert!(stopped.is_some_and(|finding| finding.witnesses == [Witness::Run]), "{}", brief(&report));
+    bed().run(&scenario(SMALL)).unwrap().assert_clean();
+}
+
+/// PML4[510] refers to its own table: all tables are pages at fixed addresses, and the guest lives on as if nothing were.
+fn a_recursive_entry_outside_the_arena_is_found() {
+    let virt = 0xffff_ff00_0000_0000;
+    // The same map gets the same tables every time: a hole in them tells where the root is.
+    let hole = Tamper { virt: ENTRIES[0].virt, level: Level::Pte, flip: 1, moment: Moment::BeforeWalk };
+    let report = bed().run(&scenario(SMALL).tamper(hole)).unwrap();
+    let root = report.findings[0].walk[0].entry_addr & !0xfff;
+    let recursive = Tamper { virt, level: Level::Pml4e, flip: root | 3, moment: Moment::BeforeWalk };
+    let report = bed().run(&scenario(SMALL).tamper(recursive)).unwrap();
+    let found: Vec<_> = report.findings.iter().map(|finding| (finding.rule, finding.virt, finding.pages)).collect();
+    assert_eq!(found, [(Rule::SelfMapping, Some(virt), 1 << 27)], "{}", brief(&report));
+    assert_eq!(report.findings[0].witnesses, [Witness::Walk]);
+    assert_eq!(report.probes.pages_verified, SMALL_PAGES);
     bed().run(&scenario(SMALL)).unwrap().assert_clean();
 }
 
