@@ -1,6 +1,6 @@
 //! What the walks over whole tables may cost in one run, all of them together.
 //!
-//! Tables are input: a page of them may stand for 2^27 leaves. So no walk has a limit of its own: all that a run makes,
+//! Tables are input: four pages of them may stand for 2^36 leaves. So no walk has a limit of its own: all that a run makes,
 //! for each alias and in both phases, draw on one budget. A walk that the budget cuts short is reported and never clean.
 
 use std::cell::Cell;
@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use crate::mmu::{Run, Runs, TableMemory};
 
-/// Entries read. Both phases of the largest mapping that there is room for, 4 GiB of tables, take half of it; to read
-/// them all takes a second.
-const MAX_ENTRIES: u64 = 1 << 27;
+/// Entries read. In each of two phases the aliases, the survey and the plan read every entry once; the largest tables that
+/// there is room for have 42 million (`engine::course` asserts that they fit). To read so many takes some seconds.
+pub const MAX_ENTRIES: u64 = 1 << 28;
 
 /// Runs of leaves kept. A map of 65,535 descriptors, at two addresses each, with three runs for each and in both phases,
 /// has three quarters of it.
@@ -47,7 +47,7 @@ impl Cut {
     /// The reason, in words.
     pub const fn as_text(self) -> &'static str {
         match self {
-            Self::Entries => "more table entries than one run reads (2^27)",
+            Self::Entries => "more table entries than one run reads (2^28)",
             Self::Runs => "more runs of leaves than one run keeps (2^20)",
             Self::Time => "the time for the run was over",
         }

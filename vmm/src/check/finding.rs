@@ -234,7 +234,7 @@ rules! {
     TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
         "Hardware reads ones from there, some virtual machines zeros. What is mapped below depends on the machine.";
     TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
-        "One run reads 2^27 entries and keeps 2^20 runs of leaves, which is more than right tables have. What a finding of this \
+        "One run reads 2^28 entries and keeps 2^20 runs of leaves, which is more than right tables have. What a finding of this \
          rule is about was not looked at. Usual cause: a few tables that many entries refer to, so that they map far more than \
          there is.";
     SelfMapping, "self-mapping", Error, "The page tables are mapped through themselves.",

@@ -41,7 +41,7 @@ pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, MAX_ENTRIES};
 pub(crate) use closed_form::{addresses, gives_up_at, has_identity, in_mapping_order, maps, no_room, window};
 pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
