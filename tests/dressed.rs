@@ -359,13 +359,12 @@ fn a_row_behind_unknown_text_is_named() {
 
 /// Damage of one or two characters anywhere, 500 times for each dress: no panic; and a row that is read is a right
 /// one, unless the damage is in its own characters and leaves it sound, as it would without a dress. Where all rows are
-/// whole, each is read, or it is told that one is not, with a few exceptions.
+/// whole, each is read, or it is told that one is not.
 #[test]
 fn no_damage_is_misread() {
     let mut problems = Vec::new();
     for (index, (dress, put)) in DRESSES.iter().enumerate() {
         let mut random = Random(2013 + index as u64);
-        let mut lost = 0;
         for run in 0..500 {
             let sample = &SAMPLES[random.below(SAMPLES.len())];
             let text = put(sample.rows);
@@ -373,8 +372,7 @@ fn no_damage_is_misread() {
             let is_cut = (0..1 + random.below(2)).fold(false, |is_cut, _| damage(&mut damaged, &mut random) | is_cut);
             let damaged: String = damaged.into_iter().collect();
             let problem = misread(sample, dress, &damaged, is_cut, run % 2 == 1);
-            lost += usize::from(problem.as_deref() == Some(LOST));
-            if let Some(problem) = problem.filter(|problem| problem != LOST || lost > MAX_LOST) {
+            if let Some(problem) = problem {
                 problems.push(format!("{} in {dress}, run {run}: {problem}\n{damaged:?}", sample.name));
             }
         }
@@ -395,11 +393,6 @@ fn damage(text: &mut Vec<char>, random: &mut Random) -> bool {
     }
     way == 2
 }
-
-/// Of 500 damaged texts of a dress, so many may lose a row untold: where a dress is so damaged that it is no dress, what is
-/// in it may be prose.
-const LOST: &str = "a row is lost, and not told";
-const MAX_LOST: usize = 5;
 
 /// What is wrong with how a damaged text was read.
 fn misread(sample: &Sample, dress: &str, damaged: &str, is_cut: bool, lenient: bool) -> Option<String> {
@@ -423,11 +416,11 @@ fn misread(sample: &Sample, dress: &str, damaged: &str, is_cut: bool, lenient: b
     }
 }
 
-/// Whether a row is in a text, dressed as one piece.
+/// Whether a row is in a text, dressed as one piece, and not as a comment.
 fn is_in(row: &str, text: &str) -> bool {
     [row.to_owned(), string(row), escaped(row), escaped(row).replace(' ', "&nbsp;")]
         .iter()
-        .any(|row| text.contains(row))
+        .any(|row| text.split_once(row.as_str()).is_some_and(|(before, _)| !before.ends_with(';')))
 }
 
 /// Whether a row is one of a sample's except for its type, its attributes, or one end: what a wrong digit or a lost word makes

@@ -26,5 +26,5 @@ pub mod image;
 
 pub use error::MapError;
 pub use layout::Layout;
-pub use mapper::{Finish, LayoutMapper, MapContext, Mapper};
+pub use mapper::{LayoutMapper, MapContext, Mapper};
 pub use page_table::LeafRule;

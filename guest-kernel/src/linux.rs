@@ -5,7 +5,7 @@ use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 
 use crate::error::MapError;
 use crate::layout::{Allocator, Layout, is_mapped};
-use crate::mapper::{Finish, MapContext};
+use crate::mapper::MapContext;
 use crate::page_table::{AddressSpace, LeafRule, Mapping, NX, PAGE_BYTES, PCD, PRESENT, WRITABLE};
 use crate::protocol::CpuAbilities;
 
@@ -38,34 +38,27 @@ pub(crate) fn map(context: &mut MapContext<'_>, layout: Layout, leaf_rule: LeafR
 }
 
 /// What follows the call: boot services are no longer firmware's (`efi_free_boot_services`), and the Memory Attributes
-/// Table says which runtime pages may not be written or executed (`efi_runtime_update_mappings`).
-pub(crate) fn finish(context: &mut MapContext<'_>, space: AddressSpace) -> Result<Finish, MapError> {
-    let mut changed = false;
+/// Table says which runtime pages may not be written or executed (`efi_runtime_update_mappings`). The root stays the same.
+pub(crate) fn finish(context: &mut MapContext<'_>, space: AddressSpace) -> Result<AddressSpace, MapError> {
     for index in 0..context.mapped_count() {
         let Some(region) = context.mapped(index) else { break };
         if is_boot_services(&region) && region.attribute & attribute::RUNTIME == 0 {
-            changed = true;
             change_both(context, space, &region, region.phys_start, region.page_count, 0, PRESENT | WRITABLE)?;
         }
     }
     let attributes = context.attributes_table;
     if attributes.iter().count() > MOST_ENTRIES_PER_REGION * context.memory_map.iter().count() {
-        return Ok(finished(changed));
+        return Ok(space);
     }
     for entry in attributes.iter() {
         let Some(region) = region_of(context, entry) else { continue };
-        changed = true;
         let no_execute = if entry.attribute & attribute::XP != 0 && context.cpu.nx != 0 { NX } else { 0 };
         let read_only = if entry.attribute & attribute::RO != 0 { WRITABLE } else { 0 };
         // What the entry does not forbid, it allows: the permissions are replaced, not only narrowed.
         let (set, clear) = (no_execute | (WRITABLE & !read_only), read_only | (NX & !no_execute));
         change_both(context, space, &region, entry.phys_start, entry.page_count, set, clear)?;
     }
-    Ok(finished(changed))
-}
-
-const fn finished(changed: bool) -> Finish {
-    if changed { Finish::Changed } else { Finish::Unchanged }
+    Ok(space)
 }
 
 /// A table with more entries than this for each descriptor of the memory map is garbage, to Linux.

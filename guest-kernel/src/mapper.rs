@@ -19,19 +19,11 @@ pub trait Mapper {
     /// `virt_start`, and returns the root to load.
     fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError>;
 
-    /// After SetVirtualAddressMap: drops boot services, tightens permissions. Most layouts have nothing to do.
-    fn finish(&mut self, _context: &mut MapContext<'_>, _space: AddressSpace) -> Result<Finish, MapError> {
-        Ok(Finish::Unchanged)
+    /// After SetVirtualAddressMap: drops boot services, tightens permissions, and returns the root to go on with. Most
+    /// layouts have nothing to do.
+    fn finish(&mut self, _context: &mut MapContext<'_>, space: AddressSpace) -> Result<AddressSpace, MapError> {
+        Ok(space)
     }
-}
-
-/// What [`Mapper::finish`] did to the tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Finish {
-    /// Nothing: what was found in phase `map` still holds.
-    Unchanged,
-    /// The tables changed, and are to be checked again as phase `finish`.
-    Changed,
 }
 
 /// What a mapper is given: the memory map, pages for tables, the kernel's root and what must stay mapped.
@@ -240,10 +232,10 @@ impl Mapper for LayoutMapper {
         }
     }
 
-    fn finish(&mut self, context: &mut MapContext<'_>, space: AddressSpace) -> Result<Finish, MapError> {
+    fn finish(&mut self, context: &mut MapContext<'_>, space: AddressSpace) -> Result<AddressSpace, MapError> {
         match self.layout {
             Layout::Linux => linux::finish(context, space),
-            _ => Ok(Finish::Unchanged),
+            _ => Ok(space),
         }
     }
 }

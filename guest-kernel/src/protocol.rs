@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -288,7 +288,7 @@ pub struct MapResult {
     pub table_pages: u64,
 }
 
-/// How a mapper's phase ended. What is not `Done` or `DoneUnchanged` is a [`crate::MapError`].
+/// How a mapper's phase ended. What is not `Done` is a [`crate::MapError`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum MapStatus {
@@ -296,20 +296,18 @@ pub enum MapStatus {
     NotRun = 0,
     /// It ran, and the tables are as it wants them.
     Done = 1,
-    /// `finish` had nothing to do.
-    DoneUnchanged = 2,
     /// The request cannot be read.
-    BadRequest = 3,
+    BadRequest = 2,
     /// [`crate::MapError::OutOfTablePages`]
-    OutOfTablePages = 4,
+    OutOfTablePages = 3,
     /// [`crate::MapError::WindowOverflow`]
-    WindowOverflow = 5,
+    WindowOverflow = 4,
     /// [`crate::MapError::AddressSpaceFull`]
-    AddressSpaceFull = 6,
+    AddressSpaceFull = 5,
     /// [`crate::MapError::TooManyRegions`]
-    TooManyRegions = 7,
+    TooManyRegions = 6,
     /// [`crate::MapError::TableOutOfReach`]
-    TableOutOfReach = 8,
+    TableOutOfReach = 7,
 }
 
 /// Registers at a fault outside a probe.
@@ -437,6 +435,9 @@ pub struct ImageHeader {
     pub end: u64,
 }
 
+/// Bytes of the main stack, below [`ImageHeader::stack_top`]. The deepest path, a mapper's recursion over five levels, takes
+/// a small part of it.
+pub const STACK_BYTES: u64 = 32 * 1024;
 /// Bytes of each interrupt stack.
 pub const IST_BYTES: u64 = 4096;
 

@@ -1,9 +1,10 @@
 //! The main job on real and made-up maps: what is right is clean, and what is wrong is found for what it is.
 
-use efibed::check::{Finding, Rule, Witness};
+use efibed::check::{Finding, Phase, Rule, Witness};
+use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use efibed::mmu::{Kind, Level, Privilege};
 use efibed::report::{Report, Verdict};
-use efibed::{CpuidRequest, Layout, LeafRule, Pa, Progress, Scenario};
+use efibed::{CpuidRequest, Layout, LeafRule, MemoryMap, Pa, Progress, Scenario};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -20,6 +21,12 @@ pub fn trials() -> Vec<Trial> {
         trial("bad_maps_give_their_findings", Need::Kvm, bad_maps_give_their_findings),
         trial("a_map_without_room_is_a_finding", Need::Kvm, a_map_without_room_is_a_finding),
         trial("a_map_without_runtime_code_gets_no_calls", Need::Kvm, a_map_without_runtime_code_gets_no_calls),
+        trial("the_local_apics_page_is_like_any_other", Need::Kvm, the_local_apics_page_is_like_any_other),
+        trial(
+            "a_virtual_start_that_is_not_canonical_is_one_finding",
+            Need::Kvm,
+            a_virtual_start_that_is_not_canonical_is_one_finding,
+        ),
         trial("protection_off_is_checked_as_such", Need::Kvm, protection_off_is_checked_as_such),
         trial("many_threads_share_a_bed", Need::Kvm, many_threads_share_a_bed),
         trial("runs_repeat_exactly", Need::Kvm, runs_repeat_exactly),
@@ -44,6 +51,39 @@ const COMPUTED: [Layout; 4] = [Layout::Linux, Layout::Window, Layout::PackedDown
 
 fn run(scenario: &Scenario) -> Report {
     bed().run(scenario).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// KVM's emulator takes 0xfee00000 for a device. Firmware and the guest keep off it, and regions there are checked.
+fn the_local_apics_page_is_like_any_other() {
+    let code = |phys: u64, pages: u64| runtime(MemoryType::RUNTIME_SERVICES_CODE, phys, pages);
+    let data = runtime(MemoryType::RUNTIME_SERVICES_DATA, 0xfee0_8000, 4);
+    let free =
+        MemoryDescriptor { att: MemoryAttribute::WRITE_BACK, ..runtime(MemoryType::CONVENTIONAL, 0xfed0_0000, 0x100) };
+    for (code, free_pages) in [(code(0xfee0_0000, 8), 0x100), (code(0xfedf_f000, 9), 0xff)] {
+        let free = MemoryDescriptor { page_count: free_pages, ..free };
+        for layout in [Layout::Linux, Layout::Window] {
+            let map = MemoryMap::from_descriptors("apic", vec![free, code, data]);
+            let report = run(&Scenario::new(map).layout(layout));
+            report.assert_clean();
+            assert_all_verified(&report);
+            assert!(report.calls.iter().any(|call| call.phase == Phase::Finish && call.status == Some(0)));
+        }
+    }
+}
+
+/// KVM_TRANSLATE goes by an address's low bits, and firmware's table behind it is a consequence.
+fn a_virtual_start_that_is_not_canonical_is_one_finding() {
+    for virt_start in [0x9000_0000_0000, 0xfff7_ffff_0000_0000, 0x7fff_a000_0000_0000] {
+        let data = runtime(MemoryType::RUNTIME_SERVICES_DATA, 0x7e72_9000, 0x42);
+        let code = MemoryDescriptor {
+            virt_start: 0xffff_fffe_7e80_0000,
+            ..runtime(MemoryType::RUNTIME_SERVICES_CODE, 0x7e80_0000, 0x42)
+        };
+        let map = MemoryMap::from_descriptors("far", vec![MemoryDescriptor { virt_start, ..data }, code]);
+        let report = run(&Scenario::new(map).layout(Layout::LinuxFixed));
+        let found: Vec<_> = report.findings.iter().map(|finding| (finding.rule, finding.region)).collect();
+        assert_eq!(found, [(Rule::NotCanonical, Some(0))], "{virt_start:#x}");
+    }
 }
 
 /// Every page that is mapped was reached by the guest's MMU.

@@ -3,6 +3,7 @@
 mod attributes_table;
 mod calls;
 mod check;
+mod hostile;
 mod huge;
 mod linux;
 mod machine;
@@ -16,6 +17,7 @@ fn main() {
     let trials = [
         machine::trials(),
         check::trials(),
+        hostile::trials(),
         huge::trials(),
         linux::trials(),
         calls::trials(),

@@ -153,7 +153,8 @@ impl<'a> Bench<'a> {
 
     fn run_mapper(&self, guest: &mut Guest<'_>) {
         let cpu = CpuAbilities { gbpages: 0, nx: 1, la57: 0, maxphyaddr: self.told.maxphyaddr.into() };
-        let mapped = guest.map(Op::Map, MAPPER, cpu, 0, &mut NoEvents).expect("the mapper ends");
+        guest.put_request(MAPPER, cpu).expect("the mailbox is there");
+        let mapped = guest.map(Op::Map, 0, &mut NoEvents).expect("the mapper ends");
         mapped.expect("it has pages enough");
     }
 }

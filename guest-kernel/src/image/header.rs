@@ -2,10 +2,7 @@
 
 use core::arch::global_asm;
 
-use crate::protocol::{IST_BYTES, MAGIC, USER_BASE, VERSION};
-
-/// Of the main stack. The deepest path, a mapper's recursion over five levels, takes a small part of it.
-const STACK_BYTES: u64 = 32 * 1024;
+use crate::protocol::{IST_BYTES, MAGIC, STACK_BYTES, USER_BASE, VERSION};
 
 // An `ImageHeader`, field by field: a Rust static could not hold labels that only the linker knows.
 global_asm!(

@@ -13,7 +13,7 @@ mod trials;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::error::MapError;
-use crate::mapper::{Finish, MapContext, Mapper};
+use crate::mapper::{MapContext, Mapper};
 use crate::page_table::AddressSpace;
 use crate::protocol::{
     Command, DIRECT_MAP, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, MapRequest, MapResult, MapStatus, Op,
@@ -109,7 +109,7 @@ fn map<M: Mapper>(session: &mut Option<Session<M>>, mapper_for: &impl Fn(&MapReq
         Some((mut mapper, mut context)) => match mapper.map(&mut context) {
             Err(error) => failed(error),
             Ok(space) => {
-                let result = succeeded(MapStatus::Done, &context, space);
+                let result = succeeded(&context, space);
                 *session = Some(Session { mapper, context, space });
                 result
             }
@@ -123,8 +123,10 @@ fn finish<M: Mapper>(session: &mut Option<Session<M>>) {
         None => MapResult { status: MapStatus::BadRequest as u64, ..MapResult::default() },
         Some(Session { mapper, context, space }) => match mapper.finish(context, *space) {
             Err(error) => failed(error),
-            Ok(Finish::Unchanged) => succeeded(MapStatus::DoneUnchanged, context, *space),
-            Ok(Finish::Changed) => succeeded(MapStatus::Done, context, *space),
+            Ok(finished) => {
+                *space = finished;
+                succeeded(context, finished)
+            }
         },
     });
 }
@@ -134,9 +136,9 @@ fn answer(result: MapResult) {
     unsafe { (&raw mut (*mailbox()).map_result).write_volatile(result) };
 }
 
-fn succeeded(status: MapStatus, context: &MapContext<'_>, space: AddressSpace) -> MapResult {
+fn succeeded(context: &MapContext<'_>, space: AddressSpace) -> MapResult {
     MapResult {
-        status: status as u64,
+        status: MapStatus::Done as u64,
         detail: 0,
         root: space.root(),
         mapped: context.mapped_count() as u64,

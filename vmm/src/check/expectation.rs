@@ -76,7 +76,7 @@ impl Alias {
 }
 
 /// What must be, before any table is looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expectation {
     /// What regions were given: each alias whole.
     pub placed: Vec<Alias>,
@@ -172,9 +172,12 @@ impl Expectation {
         Self { placed, aliases, gone: Vec::new(), arenas: arenas(layout, told) }
     }
 
-    /// The same after phase `finish` of layout `linux`: boot services are gone, and the Memory Attributes Table's
-    /// permissions are in force.
+    /// The same after phase `finish`. With layout `linux` boot services are gone by then, and the Memory Attributes Table's
+    /// permissions are in force; the others have nothing to do there.
     pub fn finished(&self, question: &Question<'_>) -> Self {
+        if question.layout != Layout::Linux {
+            return self.clone();
+        }
         let (stay, gone): (Vec<_>, Vec<_>) = self.aliases.iter().copied().partition(|alias| alias.stays);
         let attributes = attributes_table::in_force(question.map);
         let aliases = stay.into_iter().flat_map(|alias| {

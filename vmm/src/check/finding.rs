@@ -204,8 +204,16 @@ rules! {
     MapperError, "mapper-error", Error, "The mapping code gave up.",
         "The message says why.";
     StrayWrite, "stray-write", Error, "The mapping code wrote to memory that it was not given.",
-        "It may write to the pages that it was given for tables, and to VirtualStart of the descriptors. It may not write to \
-         the kernel's tables, the rest of the memory map, firmware's pages, or where no memory is.";
+        "It may write to the pages that it took from the pool for tables, to VirtualStart of the descriptors, and to the map \
+         for SetVirtualAddressMap, as far as that is used. It may not write to the kernel's tables, stacks or mailbox, the rest \
+         of the memory map, pages of the pool that it did not take, firmware's pages, or where no memory is.";
+    KernelState, "kernel-state", Error, "The kernel's own state is not as the kernel had set it.",
+        "Mapping code and firmware must leave CR0, CR3, CR4, EFER, IA32_PAT, the descriptor-table registers, TR and RFLAGS as \
+         they find them. They are compared each time the guest hands over to the host, and set again. The same goes for what \
+         the kernel says of itself: that it has abandoned a runtime service needs a fault, or a service that did not return.";
+    TablesChanged, "tables-changed", Error, "A page table changed after it had been walked.",
+        "What the guest's MMU was asked holds for the tables as they were walked. Only the mapping code may change them, in its \
+         two phases; the CPU itself sets A and D. Then the host walks them again.";
     NotMapped, "not-mapped", Error, "The map handed to SetVirtualAddressMap lacks a region that firmware is owed.",
         "Every descriptor with RUNTIME must be there (UEFI 2.10, 8.4.1).";
     VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that is not in the memory map.",

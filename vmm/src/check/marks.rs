@@ -243,8 +243,10 @@ pub struct Tables<'a> {
 
 /// Whether a finding is of a page that leads nowhere, or elsewhere, for all who use the address.
 fn is_cause(finding: &Finding, virt: u64) -> bool {
-    let leads_astray =
-        matches!(finding.rule, Rule::ReservedBit | Rule::NotPresent | Rule::WrongFrame | Rule::TableUnreachable);
+    let leads_astray = matches!(
+        finding.rule,
+        Rule::NotCanonical | Rule::ReservedBit | Rule::NotPresent | Rule::WrongFrame | Rule::TableUnreachable
+    );
     let offset = finding.virt.and_then(|start| virt.checked_sub(start));
     leads_astray && offset.is_some_and(|offset| offset / PAGE_BYTES < finding.pages)
 }

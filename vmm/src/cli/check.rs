@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::input::{Input, engines};
 use super::limits::Limits;
-use super::output::{self, Outputs};
+use super::output::Outputs;
 use super::progress::{Watching, watched};
+use super::results::{Look, Results};
+use super::sandbox::Sandbox;
 use super::{Failure, Status};
-use crate::report::text::Text;
-use crate::report::{Report, json, junit};
-use crate::{EngineName, TestBed};
+use crate::report::{json, junit};
+use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `check`.
 #[derive(Args)]
@@ -39,6 +40,9 @@ pub struct Arguments {
     limits: Limits,
 
     #[command(flatten)]
+    sandbox: Sandbox,
+
+    #[command(flatten)]
     watching: Watching,
 }
 
@@ -49,12 +53,16 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         scenario = scenario.seed(seed);
     }
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
-    let report = watched(arguments.watching, |progress| TestBed::without_kvm().run_telling(&scenario, progress))?;
-    let junit = || junit::to_junit(&[(&report.source, &report)]);
-    outputs.write(|| text(&report), &[&|| json::to_json(&report), &junit], Status::of(&report))
-}
-
-fn text(report: &Report) -> String {
-    let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-    format!("{}\n", text.columns(output::columns()))
+    let look = Look::of_standard_output();
+    let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
+    let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
+        let report = bed.run_telling(&scenario, progress)?;
+        Ok(Results {
+            status: Status::of(&report),
+            text: look.text(&report),
+            json: is_json.then(|| json::to_json(&report)),
+            junit: is_junit.then(|| junit::to_junit(&[(&report.source, &report)])),
+        })
+    };
+    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
 }

@@ -1,9 +1,11 @@
-//! `efibed doctor`: what this machine's KVM can and cannot do, each found by trying it.
+//! `efibed doctor`: what this machine's KVM can and cannot do, and what its kernel has for a sandbox, each found by trying
+//! it.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
+use super::sandbox::{self, Tried};
 use super::{Failure, Status, output};
 use crate::engine::Abilities;
 use crate::report::style::Paint;
@@ -19,22 +21,24 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    // First: a machine has a thread of KVM's own, after which no process may be forked.
+    let walls = sandbox::try_parts()?;
     let bed = TestBed::new()?;
     // Ask for everything. KVM refuses what it lacks, and that is an answer too.
     let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
     let abilities = bed.abilities(&everything)?;
     match &arguments.json {
-        Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities))?,
+        Some(path) if path.as_os_str() == "-" => output::print(&json(&abilities, &walls))?,
         Some(path) => {
-            output::write_file(path, json(&abilities))?;
-            output::print(&text(&abilities, output::columns()))?;
+            output::write_file(path, json(&abilities, &walls))?;
+            output::print(&text(&abilities, &walls, output::columns()))?;
         }
-        None => output::print(&text(&abilities, output::columns()))?,
+        None => output::print(&text(&abilities, &walls, output::columns()))?,
     }
     Ok(Status::Clean)
 }
 
-fn text(abilities: &Abilities, columns: Option<usize>) -> String {
+fn text(abilities: &Abilities, walls: &[Tried], columns: Option<usize>) -> String {
     let Abilities { supported, trials, .. } = abilities;
     let paint = Paint::PLAIN.on(columns);
     let mut lines = paint.wrapped(&format!("/dev/kvm works; the guest's CPU calls itself {:?}.", supported.vendor), 0);
@@ -48,6 +52,14 @@ fn text(abilities: &Abilities, columns: Option<usize>) -> String {
     if !trials.iter().all(|trial| trial.works) {
         lines.push(String::new());
         lines.extend(paint.wrapped(ODD, 0));
+    }
+    lines.extend([String::new(), "The sandbox of `check` and `kexec`:".into()]);
+    for Tried { part, outcome } in walls {
+        let (mark, seen) = match outcome {
+            Ok(seen) => ("ok", seen),
+            Err(why) => ("--", why),
+        };
+        lines.extend(paint.row(&format!("  {mark:<4}{part}"), seen, SEEN));
     }
     lines.join("\n") + "\n"
 }
@@ -77,17 +89,25 @@ fn table(abilities: &Abilities) -> Vec<String> {
     rows.map(|(what, said, tried)| format!("  {what:<24}{said:<11}{tried}")).into()
 }
 
-fn json(abilities: &Abilities) -> String {
+fn json(abilities: &Abilities, walls: &[Tried]) -> String {
     let trials: Vec<_> = abilities
         .trials
         .iter()
         .map(|trial| serde_json::json!({ "what": trial.what, "as_told": trial.works, "seen": trial.seen }))
+        .collect();
+    let walls: Vec<_> = walls
+        .iter()
+        .map(|Tried { part, outcome }| {
+            let seen = outcome.as_ref().unwrap_or_else(|why| why);
+            serde_json::json!({ "part": part, "has": outcome.is_ok(), "seen": seen })
+        })
         .collect();
     let value = serde_json::json!({
         "schema": 1,
         "cpu": crate::report::json::cpu(&abilities.told),
         "cpu_checked": crate::report::json::cpu(&abilities.checks),
         "trials": trials,
+        "sandbox": walls,
     });
     format!("{value:#}\n")
 }
@@ -111,6 +131,12 @@ mod tests {
         Abilities { supported, told, taken: told, checks: told, high_half_start: true, trials }
     }
 
+    fn walls() -> [Tried; 2] {
+        let why = "in the kernel, but not switched on (boot parameter `lsm=`)";
+        let tried = |part, outcome| Tried { part, outcome };
+        [tried("seccomp filter", Ok("22 system calls".into())), tried("landlock", Err(why.into()))]
+    }
+
     fn words(text: &str) -> Vec<&str> {
         text.split_whitespace().collect()
     }
@@ -118,7 +144,8 @@ mod tests {
     #[test]
     fn a_narrow_terminal_has_every_word_within_its_width() {
         let abilities = abilities(Paging::default());
-        let (narrow, wide) = (text(&abilities, Some(80)), text(&abilities, None));
+        let walls = walls();
+        let (narrow, wide) = (text(&abilities, &walls, Some(80)), text(&abilities, &walls, None));
         assert!(narrow.lines().all(|line| line.len() <= 80), "{narrow}");
         assert_eq!(words(&narrow), words(&wide));
         // The negative control, and rows stay one line where there is no terminal.
@@ -126,8 +153,17 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_the_sandbox_that_is_missing_is_told_with_its_reason() {
+        let text = words(&text(&abilities(Paging::default()), &walls(), None)).join(" ");
+        assert!(text.contains("ok seccomp filter 22 system calls"), "{text}");
+        assert!(text.contains("-- landlock in the kernel, but not switched on"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&json(&abilities(Paging::default()), &walls())).unwrap();
+        assert_eq!((&json["sandbox"][0]["has"], &json["sandbox"][1]["has"]), (&true.into(), &false.into()));
+    }
+
+    #[test]
     fn what_was_not_tried_is_not_said_to_be_missing() {
-        let row = |told| words(&text(&abilities(told), None)).join(" ");
+        let row = |told| words(&text(&abilities(told), &[], None)).join(" ");
         let neither = row(Paging { la57: false, pke: false, ..Paging::default() });
         assert!(neither.contains("five-level paging no not tried"), "{neither}");
         assert!(neither.contains("protection keys no not tried"), "{neither}");

@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::input::{Options, ReadArguments, engines};
 use super::limits::Limits;
-use super::output::{self, Outputs};
+use super::output::Outputs;
 use super::progress::{Watching, watched};
+use super::results::{Look, Results};
+use super::sandbox::Sandbox;
 use super::{Failure, Status};
-use crate::report::text::Text;
-use crate::report::{Report, json, junit};
-use crate::{EngineName, TestBed};
+use crate::report::{json, junit};
+use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `kexec`.
 #[derive(Args)]
@@ -47,6 +48,9 @@ pub struct Arguments {
     limits: Limits,
 
     #[command(flatten)]
+    sandbox: Sandbox,
+
+    #[command(flatten)]
     watching: Watching,
 }
 
@@ -64,21 +68,21 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.limits.apply(scenario);
     let second = arguments.read.scenario(&arguments.second)?.map().clone();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()])?;
-    let reports =
-        watched(arguments.watching, |progress| TestBed::without_kvm().kexec_telling(&scenario, second, progress))?;
-    let [first, second] = &reports;
-    let junit = || junit::to_junit(&[(FIRST, first), (SECOND, second)]);
-    let status = Status::of_kernels(reports.each_ref().map(Status::of));
-    outputs.write(|| text(&reports), &[&|| json::kexec_to_json(first, second), &junit], status)
+    let look = Look::of_standard_output();
+    let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
+    let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
+        let reports = bed.kexec_telling(&scenario, second, progress)?;
+        let kernels = [FIRST, SECOND].into_iter().zip(&reports);
+        let [first, second] = &reports;
+        Ok(Results {
+            status: Status::of_kernels(reports.each_ref().map(Status::of)),
+            text: kernels.map(|(title, report)| format!("== {title}\n{}\n", look.text(report))).collect(),
+            json: is_json.then(|| json::kexec_to_json(first, second)),
+            junit: is_junit.then(|| junit::to_junit(&[(FIRST, first), (SECOND, second)])),
+        })
+    };
+    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
 }
 
 const FIRST: &str = "the first kernel";
 const SECOND: &str = "the second kernel";
-
-fn text([first, second]: &[Report; 2]) -> String {
-    let of_kernel = |(title, report): (&str, &Report)| {
-        let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
-        format!("== {title}\n{}\n\n", text.columns(output::columns()))
-    };
-    [(FIRST, first), (SECOND, second)].map(of_kernel).concat()
-}

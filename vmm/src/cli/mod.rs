@@ -14,6 +14,8 @@ mod limits;
 mod matrix;
 mod output;
 mod progress;
+mod results;
+mod sandbox;
 mod schema;
 mod show;
 
@@ -21,6 +23,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineError;
 use crate::report::{Report, RunVerdict};
@@ -73,7 +76,7 @@ enum Command {
 }
 
 /// How a command ended, as an exit status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 enum Status {
     Clean = 0,
@@ -138,6 +141,8 @@ enum Failure {
     Engine(EngineError),
     /// Standard output or a file could not be written.
     Output(String),
+    /// A child process failed, or could not be made.
+    Told { status: Status, words: String },
 }
 
 impl Failure {
@@ -147,23 +152,25 @@ impl Failure {
     }
 
     fn tell(self) -> Status {
+        let (status, words) = self.in_words();
+        eprintln!("{words}");
+        status
+    }
+
+    /// The status to end with, and what to say on standard error.
+    fn in_words(self) -> (Status, String) {
         match self {
-            Self::Input(report) => {
-                eprintln!("{report:?}");
-                Status::BadInput
-            }
+            Self::Input(report) => (Status::BadInput, format!("{report:?}")),
             Self::Engine(error) => {
-                eprintln!("efibed: {error}");
+                let mut words = format!("efibed: {error}");
                 if let EngineError::Open(open) = &error {
-                    eprintln!("  {}", open.help());
-                    eprintln!("  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)");
+                    words += &format!("\n  {}", open.help());
+                    words += "\n  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)";
                 }
-                status_of(&error)
+                (status_of(&error), words)
             }
-            Self::Output(problem) => {
-                eprintln!("efibed: {problem}");
-                Status::BadInput
-            }
+            Self::Output(problem) => (Status::BadInput, format!("efibed: {problem}")),
+            Self::Told { status, words } => (status, words),
         }
     }
 }

@@ -135,7 +135,7 @@ impl Output {
             Self::Nowhere => Ok(()),
             Self::Standard => print_bytes(contents).map_err(|failure| match failure {
                 Failure::Output(problem) => problem,
-                Failure::Input(_) | Failure::Engine(_) => "standard output".into(),
+                Failure::Input(_) | Failure::Engine(_) | Failure::Told { .. } => "standard output".into(),
             }),
             Self::InPlace { path, mut file } => {
                 file.write_all(contents).map_err(|error| format!("{}: {error}", path.display()))

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod calling;
+mod hand_over;
 mod mapping;
 mod stage;
 
@@ -24,6 +25,7 @@ use stage::Stage;
 
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
+use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
@@ -32,10 +34,10 @@ use crate::check::{
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement,
-    PortAnswer, Sizes, command,
+    BackedPage, End, Guest, GuestEvents, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
+    Sizes, command,
 };
-use crate::machine::{CpuidRequest, Exit, Hypervisor, Internals, Machine};
+use crate::machine::{APIC_PAGE, CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
 use crate::report::{Culprit, EngineName, FaultDetail, Report};
@@ -98,7 +100,7 @@ impl Kvm {
         let attributes: Vec<_> =
             [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
         let firmware = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
-            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr)
+            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
         });
         report.uncalled = match &firmware {
             _ if !job.firmware.calls => Some("the scenario asks for none".into()),
@@ -111,7 +113,7 @@ impl Kvm {
             firmware.misbehave(&job.firmware.misbehaves);
         }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
-        let image = Image::built_in()?;
+        let image = job.image()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
@@ -173,7 +175,11 @@ impl Kvm {
             phase: Phase::Map,
             stage: Stage::Mapping,
             unfinished: None,
+            loaded_root: loaded.boot_root,
+            tables: Snapshot::tables(&loaded, 0),
+            table_pages: 0,
             given_up: false,
+            services_abandoned: 0,
             committed: Vec::new(),
             miscalled: Vec::new(),
             denials: Vec::new(),
@@ -243,7 +249,8 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
     let mut taken = BTreeSet::new();
     let mut pages = Vec::new();
     let mut add = |phys: u64, content: [u8; PAGE_BYTES as usize]| {
-        if phys >> maxphyaddr == 0 && pages.len() < MAX_BACKED_PAGES && taken.insert(phys) {
+        if phys >> maxphyaddr == 0 && !APIC_PAGE.contains(&phys) && pages.len() < MAX_BACKED_PAGES && taken.insert(phys)
+        {
             let mut page = BackedPage { phys, content };
             stamp_page(phys, &mut page.content);
             pages.push(page);
@@ -276,8 +283,15 @@ struct Run<'a, 'm> {
     stage: Stage,
     /// What the mapper was at, if it did not come to an end.
     unfinished: Option<RegionAtHand>,
+    /// What is in CR3.
+    loaded_root: u64,
+    /// The tables that were judged, and how many pages of them are the mapper's.
+    tables: Snapshot,
+    table_pages: u64,
     /// The guest has abandoned a runtime service, and calls no more of them.
     given_up: bool,
+    /// The mailbox's word for that.
+    services_abandoned: u64,
     /// What firmware has done that it must not.
     committed: Vec<Offence>,
     /// The mistakes that the kernel has made in calling services.
@@ -309,6 +323,7 @@ impl Run<'_, '_> {
         let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
         let mut root = tables.root;
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
+        self.tables_are_judged(tables.table_pages);
         let virtual_map = self.loaded.virtual_map(tables.mapped);
         let map_at = self.loaded.virtual_map_at(tables.mapped);
         let (kernel, told) = (self.kernel.clone(), self.cpu.told);
@@ -338,14 +353,18 @@ impl Run<'_, '_> {
         }
 
         (self.phase, self.stage) = (Phase::Finish, Stage::Finishing);
-        let unchanged = MappedTables { changed: false, ..tables };
-        let finished = if self.job.kernel.finish { self.run_mapper(Op::Finish)? } else { Some(unchanged) };
-        let Some(finished) = finished else { return Ok(()) };
         let mut finished_expectation = None;
-        if finished.changed {
+        if self.job.kernel.finish {
+            let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, finished.root, &told);
+            let owed = expectation.finished(&question);
+            let is_new = finished.root != root || self.tables.first_change(&self.loaded.memory).is_some();
             root = finished.root;
-            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &told);
-            let expectation = finished_expectation.insert(expectation.finished(&question));
+            self.tables_are_judged(finished.table_pages);
+            // Whether there is anything to check again is not for the mapper to say.
+            finished_expectation = (is_new || owed != *expectation).then_some(owed);
+        }
+        if let Some(expectation) = &finished_expectation {
             let intact = self.walk(expectation, root).kernel_intact;
             let probed = if intact { self.probe(expectation, root) } else { Ok(()) };
             self.conclude(Some(root));
@@ -438,6 +457,8 @@ impl Run<'_, '_> {
             Plan::new(expectation, &ground)
         };
         if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
+            // It stands for a machine that sees other tables than the walk did, so it is no change of them.
+            self.tables_are_judged(self.table_pages);
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();
@@ -448,6 +469,7 @@ impl Run<'_, '_> {
         let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
+        self.look_at_tables("the probes");
         self.ask_kvm(expectation, root, &mut judge);
         let (observations, marks) = judge.finish(outcome.is_ok());
         self.report.timing.probe += probing.elapsed();
@@ -463,6 +485,8 @@ impl Run<'_, '_> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
         let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
         self.guest.batch(&[load], &mut listener)?;
+        self.loaded_root = root;
+        course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
         for sweeps in batches(&plan.sweeps) {
@@ -470,12 +494,14 @@ impl Run<'_, '_> {
             done += sweeps.iter().map(|sweep| sweep.pages).sum::<u64>();
             self.guest.put_sweeps(&sweeps)?;
             self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
+            self.look_after_batch("a sweep");
         }
         for group in &plan.groups {
             for probes in group.probes.chunks(MAX_PROBES) {
                 self.guest.put_probes(probes.iter().map(|probe| probe.virt))?;
                 let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
                 self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
+                self.look_after_batch("probes");
                 let records = self.guest.probes(probes.len())?;
                 let Some(judge) = &mut listener.judge else { continue };
                 judge.probed(group.kind, probes, &records);
@@ -508,7 +534,10 @@ impl Run<'_, '_> {
             let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
             Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
         });
-        let found: BTreeSet<u64> = self.marks.addresses().chain(judge.marks.addresses()).collect();
+        // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
+        let is_canonical = |virt: &u64| self.cpu.checks.is_canonical(Va(*virt));
+        let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
+        let found: BTreeSet<u64> = found.collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
             // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
             let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {

@@ -35,9 +35,11 @@ impl Machines {
         self.hypervisor.supported()
     }
 
-    /// A waiting machine of this kind whose own pages do not disturb the map.
+    /// A waiting machine of this kind whose own pages do not disturb the map. After a fork, those of the parent are dropped:
+    /// they run only there.
     pub fn reuse(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Option<Machine> {
         let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        idle.retain(|(_, machine)| machine.is_of_this_process());
         let suits =
             |(kind, machine): &(CpuidRequest, Machine)| kind == cpu && Placement::tolerates(map, &machine.internals());
         let index = idle.iter().position(suits)?;

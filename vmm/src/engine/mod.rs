@@ -13,7 +13,7 @@ mod kvm;
 mod machines;
 mod native;
 mod options;
-mod stray;
+mod snapshot;
 mod trials;
 pub mod walker;
 
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
 
-use crate::guest::{BootError, ImageError, LoadError, Strides};
+use crate::guest::{BootError, Image, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
@@ -37,6 +37,8 @@ pub struct Job<'a> {
     pub map: &'a MemoryMap,
     /// The mapping code.
     pub mapper: LayoutMapper,
+    /// What the guest boots, for negative controls; None: the built-in image.
+    pub image: Option<&'static Image>,
     /// What the CPU is to say it is.
     pub cpu: CpuidRequest,
     /// Seeds all sampling.
@@ -64,6 +66,10 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
+    fn image(&self) -> Result<&'static Image, ImageError> {
+        self.image.map_or_else(Image::built_in, Ok)
+    }
+
     /// How far descriptors are apart.
     pub fn strides(&self) -> Strides {
         let firmware = self.firmware.descriptor_size;
@@ -72,7 +78,7 @@ impl Job<'_> {
 }
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Progress {
     /// The mapping code builds tables: where ring 0 is emulated, that takes some milliseconds for each.
@@ -124,7 +130,9 @@ pub enum Moment {
     BeforeWalk,
     /// After it: the guest's MMU must notice by itself.
     AfterWalk,
-    /// After phase `finish`, before the host walks its tables.
+    /// While the guest's MMU is asked about tables that were walked.
+    WhileProbed,
+    /// At the end of phase `finish`, as if the mapping code had done it.
     AfterFinish,
 }
 

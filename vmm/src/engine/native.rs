@@ -2,7 +2,7 @@
 
 use efibed_guest::page_table::AddressSpace;
 use efibed_guest::protocol::MapRequest;
-use efibed_guest::{Finish, LayoutMapper, MapContext, MapError, Mapper};
+use efibed_guest::{LayoutMapper, MapContext, MapError, Mapper};
 
 use crate::guest::{Loaded, MappedTables};
 use crate::memory_map::MemoryDescriptor;
@@ -29,17 +29,16 @@ impl<'a> Native<'a> {
 
     /// Runs phase `finish`.
     pub fn finish(&mut self) -> Result<MappedTables, MapError> {
-        let changed = self.mapper.finish(&mut self.context, self.space)? == Finish::Changed;
-        Ok(MappedTables { changed, ..self.tables() })
+        self.space = self.mapper.finish(&mut self.context, self.space)?;
+        Ok(self.tables())
     }
 
-    /// What phase `map` made.
+    /// What the last phase made.
     pub fn tables(&self) -> MappedTables {
         MappedTables {
             root: self.space.root(),
             mapped: self.context.mapped_count() as u64,
             table_pages: self.context.tables.used_pages(),
-            changed: true,
         }
     }
 

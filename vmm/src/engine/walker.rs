@@ -7,10 +7,10 @@ use efibed_guest::MapError;
 
 use super::course;
 use super::native::Native;
-use super::stray::Untouchable;
+use super::snapshot::{Snapshot, first_word_beyond};
 use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::guest::{Image, Loaded, MappedTables, Placement};
+use crate::guest::{Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -32,7 +32,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
         return Ok(report);
     }
 
-    let image = Image::built_in()?;
+    let image = job.image()?;
     let pool = course::pool_pages(job.map, job.mapper.layout);
     let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
@@ -81,7 +81,7 @@ impl Run<'_> {
     fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
         let request = self.loaded.request(self.job.mapper, course::offer(&self.report.cpu));
         let (mapper, loaded) = (self.job.mapper, self.loaded);
-        let mut native = self.run_mapper(Phase::Map, || Native::map(mapper, loaded, &request))?;
+        let mut native = self.run_mapper(Phase::Map, || Native::map(mapper, loaded, &request), Native::tables)?;
         let MappedTables { root, mapped, .. } = native.tables();
         if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
             return None;
@@ -89,6 +89,7 @@ impl Run<'_> {
         for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
             course::tamper(self.job, moment, &self.loaded.memory, root, &self.paging);
         }
+        let judged = Snapshot::tables(self.loaded, native.tables().table_pages);
         let virtual_map = self.loaded.virtual_map(mapped);
         let question = Question {
             map: self.job.map,
@@ -109,12 +110,13 @@ impl Run<'_> {
         if !self.job.kernel.finish || self.is_out_of_time(&["phase `finish`"]) {
             return Some((expectation, verdict));
         }
-        let finished = self.run_mapper(Phase::Finish, || native.finish());
-        if finished.is_some_and(|tables| tables.changed) {
-            course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
-            let finished = expectation.finished(&question);
-            self.check(Phase::Finish, &finished, root);
-            let denials = course::denials(self.job, &finished, self.loaded, root, &self.paging);
+        let finished = self.run_mapper(Phase::Finish, || native.finish(), |tables| *tables);
+        let Some(MappedTables { root, .. }) = finished else { return Some((expectation, verdict)) };
+        course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
+        let owed = expectation.finished(&question);
+        if judged.first_change(&self.loaded.memory).is_some() || owed != expectation {
+            self.check(Phase::Finish, &owed, root);
+            let denials = course::denials(self.job, &owed, self.loaded, root, &self.paging);
             self.report.findings.extend(denials.into_iter().map(|denied| denied.finding));
         }
         Some((expectation, verdict))
@@ -130,15 +132,24 @@ impl Run<'_> {
     }
 
     /// A phase of the mapper, run on the guest's memory as the guest would; None: it gave up, which is a finding.
-    fn run_mapper<T>(&mut self, phase: Phase, run: impl FnOnce() -> Result<T, MapError>) -> Option<T> {
+    fn run_mapper<T>(
+        &mut self,
+        phase: Phase,
+        run: impl FnOnce() -> Result<T, MapError>,
+        tables: impl Fn(&T) -> MappedTables,
+    ) -> Option<T> {
         if phase == Phase::Map {
             (self.job.progress)(Progress::Mapping { tables: 0, of: None });
         }
-        let untouchable = Untouchable::new(self.loaded);
+        let mut must_stay = vec![Snapshot::untouchable(self.loaded)];
+        must_stay.extend((phase == Phase::Finish).then(|| Snapshot::virtual_map(self.loaded)));
         let mapping = Instant::now();
         let outcome = run();
         self.report.timing.map += mapping.elapsed();
-        if let Some(pa) = untouchable.first_change(self.loaded) {
+        let changed = must_stay.iter().find_map(|snapshot| snapshot.first_change(&self.loaded.memory));
+        let tables = outcome.as_ref().ok().map(&tables);
+        let stray = changed.map(|change| change.at).or_else(|| first_word_beyond(self.loaded, &tables?));
+        if let Some(pa) = stray {
             self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
         if let Err(error) = &outcome {

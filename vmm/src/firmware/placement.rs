@@ -94,7 +94,7 @@ impl<'a> Finder<'a> {
         let forbidden = self.forbidden(ty);
         let usable = || candidates.iter().copied().filter(|&region| self.examine(region).is_ok());
         let permitted = usable().find_map(|region| self.permitted_page(region, &forbidden));
-        let any = || usable().next().map(|region| Place { phys: self.map[region].phys_start, region });
+        let any = || usable().find_map(|region| self.permitted_page(region, &[]));
         if let Some(place) = permitted.or_else(any) {
             return Ok(place);
         }
@@ -116,17 +116,16 @@ impl<'a> Finder<'a> {
         ranges
     }
 
-    /// The first page of a region that is in none of these ranges, which are in order.
+    /// The first page of a region that is in none of these ranges, which are in order, and that the machine can use. Where
+    /// the machine cannot use one page, that is its own business there; what follows is tried once.
     fn permitted_page(&self, region: usize, forbidden: &[Range]) -> Option<Place> {
         let descriptor = &self.map[region];
         let range = Range::of_pages(descriptor.phys_start, descriptor.page_count)?;
-        let mut phys = range.first;
-        for held in forbidden {
-            if held.contains(phys) {
-                phys = held.last.checked_add(1)?;
-            }
-        }
-        (range.contains(phys) && (self.usable)(phys)).then_some(Place { phys, region })
+        let first = first_outside(range.first, forbidden)?;
+        let second = || first_outside(first.checked_add(PAGE_SIZE)?, forbidden);
+        let is_fit = |phys: &u64| range.contains(*phys) && (self.usable)(*phys);
+        let phys = Some(first).filter(is_fit).or_else(|| second().filter(is_fit))?;
+        Some(Place { phys, region })
     }
 
     fn examine(&self, region: usize) -> Result<(), RegionDefect> {
@@ -146,11 +145,18 @@ impl<'a> Finder<'a> {
         if let Some(other) = self.overlaps[region] {
             return Err(RegionDefect::Overlaps { other });
         }
-        if !(self.usable)(descriptor.phys_start) {
+        if self.permitted_page(region, &[]).is_none() {
             return Err(RegionDefect::OutOfReach);
         }
         Ok(())
     }
+}
+
+/// The first page, from this one on, that is in none of these ranges, which are in order.
+fn first_outside(from: u64, ranges: &[Range]) -> Option<u64> {
+    ranges
+        .iter()
+        .try_fold(from, |phys, range| if range.contains(phys) { range.last.checked_add(1) } else { Some(phys) })
 }
 
 /// For each descriptor, another one it overlaps, if any. Sorted first: a hostile map may have very many descriptors.
@@ -235,6 +241,19 @@ mod tests {
         for (code, expected) in cases {
             assert_eq!(defect(code, &[descriptor(DATA, 0x20_0000, 1)]), expected);
         }
+    }
+
+    #[test]
+    fn a_page_of_the_machines_own_is_left_out() {
+        let place = |code: MemoryDescriptor, attributes: &[MemoryDescriptor]| {
+            let usable = |phys: u64| phys != 0x10_0000;
+            Finder::new(&[code], attributes, &usable).find(CODE).map(|place| place.phys).ok()
+        };
+        assert_eq!(place(descriptor(CODE, 0x10_0000, 1), &[]), None);
+        assert_eq!(place(descriptor(CODE, 0x10_0000, 2), &[]), Some(0x10_1000));
+        // One that follows what the attributes forbid.
+        let forbidden = MemoryDescriptor { att: MemoryAttribute::EXECUTE_PROTECT, ..descriptor(CODE, 0xf_f000, 1) };
+        assert_eq!(place(descriptor(CODE, 0xf_f000, 3), &[forbidden]), Some(0x10_1000));
     }
 
     #[test]

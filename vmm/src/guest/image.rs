@@ -48,7 +48,7 @@ impl Image {
     }
 
     /// Unpacks an ELF file.
-    fn load(elf: &[u8]) -> Result<Self, ImageError> {
+    pub fn load(elf: &[u8]) -> Result<Self, ImageError> {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LARGEST)])
             .map_err(|error| ImageError::Elf(error.to_string()))?;
         Elf::load(&memory, Some(GuestAddress(0)), &mut Cursor::new(elf), None).map_err(not_loadable)?;

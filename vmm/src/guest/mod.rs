@@ -10,6 +10,7 @@
 //! | `boot_tables` | the page tables the guest starts on, built by the host |
 //! | `descriptor_tables` | GDT, IDT and TSS |
 //! | `session` | a booted guest: batches, and what comes back from them |
+//! | `state` | the registers that its kernel relies on, and whether they are as they were set |
 
 mod boot_tables;
 mod descriptor_tables;
@@ -18,6 +19,7 @@ mod loaded;
 mod memory;
 mod placement;
 mod session;
+mod state;
 
 pub use boot_tables::{BootTables, OutOfPages, flags};
 pub use image::{Image, ImageError};
@@ -27,6 +29,7 @@ pub use placement::{NoRoom, Placement, Sizes};
 pub use session::{
     BackedPage, BootError, Crash, End, Guest, GuestEvents, Mapped, MappedTables, NoEvents, PortAnswer, command,
 };
+pub use state::Altered;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;

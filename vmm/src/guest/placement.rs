@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::PAGE_BYTES;
-use crate::machine::Internals;
+use crate::machine::{APIC_PAGE, Internals};
 use crate::memory_map::{MemoryMap, MemoryType, Region};
 
 /// Bytes of the parts a guest's memory has, each a multiple of the page size.
@@ -152,10 +152,10 @@ fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option
     })
 }
 
-/// Everything that is in the way, by address: all regions but those of the kind looked for.
+/// Everything that is in the way, by address: all regions but those of the kind looked for, and what is not memory to KVM.
 fn occupied(map: &MemoryMap, taken: &[Range<u64>], free: impl Fn(&Region) -> bool) -> Vec<Range<u64>> {
     let regions = map.regions().filter(|region| !free(region)).filter_map(|region| extent(&region));
-    let mut all: Vec<_> = regions.chain(taken.iter().cloned()).collect();
+    let mut all: Vec<_> = regions.chain(taken.iter().cloned()).chain([APIC_PAGE]).collect();
     all.sort_unstable_by_key(|range| range.start);
     all
 }
@@ -241,6 +241,12 @@ mod tests {
         descriptors[0].att |= MemoryAttribute::RUNTIME;
         let map = MemoryMap::from_descriptors("test", descriptors);
         assert_eq!(Placement::find(&map, SIZES, 1 << 36, &[]).unwrap().base, 0x40_0000);
+    }
+
+    #[test]
+    fn the_local_apics_page_is_not_memory() {
+        let map = map(&[(MemoryType::CONVENTIONAL, 0xfedf_0000, 0x100), (MemoryType::RESERVED, 0, 0xf_0000)]);
+        assert_eq!(Placement::find(&map, SIZES, 1 << 36, &[]).unwrap().base, 0xfee0_1000);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use efibed_guest::protocol::{
 };
 use efibed_stub::stamp::stamp;
 
+use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
     Backing, BackingError, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
@@ -153,14 +154,13 @@ pub struct MappedTables {
     pub mapped: u64,
     /// Pages used for tables.
     pub table_pages: u64,
-    /// Whether the phase changed anything.
-    pub changed: bool,
 }
 
 /// A guest, booted on the kernel's tables.
 pub struct Guest<'m> {
     machine: &'m mut Machine,
     loaded: &'m Loaded,
+    state: State,
     limit: Duration,
     deadline: Option<Instant>,
 }
@@ -186,7 +186,8 @@ impl<'m> Guest<'m> {
         regs.rsp = header.stack_top;
         regs.rflags = RFLAGS_FIXED;
         machine.commit_registers()?;
-        Ok(Self { machine, loaded, limit, deadline: None })
+        let state = State::of(machine);
+        Ok(Self { machine, loaded, state, limit, deadline: None })
     }
 
     /// The machine it runs in, stopped.
@@ -208,17 +209,24 @@ impl<'m> Guest<'m> {
         self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables + offset;
     }
 
-    /// Runs the mapper's phase `map`, or `finish`. It is given the time to fill so many pages of tables.
-    pub fn map(
-        &mut self,
-        op: Op,
-        mapper: LayoutMapper,
-        cpu: CpuAbilities,
-        table_pages: u64,
-        events: &mut dyn GuestEvents,
-    ) -> Result<Mapped, End> {
+    /// Of the registers that the kernel relies on, those that are not as they were set when it was booted, and CR3 if it is
+    /// not this one. They are set again.
+    pub fn restore_state(&mut self, cr3: u64) -> Vec<Altered> {
+        self.state.restore(self.machine, cr3)
+    }
+
+    /// Puts the request for both phases of the mapper.
+    pub fn put_request(&self, mapper: LayoutMapper, cpu: CpuAbilities) -> Result<(), End> {
         let request = self.loaded.request(mapper, cpu);
-        self.put_request(&request)?;
+        // SAFETY: a plain structure of integers without padding, which the guest reads as such.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&request).cast::<u8>(), size_of::<MapRequest>()) };
+        let at = self.mailbox(offset_of!(Mailbox, map_request));
+        if self.loaded.memory.write(at, bytes) { Ok(()) } else { Err(End::Corrupt) }
+    }
+
+    /// Runs the mapper's phase `map`, or `finish`, on the request. It is given the time to fill so many pages of tables.
+    pub fn map(&mut self, op: Op, table_pages: u64, events: &mut dyn GuestEvents) -> Result<Mapped, End> {
         let usual = self.limit;
         self.limit += self.time_to_map(table_pages);
         let done = self.batch(&[command(op, [0; 6])], events);
@@ -226,9 +234,8 @@ impl<'m> Guest<'m> {
         done?;
         let at = self.mailbox(offset_of!(Mailbox, map_result));
         let [status, detail, root, mapped, table_pages] = self.words(at)?;
-        if status == MapStatus::Done as u64 || status == MapStatus::DoneUnchanged as u64 {
-            let changed = status == MapStatus::Done as u64;
-            return Ok(Ok(MappedTables { root, mapped, table_pages, changed }));
+        if status == MapStatus::Done as u64 {
+            return Ok(Ok(MappedTables { root, mapped, table_pages }));
         }
         MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
     }
@@ -263,6 +270,10 @@ impl<'m> Guest<'m> {
     /// results.
     pub fn resume(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
         self.run(events)?;
+        // It hands over once all are done, and says so.
+        if self.command_at()? != commands {
+            return Err(End::Corrupt);
+        }
         self.results(commands)
     }
 
@@ -290,13 +301,23 @@ impl<'m> Guest<'m> {
         self.resume(commands, events)
     }
 
-    /// The command, by its place in its batch, in which a runtime service was abandoned, if one was.
-    pub fn abandoned_service(&self) -> Result<Option<usize>, End> {
+    /// The command, counted from 1, in which a runtime service was abandoned, as the guest has it; 0: none was.
+    pub fn services_abandoned(&self) -> Result<u64, End> {
         let [number] = self.words(self.mailbox(offset_of!(Mailbox, services_abandoned)))?;
-        Ok((number as usize).checked_sub(1))
+        Ok(number)
     }
 
-    /// The fault that had it abandoned; None: it was by the host's hand.
+    /// Has the guest take this for it.
+    pub fn put_services_abandoned(&self, number: u64) -> Result<(), End> {
+        self.put(self.mailbox(offset_of!(Mailbox, services_abandoned)), &[number])
+    }
+
+    /// Forgets the last fault outside a probe.
+    pub fn forget_service_fault(&self) -> Result<(), End> {
+        self.put(self.mailbox(offset_of!(Mailbox, crash)), &[0; size_of::<protocol::Crash>() / 8])
+    }
+
+    /// The fault that had a service abandoned; None: it was by the host's hand.
     pub fn service_fault(&self) -> Option<protocol::Crash> {
         let memory = Mail { loaded: self.loaded, mailbox: self.mailbox(0) };
         memory.registers().filter(|crash| crash.frame[0] != 0 || crash.frame[1] != 0)
@@ -397,14 +418,6 @@ impl<'m> Guest<'m> {
                 other => return Err(End::Exit(other)),
             }
         }
-    }
-
-    fn put_request(&mut self, request: &MapRequest) -> Result<(), End> {
-        // SAFETY: a plain structure of integers without padding, which the guest reads as such.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(request).cast::<u8>(), size_of::<MapRequest>()) };
-        let at = self.mailbox(offset_of!(Mailbox, map_request));
-        if self.loaded.memory.write(at, bytes) { Ok(()) } else { Err(End::Corrupt) }
     }
 
     fn put(&self, at: u64, words: &[u64]) -> Result<(), End> {

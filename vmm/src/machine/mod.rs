@@ -63,6 +63,9 @@ pub const PAGE_BYTES: u64 = 4096;
 const CREATE_VM_TRIES: u32 = 8;
 
 /// A virtual machine with one vCPU.
+///
+/// It belongs to the process that made it, whose memory it shows: after a fork, KVM refuses everything about it to the child
+/// (EIO). To drop it there is right, and leaves the parent's as it is.
 pub struct Machine {
     // The order of these fields matters: KVM lets go of the memory (`vcpu`, `vm`) before it is unmapped.
     vcpu: VcpuFd,
@@ -74,6 +77,7 @@ pub struct Machine {
     pristine: Pristine,
     unfinished: Unfinished,
     run_bytes: usize,
+    process: u32,
 }
 
 impl Machine {
@@ -99,7 +103,13 @@ impl Machine {
             pristine,
             unfinished: Unfinished::Nothing,
             run_bytes: hypervisor.run_bytes(),
+            process: std::process::id(),
         })
+    }
+
+    /// Whether this process made it, and so may use it; its parent did, if it was made before a fork.
+    pub fn is_of_this_process(&self) -> bool {
+        self.process == std::process::id()
     }
 
     /// What this machine's CPUID says. KVM forces some bits on, so this may differ from the request.
@@ -112,6 +122,10 @@ impl Machine {
         self.internals
     }
 }
+
+/// The page of the local APIC at reset (SDM vol. 3A, 10.4.1). A machine has none, but KVM's instruction emulator takes an
+/// access there for one of a device all the same: memory behind that page is not what a guest reads.
+pub const APIC_PAGE: Range<u64> = 0xfee0_0000..0xfee0_1000;
 
 /// Where KVM keeps pages of its own in the guest-physical address space.
 ///

@@ -85,6 +85,12 @@ pub enum RunError {
         /// How many wait.
         queued: usize,
     },
+    /// The machine is the parent's: this process was forked after it was made.
+    #[error("the machine belongs to process {process}, which this one was forked from, and runs only there")]
+    OtherProcess {
+        /// The process that made it.
+        process: u32,
+    },
     /// KVM_RUN failed.
     #[error("KVM_RUN failed at RIP {rip:#x}: {cause}")]
     Kvm {
@@ -232,6 +238,9 @@ impl Machine {
     }
 
     fn run_error(&self, cause: errno::Error) -> RunError {
+        if !self.is_of_this_process() {
+            return RunError::OtherProcess { process: self.process };
+        }
         let rip = self.regs().rip;
         RunError::Kvm { rip, cause }
     }

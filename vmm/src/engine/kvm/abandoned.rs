@@ -33,7 +33,8 @@ impl Run<'_, '_> {
         match (abandoned.halt, self.guest.service_fault()) {
             (Some(halt), _) => self.judge_halt(abandoned, halt),
             (None, Some(crash)) => self.judge_fault(abandoned, &crash),
-            (None, None) => "the guest abandoned it without saying why".into(),
+            // Then it was not taken to be abandoned.
+            (None, None) => "the guest's record of why is gone".into(),
         }
     }
 

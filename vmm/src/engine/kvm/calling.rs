@@ -201,8 +201,13 @@ impl Run<'_, '_> {
             Some(made[index].ok()?.0)
         };
         self.guest.put_odd_call(self.odd_call(command_of))?;
+        self.expect_services(self.services_abandoned)?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
-        let fates = self.fates(commands.len(), outcome.is_err())?;
+        if outcome.is_ok() {
+            self.loaded_root = loaded.unwrap_or(self.loaded_root);
+            self.look_after_batch("the calls of runtime services");
+        }
+        let fates = self.fates(commands.len(), outcome.is_err(), halt.is_some())?;
 
         for (planned, made) in calls.calls.iter().zip(made) {
             let (command, entry, root_of_call) = match made {
@@ -275,10 +280,39 @@ impl Run<'_, '_> {
         Batch { outcome: outcome.map(drop), halt, reset: listener.reset.is_some(), trapped: listener.calls }
     }
 
+    /// The guest must have given up on services where the host has seen why, and nowhere else.
+    fn expect_services(&mut self, abandoned: u64) -> Result<(), End> {
+        let found = self.guest.services_abandoned()?;
+        if found != abandoned {
+            self.find_kernel_state(
+                format!(
+                    "the guest says that a runtime service was abandoned in command {found}, and nothing shows why"
+                ),
+                format!("services_abandoned {abandoned}"),
+                format!("services_abandoned {found}"),
+            );
+            self.guest.put_services_abandoned(abandoned)?;
+        }
+        if abandoned == 0 { self.guest.forget_service_fault() } else { Ok(()) }
+    }
+
+    /// The command, by its place in the batch, in which a service was abandoned: after a fault that the guest recorded, or
+    /// by the host.
+    fn abandoned_now(&mut self, halted: bool) -> Result<Option<usize>, End> {
+        let number = self.guest.services_abandoned()?;
+        if number != self.services_abandoned && !halted && self.guest.service_fault().is_none() {
+            self.expect_services(self.services_abandoned)?;
+        } else {
+            self.services_abandoned = number;
+        }
+        let is_new = !self.given_up && self.services_abandoned != 0;
+        self.given_up |= is_new;
+        Ok((number as usize).checked_sub(1).filter(|_| is_new))
+    }
+
     /// What became of each command, up to the one that the batch ended in, if it did.
-    fn fates(&mut self, commands: usize, ended: bool) -> Result<Vec<Fate>, End> {
-        let abandoned = self.guest.abandoned_service()?.filter(|_| !self.given_up);
-        self.given_up |= abandoned.is_some();
+    fn fates(&mut self, commands: usize, ended: bool, halted: bool) -> Result<Vec<Fate>, End> {
+        let abandoned = self.abandoned_now(halted)?;
         let ended_at = if ended { self.guest.command_at()? } else { commands };
         let fate = |(at, result)| match abandoned {
             _ if at == ended_at => Fate::Ended,

@@ -1,16 +1,19 @@
 //! The mapping code's two phases: in the guest, or natively where they take too much for that.
 
+use std::mem::offset_of;
 use std::time::Instant;
 
 use efibed_guest::MapError;
-use efibed_guest::protocol::{self, MapRequest, Op};
+use efibed_guest::protocol::{self, Mailbox, MapRequest, Op};
 
 use super::super::native::Native;
-use super::super::stray::Untouchable;
+use super::super::snapshot::{Snapshot, first_word_beyond};
 use super::super::{Job, Progress, course};
 use super::Run;
 use crate::check::{Rule, Skipped};
-use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, OwnMemory, PAGE_BYTES, PortAnswer};
+use crate::guest::{
+    BackedPage, End, GuestEvents, Loaded, Mapped, MappedTables, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
+};
 use crate::machine::Machine;
 
 /// What is known of the mapping before there is a guest.
@@ -31,11 +34,12 @@ pub(super) fn rehearse<'a>(
     loaded: &'a Loaded,
     request: &'a MapRequest,
 ) -> Result<Rehearsal<'a>, MapError> {
-    let untouchable = Untouchable::new(loaded);
+    let untouchable = Snapshot::untouchable(loaded);
     let native = Native::map(job.mapper, loaded, request)?;
     let table_pages = native.tables().table_pages;
     if table_pages > job.table_limit {
-        let stray = untouchable.first_change(loaded);
+        let stray = untouchable.first_change(&loaded.memory).map(|change| change.at);
+        let stray = stray.or(first_word_beyond(loaded, &native.tables()));
         return Ok(Rehearsal { table_pages, native: Some(native), stray });
     }
     match loaded.forget_mapping(table_pages) {
@@ -57,7 +61,7 @@ impl Run<'_, '_> {
         let mapped = if self.rehearsal.native.is_some() { self.map_natively(op) } else { self.map_in_the_guest(op) };
         self.report.timing.map += started.elapsed();
         match mapped? {
-            Ok(tables) => Ok(Some(tables)),
+            Ok(tables) => Ok(self.makes_sense(&tables).then_some(tables)),
             Err(error) => {
                 course::mapper_gave_up(self.job, self.phase, error, &mut self.report, &mut self.marks);
                 self.conclude(None);
@@ -66,26 +70,65 @@ impl Run<'_, '_> {
         }
     }
 
-    fn map_in_the_guest(&mut self, op: Op) -> Result<Result<MappedTables, MapError>, End> {
-        let untouchable = Untouchable::new(self.loaded);
+    /// Whether the mapper can have used as many pages and descriptors as it says.
+    fn makes_sense(&mut self, tables: &MappedTables) -> bool {
+        let Placement { sizes, .. } = self.loaded.placement;
+        let counts = [
+            ("pages of tables", tables.table_pages, sizes.pool / PAGE_BYTES),
+            ("descriptors in the virtual map", tables.mapped, sizes.memory_map / self.loaded.strides.kernel as u64),
+        ];
+        let absurd: Vec<_> = counts.into_iter().filter(|(_, used, room)| used > room).collect();
+        for (what, used, room) in &absurd {
+            let message = format!("the mapping code says to have used {used} {what}, and has room for {room}");
+            self.marks.push_worded(self.phase, Rule::MapperError, None, message);
+        }
+        if !absurd.is_empty() {
+            self.conclude(None);
+        }
+        absurd.is_empty()
+    }
+
+    fn map_in_the_guest(&mut self, op: Op) -> Result<Mapped, End> {
+        self.guest.put_request(self.job.mapper, course::offer(&self.cpu))?;
+        let given = self.what_must_stay(op);
+        let kernels_own = Snapshot::kernels_own(self.loaded);
         let pages = self.page_contents();
         let table_pages = self.rehearsal.table_pages;
         let is_new = op == Op::Map;
         let mut watch =
             Watch { is_new, first_stray: None, built: 0, of: table_pages, loaded: self.loaded, job: self.job };
-        let mapped = self.guest.map(op, self.job.mapper, course::offer(&self.cpu), table_pages, &mut watch);
+        let mapped = self.guest.map(op, table_pages, &mut watch);
         // In phase `finish` the mapper goes back to all regions, and no one is at hand.
         self.unfinished = self.guest.region_at_hand().filter(|_| is_new && mapped.is_err());
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
-        let stray = untouchable.first_change(self.loaded).or(watch.first_stray).or(changed_page);
-        self.find_stray_write(stray);
+        let stray = self.stray_word(&given, mapped.as_ref().ok()).or(watch.first_stray).or(changed_page);
+        // A guest that has crashed has written to its stacks and its mailbox to say so.
+        let in_kernel = mapped.as_ref().ok().and_then(|_| kernels_own.first_change(&self.loaded.memory));
+        self.find_stray_write(stray.or(in_kernel.map(|change| change.at)));
+        if mapped.is_ok() {
+            self.look_at_registers("the mapping code");
+        }
         mapped
     }
 
+    /// Where something was written that must stay, or lies behind what the mapper says to have used.
+    fn stray_word(&self, must_stay: &[Snapshot], mapped: Option<&Mapped>) -> Option<u64> {
+        let changed = must_stay.iter().find_map(|snapshot| snapshot.first_change(&self.loaded.memory));
+        let tables = mapped.and_then(|mapped| mapped.as_ref().ok());
+        changed.map(|change| change.at).or_else(|| first_word_beyond(self.loaded, tables?))
+    }
+
+    /// What mapping code must not change in a phase.
+    fn what_must_stay(&self, op: Op) -> Vec<Snapshot> {
+        let virtual_map = (op == Op::Finish).then(|| Snapshot::virtual_map(self.loaded));
+        [Snapshot::untouchable(self.loaded)].into_iter().chain(virtual_map).collect()
+    }
+
     /// The same outside the guest, on its memory.
-    fn map_natively(&mut self, op: Op) -> Result<Result<MappedTables, MapError>, End> {
+    fn map_natively(&mut self, op: Op) -> Result<Mapped, End> {
         let (limit, pages) = (self.job.table_limit, self.rehearsal.table_pages);
+        let must_stay = self.what_must_stay(op);
         let Some(native) = &mut self.rehearsal.native else { return Err(End::Corrupt) };
         if op == Op::Map {
             // An earlier kernel's map has been in its place.
@@ -99,9 +142,8 @@ impl Run<'_, '_> {
             self.find_stray_write(stray);
             return Ok(Ok(tables));
         }
-        let untouchable = Untouchable::new(self.loaded);
         let finished = native.finish();
-        let stray = untouchable.first_change(self.loaded);
+        let stray = self.stray_word(&must_stay, Some(&finished));
         self.find_stray_write(stray);
         // A shadow MMU keeps what it saw of these tables in phase `map`, and does not see the host write to them.
         self.guest.machine().forget_translations().map_err(|_| End::Corrupt)?;
@@ -143,7 +185,11 @@ impl GuestEvents for Watch<'_> {
         self.first_stray.get_or_insert(pa);
     }
 
-    fn swept_fault(&mut self, _fault: protocol::Fault) {}
+    /// Mapping code sweeps nothing: it has written a record of its own to the mailbox.
+    fn swept_fault(&mut self, _fault: protocol::Fault) {
+        let mailbox = self.loaded.physical(self.loaded.image.header().mailbox);
+        self.first_stray.get_or_insert(mailbox + offset_of!(Mailbox, fault_count) as u64);
+    }
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown

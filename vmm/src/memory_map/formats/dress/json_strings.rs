@@ -18,7 +18,7 @@ pub(super) fn undress(line: &str, edits: &mut Vec<Edit>) {
     let Some(mut parts) = parts(line) else { return };
     let is_message = |part: &Part| part.key.clone().is_some_and(|key| line.get(key) == Some("MESSAGE"));
     if parts.iter().any(is_message) {
-        parts.retain(is_message);
+        parts.retain(|part| is_message(part) || part.kind == Kind::Other);
     }
     let mut at = 0;
     for part in &parts {

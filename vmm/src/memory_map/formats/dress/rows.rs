@@ -1,5 +1,6 @@
 //! What is left of a text's dress when lines are known to be rows, or not to be.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::super::super::MemoryDescriptor;
@@ -167,6 +168,9 @@ fn may_be_wrapped(length: usize) -> bool {
 /// How many lines after a row one is looked at which may be damaged.
 const NEAR: usize = 4;
 
+/// How many lines with addresses are looked at that stand above the first row.
+const FAR: usize = 64;
+
 /// Rows that go on in the next line, rows with a comment behind them, and lines that are no rows but should be.
 fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
     let text = strand.text();
@@ -175,7 +179,7 @@ fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
     let mut line = next_line(text, &mut next_offset);
     let mut sound: Option<Range<usize>> = None;
     let mut lines_since = 0;
-    let mut above: Option<Range<usize>> = None;
+    let mut above: VecDeque<Range<usize>> = VecDeque::new();
     while let Some(range) = line {
         let content = &text[range.clone()];
         line = next_line(text, &mut next_offset);
@@ -184,14 +188,20 @@ fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
             let sound = sound.clone().filter(|_| lines_since <= NEAR);
             let is_row_like = sound.clone().is_some_and(|sound| resembles(content, &text[sound]));
             let is_told = changes.no_row(text, range.clone(), is_row_like, reader);
-            if !content.trim().is_empty() {
-                above = Some(range).filter(|_| sound.is_none() && !is_told);
+            if sound.is_none() && !is_told && has_address(content) {
+                above.truncate(FAR - 1);
+                above.push_front(range);
             }
             continue;
         };
         if found.sound.is_some() {
-            if let Some(above) = above.take().filter(|above| resembles(&text[above.clone()], content)) {
-                changes.no_row(text, above, true, reader);
+            // Now that the format is known, what stands above may turn out to be what is left of a row.
+            for (index, above) in above.drain(..).enumerate() {
+                let line = &text[above.clone()];
+                let is_beside = index == 0 && resembles(line, content);
+                if is_beside || started_row(line, found.format, reader).is_some() {
+                    changes.no_row(text, above, true, reader);
+                }
             }
             (sound, lines_since) = (Some(range.clone()), 0);
         }
@@ -253,10 +263,16 @@ impl Changes {
                 return 0;
             }
         }
+        let comment = comment(content, found, reader);
+        if let Some(words) = comment.map(|at| content[at..].trim_start_matches([' ', '#', '/', '-', ';']))
+            && let Some(row) = started_row(words, found.format, reader)
+        {
+            self.unread.push((end - words.len() + row, "another row is in the comment behind a row"));
+        }
         if found.sound.is_some() {
             return 0;
         }
-        if let Some(at) = comment(content, found, reader) {
+        if let Some(at) = comment {
             self.edits.push(Edit::remove(line.start + at..end));
         } else if !rest.is_empty() && may_be_wrapped(end - line.start) && ends_early(content, found, reader) {
             self.wrapped(line.start + found.start..end, line);
@@ -285,6 +301,7 @@ impl Changes {
             return true;
         }
         let hidden = range.and_then(|range| hidden_row(content, range, reader));
+        let hidden = hidden.or_else(|| started_row(content, reader.last?, reader));
         let message = match hidden {
             Some(_) => "it reads as a row, but something unknown is before it",
             None => "it is no row, but looks like the row beside it",
@@ -381,6 +398,10 @@ fn resembles(line: &str, row: &str) -> bool {
     line.contains(&None) && 2 * (before + after) > line.len().max(row.len())
 }
 
+fn has_address(line: &str) -> bool {
+    signs(line).contains(&None)
+}
+
 /// What is neither blank nor a word in a line; None stands for a number as long as addresses are.
 fn signs(line: &str) -> Vec<Option<char>> {
     const DIGITS: usize = 8;
@@ -434,6 +455,19 @@ fn hidden_row(line: &str, range: Range<usize>, reader: &Reader<'_>) -> Option<us
                 format.lines == 1 && (format.start)(rest) == Some(0) && reader.read(index, 0, rest).is_some()
             })
     })
+}
+
+/// Where a row of the text's own format starts, sound or not, behind something else: of a row in a damaged dress the end is
+/// as strange as what stands before it.
+fn started_row(line: &str, format: usize, reader: &Reader<'_>) -> Option<usize> {
+    const LONGEST: usize = 1024;
+    const MOST_WORDS: usize = 32;
+    let is_fit = line.len() <= LONGEST && !is_comment(line) && has_address(line);
+    let format = reader.formats.get(format).filter(|_| is_fit)?;
+    let ends = line.match_indices(|c: char| !c.is_ascii_alphanumeric());
+    let words = ends.map(|(at, end)| at + end.len()).filter(|at| !line[*at..].starts_with(char::is_whitespace));
+    let mut words = words.take(MOST_WORDS);
+    words.find(|at| (format.start)(&line[*at..]).is_some())
 }
 
 /// Rows that stand there twice in succession, each of them: a serial console and a log, say. One such row may be

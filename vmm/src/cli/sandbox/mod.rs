@@ -1,0 +1,203 @@
+//! A sandbox for strangers' code: the guest runs in a child process that can do little else.
+//!
+//! A mapper, a map or a guest that got the better of KVM or of this program would act as the user who started it. So the
+//! command reads its input and opens its outputs, and forks. The child opens /dev/kvm, gives up everything else
+//! ([`parts`]), runs the guest, renders the report, and tells it through a pipe. Only the parent writes to files and to
+//! the terminal.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `child` | the child's life, from the fork to its last message |
+//! | `parts` | what the child gives up, part by part |
+//! | `calls` | the system calls and KVM's ioctls that it keeps, with reasons |
+//! | `message` | what it tells the parent |
+//!
+//! This is a matter of the command. The library never forks, and never confines the process that calls it.
+
+mod calls;
+mod child;
+mod message;
+mod parts;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, BufRead as _, BufReader, PipeReader, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use clap::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::message::{Message, Teller};
+use super::{Failure, Status};
+use crate::engine::EngineError;
+use crate::{EngineName, Progress, TestBed};
+
+/// Whether the guest runs in a sandbox.
+#[derive(Args, Clone, Copy)]
+pub struct Sandbox {
+    /// Run the guest in this process; by default it runs in a child that may call little more than KVM
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+impl Sandbox {
+    /// Runs `work` on a test bed, in the sandbox if there is a guest to run, and passes on how far it is. The walker runs
+    /// built-in layouts only and calls no KVM, so it needs none.
+    pub fn run<T: Serialize + DeserializeOwned>(
+        self,
+        engine: EngineName,
+        work: impl FnOnce(&TestBed, &dyn Fn(Progress)) -> Result<T, EngineError>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<T, Failure> {
+        match engine {
+            EngineName::Kvm if !self.no_sandbox => confined(work, progress),
+            EngineName::Kvm | EngineName::Walker => Ok(work(&TestBed::without_kvm(), progress)?),
+        }
+    }
+}
+
+/// Runs `work` in a confined child, on a test bed whose /dev/kvm was opened before.
+fn confined<T: Serialize + DeserializeOwned>(
+    work: impl FnOnce(&TestBed, &dyn Fn(Progress)) -> Result<T, EngineError>,
+    progress: &dyn Fn(Progress),
+) -> Result<T, Failure> {
+    in_child(
+        |teller| {
+            let bed = TestBed::new()?;
+            parts::confine()?;
+            Ok(work(&bed, &|progress| teller.tell::<T>(&Message::Progress(progress)))?)
+        },
+        progress,
+    )
+}
+
+/// A part of the confinement, tried.
+pub struct Tried {
+    /// Its name.
+    pub part: &'static str,
+    /// What it comes to here, in words, or why this kernel does not have it.
+    pub outcome: Result<String, String>,
+}
+
+/// Tries every part, in a child.
+pub fn try_parts() -> Result<Vec<Tried>, Failure> {
+    let outcomes = in_child(|_| Ok(parts::try_all()), &|_| {})?;
+    Ok(parts::PARTS.iter().zip(outcomes).map(|(part, outcome)| Tried { part: part.name, outcome }).collect())
+}
+
+/// The longest message, in bytes: several times the report on the largest map that is accepted. A child that sends more
+/// has lost its way.
+const MAX_MESSAGE_BYTES: u64 = 1 << 30;
+
+/// Runs `body` in a child process, and returns what it returned.
+///
+/// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
+/// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
+fn in_child<T: Serialize + DeserializeOwned>(
+    body: impl FnOnce(Teller) -> Result<T, Failure>,
+    progress: &dyn Fn(Progress),
+) -> Result<T, Failure> {
+    let failed = |error: io::Error| Failure::sandbox(format!("no child process could be started: {error}"));
+    if threads() > 1 {
+        return Err(failed(io::Error::other("this process has several threads")));
+    }
+    let (reader, writer) = io::pipe().map_err(failed)?;
+    let parent = std::process::id();
+    // SAFETY: fork has no conditions, and with one thread no lock is held by another that the child will not have.
+    match unsafe { libc::fork() } {
+        -1 => Err(failed(io::Error::last_os_error())),
+        0 => child::live(writer, parent, body),
+        pid => {
+            // The pipe ends when the child does.
+            drop(writer);
+            Child { pid }.hear(reader, progress)
+        }
+    }
+}
+
+/// How many threads this process has; 1 if the system does not say.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// A child process, until it is dropped.
+struct Child {
+    pid: libc::pid_t,
+}
+
+impl Child {
+    /// Hears it out. Nothing but its own word that it is done makes a result.
+    fn hear<T: DeserializeOwned>(mut self, pipe: PipeReader, progress: &dyn Fn(Progress)) -> Result<T, Failure> {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            // What could not be read is no message either.
+            let _ = (&mut pipe).take(MAX_MESSAGE_BYTES).read_until(b'\n', &mut line);
+            match serde_json::from_slice(&line) {
+                Ok(Message::Progress(how_far)) => progress(how_far),
+                Ok(Message::Done(result)) => return Ok(result),
+                Ok(Message::Failed { status, words }) => return Err(Failure::Told { status, words }),
+                Ok(Message::Refused { call, second }) => {
+                    return Err(Failure::sandbox(format!(
+                        "the sandbox refused {}, which ended the run",
+                        calls::in_words(call, second)
+                    )));
+                }
+                Err(_) if line.is_empty() => return Err(Failure::sandbox(self.end())),
+                Err(_) => return Err(Failure::sandbox("the child process sent what is no message".into())),
+            }
+        }
+    }
+
+    /// How it ended, in words, if that was before it had a result.
+    fn end(&mut self) -> String {
+        let how = self.reap().map_or_else(|| "in an unknown way".into(), |status| status.to_string());
+        format!("the child process that runs the guest ended before it had a result: {how}")
+    }
+
+    /// Ends it, if it still runs, and takes its status. A status that it has already is not changed by the kill.
+    fn reap(&mut self) -> Option<ExitStatus> {
+        if self.pid != NONE {
+            // SAFETY: the child was not waited for, so its number is not another's.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        }
+        self.wait()
+    }
+
+    /// Waits for its end, and takes its status. None: it was taken before, or by a system that was told to ignore SIGCHLD.
+    fn wait(&mut self) -> Option<ExitStatus> {
+        let pid = std::mem::replace(&mut self.pid, NONE);
+        if pid == NONE {
+            return None;
+        }
+        let mut status = 0;
+        loop {
+            // SAFETY: the status outlives the call.
+            match unsafe { libc::waitpid(pid, &mut status, 0) } {
+                -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+                -1 => return None,
+                _ => return Some(ExitStatus::from_raw(status)),
+            }
+        }
+    }
+}
+
+/// No process has this number.
+const NONE: libc::pid_t = 0;
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
+impl Failure {
+    /// A fault in the sandbox, or of it.
+    fn sandbox(problem: String) -> Self {
+        let words = format!("efibed: {problem}\n  (`--no-sandbox` runs the guest in this process, not confined)");
+        Self::Told { status: Status::Internal, words }
+    }
+}

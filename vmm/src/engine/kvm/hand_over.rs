@@ -1,0 +1,54 @@
+//! What must hold each time the guest hands over: the kernel's registers are as they were set, and the tables are those that
+//! were judged.
+
+use super::super::snapshot::Snapshot;
+use super::Run;
+use crate::check::{Finding, Rule};
+use crate::guest::Altered;
+
+impl Run<'_, '_> {
+    /// After each batch; large tables are compared at the end of a stage.
+    pub(super) fn look_after_batch(&mut self, of: &str) {
+        self.look_at_registers(of);
+        if self.tables.is_small() {
+            self.look_at_tables(of);
+        }
+    }
+
+    /// What ran must have left the kernel's registers alone.
+    pub(super) fn look_at_registers(&mut self, after: &str) {
+        for Altered { register, set, found } in self.guest.restore_state(self.loaded_root) {
+            self.find_kernel_state(
+                format!("after {after} {register} is {found:#x}, and the kernel had set it to {set:#x}"),
+                format!("{register} {set:#x}"),
+                format!("{register} {found:#x}"),
+            );
+        }
+    }
+
+    /// And the tables. Those that are there now are taken for the judged ones, so that each change is found once.
+    pub(super) fn look_at_tables(&mut self, after: &str) {
+        let Some(change) = self.tables.first_change(&self.loaded.memory) else { return };
+        self.tables = Snapshot::tables(self.loaded, self.table_pages);
+        let at = change.at;
+        let what = if change.words.is_some() { "table entry" } else { "page of tables" };
+        let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");
+        let [expected, observed] = match change.words {
+            Some(words) => words.map(|word| format!("{word:#x} at PA {at:#x}")),
+            None => Default::default(),
+        };
+        let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::TablesChanged, None, message) };
+        self.marks.push_finding(finding);
+    }
+
+    /// These are the tables that the next batches are about.
+    pub(super) fn tables_are_judged(&mut self, pages: u64) {
+        self.table_pages = pages;
+        self.tables = Snapshot::tables(self.loaded, pages);
+    }
+
+    pub(super) fn find_kernel_state(&mut self, message: String, expected: String, observed: String) {
+        let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::KernelState, None, message) };
+        self.marks.push_finding(finding);
+    }
+}

@@ -1,0 +1,344 @@
+//! Memory as it was at some moment, to see whether it still is: what mapping code may not write to, and tables that have
+//! been judged.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem::{offset_of, size_of};
+use std::ops::Range;
+
+use efibed_guest::protocol::{Command, Mailbox, MapResult, RegionAtHand, STACK_BYTES};
+
+use crate::guest::{Loaded, MappedTables, OwnMemory, PAGE_BYTES};
+use crate::mmu::bits;
+
+/// Stretches of a guest's memory, and what was in them.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    stretches: Vec<Stretch>,
+}
+
+/// Something that is not what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its physical address: of a word, or of a page where no more is known.
+    pub at: u64,
+    /// What the word was, and what it is.
+    pub words: Option<[u64; 2]>,
+}
+
+impl Snapshot {
+    /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map but VirtualStart, and the
+    /// Memory Attributes Table.
+    pub fn untouchable(loaded: &Loaded) -> Self {
+        let placement = &loaded.placement;
+        let stride = loaded.strides.firmware as u64;
+        Self::take(
+            &loaded.memory,
+            [
+                (placement.boot_tables(), Free::AccessedAndDirty),
+                (placement.memory_map(), Free::VirtualStart { stride }),
+                (placement.attributes(), Free::Nothing),
+            ],
+        )
+    }
+
+    /// The map for SetVirtualAddressMap, which is done once firmware has been told it.
+    pub fn virtual_map(loaded: &Loaded) -> Self {
+        Self::take(&loaded.memory, [(loaded.placement.virtual_map(), Free::Nothing)])
+    }
+
+    /// What is the kernel's alone while mapping code runs: its stacks but for the one in use, and its mailbox but for what
+    /// carries out the batch.
+    pub fn kernels_own(loaded: &Loaded) -> Self {
+        let header = loaded.image.header();
+        let mailbox = |offset: usize, bytes: usize| {
+            let at = header.mailbox + offset as u64;
+            at..at + bytes as u64
+        };
+        let mut in_use = [
+            header.stack_top - STACK_BYTES..header.stack_top,
+            // The number of commands, and the one at hand.
+            mailbox(0, offset_of!(Mailbox, map_request)),
+            mailbox(offset_of!(Mailbox, map_result), size_of::<MapResult>()),
+            mailbox(offset_of!(Mailbox, commands), size_of::<Command>()),
+            mailbox(offset_of!(Mailbox, region_at_hand), size_of::<RegionAtHand>()),
+        ];
+        in_use.sort_unstable_by_key(|range| range.start);
+        let starts = [header.read_only_end].into_iter().chain(in_use.iter().map(|range| range.end));
+        let ends = in_use.iter().map(|range| range.start).chain([header.end]);
+        let gaps = starts.zip(ends).map(|(start, end)| loaded.physical(start)..loaded.physical(end));
+        Self::take(&loaded.memory, gaps.map(|range| (range, Free::Nothing)))
+    }
+
+    /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
+    pub fn tables(loaded: &Loaded, pages: u64) -> Self {
+        let pool = loaded.placement.pool();
+        let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
+        let ranges = [loaded.placement.boot_tables(), pool.start..pool.start + used];
+        Self::take(&loaded.memory, ranges.map(|range| (range, Free::AccessedAndDirty)))
+    }
+
+    /// Whether it is compared in no time.
+    pub fn is_small(&self) -> bool {
+        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Bytes(_)))
+    }
+
+    /// The first word that has changed.
+    pub fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
+        self.stretches.iter().find_map(|stretch| stretch.first_change(memory))
+    }
+
+    fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
+        let stretch = |(range, free): (Range<u64>, Free)| {
+            let bytes = (range.end - range.start) as usize;
+            let before = if bytes <= MOST_KEPT {
+                let mut before = vec![0; bytes];
+                // All of it is the guest's own memory.
+                let _ = memory.read(range.start, &mut before);
+                Before::Bytes(before)
+            } else {
+                Before::Digests(pages(&range).map(|page| digest(memory, page, free)).collect())
+            };
+            Stretch { range, before, free }
+        };
+        Self { stretches: ranges.into_iter().map(stretch).collect() }
+    }
+}
+
+/// The first word behind what a mapper says to have used, of its pages and of the room for the virtual map, that is not 0.
+pub fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
+    let behind = |range: Range<u64>, used: u64| used.min(range.end - range.start) + range.start..range.end;
+    let map = tables.mapped.saturating_mul(loaded.strides.kernel as u64);
+    let pool = tables.table_pages.saturating_mul(PAGE_BYTES);
+    let ranges = [behind(loaded.placement.virtual_map(), map), behind(loaded.placement.pool(), pool)];
+    ranges.into_iter().find_map(|range| first_nonzero(&loaded.memory, range))
+}
+
+fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
+    let mut chunk = [0; CHUNK];
+    range.clone().step_by(CHUNK).find_map(|at| {
+        let bytes = &mut chunk[..CHUNK.min((range.end - at) as usize)];
+        let is_zero = memory.read(at, bytes) && bytes.iter().all(|byte| *byte == 0);
+        let offset = bytes.iter().position(|byte| *byte != 0).unwrap_or(0) as u64;
+        (!is_zero).then_some(at + offset / 8 * 8)
+    })
+}
+
+/// Bytes that are compared at once.
+const CHUNK: usize = PAGE_BYTES as usize;
+
+/// Of a stretch of more bytes only a digest of each page is kept. That there is a change is known as surely; what was there
+/// is not.
+const MOST_KEPT: usize = 8 << 20;
+
+#[derive(Debug)]
+struct Stretch {
+    range: Range<u64>,
+    before: Before,
+    free: Free,
+}
+
+/// What was there.
+#[derive(Debug)]
+enum Before {
+    Bytes(Vec<u8>),
+    /// One for each page.
+    Digests(Vec<u64>),
+}
+
+impl Stretch {
+    fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
+        match &self.before {
+            Before::Bytes(before) => self.first_word(before, memory),
+            Before::Digests(before) => pages(&self.range)
+                .zip(before)
+                .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
+                .map(|(page, _)| Change { at: page.start, words: None }),
+        }
+    }
+
+    fn first_word(&self, before: &[u8], memory: &OwnMemory) -> Option<Change> {
+        let mut chunk = [0; CHUNK];
+        before.chunks(CHUNK).zip(self.range.clone().step_by(CHUNK)).find_map(|(before, at)| {
+            let now = &mut chunk[..before.len()];
+            let is_read = memory.read(at, now);
+            if is_read && now == before {
+                return None;
+            }
+            let words = before.chunks_exact(8).zip(now.chunks_exact(8)).zip((at..).step_by(8));
+            let mut words = words.map(|((before, now), at)| (at, [word(before), word(now)]));
+            let changed = words.find(|(at, [before, now])| {
+                let free = self.free.bits(at - self.range.start);
+                !is_read || before & !free != now & !free
+            });
+            changed.map(|(at, words)| Change { at, words: Some(words) })
+        })
+    }
+}
+
+fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = range.end;
+    range.clone().step_by(CHUNK).map(move |at| at..end.min(at + PAGE_BYTES))
+}
+
+/// Of a page, but for what may change. Only tables are so large, and what is free in them is so in every word.
+fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
+    let mut bytes = [0; CHUNK];
+    let bytes = &mut bytes[..(page.end - page.start) as usize];
+    let mut hasher = DefaultHasher::new();
+    memory.read(page.start, bytes).hash(&mut hasher);
+    bytes
+        .chunks_exact(8)
+        .zip((0..).step_by(8))
+        .for_each(|(bytes, offset)| hasher.write_u64(word(bytes) & !free.bits(offset)));
+    hasher.finish()
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// What may change in a stretch all the same.
+#[derive(Clone, Copy, Debug)]
+enum Free {
+    Nothing,
+    /// Of entries in tables: the CPU itself sets them.
+    AccessedAndDirty,
+    /// Of a memory map with this stride.
+    VirtualStart {
+        stride: u64,
+    },
+}
+
+impl Free {
+    /// The bits of the word at an offset.
+    fn bits(self, offset: u64) -> u64 {
+        match self {
+            Self::AccessedAndDirty => bits::A | bits::D,
+            Self::VirtualStart { stride } if offset % stride == VIRTUAL_START => u64::MAX,
+            Self::VirtualStart { .. } | Self::Nothing => 0,
+        }
+    }
+}
+
+/// Offset of VirtualStart in a descriptor (UEFI 2.10, 7.2.3).
+const VIRTUAL_START: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{Image, Placement, Strides};
+    use crate::memory_map::MemoryMap;
+    use crate::mmu::Paging;
+
+    fn loaded() -> Loaded {
+        let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
+        let map = MemoryMap::parse(text).unwrap();
+        let image = Image::built_in().unwrap();
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 8, 0);
+        let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
+        Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap()
+    }
+
+    /// Where a snapshot sees a change of these bits.
+    fn change(loaded: &Loaded, snapshot: fn(&Loaded) -> Snapshot, at: u64, flip: u64) -> Option<u64> {
+        let before = snapshot(loaded);
+        let word = loaded.memory.read_u64(at).unwrap();
+        assert!(loaded.memory.write_u64(at, word ^ flip));
+        let change = before.first_change(&loaded.memory);
+        assert!(change.is_none_or(|change| change.words == Some([word, word ^ flip])));
+        change.map(|change| change.at)
+    }
+
+    #[test]
+    fn only_what_the_mapper_was_given_may_change() {
+        let loaded = loaded();
+        let placement = loaded.placement;
+        let change = |at, flip| change(&loaded, Snapshot::untouchable, at, flip);
+        let (table, descriptor) = (loaded.kernel_root + 8 * 511, placement.memory_map().start);
+        assert_eq!(change(table, bits::A), None);
+        assert_eq!(change(table, bits::W), Some(table));
+        assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
+        assert_eq!(change(descriptor + VIRTUAL_START, 0x1000), None);
+        assert_eq!(change(descriptor + 8, 0x1000), Some(descriptor + 8));
+        let attributes = placement.attributes().start;
+        assert_eq!(change(attributes, 1), Some(attributes));
+        assert_eq!(change(placement.pool().start, 1), None);
+        assert_eq!(change(placement.virtual_map().start, 1), None);
+    }
+
+    #[test]
+    fn of_the_kernels_own_only_what_is_in_use_may_change() {
+        let loaded = loaded();
+        let header = loaded.image.header();
+        let change = |virt, flip| change(&loaded, Snapshot::kernels_own, loaded.physical(virt), flip).is_some();
+        let mailbox = |offset: usize| header.mailbox + offset as u64;
+        let open = [
+            header.stack_top - 8,
+            header.stack_top - STACK_BYTES,
+            mailbox(offset_of!(Mailbox, command_at)),
+            mailbox(offset_of!(Mailbox, map_result)),
+            mailbox(offset_of!(Mailbox, commands)),
+            mailbox(offset_of!(Mailbox, region_at_hand)),
+        ];
+        let closed = [
+            header.stack_top,
+            header.ist_top - 8,
+            header.user_stack,
+            mailbox(offset_of!(Mailbox, map_request)),
+            mailbox(offset_of!(Mailbox, crash)),
+            mailbox(offset_of!(Mailbox, fault_count)),
+            mailbox(offset_of!(Mailbox, commands) + size_of::<Command>()),
+            mailbox(offset_of!(Mailbox, probes)),
+            mailbox(offset_of!(Mailbox, services_abandoned)),
+            mailbox(size_of::<Mailbox>() - 8),
+            header.call_rsp,
+            header.end - 8,
+        ];
+        assert_eq!(open.map(|at| change(at, 1)), [false; 6]);
+        assert_eq!(closed.map(|at| change(at, 1)), [true; 12]);
+    }
+
+    #[test]
+    fn tables_may_be_accessed_and_dirty() {
+        let loaded = loaded();
+        let pool = loaded.placement.pool().start;
+        let change = |at, flip| change(&loaded, |loaded| Snapshot::tables(loaded, 2), at, flip);
+        assert_eq!(change(pool, bits::A | bits::D), None);
+        assert_eq!(change(pool + 0x1ff8, 1), Some(pool + 0x1ff8));
+        // A page that has not been used is none of the tables.
+        assert_eq!(change(pool + 0x2000, 1), None);
+        assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
+        // More pages than there are.
+        assert!(Snapshot::tables(&loaded, u64::MAX).first_change(&loaded.memory).is_none());
+    }
+
+    #[test]
+    fn of_large_tables_a_digest_is_kept() {
+        let memory = OwnMemory::new(0x10_0000, MOST_KEPT as u64 + PAGE_BYTES).unwrap();
+        let snapshot = Snapshot::take(&memory, [(memory.base()..memory.end(), Free::AccessedAndDirty)]);
+        assert!(!snapshot.is_small());
+        let change = |at: u64, value: u64| {
+            assert!(memory.write_u64(at, value));
+            snapshot.first_change(&memory).map(|change| (change.at, change.words))
+        };
+        assert_eq!(change(0x30_0018, bits::A | bits::D), None);
+        assert_eq!(change(0x30_0018, 1 << 63), Some((0x30_0000, None)));
+        assert_eq!(change(0x30_0018, 0), None);
+        assert_eq!(change(memory.end() - 8, 1), Some((memory.end() - PAGE_BYTES, None)));
+    }
+
+    #[test]
+    fn nothing_lies_beyond_what_was_used() {
+        let loaded = loaded();
+        let tables = |mapped, table_pages| MappedTables { root: 0, mapped, table_pages };
+        let (map, pool) = (loaded.placement.virtual_map().start, loaded.placement.pool().start);
+        let stride = loaded.strides.kernel as u64;
+        assert!(loaded.memory.write_u64(map, 1) && loaded.memory.write_u64(pool + 0x1010, 1 << 56));
+        assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), None);
+        assert_eq!(first_word_beyond(&loaded, &tables(1, 1)), Some(pool + 0x1010));
+        assert_eq!(first_word_beyond(&loaded, &tables(0, 2)), Some(map));
+        assert_eq!(first_word_beyond(&loaded, &tables(u64::MAX, u64::MAX)), None);
+        assert!(loaded.memory.write_u64(map + stride, 1));
+        assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), Some(map + stride));
+    }
+}

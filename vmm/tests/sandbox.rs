@@ -1,0 +1,248 @@
+//! The sandbox as its users meet it: the same results inside as outside, and no run that is lost or left behind silently.
+
+mod said;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use efibed::machine::Hypervisor;
+use libtest_mimic::{Arguments, Trial};
+
+use said::{Said, efibed, repository};
+
+const INTERNAL: i32 = 4;
+
+fn main() {
+    let maps = maps().into_iter().map(|map| {
+        let name = map.file_name().unwrap().to_string_lossy();
+        let name = format!("{}_is_the_same_inside", name.replace(['.', '-'], "_"));
+        kvm(&name, move || the_same_inside(&map))
+    });
+    let others = [
+        kvm("two_kernels_are_the_same_inside", two_kernels_are_the_same_inside),
+        kvm("what_firmware_does_is_the_same_inside", what_firmware_does_is_the_same_inside),
+        kvm("the_guest_runs_in_a_confined_child", the_guest_runs_in_a_confined_child),
+        kvm("without_the_sandbox_there_is_no_child", without_the_sandbox_there_is_no_child),
+        kvm("the_end_of_the_command_is_the_end_of_its_child", the_end_of_the_command_is_the_end_of_its_child),
+        kvm("a_child_that_is_killed_is_told", a_child_that_is_killed_is_told),
+        kvm("a_run_in_little_memory_is_told", a_run_in_little_memory_is_told),
+        kvm("doctor_tells_of_the_sandbox", doctor_tells_of_the_sandbox),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), maps.chain(others).collect()).exit();
+}
+
+/// A test that is ignored, by name, without /dev/kvm; with `EFIBED_REQUIRE_KVM=1` it fails.
+fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
+    let run = move || {
+        run();
+        Ok(())
+    };
+    Trial::test(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
+}
+
+fn maps() -> Vec<PathBuf> {
+    let files = fs::read_dir(repository("maps")).unwrap().map(|entry| entry.unwrap().path());
+    let is_map = |path: &PathBuf| path.is_file() && !path.ends_with("README.md");
+    let mut maps: Vec<_> = files.filter(is_map).collect();
+    maps.sort();
+    assert!(maps.len() > 20, "{maps:?}");
+    maps
+}
+
+const LAYOUTS: [&str; 5] = ["linux", "linux-fixed", "window", "packed-down", "packed-up"];
+
+/// Pages to sweep: all of most maps. A longer sweep makes no other calls.
+const SWEEP: &str = "65536";
+
+fn the_same_inside(map: &Path) {
+    for layout in LAYOUTS {
+        same(&["check", &map.to_string_lossy(), "--layout", layout, "--sweep-limit", SWEEP]);
+    }
+}
+
+fn two_kernels_are_the_same_inside() {
+    let map = repository("maps/ovmf-2013.toml");
+    for layout in LAYOUTS {
+        let said = same(&["kexec", &map, &map, "--layout", layout]);
+        assert!(said.out.contains("== the second kernel"), "{said}");
+    }
+}
+
+/// Faults, hangs and resets take other ways out of the guest.
+fn what_firmware_does_is_the_same_inside() {
+    let map = repository("maps/ovmf-2013.toml");
+    for firmware in ["faults", "jumps-wild", "executes-data", "writes-page-zero", "errors", "seam"] {
+        same(&["check", &map, "--firmware", firmware]);
+    }
+    same(&["check", &map, "--kernel", "interrupts"]);
+}
+
+/// Runs the command inside and outside: text, errors and status are the same, timings aside.
+fn same(arguments: &[&str]) -> Said {
+    let said = |more: &[&str]| efibed([arguments, &["--quiet"], more].concat());
+    let (inside, outside) = (said(&[]), said(&["--no-sandbox"]));
+    assert_eq!((inside.status, &inside.err), (outside.status, &outside.err), "{inside}{outside}");
+    let (within, without) = (without_timings(&inside.out), without_timings(&outside.out));
+    assert!(within.len() > 100 && within == without, "{inside}{outside}");
+    outside
+}
+
+/// The words of a report but for the times: what comes after the last semicolon of a line with totals, up to its `)`.
+fn without_timings(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut parts = words.split(" (build ");
+    let mut rest = parts.next().unwrap_or_default().rsplit_once("; ").map_or("", |(rest, _)| rest).to_owned();
+    for part in parts {
+        let part = part.split_once(')').map_or("", |(_, part)| part);
+        rest += part.rsplit_once("; ").map_or(part, |(part, _)| part);
+    }
+    rest
+}
+
+/// 60 GiB to sweep page by page take long enough to look, and to see that an end was not the run's own.
+const LONG_MAP: &[u8] = br#"
+[[descriptor]]
+type = "RuntimeServicesData"
+phys = 0x100000000
+pages = 0xf00000
+attribute = "RUNTIME|WB"
+"#;
+
+fn long_run(more: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(["check", "-", "--sweep-limit", "100000000", "--quiet"]).args(more);
+    let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run.stdin.take().unwrap().write_all(LONG_MAP).unwrap();
+    run
+}
+
+/// Long enough for a slow machine, and shorter than the run.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks until there is an answer.
+#[track_caller]
+fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("not within {PATIENCE:?}: {what}");
+}
+
+/// The child of a process, once it is confined.
+fn confined_child(parent: u32) -> u32 {
+    eventually("a confined child", || {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+        let child = children.split_whitespace().next()?.parse().ok()?;
+        (status_of(child, "Seccomp")? == "2").then_some(child)
+    })
+}
+
+/// A line of /proc/PID/status.
+fn status_of(process: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.split(':').next() == Some(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn is_alive(process: u32) -> bool {
+    status_of(process, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+fn signal(process: u32, signal: i32) {
+    // SAFETY: the process is ours, and was not waited for.
+    assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
+}
+
+fn the_guest_runs_in_a_confined_child() {
+    let mut run = long_run(&[]);
+    let child = confined_child(run.id());
+    assert_eq!(status_of(child, "NoNewPrivs").as_deref(), Some("1"));
+    let limits = fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max core file size        0 ")), "{limits}");
+    let open = fs::read_dir(format!("/proc/{child}/fd")).unwrap();
+    let open: Vec<_> = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect();
+    // The standard three, the pipe, /dev/kvm, and a machine with its vCPU.
+    assert!(open.len() <= 7 && open.iter().any(|file| file == Path::new("/dev/kvm")), "{open:?}");
+    // The command itself is not confined: it has yet to write.
+    assert_eq!(status_of(run.id(), "Seccomp").as_deref(), Some("0"));
+    run.kill().unwrap();
+    run.wait().unwrap();
+}
+
+fn without_the_sandbox_there_is_no_child() {
+    let mut run = long_run(&["--no-sandbox"]);
+    // Once it has a machine, it has all the processes that it will have.
+    eventually("a machine", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", run.id())).ok()?;
+        let mut open = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        open.find(|file| file.to_string_lossy().contains("kvm-vcpu"))
+    });
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).unwrap();
+    assert_eq!((children.trim(), status_of(run.id(), "Seccomp").as_deref()), ("", Some("0")));
+    run.kill().unwrap();
+    run.wait().unwrap();
+}
+
+fn the_end_of_the_command_is_the_end_of_its_child() {
+    for ending in [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let mut run = long_run(&[]);
+        let child = confined_child(run.id());
+        signal(run.id(), ending);
+        run.wait().unwrap();
+        eventually("the end of the child", || (!is_alive(child)).then_some(()));
+    }
+}
+
+/// How a long run ends after its child was sent a signal, and what it said.
+fn with_child_ended(ending: i32, more: &[&str]) -> (ExitStatus, String, String) {
+    let mut run = long_run(more);
+    signal(confined_child(run.id()), ending);
+    let status = run.wait().unwrap();
+    let (mut out, mut err) = (String::new(), String::new());
+    run.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    run.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    (status, out, err)
+}
+
+/// Whatever ends it, there is no result, and the command says why.
+fn a_child_that_is_killed_is_told() {
+    let file = std::env::temp_dir().join(format!("efibed-{}-killed.json", std::process::id()));
+    for (ending, name) in [(libc::SIGKILL, "SIGKILL"), (libc::SIGTERM, "SIGTERM"), (libc::SIGXCPU, "SIGXCPU")] {
+        let (status, out, err) = with_child_ended(ending, &["--json", file.to_str().unwrap()]);
+        assert_eq!(status.code(), Some(INTERNAL), "{name}: {err}");
+        assert!(err.contains("ended before it had a result") && err.contains(name), "{name}: {err}");
+        assert_eq!(out, "", "{name}");
+        assert!(!file.exists(), "{name}");
+    }
+}
+
+/// Where the user has set a limit that is too low, the run ends with an error, and never with a verdict.
+fn a_run_in_little_memory_is_told() {
+    let map = repository("maps/hp-01.txt");
+    let program = env!("CARGO_BIN_EXE_efibed");
+    let limited = format!("ulimit -v 40000; exec {program} check {map} --quiet");
+    let output = Command::new("sh").args(["-c", &limited]).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(INTERNAL), "{err}");
+    assert!(output.stdout.is_empty() && err.contains("Cannot allocate memory"), "{err}");
+}
+
+fn doctor_tells_of_the_sandbox() {
+    let parts = ["no_new_privs", "resource limits", "landlock", "seccomp filter"];
+    efibed(["doctor"]).ends(0).says(&["The sandbox of `check` and `kexec`:"]).says(&parts);
+    let document = efibed(["doctor", "--json", "-"]).ends(0).json();
+    let told = document["sandbox"].as_array().unwrap();
+    assert_eq!(told.iter().map(|part| part["part"].as_str().unwrap()).collect::<Vec<_>>(), parts);
+    // This test needs runs in the sandbox, so all that they need is here.
+    for part in told.iter().filter(|part| part["part"] != "landlock") {
+        assert_eq!(part["has"], true, "{part}");
+    }
+}
