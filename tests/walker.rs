@@ -178,16 +178,91 @@ fn progress_is_told_of_each_phase() {
     assert_eq!(*told.borrow(), [Progress::Mapping { tables: 0, of: None }, Progress::Walking]);
 }
 
+/// Where the walk to an address finds its entry of a level, and what is there.
+fn entry_at(scenario: &Scenario, virt: u64, level: Level) -> (u64, u64) {
+    let (_, addresses) = scenario.explain(&[virt]).unwrap();
+    let step = *addresses[0].steps().iter().find(|step| step.level == level).unwrap();
+    (step.entry_addr, step.entry)
+}
+
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
 #[test]
 fn tables_that_refer_to_themselves_end() {
     // The PDPTE of the window points to its own table: 512^2 PDEs that look like the PDPT's entries.
-    let (_, addresses) = scenario(OVMF_2013).explain(&[0xffff_fffe_fc00_0000]).unwrap();
-    let pdpte = addresses[0].steps()[1];
-    let (entry, table) = (pdpte.entry, pdpte.entry_addr & !0xfff);
-    let flip = (entry & 0x000f_ffff_ffff_f000) ^ table;
-    let tamper = Tamper { virt: 0xffff_fffe_fc00_0000, level: Level::Pdpte, flip, moment: Moment::BeforeWalk };
+    let virt = 0xffff_fffe_fc00_0000;
+    let (entry_addr, entry) = entry_at(&scenario(OVMF_2013), virt, Level::Pdpte);
+    let flip = (entry & ADDRESS) ^ (entry_addr & !0xfff);
+    let tamper = Tamper { virt, level: Level::Pdpte, flip, moment: Moment::BeforeWalk };
     let report = run(&scenario(OVMF_2013).tamper(tamper));
-    assert!(!report.is_clean());
+    let found = rules(&report);
+    assert!(found.contains(&Rule::SelfMapping) && !found.contains(&Rule::TableLimit), "{found:?}");
+    // What it hides of the regions is found too.
+    assert!(found.contains(&Rule::NotPresent) || found.contains(&Rule::WrongFrame), "{found:?}");
+}
+
+#[test]
+fn a_recursive_entry_is_found_wherever_it_is() {
+    // Slot 510 is in no arena; slot 9 is in the low half, which `linux` may map regions in.
+    for (layout, virt) in [(Layout::Window, 510 << 39 | 0xffff << 48), (Layout::Linux, 9 << 39)] {
+        let scenario = scenario(OVMF_2013).layout(layout);
+        let (entry_addr, entry) = entry_at(&scenario, virt, Level::Pml4e);
+        assert_eq!(entry, 0);
+        let tamper = Tamper { virt, level: Level::Pml4e, flip: (entry_addr & !0xfff) | 3, moment: Moment::BeforeWalk };
+        let report = run(&scenario.tamper(tamper));
+        // Layout `linux` has a phase `finish`, and the entry is there still.
+        for finding in &report.findings {
+            assert_eq!((finding.rule, finding.virt, finding.pages), (Rule::SelfMapping, Some(virt), 1 << 27));
+        }
+        assert!(!report.is_clean());
+    }
+}
+
+/// 200 entries of the root refer to the table of the first one, which maps regions at their physical addresses.
+#[test]
+fn tables_that_many_entries_share_are_read_once() {
+    let (_, first) = entry_at(&scenario(OVMF_2013).layout(Layout::Linux), 0, Level::Pml4e);
+    let tampers = (1..201).map(|slot: u64| Tamper {
+        virt: slot << 39,
+        level: Level::Pml4e,
+        flip: first,
+        moment: Moment::BeforeWalk,
+    });
+    let report = run(&tampers.fold(scenario(OVMF_2013).layout(Layout::Linux), Scenario::tamper));
+    assert_eq!(rules(&report), [Rule::StrayMapping]);
+    let of_map = report.findings.iter().filter(|finding| finding.phase == efibed::check::Phase::Map);
+    let stretches: Vec<_> = of_map.map(|finding| (finding.virt, finding.pages)).collect();
+    // What the first of them maps is listed, and each further one is a stretch of 2^27 pages.
+    assert!(stretches.contains(&(Some(2 << 39), 199 << 27)), "{stretches:x?}");
+}
+
+/// Flags that no access shows: each in a leaf of runtime code, and in the entries above it.
+#[test]
+fn flags_that_no_access_shows_have_their_verdicts() {
+    let virt = 0xffff_fffe_fc02_0000 - 0x1000;
+    let (leaf, table) = (Level::Pte, Level::Pdpte);
+    let cases = [
+        ("G of a leaf", leaf, 1 << 8, Some(Rule::GlobalLeaf)),
+        ("G of a table entry", table, 1 << 8, None),
+        ("a protection key of a leaf", leaf, 5 << 59, Some(Rule::ProtectionKey)),
+        ("bits 62:59 of a table entry", table, 5 << 59, None),
+        ("PWT of a table entry", table, 1 << 3, Some(Rule::TableCache)),
+        ("PCD of a table entry", table, 1 << 4, Some(Rule::TableCache)),
+        ("PCD of the root's entry", Level::Pml4e, 1 << 4, Some(Rule::TableCache)),
+        ("A and D of a leaf", leaf, 3 << 5, None),
+        ("A and D of a table entry", table, 3 << 5, None),
+        ("U/S of a leaf", leaf, 1 << 2, None),
+        ("U/S of a table entry", table, 1 << 2, None),
+        ("software's bits", leaf, 7 << 9 | 0x7f << 52, None),
+    ];
+    for (name, level, flip, rule) in cases {
+        let tamper = Tamper { virt, level, flip, moment: Moment::BeforeWalk };
+        let report = run(&scenario(OVMF_2013).tamper(tamper));
+        let found: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+        assert_eq!(found, Vec::from_iter(rule), "{name}");
+        let notes = report.notes.iter().filter(|note| note.contains("U/S set")).count();
+        assert_eq!(notes, usize::from(name == "U/S of a leaf"), "{name}: {:?}", report.notes);
+    }
 }
 
 mod any_map {

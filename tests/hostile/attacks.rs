@@ -54,6 +54,8 @@ attacks! {
     Panic: "Panics.",
     Shutdown: "Faults without an IDT.",
     Loop: "Loops without end.",
+    MapItself: "Leaves an entry in its root that refers to the root.",
+    Globalize: "Sets G in every leaf.",
     NoTables: "Returns the kernel's root for its own.",
     UnmapInFinish: "Phase `finish`: unmaps everything.",
     OpenInFinish: "Makes every leaf writable, open to ring 3 and executable.",

@@ -109,6 +109,8 @@ impl Hostile {
                 Attack::ForgeFullRecords => loop {
                     hand_over(HANDOVER_FAULTS_FULL);
                 },
+                Attack::MapItself => write(direct(space.root() + 8 * 400), space.root() | 3),
+                Attack::Globalize => change_leaves(space.root(), |entry| entry | 1 << 8),
                 Attack::UnknownPort => asm!("out 0x80, eax", in("eax") 1),
                 Attack::Halt => asm!("hlt"),
                 Attack::Undefined => asm!("ud2"),

@@ -62,6 +62,8 @@ fn expected(attack: Attack) -> &'static [Rule] {
         OverflowStack => &[Rule::StrayWrite, Rule::GuestFault, Rule::TripleFault, Rule::EmulationFailure],
         Panic => &[Rule::GuestPanic],
         Shutdown => &[Rule::TripleFault],
+        MapItself => &[Rule::SelfMapping],
+        Globalize => &[Rule::GlobalLeaf],
         NoTables => &[Rule::NotPresent],
         UnmapInFinish | OtherRootInFinish => &[Rule::NotPresent],
         // The tables above are closed to ring 3.

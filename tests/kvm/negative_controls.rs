@@ -83,25 +83,23 @@ impl Entry {
             0 | 1 => Effect::Seen,
             // U/S: the AND over all levels, and the others have it clear.
             2 => Effect::None,
-            // PWT and PCD of a leaf are its PAT index; above, the cache type of the table only.
-            3 | 4 => {
-                if leaf {
-                    Effect::OnlyWalked
-                } else {
-                    Effect::None
-                }
-            }
+            // PWT and PCD of a leaf are its PAT index; above, the cache type of the table.
+            3 | 4 => Effect::OnlyWalked,
             // A; D of a leaf, ignored above.
             5 | 6 => Effect::None,
             // PAT of a PTE; PS of a PDE (without it, 1 GiB leaves and tables are taken for each other).
             7 if self.level == Level::Pte => Effect::OnlyWalked,
             7 => Effect::Seen,
-            // G, and what software may use.
+            // G of a leaf, which outlives a load of CR3; ignored above.
+            8 if leaf => Effect::OnlyWalked,
+            // What software may use.
             8..=11 => Effect::None,
             // PAT of a large leaf.
             12 if self.level == Level::Pde => Effect::OnlyWalked,
             12..=51 => Effect::Seen,
-            // Software's, and protection keys, which count for user pages only.
+            // A leaf's protection key, which counts for user pages only on this guest; ignored above.
+            59..=62 if leaf => Effect::OnlyWalked,
+            // Software's.
             52..=62 => Effect::None,
             // XD: code that cannot be executed, or data that can.
             _ => Effect::Seen,
@@ -113,7 +111,7 @@ impl Entry {
 enum Effect {
     /// Accesses notice.
     Seen,
-    /// The PAT index, which no access can tell.
+    /// The PAT index and other flags, which no access can tell.
     OnlyWalked,
     None,
 }

@@ -377,9 +377,18 @@ impl Scenario {
 
     /// The virtual addresses at which a physical one is found in any phase, or must be.
     pub fn virtual_addresses(&self, phys: u64) -> Result<Vec<u64>, EngineError> {
-        let mut found = BTreeSet::new();
-        self.look(&mut |_, tables| found.append(&mut check::addresses_of(phys, tables)))?;
-        Ok(found.into_iter().collect())
+        let (mut found, mut cut) = (BTreeSet::new(), None);
+        self.look(&mut |_, tables| match check::addresses_of(phys, tables) {
+            Ok(mut addresses) => found.append(&mut addresses),
+            Err(short) => cut = Some(short),
+        })?;
+        match cut {
+            None => Ok(found.into_iter().collect()),
+            Some(cut) => {
+                let what = format!("a search of the tables for PA {phys:#x}");
+                Err(EngineError::Unable { what, why: cut.as_text().into() })
+            }
+        }
     }
 
     fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {

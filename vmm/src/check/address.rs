@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use super::budget::Cut;
 use super::expectation::{Alias, Expectation};
 use super::tables::TableCheck;
 use super::{Phase, WalkStep};
@@ -122,16 +123,20 @@ impl Address {
     }
 }
 
-/// Every virtual address at which a physical one is, or must be, or was: by the tables, and by what is expected of them.
-pub fn addresses_of(pa: u64, tables: &TableCheck<'_>) -> BTreeSet<u64> {
+/// Every virtual address at which a physical one is, or must be, or was: by the tables, and by what is expected of them. Err:
+/// there may be more, for the tables could not be read to their end.
+pub fn addresses_of(pa: u64, tables: &TableCheck<'_>) -> Result<BTreeSet<u64>, Cut> {
     let Expectation { aliases, gone, .. } = tables.expectation;
     let declared = aliases.iter().chain(gone).filter_map(|alias| {
         let offset = pa.checked_sub(alias.phys)?;
-        (offset / PAGE_BYTES < alias.pages).then(|| alias.virt.wrapping_add(offset))
+        (offset / PAGE_BYTES < alias.pages).then(|| Ok(alias.virt.wrapping_add(offset)))
     });
-    let mapped = tables.everything().filter(|run| run.defect.is_none()).filter_map(|run| {
-        let offset = pa.checked_sub(run.pa.0)?;
-        (offset < run.bytes).then(|| run.va.0.wrapping_add(offset))
+    let mapped = tables.everything().filter_map(|run| match run {
+        Ok(run) => {
+            let offset = pa.checked_sub(run.pa.0).filter(|offset| run.defect.is_none() && *offset < run.bytes)?;
+            Some(Ok(run.va.0.wrapping_add(offset)))
+        }
+        Err(cut) => Some(Err(cut)),
     });
     declared.chain(mapped).take(MAX_ADDRESSES).collect()
 }

@@ -242,7 +242,13 @@ rules! {
     TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
         "Hardware reads ones from there, some virtual machines zeros. What is mapped below depends on the machine.";
     TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
-        "Tables that refer to themselves look like that.";
+        "One run reads 2^28 entries and keeps 2^20 runs of leaves, which is more than right tables have. What a finding of this \
+         rule is about was not looked at. Usual cause: a few tables that many entries refer to, so that they map far more than \
+         there is.";
+    SelfMapping, "self-mapping", Error, "The page tables are mapped through themselves.",
+        "An entry refers to a table of its own level or above (a recursive entry, PML4[510] for instance, which makes every table \
+         a page at a fixed address), or a leaf outside the arena maps a table. A write by firmware to a wrong address can then \
+         map anything. The kernel reaches its tables through its direct map, and that alone is allowed.";
     ReservedBit, "reserved-bit", Error, "A table entry has a reserved bit set, so every access through it faults with RSVD.",
         "Usual causes: a 2 MiB or 1 GiB leaf chosen by the alignment of the virtual address alone, which leaves address bits \
          20:13 or 29:13 of the physical address in the entry; a 1 GiB leaf on a CPU without them; a physical address past \
@@ -257,6 +263,17 @@ rules! {
         "The index is PAT<<2 | PCD<<1 | PWT of the leaf. PAT is bit 7 of a PTE and bit 12 of a large leaf, so a physical \
          address that is 4 KiB off puts its bit 12 there. At reset the indices 0 to 3 are WB, WT, UC- and UC, and 4 to 7 the \
          same again, so the memory type may still be right. Only the walk can see this. (SDM vol. 3A, 4.9.2 and 11.12)";
+    TableCache, "table-cache", Error, "An entry that refers to a table has PWT or PCD set.",
+        "The two bits choose the memory type with which the CPU reads the next table. The kernel's own mapping of the table is \
+         write-back, and two types for one page are undefined. They are meant for leaves. Only the walk can see this. (SDM vol. \
+         3A, 4.9.2 and 11.12.4)";
+    GlobalLeaf, "global-leaf", Error, "A leaf of the mapping code's is global.",
+        "With CR4.PGE a load of CR3 does not drop its translation from the TLB, so firmware's page stays reachable after the \
+         kernel has gone back to its own tables. Usual cause: the kernel's flags for its own pages, which are in all of its \
+         tables. Only the walk can see this. (SDM vol. 3A, 4.10.2.4)";
+    ProtectionKey, "protection-key", Error, "A leaf has a protection key.",
+        "Bits 62:59 put the page under rights that nobody set for firmware: PKRU's for user pages, IA32_PKRS's for supervisor \
+         pages on a kernel with CR4.PKS. Without those they are ignored, so only the walk can see this. (SDM vol. 3A, 4.6.2)";
     NotWritable, "not-writable", Error, "Writes to a page that firmware may write fault.",
         "R/W is clear at some level. It must be set at all of them. (SDM vol. 3A, 4.6)";
     NotReadOnly, "not-read-only", Error, "A page that the Memory Attributes Table makes read-only can be written to.",

@@ -5,10 +5,15 @@
 //! | `finding` | rules, witnesses, findings |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
 //! | `attributes_table` | which entries of the Memory Attributes Table Linux takes |
-//! | `descriptor_size` | what a kernel reads that steps through the memory map with another DescriptorSize
+//! | `descriptor_size` | what a kernel reads that steps through the memory map with another DescriptorSize |
 //! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
+//! | `holders` | which regions hold physical addresses, for many of them at once |
 //! | `expectation` | the first witness: what the two say must be |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
+//! | `survey` | each table read once: its entries' flags, and references back |
+//! | `strays` | what translates at addresses that are nobody's |
+//! | `flags` | the verdict on each flag of an entry that no access shows |
+//! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
@@ -20,12 +25,14 @@
 mod address;
 #[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
+mod budget;
 #[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
 mod descriptor_size;
 #[deny(clippy::arithmetic_side_effects)]
 mod expectation;
 mod finding;
+mod flags;
 #[deny(clippy::arithmetic_side_effects)]
 mod frames;
 #[deny(clippy::arithmetic_side_effects)]
@@ -36,12 +43,15 @@ mod judge;
 #[deny(clippy::arithmetic_side_effects)]
 mod marks;
 mod plan;
+mod strays;
+mod survey;
 mod tables;
 
 pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
+pub(crate) use budget::{Budget, MAX_ENTRIES};
 pub(crate) use closed_form::{
     addresses, fits_an_entry, gives_up_at, has_identity, in_mapping_order, maps, no_room, window,
 };

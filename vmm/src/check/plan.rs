@@ -11,6 +11,7 @@ use std::ops::{Range, RangeInclusive};
 use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
+use super::budget::Budget;
 use super::expectation::{Alias, Expectation, Role};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
@@ -174,6 +175,8 @@ pub struct Ground<'a> {
     pub sweep_owed: u64,
     /// See `sweep_owed`.
     pub sweep_others: u64,
+    /// What all walks of the run may cost.
+    pub budget: &'a Budget,
 }
 
 impl Plan {
@@ -261,10 +264,20 @@ impl Maker<'_> {
         let range = Va(alias.virt)..=Va(alias.last());
         let mut next = alias.virt;
         let ground = self.ground;
-        for run in Runs::new(&ground.memory, ground.root, range, ground.checks, 1 << 26).map_while(Result::ok) {
-            self.faulting(index, next, run.va.0);
-            self.run(index, &run);
-            next = run.va.0.wrapping_add(run.bytes);
+        let mut runs = Runs::new(&ground.memory, ground.root, range, ground.checks, ground.budget.entries());
+        loop {
+            match ground.budget.next_run(&mut runs) {
+                Ok(Some(run)) => {
+                    self.faulting(index, next, run.va.0);
+                    self.run(index, &run);
+                    next = run.va.0.wrapping_add(run.bytes);
+                }
+                Ok(None) => break,
+                Err(cut) => {
+                    let pages = alias.last().wrapping_add(1).wrapping_sub(next) / PAGE_BYTES;
+                    return self.skip(SkipKind::NotDone, "pages of large tables", cut.as_text(), pages);
+                }
+            }
         }
         self.faulting(index, next, alias.last().wrapping_add(1));
         self.ends(alias.virt, alias.last());
@@ -605,6 +618,7 @@ mod tests {
             checks: &checks,
             memory_behind: &[],
             kernel: &[],
+            budget: &Budget::new(None),
             seed,
             sweep_owed: MAX_SWEPT,
             sweep_others: 0,

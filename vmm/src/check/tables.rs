@@ -2,14 +2,14 @@
 
 use std::ops::RangeInclusive;
 
+use super::budget::{Budget, Cut};
 use super::expectation::{Alias, Expectation};
 use super::marks::{Mark, Marks, Statement};
-use super::{Rule, Witness};
+use super::strays::{Ground, Strays};
+use super::survey::Survey;
+use super::{Rule, Skipped, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Defect, ErrorCode, Fault, Level, Pa, Paging, Run, Runs, TableMemory, Va, walk};
-
-/// Entries read before the tables are given up as endless. A 64 GiB window of 4 KiB leaves has 2^24.
-const MAX_ENTRIES: u64 = 1 << 26;
 
 /// Leaves of each size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct TableCheck<'a> {
     pub told: &'a Paging,
     /// What must be.
     pub expectation: &'a Expectation,
+    /// What all walks of the run may cost.
+    pub budget: &'a Budget,
 }
 
 /// What the walk found.
@@ -48,6 +50,10 @@ pub struct TableVerdict {
     pub runs: Vec<Run>,
     /// Whether the guest can live on these tables: all that is the kernel's is as it was.
     pub kernel_intact: bool,
+    /// What is worth saying of the tables, and not wrong.
+    pub notes: Vec<String>,
+    /// What was not looked at, for want of time.
+    pub not_done: Option<Skipped>,
 }
 
 impl TableCheck<'_> {
@@ -57,30 +63,63 @@ impl TableCheck<'_> {
         for alias in &self.expectation.aliases {
             verdict.leaves.push(self.check_alias(alias, &mut verdict.runs, marks));
         }
-        for arena in &self.expectation.arenas {
-            self.find_strays(arena, marks);
-        }
+        let surveyed = Survey::of(self, marks, &mut verdict.notes);
+        // A cut is in the budget's books too.
+        let _ = surveyed.and_then(|survey| self.find_strays(&survey, marks));
+        verdict.not_done = self.cut_short(marks);
         verdict
     }
 
     /// All that translates on the tables, the kernel's own too, as far as it can be listed.
-    pub fn everything(&self) -> impl Iterator<Item = Run> {
-        self.runs_of(self.root, 0..=u64::MAX).map_while(Result::ok)
+    pub fn everything(&self) -> impl Iterator<Item = Result<Run, Cut>> {
+        let mut runs = self.runs_of(self.root, &(0..=u64::MAX));
+        std::iter::from_fn(move || self.budget.next_run(&mut runs).transpose())
     }
 
     /// Every page of the alias must be there, alone, with the right frame, rights and cache index.
     fn check_alias(&self, alias: &Alias, runs: &mut Vec<Run>, marks: &mut Marks) -> LeafCounts {
         let mut counts = LeafCounts::default();
-        let mut next = alias.virt;
-        for run in self.runs(alias.virt..=alias.last(), marks) {
-            self.gap(alias, next, run.va.0, marks);
-            count(&mut counts, &run);
-            self.check_run(alias, &run, marks);
-            next = run.va.0.wrapping_add(run.bytes);
-            runs.push(run);
+        let (mut next, end) = (alias.virt, alias.last().wrapping_add(1));
+        let mut found = self.runs_of(self.root, &(alias.virt..=alias.last()));
+        loop {
+            match self.budget.next_run(&mut found) {
+                Ok(Some(run)) if self.budget.keep_run().is_ok() => {
+                    self.gap(alias, next, run.va.0, marks);
+                    count(&mut counts, &run);
+                    self.check_run(alias, &run, marks);
+                    next = run.va.0.wrapping_add(run.bytes);
+                    runs.push(run);
+                }
+                Ok(None) => {
+                    self.gap(alias, next, end, marks);
+                    return counts;
+                }
+                Ok(Some(_)) | Err(_) => {
+                    self.unseen(alias, next, end, marks);
+                    return counts;
+                }
+            }
         }
-        self.gap(alias, next, alias.last().wrapping_add(1), marks);
-        counts
+    }
+
+    /// Nobody looked at what is mapped from `next` to `end`. That the time was over is not the tables' fault.
+    fn unseen(&self, alias: &Alias, next: u64, end: u64, marks: &mut Marks) {
+        if self.budget.cut() != Some(Cut::Time) {
+            let pages = end.wrapping_sub(next) / PAGE_BYTES;
+            marks.push(Mark { virt: Some(next), pages, ..alias.mark(Rule::TableLimit, Witness::Walk) });
+        }
+    }
+
+    /// What is to be said of walks that were cut short, other than of aliases.
+    fn cut_short(&self, marks: &mut Marks) -> Option<Skipped> {
+        match self.budget.cut()? {
+            Cut::Time => Some(Skipped::not_done("the walk over the tables", Cut::Time.as_text())),
+            cut => {
+                let observed = Statement::Text(cut.as_text());
+                marks.push(Mark { observed, ..Mark::new(Rule::TableLimit, Witness::Walk) });
+                None
+            }
+        }
     }
 
     /// Nothing is mapped from `next` to `until`.
@@ -138,25 +177,29 @@ impl TableCheck<'_> {
         right(Rule::UserAccessible, "supervisor only", "open to ring 3", true, !run.rights.user);
     }
 
-    /// The kernel's ranges must translate as they do on its own tables.
+    /// The kernel's ranges must translate as they do on its own tables. What the budget does not allow to be seen is not
+    /// intact.
     fn kernel_is_intact(&self, marks: &mut Marks) -> bool {
-        let mut intact = true;
-        for range in self.kernel {
-            let mut mine = self.runs_of(self.root, range.clone());
-            let mut own = self.runs_of(self.kernel_root, range.clone());
-            loop {
-                match (own.next(), mine.next()) {
-                    (None, None) => break,
-                    (Some(Ok(a)), Some(Ok(b))) if alike(&a, &b) => {}
-                    (a, b) => {
-                        self.kernel_changed(a.and_then(Result::ok), b.and_then(Result::ok), range, marks);
-                        intact = false;
-                        break;
-                    }
+        // All are looked at, whatever is wrong with one.
+        self.kernel.iter().filter(|range| !self.range_is_intact(range, marks)).count() == 0
+    }
+
+    fn range_is_intact(&self, range: &RangeInclusive<u64>, marks: &mut Marks) -> bool {
+        let mut mine = self.runs_of(self.root, range);
+        let mut own = self.runs_of(self.kernel_root, range);
+        loop {
+            let (Ok(own), Ok(mine)) = (self.budget.next_run(&mut own), self.budget.next_run(&mut mine)) else {
+                return false;
+            };
+            match (own, mine) {
+                (None, None) => return true,
+                (Some(a), Some(b)) if alike(&a, &b) => {}
+                (own, mine) => {
+                    self.kernel_changed(own, mine, range, marks);
+                    return false;
                 }
             }
         }
-        intact
     }
 
     fn kernel_changed(&self, own: Option<Run>, mine: Option<Run>, range: &RangeInclusive<u64>, marks: &mut Marks) {
@@ -176,41 +219,38 @@ impl TableCheck<'_> {
         });
     }
 
-    /// What translates in an arena, and is neither an alias's nor the kernel's. What lies between those is walked, and
-    /// no more: the aliases' own entries, of which there may be millions, have been.
-    fn find_strays(&self, arena: &RangeInclusive<u64>, marks: &mut Marks) {
-        let last = *arena.end();
-        let mut next = Some(*arena.start());
-        while let Some(virt) = next.filter(|virt| *virt <= last) {
-            next = match self.owner_from(virt) {
-                Some((first, end)) if first <= virt => end.checked_add(1),
-                owner => {
-                    let end = owner.map_or(last, |(first, _)| last.min(first - 1));
-                    let (region, end) = self.expectation.gone_from(virt, end);
-                    self.find_strays_in(virt..=end, region, marks);
-                    end.checked_add(1)
-                }
-            };
+    /// What translates, and is neither an alias's nor the kernel's. What lies between those is walked, and no more: the
+    /// aliases' own entries, of which there may be millions, have been.
+    fn find_strays(&self, survey: &Survey, marks: &mut Marks) -> Result<(), Cut> {
+        let mut strays = Strays::new(self, survey, marks);
+        let half = self.told.top_level().span_bytes() * 256;
+        for half in [0..=half - 1, half.wrapping_neg()..=u64::MAX] {
+            let mut next = Some(*half.start());
+            while let Some(virt) = next.filter(|virt| *virt <= *half.end()) {
+                let end = match self.owner_from(virt) {
+                    Some((first, end)) if first <= virt => end,
+                    owner => {
+                        let end = owner.map_or(*half.end(), |(first, _)| first - 1).min(*half.end());
+                        let (ground, end) = self.ground_from(virt, end);
+                        strays.find(virt..=end, ground)?;
+                        end
+                    }
+                };
+                next = end.checked_add(1);
+            }
         }
+        Ok(())
     }
 
-    /// All that translates here is a stray: of the region that was here before, if one was.
-    fn find_strays_in(&self, range: RangeInclusive<u64>, region: Option<usize>, marks: &mut Marks) {
-        for run in self.runs(range, marks) {
-            let (rule, observed) = match run.defect {
-                None => (Rule::StrayMapping, Statement::Frame(run.pa.0)),
-                Some(Defect::Reserved { .. }) => (Rule::ReservedBit, Statement::Text("a reserved bit")),
-                Some(Defect::Stranded { table }) => (Rule::TableUnreachable, Statement::Frame(table.0)),
-            };
-            marks.push(Mark {
-                region,
-                virt: Some(run.va.0),
-                pages: run.bytes / PAGE_BYTES,
-                expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-                observed,
-                ..Mark::new(rule, Witness::Walk)
-            });
+    /// What an address that is nobody's lies in, and how far that holds, to `last` at most.
+    fn ground_from(&self, virt: u64, last: u64) -> (Ground, u64) {
+        let arenas = &self.expectation.arenas;
+        if let Some(arena) = arenas.iter().find(|arena| arena.contains(&virt)) {
+            let (region, end) = self.expectation.gone_from(virt, last.min(*arena.end()));
+            return (Ground::Arena { region }, end);
         }
+        let next = arenas.iter().map(|arena| *arena.start()).filter(|start| *start > virt).min();
+        (Ground::Elsewhere, next.map_or(last, |start| last.min(start - 1)))
     }
 
     /// The range, first to last byte, that covers `virt` or is the next one above.
@@ -221,24 +261,8 @@ impl TableCheck<'_> {
         kernel.filter(|(_, last)| *last >= virt).chain(alias).min()
     }
 
-    /// The runs of a range; that they were cut short is a finding.
-    fn runs(&self, range: RangeInclusive<u64>, marks: &mut Marks) -> Vec<Run> {
-        let mut runs = Vec::new();
-        for run in self.runs_of(self.root, range) {
-            match run {
-                Ok(run) => runs.push(run),
-                Err(limit) => marks.push(Mark { virt: Some(limit.at.0), ..Mark::new(Rule::TableLimit, Witness::Walk) }),
-            }
-        }
-        runs
-    }
-
-    fn runs_of(
-        &self,
-        root: Pa,
-        range: RangeInclusive<u64>,
-    ) -> impl Iterator<Item = Result<Run, crate::mmu::LimitReached>> {
-        Runs::new(&self.memory, root, Va(*range.start())..=Va(*range.end()), self.told, MAX_ENTRIES)
+    fn runs_of(&self, root: Pa, range: &RangeInclusive<u64>) -> Runs<'_, &dyn TableMemory> {
+        Runs::new(&self.memory, root, Va(*range.start())..=Va(*range.end()), self.told, self.budget.entries())
     }
 }
 
@@ -255,3 +279,6 @@ fn count(counts: &mut LeafCounts, run: &Run) {
         _ => counts.of_1g += leaves,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,11 @@ use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdic
 /// where it is mapped 1:1 too. That is 320 MiB; and a walk of as many tables takes a second.
 const MAX_POOL_PAGES: u64 = 81_920;
 
+const _: () = {
+    let entries = MAX_POOL_PAGES * PAGE_BYTES / 8;
+    assert!(check::MAX_ENTRIES > 6 * entries, "right tables fit the budget: three walks in each of two phases");
+};
+
 /// What CPUID says, and what of it is switched on: everything that protects, five levels and keys only if asked for.
 pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
     let on = |seen: bool, asked: Option<bool>| seen && asked != Some(false);
@@ -94,6 +99,16 @@ pub fn tamper(job: &Job<'_>, moment: Moment, memory: &OwnMemory, root: u64, told
         }
     }
     changed
+}
+
+/// What a walk says besides its findings; what it says of both phases, once.
+pub fn report_on_walk(verdict: &TableVerdict, report: &mut Report) {
+    for note in &verdict.notes {
+        if !report.notes.contains(note) {
+            report.notes.push(note.clone());
+        }
+    }
+    report.skipped.extend(verdict.not_done.clone());
 }
 
 /// Something that a run had no time for.

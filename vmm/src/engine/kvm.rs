@@ -29,7 +29,7 @@ use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
-    self, Behind, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
+    self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
     ProbeCounts, Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
@@ -184,6 +184,7 @@ impl Kvm {
             miscalled: Vec::new(),
             denials: Vec::new(),
             missed_calls: Vec::new(),
+            budget: Budget::new(start.checked_add(job.limit)),
         };
         run.carry_out();
         let mut report = run.report;
@@ -301,6 +302,8 @@ struct Run<'a, 'm> {
     denials: Vec<course::Denied>,
     /// Calls that were to be made, and were not.
     missed_calls: Vec<Skipped>,
+    /// Of all walks over whole tables.
+    budget: Budget,
 }
 
 impl Run<'_, '_> {
@@ -409,8 +412,10 @@ impl Run<'_, '_> {
             kernel: &self.kernel,
             told: &told,
             expectation,
+            budget: &self.budget,
         };
         let verdict = check.run(&mut self.marks);
+        course::report_on_walk(&verdict, &mut self.report);
         self.report.timing.check += checking.elapsed();
         verdict
     }
@@ -449,6 +454,7 @@ impl Run<'_, '_> {
                 seed: self.job.seed,
                 sweep_owed,
                 sweep_others,
+                budget: &self.budget,
             };
             Plan::new(expectation, &ground)
         };

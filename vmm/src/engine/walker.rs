@@ -9,7 +9,7 @@ use super::course;
 use super::native::Native;
 use super::snapshot::{Snapshot, first_word_beyond};
 use super::{EngineError, Job, Moment, Progress};
-use crate::check::{self, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
+use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
@@ -49,7 +49,8 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
 
     let kernel = course::ranges(&loaded.keep);
     let deadline = start.checked_add(job.limit);
-    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look, deadline };
+    let budget = Budget::new(deadline);
+    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look, deadline, budget };
     let judged = run.carry_out();
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
@@ -71,6 +72,8 @@ struct Run<'a> {
     /// Shown the tables of each phase.
     look: &'a mut dyn FnMut(Phase, &TableCheck<'_>),
     deadline: Option<Instant>,
+    /// Of all walks over whole tables.
+    budget: Budget,
 }
 
 impl Run<'_> {
@@ -166,8 +169,10 @@ impl Run<'_> {
             kernel: &self.kernel,
             told: &self.paging,
             expectation,
+            budget: &self.budget,
         };
         let verdict = tables.run(&mut self.marks);
+        course::report_on_walk(&verdict, &mut self.report);
         (self.look)(phase, &tables);
         self.conclude(phase, Some(root));
         self.report.timing.check += checking.elapsed();

@@ -150,7 +150,7 @@ impl fmt::Display for Level {
 
 /// What one entry says, before any question of rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(crate) enum Judgement {
     /// P = 0: nothing here.
     NotPresent,
     /// These reserved bits are set.
@@ -172,10 +172,10 @@ impl Judgement {
     }
 }
 
-/// Judges one entry. Walks and runs both rest on this function and no other. Inlined, since of a PTE, which is what most
+/// Judges one entry. Walks, runs and surveys all rest on this function and no other. Inlined, since of a PTE, which is what most
 /// entries are, little is left to ask.
 #[inline(always)]
-pub(super) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
+pub(crate) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
     let present = entry & bits::P != 0;
     if !present && paging.rules.has(Rule::NotPresentFirst) {
         return Judgement::NotPresent;
@@ -199,14 +199,14 @@ pub(super) fn next(level: Level, entry: u64, paging: &Paging) -> Judgement {
 /// The table that CR3 or an entry refers to. Bits from MAXPHYADDR up are flags in CR3 and reserved
 /// in entries; only where that rule is broken do they name memory.
 #[inline]
-pub(super) fn table_address(reference: u64, paging: &Paging) -> Pa {
+pub(crate) fn table_address(reference: u64, paging: &Paging) -> Pa {
     let beyond = if paging.rules.has(Rule::ReservedPhys) { paging.above_maxphyaddr() } else { 0 };
     Pa(reference & bits::ADDRESS & !beyond)
 }
 
 /// The page a leaf maps. Bits below its size are PAT or reserved, never address.
 #[inline]
-pub(super) const fn frame(level: Level, entry: u64) -> Pa {
+pub(crate) const fn frame(level: Level, entry: u64) -> Pa {
     Pa(entry & bits::ADDRESS & !(level.span_bytes() - 1))
 }
 

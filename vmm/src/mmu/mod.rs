@@ -49,6 +49,7 @@ mod tests;
 pub use accessed_dirty::EntryAfter;
 pub use address::{Pa, Va};
 pub use crossing::{BytesAccess, Raised, access_bytes};
+pub(crate) use entry::{Judgement, frame, judge, table_address};
 pub use entry::{Level, bits, reserved_reasons};
 pub use fault::{ErrorCode, Fault};
 pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};

@@ -112,6 +112,11 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
         runs
     }
 
+    /// Entries read so far.
+    pub fn entries_read(&self) -> u64 {
+        self.limit - self.budget
+    }
+
     /// The next entry that is not absent, as a run of its own; a PTE, with those of its table that continue it.
     fn next_entry(&mut self) -> Option<Run> {
         while let Some(va) = self.cursor {

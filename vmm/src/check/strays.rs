@@ -1,0 +1,153 @@
+//! What translates at addresses that are nobody's.
+//!
+//! In an arena nothing may. Elsewhere only one thing is looked for: that the page tables themselves are mapped. A table
+//! that several entries refer to is read once; each further entry is one stretch, and not unfolded.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use super::budget::Cut;
+use super::marks::{Mark, Marks, Statement};
+use super::survey::Survey;
+use super::tables::TableCheck;
+use super::{Rule, Witness};
+use crate::memory_map::PAGE_BYTES;
+use crate::mmu::{ErrorCode, Fault, Judgement, Level, Pa, Va, frame, judge, table_address};
+
+/// Looks at one range after another.
+pub struct Strays<'a> {
+    check: &'a TableCheck<'a>,
+    survey: &'a Survey,
+    marks: &'a mut Marks,
+    /// What is below the tables that were read whole.
+    read: HashMap<Pa, Below>,
+}
+
+/// A stretch of addresses that belong to no alias and not to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub enum Ground {
+    /// In an arena; of the region that was here before, if one was.
+    Arena {
+        /// Its index.
+        region: Option<usize>,
+    },
+    /// In none.
+    Elsewhere,
+}
+
+/// What is found below an entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Below {
+    /// Something is mapped, or would be but for a defect.
+    is_anything: bool,
+    /// A leaf maps a table.
+    is_table: bool,
+}
+
+impl<'a> Strays<'a> {
+    /// Nothing looked at yet.
+    pub fn new(check: &'a TableCheck<'a>, survey: &'a Survey, marks: &'a mut Marks) -> Self {
+        Self { check, survey, marks, read: HashMap::new() }
+    }
+
+    /// Marks what is wrong in a range, all in one half of the addresses.
+    pub fn find(&mut self, range: RangeInclusive<u64>, ground: Ground) -> Result<(), Cut> {
+        let root = table_address(self.check.root.0, self.check.told);
+        self.table(root, self.check.told.top_level(), range, ground).map(|_| ())
+    }
+
+    /// The entries of a table for a range.
+    fn table(&mut self, at: Pa, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+        let (first, last) = (*range.start(), *range.end());
+        let mut all = Below::default();
+        let mut next = Some(first);
+        while let Some(virt) = next.filter(|virt| *virt <= last) {
+            self.check.budget.read_entry()?;
+            let Some(entry) = self.check.memory.entry(level.entry_addr(at, Va(virt))) else {
+                self.stray(Rule::TableUnreachable, virt..=last, Statement::Frame(at.0), ground);
+                return Ok(Below { is_anything: true, ..all });
+            };
+            let end = (virt | (level.span_bytes() - 1)).min(last);
+            let below = self.entry(entry, level, virt..=end, ground)?;
+            all.is_anything |= below.is_anything;
+            all.is_table |= below.is_table;
+            next = end.checked_add(1);
+        }
+        Ok(all)
+    }
+
+    fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+        match judge(level, entry, self.check.told) {
+            Judgement::NotPresent => Ok(Below::default()),
+            Judgement::Reserved(_) => {
+                self.stray(Rule::ReservedBit, range, Statement::Text("a reserved bit"), ground);
+                Ok(Below { is_anything: true, is_table: false })
+            }
+            Judgement::Leaf => Ok(self.leaf(entry, level, range, ground)),
+            Judgement::Table { at, level: below } => self.reference(at, below, range, ground),
+        }
+    }
+
+    /// A leaf, as much of it as lies in the range.
+    fn leaf(&mut self, entry: u64, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Below {
+        let (first, last) = (*range.start(), *range.end());
+        let pa = frame(level, entry).0 | first & (level.span_bytes() - 1);
+        let table = self.survey.table_in(pa..=pa.saturating_add(last - first));
+        match (ground, table) {
+            (Ground::Arena { .. }, _) => self.stray(Rule::StrayMapping, range, Statement::Frame(pa), ground),
+            (Ground::Elsewhere, Some(table)) => self.table_mapped(range, Statement::Frame(table.0)),
+            (Ground::Elsewhere, None) => {}
+        }
+        Below { is_anything: true, is_table: table.is_some() }
+    }
+
+    /// An entry that refers to a table. One that serves at a higher level too has its finding, and is not followed.
+    fn reference(&mut self, at: Pa, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+        if self.survey.level_of(at) != Some(level) {
+            return Ok(Below::default());
+        }
+        let is_whole = range.end() - range.start() == level.span_bytes() * 512 - 1;
+        if let Some(below) = self.read.get(&at).copied().filter(|_| is_whole) {
+            match ground {
+                Ground::Arena { .. } if below.is_anything => {
+                    self.stray(
+                        Rule::StrayMapping,
+                        range,
+                        Statement::Text("tables that are in use elsewhere too"),
+                        ground,
+                    );
+                }
+                Ground::Elsewhere if below.is_table => {
+                    self.table_mapped(range, Statement::Text("leaves below it that map tables"));
+                }
+                _ => {}
+            }
+            return Ok(below);
+        }
+        let below = self.table(at, level, range, ground)?;
+        if is_whole {
+            self.read.insert(at, below);
+        }
+        Ok(below)
+    }
+
+    /// Marks what translates, or has a defect, in an arena.
+    fn stray(&mut self, rule: Rule, range: RangeInclusive<u64>, observed: Statement, ground: Ground) {
+        let Ground::Arena { region } = ground else { return };
+        self.marks.push(Mark {
+            region,
+            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
+            observed,
+            ..over(rule, &range)
+        });
+    }
+
+    fn table_mapped(&mut self, range: RangeInclusive<u64>, observed: Statement) {
+        self.marks.push(Mark { observed, ..over(Rule::SelfMapping, &range) });
+    }
+}
+
+fn over(rule: Rule, range: &RangeInclusive<u64>) -> Mark {
+    let pages = (range.end() - range.start()) / PAGE_BYTES + 1;
+    Mark { virt: Some(*range.start()), pages, ..Mark::new(rule, Witness::Walk) }
+}

@@ -1,0 +1,176 @@
+//! A survey of all tables that a root leads to: each is read once, however many entries refer to it.
+//!
+//! What is judged here belongs to an entry, not to an address: flags ([`flags`](super::flags)), and entries that refer
+//! back to tables above them.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use super::budget::{Budget, Cut};
+use super::flags::{self, FlagRule, Verdict};
+use super::marks::{Mark, Marks, Statement};
+use super::tables::TableCheck;
+use super::{Rule, Witness};
+use crate::memory_map::PAGE_BYTES;
+use crate::mmu::{Judgement, Level, Pa, Va, bits, judge, table_address};
+
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+
+/// The tables found, by physical address, each with the level of its entries.
+#[derive(Debug, Default)]
+pub struct Survey {
+    tables: BTreeMap<u64, Level>,
+}
+
+impl Survey {
+    /// Of all tables under a check's root. Flags that are wrong and entries that refer back go into `marks`, flags that are
+    /// of no use into `notes`.
+    pub fn of(check: &TableCheck<'_>, marks: &mut Marks, notes: &mut Vec<String>) -> Result<Self, Cut> {
+        let top = check.told.top_level();
+        let root = table_address(check.root.0, check.told);
+        let tables = BTreeMap::from([(root.0, top)]);
+        let mut surveyor = Surveyor { check, budget: check.budget, marks, tables, next: Vec::new(), useless: None };
+        let mut level = Some(top);
+        let mut tables_of_level = vec![Seen { at: root, virt: 0, is_user: true }];
+        while let Some(current) = level {
+            for table in &tables_of_level {
+                surveyor.read(table, current)?;
+            }
+            tables_of_level = std::mem::take(&mut surveyor.next);
+            level = current.below();
+        }
+        notes.extend(surveyor.useless.map(|useless| useless.to_string()));
+        Ok(Self { tables: surveyor.tables })
+    }
+
+    /// The level of the entries of the table at `at`, if one is there.
+    pub fn level_of(&self, at: Pa) -> Option<Level> {
+        self.tables.get(&at.0).copied()
+    }
+
+    /// The first table among some physical pages.
+    pub fn table_in(&self, pages: RangeInclusive<u64>) -> Option<Pa> {
+        self.tables.range(pages).next().map(|(at, _)| Pa(*at))
+    }
+}
+
+/// A table, where it was first come by.
+struct Seen {
+    at: Pa,
+    /// The first address that its entries translate.
+    virt: u64,
+    /// U/S is set in every entry on the way.
+    is_user: bool,
+}
+
+/// Goes down level by level, so that a table's level is the highest at which an entry refers to it.
+struct Surveyor<'a> {
+    check: &'a TableCheck<'a>,
+    budget: &'a Budget,
+    marks: &'a mut Marks,
+    tables: BTreeMap<u64, Level>,
+    /// Tables of the next level.
+    next: Vec<Seen>,
+    useless: Option<Useless>,
+}
+
+impl Surveyor<'_> {
+    fn read(&mut self, table: &Seen, level: Level) -> Result<(), Cut> {
+        for index in 0..ENTRIES {
+            self.budget.read_entry()?;
+            let Some(entry) = self.check.memory.entry(Pa(table.at.0 | index << 3)) else { break };
+            let virt = self.address(table.virt, level, index);
+            match judge(level, entry, self.check.told) {
+                Judgement::NotPresent | Judgement::Reserved(_) => {}
+                Judgement::Leaf => self.judge_flags(entry, virt, level, true, table.is_user),
+                Judgement::Table { at, level: below } => {
+                    self.judge_flags(entry, virt, level, false, table.is_user);
+                    self.refer(at, below, virt, level, table.is_user && entry & bits::U != 0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first address that an entry translates.
+    fn address(&self, table_virt: u64, level: Level, index: u64) -> u64 {
+        let virt = table_virt | index.wrapping_mul(level.span_bytes());
+        // The upper half of the top table is the upper half of the addresses.
+        if level == self.check.told.top_level() && index >= ENTRIES / 2 {
+            return virt | level.span_bytes().wrapping_mul(ENTRIES).wrapping_neg();
+        }
+        virt
+    }
+
+    /// An entry at `virt` refers to the table at `at`, with entries of level `below`.
+    fn refer(&mut self, at: Pa, below: Level, virt: u64, level: Level, is_user: bool) {
+        match self.tables.get(&at.0) {
+            None => {
+                self.tables.insert(at.0, below);
+                self.next.push(Seen { at, virt, is_user });
+            }
+            Some(known) if *known == below => {}
+            Some(known) => {
+                let observed = match (at == table_address(self.check.root.0, self.check.told), known) {
+                    (true, _) => Statement::Text("an entry that refers to the root"),
+                    _ => Statement::Text("an entry that refers to a table of a higher level"),
+                };
+                self.mark(Rule::SelfMapping, virt, level, observed);
+            }
+        }
+    }
+
+    #[inline]
+    fn judge_flags(&mut self, entry: u64, virt: u64, level: Level, is_leaf: bool, is_user: bool) {
+        const LEAF: u64 = flags::suspicious(true);
+        const TABLE: u64 = flags::suspicious(false);
+        if entry & if is_leaf { LEAF } else { TABLE } == 0 {
+            return;
+        }
+        // The kernel's own pages are not the mapper's.
+        if is_leaf && self.check.kernel.iter().any(|range| range.contains(&virt)) {
+            return;
+        }
+        for rule in flags::broken_by(entry, is_leaf, !is_user) {
+            match rule.verdict {
+                Verdict::Error(found) => self.mark(found, virt, level, Statement::Text(rule.reason)),
+                Verdict::Note => self.useless(rule, virt),
+                Verdict::Allowed => {}
+            }
+        }
+    }
+
+    fn mark(&mut self, rule: Rule, virt: u64, level: Level, observed: Statement) {
+        let expectation = self.check.expectation;
+        let alias = expectation.alias_at(virt).map(|index| expectation.aliases[index]);
+        let pages = level.span_bytes() / PAGE_BYTES;
+        self.marks.push(Mark {
+            // What a table's entry governs may be many regions'.
+            region: alias.filter(|alias| level == Level::Pte || alias.pages >= pages).and_then(|alias| alias.region),
+            virt: Some(virt),
+            pages,
+            observed,
+            ..Mark::new(rule, Witness::Walk)
+        });
+    }
+
+    fn useless(&mut self, rule: &'static FlagRule, virt: u64) {
+        self.useless.get_or_insert(Useless { rule, first: virt, count: 0 }).count += 1;
+    }
+}
+
+/// Leaves with a flag that is of no use. Only one flag is such.
+struct Useless {
+    rule: &'static FlagRule,
+    first: u64,
+    count: u64,
+}
+
+impl std::fmt::Display for Useless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rule, first, count } = self;
+        let leaves = if *count == 1 { "leaf has" } else { "leaves have" };
+        write!(f, "{count} {leaves} {} set, the first for VA {:#x}: {}", rule.name, Va(*first).0, rule.reason)
+    }
+}
