@@ -17,7 +17,7 @@ use efibed_tests::random::{Random, from_environment};
 const MAPS: u64 = 2000;
 const DEFAULT_SEED: u64 = 2013;
 /// What a run may take past its limit: this engine looks at the clock between phases, and each fills and walks 320 MiB of
-/// tables at the most. A build without optimizations on a busy machine was seen to take 20 s.
+/// tables. A build without optimizations on a busy machine was seen to take 20 s.
 const GRACE: Duration = Duration::from_secs(60);
 
 #[test]

@@ -170,7 +170,7 @@ fn tables_that_change_while_they_are_probed() {
     }
 }
 
-/// Of a layout whose phase `finish` has nothing to do, tables that change there are walked again all the same.
+/// Of a layout whose phase `finish` has nothing to do, tables that change there are walked again.
 fn finish_is_judged_by_what_it_did() {
     for layout in [Layout::Window, Layout::PackedDown] {
         for (attack, rule) in [(Attack::UnmapInFinish, Rule::NotPresent), (Attack::OpenInFinish, Rule::ExecutableData)]

@@ -447,7 +447,7 @@ fn kill_with(signal: &str, process: u32) {
     let _ = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// A signal that whoever started the command has it ignore stays ignored (`nohup`).
+/// A signal that is ignored by the one who starts the command stays ignored (`nohup`).
 #[test]
 fn an_ignored_signal_stays_ignored() {
     let folder = Folder::new();

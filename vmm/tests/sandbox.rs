@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Trial};
 
 use said::{Said, efibed, repository};
 
+const UNABLE: i32 = 3;
 const INTERNAL: i32 = 4;
 
 fn main() {
@@ -231,7 +232,7 @@ fn a_run_in_little_memory_is_told() {
     let limited = format!("ulimit -v 40000; exec {program} check {map} --quiet");
     let output = Command::new("sh").args(["-c", &limited]).output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(INTERNAL), "{err}");
+    assert_eq!(output.status.code(), Some(UNABLE), "{err}");
     assert!(output.stdout.is_empty() && err.contains("Cannot allocate memory"), "{err}");
 }
 

@@ -38,7 +38,7 @@ pub enum Ground {
 /// What is found below an entry.
 #[derive(Clone, Copy, Debug, Default)]
 struct Below {
-    /// Something is mapped, or would be but for a defect.
+    /// Something is mapped, or would be were it not for a defect.
     is_anything: bool,
     /// A leaf maps a table.
     is_table: bool,

@@ -26,7 +26,7 @@ pub struct Change {
 }
 
 impl Snapshot {
-    /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map but VirtualStart, and the
+    /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and the
     /// Memory Attributes Table.
     pub fn untouchable(loaded: &Loaded) -> Self {
         let placement = &loaded.placement;
@@ -46,8 +46,8 @@ impl Snapshot {
         Self::take(&loaded.memory, [(loaded.placement.virtual_map(), Free::Nothing)])
     }
 
-    /// What is the kernel's alone while mapping code runs: its stacks but for the one in use, and its mailbox but for what
-    /// carries out the batch.
+    /// What is the kernel's alone while mapping code runs: its stacks except for the one in use, and its mailbox except for
+    /// what carries out the batch.
     pub fn kernels_own(loaded: &Loaded) -> Self {
         let header = loaded.image.header();
         let mailbox = |offset: usize, bytes: usize| {
@@ -180,7 +180,7 @@ fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
     range.clone().step_by(CHUNK).map(move |at| at..end.min(at + PAGE_BYTES))
 }
 
-/// Of a page, but for what may change. Only tables are so large, and what is free in them is so in every word.
+/// Of a page, without what may change. Only tables are so large, and what is free in them is so in every word.
 fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
     let mut bytes = [0; CHUNK];
     let bytes = &mut bytes[..(page.end - page.start) as usize];
@@ -197,7 +197,7 @@ fn word(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_le_bytes)
 }
 
-/// What may change in a stretch all the same.
+/// What may change in a stretch that must otherwise stay.
 #[derive(Clone, Copy, Debug)]
 enum Free {
     Nothing,

@@ -24,7 +24,7 @@ pub struct State {
 /// IA32_PAT (SDM vol. 3A, 11.12.2).
 const PAT: u32 = 0x277;
 
-/// RFLAGS but for what instructions leave there on their way: the status flags and RF (SDM vol. 1, 3.4.3).
+/// RFLAGS without what instructions leave there on their way: the status flags and RF (SDM vol. 1, 3.4.3).
 const RFLAGS_KEPT: u64 = !(1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 16);
 
 /// Bit 1 of RFLAGS is always 1; interrupts are off, and strings go upwards.

@@ -123,8 +123,8 @@ impl Machine {
     }
 }
 
-/// The page of the local APIC at reset (SDM vol. 3A, 10.4.1). A machine has none, but KVM's instruction emulator takes an
-/// access there for one of a device all the same: memory behind that page is not what a guest reads.
+/// The page of the local APIC at reset (SDM vol. 3A, 10.4.1). A machine has none, and yet KVM's instruction emulator takes
+/// an access there for one of a device: memory behind that page is not what a guest reads.
 pub const APIC_PAGE: Range<u64> = 0xfee0_0000..0xfee0_1000;
 
 /// Where KVM keeps pages of its own in the guest-physical address space.

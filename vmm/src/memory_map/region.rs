@@ -9,7 +9,7 @@ pub const fn page_of(address: u64) -> u64 {
 
 /// The address past so many pages from `first`, in more bits than an address has: no number of pages makes it wrap.
 pub fn end_of_pages(first: u64, pages: u64) -> u128 {
-    // 64 bits and 12: a sum of 77 bits at the most.
+    // 64 bits and 12: a sum of at most 77 bits.
     (u128::from(pages) << PAGE_BYTES.trailing_zeros()).saturating_add(first.into())
 }
 

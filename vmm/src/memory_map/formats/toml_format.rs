@@ -140,7 +140,7 @@ pub fn check_extent(name: &str, text: &str) -> Result<(), ParseError> {
         if tokens > MAX_TOKENS || tables > MAX_TABLES {
             return Err(ParseError::at(name, text, span, "more TOML than a map can have")
                 .label("the limit is reached here")
-                .help(format!("a map has {MAX_DESCRIPTORS} descriptors at the most; is this one?")));
+                .help(format!("a map has at most {MAX_DESCRIPTORS} descriptors; is this one?")));
         }
         before = [before[1], kind];
     }
