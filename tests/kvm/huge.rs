@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use efibed::check::{Rule, SkipKind};
+use efibed::memory_map::MemoryType;
 use efibed::report::{Report, RunVerdict, Verdict};
-use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Progress, Scenario};
+use efibed::{CpuidRequest, EngineName, Layout, LeafRule, MemoryMap, Progress, Scenario};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -14,12 +15,36 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("what_cannot_be_mapped_needs_no_guest", Need::Kvm, what_cannot_be_mapped_needs_no_guest),
         trial("too_many_tables_are_built_natively", Need::Kvm, too_many_tables_are_built_natively),
+        trial("many_descriptors_are_mapped_natively_and_sampled", Need::Kvm, many_descriptors),
         trial("phase_finish_is_run_natively_too", Need::Kvm, phase_finish_is_run_natively_too),
         trial("a_second_kernel_may_be_mapped_natively", Need::Kvm, a_second_kernel_may_be_mapped_natively),
         wide("more_tables_than_there_are_are_not_built", more_tables_than_there_are_are_not_built),
         wide("a_tebibyte_is_mapped_in_the_guest", a_tebibyte_is_mapped_in_the_guest),
         trial("a_run_past_its_limit_is_incomplete", Need::Kvm, a_run_past_its_limit_is_incomplete),
     ]
+}
+
+/// One descriptor more than is mapped in a guest. Every page is still written to; what is left out is said.
+fn many_descriptors() {
+    const MANY: u64 = 8193;
+    let region = |index: u64| {
+        let ty = if index == 0 { MemoryType::RUNTIME_SERVICES_CODE } else { MemoryType::RUNTIME_SERVICES_DATA };
+        runtime(ty, 0x1000_0000 + 0x2000 * index, 1)
+    };
+    let scenario = |count| {
+        let map = MemoryMap::from_descriptors("many", (0..count).map(region).collect());
+        Scenario::new(map).layout(Layout::Window)
+    };
+    let (report, _) = told(&scenario(MANY));
+    assert_eq!(rules(&report), []);
+    assert_eq!(not_done(&report), ["the mapping code in a guest"]);
+    assert_eq!(report.probes.pages_verified, MANY);
+    let sampled = report.skipped.iter().find(|skipped| skipped.what.contains("tried in every way")).unwrap();
+    assert_eq!((sampled.kind, sampled.count > MANY / 4), (SkipKind::Sample, true));
+    // The usual number is mapped in the guest, and nothing is left to a sample.
+    let (report, _) = told(&scenario(64));
+    report.assert_clean();
+    assert!(report.skipped.is_empty(), "{:?}", report.skipped);
 }
 
 /// A test whose regions lie past the physical addresses that some machines' guests have.
