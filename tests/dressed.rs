@@ -4,6 +4,7 @@
 
 use efibed::MemoryMap;
 use efibed::memory_map::{MemoryDescriptor, OddityKind, ReadError, ReadOptions, oddities};
+use efibed_tests::random::Random;
 
 /// Rows as their programs print them, and what they say: type, start, pages, attribute. By hand.
 struct Sample {
@@ -431,16 +432,4 @@ fn is_near(row: &(u32, u64, u64, u64), sample: &Sample) -> bool {
         let is_elsewhere = row.1 != said.1 && row.2 != said.2 && end(row) != end(said);
         u8::from(row.0 != said.0) + u8::from(row.3 != said.3) + u8::from(is_elsewhere) <= 1
     })
-}
-
-/// SplitMix64, as in the library.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % end.max(1) as u64) as usize
-    }
 }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use efibed::MemoryMap;
 use efibed::memory_map::{MemoryDescriptor, OddityKind, ReadOptions, oddities};
+use efibed_tests::random::Random;
 
 const RUNS: u64 = 500;
 const DEFAULT_SEED: u64 = 13;
@@ -162,22 +163,6 @@ const SHELL_ENTRIES: &[&str] = &[
     "RT_Code    000000007951D000-000000007951EFFF 0000000000000002 8000000000020000\n",
     "RT_Data    000000007952F000-0000000079530FFF 0000000000000002 8000000000004000\n",
 ];
-
-/// SplitMix64, as in `fuzz_formats`.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
 
 /// One edit: a character replaced, inserted or deleted, or the row cut short.
 fn mutated(row: &str, random: &mut Random) -> String {

@@ -3,14 +3,13 @@
 mod said;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use efibed::machine::Hypervisor;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
-use said::{Said, efibed, efibed_reading, repository};
+use said::{Directory, Said, efibed, efibed_reading, largest_child_bytes, repository};
 
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
@@ -440,16 +439,6 @@ fn a_full_window_of_4k_leaves_takes_little_memory() {
     assert!((128 * MIB..300 * MIB).contains(&peak), "{} MiB", peak / MIB);
 }
 
-/// Resident memory, at its peak, of the largest command that has ended so far.
-fn largest_child_bytes() -> u64 {
-    // SAFETY: all-zero is a valid rusage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure outlives the call.
-    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) }, 0);
-    // In KiB (getrusage(2)).
-    usage.ru_maxrss as u64 * 1024
-}
-
 fn standard_input_is_a_map() {
     let text = fs::read(ovmf_2013()).unwrap();
     let said = efibed_reading(["check", "-", "--layout", "window", "--engine", "walker", "--json", "-"], &text);
@@ -668,34 +657,6 @@ fn firmware_misbehaves_at_a_flag() {
     let said = efibed(["check", "--help"]).ends(CLEAN);
     for misbehaviour in efibed::Misbehaviour::ALL {
         assert!(said.out.contains(misbehaviour.name()), "{said}");
-    }
-}
-
-/// A directory that goes away with the test.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("efibed-cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().unwrap()
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.0).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

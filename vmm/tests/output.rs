@@ -5,47 +5,15 @@ mod said;
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use said::{Said, efibed, repository};
+use said::{Directory, Said, efibed, repository};
 
 const CLEAN: i32 = 0;
 const BAD_INPUT: i32 = 2;
 const INTERNAL: i32 = 4;
-
-/// A folder of its own for a test, removed at its end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("efibed-output-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.0.join(name).into_os_string().into_string().unwrap()
-    }
-
-    /// What is in it, sorted.
-    fn names(&self) -> Vec<String> {
-        let names = fs::read_dir(&self.0).unwrap();
-        let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn map() -> String {
     repository("maps/ovmf-2013.toml")
@@ -72,7 +40,7 @@ fn in_shell(line: &str) -> Output {
 
 #[test]
 fn streams_that_are_full_or_closed_end_no_run() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let json = folder.file("report.json");
     let good = format!("$EFIBED check $MAP --engine walker --layout window --json {json}");
     let cases = [
@@ -125,7 +93,7 @@ fn the_text_is_told_even_if_a_result_cannot_be_written_in_the_end() {
 
 #[test]
 fn a_bad_place_is_told_before_anything_is_done() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let (map, nowhere) = (map(), folder.file("no-such/file"));
     // A run, or the search for a KVM, would end with another status.
     let none = ["check", &map, "--cpu", "maxphyaddr=52,la57=on"];
@@ -148,8 +116,8 @@ fn a_bad_place_is_told_before_anything_is_done() {
 /// What there is before a run, and what must be there after it; or why the place is refused, or fails in the end.
 #[test]
 fn each_kind_of_place_is_written_as_it_should_be() {
-    type Before = fn(&Folder);
-    type After = fn(&Folder);
+    type Before = fn(&Directory);
+    type After = fn(&Directory);
     let cases: [(&str, Before, Result<After, &str>); 8] = [
         ("new", |_| (), Ok(|folder| assert_eq!(folder.names(), ["place"]))),
         (
@@ -200,7 +168,7 @@ fn each_kind_of_place_is_written_as_it_should_be() {
         ("a link to a device", |folder| symlink("/dev/full", folder.file("place")).unwrap(), Err("No space left")),
     ];
     for (name, before, after) in cases {
-        let folder = Folder::new();
+        let folder = Directory::new();
         before(&folder);
         let names = folder.names();
         let said = check_to(&folder.file("place"));
@@ -221,7 +189,7 @@ fn each_kind_of_place_is_written_as_it_should_be() {
 
 #[test]
 fn a_pipe_with_a_name_is_written_in_place() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let pipe = folder.file("pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let reader = std::thread::spawn({
@@ -237,7 +205,7 @@ fn a_pipe_with_a_name_is_written_in_place() {
 /// Permissions do not bind root, so root becomes another user first.
 #[test]
 fn in_a_folder_that_takes_no_file_an_old_one_is_written_in_place() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let (old, map) = (folder.file("old.json"), folder.file("map.toml"));
     fs::copy(repository("maps/ovmf-2013.toml"), &map).unwrap();
     let program = folder.file("efibed");
@@ -266,7 +234,7 @@ fn in_a_folder_that_takes_no_file_an_old_one_is_written_in_place() {
 
 #[test]
 fn an_output_that_is_an_input_is_refused_under_any_name() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let file = |name: &str| folder.file(name);
     fs::copy(map(), file("map")).unwrap();
     fs::hard_link(file("map"), file("hard")).unwrap();
@@ -303,7 +271,7 @@ const EVIL: &str = "\u{1b}]0;owned\u{7}\u{1b}[31m\u{9b}2J\u{202e}";
 
 #[test]
 fn nothing_in_the_input_drives_a_terminal() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let good = fs::read_to_string(map()).unwrap();
     let escaped = r"\u001b]0;owned\u0007\u001b[31m\u009b2J\u202e";
     let files = [
@@ -340,7 +308,7 @@ fn nothing_in_the_input_drives_a_terminal() {
 
 #[test]
 fn messages_are_clipped_and_results_are_not() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let (good, long) = (fs::read_to_string(map()).unwrap(), "k".repeat(8 << 20));
     for (name, text) in [
         ("key.toml", format!("{long} = 1\n{good}")),
@@ -364,7 +332,7 @@ fn messages_are_clipped_and_results_are_not() {
 
 #[test]
 fn an_error_in_a_file_has_its_line_and_column() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let cases: [(&str, &[u8], &str); 5] = [
         ("noise", b"a\n\nb\x80\xff", ":3:2: is not UTF-8 text"),
         ("utf16", b"\xff\xfea\0\n\0b\0\x00\xd8c\0", ":2:2: has half a UTF-16 character"),
@@ -391,7 +359,7 @@ fn an_error_in_a_file_has_its_line_and_column() {
 #[test]
 fn a_kill_leaves_a_whole_file() {
     let kills: u32 = std::env::var("EFIBED_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(30);
-    let folder = Folder::new();
+    let folder = Directory::new();
     let (input, target) = (folder.file("map.toml"), folder.file("map.json"));
     let mut text = String::new();
     for index in 0..20_000u64 {
@@ -450,7 +418,7 @@ fn kill_with(signal: &str, process: u32) {
 /// A signal that is ignored by the one who starts the command stays ignored (`nohup`).
 #[test]
 fn an_ignored_signal_stays_ignored() {
-    let folder = Folder::new();
+    let folder = Directory::new();
     let pipe = folder.file("map");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let line = format!("trap '' HUP; exec $EFIBED show {pipe} --json {}", folder.file("out.json"));
