@@ -291,16 +291,8 @@ impl Expectation {
     }
 }
 
-/// The virtual address that a map handed to SetVirtualAddressMap gives to a physical one: the first RUNTIME descriptor
-/// that holds it decides (UEFI 2.10, 8.4.2).
-pub fn virtual_of(virtual_map: &[MemoryDescriptor], phys: u64) -> Option<u64> {
-    let offset =
-        |d: &MemoryDescriptor| phys.checked_sub(d.phys_start).filter(|offset| offset / PAGE_BYTES < d.page_count);
-    let mut runtime = virtual_map.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME));
-    runtime.find_map(|d| Some(d.virt_start.wrapping_add(offset(d)?)))
-}
-
-/// The physical address that such a map gives a virtual one for.
+/// The physical address that a map handed to SetVirtualAddressMap gives a virtual one for: the first RUNTIME descriptor that
+/// holds it decides (UEFI 2.10, 8.4.2).
 pub fn physical_of(virtual_map: &[MemoryDescriptor], virt: u64) -> Option<u64> {
     let offset =
         |d: &MemoryDescriptor| virt.checked_sub(d.virt_start).filter(|offset| offset / PAGE_BYTES < d.page_count);

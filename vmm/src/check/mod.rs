@@ -25,12 +25,14 @@
 mod address;
 #[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
+#[deny(clippy::arithmetic_side_effects)]
 mod budget;
 #[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
 mod descriptor_size;
 #[deny(clippy::arithmetic_side_effects)]
 mod expectation;
+#[deny(clippy::arithmetic_side_effects)]
 mod finding;
 mod flags;
 #[deny(clippy::arithmetic_side_effects)]
@@ -57,7 +59,7 @@ pub(crate) use closed_form::{
 };
 pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
-pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of, virtual_of};
+pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub(crate) use holders::virtual_addresses;
 pub use judge::{FaultRecord, ProbeCounts};

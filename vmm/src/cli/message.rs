@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::io::{self, Write as _};
 
+use crate::memory_map::drives_terminal;
+
 /// Tells something on standard error. That it is full or closed is no reason to end: the exit status still tells.
 pub fn tell(text: &str) {
     tell_styled(text, Colours::None);
@@ -32,7 +34,7 @@ pub enum Colours {
 
 /// A text as it may be shown: controls as `\u{1b}`, and each line clipped.
 pub fn shown(text: &str, colours: Colours) -> Cow<'_, str> {
-    if !text.contains(drives_terminal) && text.lines().all(|line| line.len() <= MAX_LINE_CHARS) {
+    if !text.contains(is_hidden) && text.lines().all(|line| line.len() <= MAX_LINE_CHARS) {
         return text.into();
     }
     let mut out = String::with_capacity(text.len().min(MAX_TOLD_BYTES));
@@ -56,7 +58,7 @@ pub fn shown(text: &str, colours: Colours) -> Cow<'_, str> {
             }
             () if in_line > MAX_LINE_CHARS => continue,
             () if in_line == MAX_LINE_CHARS => out.push_str(CLIPPED),
-            () if drives_terminal(c) => out.extend(c.escape_unicode()),
+            () if is_hidden(c) => out.extend(c.escape_unicode()),
             () => out.push(c),
         }
         in_line += 1;
@@ -72,11 +74,9 @@ const MAX_TOLD_BYTES: usize = 64 << 10;
 
 const CLIPPED: &str = "... (clipped)";
 
-/// Whether a character does something other than stand there: controls of both sets, and what changes the direction of
-/// writing.
-fn drives_terminal(c: char) -> bool {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    turns || c.is_control() && !matches!(c, '\n' | '\t')
+/// Not what makes lines and columns.
+fn is_hidden(c: char) -> bool {
+    drives_terminal(c) && !matches!(c, '\n' | '\t')
 }
 
 /// The bytes of the colour sequence (`ESC [ numbers m`) that a text starts with.

@@ -177,7 +177,6 @@ impl Kvm {
             unfinished: None,
             loaded_root: loaded.boot_root,
             tables: Snapshot::tables(&loaded, 0),
-            table_pages: 0,
             given_up: false,
             services_abandoned: 0,
             committed: Vec::new(),
@@ -287,9 +286,8 @@ struct Run<'a, 'm> {
     unfinished: Option<RegionAtHand>,
     /// What is in CR3.
     loaded_root: u64,
-    /// The tables that were judged, and how many pages of them are the mapper's.
+    /// The tables that were judged.
     tables: Snapshot,
-    table_pages: u64,
     /// The guest has abandoned a runtime service, and calls no more of them.
     given_up: bool,
     /// The mailbox's word for that.
@@ -325,7 +323,7 @@ impl Run<'_, '_> {
         let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
         let mut root = tables.root;
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
-        self.tables_are_judged(tables.table_pages);
+        self.tables = Snapshot::tables(self.loaded, tables.table_pages);
         let virtual_map = self.loaded.virtual_map(tables.mapped);
         let map_at = self.loaded.virtual_map_at(tables.mapped);
         let (kernel, told) = (self.kernel.clone(), self.cpu.told);
@@ -362,7 +360,7 @@ impl Run<'_, '_> {
             let owed = expectation.finished(&question);
             let is_new = finished.root != root || self.tables.first_change(&self.loaded.memory).is_some();
             root = finished.root;
-            self.tables_are_judged(finished.table_pages);
+            self.tables = Snapshot::tables(self.loaded, finished.table_pages);
             // Whether there is anything to check again is not for the mapper to say.
             finished_expectation = (is_new || owed != *expectation).then_some(owed);
         }
@@ -460,7 +458,7 @@ impl Run<'_, '_> {
         };
         if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
             // It stands for a machine that sees other tables than the walk did, so it is no change of them.
-            self.tables_are_judged(self.table_pages);
+            self.tables.renew(&self.loaded.memory);
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();

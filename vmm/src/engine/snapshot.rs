@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use efibed_guest::protocol::{Command, Mailbox, MapResult, RegionAtHand, STACK_BYTES};
 
+use crate::check::Phase;
 use crate::guest::{Loaded, MappedTables, OwnMemory, PAGE_BYTES};
 use crate::mmu::bits;
 
@@ -26,24 +27,25 @@ pub struct Change {
 }
 
 impl Snapshot {
-    /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and the
-    /// Memory Attributes Table.
-    pub fn untouchable(loaded: &Loaded) -> Self {
+    /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and
+    /// the Memory Attributes Table. In phase `finish` also the map for SetVirtualAddressMap: firmware has been told it.
+    pub fn untouchable(loaded: &Loaded, phase: Phase) -> Self {
         let placement = &loaded.placement;
         let stride = loaded.strides.firmware as u64;
-        Self::take(
-            &loaded.memory,
-            [
-                (placement.boot_tables(), Free::AccessedAndDirty),
-                (placement.memory_map(), Free::VirtualStart { stride }),
-                (placement.attributes(), Free::Nothing),
-            ],
-        )
+        let always = [
+            (placement.boot_tables(), Free::AccessedAndDirty),
+            (placement.memory_map(), Free::VirtualStart { stride }),
+            (placement.attributes(), Free::Nothing),
+        ];
+        let told = (phase == Phase::Finish).then(|| (placement.virtual_map(), Free::Nothing));
+        Self::take(&loaded.memory, always.into_iter().chain(told))
     }
 
-    /// The map for SetVirtualAddressMap, which is done once firmware has been told it.
-    pub fn virtual_map(loaded: &Loaded) -> Self {
-        Self::take(&loaded.memory, [(loaded.placement.virtual_map(), Free::Nothing)])
+    /// Where a mapper has written that had to leave this as it is: here, or behind what it says to have used of what it was
+    /// given. None for `tables`: it did not say.
+    pub fn stray_write(&self, loaded: &Loaded, tables: Option<&MappedTables>) -> Option<u64> {
+        let changed = self.first_change(&loaded.memory).map(|change| change.at);
+        changed.or_else(|| first_word_beyond(loaded, tables?))
     }
 
     /// What is the kernel's alone while mapping code runs: its stacks except for the one in use, and its mailbox except for
@@ -77,6 +79,11 @@ impl Snapshot {
         Self::take(&loaded.memory, ranges.map(|range| (range, Free::AccessedAndDirty)))
     }
 
+    /// The same stretches as they are now.
+    pub fn renew(&mut self, memory: &OwnMemory) {
+        *self = Self::take(memory, self.stretches.iter().map(|stretch| (stretch.range.clone(), stretch.free)));
+    }
+
     /// Whether it is compared in no time.
     pub fn is_small(&self) -> bool {
         self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Bytes(_)))
@@ -105,7 +112,7 @@ impl Snapshot {
 }
 
 /// The first word behind what a mapper says to have used, of its pages and of the room for the virtual map, that is not 0.
-pub fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
+fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
     let behind = |range: Range<u64>, used: u64| used.min(range.end - range.start) + range.start..range.end;
     let map = tables.mapped.saturating_mul(loaded.strides.kernel as u64);
     let pool = tables.table_pages.saturating_mul(PAGE_BYTES);
@@ -113,7 +120,8 @@ pub fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> 
     ranges.into_iter().find_map(|range| first_nonzero(&loaded.memory, range))
 }
 
-fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
+/// The first word of a range that is not 0.
+pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
     let mut chunk = [0; CHUNK];
     range.clone().step_by(CHUNK).find_map(|at| {
         let bytes = &mut chunk[..CHUNK.min((range.end - at) as usize)];
@@ -240,7 +248,7 @@ mod tests {
     }
 
     /// Where a snapshot sees a change of these bits.
-    fn change(loaded: &Loaded, snapshot: fn(&Loaded) -> Snapshot, at: u64, flip: u64) -> Option<u64> {
+    fn change(loaded: &Loaded, snapshot: impl Fn(&Loaded) -> Snapshot, at: u64, flip: u64) -> Option<u64> {
         let before = snapshot(loaded);
         let word = loaded.memory.read_u64(at).unwrap();
         assert!(loaded.memory.write_u64(at, word ^ flip));
@@ -253,7 +261,8 @@ mod tests {
     fn only_what_the_mapper_was_given_may_change() {
         let loaded = loaded();
         let placement = loaded.placement;
-        let change = |at, flip| change(&loaded, Snapshot::untouchable, at, flip);
+        let in_phase = |phase, at, flip| change(&loaded, |loaded| Snapshot::untouchable(loaded, phase), at, flip);
+        let change = |at, flip| in_phase(Phase::Map, at, flip);
         let (table, descriptor) = (loaded.kernel_root + 8 * 511, placement.memory_map().start);
         assert_eq!(change(table, bits::A), None);
         assert_eq!(change(table, bits::W), Some(table));
@@ -263,7 +272,9 @@ mod tests {
         let attributes = placement.attributes().start;
         assert_eq!(change(attributes, 1), Some(attributes));
         assert_eq!(change(placement.pool().start, 1), None);
-        assert_eq!(change(placement.virtual_map().start, 1), None);
+        let virtual_map = placement.virtual_map().start;
+        assert_eq!(change(virtual_map, 1), None);
+        assert_eq!(in_phase(Phase::Finish, virtual_map, 1), Some(virtual_map));
     }
 
     #[test]

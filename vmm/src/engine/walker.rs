@@ -7,7 +7,7 @@ use efibed_guest::MapError;
 
 use super::course;
 use super::native::Native;
-use super::snapshot::{Snapshot, first_word_beyond};
+use super::snapshot::Snapshot;
 use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Loaded, MappedTables, Placement};
@@ -82,14 +82,14 @@ impl Run<'_> {
         let request = self.loaded.request(self.job.mapper, course::offer(&self.report.cpu));
         let (mapper, loaded) = (self.job.mapper, self.loaded);
         let mut native = self.run_mapper(Phase::Map, || Native::map(mapper, loaded, &request), Native::tables)?;
-        let MappedTables { root, mapped, .. } = native.tables();
+        let MappedTables { root, mapped, table_pages } = native.tables();
         if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
             return None;
         }
         for moment in [Moment::BeforeWalk, Moment::AfterWalk] {
             course::tamper(self.job, moment, &self.loaded.memory, root, &self.paging);
         }
-        let judged = Snapshot::tables(self.loaded, native.tables().table_pages);
+        let (judged_root, judged) = (root, Snapshot::tables(self.loaded, table_pages));
         let virtual_map = self.loaded.virtual_map(mapped);
         let question = Question {
             map: self.job.map,
@@ -114,7 +114,8 @@ impl Run<'_> {
         let Some(MappedTables { root, .. }) = finished else { return Some((expectation, verdict)) };
         course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
         let owed = expectation.finished(&question);
-        if judged.first_change(&self.loaded.memory).is_some() || owed != expectation {
+        let is_new = root != judged_root || judged.first_change(&self.loaded.memory).is_some();
+        if is_new || owed != expectation {
             self.check(Phase::Finish, &owed, root);
             let denials = course::denials(self.job, &owed, self.loaded, root, &self.paging);
             self.report.findings.extend(denials.into_iter().map(|denied| denied.finding));
@@ -141,15 +142,12 @@ impl Run<'_> {
         if phase == Phase::Map {
             (self.job.progress)(Progress::Mapping { tables: 0, of: None });
         }
-        let mut must_stay = vec![Snapshot::untouchable(self.loaded)];
-        must_stay.extend((phase == Phase::Finish).then(|| Snapshot::virtual_map(self.loaded)));
+        let untouchable = Snapshot::untouchable(self.loaded, phase);
         let mapping = Instant::now();
         let outcome = run();
         self.report.timing.map += mapping.elapsed();
-        let changed = must_stay.iter().find_map(|snapshot| snapshot.first_change(&self.loaded.memory));
-        let tables = outcome.as_ref().ok().map(&tables);
-        let stray = changed.map(|change| change.at).or_else(|| first_word_beyond(self.loaded, &tables?));
-        if let Some(pa) = stray {
+        let tables = outcome.as_ref().ok().map(tables);
+        if let Some(pa) = untouchable.stray_write(self.loaded, tables.as_ref()) {
             self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
         if let Err(error) = &outcome {

@@ -110,9 +110,19 @@ pub(super) fn quoted(text: &str) -> String {
     format!("`{}`", clip(&printable(text), MAX_QUOTED_CHARS))
 }
 
+/// Whether a character does something other than stand there: controls; marks and overrides of direction; Unicode's own
+/// line ends; a byte-order mark.
+pub fn drives_terminal(c: char) -> bool {
+    let turns = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    );
+    turns || c.is_control()
+}
+
 /// Someone else's text without control characters, which might drive the reader's terminal. Byte offsets stay.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let hidden = |c: char| c.is_control() && c != '\t';
+    let hidden = |c: char| drives_terminal(c) && c != '\t';
     if !text.contains(hidden) {
         return text.into();
     }

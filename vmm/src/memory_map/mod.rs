@@ -42,6 +42,7 @@ use std::sync::Arc;
 pub use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
 pub use contents::{Contents, decode};
+pub(crate) use error::drives_terminal;
 pub use error::{ParseError, ReadError};
 pub(crate) use file::check_size;
 pub use file::read_bytes;

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::check::LeafCounts;
+use crate::memory_map::drives_terminal;
 
 /// The width of prose where there is no terminal, and the most that it takes of a wide one: longer lines are hard to read.
 pub(crate) const WIDTH: usize = 100;
@@ -182,12 +183,6 @@ pub(crate) fn tally<T: Ord + fmt::Display>(items: impl Iterator<Item = T>) -> St
         let _ = write!(text, "{comma}{item} ({count})");
     }
     text
-}
-
-/// Control characters; marks and overrides of direction; Unicode's own line ends.
-fn drives_terminal(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

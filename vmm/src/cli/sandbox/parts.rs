@@ -85,8 +85,8 @@ const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 4] = [
     (libc::RLIMIT_AS, ADDRESS_SPACE_BYTES),
 ];
 
-/// A run on a known map takes 25 to 60 MiB, and one on as many descriptors as are accepted 1.4 GiB. What the parent took to
-/// read the map counts too.
+/// A run on a known map takes 25 to 60 MiB, and one on 65,535 descriptors 240 MB of memory. What the parent took to read the
+/// map counts too, which may be 640 MB.
 const ADDRESS_SPACE_BYTES: libc::rlim_t = 8 << 30;
 
 fn limits() -> Result<String, Box<dyn Error>> {

@@ -96,7 +96,7 @@ impl Run<'_, '_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let data = firmware.runtime_services();
         let virtual_data = match self.job.earlier {
-            Some(earlier) => check::virtual_of(earlier.virtual_map, data),
+            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[data]).pop().flatten(),
             None => expectation.virtual_of(data),
         };
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
@@ -205,7 +205,8 @@ impl Run<'_, '_> {
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         if outcome.is_ok() {
             self.loaded_root = loaded.unwrap_or(self.loaded_root);
-            self.look_after_batch("the calls of runtime services");
+            self.look_at_registers("the calls of runtime services");
+            self.look_at_tables("the calls of runtime services");
         }
         let fates = self.fates(commands.len(), outcome.is_err(), halt.is_some())?;
 

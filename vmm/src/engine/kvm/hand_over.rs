@@ -1,7 +1,6 @@
 //! What must hold each time the guest hands over: the kernel's registers are as they were set, and the tables are those that
 //! were judged.
 
-use super::super::snapshot::Snapshot;
 use super::Run;
 use crate::check::{Finding, Rule};
 use crate::guest::Altered;
@@ -29,7 +28,7 @@ impl Run<'_, '_> {
     /// And the tables. Those that are there now are taken for the judged ones, so that each change is found once.
     pub(super) fn look_at_tables(&mut self, after: &str) {
         let Some(change) = self.tables.first_change(&self.loaded.memory) else { return };
-        self.tables = Snapshot::tables(self.loaded, self.table_pages);
+        self.tables.renew(&self.loaded.memory);
         let at = change.at;
         let what = if change.words.is_some() { "table entry" } else { "page of tables" };
         let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");
@@ -39,12 +38,6 @@ impl Run<'_, '_> {
         };
         let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::TablesChanged, None, message) };
         self.marks.push_finding(finding);
-    }
-
-    /// These are the tables that the next batches are about.
-    pub(super) fn tables_are_judged(&mut self, pages: u64) {
-        self.table_pages = pages;
-        self.tables = Snapshot::tables(self.loaded, pages);
     }
 
     pub(super) fn find_kernel_state(&mut self, message: String, expected: String, observed: String) {

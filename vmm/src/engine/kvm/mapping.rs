@@ -7,13 +7,11 @@ use efibed_guest::MapError;
 use efibed_guest::protocol::{self, Mailbox, MapRequest, Op};
 
 use super::super::native::Native;
-use super::super::snapshot::{Snapshot, first_word_beyond};
+use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course};
 use super::Run;
-use crate::check::{Rule, Skipped};
-use crate::guest::{
-    BackedPage, End, GuestEvents, Loaded, Mapped, MappedTables, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
-};
+use crate::check::{Phase, Rule, Skipped};
+use crate::guest::{BackedPage, End, GuestEvents, Loaded, Mapped, MappedTables, PAGE_BYTES, Placement, PortAnswer};
 use crate::machine::Machine;
 
 /// What is known of the mapping before there is a guest.
@@ -26,7 +24,7 @@ pub(super) struct Rehearsal<'a> {
     stray: Option<u64>,
 }
 
-/// Descriptors of a map that is mapped in the guest: ten times as many as any known map has. Where ring 0 is emulated each
+/// Descriptors of a map that is mapped in the guest: fifty times as many as any known map has. Where ring 0 is emulated each
 /// takes half a millisecond.
 const MOST_DESCRIPTORS: usize = 8192;
 
@@ -38,12 +36,11 @@ pub(super) fn rehearse<'a>(
     loaded: &'a Loaded,
     request: &'a MapRequest,
 ) -> Result<Rehearsal<'a>, MapError> {
-    let untouchable = Snapshot::untouchable(loaded);
+    let untouchable = Snapshot::untouchable(loaded, Phase::Map);
     let native = Native::map(job.mapper, loaded, request)?;
     let table_pages = native.tables().table_pages;
     if table_pages > job.table_limit || job.map.descriptors().len() > MOST_DESCRIPTORS {
-        let stray = untouchable.first_change(&loaded.memory).map(|change| change.at);
-        let stray = stray.or(first_word_beyond(loaded, &native.tables()));
+        let stray = untouchable.stray_write(loaded, Some(&native.tables()));
         return Ok(Rehearsal { table_pages, native: Some(native), stray });
     }
     match loaded.forget_mapping(table_pages) {
@@ -94,7 +91,7 @@ impl Run<'_, '_> {
 
     fn map_in_the_guest(&mut self, op: Op) -> Result<Mapped, End> {
         self.guest.put_request(self.job.mapper, course::offer(&self.cpu))?;
-        let given = self.what_must_stay(op);
+        let untouchable = Snapshot::untouchable(self.loaded, self.phase);
         let kernels_own = Snapshot::kernels_own(self.loaded);
         let pages = self.page_contents();
         let table_pages = self.rehearsal.table_pages;
@@ -106,7 +103,8 @@ impl Run<'_, '_> {
         self.unfinished = self.guest.region_at_hand().filter(|_| is_new && mapped.is_err());
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
-        let stray = self.stray_word(&given, mapped.as_ref().ok()).or(watch.first_stray).or(changed_page);
+        let tables = mapped.as_ref().ok().and_then(|mapped| mapped.as_ref().ok());
+        let stray = untouchable.stray_write(self.loaded, tables).or(watch.first_stray).or(changed_page);
         // A guest that has crashed has written to its stacks and its mailbox to say so.
         let in_kernel = mapped.as_ref().ok().and_then(|_| kernels_own.first_change(&self.loaded.memory));
         self.find_stray_write(stray.or(in_kernel.map(|change| change.at)));
@@ -116,23 +114,9 @@ impl Run<'_, '_> {
         mapped
     }
 
-    /// Where something was written that must stay, or lies behind what the mapper says to have used.
-    fn stray_word(&self, must_stay: &[Snapshot], mapped: Option<&Mapped>) -> Option<u64> {
-        let changed = must_stay.iter().find_map(|snapshot| snapshot.first_change(&self.loaded.memory));
-        let tables = mapped.and_then(|mapped| mapped.as_ref().ok());
-        changed.map(|change| change.at).or_else(|| first_word_beyond(self.loaded, tables?))
-    }
-
-    /// What mapping code must not change in a phase.
-    fn what_must_stay(&self, op: Op) -> Vec<Snapshot> {
-        let virtual_map = (op == Op::Finish).then(|| Snapshot::virtual_map(self.loaded));
-        [Snapshot::untouchable(self.loaded)].into_iter().chain(virtual_map).collect()
-    }
-
     /// The same outside the guest, on its memory.
     fn map_natively(&mut self, op: Op) -> Result<Mapped, End> {
         let (limit, pages) = (self.job.table_limit, self.rehearsal.table_pages);
-        let must_stay = self.what_must_stay(op);
         let Some(native) = &mut self.rehearsal.native else { return Err(End::Corrupt) };
         if op == Op::Map {
             // An earlier kernel's map has been in its place.
@@ -150,8 +134,9 @@ impl Run<'_, '_> {
             self.find_stray_write(stray);
             return Ok(Ok(tables));
         }
+        let untouchable = Snapshot::untouchable(self.loaded, self.phase);
         let finished = native.finish();
-        let stray = self.stray_word(&must_stay, Some(&finished));
+        let stray = untouchable.stray_write(self.loaded, finished.as_ref().ok());
         self.find_stray_write(stray);
         // A shadow MMU keeps what it saw of these tables in phase `map`, and does not see the host write to them.
         self.guest.machine().forget_translations().map_err(|_| End::Corrupt)?;
@@ -209,13 +194,10 @@ impl GuestEvents for Watch<'_> {
             return (self.job.progress)(Progress::Finishing);
         }
         let pool = self.loaded.placement.pool().start;
-        while self.built < self.of && is_in_use(&self.loaded.memory, pool + self.built * PAGE_BYTES) {
+        let is_in_use = |page: u64| first_nonzero(&self.loaded.memory, page..page + PAGE_BYTES).is_some();
+        while self.built < self.of && is_in_use(pool + self.built * PAGE_BYTES) {
             self.built += 1;
         }
         (self.job.progress)(Progress::Mapping { tables: self.built, of: Some(self.of) });
     }
-}
-
-fn is_in_use(memory: &OwnMemory, page: u64) -> bool {
-    (page..page + PAGE_BYTES).step_by(8).any(|word| memory.read_u64(word).is_some_and(|word| word != 0))
 }
