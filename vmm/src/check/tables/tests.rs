@@ -249,6 +249,18 @@ fn all_aliases_draw_on_one_budget_of_entries() {
     assert!(second.reads < TABLE, "{} entries", second.reads);
 }
 
+/// None of them comes near the budget alone.
+#[test]
+fn many_small_aliases_use_a_budget_up() {
+    let memory = Memory::bomb();
+    let aliases: Vec<_> = (0..64).map(|nth| alias(nth * SPAN[2], nth * SPAN[2], pages(SPAN[2]))).collect();
+    let entries = 10_000;
+    let case = Case { aliases, budget: Budget::of(entries, 1 << 20, None), ..Case::new(&memory) };
+    let outcome = case.run();
+    assert!((entries..=2 * entries).contains(&outcome.reads), "{} entries", outcome.reads);
+    assert!(outcome.found.iter().any(|found| found.0 == Rule::TableLimit), "{:?}", outcome.found);
+}
+
 #[test]
 fn the_runs_kept_are_limited_too() {
     let memory = Memory::bomb();
