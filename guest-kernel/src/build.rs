@@ -38,25 +38,19 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
-/// Builds the image with the built-in layouts into `OUT_DIR` and returns its path.
+/// Builds the image into `OUT_DIR` and returns its path.
 pub fn image() -> Result<PathBuf, BuildError> {
-    image_of(&Path::new(SOURCE_DIR).join("image/main.rs"), "efibed-guest.elf")
-}
-
-/// Builds the image whose main file is `main`: a `no_std`, `no_main` source that names its mapping code with
-/// [`crate::image!`](https://docs.rs/efibed-guest). `name` is the file in `OUT_DIR`.
-pub fn image_of(main: &Path, name: &str) -> Result<PathBuf, BuildError> {
     for dir in [Path::new(SOURCE_DIR).join("src"), Path::new(SOURCE_DIR).join("image"), stub_source()] {
         println!("cargo::rerun-if-changed={}", dir.display());
     }
-    println!("cargo::rerun-if-changed={}", main.display());
+    let (main, name) = (Path::new(SOURCE_DIR).join("image/main.rs"), "efibed-guest.elf");
     let toolchain = Toolchain::from_environment()?;
     // The compiler warns that it will one day refuse to turn SSE off. Then this is enough, since nothing in the image uses
     // floating point. The image's own test fails if it is not.
     let without_sse: &[&[&str]] = &[&["-Ctarget-feature=-sse2,-sse"], &["-Cno-vectorize-loops", "-Cno-vectorize-slp"]];
     let mut messages = String::new();
     for flags in without_sse {
-        match toolchain.build(main, name, flags) {
+        match toolchain.build(&main, name, flags) {
             Err(BuildError::Compile(text)) => messages.push_str(&text),
             other => return other,
         }

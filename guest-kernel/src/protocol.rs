@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -26,7 +26,7 @@ pub const HANDOVER_DONE: u32 = 1;
 pub const HANDOVER_FAULTS_FULL: u32 = 2;
 /// A fault outside a probe; see [`Mailbox::crash`].
 pub const HANDOVER_CRASH: u32 = 3;
-/// A panic in the guest; see [`Mailbox::panic`].
+/// A panic in the kernel; see [`Mailbox::panic`].
 pub const HANDOVER_PANIC: u32 = 4;
 
 /// Commands in one batch.
@@ -37,17 +37,11 @@ pub const MAX_PROBES: usize = 8192;
 pub const MAX_SWEEPS: usize = 4096;
 /// Fault records before the guest hands over.
 pub const MAX_FAULTS: usize = 2048;
-/// Kernel ranges that must stay mapped.
-pub const MAX_KEEP: usize = 8;
 
 /// What a command does. Arguments are in [`Command::args`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Op {
-    /// Run the mapper's phase `map` on [`Mailbox::map_request`].
-    Map = 1,
-    /// Run the mapper's phase `finish`.
-    Finish = 2,
     /// Load CR3 with argument 0.
     LoadRoot = 3,
     /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status. After
@@ -67,6 +61,13 @@ pub enum Op {
 pub const TRIAL_IDT: u64 = 0x800;
 /// The same for the bare loops of [`TrialKind`].
 pub const BARE_IDT: u64 = 0xa00;
+/// The same for mapping code: while it runs in ring 3, every exception is handed to the host, by [`PROCESS_PORT`].
+pub const PROCESS_IDT: u64 = 0xc00;
+
+/// The I/O port by which an exception in ring 3 is handed over. The stack then holds, from RSP up, the vector, the error
+/// code (0 where the exception has none) and the frame that the CPU pushed; all other registers are ring 3's. The guest goes
+/// on by popping the first two, and IRETQ.
+pub const PROCESS_PORT: u8 = 0xeb;
 
 /// The access of a trial; ring 3 makes it if [`TRIAL_USER`] is added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,118 +199,6 @@ pub struct Sweep {
     pub pages: u64,
 }
 
-/// What the mapper is to do.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct MapRequest {
-    /// A [`crate::Layout`]'s number.
-    pub layout: u32,
-    /// A [`crate::LeafRule`]'s number.
-    pub leaf_rule: u32,
-    /// Physical address of the memory map.
-    pub memory_map: u64,
-    /// Its bytes.
-    pub memory_map_bytes: u64,
-    /// Bytes from one descriptor to the next.
-    pub stride: u64,
-    /// Whether the memory map is a list of Linux's own: already merged, and in the order in which Linux maps.
-    pub in_mapping_order: u64,
-    /// Physical address of the Memory Attributes Table's entries, of the same stride.
-    pub attributes_table: u64,
-    /// Their bytes, 0 where there is no such table.
-    pub attributes_table_bytes: u64,
-    /// Physical address of the room for the virtual map, as large as the memory map.
-    pub virtual_map: u64,
-    /// Physical address of a [`RegionAtHand`], which the mapper keeps.
-    pub region_at_hand: u64,
-    /// Physical address of the kernel's root.
-    pub kernel_root: u64,
-    /// 4 or 5.
-    pub levels: u64,
-    /// Physical range of all table memory, first byte and end.
-    pub table_reach: [u64; 2],
-    /// Physical range of the pages the mapper may use, first byte and end.
-    pub table_pool: [u64; 2],
-    /// What the mapper may use.
-    pub cpu: CpuAbilities,
-    /// How many of `keep` there are.
-    pub keep_count: u64,
-    /// The kernel's own ranges.
-    pub keep: [KeepRange; MAX_KEEP],
-}
-
-/// What the mapper is mapping, for the report if it has to be ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct RegionAtHand {
-    /// Where it starts, as its descriptor has it.
-    pub phys_start: u64,
-    /// How many pages it has; 0: nothing is being mapped.
-    pub page_count: u64,
-}
-
-/// What the mapper may use of the CPU: what CPUID says *and* the machine was found to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct CpuAbilities {
-    /// 1 GiB leaves (CPUID.80000001H:EDX\[26\]).
-    pub gbpages: u32,
-    /// No-execute (CPUID.80000001H:EDX\[20\] and EFER.NXE).
-    pub nx: u32,
-    /// Five-level paging is on (CR4.LA57).
-    pub la57: u32,
-    /// Physical-address width in bits.
-    pub maxphyaddr: u32,
-}
-
-/// Virtual addresses first..=last (inclusive, since a range may end at the top of the address space).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
-pub struct KeepRange {
-    /// First byte.
-    pub first: u64,
-    /// Last byte.
-    pub last: u64,
-}
-
-/// What the mapper did.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct MapResult {
-    /// A [`MapStatus`].
-    pub status: u64,
-    /// The descriptor, or other number, that goes with the status.
-    pub detail: u64,
-    /// Physical address of the root.
-    pub root: u64,
-    /// Descriptors in the virtual map.
-    pub mapped: u64,
-    /// Pages used for tables.
-    pub table_pages: u64,
-}
-
-/// How a mapper's phase ended. What is not `Done` is a [`crate::MapError`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum MapStatus {
-    /// It did not run.
-    NotRun = 0,
-    /// It ran, and the tables are as it wants them.
-    Done = 1,
-    /// The request cannot be read.
-    BadRequest = 2,
-    /// [`crate::MapError::OutOfTablePages`]
-    OutOfTablePages = 3,
-    /// [`crate::MapError::WindowOverflow`]
-    WindowOverflow = 4,
-    /// [`crate::MapError::AddressSpaceFull`]
-    AddressSpaceFull = 5,
-    /// [`crate::MapError::TooManyRegions`]
-    TooManyRegions = 6,
-    /// [`crate::MapError::TableOutOfReach`]
-    TableOutOfReach = 7,
-}
-
 /// Registers at a fault outside a probe.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -328,7 +217,7 @@ pub struct Crash {
     pub frame: [u64; 5],
 }
 
-/// Where the guest panicked.
+/// Where the kernel panicked.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Panic {
@@ -349,10 +238,6 @@ pub struct Mailbox {
     pub command_count: u32,
     /// The command being carried out, or `command_count` when all are done.
     pub command_at: u64,
-    /// For [`Op::Map`] and [`Op::Finish`].
-    pub map_request: MapRequest,
-    /// From [`Op::Map`] and [`Op::Finish`].
-    pub map_result: MapResult,
     /// At [`HANDOVER_CRASH`], and once a runtime service has been abandoned after a fault (else all 0).
     pub crash: Crash,
     /// At [`HANDOVER_PANIC`].
@@ -372,8 +257,6 @@ pub struct Mailbox {
     pub services_abandoned: u64,
     /// The one [`Op::Call`] that is not a correct call of a runtime service: a kernel's mistake.
     pub odd_call: OddCall,
-    /// What the mapper was mapping, if it did not end.
-    pub region_at_hand: RegionAtHand,
 }
 
 /// What is odd about a call.
@@ -413,6 +296,8 @@ pub struct ImageHeader {
     pub vectors: u64,
     /// The same for [`Op::Try`], and after them the handler of #PF for the bare loops.
     pub trial_vectors: u64,
+    /// An array of 32 addresses: the handlers while mapping code runs.
+    pub process_vectors: u64,
     /// The top of the first of seven interrupt stacks, [`IST_BYTES`] apart.
     pub ist_top: u64,
     /// One page of ring-3 code.
@@ -435,8 +320,7 @@ pub struct ImageHeader {
     pub end: u64,
 }
 
-/// Bytes of the main stack, below [`ImageHeader::stack_top`]. The deepest path, a mapper's recursion over five levels, takes
-/// a small part of it.
+/// Bytes of the kernel's stack, below [`ImageHeader::stack_top`].
 pub const STACK_BYTES: u64 = 32 * 1024;
 /// Bytes of each interrupt stack.
 pub const IST_BYTES: u64 = 4096;

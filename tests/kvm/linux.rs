@@ -197,7 +197,7 @@ fn linux_addresses_with_1g_leaves() {
         MemoryDescriptor { att: MemoryAttribute::RUNTIME, ..runtime(MemoryType::MMIO, 0x10_8020_0000, 0xc_0000) };
     let map = MemoryMap::from_descriptors("3 GiB", vec![mmio]);
     // Its 4 KiB leaves take 3,084 pages of tables.
-    let scenario = Scenario::new(map).sweep_limit(0x1_0000).table_limit(4096);
+    let scenario = Scenario::new(map).sweep_limit(0x1_0000);
     for leaf_rule in [LeafRule::CoAligned, LeafRule::FourK] {
         let report = run(&scenario.clone().leaf_rule(leaf_rule));
         report.assert_clean();

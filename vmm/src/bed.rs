@@ -11,10 +11,9 @@ use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 use crate::check::{self, Address, Phase, TableCheck};
 use crate::engine::{
-    Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Tamper, walker,
+    Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
 };
 use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
-use crate::guest::Image;
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
 use crate::mmu::{Rule, Rules};
@@ -63,13 +62,12 @@ pub struct TestBed {
 pub struct Scenario {
     map: MemoryMap,
     mapper: LayoutMapper,
-    image: Option<&'static Image>,
+    subject: Subject,
     cpu: CpuidRequest,
     engine: EngineName,
     seed: u64,
     limit: Duration,
     stretch_limit: Duration,
-    table_limit: u64,
     sweep_limit: u64,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
@@ -86,9 +84,6 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
 /// How long any stretch of running in the guest may take by default.
 const DEFAULT_STRETCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// Pages of tables that are built in the guest by default: enough for 1 TiB in 2 MiB leaves, or for 1 GiB in 4 KiB leaves
-/// at two addresses. Where ring 0 is emulated a page takes 2 to 3 ms in phase `map` and up to 5 in `finish`.
-const DEFAULT_TABLE_LIMIT: u64 = 1280;
 /// Pages that are swept in full by default: 9 GiB, which take 6 seconds where ring 0 is emulated. The largest known real
 /// map has 8.9 GiB to map.
 const DEFAULT_SWEEP_LIMIT: u64 = 9 << 18;
@@ -187,13 +182,12 @@ impl Scenario {
         Self {
             map,
             mapper: LayoutMapper::default(),
-            image: None,
+            subject: LayoutMapper::default().into(),
             cpu: CpuidRequest::default(),
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
             limit: DEFAULT_LIMIT,
             stretch_limit: DEFAULT_STRETCH_LIMIT,
-            table_limit: DEFAULT_TABLE_LIMIT,
             sweep_limit: DEFAULT_SWEEP_LIMIT,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
@@ -222,6 +216,7 @@ impl Scenario {
     #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
         self.mapper.layout = layout;
+        self.subject = self.mapper.into();
         self
     }
 
@@ -229,6 +224,7 @@ impl Scenario {
     #[must_use]
     pub fn leaf_rule(mut self, leaf_rule: LeafRule) -> Self {
         self.mapper.leaf_rule = leaf_rule;
+        self.subject = self.mapper.into();
         self
     }
 
@@ -265,14 +261,6 @@ impl Scenario {
     #[must_use]
     pub fn stretch_limit(mut self, limit: Duration) -> Self {
         self.stretch_limit = limit;
-        self
-    }
-
-    /// How many pages of tables the mapping code builds in the guest at most. What takes more runs natively, on the guest's
-    /// memory. The guest's MMU is still asked about the tables, and the run is `incomplete`.
-    #[must_use]
-    pub fn table_limit(mut self, pages: u64) -> Self {
-        self.table_limit = pages;
         self
     }
 
@@ -323,13 +311,6 @@ impl Scenario {
     #[must_use]
     pub fn tamper(mut self, tamper: Tamper) -> Self {
         self.tampers.push(tamper);
-        self
-    }
-
-    /// Boots another guest image, whose mapping code need not do what the layout says: a negative control.
-    #[must_use]
-    pub fn image(mut self, image: &'static Image) -> Self {
-        self.image = Some(image);
         self
     }
 
@@ -409,12 +390,11 @@ impl Scenario {
         Job {
             map: &self.map,
             mapper: self.mapper,
-            image: self.image,
+            subject: &self.subject,
             cpu: self.cpu,
             seed: self.seed,
             limit: self.limit,
             stretch_limit: self.stretch_limit,
-            table_limit: self.table_limit,
             sweep_limit: self.sweep_limit,
             firmware: &self.firmware,
             kernel: &self.kernel,

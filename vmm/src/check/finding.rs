@@ -203,6 +203,18 @@ rules! {
          `efibed kexec`.";
     MapperError, "mapper-error", Error, "The mapping code gave up.",
         "The message says why.";
+    StrayAccess, "stray-access", Error, "The mapping code accessed memory that it was not given.",
+        "It runs in ring 3, and what it may not touch it cannot touch: the access is a page fault. It has its own text, data and \
+         stack, the memory map, the pool of table pages, the room for the virtual map, its log, and, to read, the kernel's tables. \
+         The message names the instruction and what lies at the address.";
+    StackOverflow, "stack-overflow", Error, "The mapping code used up its stack.",
+        "It has 1 MiB. Usual cause: a recursion without end, or a large array on the stack.";
+    PrivilegedInstruction, "privileged-instruction", Error, "The mapping code executed an instruction that it has no business with.",
+        "Mapping code of a kernel needs invlpg and wbinvd, and reads of CR0, CR3, CR4, EFER and IA32_PAT: those are carried out. \
+         Everything else that ring 0 alone may do, and system calls, end it.";
+    MapperFault, "mapper-fault", Error, "The mapping code raised an exception.",
+        "Such as a division by zero, ud2, an SSE operand that is not aligned, or an address that is not canonical. The message \
+         names the instruction.";
     StrayWrite, "stray-write", Error, "The mapping code wrote to memory that it was not given.",
         "It may write to the pages that it took from the pool for tables, to VirtualStart of the descriptors, and to the map \
          for SetVirtualAddressMap, as far as that is used. It may not write to the kernel's tables, stacks or mailbox, the rest \

@@ -116,7 +116,8 @@ mod tests {
     fn abilities(told: Paging) -> Abilities {
         let (nx, smep, smap) = (true, true, true);
         let (gbpages, la57, pku, vendor, maxphyaddr) = (true, false, false, Vendor::Intel, told.maxphyaddr);
-        let supported = CpuidSeen { maxphyaddr, gbpages, nx, la57, smep, smap, pku, vendor };
+        let supported =
+            CpuidSeen { maxphyaddr, gbpages, nx, la57, smep, smap, pku, xsave: true, fsgsbase: true, vendor };
         let trial = |what, works, seen: &str| Trial { what, works, seen: seen.into() };
         let trials = vec![
             trial("supervisor-mode execution prevention (CR4.SMEP)", true, "#PF 0x11 (P I)"),

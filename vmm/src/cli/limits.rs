@@ -15,10 +15,6 @@ pub struct Limits {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = LIMITS)]
     limit: Option<u64>,
 
-    /// Pages of tables to build in the guest; larger maps are built natively, and the run is `incomplete` [default: 1280]
-    #[arg(long, value_name = "PAGES", help_heading = LIMITS)]
-    table_limit: Option<u64>,
-
     /// Pages of regions to reach one by one; the rest is sampled [default: 2359296, which is 9 GiB]
     #[arg(long, value_name = "PAGES", help_heading = LIMITS)]
     sweep_limit: Option<u64>,
@@ -29,9 +25,6 @@ impl Limits {
     pub fn apply(&self, mut scenario: Scenario) -> Scenario {
         if let Some(seconds) = self.limit {
             scenario = scenario.limit(Duration::from_secs(seconds));
-        }
-        if let Some(pages) = self.table_limit {
-            scenario = scenario.table_limit(pages);
         }
         if let Some(pages) = self.sweep_limit {
             scenario = scenario.sweep_limit(pages);

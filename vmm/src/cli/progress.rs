@@ -72,17 +72,11 @@ impl Display {
         if self.bar.is_hidden() {
             return;
         }
-        let (done, all) = match progress {
-            Progress::Mapping { tables, of: Some(of) } => (tables, of),
-            Progress::Sweeping { done, all } => (done, all),
-            Progress::Mapping { .. } | Progress::Walking | Progress::Finishing => return self.spin(in_words(progress)),
-        };
-        let (name, things) =
-            if matches!(progress, Progress::Sweeping { .. }) { ("sweeping", "pages") } else { ("mapping", "tables") };
+        let Progress::Sweeping { done, all } = progress else { return self.spin(in_words(progress)) };
         self.bar.set_length(all);
         if done == 0 {
             self.bar.disable_steady_tick();
-            restart(&self.bar, &moving(name, things));
+            restart(&self.bar, SWEEPING);
         }
         self.bar.set_position(done);
     }
@@ -105,9 +99,7 @@ fn counting(things: &str) -> String {
     format!("  {{wide_bar}} {{human_pos}}/{{human_len}} {things}, {{rate}} a second, {{eta}} left")
 }
 
-fn moving(name: &str, things: &str) -> String {
-    format!("  {name} {{wide_bar}} {{pos}}/{{len}} {things}, {{eta}} left")
-}
+const SWEEPING: &str = "  sweeping {wide_bar} {pos}/{len} pages, {eta} left";
 
 const SPINNING: &str = "  {spinner} {msg}, {elapsed}";
 
@@ -121,8 +113,8 @@ fn restart(bar: &ProgressBar, template: &str) {
 
 fn in_words(progress: Progress) -> String {
     match progress {
-        Progress::Mapping { of: None, .. } => "mapping".into(),
-        Progress::Mapping { tables, of: Some(of) } => format!("mapping: {tables} of {of} tables built"),
+        Progress::Mapping { tables: 0 } => "mapping".into(),
+        Progress::Mapping { tables } => format!("mapping: {tables} tables built"),
         Progress::Walking => "walking the tables".into(),
         Progress::Sweeping { done, all } => format!("{done} of {all} pages swept"),
         Progress::Finishing => "phase `finish` of the mapping code".into(),
@@ -215,8 +207,7 @@ mod tests {
     fn bars_fit_80_columns() {
         for (template, message, all) in [
             (counting("combinations"), "", 99_999_999),
-            (moving("sweeping", "pages"), "", 1 << 40),
-            (moving("mapping", "tables"), "", 1 << 40),
+            (SWEEPING.into(), "", 1 << 40),
             (SPINNING.into(), &*in_words(Progress::Finishing), 1),
             (SPINNING.into(), &*in_words(Progress::Walking), 1),
         ] {

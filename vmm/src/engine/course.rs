@@ -3,17 +3,18 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use efibed_guest::protocol::{CpuAbilities, KeepRange, RegionAtHand};
+use efibed_guest::mapper::{CpuAbilities, KeepRange, RegionAtHand};
 use efibed_guest::{Layout, LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
+use super::mapping::Outcome as Mapped;
 use super::{Job, Miscall, Moment};
 use crate::check::{
     self, Alias, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity, Skipped,
     TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, Offence};
-use crate::guest::{Loaded, OwnMemory, Strides};
+use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
 use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
@@ -117,14 +118,21 @@ pub fn out_of_time(what: &str, limit: Duration) -> Skipped {
 }
 
 /// What becomes of a run whose mapper gave up: that is a finding, unless the test bed gave it less than the map may need.
-pub fn mapper_gave_up(job: &Job<'_>, phase: Phase, error: MapError, report: &mut Report, marks: &mut Marks) {
+fn mapper_gave_up(
+    job: &Job<'_>,
+    phase: Phase,
+    error: MapError,
+    loaded: &Loaded,
+    report: &mut Report,
+    marks: &mut Marks,
+) {
     let (map, layout) = (job.map, job.mapper.layout);
     if error == MapError::OutOfTablePages && pages_wanted(map, layout) > MAX_POOL_PAGES {
         let reason = format!("its tables take more than the {MAX_POOL_PAGES} pages that the test bed has for them");
         report.skipped.push(Skipped::not_done("the mapping", reason));
         judge_closed_form(job, &report.cpu.told, marks);
     } else {
-        mapper_error(phase, error, map, layout, marks);
+        mapper_error(phase, error, map, layout, loaded, marks);
     }
 }
 
@@ -142,17 +150,43 @@ fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
     Expectation::new(&question, marks);
 }
 
-/// The report on a mapping that was found to be impossible without a guest.
-pub fn report_on_no_mapping(job: &Job<'_>, error: MapError, report: &mut Report) {
-    let mut marks = Marks::default();
-    mapper_gave_up(job, Phase::Map, error, report, &mut marks);
-    report.findings.extend(marks.into_findings(Phase::Map, job.map, None));
-    report.skipped.extend(asked_of_services(job).map(|what| Skipped::not_done(what, "there is no mapping")));
-    report.regions = region_reports(job.map, None, &report.findings);
+/// What a call of the mapper came to. Where it is no tables, that is a finding, and None.
+pub fn judge_outcome(
+    job: &Job<'_>,
+    phase: Phase,
+    outcome: &Mapped,
+    loaded: &Loaded,
+    report: &mut Report,
+    marks: &mut Marks,
+) -> Option<MappedTables> {
+    match outcome {
+        Mapped::Tables(tables) => return Some(*tables),
+        Mapped::GaveUp(error) => mapper_gave_up(job, phase, *error, loaded, report, marks),
+        Mapped::Panicked => {
+            let last = loaded.logged().pop().unwrap_or_else(|| "panicked".into());
+            marks.push_worded(phase, Rule::GuestPanic, None, format!("the mapping code {last}"));
+        }
+        Mapped::Absurd(sentences) => {
+            for sentence in sentences {
+                marks.push_worded(phase, Rule::MapperError, None, sentence.clone());
+            }
+        }
+    }
+    None
+}
+
+/// What the mapper has logged, as notes; what it logged in phase `map` is not told again.
+pub fn report_on_log(phase: Phase, loaded: &Loaded, report: &mut Report) {
+    for line in loaded.logged() {
+        let note = format!("the mapping code logged: {line}");
+        if phase == Phase::Map || !report.notes.contains(&note) {
+            report.notes.push(note);
+        }
+    }
 }
 
 /// A mapper's error as a finding.
-fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, layout: Layout, marks: &mut Marks) {
+fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, layout: Layout, loaded: &Loaded, marks: &mut Marks) {
     let (rule, index, message) = match error {
         MapError::WindowOverflow { index } | MapError::AddressSpaceFull { index } => {
             (Rule::WindowOverflow, Some(index), check::no_room(map, layout, index))
@@ -169,6 +203,11 @@ fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, layout: Layout, 
         MapError::TooManyRegions { index } => {
             (Rule::MapperError, Some(index), format!("the virtual map has no room for region {index}"))
         }
+        _ => (
+            Rule::MapperError,
+            None,
+            format!("the mapping code gave up: {}", loaded.logged().pop().unwrap_or_default()),
+        ),
     };
     marks.push_worded(phase, rule, index, message);
 }
@@ -357,8 +396,10 @@ pub fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access
 
 #[cfg(test)]
 mod tests {
-    use efibed_guest::{LeafRule, MapContext, Mapper};
+    use efibed_guest::mapper::Step;
+    use efibed_guest::{LeafRule, Mapper};
 
+    use super::super::native;
     use super::*;
     use crate::guest::{Image, Placement};
 
@@ -374,13 +415,10 @@ mod tests {
         let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 64, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
-        let mut mapper = LayoutMapper { layout, leaf_rule: LeafRule::CoAligned };
-        let request = loaded.request(mapper, CpuAbilities { maxphyaddr: 46, ..Default::default() });
-        // SAFETY: the request names this memory, which nobody else uses while the context lives.
-        let context = unsafe { MapContext::from_request(&request, loaded.memory.host_offset()) };
-        mapper.map(&mut context.unwrap()).unwrap();
-        let word = |offset| loaded.memory.read_u64(loaded.region_at_hand() + offset).unwrap();
-        at_hand(RegionAtHand { phys_start: word(0), page_count: word(8) }, &map)
+        let mut mapper: Box<dyn Mapper> = Box::new(LayoutMapper { layout, leaf_rule: LeafRule::CoAligned });
+        let cpu = CpuAbilities { maxphyaddr: 46, ..Default::default() };
+        assert!(matches!(native::call(&mut mapper, Step::Map, &loaded, cpu), Mapped::Tables(_)));
+        at_hand(loaded.result().region_at_hand, &map)
     }
 
     #[test]

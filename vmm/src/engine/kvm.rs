@@ -12,15 +12,15 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, RegionAtHand, Sweep,
-    USER_BASE,
+    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
 };
 use efibed_stub::TRAP_PORT;
 use efibed_stub::stamp::stamp_page;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use uefi_raw::table::runtime::ResetType;
 
-use mapping::Rehearsal;
+use efibed_guest::Mapper;
+use efibed_guest::mapper::{RegionAtHand, Step};
 use stage::Stage;
 
 use super::firmware_memory::FirmwareMemory;
@@ -33,9 +33,10 @@ use crate::check::{
     ProbeCounts, Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
+use crate::guest::process::{PROCESS_BYTES, Process, open_maps};
 use crate::guest::{
-    BackedPage, End, Guest, GuestEvents, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES, Placement, PortAnswer,
-    Sizes, command,
+    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES,
+    Placement, PortAnswer, Sizes, command,
 };
 use crate::machine::{APIC_PAGE, CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
@@ -52,6 +53,7 @@ impl Kvm {
     /// Opens /dev/kvm.
     pub fn open() -> Result<Self, EngineError> {
         let hypervisor = Hypervisor::open()?;
+        open_maps().map_err(EngineError::OwnMemory)?;
         Ok(Self { machines: Machines::new(hypervisor), abilities: Mutex::default() })
     }
 
@@ -113,13 +115,13 @@ impl Kvm {
             firmware.misbehave(&job.firmware.misbehaves);
         }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
-        let image = job.image()?;
+        let image = Image::built_in()?;
         let pool = course::pool_pages(job.map, job.mapper.layout);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
         let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
-        let (placement, internals) = match place(job.map, sizes, limit, &taken, reused.as_ref()) {
+        let (placement, process_at, internals) = match place(job.map, sizes, limit, &taken, reused.as_ref()) {
             Ok(placed) => placed,
             Err(no_room) => {
                 if let Some(machine) = reused {
@@ -137,25 +139,14 @@ impl Kvm {
         }
         let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
-        let request = loaded.request(job.mapper, course::offer(&cpu));
-        let rehearsal = match mapping::rehearse(job, &loaded, &request) {
-            Ok(rehearsal) => rehearsal,
-            Err(error) => {
-                if let Some(machine) = reused {
-                    self.machines.give_back(&job.cpu, machine);
-                }
-                report.findings = input.into_findings(Phase::Input, job.map, None);
-                course::report_on_no_mapping(job, error, &mut report);
-                report.timing.total = start.elapsed();
-                return Ok(report);
-            }
-        };
+        let process = Process::new(&loaded, process_at, &cpu.told)?;
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
         };
         Machines::prepare(&mut machine, job.map)?;
         let mut guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.stretch_limit)?;
+        guest.add_process(&process).map_err(BootError::from)?;
         guest.set_deadline(start.checked_add(job.limit));
         report.timing.build = start.elapsed();
         report.findings = input.into_findings(Phase::Input, job.map, None);
@@ -165,7 +156,8 @@ impl Kvm {
             job,
             guest,
             loaded: &loaded,
-            rehearsal,
+            mapper: job.subject.make(),
+            process,
             cpu,
             firmware,
             pages,
@@ -193,24 +185,23 @@ impl Kvm {
     }
 }
 
-/// Where the guest goes, and KVM's own pages: where a machine that exists has them, else off everything.
+/// Where the guest goes, its process, and KVM's own pages: where a machine that exists has them, else off everything.
 fn place(
     map: &MemoryMap,
     sizes: Sizes,
     limit: u64,
     taken: &[Range<u64>],
     machine: Option<&Machine>,
-) -> Result<(Placement, Internals), NoRoom> {
-    match machine.map(Machine::internals) {
-        Some(internals) => {
-            let taken: Vec<_> = taken.iter().cloned().chain(internals.ranges()).collect();
-            Ok((Placement::find(map, sizes, limit, &taken)?, internals))
-        }
-        None => {
-            let placement = Placement::find(map, sizes, limit, taken)?;
-            Ok((placement, placement.internals(map)?))
-        }
-    }
+) -> Result<(Placement, u64, Internals), NoRoom> {
+    let internals = machine.map(Machine::internals);
+    let taken: Vec<_> = taken.iter().cloned().chain(internals.iter().flat_map(Internals::ranges)).collect();
+    let placement = Placement::find(map, sizes, limit, &taken)?;
+    let process_at = placement.more(map, PROCESS_BYTES, limit, &taken)?;
+    let internals = match internals {
+        Some(internals) => internals,
+        None => placement.internals(map, process_at..process_at + PROCESS_BYTES)?,
+    };
+    Ok((placement, process_at, internals))
 }
 
 /// Firmware runs at its physical addresses before the switch: in the low half, and off the guest's own part of it.
@@ -272,7 +263,8 @@ struct Run<'a, 'm> {
     job: &'a Job<'a>,
     guest: Guest<'m>,
     loaded: &'m Loaded,
-    rehearsal: Rehearsal<'m>,
+    mapper: Box<dyn Mapper>,
+    process: Process,
     cpu: Cpu,
     firmware: Option<Firmware>,
     /// By address.
@@ -320,7 +312,7 @@ impl Run<'_, '_> {
     /// be, and are, goes into `judged` as soon as it is known.
     fn run(&mut self, judged: &mut Option<(Expectation, TableVerdict)>) -> Result<(), End> {
         self.call_for_the_earlier_kernel()?;
-        let Some(tables) = self.run_mapper(Op::Map)? else { return Ok(()) };
+        let Some(tables) = self.run_mapper(Step::Map)? else { return Ok(()) };
         let mut root = tables.root;
         course::tamper(self.job, Moment::BeforeWalk, &self.loaded.memory, root, &self.cpu.told);
         self.tables = Snapshot::tables(self.loaded, tables.table_pages);
@@ -355,7 +347,7 @@ impl Run<'_, '_> {
         (self.phase, self.stage) = (Phase::Finish, Stage::Finishing);
         let mut finished_expectation = None;
         if self.job.kernel.finish {
-            let Some(finished) = self.run_mapper(Op::Finish)? else { return Ok(()) };
+            let Some(finished) = self.run_mapper(Step::Finish)? else { return Ok(()) };
             course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, finished.root, &told);
             let owed = expectation.finished(&question);
             let is_new = finished.root != root || self.tables.first_change(&self.loaded.memory).is_some();
@@ -439,9 +431,10 @@ impl Run<'_, '_> {
         let planning = Instant::now();
         let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
         let plan = {
-            let own = self.loaded.memory.base()..self.loaded.memory.end();
+            let own =
+                [&self.loaded.memory, self.process.memory()].map(|memory| (memory.base()..memory.end(), Behind::Own));
             let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
-            let mut memory_behind: Vec<_> = stamped.chain([(own, Behind::Own)]).collect();
+            let mut memory_behind: Vec<_> = stamped.chain(own).collect();
             memory_behind.sort_unstable_by_key(|(range, _)| range.start);
             let ground = Ground {
                 memory: &self.loaded.memory,

@@ -11,9 +11,11 @@ mod course;
 mod firmware_memory;
 mod kvm;
 mod machines;
+mod mapping;
 mod native;
 mod options;
 mod snapshot;
+mod subject;
 mod trials;
 pub mod walker;
 
@@ -21,13 +23,15 @@ use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
 
-use crate::guest::{BootError, Image, ImageError, LoadError, Strides};
+use crate::guest::process::ProcessError;
+use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, Rules};
 
 pub use kvm::Kvm;
 pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
+pub use subject::Subject;
 pub use trials::{Abilities, Trial};
 
 /// What an engine is to do.
@@ -35,10 +39,10 @@ pub use trials::{Abilities, Trial};
 pub struct Job<'a> {
     /// The memory map.
     pub map: &'a MemoryMap,
-    /// The mapping code.
+    /// The mapping code's name.
     pub mapper: LayoutMapper,
-    /// What the guest boots, for negative controls; None: the built-in image.
-    pub image: Option<&'static Image>,
+    /// The mapping code itself.
+    pub subject: &'a Subject,
     /// What the CPU is to say it is.
     pub cpu: CpuidRequest,
     /// Seeds all sampling.
@@ -47,8 +51,6 @@ pub struct Job<'a> {
     pub limit: Duration,
     /// For each stretch of running in the guest, which counts as hung after it.
     pub stretch_limit: Duration,
-    /// Pages of tables that are built in the guest at most: what takes more is mapped natively.
-    pub table_limit: u64,
     /// Pages swept at most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
     pub sweep_limit: u64,
     /// How firmware behaves.
@@ -66,10 +68,6 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn image(&self) -> Result<&'static Image, ImageError> {
-        self.image.map_or_else(Image::built_in, Ok)
-    }
-
     /// How far descriptors are apart.
     pub fn strides(&self) -> Strides {
         let firmware = self.firmware.descriptor_size;
@@ -81,12 +79,10 @@ impl Job<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The mapping code builds tables: where ring 0 is emulated, that takes some milliseconds for each.
+    /// The mapping code builds tables.
     Mapping {
         /// Tables that it has built.
         tables: u64,
-        /// Tables that it will have built in the end, if that is known.
-        of: Option<u64>,
     },
     /// The host begins to walk the tables.
     Walking,
@@ -142,6 +138,9 @@ pub enum EngineError {
     /// /dev/kvm.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What this process has in memory cannot be told.
+    #[error("/proc/self/maps cannot be read, and without it no code of this process runs in the guest: {0}")]
+    OwnMemory(std::io::Error),
     /// The machine cannot do what was asked for.
     #[error("this machine cannot do {what}: {why}")]
     Unable {
@@ -156,6 +155,9 @@ pub enum EngineError {
     /// Its memory could not.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nor what the mapping code needs of it.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     /// It could not be booted.
     #[error(transparent)]
     Boot(#[from] BootError),

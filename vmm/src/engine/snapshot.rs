@@ -2,10 +2,9 @@
 //! been judged.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::mem::{offset_of, size_of};
 use std::ops::Range;
 
-use efibed_guest::protocol::{Command, Mailbox, MapResult, RegionAtHand, STACK_BYTES};
+use efibed_guest::protocol::IST_BYTES;
 
 use crate::check::Phase;
 use crate::guest::{Loaded, MappedTables, OwnMemory, PAGE_BYTES};
@@ -48,27 +47,14 @@ impl Snapshot {
         changed.or_else(|| first_word_beyond(loaded, tables?))
     }
 
-    /// What is the kernel's alone while mapping code runs: its stacks except for the one in use, and its mailbox except for
-    /// what carries out the batch.
+    /// What is the kernel's alone while mapping code runs: all of its image that can be written to, except for the stacks of
+    /// its exception handlers.
     pub fn kernels_own(loaded: &Loaded) -> Self {
         let header = loaded.image.header();
-        let mailbox = |offset: usize, bytes: usize| {
-            let at = header.mailbox + offset as u64;
-            at..at + bytes as u64
-        };
-        let mut in_use = [
-            header.stack_top - STACK_BYTES..header.stack_top,
-            // The number of commands, and the one at hand.
-            mailbox(0, offset_of!(Mailbox, map_request)),
-            mailbox(offset_of!(Mailbox, map_result), size_of::<MapResult>()),
-            mailbox(offset_of!(Mailbox, commands), size_of::<Command>()),
-            mailbox(offset_of!(Mailbox, region_at_hand), size_of::<RegionAtHand>()),
-        ];
-        in_use.sort_unstable_by_key(|range| range.start);
-        let starts = [header.read_only_end].into_iter().chain(in_use.iter().map(|range| range.end));
-        let ends = in_use.iter().map(|range| range.start).chain([header.end]);
-        let gaps = starts.zip(ends).map(|(start, end)| loaded.physical(start)..loaded.physical(end));
-        Self::take(&loaded.memory, gaps.map(|range| (range, Free::Nothing)))
+        let stacks = header.ist_top - IST_BYTES..header.ist_top + 6 * IST_BYTES;
+        let parts = [header.read_only_end..stacks.start, stacks.end..header.end];
+        let parts = parts.map(|part| loaded.physical(part.start)..loaded.physical(part.end));
+        Self::take(&loaded.memory, parts.map(|part| (part, Free::Nothing)))
     }
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
@@ -233,6 +219,8 @@ const VIRTUAL_START: u64 = 16;
 
 #[cfg(test)]
 mod tests {
+    use efibed_guest::protocol::Mailbox;
+
     use super::*;
     use crate::guest::{Image, Placement, Strides};
     use crate::memory_map::MemoryMap;
@@ -242,7 +230,7 @@ mod tests {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 8, 0);
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 16, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap()
     }
@@ -278,35 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn of_the_kernels_own_only_what_is_in_use_may_change() {
+    fn of_the_kernels_own_only_the_handlers_stacks_may_change() {
         let loaded = loaded();
         let header = loaded.image.header();
-        let change = |virt, flip| change(&loaded, Snapshot::kernels_own, loaded.physical(virt), flip).is_some();
-        let mailbox = |offset: usize| header.mailbox + offset as u64;
-        let open = [
+        let change = |virt| change(&loaded, Snapshot::kernels_own, loaded.physical(virt), 1).is_some();
+        let stacks = [header.ist_top - 8, header.ist_top - IST_BYTES, header.ist_top + 6 * IST_BYTES - 8];
+        assert_eq!(stacks.map(change), [false; 3]);
+        let others = [
             header.stack_top - 8,
-            header.stack_top - STACK_BYTES,
-            mailbox(offset_of!(Mailbox, command_at)),
-            mailbox(offset_of!(Mailbox, map_result)),
-            mailbox(offset_of!(Mailbox, commands)),
-            mailbox(offset_of!(Mailbox, region_at_hand)),
-        ];
-        let closed = [
-            header.stack_top,
-            header.ist_top - 8,
             header.user_stack,
-            mailbox(offset_of!(Mailbox, map_request)),
-            mailbox(offset_of!(Mailbox, crash)),
-            mailbox(offset_of!(Mailbox, fault_count)),
-            mailbox(offset_of!(Mailbox, commands) + size_of::<Command>()),
-            mailbox(offset_of!(Mailbox, probes)),
-            mailbox(offset_of!(Mailbox, services_abandoned)),
-            mailbox(size_of::<Mailbox>() - 8),
+            header.mailbox,
+            header.mailbox + size_of::<Mailbox>() as u64 - 8,
             header.call_rsp,
             header.end - 8,
         ];
-        assert_eq!(open.map(|at| change(at, 1)), [false; 6]);
-        assert_eq!(closed.map(|at| change(at, 1)), [true; 12]);
+        assert_eq!(others.map(change), [true; 6]);
     }
 
     #[test]
@@ -341,14 +315,19 @@ mod tests {
     #[test]
     fn nothing_lies_beyond_what_was_used() {
         let loaded = loaded();
-        let tables = |mapped, table_pages| MappedTables { root: 0, mapped, table_pages };
-        let (map, pool) = (loaded.placement.virtual_map().start, loaded.placement.pool().start);
+        assert!(loaded.ask(Default::default(), 0));
+        let given = loaded.result().table_pages;
+        let tables = |mapped, pages| MappedTables { root: 0, mapped, table_pages: given + pages };
+        let (map, pool) = (loaded.placement.virtual_map().start, loaded.placement.pool().start + given * PAGE_BYTES);
         let stride = loaded.strides.kernel as u64;
         assert!(loaded.memory.write_u64(map, 1) && loaded.memory.write_u64(pool + 0x1010, 1 << 56));
         assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), None);
         assert_eq!(first_word_beyond(&loaded, &tables(1, 1)), Some(pool + 0x1010));
         assert_eq!(first_word_beyond(&loaded, &tables(0, 2)), Some(map));
-        assert_eq!(first_word_beyond(&loaded, &tables(u64::MAX, u64::MAX)), None);
+        assert_eq!(
+            first_word_beyond(&loaded, &MappedTables { root: 0, mapped: u64::MAX, table_pages: u64::MAX }),
+            None
+        );
         assert!(loaded.memory.write_u64(map + stride, 1));
         assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), Some(map + stride));
     }

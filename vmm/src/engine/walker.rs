@@ -3,14 +3,15 @@
 use std::ops::RangeInclusive;
 use std::time::Instant;
 
-use efibed_guest::MapError;
+use efibed_guest::Mapper;
+use efibed_guest::mapper::Step;
 
 use super::course;
-use super::native::Native;
+use super::native;
 use super::snapshot::Snapshot;
 use super::{EngineError, Job, Moment, Progress};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::guest::{Loaded, MappedTables, Placement};
+use crate::guest::{Image, Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -32,7 +33,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
         return Ok(report);
     }
 
-    let image = job.image()?;
+    let image = Image::built_in()?;
     let pool = course::pool_pages(job.map, job.mapper.layout);
     let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
@@ -79,10 +80,8 @@ struct Run<'a> {
 impl Run<'_> {
     /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
     fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
-        let request = self.loaded.request(self.job.mapper, course::offer(&self.report.cpu));
-        let (mapper, loaded) = (self.job.mapper, self.loaded);
-        let mut native = self.run_mapper(Phase::Map, || Native::map(mapper, loaded, &request), Native::tables)?;
-        let MappedTables { root, mapped, table_pages } = native.tables();
+        let mut mapper = self.job.subject.make();
+        let MappedTables { root, mapped, table_pages } = self.run_mapper(Step::Map, &mut mapper)?;
         if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
             return None;
         }
@@ -110,8 +109,9 @@ impl Run<'_> {
         if !self.job.kernel.finish || self.is_out_of_time(&["phase `finish`"]) {
             return Some((expectation, verdict));
         }
-        let finished = self.run_mapper(Phase::Finish, || native.finish(), |tables| *tables);
-        let Some(MappedTables { root, .. }) = finished else { return Some((expectation, verdict)) };
+        let Some(MappedTables { root, .. }) = self.run_mapper(Step::Finish, &mut mapper) else {
+            return Some((expectation, verdict));
+        };
         course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
         let owed = expectation.finished(&question);
         let is_new = root != judged_root || judged.first_change(&self.loaded.memory).is_some();
@@ -132,29 +132,28 @@ impl Run<'_> {
         is_over
     }
 
-    /// A phase of the mapper, run on the guest's memory as the guest would; None: it gave up, which is a finding.
-    fn run_mapper<T>(
-        &mut self,
-        phase: Phase,
-        run: impl FnOnce() -> Result<T, MapError>,
-        tables: impl Fn(&T) -> MappedTables,
-    ) -> Option<T> {
-        if phase == Phase::Map {
-            (self.job.progress)(Progress::Mapping { tables: 0, of: None });
+    /// A phase of the mapper, run on the guest's memory as the guest would; None: it came to no tables, which is a finding.
+    fn run_mapper(&mut self, step: Step, mapper: &mut Box<dyn Mapper>) -> Option<MappedTables> {
+        let phase = match step {
+            Step::Map => Phase::Map,
+            Step::Finish => Phase::Finish,
+        };
+        if step == Step::Map {
+            (self.job.progress)(Progress::Mapping { tables: 0 });
         }
         let untouchable = Snapshot::untouchable(self.loaded, phase);
         let mapping = Instant::now();
-        let outcome = run();
+        let outcome = native::call(mapper, step, self.loaded, course::offer(&self.report.cpu));
         self.report.timing.map += mapping.elapsed();
-        let tables = outcome.as_ref().ok().map(tables);
-        if let Some(pa) = untouchable.stray_write(self.loaded, tables.as_ref()) {
+        course::report_on_log(phase, self.loaded, &mut self.report);
+        if let Some(pa) = untouchable.stray_write(self.loaded, outcome.tables()) {
             self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
-        if let Err(error) = &outcome {
-            course::mapper_gave_up(self.job, phase, *error, &mut self.report, &mut self.marks);
+        let judged = course::judge_outcome(self.job, phase, &outcome, self.loaded, &mut self.report, &mut self.marks);
+        if judged.is_none() {
             self.conclude(phase, None);
         }
-        outcome.ok()
+        judged
     }
 
     fn check(&mut self, phase: Phase, expectation: &Expectation, root: u64) -> TableVerdict {

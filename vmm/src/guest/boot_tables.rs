@@ -71,13 +71,56 @@ impl<'m> BootTables<'m> {
     pub fn set_leaf(&mut self, root: u64, virt: u64, entry: u64, level: u32) -> Result<(), OutOfPages> {
         let mut table = root;
         for above in (level + 1..=self.levels).rev() {
-            let slot = table + slot(virt, above);
-            let old = self.get(slot)?;
-            let below = if old & flags::P != 0 { old & ADDRESS } else { self.allocate()? };
-            self.set(slot, below | (old & flags::U) | flags::P | flags::W | (entry & flags::U))?;
-            table = below;
+            table = self.below(table, virt, above, entry & flags::U)?;
         }
         self.set(table + slot(virt, level), entry)
+    }
+
+    /// The table below the entry for `virt` in a table of level `above`, made if it is not there.
+    fn below(&mut self, table: u64, virt: u64, above: u32, user: u64) -> Result<u64, OutOfPages> {
+        let slot = table + slot(virt, above);
+        let old = self.get(slot)?;
+        let below = if old & flags::P != 0 { old & ADDRESS } else { self.allocate()? };
+        self.set(slot, below | (old & flags::U) | flags::P | flags::W | user)?;
+        Ok(below)
+    }
+
+    /// Opens the tables above the last two levels to ring 3.
+    fn open(&mut self, root: u64, virt: u64) -> Result<(), OutOfPages> {
+        let mut table = root;
+        for above in (3..=self.levels).rev() {
+            table = self.below(table, virt, above, flags::U)?;
+        }
+        Ok(())
+    }
+
+    /// Maps first..=last in `root` as `other` does. All tables but the last level's are `root`'s own, so that more can be
+    /// mapped beside them; those of the last level are `other`'s.
+    pub fn share(&mut self, root: u64, other: u64, first: u64, last: u64) -> Result<(), OutOfPages> {
+        const SPAN: u64 = 512 * PAGE_BYTES;
+        let mut virt = first & !(SPAN - 1);
+        loop {
+            let [mut own, mut theirs] = [root, other];
+            for above in (3..=self.levels).rev() {
+                own = self.below(own, virt, above, 0)?;
+                theirs = self.get(theirs + slot(virt, above))? & ADDRESS;
+            }
+            let entry = self.get(theirs + slot(virt, 2))?;
+            self.set(own + slot(virt, 2), entry)?;
+            // Ring 3's pages are reached through entries that are open to it.
+            if entry & flags::U != 0 {
+                self.open(root, virt)?;
+            }
+            match virt.checked_add(SPAN) {
+                Some(next) if next <= last => virt = next,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The next page that is free.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// The most pages that mapping these ranges (of so many pages each) takes, with two roots, and a table more to copy.

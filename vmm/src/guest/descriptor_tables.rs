@@ -1,7 +1,7 @@
 //! GDT, IDT and TSS (SDM vol. 3A, 3.4.5, 6.14 and 7.7), all in one read-only page: the accessed and busy bits are set
 //! beforehand, so that the CPU has nothing to write.
 
-use efibed_guest::protocol::{BARE_IDT, IST_BYTES, TRIAL_IDT, selector};
+use efibed_guest::protocol::{BARE_IDT, IST_BYTES, PROCESS_IDT, TRIAL_IDT, selector};
 
 use crate::machine::{kvm_segment, kvm_sregs};
 
@@ -28,6 +28,8 @@ pub struct Handlers {
     pub trials: [u64; VECTORS as usize],
     /// #PF of the bare loops; all else is as for trials.
     pub bare_page_fault: u64,
+    /// Those that hand the exceptions of mapping code over.
+    pub process: [u64; VECTORS as usize],
 }
 
 /// The page at virtual address `at`, with interrupt stacks from `ist_top` on.
@@ -47,6 +49,8 @@ pub fn page(at: u64, handlers: &Handlers, ist_top: u64) -> Vec<u8> {
     let mut bare = handlers.trials;
     bare[PAGE_FAULT] = handlers.bare_page_fault;
     page.extend(idt(&bare));
+    page.resize(PROCESS_IDT as usize, 0);
+    page.extend(idt(&handlers.process));
     page
 }
 
@@ -73,6 +77,16 @@ pub fn load(sregs: &mut kvm_sregs, at: u64) {
         ..Default::default()
     };
     sregs.ldt = kvm_segment { unusable: 1, ..Default::default() };
+}
+
+/// Enters ring 3 on the IDT for mapping code, with these bases of FS and GS.
+pub fn enter_ring_3(sregs: &mut kvm_sregs, at: u64, [fs, gs]: [u64; 2]) {
+    let user = |selector, kind, code| kvm_segment { dpl: 3, ..segment(selector, kind, code) };
+    let data = user(selector::USER_DATA, DATA, false);
+    sregs.cs = user(selector::USER_CODE, CODE, true);
+    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
+    (sregs.fs, sregs.gs) = (kvm_segment { base: fs, ..data }, kvm_segment { base: gs, ..data });
+    sregs.idt.base = at + PROCESS_IDT;
 }
 
 /// #DF, NMI, #MC, #PF, #GP and #SS each have a stack of their own, the rest share the seventh.

@@ -39,7 +39,7 @@ pub enum ImageError {
 }
 
 impl Image {
-    /// The image with the built-in layouts.
+    /// The image.
     pub fn built_in() -> Result<&'static Self, ImageError> {
         static IMAGE: OnceLock<Result<Image, ImageError>> = OnceLock::new();
         IMAGE.get_or_init(|| Self::load(BUILT_IN)).as_ref().map_err(Clone::clone)
@@ -81,11 +81,12 @@ impl Image {
             let at = (table - IMAGE_BASE) as usize + 8 * index;
             self.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
         };
-        let ImageHeader { vectors, trial_vectors, .. } = self.header;
+        let ImageHeader { vectors, trial_vectors, process_vectors, .. } = self.header;
         Handlers {
             usual: std::array::from_fn(|vector| address(vectors, vector)),
             trials: std::array::from_fn(|vector| address(trial_vectors, vector)),
             bare_page_fault: address(trial_vectors, 32),
+            process: std::array::from_fn(|vector| address(process_vectors, vector)),
         }
     }
 

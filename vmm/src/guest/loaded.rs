@@ -4,12 +4,9 @@
 
 use std::ops::Range;
 
-use efibed_guest::LayoutMapper;
-
-use efibed_guest::protocol::{
-    CpuAbilities, DIRECT_MAP, IMAGE_BASE, KeepRange, MAX_KEEP, Mailbox, MapRequest, USER_BASE,
-};
-use efibed_stub::DESCRIPTOR_STRIDE;
+use efibed_guest::mapper::{ABI_VERSION, CpuAbilities, KeepRange, MAX_KEEP, MapRequest, MapResult};
+use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, USER_BASE};
+use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION};
 
 use super::boot_tables::{BootTables, OutOfPages, flags};
 use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
@@ -30,6 +27,9 @@ pub struct Loaded {
     pub kernel_root: u64,
     /// The kernel's, and what firmware needs at its physical addresses.
     pub boot_root: u64,
+    /// In the pool: the root that the mapper is given, and the pages that it takes.
+    given_root: u64,
+    given_pages: u64,
     /// Virtual ranges that are the kernel's.
     pub keep: Vec<KeepRange>,
     /// The descriptors' strides.
@@ -81,7 +81,7 @@ impl Loaded {
         let map_pages = (map_bytes as u64).div_ceil(PAGE_BYTES).max(1);
         let attributes = map.attributes_table().len() * kernel;
         let attributes_pages = (ATTRIBUTES_HEADER_BYTES + attributes as u64).div_ceil(PAGE_BYTES);
-        let direct = image.pages() + 2 * map_pages + attributes_pages + pool_pages;
+        let direct = image.pages() + 2 * map_pages + attributes_pages + DESK_PAGES + pool_pages;
         // The direct map covers the boot tables too; a page of them maps 511 others at the least.
         let ranges = [image.pages(), direct + direct / 256 + 32, 1, 1, map_pages];
         let identity = std::iter::repeat_n(1, identity_pages as usize);
@@ -91,6 +91,7 @@ impl Loaded {
             image: image.pages() * PAGE_BYTES,
             memory_map: map_pages * PAGE_BYTES,
             attributes: attributes_pages * PAGE_BYTES,
+            desk: DESK_PAGES * PAGE_BYTES,
             boot_tables: tables * PAGE_BYTES,
             pool: pool_pages * PAGE_BYTES,
         }
@@ -122,6 +123,8 @@ impl Loaded {
             image,
             kernel_root: 0,
             boot_root: 0,
+            given_root: 0,
+            given_pages: 0,
             strides,
             map_bytes: map_bytes.len() as u64,
             attributes_bytes: attributes.len() as u64,
@@ -131,32 +134,70 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// What the mapper is asked to do.
-    pub fn request(&self, mapper: LayoutMapper, cpu: CpuAbilities) -> MapRequest {
+    /// Puts on the desk what the mapper is asked to do, and a result that says that nothing is done yet. `direct_map` is the
+    /// virtual minus the physical address of this memory where the mapper runs.
+    pub fn ask(&self, cpu: CpuAbilities, direct_map: u64) -> bool {
         let mut keep = [KeepRange::default(); MAX_KEEP];
         for (slot, range) in keep.iter_mut().zip(&self.keep) {
             *slot = *range;
         }
         let pair = |range: Range<u64>| [range.start, range.end];
-        MapRequest {
-            layout: mapper.layout as u32,
-            leaf_rule: mapper.leaf_rule as u32,
+        let (room, log) = (self.placement.virtual_map(), self.log());
+        let request = MapRequest {
+            version: ABI_VERSION,
+            levels: if cpu.la57 != 0 { 5 } else { 4 },
+            direct_map,
             memory_map: self.placement.memory_map().start,
             memory_map_bytes: self.map_bytes,
             stride: self.strides.kernel as u64,
+            descriptor_version: DESCRIPTOR_VERSION,
             in_mapping_order: self.in_mapping_order.into(),
             attributes_table: self.placement.attributes().start + ATTRIBUTES_HEADER_BYTES,
             attributes_table_bytes: self.attributes_bytes - ATTRIBUTES_HEADER_BYTES,
-            virtual_map: self.placement.virtual_map().start,
-            region_at_hand: self.region_at_hand(),
+            virtual_map: room.start,
+            virtual_map_bytes: room.end - room.start,
+            root: self.given_root,
             kernel_root: self.kernel_root,
-            levels: if cpu.la57 != 0 { 5 } else { 4 },
             table_reach: pair(self.placement.boot_tables().start..self.placement.pool().end),
             table_pool: pair(self.placement.pool()),
+            log: log.start,
+            log_bytes: log.end - log.start,
             cpu,
             keep_count: self.keep.len() as u64,
             keep,
-        }
+        };
+        let result = MapResult { table_pages: self.given_pages, ..MapResult::default() };
+        self.memory.write_object(self.placement.desk().start, &request)
+            && self.memory.write_object(self.result_at(), &result)
+    }
+
+    /// Where the request is, for code of this process.
+    pub fn request_at(&self) -> u64 {
+        self.placement.desk().start
+    }
+
+    /// Where the result is.
+    pub fn result_at(&self) -> u64 {
+        self.placement.desk().start + RESULT_AT
+    }
+
+    /// What the mapper has answered.
+    pub fn result(&self) -> MapResult {
+        self.memory.read_object(self.result_at()).unwrap_or_default()
+    }
+
+    /// What it has logged, a line each: whatever is no text is replaced.
+    pub fn logged(&self) -> Vec<String> {
+        let log = self.log();
+        let mut bytes = vec![0; self.result().log_used.min(log.end - log.start) as usize];
+        // All of it is inside.
+        let _ = self.memory.read(log.start, &mut bytes);
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+    }
+
+    fn log(&self) -> Range<u64> {
+        let desk = self.placement.desk();
+        desk.start + PAGE_BYTES..desk.end
     }
 
     /// Puts descriptors where the virtual map goes; false if there is no room.
@@ -166,14 +207,6 @@ impl Loaded {
         let fits = bytes.len() <= room;
         bytes.resize(room, 0);
         fits && self.memory.write(range.start, &bytes)
-    }
-
-    /// Takes back what a mapper has built natively in so many pages of its pool: the memory is as new. False if there are
-    /// not so many.
-    pub fn forget_mapping(&self, table_pages: u64) -> bool {
-        const PAGE: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-        let mut pages = (0..table_pages).map(|page| self.placement.pool().start + page * PAGE_BYTES);
-        pages.all(|page| self.memory.write(page, &PAGE)) && self.write_virtual_map(&[])
     }
 
     /// The physical addresses of the virtual map's first `count` descriptors: as many as there is room for.
@@ -191,11 +224,6 @@ impl Loaded {
             .take(usize::try_from(count).unwrap_or(usize::MAX))
             .map_while(|at| self.descriptor(at))
             .collect()
-    }
-
-    /// The physical address of the [`RegionAtHand`](efibed_guest::protocol::RegionAtHand) in the mailbox.
-    pub fn region_at_hand(&self) -> u64 {
-        self.physical(self.image.header().mailbox) + std::mem::offset_of!(Mailbox, region_at_hand) as u64
     }
 
     /// The physical address of an address in the image.
@@ -246,6 +274,15 @@ impl Loaded {
             tables.map(boot, page, page, 1, flags::P | flags::W)?;
         }
         (self.kernel_root, self.boot_root) = (kernel, boot);
+        let pool = self.placement.pool();
+        if !pool.is_empty() {
+            let mut tables = BootTables::new(&self.memory, pool.start, pool.end, levels);
+            let root = tables.root()?;
+            for KeepRange { first, last } in &self.keep {
+                tables.share(root, kernel, *first, *last)?;
+            }
+            (self.given_root, self.given_pages) = (root, (tables.next() - pool.start) / PAGE_BYTES);
+        }
         Ok(())
     }
 }
@@ -265,6 +302,14 @@ fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placem
     let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
     memory.write(placement.base + (header.descriptor_tables - IMAGE_BASE), &page)
 }
+
+/// Pages of the desk: one for the request and the result, the others for the log.
+const DESK_PAGES: u64 = 5;
+
+/// Where on the desk the result is.
+const RESULT_AT: u64 = 2048;
+
+const _: () = assert!(size_of::<MapRequest>() as u64 <= RESULT_AT);
 
 /// Bytes of EFI_MEMORY_ATTRIBUTES_TABLE before its entries (UEFI 2.10, 4.6.4).
 const ATTRIBUTES_HEADER_BYTES: u64 = 16;

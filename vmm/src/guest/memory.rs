@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use efibed_guest::mapper::{MapRequest, MapResult};
+
 use crate::machine::{Backing, BackingError};
 use crate::mmu::{Pa, TableMemory};
 
@@ -56,12 +58,40 @@ impl OwnMemory {
         pa.checked_sub(self.base).is_some_and(|offset| self.backing.write(offset, bytes))
     }
 
+    /// A structure at `pa`, None outside.
+    pub fn read_object<T: Plain>(&self, pa: u64) -> Option<T> {
+        let mut object = std::mem::MaybeUninit::<T>::zeroed();
+        // SAFETY: the bytes of the structure, all written to.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(object.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+        // SAFETY: any bytes are valid for it, as its trait says.
+        self.read(pa, bytes).then(|| unsafe { object.assume_init() })
+    }
+
+    /// Puts a structure at `pa`; false if that is not all inside.
+    #[must_use]
+    pub fn write_object<T: Plain>(&self, pa: u64, object: &T) -> bool {
+        // SAFETY: a structure without padding, as its trait says: all of its bytes are initialised.
+        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(object).cast::<u8>(), size_of::<T>()) };
+        self.write(pa, bytes)
+    }
+
     /// Puts 8 bytes at `pa`; false outside.
     #[must_use]
     pub fn write_u64(&self, pa: u64, value: u64) -> bool {
         self.write(pa, &value.to_le_bytes())
     }
 }
+
+/// A structure that is passed through guest memory.
+///
+/// # Safety
+/// It is made of integers, in C's layout, without padding.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: each is `repr(C)`, of u64s, and of u32s in pairs.
+unsafe impl Plain for MapRequest {}
+// SAFETY: as above.
+unsafe impl Plain for MapResult {}
 
 impl TableMemory for OwnMemory {
     #[inline]

@@ -10,6 +10,7 @@
 //! | `boot_tables` | the page tables the guest starts on, built by the host |
 //! | `descriptor_tables` | GDT, IDT and TSS |
 //! | `session` | a booted guest: batches, and what comes back from them |
+//! | `process` | ring 3, where mapping code runs |
 //! | `state` | the registers that its kernel relies on, and whether they are as they were set |
 
 mod boot_tables;
@@ -18,6 +19,7 @@ mod image;
 mod loaded;
 mod memory;
 mod placement;
+pub mod process;
 mod session;
 mod state;
 
@@ -26,9 +28,7 @@ pub use image::{Image, ImageError};
 pub use loaded::{LoadError, Loaded, Strides};
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
-pub use session::{
-    BackedPage, BootError, Crash, End, Guest, GuestEvents, Mapped, MappedTables, NoEvents, PortAnswer, command,
-};
+pub use session::{BackedPage, BootError, Crash, End, Guest, GuestEvents, MappedTables, NoEvents, PortAnswer, command};
 pub use state::Altered;
 
 /// Bytes of a page.

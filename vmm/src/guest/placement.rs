@@ -19,6 +19,8 @@ pub struct Sizes {
     pub memory_map: u64,
     /// The Memory Attributes Table.
     pub attributes: u64,
+    /// What mapping code is asked, answers and logs.
+    pub desk: u64,
     /// The tables the guest starts on.
     pub boot_tables: u64,
     /// Pages for the mapper's tables.
@@ -52,7 +54,7 @@ pub struct NoRoom {
 impl Sizes {
     /// All of it.
     pub const fn total(&self) -> u64 {
-        self.image + 2 * self.memory_map + self.attributes + self.boot_tables + self.pool
+        self.image + 2 * self.memory_map + self.attributes + self.desk + self.boot_tables + self.pool
     }
 }
 
@@ -67,16 +69,23 @@ impl Placement {
         Ok(Self { base, sizes })
     }
 
-    /// Finds room for KVM's own pages, off the guest's.
-    pub fn internals(&self, map: &MemoryMap) -> Result<Internals, NoRoom> {
+    /// Finds room for so many bytes more, off the guest's memory and off what is `taken`.
+    pub fn more(&self, map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Result<u64, NoRoom> {
         let own = self.base..self.base + self.sizes.total();
+        let taken: Vec<_> = taken.iter().cloned().chain([own]).collect();
+        room(map, bytes, limit, &taken).ok_or(NoRoom { who: "the mapping code", bytes, limit })
+    }
+
+    /// Finds room for KVM's own pages, off the guest's and off what it has `more`.
+    pub fn internals(&self, map: &MemoryMap, more: Range<u64>) -> Result<Internals, NoRoom> {
+        let own = [self.base..self.base + self.sizes.total(), more];
         let usual = Self::usual_internals();
-        let free = |range: &Range<u64>| own.end <= range.start || range.end <= own.start;
+        let free = |range: &Range<u64>| own.iter().all(|own| own.end <= range.start || range.end <= own.start);
         if Self::tolerates(map, &usual) && usual.ranges().iter().all(free) {
             return Ok(usual);
         }
         let (bytes, limit) = (4 * PAGE_BYTES, 1 << 32);
-        let pages = room(map, bytes, limit, &[own]).ok_or(NoRoom { who: "KVM", bytes, limit })?;
+        let pages = room(map, bytes, limit, &own).ok_or(NoRoom { who: "KVM", bytes, limit })?;
         Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES })
     }
 
@@ -111,6 +120,11 @@ impl Placement {
     /// The Memory Attributes Table's entries.
     pub fn attributes(&self) -> Range<u64> {
         self.part(self.sizes.image + 2 * self.sizes.memory_map, self.sizes.attributes)
+    }
+
+    /// The request to the mapping code, its result and its log.
+    pub fn desk(&self) -> Range<u64> {
+        self.part(self.sizes.image + 2 * self.sizes.memory_map + self.sizes.attributes, self.sizes.desk)
     }
 
     /// The tables the guest starts on.
@@ -204,6 +218,7 @@ mod tests {
         image: 0x10000,
         memory_map: 0x1000,
         attributes: 0x1000,
+        desk: 0x4000,
         boot_tables: 0x4000,
         pool: 0x10000,
     };

@@ -4,20 +4,18 @@ use std::fmt;
 use std::mem::{offset_of, size_of};
 use std::time::{Duration, Instant};
 
-use efibed_guest::LayoutMapper;
-use efibed_guest::MapError;
-use efibed_guest::protocol::CpuAbilities;
 use efibed_guest::protocol::{
-    self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox,
-    MapRequest, MapStatus, Op, PORT, Probe, RegionAtHand, Sweep,
+    self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox, Op,
+    PORT, PROCESS_PORT, Probe, Sweep,
 };
 use efibed_stub::stamp::stamp;
 
+use super::process::{Called, Ended, Exception, Process, Start};
 use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
-    Backing, BackingError, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
-    WatchdogError, kvm_sregs,
+    Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
+    WatchdogError, kvm_regs, kvm_sregs,
 };
 use crate::mmu::{ErrorCode, Paging};
 
@@ -142,10 +140,7 @@ pub struct Crash {
     pub command: u64,
 }
 
-/// How the mapper's phase ended.
-pub type Mapped = Result<MappedTables, MapError>;
-
-/// A mapper's result.
+/// What a mapper has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappedTables {
     /// The root to load.
@@ -176,8 +171,10 @@ impl<'m> Guest<'m> {
     ) -> Result<Self, BootError> {
         add_slots(machine, loaded, pages)?;
         let header = loaded.image.header();
+        machine.take_over_xcr0();
+        let cpuid = *machine.cpuid();
         let sregs = machine.sregs_mut();
-        set_control_registers(sregs, paging);
+        set_control_registers(sregs, &cpuid, paging);
         sregs.cr3 = loaded.boot_root;
         descriptor_tables::load(sregs, header.descriptor_tables);
         let regs = machine.regs_mut();
@@ -197,7 +194,8 @@ impl<'m> Guest<'m> {
 
     /// Sets the modes of the CPU that concern paging.
     pub fn set_modes(&mut self, paging: &Paging) {
-        set_control_registers(self.machine.sregs_mut(), paging);
+        let cpuid = *self.machine.cpuid();
+        set_control_registers(self.machine.sregs_mut(), &cpuid, paging);
         // A KVM that takes CR4.PKE and has no PKRU has no keys either, as its MMU will show.
         if paging.pke || paging.pkru != 0 {
             let _ = self.machine.set_pkru(paging.pkru);
@@ -215,43 +213,42 @@ impl<'m> Guest<'m> {
         self.state.restore(self.machine, cr3)
     }
 
-    /// Puts the request for both phases of the mapper.
-    pub fn put_request(&self, mapper: LayoutMapper, cpu: CpuAbilities) -> Result<(), End> {
-        let request = self.loaded.request(mapper, cpu);
-        // SAFETY: a plain structure of integers without padding, which the guest reads as such.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&request).cast::<u8>(), size_of::<MapRequest>()) };
-        let at = self.mailbox(offset_of!(Mailbox, map_request));
-        if self.loaded.memory.write(at, bytes) { Ok(()) } else { Err(End::Corrupt) }
+    /// Shows the memory of a process to the machine.
+    pub fn add_process(&mut self, process: &Process) -> Result<(), SlotError> {
+        let memory = process.memory();
+        let (phys, bytes) = (memory.base(), memory.end() - memory.base());
+        self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
     }
 
-    /// Runs the mapper's phase `map`, or `finish`, on the request. It is given the time to fill so many pages of tables.
-    pub fn map(&mut self, op: Op, table_pages: u64, events: &mut dyn GuestEvents) -> Result<Mapped, End> {
-        let usual = self.limit;
-        self.limit = self.limit.saturating_add(self.time_to_map(table_pages));
-        let done = self.batch(&[command(op, [0; 6])], events);
-        self.limit = usual;
-        done?;
-        let at = self.mailbox(offset_of!(Mailbox, map_result));
-        let [status, detail, root, mapped, table_pages] = self.words(at)?;
-        if status == MapStatus::Done as u64 {
-            return Ok(Ok(MappedTables { root, mapped, table_pages }));
+    /// Runs a mapper's call in ring 3 until it is left. The kernel stays where it is, and knows nothing of it.
+    pub fn run_process(
+        &mut self,
+        process: &mut Process,
+        called: &Called<'_>,
+        events: &mut dyn GuestEvents,
+    ) -> Result<Ended, End> {
+        // The kernel's last OUT must be over before its registers are put away, and the process's before they come back.
+        self.machine.finish_io().map_err(End::Run)?;
+        let kernel = (self.machine.regs(), self.machine.sregs());
+        let start = process.start(called);
+        let sregs = self.machine.sregs_mut();
+        descriptor_tables::enter_ring_3(sregs, self.loaded.image.header().descriptor_tables, start.bases);
+        sregs.cr3 = process.root();
+        let [rdi, rsi, rdx, rcx] = start.arguments;
+        let Start { rip, rsp, .. } = start;
+        *self.machine.regs_mut() =
+            kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: RFLAGS_FIXED, ..Default::default() };
+        let loaded = self.loaded;
+        let outcome = self.run(&mut ProcessEvents { process, loaded, events });
+        self.machine.finish_io().map_err(End::Run)?;
+        *self.machine.regs_mut() = kernel.0;
+        *self.machine.sregs_mut() = kernel.1;
+        match (outcome, process.ended()) {
+            (Err(End::Stopped), Some(ended)) => Ok(ended),
+            (Err(end), _) => Err(end),
+            // The kernel has no batch at hand.
+            (Ok(()), _) => Err(End::Corrupt),
         }
-        MapError::from_status(status, detail).map(Err).ok_or(End::Corrupt)
-    }
-
-    /// What the mapper was at when its batch ended too early; None: it had not come to a region.
-    pub fn region_at_hand(&self) -> Option<RegionAtHand> {
-        let [phys_start, page_count] = self.words(self.loaded.region_at_hand()).ok()?;
-        (page_count > 0).then_some(RegionAtHand { phys_start, page_count })
-    }
-
-    /// What mapping code may take beyond the usual limit. Where ring 0 is emulated an instruction costs a microsecond or
-    /// two, and three on a busy machine: of a table's 512 entries each was seen to take 4 to 7. The limit is for code that
-    /// hangs, so it leaves more than as much again.
-    fn time_to_map(&self, table_pages: u64) -> Duration {
-        let descriptors = self.loaded.placement.sizes.memory_map / 48;
-        Duration::from_millis(table_pages.saturating_mul(10).saturating_add(2 * descriptors))
     }
 
     /// Carries out commands; returns their results.
@@ -450,7 +447,11 @@ const CR0_NE: u64 = 1 << 5;
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
 const CR4_LA57: u64 = 1 << 12;
+const CR4_FSGSBASE: u64 = 1 << 16;
+const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 const CR4_PKE: u64 = 1 << 22;
@@ -458,10 +459,14 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-fn set_control_registers(sregs: &mut kvm_sregs, paging: &Paging) {
+/// Paging's modes; and what compiled code in ring 3 takes for granted, as far as this CPU has it.
+fn set_control_registers(sregs: &mut kvm_sregs, cpuid: &CpuidSeen, paging: &Paging) {
     let bits = |switches: &[(bool, u64)]| switches.iter().filter(|s| s.0).fold(0, |sum, s| sum | s.1);
     sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG | bits(&[(paging.wp, CR0_WP)]);
     sregs.cr4 = CR4_PAE
+        | CR4_OSFXSR
+        | CR4_OSXMMEXCPT
+        | bits(&[(cpuid.xsave, CR4_OSXSAVE), (cpuid.fsgsbase, CR4_FSGSBASE)])
         | bits(&[(paging.la57, CR4_LA57), (paging.smep, CR4_SMEP), (paging.smap, CR4_SMAP), (paging.pke, CR4_PKE)]);
     sregs.efer = EFER_LME | EFER_LMA | bits(&[(paging.nxe, EFER_NXE)]);
 }
@@ -510,6 +515,40 @@ fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError
             Ok(())
         }
         _ => Err(End::Exit(Exit::InternalError(error))),
+    }
+}
+
+/// Answers the exceptions of a process, and passes on whatever else happens while it runs.
+struct ProcessEvents<'a, 'e> {
+    process: &'a mut Process,
+    loaded: &'a Loaded,
+    events: &'e mut dyn GuestEvents,
+}
+
+impl GuestEvents for ProcessEvents<'_, '_> {
+    fn wrote(&mut self, pa: u64, value: u64) {
+        self.events.wrote(pa, value);
+    }
+
+    fn swept_fault(&mut self, fault: Fault) {
+        self.events.swept_fault(fault);
+    }
+
+    fn still_running(&mut self) {
+        self.events.still_running();
+    }
+
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer {
+        if port != u16::from(PROCESS_PORT) {
+            return self.events.port(port, data, machine);
+        }
+        match Exception::read(machine, self.loaded) {
+            None => PortAnswer::Unknown,
+            Some(exception) => match self.process.handle(exception, machine, self.loaded) {
+                true => PortAnswer::GoOn,
+                false => PortAnswer::Stop,
+            },
+        }
     }
 }
 

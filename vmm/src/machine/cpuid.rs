@@ -52,6 +52,10 @@ pub struct CpuidSeen {
     pub smap: bool,
     /// Protection keys for user pages.
     pub pku: bool,
+    /// XSAVE, and with it AVX and what followed.
+    pub xsave: bool,
+    /// Instructions that read and write the bases of FS and GS.
+    pub fsgsbase: bool,
     /// Who made the processor.
     pub vendor: Vendor,
 }
@@ -108,6 +112,8 @@ impl CpuidSeen {
             smep: SMEP.get(entries),
             smap: SMAP.get(entries),
             pku: PKU.get(entries),
+            xsave: XSAVE.get(entries),
+            fsgsbase: FSGSBASE.get(entries),
             vendor: vendor(entries),
         }
     }
@@ -137,6 +143,8 @@ enum Register {
 }
 
 const VMX: Feature = feature(1, Register::Ecx, 5);
+const XSAVE: Feature = feature(1, Register::Ecx, 26);
+const FSGSBASE: Feature = feature(7, Register::Ebx, 0);
 const SMEP: Feature = feature(7, Register::Ebx, 7);
 const SMAP: Feature = feature(7, Register::Ebx, 20);
 const PKU: Feature = feature(7, Register::Ecx, 3);

@@ -5,7 +5,7 @@
 
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
@@ -17,6 +17,17 @@ use super::Machine;
 const DR7_G0: u64 = 1 << 1;
 /// DR7 bit 10 is always one (same section).
 const DR7_FIXED: u64 = 1 << 10;
+
+/// XCR0 (SDM vol. 1, 13.3): x87 and SSE; AVX with them; the tiles of AMX, which a process must ask the system for.
+const XCR0_SSE: u64 = 0b011;
+const XCR0_AVX: u64 = 0b111;
+const XCR0_AMX: u64 = 0b11 << 17;
+
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv() -> u64 {
+    // SAFETY: as the caller vouches.
+    unsafe { std::arch::x86_64::_xgetbv(0) }
+}
 
 impl Machine {
     /// The general registers, RIP and RFLAGS.
@@ -42,6 +53,23 @@ impl Machine {
     pub fn sregs_mut(&mut self) -> &mut kvm_sregs {
         self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         &mut self.vcpu.sync_regs_mut().sregs
+    }
+
+    /// Gives the guest the parts of the extended state that this process has (XCR0), so that code which the C library has
+    /// chosen for this CPU runs there too; where KVM has not all of them, as many as it has.
+    pub fn take_over_xcr0(&mut self) {
+        if !self.cpuid.xsave || !std::is_x86_feature_detected!("xsave") {
+            return;
+        }
+        // SAFETY: the CPU has XSAVE, and the system has switched it on.
+        let own = unsafe { xgetbv() } & !XCR0_AMX;
+        for value in [own, own & XCR0_AVX, own & XCR0_SSE] {
+            let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+            xcrs.xcrs[0].value = value;
+            if self.vcpu.set_xcrs(&xcrs).is_ok() {
+                return;
+            }
+        }
     }
 
     /// Gives KVM the changed registers at once instead of with the next run, to learn whether it takes

@@ -213,6 +213,8 @@ mod tests {
             smep: true,
             smap: true,
             pku: false,
+            xsave: true,
+            fsgsbase: true,
             vendor: crate::machine::Vendor::Intel,
         };
         let checks = Paging { gbpages: has_gbpages, ..told };

@@ -34,9 +34,11 @@ enum Arguments {
     Without(u8, u64),
     /// The second argument is one of [`KVM_REQUESTS`].
     Kvm,
+    /// The first argument is the number of the process that makes the filter.
+    ThisProcess,
 }
 
-use Arguments::{Any, Kvm, OneOf, Without};
+use Arguments::{Any, Kvm, OneOf, ThisProcess, Without};
 
 /// A row: the name is the number's.
 macro_rules! calls {
@@ -46,7 +48,7 @@ macro_rules! calls {
 }
 
 /// Every call that is allowed.
-pub const CALLS: [Call; 22] = calls![
+pub const CALLS: [Call; 24] = calls![
     // The machine.
     SYS_ioctl Kvm,
     // A vCPU's shared page, guest memory, and the allocator's. No memory can be executed that could not be before.
@@ -75,6 +77,9 @@ pub const CALLS: [Call; 22] = calls![
     SYS_getpid Any,
     // The messages to the parent; the last words of the standard library before it aborts.
     SYS_write OneOf(0, &[PIPE as u64, libc::STDERR_FILENO as u64]),
+    // This process's own pages, and the list of them, for mapping code in ring 3.
+    SYS_process_vm_readv ThisProcess,
+    SYS_pread64 Any,
     // The end, and an abort, which is a signal to this thread.
     SYS_exit_group Any,
     SYS_tgkill OneOf(2, &[libc::SIGABRT as u64]),
@@ -160,6 +165,7 @@ impl Arguments {
             Any => Ok(Vec::new()),
             OneOf(index, values) => values.iter().map(|value| rule(index, SeccompCmpOp::Eq, *value)).collect(),
             Without(index, bits) => Ok(vec![rule(index, SeccompCmpOp::MaskedEq(bits), 0)?]),
+            ThisProcess => Ok(vec![rule(0, SeccompCmpOp::Eq, std::process::id().into())?]),
             Kvm => KVM_REQUESTS.iter().map(|(_, number)| rule(1, SeccompCmpOp::Eq, *number)).collect(),
         }
     }

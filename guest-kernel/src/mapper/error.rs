@@ -1,9 +1,12 @@
-//! Why mapping code gives up, and how that goes through the mailbox.
+//! Why mapping code gives up, and how that is said in the C ABI.
 
-use crate::protocol::MapStatus;
+use core::fmt;
+
+use super::request::MapStatus;
 
 /// Why mapping code gave up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum MapError {
     /// The pages given for tables are used up.
     OutOfTablePages,
@@ -27,10 +30,12 @@ pub enum MapError {
         /// Index of the descriptor.
         index: usize,
     },
+    /// Something else, which the mapper's log says: see [`MapContext::fail`](super::MapContext::fail).
+    Failed,
 }
 
 impl MapError {
-    /// How it is passed through the mailbox.
+    /// How it is said.
     pub fn to_status(self) -> (MapStatus, u64) {
         match self {
             Self::OutOfTablePages => (MapStatus::OutOfTablePages, 0),
@@ -38,10 +43,11 @@ impl MapError {
             Self::WindowOverflow { index } => (MapStatus::WindowOverflow, index as u64),
             Self::AddressSpaceFull { index } => (MapStatus::AddressSpaceFull, index as u64),
             Self::TooManyRegions { index } => (MapStatus::TooManyRegions, index as u64),
+            Self::Failed => (MapStatus::Failed, 0),
         }
     }
 
-    /// Back from the mailbox; None for a status that is not an error of the mapper.
+    /// What was said; None for a status that is not an error of the mapper.
     pub fn from_status(status: u64, detail: u64) -> Option<Self> {
         let index = detail as usize;
         [
@@ -50,8 +56,24 @@ impl MapError {
             Self::WindowOverflow { index },
             Self::AddressSpaceFull { index },
             Self::TooManyRegions { index },
+            Self::Failed,
         ]
         .into_iter()
         .find(|error| error.to_status().0 as u64 == status)
     }
 }
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfTablePages => f.write_str("the pages given for tables are used up"),
+            Self::TableOutOfReach { table } => write!(f, "no table can be reached at PA {table:#x}"),
+            Self::WindowOverflow { index } => write!(f, "the window has no room for descriptor {index}"),
+            Self::AddressSpaceFull { index } => write!(f, "no virtual addresses are left for descriptor {index}"),
+            Self::TooManyRegions { index } => write!(f, "the virtual map has no room for descriptor {index}"),
+            Self::Failed => f.write_str("the mapper gave up; its log says why"),
+        }
+    }
+}
+
+impl core::error::Error for MapError {}

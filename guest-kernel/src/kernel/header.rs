@@ -14,6 +14,7 @@ global_asm!(
     ".quad efibed_descriptor_tables",
     ".quad efibed_vectors",
     ".quad efibed_trial_vectors",
+    ".quad efibed_process_vectors",
     ".quad efibed_ist + {ist_bytes}",
     ".quad efibed_user_text",
     ".quad efibed_user_stack",

@@ -1,11 +1,10 @@
 //! The page-table builder (Intel SDM vol. 3A, 4.5).
 //!
-//! Written for a CPU on which each instruction may cost a third of a microsecond: it descends once for each table, and
-//! fills the last level in a plain loop.
+//! It descends once for each table, and fills the last level in a plain loop.
 
 use core::ops::Range;
 
-use crate::error::MapError;
+use super::MapError;
 
 /// Bytes of a page, and of a table.
 pub const PAGE_BYTES: u64 = 4096;
@@ -30,18 +29,17 @@ const TABLE: u64 = PRESENT | WRITABLE;
 
 /// How the size of a leaf is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[repr(u32)]
 pub enum LeafRule {
     /// A large leaf only where VA *and* PA are aligned to it: the right one.
     #[default]
-    CoAligned = 1,
+    CoAligned,
     /// A large leaf from the alignment of VA and the length alone; the low bits of PA go into the entry. The bug of 2013:
     /// bits 20:13 are reserved, and bit 12 is PAT.
-    VaOnly = 2,
+    VaOnly,
     /// The same with the low bits of PA dropped, as Linux does today: no fault, but another frame.
-    VaOnlyMasked = 3,
+    VaOnlyMasked,
     /// 4 KiB leaves only.
-    FourK = 4,
+    FourK,
 }
 
 impl LeafRule {
@@ -61,11 +59,6 @@ impl LeafRule {
     /// The rule of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.name() == name)
-    }
-
-    /// The rule with that number in the protocol.
-    pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| *r as u32 == number)
     }
 
     /// The address for a leaf of `size` at `virt`, or None if this rule wants smaller ones there.
@@ -105,9 +98,10 @@ pub struct Tables {
 impl Tables {
     /// # Safety
     /// All of `reach` must be memory at `physical + offset` (wrapping) that nothing else refers to while this lives,
-    /// page-aligned, and `pool` must lie in it and be zeroed.
-    pub unsafe fn new(offset: u64, reach: Range<u64>, pool: Range<u64>) -> Self {
-        Self { offset, reach, first: pool.start, next: pool.start, end: pool.end }
+    /// page-aligned, and `pool` must lie in it and be zero behind its first `used_pages`.
+    pub unsafe fn new(offset: u64, reach: Range<u64>, pool: Range<u64>, used_pages: u64) -> Self {
+        let next = used_pages.saturating_mul(PAGE_BYTES).saturating_add(pool.start).min(pool.end);
+        Self { offset, reach, first: pool.start, next, end: pool.end }
     }
 
     /// Pages taken so far.
@@ -115,7 +109,8 @@ impl Tables {
         (self.next - self.first) / PAGE_BYTES
     }
 
-    fn allocate(&mut self) -> Result<u64, MapError> {
+    /// The physical address of the next zeroed page.
+    pub fn allocate(&mut self) -> Result<u64, MapError> {
         let page = self.next;
         if self.end - page < PAGE_BYTES {
             return Err(MapError::OutOfTablePages);
@@ -129,7 +124,8 @@ impl Tables {
         (self.first..self.next).contains(&table)
     }
 
-    fn table(&mut self, table: u64) -> Result<&mut [u64; ENTRIES], MapError> {
+    /// The entries of the table at a physical address: the kernel's, or one of the mapper's.
+    pub fn table(&mut self, table: u64) -> Result<&mut [u64; ENTRIES], MapError> {
         let inside = table >= self.reach.start && self.reach.end.saturating_sub(PAGE_BYTES) >= table;
         if !inside {
             return Err(MapError::TableOutOfReach { table });
@@ -275,18 +271,6 @@ impl AddressSpace {
         }
         Ok(true)
     }
-
-    /// Takes over from `other` what maps first..=last, at the highest level at which an entry holds nothing of `arena`.
-    pub(crate) fn share(
-        self,
-        tables: &mut Tables,
-        other: Self,
-        first: u64,
-        last: u64,
-        arena: &Range<u64>,
-    ) -> Result<(), MapError> {
-        share_range(tables, self.root, other.root, self.levels, (first, last), arena)
-    }
 }
 
 /// The lowest bit of the index at a level: 12 at level 1, 9 more for each level up.
@@ -388,38 +372,4 @@ fn copy_table(tables: &mut Tables, from: u64, to: u64) -> Result<(), MapError> {
     let entries = *tables.table(from)?;
     *tables.table(to)? = entries;
     Ok(())
-}
-
-fn share_range(
-    tables: &mut Tables,
-    into: u64,
-    from: u64,
-    level: u32,
-    (first, last): (u64, u64),
-    arena: &Range<u64>,
-) -> Result<(), MapError> {
-    let span = span(level);
-    let mut virt = first & !(span - 1);
-    loop {
-        let slot = index(virt, level);
-        let end_of_slot = virt | (span - 1);
-        let entry = tables.table(from)?[slot];
-        let meets_arena = virt < arena.end && end_of_slot >= arena.start;
-        if entry & PRESENT != 0 {
-            let shared = if !meets_arena || level == 1 || entry & LARGE != 0 {
-                entry
-            } else {
-                let own = tables.table(into)?[slot];
-                let own = if own & PRESENT != 0 { own & ADDRESS } else { tables.allocate()? };
-                let inner = (first.max(virt), last.min(end_of_slot));
-                share_range(tables, own, entry & ADDRESS, level - 1, inner, arena)?;
-                own | (entry & !ADDRESS)
-            };
-            tables.table(into)?[slot] = shared;
-        }
-        if end_of_slot >= last {
-            return Ok(());
-        }
-        virt = end_of_slot + 1;
-    }
 }

@@ -3,16 +3,14 @@
 
 use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 
-use crate::error::MapError;
-use crate::layout::{Allocator, Layout, is_mapped};
-use crate::mapper::MapContext;
-use crate::page_table::{AddressSpace, LeafRule, Mapping, NX, PAGE_BYTES, PCD, PRESENT, WRITABLE};
-use crate::protocol::CpuAbilities;
+use super::{Allocator, Layout, WINDOW_END, WINDOW_START, is_mapped};
+use crate::mapper::page_table::{AddressSpace, LeafRule, Mapping, NX, PAGE_BYTES, PCD, PRESENT, WRITABLE};
+use crate::mapper::{CpuAbilities, MapContext, MapError};
 
 /// `__efi_enter_virtual_mode` up to the call, or for `linux-fixed` `kexec_enter_virtual_mode`: each region 1:1 and at its
 /// virtual address; then what firmware may look at during the call, the map itself and page 0.
-pub(crate) fn map(context: &mut MapContext<'_>, layout: Layout, leaf_rule: LeafRule) -> Result<AddressSpace, MapError> {
-    let space = context.share_kernel(layout.arena())?;
+pub(super) fn map(context: &mut MapContext<'_>, layout: Layout, leaf_rule: LeafRule) -> Result<AddressSpace, MapError> {
+    let space = context.space;
     match layout {
         Layout::LinuxFixed => list_runtime(context)?,
         _ => list_merged(context)?,
@@ -39,7 +37,7 @@ pub(crate) fn map(context: &mut MapContext<'_>, layout: Layout, leaf_rule: LeafR
 
 /// What follows the call: boot services are no longer firmware's (`efi_free_boot_services`), and the Memory Attributes
 /// Table says which runtime pages may not be written or executed (`efi_runtime_update_mappings`). The root stays the same.
-pub(crate) fn finish(context: &mut MapContext<'_>, space: AddressSpace) -> Result<AddressSpace, MapError> {
+pub(super) fn finish(context: &mut MapContext<'_>, space: AddressSpace) -> Result<AddressSpace, MapError> {
     for index in 0..context.mapped_count() {
         let Some(region) = context.mapped(index) else { break };
         if is_boot_services(&region) && region.attribute & attribute::RUNTIME == 0 {
@@ -178,7 +176,7 @@ fn change_both(
         space.change(&mut context.tables, start, bytes, set, clear)?;
     }
     // What got no virtual address has the one it came with, where nothing of it is mapped.
-    if !Layout::Linux.arena().contains(&region.virt_start) {
+    if !(WINDOW_START..WINDOW_END).contains(&region.virt_start) {
         return Ok(());
     }
     let virt = (region.virt_start & PAGE_BASE) + (start - (region.phys_start & PAGE_BASE));

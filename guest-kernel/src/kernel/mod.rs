@@ -1,0 +1,92 @@
+//! The guest's own kernel: what runs in ring 0 of the virtual machine.
+//!
+//! The host enters at `efibed_entry` in 64-bit mode, on tables, stacks and descriptor tables it made. The kernel carries
+//! out batches of commands ([`crate::protocol`]) and never returns. Mapping code is none of its business: the host runs that
+//! in ring 3, and of the kernel only the handlers of `process` take part.
+
+mod calls;
+mod faults;
+mod header;
+mod mem;
+mod probes;
+mod process;
+mod trials;
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use crate::protocol::{Command, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, Op, PORT, Panic};
+
+/// The mailbox. Only this image's single CPU and, while that is stopped, the host touch it.
+#[unsafe(no_mangle)]
+static mut EFIBED_MAILBOX: core::mem::MaybeUninit<Mailbox> = core::mem::MaybeUninit::zeroed();
+
+fn mailbox() -> *mut Mailbox {
+    (&raw mut EFIBED_MAILBOX).cast()
+}
+
+/// Carries out batches forever. The entry point calls it.
+#[unsafe(no_mangle)]
+extern "C" fn efibed_main() -> ! {
+    loop {
+        let mail = mailbox();
+        // SAFETY: the mailbox is ours while the guest runs.
+        let count = (unsafe { (*mail).command_count } as usize).min(MAX_COMMANDS);
+        for at in 0..count {
+            // SAFETY: as above; `at` is below MAX_COMMANDS.
+            let command = unsafe {
+                (&raw mut (*mail).command_at).write_volatile(at as u64);
+                (&raw const (*mail).commands).cast::<Command>().add(at).read_volatile()
+            };
+            let result = carry_out(at, &command);
+            // SAFETY: as above.
+            unsafe { (&raw mut (*mail).commands).cast::<Command>().add(at).write(Command { result, ..command }) };
+        }
+        // SAFETY: as above.
+        unsafe { (&raw mut (*mail).command_at).write_volatile(count as u64) };
+        hand_over(HANDOVER_DONE);
+    }
+}
+
+fn carry_out(at: usize, command: &Command) -> u64 {
+    const LOAD_ROOT: u64 = Op::LoadRoot as u64;
+    const CALL: u64 = Op::Call as u64;
+    const SWEEP: u64 = Op::Sweep as u64;
+    const PROBE: u64 = Op::Probe as u64;
+    const TRY: u64 = Op::Try as u64;
+    let [a, b, c, d, e, f] = command.args;
+    match command.op {
+        // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
+        LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
+        CALL => return calls::call(at, a, &[b, c, d, e, f]),
+        SWEEP => probes::sweep(a as usize),
+        PROBE => probes::probe(a as usize, b as usize, c),
+        TRY => return trials::make(a, b, c, d),
+        _ => {}
+    }
+    0
+}
+
+fn hand_over(code: u32) {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a write to the hand-over port stops the CPU until the host has read and written the mailbox.
+    unsafe { core::arch::asm!("out dx, eax", in("dx") PORT, in("eax") code, options(nostack, preserves_flags)) };
+    compiler_fence(Ordering::SeqCst);
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    // The message is left out: to format it would pull in more code than the rest of the image is.
+    if let Some(location) = info.location() {
+        let file = location.file();
+        let account = Panic {
+            file: file.as_ptr().expose_provenance() as u64,
+            file_bytes: file.len() as u64,
+            line: location.line().into(),
+        };
+        // SAFETY: the mailbox is ours while the guest runs.
+        unsafe { (&raw mut (*mailbox()).panic).write_volatile(account) };
+    }
+    loop {
+        hand_over(HANDOVER_PANIC);
+    }
+}

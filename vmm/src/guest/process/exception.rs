@@ -1,0 +1,88 @@
+//! One exception in ring 3.
+
+use efibed_guest::protocol::IMAGE_BASE;
+use iced_x86::{FlowControl, Mnemonic};
+
+use super::super::Loaded;
+use super::privileged;
+use crate::machine::{Machine, kvm_regs};
+use crate::mmu::ErrorCode;
+
+/// An exception in ring 3, and the registers at it.
+#[derive(Clone, Debug)]
+pub struct Exception {
+    /// The vector (SDM vol. 3A, 6.3.1).
+    pub vector: u8,
+    /// The error code, 0 where the exception has none.
+    pub error_code: ErrorCode,
+    /// CR2; of a page fault.
+    pub cr2: u64,
+    /// The instruction.
+    pub rip: u64,
+    /// The stack pointer.
+    pub rsp: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// The other registers.
+    pub registers: kvm_regs,
+    /// Physical address of the frame: RIP, CS, RFLAGS, RSP, SS.
+    pub(super) frame_at: u64,
+}
+
+impl Exception {
+    /// #UD.
+    pub const INVALID_OPCODE: u8 = 6;
+    /// #GP.
+    pub const GENERAL_PROTECTION: u8 = 13;
+    /// #PF.
+    pub const PAGE_FAULT: u8 = 14;
+
+    /// What the handler has handed over. None: that was not our kernel, or ring 3 is not where it came from.
+    pub fn read(machine: &Machine, loaded: &Loaded) -> Option<Self> {
+        let registers = machine.regs();
+        let image = IMAGE_BASE..loaded.image.header().end;
+        let at = Some(registers.rsp).filter(|rsp| image.contains(rsp)).map(|rsp| loaded.physical(rsp))?;
+        let mut words = [0; 7];
+        for (word, at) in words.iter_mut().zip((at..).step_by(8)) {
+            *word = loaded.memory.read_u64(at)?;
+        }
+        let [vector, error_code, rip, cs, rflags, rsp, _] = words;
+        (cs & 3 == 3).then_some(Self {
+            vector: vector as u8,
+            error_code: ErrorCode(error_code as u32),
+            cr2: machine.sregs().cr2,
+            rip,
+            rsp,
+            rflags,
+            registers,
+            frame_at: at + 16,
+        })
+    }
+
+    /// Whether it is a page fault.
+    pub fn is_page_fault(&self) -> bool {
+        self.vector == Self::PAGE_FAULT
+    }
+
+    /// Whether it came of an instruction that only ring 0 may execute, or of a system call, which nobody answers here.
+    pub fn is_privileged(&self, code: &[u8]) -> bool {
+        let instruction = privileged::decode(code, self.rip);
+        match self.vector {
+            Self::GENERAL_PROTECTION => {
+                instruction.is_privileged()
+                    || matches!(instruction.flow_control(), FlowControl::Interrupt)
+                    || matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Cli | Mnemonic::Sti)
+            }
+            Self::INVALID_OPCODE => {
+                matches!(instruction.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter)
+                    || matches!(instruction.mnemonic(), Mnemonic::Int)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it is a page fault at a page that is not there.
+    pub fn is_not_present(&self) -> bool {
+        self.is_page_fault() && !self.error_code.contains(ErrorCode::P)
+    }
+}

@@ -1,0 +1,223 @@
+//! Ring 3 of the guest: the address space in which mapping code runs, and what becomes of its exceptions.
+//!
+//! Mapping code sees what it was given (memory map, pool, request, result, log) where this process has the guest's memory
+//! mapped; a stack and a heap; and the pages that its code lies in. All of that is mapped as it is touched. The kernel is
+//! there too, out of its reach.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `space` | the tables, and what they map |
+//! | `own` | code of this process: copies of its pages, and where it begins |
+//! | `maps` | which pages this process has |
+//! | `heap` | `malloc` and its like, for code of this process |
+//! | `exception` | one exception, and the instruction at which it came |
+//! | `privileged` | privileged instructions that a kernel's mapping code may use |
+
+mod exception;
+mod heap;
+mod maps;
+mod own;
+mod privileged;
+mod space;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::{Loaded, OwnMemory, PAGE_BYTES};
+use crate::machine::{BackingError, Machine};
+use crate::mmu::{Access, Pa, Paging, Va, walk};
+
+pub use exception::Exception;
+pub use maps::open as open_maps;
+use own::Pages;
+pub use own::{Called, call_natively};
+use space::{Area, Rights, Space};
+
+/// Bytes of memory that a process has besides what it is given.
+pub const PROCESS_BYTES: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES + HEAP_BYTES + COPY_BYTES;
+
+const TABLE_BYTES: u64 = 2 << 20;
+/// Below the stack nothing is mapped.
+const GUARD_BYTES: u64 = 64 << 10;
+const STACK_BYTES: u64 = 1 << 20;
+const HEAP_BYTES: u64 = 16 << 20;
+/// Copies of this process's pages.
+const COPY_BYTES: u64 = 44 << 20;
+
+/// Mapping code in ring 3, and what it may touch.
+pub struct Process {
+    memory: OwnMemory,
+    space: Space,
+    pages: Pages,
+    stack: Range<u64>,
+    heap: Range<u64>,
+    /// The guest's memory as this process has it mapped: only what is given of it may be touched.
+    guests_own: [Range<u64>; 2],
+    paging: Paging,
+    served: BTreeMap<&'static str, u64>,
+    ended: Option<Ended>,
+}
+
+/// How ring 3 was left.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// The mapping code returned.
+    Returned,
+    /// An exception that nothing could be done about.
+    Exception(Box<Exception>),
+}
+
+/// The registers with which ring 3 is entered.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The first instruction.
+    pub rip: u64,
+    /// The stack pointer.
+    pub rsp: u64,
+    /// RDI, RSI, RDX and RCX: the arguments.
+    pub arguments: [u64; 4],
+    /// The bases of FS and GS.
+    pub bases: [u64; 2],
+}
+
+impl Process {
+    /// A process with so much memory from physical address `at` on.
+    pub fn new(loaded: &Loaded, at: u64, paging: &Paging) -> Result<Self, ProcessError> {
+        let memory = OwnMemory::new(at, PROCESS_BYTES)?;
+        let virt = |phys: u64| phys.wrapping_add(memory.host_offset());
+        let part = |start: u64, bytes: u64| start..start + bytes;
+        let stack = part(at + TABLE_BYTES + GUARD_BYTES, STACK_BYTES);
+        let heap = part(stack.end, HEAP_BYTES);
+        let copies = part(heap.end, COPY_BYTES);
+        let mut space = Space::new(&memory, at..at + TABLE_BYTES, loaded, paging)?;
+        let given = |phys: Range<u64>, rights| Area {
+            virt: phys.start.wrapping_add(loaded.memory.host_offset()),
+            phys,
+            rights,
+        };
+        let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
+        let placement = &loaded.placement;
+        for area in [
+            given(placement.memory_map(), Rights::WRITE),
+            given(placement.virtual_map(), Rights::WRITE),
+            given(placement.attributes(), Rights::READ),
+            given(placement.desk(), Rights::WRITE),
+            given(placement.boot_tables(), Rights::READ),
+            given(placement.pool(), Rights::WRITE),
+            own(&stack),
+            own(&heap),
+        ] {
+            space.give(area);
+        }
+        let as_seen = |phys: Range<u64>| virt(phys.start)..virt(phys.end);
+        let in_host = |memory: &OwnMemory| {
+            let start = memory.base().wrapping_add(memory.host_offset());
+            start..start + (memory.end() - memory.base())
+        };
+        heap::prepare(&memory, heap.clone());
+        Ok(Self {
+            guests_own: [in_host(&memory), in_host(&loaded.memory)],
+            stack: as_seen(stack),
+            heap: as_seen(heap),
+            pages: Pages::new(copies),
+            space,
+            memory,
+            paging: *paging,
+            served: BTreeMap::new(),
+            ended: None,
+        })
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> &OwnMemory {
+        &self.memory
+    }
+
+    /// The root of its tables.
+    pub fn root(&self) -> u64 {
+        self.space.root()
+    }
+
+    /// How it is entered for a mapper's call. `called` must stay where it is until that is over.
+    pub fn start(&mut self, called: &Called<'_>) -> Start {
+        self.ended = None;
+        own::start(called, &self.memory, &self.stack, &self.heap)
+    }
+
+    /// How it was left, if it was.
+    pub fn ended(&mut self) -> Option<Ended> {
+        self.ended.take()
+    }
+
+    /// The privileged instructions that were carried out for it, and how often.
+    pub fn served(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.served.iter().map(|(what, count)| (*what, *count))
+    }
+
+    /// What becomes of an exception, with the machine stopped in ring 0's handler. True: ring 3 goes on.
+    pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, loaded: &Loaded) -> bool {
+        if own::is_return(&exception) {
+            self.ended = Some(Ended::Returned);
+            return false;
+        }
+        if exception.is_not_present() && self.provide(exception.cr2) {
+            return true;
+        }
+        if let Some(what) = privileged::serve(&exception, &self.code_at(exception.rip), machine, loaded) {
+            *self.served.entry(what).or_default() += 1;
+            return true;
+        }
+        self.ended = Some(Ended::Exception(Box::new(exception)));
+        false
+    }
+
+    /// Maps what is to be found at an address; false: nothing is.
+    fn provide(&mut self, virt: u64) -> bool {
+        if self.space.touch(&self.memory, virt) {
+            return true;
+        }
+        !self.guests_own.iter().any(|own| own.contains(&virt))
+            && self.pages.provide(virt, &self.memory, &mut self.space)
+    }
+
+    /// The instruction at an address, as ring 3 sees it, and what follows it: 15 bytes at most (SDM vol. 2A, 2.3.11).
+    pub fn code_at(&self, rip: u64) -> Vec<u8> {
+        let byte = |offset: u64| {
+            let walk = walk(&self.memory, Pa(self.root()), Va(rip.wrapping_add(offset)), Access::fetch(), &self.paging);
+            let at = walk.translation()?.pa.0;
+            let mut byte = [0];
+            self.memory.read(at, &mut byte).then_some(byte[0])
+        };
+        (0..15).map_while(byte).collect()
+    }
+
+    /// What lies at an address, for a message.
+    pub fn what_lies_at(&self, virt: u64, loaded: &Loaded) -> String {
+        if virt < PAGE_BYTES {
+            return "the null page".into();
+        }
+        if (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt) {
+            return "the guard page below the stack".into();
+        }
+        if let Some(what) = self.space.owner(virt, loaded) {
+            return what;
+        }
+        self.pages.what_lies_at(virt)
+    }
+
+    /// Whether an address is right below the stack.
+    pub fn is_below_the_stack(&self, virt: u64) -> bool {
+        (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt)
+    }
+}
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The host has no memory for it.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// Its tables do not fit.
+    #[error(transparent)]
+    Tables(#[from] super::OutOfPages),
+}

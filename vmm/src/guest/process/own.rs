@@ -1,0 +1,257 @@
+//! Code of this process in ring 3: its pages, at their own addresses, and the way into a mapper and out of it.
+//!
+//! A page is copied when it is first touched, with its neighbours. So the guest works on what was there then, and what it
+//! changes stays its own; it holds no lock of this process, and what other threads unmap meanwhile is a page that cannot be
+//! read, and no more.
+
+use std::any::Any;
+use std::arch::{asm, global_asm};
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::ptr;
+use std::sync::{Once, OnceLock};
+
+use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, carry_out};
+
+use super::heap::{self, JUMP_BYTES};
+use super::maps::{self, Mapping};
+use super::space::{Rights, Space};
+use super::{Exception, Loaded, OwnMemory, PAGE_BYTES, Start};
+
+/// A call of a mapper of this process.
+///
+/// It goes to ring 3 in registers: of memory, ring 3 sees what was there when it was first touched, in an earlier call
+/// perhaps. So the mapper's box must lie where it lay then.
+pub struct Called<'a> {
+    mapper: &'a mut Box<dyn Mapper>,
+    step: Step,
+    /// Of the guest's memory, as it is mapped here.
+    request: *const MapRequest,
+    result: *mut MapResult,
+}
+
+impl<'a> Called<'a> {
+    /// A call on what [`Loaded::ask`] has put there, for this process's own addresses.
+    pub fn new(mapper: &'a mut Box<dyn Mapper>, step: Step, loaded: &Loaded) -> Self {
+        let at = |phys: u64| phys.wrapping_add(loaded.memory.host_offset()) as usize;
+        Self {
+            mapper,
+            step,
+            request: ptr::with_exposed_provenance(at(loaded.request_at())),
+            result: ptr::with_exposed_provenance_mut(at(loaded.result_at())),
+        }
+    }
+}
+
+/// Carries out a call in this process. A panic of the mapper ends it, and is in its log.
+pub fn call_natively(called: Called<'_>) {
+    watch_panics();
+    let Called { mapper, step, request, result } = called;
+    // SAFETY: both are parts of the guest's memory, which lives for the call. No guest runs on it meanwhile.
+    unsafe { carry_out_watched(mapper, step, request, result) };
+}
+
+/// What ring 3 runs. `finish`: 0 for phase `map`.
+extern "C" fn enter(mapper: *mut Box<dyn Mapper>, finish: u64, request: *const MapRequest, result: *mut MapResult) {
+    let step = if finish == 0 { Step::Map } else { Step::Finish };
+    // SAFETY: `start` has passed them. They live as long as the call, in which the host keeps away from them.
+    unsafe { carry_out_watched(&mut *mapper, step, request, result) };
+}
+
+/// # Safety
+/// As [`carry_out`].
+unsafe fn carry_out_watched(
+    mapper: &mut Box<dyn Mapper>,
+    step: Step,
+    request: *const MapRequest,
+    result: *mut MapResult,
+) {
+    let before = CURRENT.replace(Some((request, result)));
+    // SAFETY: as the caller vouches.
+    let call = AssertUnwindSafe(|| unsafe { carry_out(&mut **mapper, step, &*request, &mut *result) });
+    let outcome = panic::catch_unwind(call);
+    CURRENT.set(before);
+    if outcome.is_err() {
+        // SAFETY: as the caller vouches.
+        unsafe { (&raw mut (*result).status).write(MapStatus::Panicked as u64) };
+    }
+}
+
+thread_local! {
+    /// The request and the result of the mapper that this thread runs.
+    static CURRENT: Cell<Option<(*const MapRequest, *mut MapResult)>> = const { Cell::new(None) };
+}
+
+/// From now on the panics of mappers go to their log. All others go where they went before.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| match CURRENT.get() {
+            // SAFETY: they are set while both live; the mapper, which holds the log otherwise, has come to its end.
+            Some((request, result)) => unsafe { log_panic(info, request, result) },
+            None => usual(info),
+        }));
+    });
+}
+
+unsafe fn log_panic(info: &PanicHookInfo<'_>, request: *const MapRequest, result: *mut MapResult) {
+    // SAFETY: as the caller vouches.
+    let mut log = unsafe { Log::of(&*request, &mut (*result).log_used) };
+    let message = message_of(info.payload()).unwrap_or("with a value that is no text");
+    // The log takes what it can.
+    let _ = match info.location() {
+        Some(location) => writeln!(log, "panicked at {location}: {message}"),
+        None => writeln!(log, "panicked: {message}"),
+    };
+}
+
+fn message_of(payload: &(dyn Any + Send)) -> Option<&str> {
+    let text = payload.downcast_ref::<&'static str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+}
+
+/// The registers for a call, with the address to return to on the stack.
+pub fn start(called: &Called<'_>, memory: &OwnMemory, stack: &Range<u64>, heap: &Range<u64>) -> Start {
+    watch_panics();
+    prepare_thread();
+    let rsp = stack.end - 8;
+    // The stack is a part of this memory.
+    let _ = memory.write_u64(rsp.wrapping_sub(memory.host_offset()), leave());
+    Start {
+        rip: enter as *const () as u64,
+        rsp,
+        arguments: [
+            ptr::from_ref(&*called.mapper).expose_provenance() as u64,
+            u64::from(called.step == Step::Finish),
+            called.request.expose_provenance() as u64,
+            called.result.expose_provenance() as u64,
+        ],
+        bases: [thread_pointer(), heap.start],
+    }
+}
+
+/// What a thread asks the system for once must be there already.
+fn prepare_thread() {
+    // The keys of its hash maps.
+    let _ = std::collections::hash_map::RandomState::new();
+}
+
+/// FS' base: at it lies its own address (System V ABI for x86-64, 3.4.6: ELF thread-local storage).
+fn thread_pointer() -> u64 {
+    let base;
+    // SAFETY: reads this thread's control block.
+    unsafe { asm!("mov {}, fs:[0]", out(reg) base, options(nostack, preserves_flags, readonly)) };
+    base
+}
+
+// Where a call in ring 3 returns to: UD2 ends it on every KVM.
+global_asm!(".text", ".globl efibed_ring_3_leave", "efibed_ring_3_leave: ud2");
+
+unsafe extern "C" {
+    fn efibed_ring_3_leave();
+}
+
+fn leave() -> u64 {
+    efibed_ring_3_leave as *const () as u64
+}
+
+/// Whether an exception is the end of a call.
+pub fn is_return(exception: &Exception) -> bool {
+    exception.vector == Exception::INVALID_OPCODE && exception.rip == leave()
+}
+
+/// Pages copied at once, from an address that is a multiple of as much.
+const CHUNK: u64 = 16 * PAGE_BYTES;
+
+/// Copies of this process's pages.
+pub struct Pages {
+    /// Physical addresses that are free.
+    free: Range<u64>,
+    mappings: Vec<Mapping>,
+    copied: HashSet<u64>,
+}
+
+impl Pages {
+    pub fn new(room: Range<u64>) -> Self {
+        Self { free: room, mappings: Vec::new(), copied: HashSet::new() }
+    }
+
+    /// Copies the page at an address, and those around it; false: this process has none, or it is there already.
+    pub fn provide(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) -> bool {
+        let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return false };
+        let chunk = virt & !(CHUNK - 1);
+        let (first, end) = (chunk.max(range.start), (chunk + CHUNK).min(range.end));
+        let mut found = false;
+        for page in (first..end).step_by(PAGE_BYTES as usize) {
+            let is_new = !self.copied.contains(&page) && self.copy(page, rights, memory, space);
+            found |= is_new && page == virt & !(PAGE_BYTES - 1);
+        }
+        found
+    }
+
+    fn copy(&mut self, page: u64, rights: Rights, memory: &OwnMemory, space: &mut Space) -> bool {
+        let mut bytes = [0; PAGE_BYTES as usize];
+        if self.free.is_empty() || !read_own(page, &mut bytes) {
+            return false;
+        }
+        redirect(page, &mut bytes);
+        let phys = self.free.start;
+        let is_there = memory.write(phys, &bytes) && space.map(memory, page, phys, 1, rights);
+        if is_there {
+            self.free.start += PAGE_BYTES;
+            self.copied.insert(page);
+        }
+        is_there
+    }
+
+    /// What this process has mapped at an address. Asked again where nothing is known: it may be new.
+    fn mapping(&mut self, virt: u64) -> Option<Mapping> {
+        let find = |mappings: &[Mapping]| mappings.iter().find(|mapping| mapping.range.contains(&virt)).cloned();
+        if let Some(known) = find(&self.mappings) {
+            return Some(known);
+        }
+        self.mappings = maps::read().ok()?;
+        find(&self.mappings)
+    }
+
+    /// What lies at an address, for a message.
+    pub fn what_lies_at(&self, virt: u64) -> String {
+        if self.free.is_empty() {
+            return "memory of this process for which there is no room in the guest".into();
+        }
+        match self.mappings.iter().find(|mapping| mapping.range.contains(&virt)) {
+            None => "nothing".into(),
+            Some(mapping) => {
+                let name = if mapping.name.is_empty() { "memory of this process" } else { &mapping.name };
+                let rights = if mapping.rights.write { "" } else { ", which may only be read" };
+                format!("{name}{rights}")
+            }
+        }
+    }
+}
+
+/// Reads a page of this process, which another thread may unmap meanwhile; false: it is not there.
+fn read_own(page: u64, bytes: &mut [u8; PAGE_BYTES as usize]) -> bool {
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let remote = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(page as usize), iov_len: bytes.len() };
+    // SAFETY: the local bytes are this function's to write to; those at the page are only read, and the system checks that
+    // they can be.
+    let read = unsafe { libc::process_vm_readv(std::process::id() as i32, &local, 1, &remote, 1, 0) };
+    usize::try_from(read) == Ok(bytes.len())
+}
+
+/// Puts the jumps to our own `malloc` into the copy of a page.
+fn redirect(page: u64, bytes: &mut [u8; PAGE_BYTES as usize]) {
+    static REDIRECTIONS: OnceLock<Vec<(u64, [u8; JUMP_BYTES])>> = OnceLock::new();
+    for (address, jump) in REDIRECTIONS.get_or_init(heap::redirections) {
+        for (at, byte) in (*address..).zip(jump) {
+            if let Some(slot) = at.checked_sub(page).and_then(|offset| bytes.get_mut(offset as usize)) {
+                *slot = *byte;
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Privileged instructions that a kernel's mapping code may use. In ring 3 they fault, and are carried out here with what a
+//! kernel would see.
+
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+
+use super::super::Loaded;
+use super::Exception;
+use crate::machine::{Machine, kvm_regs};
+
+/// IA32_EFER and IA32_PAT (SDM vol. 4, table 2-2).
+const EFER: u64 = 0xc000_0080;
+const PAT: u64 = 0x277;
+
+/// Carries out the instruction at which an exception came, if it is one of those; the result is what it is called.
+///
+/// Caches of translations hold nothing that ring 3 can tell from memory: its own tables stay as they are, and those that it
+/// builds are not loaded. So to invalidate them is to do nothing.
+pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: &Loaded) -> Option<&'static str> {
+    if exception.vector != Exception::GENERAL_PROTECTION {
+        return None;
+    }
+    let instruction = decode(code, exception.rip);
+    let mut registers = exception.registers;
+    let what = match instruction.mnemonic() {
+        Mnemonic::Invlpg => "invlpg",
+        Mnemonic::Wbinvd => "wbinvd",
+        Mnemonic::Mov => read_control_register(&instruction, machine, loaded, &mut registers)?,
+        Mnemonic::Rdmsr => read_msr(machine, &mut registers)?,
+        _ => return None,
+    };
+    // The handler's OUT must be over before registers are changed.
+    if !machine.finish_io().ok()? {
+        return None;
+    }
+    // The pointers are the handler's, and past its OUT now.
+    let kvm_regs { rip, rsp, rflags, .. } = machine.regs();
+    *machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..registers };
+    loaded.memory.write_u64(exception.frame_at, instruction.next_ip()).then_some(what)
+}
+
+/// The instruction at the start of some code.
+pub fn decode(code: &[u8], rip: u64) -> Instruction {
+    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
+}
+
+/// A kernel's own root is what it would find in CR3: mapping code runs before its tables are loaded.
+fn read_control_register(
+    instruction: &Instruction,
+    machine: &Machine,
+    loaded: &Loaded,
+    registers: &mut kvm_regs,
+) -> Option<&'static str> {
+    if instruction.code() != Code::Mov_r64_cr {
+        return None;
+    }
+    let sregs = machine.sregs();
+    let (what, value) = match instruction.op1_register() {
+        Register::CR0 => ("mov from cr0", sregs.cr0),
+        Register::CR3 => ("mov from cr3", loaded.boot_root),
+        Register::CR4 => ("mov from cr4", sregs.cr4),
+        _ => return None,
+    };
+    *general(registers, instruction.op0_register())? = value;
+    Some(what)
+}
+
+fn read_msr(machine: &Machine, registers: &mut kvm_regs) -> Option<&'static str> {
+    let (what, value) = match registers.rcx & 0xffff_ffff {
+        EFER => ("rdmsr of EFER", machine.sregs().efer),
+        PAT => ("rdmsr of PAT", machine.get_msr(PAT as u32).ok()?),
+        _ => return None,
+    };
+    (registers.rax, registers.rdx) = (value & 0xffff_ffff, value >> 32);
+    Some(what)
+}
+
+/// A general register; RSP is in the exception's frame, and no place for this.
+fn general(registers: &mut kvm_regs, register: Register) -> Option<&mut u64> {
+    Some(match register {
+        Register::RAX => &mut registers.rax,
+        Register::RBX => &mut registers.rbx,
+        Register::RCX => &mut registers.rcx,
+        Register::RDX => &mut registers.rdx,
+        Register::RSI => &mut registers.rsi,
+        Register::RDI => &mut registers.rdi,
+        Register::RBP => &mut registers.rbp,
+        Register::R8 => &mut registers.r8,
+        Register::R9 => &mut registers.r9,
+        Register::R10 => &mut registers.r10,
+        Register::R11 => &mut registers.r11,
+        Register::R12 => &mut registers.r12,
+        Register::R13 => &mut registers.r13,
+        Register::R14 => &mut registers.r14,
+        Register::R15 => &mut registers.r15,
+        _ => return None,
+    })
+}

@@ -1,0 +1,129 @@
+//! The page tables of ring 3.
+
+use std::ops::Range;
+
+use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE};
+
+use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
+use crate::mmu::Paging;
+
+/// What ring 3 may do with a page besides reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights {
+    pub write: bool,
+    pub execute: bool,
+}
+
+impl Rights {
+    pub const READ: Self = Self { write: false, execute: false };
+    pub const WRITE: Self = Self { write: true, execute: false };
+}
+
+/// Memory that is mapped as it is touched.
+#[derive(Clone, Debug)]
+pub struct Area {
+    pub virt: u64,
+    pub phys: Range<u64>,
+    pub rights: Rights,
+}
+
+impl Area {
+    fn contains(&self, virt: u64) -> bool {
+        virt.wrapping_sub(self.virt) < self.phys.end - self.phys.start
+    }
+}
+
+/// Pages of an area that are mapped at once: tables cost the host a tenth of a microsecond a page, and a fault fifty.
+const PAGES_AT_ONCE: u64 = 1024;
+
+/// Tables in a stretch of the process's own memory.
+pub struct Space {
+    root: u64,
+    next: u64,
+    end: u64,
+    levels: u32,
+    no_execute: u64,
+    areas: Vec<Area>,
+}
+
+impl Space {
+    /// Tables with nothing but the kernel in them: its image, for the handlers of exceptions.
+    pub fn new(memory: &OwnMemory, tables: Range<u64>, loaded: &Loaded, paging: &Paging) -> Result<Self, OutOfPages> {
+        let mut space = Self {
+            root: 0,
+            next: tables.start,
+            end: tables.end,
+            levels: if paging.la57 { 5 } else { 4 },
+            no_execute: if paging.nxe { flags::NX } else { 0 },
+            areas: Vec::new(),
+        };
+        let mut tables = space.tables(memory);
+        let root = tables.root()?;
+        // The kernel's tables lie in other memory, so the entry is copied: the image has the last one of the root alone.
+        let slot = 8 * 511;
+        let entry = loaded.memory.read_u64(loaded.kernel_root + slot).ok_or(OutOfPages)?;
+        debug_assert!(IMAGE_BASE >> 39 == u64::MAX >> 39 && DIRECT_MAP >> 39 != IMAGE_BASE >> 39);
+        if !memory.write_u64(root + slot, entry) {
+            return Err(OutOfPages);
+        }
+        space.next = tables.next();
+        space.root = root;
+        Ok(space)
+    }
+
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// Lets ring 3 have an area.
+    pub fn give(&mut self, area: Area) {
+        if area.phys.start < area.phys.end {
+            self.areas.push(area);
+        }
+    }
+
+    /// Maps pages of the area that an address is in, from that address on; false: it is in none.
+    pub fn touch(&mut self, memory: &OwnMemory, virt: u64) -> bool {
+        let Some(area) = self.areas.iter().find(|area| area.contains(virt)).cloned() else { return false };
+        let offset = (virt - area.virt) & !(PAGE_BYTES - 1);
+        let phys = area.phys.start + offset;
+        let pages = ((area.phys.end - phys) / PAGE_BYTES).min(PAGES_AT_ONCE);
+        self.map(memory, area.virt + offset, phys, pages, area.rights)
+    }
+
+    /// Maps pages; false: there is no room for the tables.
+    pub fn map(&mut self, memory: &OwnMemory, virt: u64, phys: u64, pages: u64, rights: Rights) -> bool {
+        let write = if rights.write { flags::W } else { 0 };
+        let no_execute = if rights.execute { 0 } else { self.no_execute };
+        let mut tables = self.tables(memory);
+        let mapped = tables.map(self.root, virt, phys, pages, flags::P | flags::U | write | no_execute);
+        self.next = tables.next();
+        mapped.is_ok()
+    }
+
+    /// What an address is of what ring 3 was given, or of the kernel's.
+    pub fn owner(&self, virt: u64, loaded: &Loaded) -> Option<String> {
+        if virt >= IMAGE_BASE {
+            return Some("the kernel's image".into());
+        }
+        let phys = virt.wrapping_sub(loaded.memory.host_offset());
+        if !loaded.owns(phys) {
+            return None;
+        }
+        let placement = &loaded.placement;
+        let parts = [
+            ("the kernel's image", placement.image()),
+            ("the memory map", placement.memory_map()),
+            ("the room for the virtual map", placement.virtual_map()),
+            ("the Memory Attributes Table", placement.attributes()),
+            ("the request, the result or the log", placement.desk()),
+            ("the kernel's tables, which may only be read", placement.boot_tables()),
+            ("the pool of table pages", placement.pool()),
+        ];
+        parts.into_iter().find(|(_, part)| part.contains(&phys)).map(|(what, _)| format!("{what} (PA {phys:#x})"))
+    }
+
+    fn tables<'m>(&self, memory: &'m OwnMemory) -> BootTables<'m> {
+        BootTables::new(memory, self.next, self.end, self.levels)
+    }
+}
