@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
-use crate::check::{self, Address, Phase, TableCheck};
+use crate::check::{self, Address, Contract, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Tamper, walker,
 };
@@ -63,6 +63,7 @@ pub struct TestBed {
 pub struct Scenario {
     map: MemoryMap,
     mapper: LayoutMapper,
+    contract: Option<Contract>,
     image: Option<&'static Image>,
     cpu: CpuidRequest,
     engine: EngineName,
@@ -113,8 +114,8 @@ impl TestBed {
 
     /// The same, and tells `progress` now and then how far the run is.
     pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
-        let map = scenario.map_as_told();
-        let job = Job { map: &map, ..scenario.job(progress) };
+        let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
+        let job = scenario.job(&map, &contract, progress);
         let mut report = match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job)?,
             EngineName::Walker => walker::run(&job)?,
@@ -139,12 +140,12 @@ impl TestBed {
         second: MemoryMap,
         progress: &dyn Fn(Progress),
     ) -> Result<[Report; 2], EngineError> {
-        let is_fixed = scenario.mapper.layout == Layout::LinuxFixed;
-        let first = scenario.clone().layout(if is_fixed { Layout::Linux } else { scenario.mapper.layout });
+        let heir_of = scenario.contract_in_force().heir_of();
+        let first = scenario.clone().layout(heir_of.unwrap_or(scenario.mapper.layout));
         let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
-        let map = if is_fixed {
+        let map = if heir_of.is_some() {
             second.with_virtual_starts(|starts| check::virtual_addresses(&virtual_map, starts))
         } else {
             second
@@ -187,6 +188,7 @@ impl Scenario {
         Self {
             map,
             mapper: LayoutMapper::default(),
+            contract: None,
             image: None,
             cpu: CpuidRequest::default(),
             engine: EngineName::default(),
@@ -222,6 +224,13 @@ impl Scenario {
     #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
         self.mapper.layout = layout;
+        self
+    }
+
+    /// What must hold of the result, instead of the layout's own contract.
+    #[must_use]
+    pub fn contract(mut self, contract: Contract) -> Self {
+        self.contract = Some(contract);
         self
     }
 
@@ -360,6 +369,11 @@ impl Scenario {
         self.mapper
     }
 
+    /// What must hold of its result.
+    pub(crate) fn contract_in_force(&self) -> Cow<'_, Contract> {
+        self.contract.as_ref().map_or_else(|| Cow::Owned(Contract::of(self.mapper.layout)), Cow::Borrowed)
+    }
+
     /// What the CPU reports.
     pub(crate) fn cpu_request(&self) -> CpuidRequest {
         self.cpu
@@ -392,7 +406,7 @@ impl Scenario {
     }
 
     fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
-        walker::run_and_look(&Job { map: &self.map_as_told(), ..self.job(&|_| {}) }, look)
+        walker::run_and_look(&self.job(&self.map_as_told(), &self.contract_in_force(), &|_| {}), look)
     }
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.
@@ -405,10 +419,11 @@ impl Scenario {
         Cow::Owned(self.map.clone().with_attributes_table(table))
     }
 
-    fn job<'a>(&'a self, progress: &'a dyn Fn(Progress)) -> Job<'a> {
+    fn job<'a>(&'a self, map: &'a MemoryMap, contract: &'a Contract, progress: &'a dyn Fn(Progress)) -> Job<'a> {
         Job {
-            map: &self.map,
+            map,
             mapper: self.mapper,
+            contract,
             image: self.image,
             cpu: self.cpu,
             seed: self.seed,

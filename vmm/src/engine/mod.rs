@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
 
+use crate::check::Contract;
 use crate::guest::{BootError, Image, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
@@ -37,6 +38,8 @@ pub struct Job<'a> {
     pub map: &'a MemoryMap,
     /// The mapping code.
     pub mapper: LayoutMapper,
+    /// What must hold of its result.
+    pub contract: &'a Contract,
     /// What the guest boots, for negative controls; None: the built-in image.
     pub image: Option<&'static Image>,
     /// What the CPU is to say it is.
