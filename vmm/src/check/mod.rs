@@ -85,3 +85,6 @@ pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use plan::{SkipKind, Skipped};
 pub use tables::LeafCounts;
 pub(crate) use tables::{TableCheck, TableVerdict};
+
+#[cfg(test)]
+mod tests;
