@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
-use crate::check::{self, Address, Phase, TableCheck};
+use crate::check::{self, Address, Contract, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
 };
@@ -63,6 +63,7 @@ pub struct Scenario {
     map: MemoryMap,
     mapper: LayoutMapper,
     subject: Subject,
+    contract: Option<Contract>,
     cpu: CpuidRequest,
     engine: EngineName,
     seed: u64,
@@ -108,8 +109,8 @@ impl TestBed {
 
     /// The same, and tells `progress` now and then how far the run is.
     pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
-        let map = scenario.map_as_told();
-        let job = Job { map: &map, ..scenario.job(progress) };
+        let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
+        let job = scenario.job(&map, &contract, progress);
         let mut report = match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job)?,
             EngineName::Walker => walker::run(&job)?,
@@ -134,12 +135,12 @@ impl TestBed {
         second: MemoryMap,
         progress: &dyn Fn(Progress),
     ) -> Result<[Report; 2], EngineError> {
-        let is_fixed = scenario.mapper.layout == Layout::LinuxFixed;
-        let first = scenario.clone().layout(if is_fixed { Layout::Linux } else { scenario.mapper.layout });
+        let heir_of = scenario.contract_in_force().heir_of();
+        let first = scenario.clone().layout(heir_of.unwrap_or(scenario.mapper.layout));
         let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
-        let map = if is_fixed {
+        let map = if heir_of.is_some() {
             second.with_virtual_starts(|starts| check::virtual_addresses(&virtual_map, starts))
         } else {
             second
@@ -183,6 +184,7 @@ impl Scenario {
             map,
             mapper: LayoutMapper::default(),
             subject: LayoutMapper::default().into(),
+            contract: None,
             cpu: CpuidRequest::default(),
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
@@ -217,6 +219,13 @@ impl Scenario {
     pub fn layout(mut self, layout: Layout) -> Self {
         self.mapper.layout = layout;
         self.subject = self.mapper.into();
+        self
+    }
+
+    /// What must hold of the result, instead of the layout's own contract.
+    #[must_use]
+    pub fn contract(mut self, contract: Contract) -> Self {
+        self.contract = Some(contract);
         self
     }
 
@@ -341,6 +350,11 @@ impl Scenario {
         self.mapper
     }
 
+    /// What must hold of its result.
+    pub(crate) fn contract_in_force(&self) -> Cow<'_, Contract> {
+        self.contract.as_ref().map_or_else(|| Cow::Owned(Contract::of(self.mapper.layout)), Cow::Borrowed)
+    }
+
     /// What the CPU reports.
     pub(crate) fn cpu_request(&self) -> CpuidRequest {
         self.cpu
@@ -373,7 +387,7 @@ impl Scenario {
     }
 
     fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
-        walker::run_and_look(&Job { map: &self.map_as_told(), ..self.job(&|_| {}) }, look)
+        walker::run_and_look(&self.job(&self.map_as_told(), &self.contract_in_force(), &|_| {}), look)
     }
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.
@@ -386,11 +400,12 @@ impl Scenario {
         Cow::Owned(self.map.clone().with_attributes_table(table))
     }
 
-    fn job<'a>(&'a self, progress: &'a dyn Fn(Progress)) -> Job<'a> {
+    fn job<'a>(&'a self, map: &'a MemoryMap, contract: &'a Contract, progress: &'a dyn Fn(Progress)) -> Job<'a> {
         Job {
-            map: &self.map,
+            map,
             mapper: self.mapper,
             subject: &self.subject,
+            contract,
             cpu: self.cpu,
             seed: self.seed,
             limit: self.limit,

@@ -14,6 +14,7 @@ pub mod mmu;
 pub mod report;
 
 pub use bed::{Scenario, TestBed};
+pub use check::Contract;
 pub use efibed_guest::{Layout, LeafRule};
 pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
 pub use firmware::{Misbehaviour, Offence};

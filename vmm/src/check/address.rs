@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::budget::Cut;
+use super::contract::Term;
 use super::expectation::{Alias, Expectation};
 use super::tables::TableCheck;
 use super::{Phase, WalkStep};
@@ -62,6 +63,8 @@ pub struct Accessed {
 pub enum Due {
     /// It reaches this physical address.
     Reaches(u64),
+    /// It reaches this physical address, or the page refuses it.
+    MayReach(u64),
     /// The page is there, and refuses it.
     Refused,
     /// Nothing is there.
@@ -76,7 +79,8 @@ impl Due {
     fn is_met_by(self, outcome: &Outcome) -> bool {
         match (self, outcome) {
             (Self::Reaches(pa), Outcome::Translated(to)) => to.pa.0 == pa,
-            (Self::Refused, Outcome::Fault(fault)) => is_refusal(fault),
+            (Self::MayReach(pa), Outcome::Translated(to)) => to.pa.0 == pa,
+            (Self::Refused | Self::MayReach(_), Outcome::Fault(fault)) => is_refusal(fault),
             (Self::NotMapped, Outcome::Fault(fault)) => fault.vector == Fault::PAGE_FAULT && !is_present(fault),
             (Self::NotCanonical, Outcome::Fault(fault)) => fault.vector != Fault::PAGE_FAULT,
             (Self::As(expected), outcome) => alike(&expected, outcome),
@@ -160,8 +164,11 @@ fn standing(virt: u64, tables: &TableCheck<'_>) -> Standing {
 
 fn expected(standing: Standing, virt: u64, access: Access, tables: &TableCheck<'_>) -> Due {
     match standing {
-        Standing::Mapped(alias) if alias.permits(access) => Due::Reaches(alias.target(virt)),
-        Standing::Mapped(_) => Due::Refused,
+        Standing::Mapped(alias) => match alias.access(access) {
+            Term::Owed => Due::Reaches(alias.target(virt)),
+            Term::Allowed => Due::MayReach(alias.target(virt)),
+            Term::Forbidden => Due::Refused,
+        },
         Standing::Dropped(_) | Standing::Nobody { .. } => Due::NotMapped,
         Standing::NotCanonical => Due::NotCanonical,
         Standing::Kernel => Due::As(walk(&tables.memory, tables.kernel_root, Va(virt), access, tables.told).outcome),
@@ -210,6 +217,8 @@ mod tests {
         let cases = [
             (Due::Reaches(0x1000), [true, false, false, false]),
             (Due::Reaches(0x2000), [false, false, false, false]),
+            (Due::MayReach(0x1000), [true, false, true, false]),
+            (Due::MayReach(0x2000), [false, false, true, false]),
             (Due::NotMapped, [false, true, false, false]),
             (Due::Refused, [false, false, true, false]),
             (Due::As(page_fault(2)), [false, true, false, false]),

@@ -5,9 +5,10 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::closed_form::{Merged, in_mapping_order};
+use super::contract::Term;
 use super::expectation::Alias;
 use super::holders::{Extent, holders};
+use super::merged::{Merged, in_mapping_order};
 use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};
 
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
@@ -106,19 +107,39 @@ impl Attributes {
         alias.region.is_some() && self.phys.start < end && alias.phys < self.phys.end
     }
 
-    /// The alias in up to three parts, of which the entry's has its permissions.
-    pub fn applied_to(&self, alias: Alias, nx: bool) -> [Option<Alias>; 3] {
+    /// The alias in up to three parts, of which the entry's is changed.
+    pub fn split(&self, alias: Alias, change: impl FnOnce(Alias) -> Alias) -> [Option<Alias>; 3] {
         if !self.concerns(&alias) {
             return [Some(alias), None, None];
         }
         let end = physical_end(alias.phys, alias.pages);
         let (first, last) = (self.phys.start.max(alias.phys), self.phys.end.min(end));
-        let permitted = |part| Alias { writable: self.writable, executable: self.executable || !nx, ..part };
         [
             alias.part(alias.phys, first, |part| part),
-            alias.part(first, last, permitted),
+            alias.part(first, last, change),
             alias.part(last, end, |part| part),
         ]
+    }
+
+    /// Pages of the entry's under its permissions, which replace those that they had: what the entry does not forbid, it
+    /// grants.
+    pub fn applied_to(&self, alias: Alias, nx: bool) -> Alias {
+        let replaced = |is_granted, term| match (is_granted, term) {
+            (false, _) => Term::Forbidden,
+            (true, Term::Forbidden) => Term::Owed,
+            (true, term) => term,
+        };
+        let writable = replaced(self.writable, alias.writable);
+        let executable = replaced(self.executable || !nx, alias.executable);
+        let changed = Alias { writable, executable, ..alias };
+        if alias.is_owed { changed } else { changed.allowed() }
+    }
+
+    /// Pages of the entry's that may be as strict as it is.
+    pub fn may_apply_to(&self, alias: Alias, nx: bool) -> Alias {
+        let writable = if self.writable { alias.writable } else { alias.writable.relaxed() };
+        let executable = if self.executable || !nx { alias.executable } else { alias.executable.relaxed() };
+        Alias { writable, executable, ..alias }
     }
 }
 

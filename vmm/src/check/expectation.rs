@@ -1,17 +1,18 @@
-//! The first witness: what the memory map and the layout's closed form say must be.
+//! The first witness: what must be, by the contract, the memory map and the map handed to SetVirtualAddressMap.
 //!
 //! Nothing here looks at tables, and nothing is shared with the mapping code.
 
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 
-use efibed_guest::Layout;
-
-use super::attributes_table;
-use super::closed_form::{self, BELOW_2G};
+use super::attributes_table::{self, Attributes};
+use super::cache::PatIndices;
+use super::contract::{Contract, Term, low_bits};
 use super::given::Given;
 use super::holders::{Extent, holders, virtual_addresses};
 use super::marks::{Mark, Marks, Statement};
+use super::merged::fits_an_entry;
+use super::spans::Spans;
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{
     ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of,
@@ -31,16 +32,18 @@ pub struct Alias {
     pub phys: u64,
     /// How many pages.
     pub pages: u64,
-    /// Whether it may be written to.
-    pub writable: bool,
-    /// Whether it may be executed.
-    pub executable: bool,
-    /// The PAT index asked for.
-    pub pat_index: u8,
-    /// It is mapped for good: not boot services', which go.
-    pub stays: bool,
+    /// Whether it can be written to.
+    pub writable: Term,
+    /// Whether it can be executed.
+    pub executable: Term,
+    /// The PAT indices that its leaves may have.
+    pub cache: PatIndices,
+    /// Whether it is mapped after phase `finish`, too: boot services may have gone.
+    pub stays: Term,
     /// Past the CPU's physical-address width: it cannot be probed.
     pub past_maxphyaddr: bool,
+    /// It must be mapped. One that need not be is expected where the tables have it.
+    pub is_owed: bool,
 }
 
 /// What an alias is for.
@@ -77,14 +80,39 @@ impl Alias {
         self.phys.wrapping_add(virt.wrapping_sub(self.virt))
     }
 
-    /// Whether an access must get through: none of ring 3, no write of what is read-only, no fetch of what is not code.
-    pub fn permits(&self, access: Access) -> bool {
-        let granted = match access.kind {
-            Kind::Read => true,
-            Kind::Write => self.writable,
-            Kind::Fetch => self.executable,
-        };
-        granted && access.privilege != Privilege::User
+    /// Whether an access gets through: none of ring 3, no write of what is read-only, no fetch of what is not code.
+    pub fn access(&self, access: Access) -> Term {
+        match (access.privilege, access.kind) {
+            (Privilege::User, _) => Term::Forbidden,
+            (_, Kind::Read) => Term::Owed,
+            (_, Kind::Write) => self.writable,
+            (_, Kind::Fetch) => self.executable,
+        }
+    }
+
+    /// The same where nobody has to map it.
+    #[must_use]
+    pub(super) fn allowed(self) -> Self {
+        let [writable, executable] = [self.writable, self.executable].map(Term::relaxed);
+        Self { is_owed: false, writable, executable, ..self }
+    }
+
+    /// Its addresses.
+    pub(super) fn range(&self) -> RangeInclusive<u64> {
+        self.virt..=self.last()
+    }
+
+    /// What of it lies in a range of whole pages, all of which are its own.
+    #[must_use]
+    pub(super) fn within(self, range: &RangeInclusive<u64>) -> Self {
+        let virt = *range.start();
+        let pages = range.end().saturating_sub(virt) / PAGE_BYTES;
+        Self { virt, phys: self.target(virt), pages: pages.saturating_add(1), ..self }
+    }
+
+    /// What of it is free, piece by piece.
+    pub(super) fn free_of(self, taken: &Spans) -> impl Iterator<Item = Self> + use<> {
+        taken.free_in(&self.range()).into_iter().map(move |range| self.within(&range))
     }
 }
 
@@ -95,6 +123,8 @@ pub struct Expectation {
     pub placed: Vec<Alias>,
     /// By virtual address, none overlapping another: where descriptors overlap, the later one's rest.
     pub aliases: Vec<Alias>,
+    /// What may be mapped and need not, off all that must be and off the kernel's own ranges. One may overlap another.
+    pub allowed: Vec<Alias>,
     /// What was mapped and must not be any more.
     pub gone: Vec<Alias>,
     /// Where nothing else may translate.
@@ -119,8 +149,8 @@ pub struct Denial {
 pub struct Question<'a> {
     /// The memory map.
     pub map: &'a MemoryMap,
-    /// The mapper's layout.
-    pub layout: Layout,
+    /// What must hold.
+    pub contract: &'a Contract,
     /// The map that the mapper hands to SetVirtualAddressMap.
     pub virtual_map: &'a [MemoryDescriptor],
     /// Where that map lies.
@@ -134,36 +164,42 @@ pub struct Question<'a> {
 }
 
 impl Expectation {
-    /// Of phase `map`; what is wrong with the virtual map goes into `marks`.
+    /// Of phase `map`; what is wrong with the virtual map goes into `marks`. What is allowed and not owed takes its part once
+    /// there are tables ([`Self::on`]).
     pub fn new(question: &Question<'_>, marks: &mut Marks) -> Self {
-        let Question { map, layout, told, .. } = *question;
-        let formula = closed_form::addresses(map, layout);
+        let Question { map, contract, told, .. } = *question;
+        let formula = contract.addresses(map);
         let mut given = Given::new(question.virtual_map);
         given.claim(map, &formula);
-        let (mut placed, mut tails) = (Vec::new(), Vec::new());
+        let (mut placed, mut allowed, mut tails) = (Vec::new(), Vec::new(), Vec::new());
         for region in map.regions() {
             let Some(virt_start) = given.virtual_start(&region) else {
                 if is_owed(&region) {
                     marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
                 }
+                allowed.extend(question.at_physical_address(&region).filter(|alias| !alias.is_owed));
                 continue;
             };
             if region.pages == 0 {
-                marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
+                if contract.owes(&region) {
+                    marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
+                }
                 continue;
             }
-            let before = placed.len();
-            placed.extend(question.at_physical_address(&region));
+            let mut aliases: Vec<_> = question.at_physical_address(&region).into_iter().collect();
             if formula.get(&region.index) == Some(&None) {
-                marks.push(without_address(layout, &region));
+                marks.push(without_address(contract.without_address(), &region));
             } else {
                 let expected = formula.get(&region.index).copied().flatten();
-                placed.extend(question.at_virtual_address(&region, virt_start, expected, marks));
+                aliases.extend(question.at_virtual_address(&region, virt_start, expected, marks));
             }
+            let (owed, others): (Vec<_>, Vec<_>) = aliases.into_iter().partition(|alias| alias.is_owed);
             if !region.is_aligned() {
-                let tails_of_region = placed[before..].iter().filter_map(Alias::tail);
+                let tails_of_region = owed.iter().filter_map(Alias::tail);
                 tails.extend(tails_of_region.filter(|tail| told.is_canonical(Va(tail.virt))));
             }
+            placed.extend(owed);
+            allowed.extend(others);
         }
         for virt in given.unclaimed() {
             marks.push(Mark {
@@ -172,35 +208,50 @@ impl Expectation {
                 ..Mark::new(Rule::VirtualMap, Witness::Expectation)
             });
         }
-        if closed_form::has_identity(layout) {
-            check_order(map, &placed, marks);
-        }
+        check_order(question, &placed, marks);
         placed.sort_by_key(|alias| (alias.region, alias.role));
         let mut aliases = placed.clone();
-        if layout == Layout::Linux {
-            question.add_what_the_call_needs(&mut aliases);
-        }
+        question.add_what_the_call_needs(&mut aliases, &mut allowed);
         aliases.sort_by_key(|alias| alias.virt);
         let aliases = with_tails(without_overlaps(aliases, marks), tails, marks);
-        Self { placed, aliases, gone: Vec::new(), arenas: arenas(layout, told) }
+        let allowed = question.off_what_is_taken(&aliases, allowed);
+        let arenas = contract.ground_on(told);
+        let expectation = Self { placed, aliases, allowed, gone: Vec::new(), arenas };
+        match contract.attributes_table {
+            Term::Allowed => expectation.under_attributes(question, Attributes::may_apply_to),
+            _ => expectation,
+        }
     }
 
-    /// The same after phase `finish`. With layout `linux` boot services are gone by then, and the Memory Attributes Table's
-    /// permissions are in force; the others have nothing to do there.
+    /// The same after phase `finish`: boot services may be retired by then, and the Memory Attributes Table's permissions in
+    /// force, if the contract says so.
     pub fn finished(&self, question: &Question<'_>) -> Self {
-        if question.layout != Layout::Linux {
-            return self.clone();
+        let (stay, gone): (Vec<Alias>, _) = self.aliases.iter().partition(|alias| alias.stays != Term::Forbidden);
+        // Of what was only allowed, the tables say anew where it is.
+        let owed = stay.into_iter().filter(|alias| alias.is_owed);
+        let (aliases, others): (Vec<_>, Vec<_>) = owed.partition(|alias| alias.stays == Term::Owed);
+        let allowed = self.allowed.iter().copied().filter(|alias| alias.stays != Term::Forbidden);
+        let allowed = allowed.chain(others.into_iter().map(Alias::allowed)).collect();
+        let (placed, arenas) = (self.placed.clone(), self.arenas.clone());
+        let expectation = Self { placed, aliases, allowed, gone, arenas };
+        match question.contract.attributes_table {
+            Term::Owed => expectation.under_attributes(question, Attributes::applied_to),
+            _ => expectation,
         }
-        let (stay, gone): (Vec<_>, Vec<_>) = self.aliases.iter().copied().partition(|alias| alias.stays);
+    }
+
+    /// The same with `change` made to the pages of each entry of the Memory Attributes Table.
+    fn under_attributes(self, question: &Question<'_>, change: fn(&Attributes, Alias, bool) -> Alias) -> Self {
         let attributes = attributes_table::in_force(question.map);
-        let aliases = stay.into_iter().flat_map(|alias| {
-            let parts = vec![alias];
-            attributes.iter().filter(|entry| entry.concerns(&alias)).fold(parts, |parts, entry| {
-                parts.into_iter().flat_map(|part| entry.applied_to(part, question.nx)).flatten().collect()
+        let in_parts = |alias: Alias| {
+            attributes.iter().filter(|entry| entry.concerns(&alias)).fold(vec![alias], |parts, entry| {
+                let changed = |part| change(entry, part, question.nx);
+                parts.into_iter().flat_map(|part| entry.split(part, changed)).flatten().collect()
             })
-        });
-        let aliases = aliases.collect();
-        Self { placed: self.placed.clone(), aliases, gone, arenas: self.arenas.clone() }
+        };
+        let aliases = self.aliases.into_iter().flat_map(in_parts).collect();
+        let allowed = self.allowed.into_iter().flat_map(in_parts).collect();
+        Self { aliases, allowed, ..self }
     }
 
     /// What firmware's Memory Attributes Table leaves it without, in phase `finish`: of runtime code any page that may be
@@ -218,16 +269,16 @@ impl Expectation {
             let mut aliases = self.aliases.iter().filter(is_of_type).peekable();
             let virt = aliases.peek()?.virt;
             let (all, pages) = aliases.fold((true, 0_u64), |(all, pages), alias| {
-                (all && !alias.permits(access), pages.saturating_add(alias.pages))
+                (all && alias.access(access) == Term::Forbidden, pages.saturating_add(alias.pages))
             });
             all.then_some(Denial { ty, access, virt, pages })
         };
         kinds.into_iter().filter_map(denial).collect()
     }
 
-    /// Whether an access to an address is one that the expectation denies to firmware.
+    /// Whether an access to an address is one that the expectation denies to firmware, or leaves open.
     pub fn denies(&self, virt: u64, kind: Kind) -> bool {
-        self.alias_at(virt).is_some_and(|index| !self.aliases[index].permits(Access::new(kind)))
+        self.alias_at(virt).is_some_and(|index| self.aliases[index].access(Access::new(kind)) != Term::Owed)
     }
 
     /// The first virtual address that stands for a physical one after SetVirtualAddressMap.
@@ -307,7 +358,8 @@ fn at(aliases: &[Alias], virt: u64) -> Option<usize> {
 }
 
 impl Question<'_> {
-    /// A region where SetVirtualAddressMap is told that it is; `expected` is where it should be.
+    /// A region where SetVirtualAddressMap is told that it is; `expected` is where it should be. Of one that need not be mapped
+    /// there is nothing else to say.
     fn at_virtual_address(
         &self,
         region: &Region,
@@ -317,6 +369,15 @@ impl Question<'_> {
     ) -> Option<Alias> {
         let offset = region.phys % PAGE_BYTES;
         let alias = self.alias(region, Role::Virtual, virt_start.wrapping_sub(offset));
+        if let Some(expected) = expected.filter(|expected| *expected != virt_start) {
+            marks.push(Mark {
+                expected: Statement::Virtual(expected),
+                observed: Statement::Virtual(virt_start),
+                ..alias.mark(Rule::WrongAddress, Witness::Expectation)
+            });
+        }
+        let mut unsaid = Marks::default();
+        let (alias, marks) = if self.contract.owes(region) { (alias, marks) } else { (alias.allowed(), &mut unsaid) };
         if !alias.virt.is_multiple_of(PAGE_BYTES) {
             marks.push(Mark {
                 expected: Statement::Text("whole pages at a page's offset"),
@@ -325,21 +386,17 @@ impl Question<'_> {
             });
             return None;
         }
-        if let Some(expected) = expected.filter(|expected| *expected != virt_start) {
-            marks.push(Mark {
-                expected: Statement::Virtual(expected),
-                observed: Statement::Virtual(virt_start),
-                ..alias.mark(Rule::WrongAddress, Witness::Expectation)
-            });
-        }
-        alias.is_placed_well(&closed_form::window(self.layout), self.told, self.kernel, marks).then_some(alias)
+        self.is_placed_well(&alias, marks).then_some(alias)
     }
 
-    /// The same region 1:1, where the layout maps it so and the lower half reaches so far.
+    /// The same region 1:1, where the contract has it so and the lower half reaches so far.
     fn at_physical_address(&self, region: &Region) -> Option<Alias> {
+        let Contract { identity, .. } = *self.contract;
         let alias = self.alias(region, Role::Physical, page_of(region.phys));
         let is_low = end_of_pages(alias.phys, alias.pages) <= 1 << low_bits(self.told);
-        (closed_form::has_identity(self.layout) && closed_form::maps(self.layout, region) && is_low).then_some(alias)
+        let is_owed = identity == Term::Owed && self.contract.owes(region);
+        let alias = if is_owed { alias } else { alias.allowed() };
+        (identity != Term::Forbidden && self.contract.maps(region) && is_low).then_some(alias)
     }
 
     fn alias(&self, region: &Region, role: Role, virt: u64) -> Alias {
@@ -350,75 +407,110 @@ impl Question<'_> {
             virt,
             phys,
             pages: region.pages,
-            writable: true,
-            executable: region.is_code() || !self.nx,
-            pat_index: cache_index(self.layout, region.attribute),
-            stays: region.is_runtime() || self.layout != Layout::Linux,
+            writable: Term::Owed,
+            executable: if region.is_code() { Term::Owed } else { self.executable_data() },
+            cache: self.contract.cache.indices(region.attribute),
+            stays: if region.is_runtime() { Term::Owed } else { self.contract.boot_services },
             past_maxphyaddr: end_of_pages(phys, region.pages) > 1 << self.told.maxphyaddr,
+            is_owed: true,
         }
     }
 
-    /// Page 0 and the virtual map, as data. Where page 0 is a region's, it has that region's cache type, and goes with it.
-    fn add_what_the_call_needs(&self, aliases: &mut Vec<Alias>) {
+    /// Without execute-disable everything can be executed.
+    fn executable_data(&self) -> Term {
+        if self.nx { self.contract.executable_data } else { Term::Owed }
+    }
+
+    /// Page 0 and the virtual map, as data, where the contract has them.
+    fn add_what_the_call_needs(&self, aliases: &mut Vec<Alias>, allowed: &mut Vec<Alias>) {
         let data = |role, start, pages| Alias {
             role,
             region: None,
             virt: start,
             phys: start,
             pages,
-            writable: true,
-            executable: !self.nx,
-            pat_index: 0,
-            stays: true,
+            writable: Term::Owed,
+            executable: self.executable_data(),
+            cache: self.contract.cache.indices(MemoryAttribute::WRITE_BACK),
+            stays: Term::Owed,
             past_maxphyaddr: false,
+            is_owed: true,
         };
         let map = self.virtual_map_at;
         let pages = map.end.saturating_sub(map.start).div_ceil(PAGE_BYTES);
-        aliases.extend((pages > 0).then(|| data(Role::VirtualMap, map.start, pages)));
-
+        let virtual_map = (pages > 0).then(|| data(Role::VirtualMap, map.start, pages));
+        match self.contract.virtual_map {
+            Term::Owed => aliases.extend(virtual_map),
+            Term::Allowed => allowed.extend(virtual_map.map(Alias::allowed)),
+            Term::Forbidden => {}
+        }
         let page_zero = data(Role::PageZero, 0, 1);
-        let Some(owner) = aliases.iter_mut().find(|alias| alias.role == Role::Physical && alias.virt == 0) else {
-            return aliases.push(page_zero);
+        match self.contract.page_zero {
+            Term::Owed => add_page_zero(page_zero, aliases),
+            Term::Allowed => allowed.push(page_zero.allowed()),
+            Term::Forbidden => {}
+        }
+    }
+
+    /// Of what is allowed, what is off all that is owed, and off the kernel's own ranges.
+    fn off_what_is_taken(&self, aliases: &[Alias], allowed: Vec<Alias>) -> Vec<Alias> {
+        if allowed.is_empty() {
+            return allowed;
+        }
+        let mut taken = Spans::default();
+        for range in aliases.iter().map(Alias::range).chain(self.kernel.iter().cloned()) {
+            taken.take(&(page_of(*range.start())..=*range.end() | (PAGE_BYTES - 1)));
+        }
+        allowed.into_iter().flat_map(|alias| alias.free_of(&taken)).collect()
+    }
+
+    /// Whether an alias's addresses can be looked at; says so if they are not where they may be.
+    fn is_placed_well(&self, alias: &Alias, marks: &mut Marks) -> bool {
+        let Self { contract, told, kernel, .. } = *self;
+        let mut found = |rule, expected| {
+            let observed = Statement::Virtual(alias.virt);
+            marks.push(Mark { expected, observed, ..alias.mark(rule, Witness::Expectation) });
         };
-        let page_zero = Alias { region: owner.region, pat_index: owner.pat_index, stays: owner.stays, ..page_zero };
-        (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages.saturating_sub(1));
-        aliases.retain(|alias| alias.pages > 0);
-        aliases.push(page_zero);
+        let last = end_of_pages(alias.virt, alias.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
+        let canonical = |last: &u64| {
+            told.is_canonical(Va(alias.virt)) && told.is_canonical(Va(*last)) && (alias.virt ^ *last) >> 63 == 0
+        };
+        let Some(last) = last.filter(canonical) else {
+            found(Rule::NotCanonical, Statement::Text("canonical addresses"));
+            return false;
+        };
+        let arenas = contract.arenas_on(told);
+        if kernel.iter().chain(&contract.off_limits).any(|range| alias.virt <= *range.end() && *range.start() <= last) {
+            found(Rule::KernelOverlap, Statement::Text("addresses below the kernel's"));
+        } else if !arenas.iter().any(|arena| arena.contains(&alias.virt) && arena.contains(&last)) {
+            found(Rule::OutsideArena, within(&arenas));
+        }
+        true
+    }
+}
+
+/// Where page 0 is a region's, it has that region's cache type, and goes with it.
+fn add_page_zero(page_zero: Alias, aliases: &mut Vec<Alias>) {
+    let Some(owner) = aliases.iter_mut().find(|alias| alias.role == Role::Physical && alias.virt == 0) else {
+        return aliases.push(page_zero);
+    };
+    let page_zero = Alias { region: owner.region, cache: owner.cache, stays: owner.stays, ..page_zero };
+    (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages.saturating_sub(1));
+    aliases.retain(|alias| alias.pages > 0);
+    aliases.push(page_zero);
+}
+
+/// Where an alias should have been.
+fn within(arenas: &[RangeInclusive<u64>]) -> Statement {
+    match arenas {
+        [arena] => Statement::Between(*arena.start(), *arena.end()),
+        _ => Statement::Text("addresses in one of the arenas"),
     }
 }
 
 impl Alias {
     pub(super) fn mark(&self, rule: Rule, witness: Witness) -> Mark {
         Mark { region: self.region, virt: Some(self.virt), pages: self.pages, ..Mark::new(rule, witness) }
-    }
-
-    /// Whether its addresses can be looked at; says so if they are not where they may be.
-    fn is_placed_well(
-        &self,
-        window: &RangeInclusive<u64>,
-        told: &Paging,
-        kernel: &[RangeInclusive<u64>],
-        marks: &mut Marks,
-    ) -> bool {
-        let mut found = |rule, expected| {
-            let observed = Statement::Virtual(self.virt);
-            marks.push(Mark { expected, observed, ..self.mark(rule, Witness::Expectation) });
-        };
-        let last = end_of_pages(self.virt, self.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
-        let canonical = |last: &u64| {
-            told.is_canonical(Va(self.virt)) && told.is_canonical(Va(*last)) && (self.virt ^ *last) >> 63 == 0
-        };
-        let Some(last) = last.filter(canonical) else {
-            found(Rule::NotCanonical, Statement::Text("canonical addresses"));
-            return false;
-        };
-        let kernels = kernel.iter().chain([&(BELOW_2G..=u64::MAX)]);
-        if kernels.into_iter().any(|range| self.virt <= *range.end() && *range.start() <= last) {
-            found(Rule::KernelOverlap, Statement::Text("addresses below the kernel's"));
-        } else if self.virt < *window.start() || last > *window.end() {
-            found(Rule::OutsideArena, Statement::Between(*window.start(), *window.end()));
-        }
-        true
     }
 
     /// The page after its last, in which a region ends that starts within a page.
@@ -437,56 +529,22 @@ impl Alias {
 
 /// Regions every mapper must map.
 fn is_owed(region: &Region) -> bool {
-    region.is_runtime() && region.pages > 0 && closed_form::fits_an_entry(region)
+    region.is_runtime() && region.pages > 0 && fits_an_entry(region)
 }
 
-/// A region that gets no virtual address, by the layout's own formula.
-fn without_address(layout: Layout, region: &Region) -> Mark {
-    if layout == Layout::LinuxFixed {
-        let expected = Statement::Text("a VirtualStart in the memory map");
-        return Mark::of_region(Rule::NoVirtualStart, region, expected, Statement::Text("VirtualStart 0"));
-    }
-    let observed = Statement::Text("none: firmware is handed the VirtualStart that was there before");
-    Mark::of_region(Rule::WindowOverflow, region, Statement::Text("an address"), observed)
+/// A region that gets no virtual address, by the closed form itself.
+fn without_address(rule: Rule, region: &Region) -> Mark {
+    let (expected, observed) = match rule {
+        Rule::NoVirtualStart => ("a VirtualStart in the memory map", "VirtualStart 0"),
+        _ => ("an address", "none: firmware is handed the VirtualStart that was there before"),
+    };
+    Mark::of_region(rule, region, Statement::Text(expected), Statement::Text(observed))
 }
 
-/// What the built-in layouts ask for. Linux: WB, else UC-. The others: the first of WB, WT (where UC is not possible),
-/// UC- of the region's capabilities. Indices are those of the PAT at reset, PWT = 1 and PCD = 2 (SDM vol. 3A, table
-/// 11-12).
-fn cache_index(layout: Layout, attribute: MemoryAttribute) -> u8 {
-    let can = |bit| attribute.contains(bit);
-    if can(MemoryAttribute::WRITE_BACK) {
-        0
-    } else if can(MemoryAttribute::WRITE_THROUGH)
-        && !can(MemoryAttribute::UNCACHEABLE)
-        && !closed_form::has_identity(layout)
-    {
-        1
-    } else {
-        2
-    }
-}
-
-fn low_half(told: &Paging) -> RangeInclusive<u64> {
-    0..=!(u64::MAX << low_bits(told))
-}
-
-/// Bits of an address in the lower half.
-fn low_bits(told: &Paging) -> u32 {
-    if told.la57 { 56 } else { 47 }
-}
-
-fn arenas(layout: Layout, told: &Paging) -> Vec<RangeInclusive<u64>> {
-    let window = closed_form::window(layout);
-    match closed_form::has_identity(layout) {
-        true => vec![low_half(told), window],
-        false => vec![window],
-    }
-}
-
-/// Linux's own rules: addresses rise with firmware's list, since code and data of one image are descriptors one after
-/// another; and what of them is contiguous in physical memory is contiguous at its virtual addresses.
-fn check_order(map: &MemoryMap, placed: &[Alias], marks: &mut Marks) {
+/// Linux's own rules, which a contract may have: addresses rise with firmware's list, since code and data of one image are
+/// descriptors one after another; and what of them is contiguous in physical memory is contiguous at its virtual addresses.
+fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
+    let Question { map, contract, .. } = *question;
     let mut regions: Vec<&Alias> = placed.iter().filter(|alias| alias.role == Role::Virtual).collect();
     if map.kind() == ListKind::Runtime {
         regions.reverse();
@@ -503,11 +561,11 @@ fn check_order(map: &MemoryMap, placed: &[Alias], marks: &mut Marks) {
         let [before, after] = [pair[0], pair[1]];
         let end = before.virt.wrapping_add(before.bytes());
         let observed = Statement::Virtual(after.virt);
-        if after.virt < before.virt {
+        if contract.rising && after.virt < before.virt {
             let expected = Statement::Text("an address above that of the region before it in the list");
             marks.push(Mark { expected, observed, ..after.mark(Rule::WindowOrder, Witness::Expectation) });
         }
-        let contiguous = before.physical_end() == after.phys;
+        let contiguous = contract.contiguous_images && before.physical_end() == after.phys;
         if contiguous && is_image(before) && is_image(after) && after.virt != end {
             let expected = Statement::Virtual(end);
             marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });

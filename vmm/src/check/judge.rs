@@ -6,6 +6,7 @@ use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 
 use efibed_stub::stamp::stamped;
 
+use super::contract::Term;
 use super::expectation::{Alias, Expectation, Role};
 use super::marks::{Mark, Marks, Statement};
 use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
@@ -285,7 +286,7 @@ impl<'a> Judge<'a> {
                 Statement::Text("a fault"),
                 Statement::Text("ring 3 was not stopped"),
             );
-        } else if access.kind == Kind::Fetch && !alias.executable {
+        } else if access.kind == Kind::Fetch && alias.executable == Term::Forbidden {
             self.mark(
                 Rule::ExecutableData,
                 &alias,
@@ -293,7 +294,7 @@ impl<'a> Judge<'a> {
                 Statement::Text("a fault"),
                 Statement::Text("it was executed"),
             );
-        } else if access.kind == Kind::Write && !alias.writable {
+        } else if access.kind == Kind::Write && alias.writable == Term::Forbidden {
             let written = Statement::Text("it was written");
             self.mark(Rule::NotReadOnly, &alias, virt, Statement::Text("a fault"), written);
         }
@@ -327,13 +328,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Ring 3 must fault, and so must fetches from what is not code and writes to what is read-only; anything else must
-    /// not.
+    /// Ring 3 must fault, and so must fetches from what is not code and writes to what is read-only. What is neither owed nor
+    /// forbidden may fault; anything else must not.
     fn expected_or_not(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
         let alias = self.expectation.aliases[index];
         let code = ErrorCode(fault.error_code);
         let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
-        if !alias.permits(access_of(kind)) && is_protection {
+        if alias.access(access_of(kind)) != Term::Owed && is_protection {
             self.observations.counts.faulted_rightly += 1;
         } else {
             self.unexpected_fault(index, kind, fault);

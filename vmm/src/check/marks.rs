@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::cache::PatIndices;
 use super::{Finding, Phase, Rule, WalkStep, Witness, frames};
 use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, type_name};
 use crate::mmu::{Access, ErrorCode, Fault, Pa, Paging, TableMemory, Va, walk};
@@ -29,7 +30,7 @@ pub enum Statement {
     Between(u64, u64),
     Frame(u64),
     Faulted(Fault),
-    PatIndex(u8),
+    Cache(PatIndices),
     Text(&'static str),
     /// A fault whose CR2 or RIP is not what it should be.
     FaultAt {
@@ -75,14 +76,6 @@ impl Mark {
     }
 }
 
-/// What the indices mean under the guest's IA32_PAT, which is that of reset (SDM vol. 3A, table 11-12).
-const PAT_AT_RESET: [&str; 8] = ["WB", "WT", "UC-", "UC", "WB", "WT", "UC-", "UC"];
-
-/// The memory type of a PAT index.
-pub fn memory_type(pat_index: u8) -> &'static str {
-    PAT_AT_RESET.get(usize::from(pat_index)).unwrap_or(&"?")
-}
-
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,9 +86,7 @@ impl fmt::Display for Statement {
             Self::Between(first, last) => write!(f, "VA {first:#x} to {last:#x}"),
             Self::Frame(pa) => write!(f, "PA {pa:#x}"),
             Self::Faulted(fault) => write_fault(f, *fault),
-            Self::PatIndex(index) => {
-                write!(f, "PAT index {index} ({})", memory_type(*index))
-            }
+            Self::Cache(indices) => write!(f, "{indices}"),
             Self::Text(text) => f.write_str(text),
             Self::FaultAt { fault, cr2, rip } => {
                 write_fault(f, *fault)?;

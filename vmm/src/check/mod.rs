@@ -3,12 +3,17 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
+//! | `contract` | what must hold of a mapper's result, as a value; the built-in layouts' contracts, in one table |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
+//! | `merged` | which descriptors Linux makes one of, and in which order it maps them |
+//! | `cache` | which cache types the pages of a region may have |
 //! | `attributes_table` | which entries of the Memory Attributes Table Linux takes |
 //! | `descriptor_size` | what a kernel reads that steps through the memory map with another DescriptorSize |
 //! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
 //! | `holders` | which regions hold physical addresses, for many of them at once |
-//! | `expectation` | the first witness: what the two say must be |
+//! | `expectation` | the first witness: what contract and virtual map say must be |
+//! | `allowed` | what may be mapped and need not: it must be right where it is |
+//! | `spans` | ranges of addresses that are taken, and what is free |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
 //! | `survey` | each table read once: its entries' flags, and references back |
 //! | `strays` | what translates at addresses that are nobody's |
@@ -24,11 +29,17 @@
 #[deny(clippy::arithmetic_side_effects)]
 mod address;
 #[deny(clippy::arithmetic_side_effects)]
+mod allowed;
+#[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
 #[deny(clippy::arithmetic_side_effects)]
 mod budget;
 #[deny(clippy::arithmetic_side_effects)]
+mod cache;
+#[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
+#[deny(clippy::arithmetic_side_effects)]
+mod contract;
 mod descriptor_size;
 #[deny(clippy::arithmetic_side_effects)]
 mod expectation;
@@ -44,7 +55,11 @@ mod holders;
 mod judge;
 #[deny(clippy::arithmetic_side_effects)]
 mod marks;
+#[deny(clippy::arithmetic_side_effects)]
+mod merged;
 mod plan;
+#[deny(clippy::arithmetic_side_effects)]
+mod spans;
 mod strays;
 mod survey;
 mod tables;
@@ -54,9 +69,9 @@ pub(crate) use address::{MAX_ADDRESSES, addresses_of};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
 pub(crate) use budget::{Budget, MAX_ENTRIES};
-pub(crate) use closed_form::{
-    addresses, fits_an_entry, gives_up_at, has_identity, in_mapping_order, maps, no_room, window,
-};
+pub(crate) use cache::memory_type;
+pub use cache::{CacheRule, PatIndices};
+pub use contract::{Arena, Contract, Regions, Term};
 pub(crate) use descriptor_size::misread;
 pub use expectation::{Alias, Role};
 pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of};
@@ -64,8 +79,12 @@ pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub(crate) use holders::virtual_addresses;
 pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
-pub(crate) use marks::{Marks, Tables, memory_type};
+pub(crate) use marks::{Marks, Tables};
+pub(crate) use merged::fits_an_entry;
 pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use plan::{SkipKind, Skipped};
 pub use tables::LeafCounts;
 pub(crate) use tables::{TableCheck, TableVerdict};
+
+#[cfg(test)]
+mod tests;

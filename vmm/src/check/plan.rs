@@ -12,6 +12,7 @@ use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
 use super::budget::Budget;
+use super::contract::Term;
 use super::expectation::{Alias, Expectation, Role};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
@@ -302,7 +303,7 @@ impl Maker<'_> {
         self.add(ProbeKind::Fetch, alias.virt);
         // Entering ring 3 is what costs; what stays mapped for good is tried in every way.
         self.add(ProbeKind::UserRead, alias.virt);
-        if alias.stays {
+        if alias.stays != Term::Forbidden {
             self.add(ProbeKind::UserWrite, alias.virt);
             self.add(ProbeKind::UserFetch, alias.virt);
         }
@@ -586,6 +587,7 @@ pub(super) fn access_of(kind: ProbeKind) -> Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::cache::PatIndices;
     use crate::mmu::bits::{P, PS, W};
 
     const ARENA: u64 = 0xffff_ffef_0000_0000;
@@ -622,18 +624,19 @@ mod tests {
                 virt,
                 phys: virt - ARENA,
                 pages: gib * PAGES_PER_GIB,
-                writable: true,
-                executable: false,
-                pat_index: 0,
-                stays: true,
+                writable: Term::Owed,
+                executable: Term::Forbidden,
+                cache: PatIndices::only(0),
+                stays: Term::Owed,
                 past_maxphyaddr: false,
+                is_owed: true,
             };
             virt += gib * GIB;
             alias
         });
         let aliases: Vec<_> = aliases.collect();
         let arenas = vec![ARENA..=ARENA + 64 * GIB - 1];
-        Expectation { placed: aliases.clone(), aliases, gone: Vec::new(), arenas }
+        Expectation { placed: aliases.clone(), aliases, gone: Vec::new(), allowed: Vec::new(), arenas }
     }
 
     fn plan(window: &Window, expectation: &Expectation, seed: u64) -> Plan {

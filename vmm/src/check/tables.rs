@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::budget::{Budget, Cut};
+use super::cache::PatIndices;
+use super::contract::Term;
 use super::expectation::{Alias, Expectation};
 use super::marks::{Mark, Marks, Statement};
 use super::strays::{Ground, Strays};
@@ -160,21 +162,30 @@ impl TableCheck<'_> {
         if run.pa.0 != target {
             found(Rule::WrongFrame, Statement::Frame(target), Statement::Frame(run.pa.0));
         }
-        if run.pat_index != alias.pat_index {
-            let index = Statement::PatIndex;
-            found(Rule::CacheType, index(alias.pat_index), index(run.pat_index));
+        if !alias.cache.contains(run.pat_index) {
+            found(Rule::CacheType, Statement::Cache(alias.cache), Statement::Cache(PatIndices::only(run.pat_index)));
         }
-        let words = |yes, no, value| Statement::Text(if value { yes } else { no });
-        let mut right = |rule, yes, no, owed, is| {
-            if owed != is {
-                found(rule, words(yes, no, owed), words(yes, no, is));
+        let rights = [
+            (alias.writable, run.rights.writable, "writable", Rule::NotWritable, "read-only", Rule::NotReadOnly),
+            (
+                alias.executable,
+                run.rights.executable,
+                "executable",
+                Rule::NotExecutable,
+                "not executable",
+                Rule::ExecutableData,
+            ),
+        ];
+        for (term, is, yes, is_missing, no, is_excess) in rights {
+            match (term, is) {
+                (Term::Owed, false) => found(is_missing, Statement::Text(yes), Statement::Text(no)),
+                (Term::Forbidden, true) => found(is_excess, Statement::Text(no), Statement::Text(yes)),
+                _ => {}
             }
-        };
-        let executable = if alias.executable { Rule::NotExecutable } else { Rule::ExecutableData };
-        let writable = if alias.writable { Rule::NotWritable } else { Rule::NotReadOnly };
-        right(writable, "writable", "read-only", alias.writable, run.rights.writable);
-        right(executable, "executable", "not executable", alias.executable, run.rights.executable);
-        right(Rule::UserAccessible, "supervisor only", "open to ring 3", true, !run.rights.user);
+        }
+        if run.rights.user {
+            found(Rule::UserAccessible, Statement::Text("supervisor only"), Statement::Text("open to ring 3"));
+        }
     }
 
     /// The kernel's ranges must translate as they do on its own tables. What the budget does not allow to be seen is not

@@ -4,11 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::Args;
-use efibed_guest::Layout;
 
 use super::input::{FirmwareItem, KernelItem, Options, ReadArguments};
 use super::{Failure, Status, output};
-use crate::check::{Address, Rule};
+use crate::check::{Address, Contract, Rule};
 use crate::engine::walker;
 use crate::mmu::Level;
 use crate::report::explain::{
@@ -126,8 +125,8 @@ impl Arguments {
         }
         let firmware =
             self.options.firmware.iter().filter_map(of_no_use_to_walks).map(|name| format!("--firmware {name}"));
-        let kernel =
-            self.options.kernel.iter().filter_map(|item| kernel_item_of_no_use(item, scenario.mapper().layout));
+        let contract = scenario.contract_in_force();
+        let kernel = self.options.kernel.iter().filter_map(|item| kernel_item_of_no_use(item, &contract));
         match firmware.chain(kernel).next() {
             Some(name) => Err(useless(&name, "no service is called, and the tables do not depend on it")),
             None => Ok(()),
@@ -147,11 +146,11 @@ fn of_no_use_to_walks(item: &FirmwareItem) -> Option<String> {
     }
 }
 
-/// The same of `--kernel`: only layout `linux` has a phase `finish`.
-fn kernel_item_of_no_use(item: &KernelItem, layout: Layout) -> Option<String> {
+/// The same of `--kernel`: most mappers do nothing in phase `finish`.
+fn kernel_item_of_no_use(item: &KernelItem, contract: &Contract) -> Option<String> {
     let name = match item {
         KernelItem::DescriptorSize(_) => return None,
-        KernelItem::Finish(_) if layout == Layout::Linux => return None,
+        KernelItem::Finish(_) if contract.finishes() => return None,
         KernelItem::Finish(_) => "finish",
         KernelItem::GuardPage(_) => "guard-page",
         KernelItem::DescriptorVersion(_) => "descriptor-version",

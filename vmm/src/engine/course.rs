@@ -4,14 +4,14 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use efibed_guest::mapper::{CpuAbilities, KeepRange, RegionAtHand};
-use efibed_guest::{Layout, LayoutMapper, MapError};
+use efibed_guest::{LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
 use super::mapping::Outcome as Mapped;
 use super::{Job, Miscall, Moment};
 use crate::check::{
-    self, Alias, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity, Skipped,
-    TableVerdict, WalkStep, Witness,
+    self, Alias, Contract, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity,
+    Skipped, TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, Offence};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
@@ -64,17 +64,16 @@ pub fn offer(cpu: &Cpu) -> CpuAbilities {
 }
 
 /// Enough pages for 4 KiB leaves of everything that is mapped, up to a limit.
-pub fn pool_pages(map: &MemoryMap, layout: Layout) -> u64 {
-    pages_wanted(map, layout).min(MAX_POOL_PAGES)
+pub fn pool_pages(map: &MemoryMap, contract: &Contract) -> u64 {
+    pages_wanted(map, contract).min(MAX_POOL_PAGES)
 }
 
-fn pages_wanted(map: &MemoryMap, layout: Layout) -> u64 {
-    let identity = matches!(layout, Layout::Linux | Layout::LinuxFixed);
-    let needs = map.regions().filter(|region| check::maps(layout, region)).map(|region| {
+fn pages_wanted(map: &MemoryMap, contract: &Contract) -> u64 {
+    let needs = map.regions().filter(|region| contract.maps(region)).map(|region| {
         let tables = |span: u64| region.pages / span + 2;
         let once = tables(512) + tables(512 * 512);
         // 1:1 the regions may lie anywhere, so each takes tables of every level.
-        if identity { 2 * once + tables(512 << 18) + 4 } else { once }
+        if contract.may_scatter() { 2 * once + tables(512 << 18) + 4 } else { once }
     });
     // The root, the tables on the arena's border, their copies, and those for page 0 and the virtual map.
     let own = 32 + map.descriptors().len() as u64 / 4096;
@@ -126,27 +125,27 @@ fn mapper_gave_up(
     report: &mut Report,
     marks: &mut Marks,
 ) {
-    let (map, layout) = (job.map, job.mapper.layout);
-    if error == MapError::OutOfTablePages && pages_wanted(map, layout) > MAX_POOL_PAGES {
+    if error == MapError::OutOfTablePages && pages_wanted(job.map, job.contract) > MAX_POOL_PAGES {
         let reason = format!("its tables take more than the {MAX_POOL_PAGES} pages that the test bed has for them");
         report.skipped.push(Skipped::not_done("the mapping", reason));
         judge_closed_form(job, &report.cpu.told, marks);
     } else {
-        mapper_error(phase, error, map, layout, loaded, marks);
+        mapper_error(phase, error, job, loaded, marks);
     }
 }
 
-/// What is wrong with the addresses that the layout gives, independent of who maps them.
+/// What is wrong with the addresses that the closed form gives, independent of who maps them.
 fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
-    let (map, layout) = (job.map, job.mapper.layout);
-    let formula = check::addresses(map, layout);
+    let (map, contract) = (job.map, job.contract);
+    let Some(form) = contract.whole_form() else { return };
+    let formula = (form.addresses)(map);
     let virtual_map = map.descriptors().iter().enumerate().filter_map(|(index, descriptor)| {
         let virt_start = formula.get(&index)?.unwrap_or(descriptor.virt_start);
         Some(MemoryDescriptor { virt_start, ..*descriptor })
     });
     let virtual_map: Vec<_> = virtual_map.collect();
     let question =
-        Question { map, layout, virtual_map: &virtual_map, virtual_map_at: &(0..0), told, nx: true, kernel: &[] };
+        Question { map, contract, virtual_map: &virtual_map, virtual_map_at: &(0..0), told, nx: true, kernel: &[] };
     Expectation::new(&question, marks);
 }
 
@@ -186,13 +185,14 @@ pub fn report_on_log(phase: Phase, loaded: &Loaded, report: &mut Report) {
 }
 
 /// A mapper's error as a finding.
-fn mapper_error(phase: Phase, error: MapError, map: &MemoryMap, layout: Layout, loaded: &Loaded, marks: &mut Marks) {
+fn mapper_error(phase: Phase, error: MapError, job: &Job<'_>, loaded: &Loaded, marks: &mut Marks) {
+    let (map, contract) = (job.map, job.contract);
     let (rule, index, message) = match error {
         MapError::WindowOverflow { index } | MapError::AddressSpaceFull { index } => {
-            (Rule::WindowOverflow, Some(index), check::no_room(map, layout, index))
+            (Rule::WindowOverflow, Some(index), contract.no_room(map, index))
         }
         MapError::OutOfTablePages => {
-            let pool = pool_pages(map, layout);
+            let pool = pool_pages(map, contract);
             (Rule::MapperError, None, format!("the mapper used up the {pool} pages it was given for tables"))
         }
         MapError::TableOutOfReach { table } => {
@@ -397,7 +397,7 @@ pub fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access
 #[cfg(test)]
 mod tests {
     use efibed_guest::mapper::Step;
-    use efibed_guest::{LeafRule, Mapper};
+    use efibed_guest::{Layout, LeafRule, Mapper};
 
     use super::super::native;
     use super::*;

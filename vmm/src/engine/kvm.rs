@@ -116,7 +116,7 @@ impl Kvm {
         }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let image = Image::built_in()?;
-        let pool = course::pool_pages(job.map, job.mapper.layout);
+        let pool = course::pool_pages(job.map, job.contract);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
@@ -321,14 +321,14 @@ impl Run<'_, '_> {
         let (kernel, told) = (self.kernel.clone(), self.cpu.told);
         let question = Question {
             map: self.job.map,
-            layout: self.job.mapper.layout,
+            contract: self.job.contract,
             virtual_map: &virtual_map,
             virtual_map_at: &map_at,
             told: &told,
             nx: course::offer(&self.cpu).nx != 0,
             kernel: &kernel,
         };
-        let expectation = Expectation::new(&question, &mut self.marks);
+        let expectation = Expectation::new(&question, &mut self.marks).on(&self.tables_at(root), &self.budget);
         if let Some(earlier) = self.job.earlier {
             expectation.compare_with_earlier(self.job.map, earlier.virtual_map, &mut self.marks);
         }
@@ -349,7 +349,7 @@ impl Run<'_, '_> {
         if self.job.kernel.finish {
             let Some(finished) = self.run_mapper(Step::Finish)? else { return Ok(()) };
             course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, finished.root, &told);
-            let owed = expectation.finished(&question);
+            let owed = expectation.finished(&question).on(&self.tables_at(finished.root), &self.budget);
             let is_new = finished.root != root || self.tables.first_change(&self.loaded.memory).is_some();
             root = finished.root;
             self.tables = Snapshot::tables(self.loaded, finished.table_pages);
@@ -574,9 +574,12 @@ impl Run<'_, '_> {
     fn conclude(&mut self, root: Option<u64>) {
         let marks = std::mem::take(&mut self.marks);
         self.report.findings_omitted += marks.omitted();
-        let tables =
-            root.map(|root| check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told });
+        let tables = root.map(|root| self.tables_at(root));
         self.report.findings.extend(marks.into_findings(self.phase, self.job.map, tables));
+    }
+
+    fn tables_at(&self, root: u64) -> check::Tables<'_> {
+        check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told }
     }
 
     /// The guest ended before its time.

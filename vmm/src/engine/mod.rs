@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use efibed_guest::LayoutMapper;
 
+use crate::check::Contract;
 use crate::guest::process::ProcessError;
 use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
@@ -43,6 +44,8 @@ pub struct Job<'a> {
     pub mapper: LayoutMapper,
     /// The mapping code itself.
     pub subject: &'a Subject,
+    /// What must hold of its result.
+    pub contract: &'a Contract,
     /// What the CPU is to say it is.
     pub cpu: CpuidRequest,
     /// Seeds all sampling.

@@ -34,7 +34,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     }
 
     let image = Image::built_in()?;
-    let pool = course::pool_pages(job.map, job.mapper.layout);
+    let pool = course::pool_pages(job.map, job.contract);
     let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
@@ -92,14 +92,14 @@ impl Run<'_> {
         let virtual_map = self.loaded.virtual_map(mapped);
         let question = Question {
             map: self.job.map,
-            layout: self.job.mapper.layout,
+            contract: self.job.contract,
             virtual_map: &virtual_map,
             virtual_map_at: &self.loaded.virtual_map_at(mapped),
             told: &self.paging.clone(),
             nx: self.paging.nxe,
             kernel: &self.kernel.clone(),
         };
-        let expectation = Expectation::new(&question, &mut self.marks);
+        let expectation = Expectation::new(&question, &mut self.marks).on(&self.tables(root), &self.budget);
         if let Some(earlier) = self.job.earlier {
             expectation.compare_with_earlier(self.job.map, earlier.virtual_map, &mut self.marks);
         }
@@ -113,7 +113,7 @@ impl Run<'_> {
             return Some((expectation, verdict));
         };
         course::tamper(self.job, Moment::AfterFinish, &self.loaded.memory, root, &self.paging);
-        let owed = expectation.finished(&question);
+        let owed = expectation.finished(&question).on(&self.tables(root), &self.budget);
         let is_new = root != judged_root || judged.first_change(&self.loaded.memory).is_some();
         if is_new || owed != expectation {
             self.check(Phase::Finish, &owed, root);
@@ -176,11 +176,15 @@ impl Run<'_> {
         verdict
     }
 
+    fn tables(&self, root: u64) -> check::Tables<'_> {
+        check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.paging }
+    }
+
     /// Makes findings of the marks so far.
     fn conclude(&mut self, phase: Phase, root: Option<u64>) {
         let marks = std::mem::take(&mut self.marks);
         self.report.findings_omitted += marks.omitted();
-        let seen = root.map(|root| check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.paging });
+        let seen = root.map(|root| self.tables(root));
         self.report.findings.extend(marks.into_findings(phase, self.job.map, seen));
     }
 }

@@ -14,7 +14,7 @@ use efibed_guest::Layout;
 
 pub use text::Text;
 
-use crate::check::{self, LeafCounts, Refusal};
+use crate::check::{self, Contract, LeafCounts, Refusal};
 use crate::memory_map::{MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
 use crate::mmu::USUAL_MAXPHYADDR;
 
@@ -35,6 +35,8 @@ pub struct MapReport<'a> {
     pub map: &'a MemoryMap,
     /// The layout that was asked.
     pub layout: Layout,
+    /// What it is held to.
+    pub(in crate::report) contract: Contract,
     /// How many bits of physical address the CPU has.
     pub maxphyaddr: Maxphyaddr,
     /// The descriptor at which the layout gives up, and maps nothing at all.
@@ -208,12 +210,14 @@ impl<'a> MapReport<'a> {
     /// Looks at a map, for a layout and a CPU.
     pub fn new(map: &'a MemoryMap, layout: Layout, maxphyaddr: impl Into<Maxphyaddr>) -> Self {
         let maxphyaddr = maxphyaddr.into();
+        let contract = Contract::of(layout);
         Self {
             map,
             layout,
             maxphyaddr,
-            gives_up_at: check::gives_up_at(map, layout),
-            regions: placed(map, layout),
+            gives_up_at: contract.gives_up_at(map),
+            regions: placed(map, &contract),
+            contract,
             holes: holes(map),
             oddities: odd(map, maxphyaddr.bits()),
             refusals: check::refusals(map),
@@ -326,11 +330,11 @@ pub fn is_memory(ty: MemoryType) -> bool {
     )
 }
 
-fn placed(map: &MemoryMap, layout: Layout) -> Vec<Placed> {
-    let addresses = check::addresses(map, layout);
-    let window = check::window(layout);
-    let merged = merged(map, layout);
-    let gives_up = check::gives_up_at(map, layout).is_some();
+fn placed(map: &MemoryMap, contract: &Contract) -> Vec<Placed> {
+    let addresses = contract.addresses(map);
+    let window = contract.window();
+    let merged = merged(map, contract);
+    let gives_up = contract.gives_up_at(map).is_some();
     let fate = |region: &Region| match addresses.get(&region.index) {
         Some(_) if gives_up => Fate::NoAddress,
         Some(Some(virt)) => {
@@ -339,7 +343,7 @@ fn placed(map: &MemoryMap, layout: Layout) -> Vec<Placed> {
             if is_inside { Fate::At(*virt) } else { Fate::Outside(*virt) }
         }
         Some(None) => Fate::NoAddress,
-        None if is_wanted(layout, region) => Fate::Impossible,
+        None if contract.wants(region) => Fate::Impossible,
         None => Fate::LeftOut,
     };
     let placed =
@@ -347,17 +351,9 @@ fn placed(map: &MemoryMap, layout: Layout) -> Vec<Placed> {
     map.regions().map(placed).collect()
 }
 
-/// Whether a layout would map a region if it could.
-fn is_wanted(layout: Layout, region: &Region) -> bool {
-    region.is_mapped() && (layout != Layout::LinuxFixed || region.is_runtime())
-}
-
 /// Descriptors that are merged with others, and the first of those.
-fn merged(map: &MemoryMap, layout: Layout) -> HashMap<usize, usize> {
-    if layout != Layout::Linux {
-        return HashMap::new();
-    }
-    let groups = check::in_mapping_order(map).into_iter().filter(|merged| merged.parts.len() > 1);
+fn merged(map: &MemoryMap, contract: &Contract) -> HashMap<usize, usize> {
+    let groups = contract.merged(map).into_iter().filter(|merged| merged.parts.len() > 1);
     let indices = |parts: Vec<Region>| {
         let first = parts[0].index;
         parts.into_iter().map(move |part| (part.index, first))

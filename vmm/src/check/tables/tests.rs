@@ -92,8 +92,13 @@ impl<'a> Case<'a> {
 
     fn run(&self) -> Outcome {
         let Self { kernel, aliases, arenas, budget, .. } = self;
-        let expectation =
-            Expectation { placed: Vec::new(), aliases: aliases.clone(), gone: Vec::new(), arenas: arenas.clone() };
+        let expectation = Expectation {
+            placed: Vec::new(),
+            aliases: aliases.clone(),
+            gone: Vec::new(),
+            allowed: Vec::new(),
+            arenas: arenas.clone(),
+        };
         let check = TableCheck {
             memory: self.memory,
             root: Pa(ROOT),
@@ -120,11 +125,12 @@ fn alias(virt: u64, phys: u64, pages: u64) -> Alias {
         virt,
         phys,
         pages,
-        writable: true,
-        executable: true,
-        pat_index: 0,
-        stays: true,
+        writable: Term::Owed,
+        executable: Term::Owed,
+        cache: PatIndices::only(0),
+        stays: Term::Owed,
         past_maxphyaddr: false,
+        is_owed: true,
     }
 }
 

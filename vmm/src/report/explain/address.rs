@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{end, granted, joined};
-use crate::check::{self, Accessed, Address, Alias, Due, Finding, Phase, Role, Standing};
+use crate::check::{self, Accessed, Address, Alias, Due, Finding, Phase, Role, Standing, Term};
 use crate::memory_map::{PAGE_BYTES, Region, type_name};
 use crate::mmu::{Kind, Outcome, Privilege};
 use crate::report::map::{Fate, MapReport, Placed};
@@ -174,7 +174,7 @@ fn judged(accessed: &Accessed, address: &Address) -> String {
         },
         (Due::NotCanonical, ..) => "no table is read",
         (Due::As(_), ..) => "as on the kernel's own tables",
-        (Due::Reaches(_), ..) => return "right".into(),
+        (Due::Reaches(_) | Due::MayReach(_), ..) => return "right".into(),
     };
     format!("right, {why}")
 }
@@ -182,6 +182,7 @@ fn judged(accessed: &Accessed, address: &Address) -> String {
 fn due(expected: Due) -> String {
     match expected {
         Due::Reaches(pa) => format!("must reach PA {pa:#x}"),
+        Due::MayReach(pa) => format!("must reach PA {pa:#x}, or be refused by the page"),
         Due::Refused => "must be refused by the page".into(),
         Due::NotMapped => "must find nothing mapped".into(),
         Due::NotCanonical => "must not get as far as the tables".into(),
@@ -238,10 +239,10 @@ fn whose(address: &Address, ground: Ground<'_>) -> Vec<String> {
 }
 
 fn nobody(in_arena: bool, ground: Ground<'_>) -> String {
-    let layout = ground.map.layout;
-    let window = check::window(layout);
+    let MapReport { layout, contract, .. } = ground.map;
+    let window = contract.window();
     let range = |range: RangeInclusive<u64>| format!("{:#x} to {:#x}", range.start(), range.end());
-    let also = if check::has_identity(layout) { " and 1:1" } else { "" };
+    let also = if contract.has_identity() { " and 1:1" } else { "" };
     match in_arena {
         true => format!(
             "The address belongs to no region of the map. It lies where layout `{}` may map regions ({}{also}), and the \
@@ -277,7 +278,7 @@ fn mapped(alias: &Alias, virt: u64, ground: Ground<'_>) -> Vec<String> {
     if region.is_none() {
         text.extend(described(virt, ground, |placed| fate(placed, virt, ground)));
     }
-    if !alias.stays {
+    if alias.stays == Term::Forbidden {
         text.push("The region is boot services, dropped in phase `finish`.".into());
     }
     text
@@ -334,7 +335,7 @@ fn described(phys: u64, ground: Ground<'_>, say: impl Fn(&Placed) -> String) -> 
 
 /// What the layout does with a descriptor, and why nothing of it is 1:1 if nothing is.
 fn fate(placed: &Placed, phys: u64, ground: Ground<'_>) -> String {
-    let layout = ground.map.layout;
+    let MapReport { layout, contract, .. } = ground.map;
     match placed.fate {
         Fate::LeftOut if placed.region.is_boot_services() => {
             format!("layout `{}` maps RUNTIME only, since boot services are gone after kexec", layout.name())
@@ -342,7 +343,7 @@ fn fate(placed: &Placed, phys: u64, ground: Ground<'_>) -> String {
         Fate::LeftOut => "layouts map RUNTIME and boot services only".into(),
         Fate::At(virt) | Fate::Outside(virt) => {
             let at = virt.wrapping_add(phys.wrapping_sub(placed.region.phys));
-            let identity = match check::has_identity(layout) {
+            let identity = match contract.has_identity() {
                 true => "also 1:1, as far as the lower half reaches",
                 false => "and nothing 1:1",
             };

@@ -212,12 +212,12 @@ fn attributes_table(report: &MapReport<'_>) -> Vec<EntryObject> {
 
 fn mapped(report: &MapReport<'_>) -> MappedObject {
     let totals = report.totals();
-    let window = check::window(report.layout);
+    let window = report.contract.window();
     let is_without = |placed: &&Placed| !matches!(placed.fate, Fate::LeftOut | Fate::At(_));
     MappedObject {
         descriptors: totals.mapped.descriptors,
         pages: totals.mapped.pages,
-        identity: check::has_identity(report.layout),
+        identity: report.contract.has_identity(),
         first: totals.virt.map(|(first, _)| Hex(first)),
         last: totals.virt.map(|(_, last)| Hex(last)),
         window: WindowObject { first: Hex(*window.start()), last: Hex(*window.end()) },

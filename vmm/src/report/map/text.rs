@@ -6,10 +6,7 @@ mod regions;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use efibed_guest::Layout;
-
 use super::{Fate, Given, MapReport, Maxphyaddr, Odd, Sum, is_memory};
-use crate::check;
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
 use crate::mmu::USUAL_MAXPHYADDR;
 use crate::report::style::{Paint, counted, leaves, printable, size, tally};
@@ -175,12 +172,12 @@ fn mapped(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     lines.extend(row("mapped", &what_is_mapped(report, totals.mapped), paint));
     if let Some((first, last)) = totals.virt {
         let leaves = format!("{}, if large wherever both addresses are aligned", leaves(&totals.leaves));
-        lines.extend(row("virtual", &virtual_range(report.layout, first, last), paint));
+        lines.extend(row("virtual", &virtual_range(report, first, last), paint));
         lines.extend(row("leaves", &leaves, paint));
     }
     lines.extend(given(report, paint));
     if let Some(index) = report.gives_up_at {
-        let text = format!("{}; nothing is mapped", check::no_room(report.map, report.layout, index));
+        let text = format!("{}; nothing is mapped", report.contract.no_room(report.map, index));
         lines.extend(row("gives up", &text, paint).into_iter().map(|line| paint.wrong(line)));
         return lines;
     }
@@ -200,7 +197,7 @@ fn what_is_mapped(report: &MapReport<'_>, sum: Sum) -> String {
     if continuing > 0 {
         text += &format!(", merged to {}", sum.descriptors - continuing);
     }
-    if check::has_identity(report.layout) {
+    if report.contract.has_identity() {
         let mapped = report.regions.iter().filter(|placed| placed.fate.virt().is_some());
         let reaches = mapped.map(|placed| placed.region.end()).max().unwrap_or(0);
         text += if reaches > LOWER_HALF { "; and 1:1, as far as the lower half reaches" } else { "; and 1:1" };
@@ -208,8 +205,8 @@ fn what_is_mapped(report: &MapReport<'_>, sum: Sum) -> String {
     text
 }
 
-fn virtual_range(layout: Layout, first: u64, last: u64) -> String {
-    let window = check::window(layout);
+fn virtual_range(report: &MapReport<'_>, first: u64, last: u64) -> String {
+    let window = report.contract.window();
     let whole = u128::from(window.end() - window.start()) + 1;
     let used = u128::from(last - first) + 1;
     let share = match used * 1000 / whole {

@@ -2,7 +2,7 @@
 
 use efibed_guest::Layout;
 
-use crate::check;
+use crate::check::Contract;
 use crate::memory_map::{PAGE_BYTES, type_name};
 use crate::report::style::{Paint, leaves};
 use crate::report::table::Columns;
@@ -26,7 +26,7 @@ pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     }
     let after = [identity.says().map(|text| paint.dim(text)), rest(&hidden)];
     lines.extend(after.into_iter().flatten());
-    let sentences = unowed(&others, Layout::from_name(report.mapper.layout), !owed.is_empty());
+    let sentences = unowed(&others, Layout::from_name(report.mapper.layout).map(Contract::of), !owed.is_empty());
     lines.extend(sentences.iter().flat_map(|text| paint.labelled("", text, 2)));
     lines
 }
@@ -170,9 +170,9 @@ fn rest(hidden: &[&RegionReport]) -> Option<String> {
 }
 
 /// The descriptors that nobody has to map, and nobody did: those that the layout does map, and the others.
-fn unowed(regions: &[&RegionReport], layout: Option<Layout>, after_some: bool) -> Vec<String> {
+fn unowed(regions: &[&RegionReport], contract: Option<Contract>, after_some: bool) -> Vec<String> {
     let is_of_layout = |region: &&&RegionReport| {
-        region.region.is_boot_services() && layout.is_some_and(|layout| check::maps(layout, &region.region))
+        region.region.is_boot_services() && contract.as_ref().is_some_and(|contract| contract.maps(&region.region))
     };
     let of_layout = regions.iter().filter(is_of_layout).count();
     let other = if after_some { "other " } else { "" };
