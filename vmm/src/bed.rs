@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use efibed_guest::{Layout, LayoutMapper, LeafRule};
+use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
 use crate::check::{self, Address, Contract, Phase, TableCheck};
 use crate::engine::{
@@ -110,7 +110,7 @@ impl TestBed {
     /// The same, and tells `progress` now and then how far the run is.
     pub fn run_telling(&self, scenario: &Scenario, progress: &dyn Fn(Progress)) -> Result<Report, EngineError> {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
-        let job = scenario.job(&map, &contract, progress);
+        let job = scenario.job(&map, contract, progress);
         let mut report = match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job)?,
             EngineName::Walker => walker::run(&job)?,
@@ -136,7 +136,10 @@ impl TestBed {
         progress: &dyn Fn(Progress),
     ) -> Result<[Report; 2], EngineError> {
         let heir_of = scenario.contract_in_force().heir_of();
-        let first = scenario.clone().layout(heir_of.unwrap_or(scenario.mapper.layout));
+        let first = match heir_of {
+            Some(layout) => scenario.clone().layout(layout),
+            None => scenario.clone(),
+        };
         let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
@@ -222,7 +225,17 @@ impl Scenario {
         self
     }
 
-    /// What must hold of the result, instead of the layout's own contract.
+    /// Mapping code of this process, in place of a built-in layout. It runs in ring 3 of the guest, on copies of this
+    /// process's pages: what it changes of them is not seen here. Each run works on a clone.
+    ///
+    /// It is held to [`Contract::default`], unless [`Self::contract`] says otherwise.
+    #[must_use]
+    pub fn mapper(mut self, mapper: impl Mapper + Clone + Send + Sync + 'static) -> Self {
+        self.subject = Subject::function(mapper);
+        self
+    }
+
+    /// What must hold of the result, instead of the mapping code's usual contract.
     #[must_use]
     pub fn contract(mut self, contract: Contract) -> Self {
         self.contract = Some(contract);
@@ -345,14 +358,14 @@ impl Scenario {
         &self.map
     }
 
-    /// The mapping code.
-    pub(crate) fn mapper(&self) -> LayoutMapper {
+    /// The built-in layout that was chosen last.
+    pub(crate) fn built_in(&self) -> LayoutMapper {
         self.mapper
     }
 
     /// What must hold of its result.
-    pub(crate) fn contract_in_force(&self) -> Cow<'_, Contract> {
-        self.contract.as_ref().map_or_else(|| Cow::Owned(Contract::of(self.mapper.layout)), Cow::Borrowed)
+    pub(crate) fn contract_in_force(&self) -> &Contract {
+        self.contract.as_ref().unwrap_or(self.subject.contract())
     }
 
     /// What the CPU reports.
@@ -387,7 +400,7 @@ impl Scenario {
     }
 
     fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
-        walker::run_and_look(&self.job(&self.map_as_told(), &self.contract_in_force(), &|_| {}), look)
+        walker::run_and_look(&self.job(&self.map_as_told(), self.contract_in_force(), &|_| {}), look)
     }
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.
@@ -403,7 +416,6 @@ impl Scenario {
     fn job<'a>(&'a self, map: &'a MemoryMap, contract: &'a Contract, progress: &'a dyn Fn(Progress)) -> Job<'a> {
         Job {
             map,
-            mapper: self.mapper,
             subject: &self.subject,
             contract,
             cpu: self.cpu,

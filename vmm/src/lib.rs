@@ -15,7 +15,8 @@ pub mod report;
 
 pub use bed::{Scenario, TestBed};
 pub use check::Contract;
-pub use efibed_guest::{Layout, LeafRule};
+pub use efibed_guest::mapper;
+pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
 pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
 pub use firmware::{Misbehaviour, Offence};
 pub use machine::CpuidRequest;

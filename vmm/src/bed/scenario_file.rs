@@ -270,7 +270,7 @@ mod tests {
         );
         let scenario = parse("all", &text).unwrap().engine(EngineName::Walker);
         let report = TestBed::without_kvm().run(&scenario).unwrap();
-        assert_eq!((report.mapper.layout, report.mapper.leaf_rule), ("packed-down", "va-only"));
+        assert_eq!(report.mapper.to_string(), "layout packed-down, leaf rule va-only");
         assert_eq!(report.cpu.told.maxphyaddr, 40);
         let (firmware, kernel) = (scenario.firmware_options(), scenario.kernel_options());
         assert_eq!((firmware.calls, firmware.descriptor_size, firmware.descriptor_version), (false, 40, 1));

@@ -33,7 +33,7 @@ guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let scenario = arguments.input.scenario()?;
     let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
-    let report = MapReport::new(scenario.map(), scenario.mapper().layout, maxphyaddr(scenario.cpu_request()));
+    let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
     outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
 }
 

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use efibed_guest::MapError;
 use efibed_guest::mapper::{CpuAbilities, KeepRange, RegionAtHand};
-use efibed_guest::{LayoutMapper, MapError};
 use efibed_stub::DESCRIPTOR_VERSION;
 
 use super::mapping::Outcome as Mapped;
@@ -18,7 +18,7 @@ use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
 use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
-use crate::report::{EngineName, MapperName, RegionReport, Report, Timing, Verdict};
+use crate::report::{EngineName, RegionReport, Report, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
 /// where it is mapped 1:1 too. That is 320 MiB; and a walk of as many tables takes a second.
@@ -247,10 +247,9 @@ pub fn stray_write(pa: u64) -> String {
 
 /// A report on a job of which nothing is known yet.
 pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
-    let LayoutMapper { layout, leaf_rule } = job.mapper;
     Report {
         source: job.map.source().to_owned(),
-        mapper: MapperName { layout: layout.name(), leaf_rule: leaf_rule.name() },
+        mapper: job.subject.name().clone(),
         engine,
         cpu,
         regions: Vec::new(),
@@ -397,7 +396,7 @@ pub fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access
 #[cfg(test)]
 mod tests {
     use efibed_guest::mapper::Step;
-    use efibed_guest::{Layout, LeafRule, Mapper};
+    use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
     use super::super::native;
     use super::*;

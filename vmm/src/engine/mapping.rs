@@ -31,6 +31,12 @@ impl Outcome {
         if status != MapStatus::Done as u64 {
             return Self::Absurd(vec![format!("the mapping code returned with status {status}, which does not exist")]);
         }
+        // What CR3 can hold (SDM vol. 3A, table 4-12).
+        if root & !0x000f_ffff_ffff_f000 != 0 {
+            return Self::Absurd(vec![format!(
+                "the mapping code returned root {root:#x}, which is no address of a table"
+            )]);
+        }
         let Placement { sizes, .. } = loaded.placement;
         let counts = [
             ("pages of tables", table_pages, sizes.pool / PAGE_BYTES),

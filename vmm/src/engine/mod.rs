@@ -21,8 +21,6 @@ pub mod walker;
 
 use std::time::Duration;
 
-use efibed_guest::LayoutMapper;
-
 use crate::check::Contract;
 use crate::guest::process::ProcessError;
 use crate::guest::{BootError, ImageError, LoadError, Strides};
@@ -40,9 +38,7 @@ pub use trials::{Abilities, Trial};
 pub struct Job<'a> {
     /// The memory map.
     pub map: &'a MemoryMap,
-    /// The mapping code's name.
-    pub mapper: LayoutMapper,
-    /// The mapping code itself.
+    /// The mapping code.
     pub subject: &'a Subject,
     /// What must hold of its result.
     pub contract: &'a Contract,

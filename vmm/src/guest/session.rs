@@ -10,7 +10,7 @@ use efibed_guest::protocol::{
 };
 use efibed_stub::stamp::stamp;
 
-use super::process::{Called, Ended, Exception, Process, Start};
+use super::process::{Called, Ended, Exception, Process, SYSTEM_CALL_AT, Start};
 use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
@@ -172,6 +172,8 @@ impl<'m> Guest<'m> {
         add_slots(machine, loaded, pages)?;
         let header = loaded.image.header();
         machine.take_over_xcr0();
+        // Of use where SYSCALL is taken in spite of EFER.
+        let _ = machine.set_msr(IA32_LSTAR, SYSTEM_CALL_AT);
         let cpuid = *machine.cpuid();
         let sregs = machine.sregs_mut();
         set_control_registers(sregs, &cpuid, paging);
@@ -438,6 +440,9 @@ pub fn command(op: Op, args: [u64; 6]) -> Command {
 
 /// Bit 1 of RFLAGS is always 1 (SDM vol. 1, 3.4.3). Interrupts are off.
 const RFLAGS_FIXED: u64 = 1 << 1;
+
+/// Where SYSCALL goes (SDM vol. 4, table 2-2).
+const IA32_LSTAR: u32 = 0xc000_0082;
 
 // CR0, CR4, EFER (SDM vol. 3A, 2.5 and 2.2.1).
 const CR0_PE: u64 = 1 << 0;

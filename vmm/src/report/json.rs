@@ -5,7 +5,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{CallReport, Culprit, Expected, FaultDetail, RegionReport, Report};
+use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report};
 use crate::check::{Finding, LeafCounts, Rule, Skipped, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
@@ -50,7 +50,7 @@ struct Document<'a> {
     verdict: &'static str,
     expected: Option<ExpectedObject>,
     map: MapObject<'a>,
-    mapper: MapperObject,
+    mapper: MapperObject<'a>,
     engine: &'static str,
     cpu: CpuObject,
     cpu_checked: CpuCheckedObject,
@@ -74,9 +74,21 @@ struct MapObject<'a> {
 }
 
 #[derive(Serialize)]
-struct MapperObject {
-    layout: &'static str,
-    leaf_rule: &'static str,
+#[serde(untagged)]
+enum MapperObject<'a> {
+    Layout { layout: &'static str, leaf_rule: &'static str },
+    Function { name: &'a str },
+}
+
+impl<'a> From<&'a MapperName> for MapperObject<'a> {
+    fn from(mapper: &'a MapperName) -> Self {
+        match mapper {
+            MapperName::Layout { layout, leaf_rule } => {
+                Self::Layout { layout: layout.name(), leaf_rule: leaf_rule.name() }
+            }
+            MapperName::Function(name) => Self::Function { name },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -245,7 +257,7 @@ fn document(report: &Report) -> Document<'_> {
         verdict: report.verdict().name(),
         expected: report.expected().as_ref().map(ExpectedObject::from),
         map: MapObject { source: &report.source, descriptors: report.regions.len() },
-        mapper: MapperObject { layout: report.mapper.layout, leaf_rule: report.mapper.leaf_rule },
+        mapper: (&report.mapper).into(),
         engine: report.engine.name(),
         cpu: CpuObject::from(&report.cpu.told),
         cpu_checked: CpuCheckedObject {

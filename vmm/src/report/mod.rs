@@ -15,7 +15,10 @@ pub mod text;
 mod verdict;
 mod walk;
 
+use std::fmt;
 use std::time::Duration;
+
+use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 pub use verdict::{Expected, RunVerdict};
 
@@ -66,12 +69,33 @@ pub struct Report {
 }
 
 /// The mapping code that was run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapperName {
-    /// The layout's name.
-    pub layout: &'static str,
-    /// The leaf rule's.
-    pub leaf_rule: &'static str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MapperName {
+    /// A built-in layout.
+    Layout {
+        /// Where regions go.
+        layout: Layout,
+        /// Which leaves map them.
+        leaf_rule: LeafRule,
+    },
+    /// A mapper of the process that called the test bed, by the name of its type.
+    Function(String),
+}
+
+impl From<LayoutMapper> for MapperName {
+    fn from(LayoutMapper { layout, leaf_rule }: LayoutMapper) -> Self {
+        Self::Layout { layout, leaf_rule }
+    }
+}
+
+impl fmt::Display for MapperName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Layout { layout, leaf_rule } => write!(f, "layout {}, leaf rule {}", layout.name(), leaf_rule.name()),
+            Self::Function(name) => write!(f, "{name}, a mapper of this process"),
+        }
+    }
 }
 
 /// What executed and observed.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use efibed_guest::{Layout, LayoutMapper, LeafRule};
+
 use super::{CallReport, Culprit, EngineName, FaultDetail, MapperName, RegionReport, Report, Timing, Verdict};
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, SkipKind, Skipped, WalkStep, Witness};
 use crate::memory_map::{MemoryAttribute, MemoryType, Region};
@@ -12,7 +14,7 @@ pub fn clean() -> Report {
     let told = Paging { maxphyaddr: 46, gbpages: false, smep: true, ..Paging::default() };
     Report {
         source: "maps/ovmf.txt".into(),
-        mapper: MapperName { layout: "window", leaf_rule: "co-aligned" },
+        mapper: mapper(Layout::Window, LeafRule::CoAligned),
         engine: EngineName::Kvm,
         cpu: Cpu { told, checks: Paging { gbpages: true, reserved_fault_sets_p: false, ..told } },
         regions: vec![
@@ -73,7 +75,7 @@ pub fn reserved_bit() -> Report {
     let virt = 0xffff_ffff_0000_0000;
     let step = |level, entry_addr, entry, reserved| WalkStep { level, entry_addr, entry, reserved };
     let mut report = clean();
-    report.mapper = MapperName { layout: "packed-down", leaf_rule: "va-only" };
+    report.mapper = mapper(Layout::PackedDown, LeafRule::VaOnly);
     report.cpu = Cpu::honest(Paging { maxphyaddr: 46, ..Paging::default() });
     report.regions[1] = region(1, MemoryType::RUNTIME_SERVICES_DATA, 0x7e10_7000, 2080, Some(virt), Verdict::Wrong);
     report.probes =
@@ -108,7 +110,7 @@ pub fn reserved_bit() -> Report {
 /// A finding that no page is named in, and a service not called for it.
 pub fn kernel_overlap() -> Report {
     let mut report = clean();
-    report.mapper = MapperName { layout: "packed-up", leaf_rule: "4k" };
+    report.mapper = mapper(Layout::PackedUp, LeafRule::FourK);
     report.cpu = Cpu::honest(report.cpu.told);
     report.regions.drain(..2);
     report.regions[0].verdict = Verdict::Wrong;
@@ -190,4 +192,8 @@ fn fault(virt: u64, code: u32) -> FaultDetail {
         service: None,
         culprit: Culprit::MappingCode,
     }
+}
+
+fn mapper(layout: Layout, leaf_rule: LeafRule) -> MapperName {
+    LayoutMapper { layout, leaf_rule }.into()
 }

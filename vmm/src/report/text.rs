@@ -79,11 +79,7 @@ fn what_was_run(report: &Report, paint: Paint) -> Vec<String> {
         EngineName::Walker => "walker (the mapping code ran natively)",
     };
     let mut lines = paint.labelled("  map", &format!("{}, {descriptors}", printable(source)), LABEL);
-    lines.extend(paint.labelled(
-        "  mapper",
-        &format!("layout {}, leaf rule {}", mapper.layout, mapper.leaf_rule),
-        LABEL,
-    ));
+    lines.extend(paint.labelled("  mapper", &mapper.to_string(), LABEL));
     lines.extend(paint.labelled("  engine", engine, LABEL));
     lines.extend(paint.labelled("  cpu", &told(&cpu.told), LABEL));
     let other = differences(&cpu.told, &cpu.checks);

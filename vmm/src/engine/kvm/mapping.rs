@@ -78,7 +78,12 @@ impl Run<'_, '_> {
         let place = format!("`{instruction}` at RIP {rip:#x}");
         let fault = Fault { vector, error_code };
         let is_overflow = exception.is_page_fault() && self.process.is_below_the_stack(cr2);
-        let (rule, expected, message) = if is_overflow {
+        let (rule, expected, message) = if let Some(number) = exception.system_call(&code) {
+            let place = exception.system_call_at();
+            let message =
+                format!("the mapping code made system call {number} at RIP {place:#x}: there is no system here");
+            (Rule::PrivilegedInstruction, String::new(), message)
+        } else if is_overflow {
             (
                 Rule::StackOverflow,
                 "a stack that suffices".to_owned(),

@@ -8,6 +8,9 @@ use super::privileged;
 use crate::machine::{Machine, kvm_regs};
 use crate::mmu::ErrorCode;
 
+/// What IA32_LSTAR is set to: nothing of ring 3's is there.
+pub const SYSTEM_CALL_AT: u64 = IMAGE_BASE - 4096;
+
 /// An exception in ring 3, and the registers at it.
 #[derive(Clone, Debug)]
 pub struct Exception {
@@ -64,7 +67,22 @@ impl Exception {
         self.vector == Self::PAGE_FAULT
     }
 
-    /// Whether it came of an instruction that only ring 0 may execute, or of a system call, which nobody answers here.
+    /// The number of the system call that it came of; None: it is no such. `code` is what lies at RIP.
+    ///
+    /// With EFER.SCE clear SYSCALL is #UD (SDM vol. 2B). Some virtual CPUs take it all the same, and go on in ring 3 at
+    /// IA32_LSTAR, with the next instruction's address in RCX: nothing is mapped there.
+    pub fn system_call(&self, code: &[u8]) -> Option<u64> {
+        let is_taken = self.rip == SYSTEM_CALL_AT;
+        let is_refused = self.vector == Self::INVALID_OPCODE && code.starts_with(&[0x0f, 0x05]);
+        (is_taken || is_refused).then_some(self.registers.rax)
+    }
+
+    /// The address of the SYSCALL.
+    pub fn system_call_at(&self) -> u64 {
+        if self.rip == SYSTEM_CALL_AT { self.registers.rcx.wrapping_sub(2) } else { self.rip }
+    }
+
+    /// Whether it came of an instruction that only ring 0 may execute.
     pub fn is_privileged(&self, code: &[u8]) -> bool {
         let instruction = privileged::decode(code, self.rip);
         match self.vector {
@@ -74,8 +92,7 @@ impl Exception {
                     || matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Cli | Mnemonic::Sti)
             }
             Self::INVALID_OPCODE => {
-                matches!(instruction.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter)
-                    || matches!(instruction.mnemonic(), Mnemonic::Int)
+                matches!(instruction.mnemonic(), Mnemonic::Sysenter | Mnemonic::Int)
             }
             _ => false,
         }

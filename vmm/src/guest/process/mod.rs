@@ -27,7 +27,7 @@ use super::{Loaded, OwnMemory, PAGE_BYTES};
 use crate::machine::{BackingError, Machine};
 use crate::mmu::{Access, Pa, Paging, Va, walk};
 
-pub use exception::Exception;
+pub use exception::{Exception, SYSTEM_CALL_AT};
 pub use maps::open as open_maps;
 use own::Pages;
 pub use own::{Called, call_natively};
@@ -183,7 +183,8 @@ impl Process {
     /// The instruction at an address, as ring 3 sees it, and what follows it: 15 bytes at most (SDM vol. 2A, 2.3.11).
     pub fn code_at(&self, rip: u64) -> Vec<u8> {
         let byte = |offset: u64| {
-            let walk = walk(&self.memory, Pa(self.root()), Va(rip.wrapping_add(offset)), Access::fetch(), &self.paging);
+            let (virt, access) = (Va(rip.wrapping_add(offset)), Access::fetch().user());
+            let walk = walk(&self.memory, Pa(self.root()), virt, access, &self.paging);
             let at = walk.translation()?.pa.0;
             let mut byte = [0];
             self.memory.read(at, &mut byte).then_some(byte[0])

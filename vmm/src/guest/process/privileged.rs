@@ -16,12 +16,15 @@ const PAT: u64 = 0x277;
 /// Caches of translations hold nothing that ring 3 can tell from memory: its own tables stay as they are, and those that it
 /// builds are not loaded. So to invalidate them is to do nothing.
 pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: &Loaded) -> Option<&'static str> {
-    if exception.vector != Exception::GENERAL_PROTECTION {
-        return None;
-    }
     let instruction = decode(code, exception.rip);
     let mut registers = exception.registers;
+    let mut next = instruction.next_ip();
     let what = match instruction.mnemonic() {
+        _ if exception.system_call(code).is_some() => {
+            next = exception.system_call_at().wrapping_add(2);
+            wake(&mut registers)?
+        }
+        _ if exception.vector != Exception::GENERAL_PROTECTION => return None,
         Mnemonic::Invlpg => "invlpg",
         Mnemonic::Wbinvd => "wbinvd",
         Mnemonic::Mov => read_control_register(&instruction, machine, loaded, &mut registers)?,
@@ -35,12 +38,20 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: 
     // The pointers are the handler's, and past its OUT now.
     let kvm_regs { rip, rsp, rflags, .. } = machine.regs();
     *machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..registers };
-    loaded.memory.write_u64(exception.frame_at, instruction.next_ip()).then_some(what)
+    loaded.memory.write_u64(exception.frame_at, next).then_some(what)
 }
 
 /// The instruction at the start of some code.
 pub fn decode(code: &[u8], rip: u64) -> Instruction {
     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
+}
+
+/// futex(2) with FUTEX_WAKE, as `pthread_once` ends with: there are no other threads to be woken.
+fn wake(registers: &mut kvm_regs) -> Option<&'static str> {
+    let is_wake = registers.rax == libc::SYS_futex as u64
+        && registers.rsi & 0x7f & !(libc::FUTEX_PRIVATE_FLAG as u64) == libc::FUTEX_WAKE as u64;
+    registers.rax = 0;
+    is_wake.then_some("futex wake")
 }
 
 /// A kernel's own root is what it would find in CR3: mapping code runs before its tables are loaded.

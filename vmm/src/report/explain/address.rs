@@ -92,9 +92,7 @@ fn title(what: &str, ground: Ground<'_>) -> Vec<String> {
     let bits = cpu.told.maxphyaddr;
     let pages = if cpu.told.gbpages { "and 1 GiB pages" } else { "and no 1 GiB pages" };
     let text = format!(
-        "{what} under layout `{}`, leaf rule `{}`, for a CPU with {bits} bits of physical address {pages} (`--cpu` asks \
-         for another)",
-        mapper.layout, mapper.leaf_rule
+        "{what} under {mapper}, for a CPU with {bits} bits of physical address {pages} (`--cpu` asks for another)"
     );
     ground.paint().wrapped(&text, 0)
 }

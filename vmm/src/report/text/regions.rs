@@ -1,12 +1,10 @@
 //! The regions, as a table.
 
-use efibed_guest::Layout;
-
 use crate::check::Contract;
 use crate::memory_map::{PAGE_BYTES, type_name};
 use crate::report::style::{Paint, leaves};
 use crate::report::table::Columns;
-use crate::report::{RegionReport, Report, Verdict};
+use crate::report::{MapperName, RegionReport, Report, Verdict};
 
 /// Regions shown that are right, and that are not.
 const MAX_OK: usize = 16;
@@ -26,7 +24,7 @@ pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     }
     let after = [identity.says().map(|text| paint.dim(text)), rest(&hidden)];
     lines.extend(after.into_iter().flatten());
-    let sentences = unowed(&others, Layout::from_name(report.mapper.layout).map(Contract::of), !owed.is_empty());
+    let sentences = unowed(&others, contract_of(&report.mapper), !owed.is_empty());
     lines.extend(sentences.iter().flat_map(|text| paint.labelled("", text, 2)));
     lines
 }
@@ -169,6 +167,14 @@ fn rest(hidden: &[&RegionReport]) -> Option<String> {
     }
 }
 
+/// A built-in layout's; of another mapper it is not told.
+fn contract_of(mapper: &MapperName) -> Option<Contract> {
+    match mapper {
+        MapperName::Layout { layout, .. } => Some(Contract::of(*layout)),
+        _ => None,
+    }
+}
+
 /// The descriptors that nobody has to map, and nobody did: those that the layout does map, and the others.
 fn unowed(regions: &[&RegionReport], contract: Option<Contract>, after_some: bool) -> Vec<String> {
     let is_of_layout = |region: &&&RegionReport| {
@@ -193,6 +199,8 @@ fn unowed(regions: &[&RegionReport], contract: Option<Contract>, after_some: boo
 
 #[cfg(test)]
 mod tests {
+    use efibed_guest::{Layout, LayoutMapper};
+
     use super::*;
     use crate::report::samples;
 
@@ -282,7 +290,7 @@ mod tests {
         report.regions[2].region.ty = MemoryType::BOOT_SERVICES_CODE;
         report.regions[2].region.pages = 0;
         let says = |report: &Report| lines(report, Paint::PLAIN);
-        report.mapper.layout = "window";
+        report.mapper = LayoutMapper { layout: Layout::Window, ..Default::default() }.into();
         assert_eq!(
             says(&report),
             [
@@ -290,7 +298,7 @@ mod tests {
                 "  3 descriptors need no mapping, and have none",
             ]
         );
-        report.mapper.layout = "linux-fixed";
+        report.mapper = LayoutMapper { layout: Layout::LinuxFixed, ..Default::default() }.into();
         assert_eq!(says(&report), ["  4 descriptors need no mapping, and have none"]);
     }
 }
