@@ -18,6 +18,7 @@ mod image;
 mod loaded;
 mod memory;
 mod placement;
+pub mod process;
 mod session;
 mod state;
 

@@ -1,0 +1,13 @@
+//! What runs in ring 3 of the guest: mapping code from an ELF file, or of the test process itself.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `program` | an ELF file as it lies in memory, and where its mapping code is |
+
+#[deny(clippy::arithmetic_side_effects)]
+pub mod program;
+
+#[cfg(test)]
+mod compiled;
+
+pub use program::{Program, ProgramError, Segment};
