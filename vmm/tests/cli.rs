@@ -4,12 +4,13 @@ mod said;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use efibed::machine::Hypervisor;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
-use said::{Directory, Said, efibed, efibed_reading, largest_child_bytes, repository};
+use said::{Directory, Said, efibed, efibed_in, efibed_reading, largest_child_bytes, repository};
 
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
@@ -52,6 +53,9 @@ fn main() {
         any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
+        compiler("sources_are_built", sources_are_built),
+        compiler("sources_that_make_no_mapper_are_bad_input", sources_that_make_no_mapper_are_bad_input),
+        any("a_compiler_that_is_not_there_is_asked_for", a_compiler_that_is_not_there_is_asked_for),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
         kvm("a_combination_is_shown_with_its_tables", a_combination_is_shown_with_its_tables),
         kvm("what_is_no_combination_is_bad_input", what_is_no_combination_is_bad_input),
@@ -73,6 +77,12 @@ fn any(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
 fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
     let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
     any(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
+}
+
+/// A test that is ignored, by name, without the compiler `cc`.
+fn compiler(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    let is_there = Command::new("cc").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    any(name, run).with_kind("cc").with_ignored_flag(!is_there)
 }
 
 fn ovmf_2013() -> String {
@@ -606,6 +616,61 @@ fn help_is_no_error() {
     for (arguments, parts) in cases {
         efibed(arguments).ends(CLEAN).says(parts).without_errors();
     }
+}
+
+/// The variables that name compilers, for the usual ones.
+const USUAL: [(&str, &str); 3] = [("CC", ""), ("CXX", ""), ("LC_ALL", "C")];
+
+fn sources_are_built() {
+    let folder = Directory::new();
+    fs::create_dir(folder.0.join("sources")).unwrap();
+    fs::write(
+        folder.file("sources/mapper.c"),
+        "#include \"efibed.h\"\nlong efibed_finish(void);\nlong efibed_map(void) { return efibed_finish(); }\n",
+    )
+    .unwrap();
+    fs::write(folder.file("finish.s"), ".globl efibed_finish\nefibed_finish: ret\n").unwrap();
+    let said = efibed_in(&folder, &USUAL, &["build", "sources/mapper.c", "finish.s"]).ends(CLEAN).without_errors();
+    let said = said.says(&["mapper.elf: efibed_map at 0x", ", efibed_finish at 0x", " r-x 4 KiB"]);
+    assert_eq!(said.out.lines().count(), 1, "{said}");
+    assert_eq!(folder.names(), ["finish.s", "mapper.elf", "sources"]);
+    assert!(fs::read(folder.file("mapper.elf")).unwrap().starts_with(b"\x7fELF"));
+
+    fs::write(folder.file("alone.c"), "#warning odd\nint efibed_map(void) { return 1; }\n").unwrap();
+    let said = efibed_in(&folder, &USUAL, &["build", "alone.c", "-o", "sources/other.elf"]).ends(CLEAN);
+    said.has(&said.err, &["alone.c:1:2: warning: #warning odd"]);
+    said.says(&["sources/other.elf: efibed_map at 0x", ", no efibed_finish; 0x", " r-x 4 KiB"]);
+}
+
+fn sources_that_make_no_mapper_are_bad_input() {
+    let folder = Directory::new();
+    let sources = [
+        ("wrong.c", "int efibed_map(void) { return nothing; }", "wrong.c:1:31: error:"),
+        ("calls.c", "void memcpy3(void); void efibed_map(void) { memcpy3(); }", "memcpy3"),
+        ("other.c", "int efibed_mop(void) { return 1; }", "other.elf is not written: what was linked has no symbol"),
+        ("data.c", "int efibed_map = 1;", "has `efibed_map` at 0x"),
+        ("mapper.txt", "", "mapper.txt: is no source that can be compiled: expected .c,"),
+        ("absent.c", "", "absent.c"),
+    ];
+    for (name, source, problem) in sources {
+        if !source.is_empty() {
+            fs::write(folder.file(name), source).unwrap();
+        }
+        efibed_in(&folder, &USUAL, &["build", name]).ends(BAD_INPUT).complains(&[problem]);
+    }
+    assert_eq!(folder.names(), ["calls.c", "data.c", "other.c", "wrong.c"]);
+    // The program must not take a source's place.
+    let said = efibed_in(&folder, &USUAL, &["build", "data.c", "-o", "data.c"]);
+    said.ends(BAD_INPUT).complains(&["data.c: it is an input"]);
+}
+
+fn a_compiler_that_is_not_there_is_asked_for() {
+    let folder = Directory::new();
+    for (name, variable, package) in [("mapper.c", "CC", "`gcc`"), ("mapper.cpp", "CXX", "`g++`")] {
+        let said = efibed_in(&folder, &[(variable, "no-such-compiler -O2")], &["build", name]);
+        said.ends(UNABLE).complains(&["`no-such-compiler` does not run", package, variable]);
+    }
+    assert!(folder.names().is_empty());
 }
 
 fn the_schema_of_scenarios_is_printed() {

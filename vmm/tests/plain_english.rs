@@ -45,7 +45,7 @@ const ARCHAIC: &[&str] = &[
 
 #[test]
 fn every_help_text_is_plain() {
-    let commands = ["show", "check", "kexec", "convert", "explain", "matrix", "schema", "doctor"];
+    let commands = ["show", "check", "kexec", "build", "convert", "explain", "matrix", "schema", "doctor"];
     let listed = efibed(["--help"]).out;
     for command in commands {
         assert!(listed.contains(&format!("\n  {command} ")), "{command}");

@@ -4,6 +4,7 @@
 //! text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay one line. Exit status: 0
 //! clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4 internal error.
 
+mod build;
 mod check;
 mod convert;
 mod doctor;
@@ -67,6 +68,8 @@ enum Command {
     Check(check::Arguments),
     /// Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
     Kexec(kexec::Arguments),
+    /// Compile mapping code in C, C++ or assembler into a program for the guest
+    Build(build::Arguments),
     /// Write a memory map in another format
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
@@ -125,6 +128,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Show(arguments) => show::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Kexec(arguments) => kexec::run(arguments),
+        Command::Build(arguments) => build::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),

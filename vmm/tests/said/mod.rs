@@ -26,7 +26,19 @@ pub fn efibed<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Said {
 
 pub fn efibed_reading<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>, input: &[u8]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
-    command.args(arguments).env_remove("RUST_BACKTRACE");
+    command.args(arguments);
+    run(command, input)
+}
+
+/// In a folder, with variables of the environment.
+pub fn efibed_in(folder: &Directory, variables: &[(&str, &str)], arguments: &[&str]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(arguments).current_dir(&folder.0).envs(variables.iter().copied());
+    run(command, b"")
+}
+
+fn run(mut command: Command, input: &[u8]) -> Said {
+    command.env_remove("RUST_BACKTRACE");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

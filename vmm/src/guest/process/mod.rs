@@ -11,6 +11,8 @@
 //! | `maps` | which pages this process has |
 //! | `heap` | `malloc` and its like, for code of this process |
 //! | `exception` | one exception, and the instruction at which it came |
+//! | `program` | an ELF file with mapping code |
+//! | `symbols` | from an instruction to a function, a file and a line |
 //! | `privileged` | privileged instructions that a kernel's mapping code may use |
 
 mod exception;
@@ -18,7 +20,11 @@ mod heap;
 mod maps;
 mod own;
 mod privileged;
+#[deny(clippy::arithmetic_side_effects)]
+pub mod program;
 mod space;
+#[deny(clippy::arithmetic_side_effects)]
+pub mod symbols;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,7 +37,9 @@ pub use exception::{Exception, SYSTEM_CALL_AT};
 pub use maps::open as open_maps;
 use own::Pages;
 pub use own::{Called, call_natively};
+pub use program::{Program, ProgramError, Segment};
 use space::{Area, Rights, Space};
+pub use symbols::{Place, Symbols};
 
 /// Bytes of memory that a process has besides what it is given.
 pub const PROCESS_BYTES: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES + HEAP_BYTES + COPY_BYTES;
