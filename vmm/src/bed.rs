@@ -140,7 +140,7 @@ impl TestBed {
         second: MemoryMap,
         progress: &dyn Fn(Progress),
     ) -> Result<[Report; 2], EngineError> {
-        let heir_of = scenario.contract_in_force().heir_of();
+        let heir_of = Contract::of(scenario.mapper.layout).heir_of();
         let first = scenario.clone().layout(heir_of.unwrap_or(scenario.mapper.layout));
         let started = Instant::now();
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
@@ -227,7 +227,7 @@ impl Scenario {
         self
     }
 
-    /// What must hold of the result, instead of the layout's own contract.
+    /// What must hold of the result, instead of the layout's own contract. In [`TestBed::kexec`], of both kernels' results.
     #[must_use]
     pub fn contract(mut self, contract: Contract) -> Self {
         self.contract = Some(contract);
