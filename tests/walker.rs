@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use efibed::check::{Rule, Witness};
+use efibed::check::{Arena, Contract, Rule, Term, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::Level;
 use efibed::report::Report;
@@ -116,6 +116,49 @@ fn verdicts_are_those_of_the_guest() {
     assert_eq!(rules(&run(&scenario(OVER_64G))), [Rule::WindowOverflow]);
     let smm = run(&scenario(Q35_SMM_2G).leaf_rule(LeafRule::VaOnly));
     assert!(rules(&smm).contains(&Rule::ReservedBit));
+}
+
+/// A layout's mapper, judged as if nothing were known of it.
+fn as_unknown(map: (&str, &str), layout: Layout, change: impl Fn(Contract) -> Contract) -> Report {
+    run(&scenario(map).layout(layout).contract(change(Contract::default())))
+}
+
+#[test]
+fn a_mapper_of_which_nothing_is_known_is_judged_by_what_it_says_itself() {
+    for map in TRUTH.into_iter().chain([OVMF_2013]) {
+        for layout in [Layout::Window, Layout::PackedDown] {
+            as_unknown(map, layout, |unknown| unknown).assert_clean();
+        }
+        // What Linux maps 1:1 are strays, until they are allowed.
+        assert_eq!(rules(&as_unknown(map, Layout::Linux, |unknown| unknown)), [Rule::StrayMapping]);
+        let report = as_unknown(map, Layout::Linux, |unknown| {
+            unknown.identity(Term::Allowed).page_zero(Term::Allowed).virtual_map(Term::Allowed)
+        });
+        report.assert_clean();
+        let own = run(&scenario(map).layout(Layout::Linux));
+        let known = |report: &Report| {
+            let regions = report.regions.iter();
+            regions
+                .map(|region| (region.virt, region.aliases.clone(), region.leaves, region.verdict))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((known(&report), &report.runs), (known(&own), &own.runs));
+    }
+}
+
+#[test]
+fn mistakes_are_found_whether_or_not_the_layout_is_known() {
+    let va_only = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+    assert_eq!(rules(&run(&va_only.clone().contract(Contract::default()))), [Rule::ReservedBit]);
+    let masked = va_only.leaf_rule(LeafRule::VaOnlyMasked).contract(Contract::default());
+    assert_eq!(rules(&run(&masked)), [Rule::WrongFrame]);
+    let up = as_unknown(OVER_2G, Layout::PackedUp, |unknown| unknown);
+    assert!(rules(&up).contains(&Rule::KernelOverlap), "{:?}", rules(&up));
+    // Another layout's addresses.
+    let window = as_unknown(OVMF_2013, Layout::Window, |unknown| unknown.closed_form(|d| Some(d.phys_start)));
+    assert_eq!(rules(&window), [Rule::WrongAddress]);
+    let low = as_unknown(OVMF_2013, Layout::Window, |unknown| unknown.arenas([Arena::LowHalf]));
+    assert_eq!(rules(&low), [Rule::OutsideArena]);
 }
 
 #[test]

@@ -135,7 +135,7 @@ impl TestBed {
         second: MemoryMap,
         progress: &dyn Fn(Progress),
     ) -> Result<[Report; 2], EngineError> {
-        let heir_of = scenario.contract_in_force().heir_of();
+        let heir_of = scenario.subject.contract().heir_of();
         let first = match heir_of {
             Some(layout) => scenario.clone().layout(layout),
             None => scenario.clone(),
@@ -235,7 +235,8 @@ impl Scenario {
         self
     }
 
-    /// What must hold of the result, instead of the mapping code's usual contract.
+    /// What must hold of the result, instead of the mapping code's usual contract. In [`TestBed::kexec`], of both kernels'
+    /// results.
     #[must_use]
     pub fn contract(mut self, contract: Contract) -> Self {
         self.contract = Some(contract);

@@ -32,7 +32,7 @@ use crate::mmu::Paging;
 /// ```
 /// use efibed::check::{Arena, Contract, Term};
 ///
-/// // A kernel that maps firmware 1:1 too, keeps the rest of the low half for itself, and gives out addresses from -1 TiB up.
+/// // A kernel that gives out addresses from -1 TiB up, may map firmware 1:1 too, and has the rest of the upper half for itself.
 /// let contract = Contract::default()
 ///     .identity(Term::Allowed)
 ///     .arenas([Arena::Range(0xffff_ff00_0000_0000..=0xffff_ff7f_ffff_ffff)])
@@ -124,8 +124,10 @@ enum Form {
     /// A built-in layout's, from the whole map.
     Layout(&'static ClosedForm),
     /// A user's, for one descriptor at a time.
-    Each(Arc<dyn Fn(&MemoryDescriptor) -> Option<u64> + Send + Sync>),
+    Each(Arc<OfEach>),
 }
+
+type OfEach = dyn Fn(&MemoryDescriptor) -> Option<u64> + Send + Sync;
 
 impl fmt::Debug for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,8 +206,8 @@ impl Contract {
         Self { regions, ..self }
     }
 
-    /// Where regions are put. Nothing else may translate there; what translates elsewhere is not looked at, unless it maps the
-    /// page tables.
+    /// Where regions are put. Nothing else may translate there, nor in the lower half if 1:1 aliases are owed or allowed. What
+    /// translates elsewhere is not looked at, unless it maps the page tables.
     #[must_use]
     pub fn arenas(self, arenas: impl IntoIterator<Item = Arena>) -> Self {
         Self { arenas: arenas.into_iter().collect(), ..self }
@@ -295,7 +297,7 @@ impl Contract {
 
     /// Whether a region that the virtual map lists must be mapped there.
     pub(crate) fn owes(&self, listed: &Region) -> bool {
-        self.regions != Regions::Listed || listed.is_runtime()
+        self.regions != Regions::Listed || (listed.is_runtime() && listed.pages > 0)
     }
 
     /// Whether regions may lie so that each takes tables of its own at every level.

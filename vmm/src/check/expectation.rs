@@ -481,7 +481,7 @@ impl Question<'_> {
         };
         let arenas = contract.arenas_on(told);
         if kernel.iter().chain(&contract.off_limits).any(|range| alias.virt <= *range.end() && *range.start() <= last) {
-            found(Rule::KernelOverlap, Statement::Text("addresses below the kernel's"));
+            found(Rule::KernelOverlap, Statement::Text("addresses that are not the kernel's"));
         } else if !arenas.iter().any(|arena| arena.contains(&alias.virt) && arena.contains(&last)) {
             found(Rule::OutsideArena, within(&arenas));
         }

@@ -117,7 +117,7 @@ impl Severity {
 /// Who says that something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Witness {
-    /// The memory map and the layout's closed form.
+    /// The contract: what must be, by the memory map and the map handed to SetVirtualAddressMap.
     Expectation,
     /// The guest's MMU: a real access.
     Mmu,
@@ -231,7 +231,8 @@ rules! {
     VirtualMap, "virtual-map", Error, "The map handed to SetVirtualAddressMap has a descriptor that is not in the memory map.",
         "Type, physical start and page count must be those of a descriptor of the memory map.";
     OutsideArena, "outside-arena", Error, "A region was placed outside the range that the layout may use.",
-        "`linux`, `linux-fixed`, `window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB).";
+        "`linux`, `linux-fixed`, `window`, `packed-down`: [-68 GiB, -4 GiB). `packed-up`: [-4 GiB, -2 GiB). A contract of your \
+         own says where its mapper puts regions.";
     KernelOverlap, "kernel-overlap", Error, "A region lies on the kernel's own addresses, or the kernel's mapping has changed.",
         "The walk finds it before CR3 is loaded. Allocating upwards from -4 GiB, for instance, leaves 2 GiB below the kernel's \
          text.";

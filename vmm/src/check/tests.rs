@@ -293,6 +293,18 @@ fn listed_descriptors_that_nobody_gave_an_address_claim_nothing() {
 }
 
 #[test]
+fn a_listed_descriptor_without_pages_is_wrong_only_where_all_that_is_listed_is_mapped() {
+    let found = |contract| {
+        let mut case = Case::under(contract, Tables::right());
+        case.regions.push(descriptor(DATA, RUNTIME | WB, 0x7c00_0000, 0));
+        case.virtual_map.push(MemoryDescriptor { virt_start: OFFSET, ..case.regions[3] });
+        case.found()
+    };
+    assert_eq!(found(Contract::default()), []);
+    assert_eq!(found(Contract::default().regions(Regions::Runtime)), [(Rule::VirtualMap, Some(3), 0, 0)]);
+}
+
+#[test]
 fn a_cache_type_is_wrong_only_where_the_descriptor_does_not_name_it() {
     let found = |attribute, cache| {
         let mut case = Case::of(Tables::right().pages(OFFSET + DATA_AT, DATA_AT | D | cache, 2));
@@ -327,6 +339,11 @@ fn an_alias_at_physical_addresses_is_a_stray_unless_the_contract_allows_it() {
     assert_eq!(allowing(Term::Allowed, boot.clone()), []);
     assert_eq!(Case::of(boot).found(), strays(BOOT_AT));
     assert_eq!(allowing(Term::Allowed, Tables::right().pages(0x7000_0000, 0x7000_0000 | D, 1)), strays(0x7000_0000));
+    // So it is where regions' own addresses are all in the upper half.
+    let high = Contract::default().arenas([Arena::HighHalf]);
+    let stray = Tables::right().pages(0x7000_0000, 0x7000_0000 | D, 1);
+    assert_eq!(Case::under(high.clone(), stray.clone()).found(), []);
+    assert_eq!(Case::under(high.identity(Term::Allowed), stray).found(), strays(0x7000_0000));
     // Owed, it is missed where it is not.
     let owing = allowing(Term::Owed, with(CODE_AT | X));
     let missing = [(Rule::NotPresent, OF_CODE, CODE_AT + PAGE_BYTES, 1), (Rule::NotPresent, OF_DATA, DATA_AT, 2)];

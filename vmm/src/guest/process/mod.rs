@@ -15,6 +15,8 @@
 //! | `symbols` | from an instruction to a function, a file and a line |
 //! | `privileged` | privileged instructions that a kernel's mapping code may use |
 
+#[cfg(test)]
+mod compiled;
 mod exception;
 mod heap;
 mod maps;
