@@ -11,6 +11,7 @@ mod machine;
 mod matrix;
 mod misbehaviour;
 mod negative_controls;
+mod programs;
 
 use libtest_mimic::Arguments;
 
@@ -26,6 +27,7 @@ fn main() {
         attributes_table::trials(),
         misbehaviour::trials(),
         negative_controls::trials(),
+        programs::trials(),
         matrix::trials(),
     ]
     .into_iter()

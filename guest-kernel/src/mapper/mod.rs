@@ -1,5 +1,6 @@
 //! The one door all mapping code goes through: the [`Mapper`] trait, and what it is given.
 
+mod c;
 mod error;
 pub mod page_table;
 mod request;
@@ -9,6 +10,7 @@ use core::ops::Range;
 
 use efibed_stub::memory::MemoryDescriptor;
 
+pub use c::{CFunction, CMapper};
 pub use error::MapError;
 pub use page_table::LeafRule;
 use page_table::{AddressSpace, Tables};
@@ -86,6 +88,7 @@ pub struct MapContext<'a> {
     pub cpu: CpuAbilities,
     virtual_map: VirtualMap<'a>,
     log: Log<'a>,
+    request: &'a MapRequest,
     region_at_hand: &'a mut RegionAtHand,
 }
 
@@ -128,6 +131,7 @@ impl<'a> MapContext<'a> {
             virtual_map,
             // SAFETY: as the caller vouches.
             log: unsafe { Log::of(request, &mut result.log_used) },
+            request,
             region_at_hand: &mut result.region_at_hand,
         })
     }

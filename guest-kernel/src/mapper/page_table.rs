@@ -104,6 +104,11 @@ impl Tables {
         Self { offset, reach, first: pool.start, next, end: pool.end }
     }
 
+    /// Takes pages that somebody else has taken: so many of the pool in all.
+    pub(super) fn set_used_pages(&mut self, pages: u64) {
+        self.next = pages.saturating_mul(PAGE_BYTES).saturating_add(self.first).min(self.end);
+    }
+
     /// Pages taken so far.
     pub fn used_pages(&self) -> u64 {
         (self.next - self.first) / PAGE_BYTES

@@ -165,7 +165,7 @@ impl MapResult {
 /// The log: text is added until its room is full.
 pub struct Log<'a> {
     bytes: &'a mut [u8],
-    used: &'a mut u64,
+    pub(super) used: &'a mut u64,
 }
 
 impl<'a> Log<'a> {

@@ -604,6 +604,10 @@ impl Run<'_, '_> {
         {
             message += &format!(", at `{text}`");
         }
+        // Of ring 3, since the kernel does not loop.
+        if let End::Exit(Exit::Watchdog { rip, cpl: 3, .. }) = end {
+            message += &self.in_source(*rip);
+        }
         if let Some(region) = self.unfinished {
             message += &format!("; {}", course::at_hand(region, self.job.map));
         }

@@ -21,7 +21,7 @@ pub enum Outcome {
 impl Outcome {
     /// Reads the result, none of which is believed unchecked.
     pub fn read(loaded: &Loaded) -> Self {
-        let MapResult { status, detail, root, mapped, table_pages, .. } = loaded.result();
+        let MapResult { status, detail, root, mapped, table_pages, log_used, .. } = loaded.result();
         if status == MapStatus::Panicked as u64 {
             return Self::Panicked;
         }
@@ -38,7 +38,9 @@ impl Outcome {
             )]);
         }
         let Placement { sizes, .. } = loaded.placement;
+        let log = loaded.room_for_log();
         let counts = [
+            ("bytes of its log", log_used, log),
             ("pages of tables", table_pages, sizes.pool / PAGE_BYTES),
             ("descriptors in the virtual map", mapped, sizes.memory_map / loaded.strides.kernel as u64),
         ];

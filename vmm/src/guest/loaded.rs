@@ -203,6 +203,12 @@ impl Loaded {
         String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
     }
 
+    /// Bytes that the log has room for.
+    pub fn room_for_log(&self) -> u64 {
+        let log = self.log();
+        log.end - log.start
+    }
+
     fn log(&self) -> Range<u64> {
         let desk = self.placement.desk();
         desk.start + PAGE_BYTES..desk.end

@@ -89,9 +89,9 @@ impl Run<'_, '_> {
         let fault = Fault { vector, error_code };
         let is_overflow = exception.is_page_fault() && self.process.is_below_the_stack(cr2);
         let (rule, expected, message) = if let Some(number) = exception.system_call(&code) {
-            let place = exception.system_call_at();
+            let source = self.in_source(at);
             let message =
-                format!("the mapping code made system call {number} at RIP {place:#x}: there is no system here");
+                format!("the mapping code made system call {number} at RIP {at:#x}{source}: there is no system here");
             (Rule::PrivilegedInstruction, String::new(), message)
         } else if is_overflow {
             (
@@ -125,7 +125,7 @@ impl Run<'_, '_> {
     }
 
     /// Where an instruction is in the source, for behind its address.
-    fn in_source(&self, address: u64) -> String {
+    pub(super) fn in_source(&self, address: u64) -> String {
         /// Most people know by then.
         const MOST: usize = 4;
         let places = self.job.subject.places(address);
