@@ -54,6 +54,7 @@ fn main() {
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
+        kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
         compiler("sources_that_make_no_mapper_are_bad_input", sources_that_make_no_mapper_are_bad_input),
         any("a_compiler_that_is_not_there_is_asked_for", a_compiler_that_is_not_there_is_asked_for),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
@@ -626,7 +627,8 @@ fn sources_are_built() {
     fs::create_dir(folder.0.join("sources")).unwrap();
     fs::write(
         folder.file("sources/mapper.c"),
-        "#include \"efibed.h\"\nlong efibed_finish(void);\nlong efibed_map(void) { return efibed_finish(); }\n",
+        "#include \"efibed.h\"\nint efibed_map(const efibed_request *request, efibed_result *result) {\n    return \
+         efibed_finish(request, result);\n}\n",
     )
     .unwrap();
     fs::write(folder.file("finish.s"), ".globl efibed_finish\nefibed_finish: ret\n").unwrap();
@@ -640,6 +642,43 @@ fn sources_are_built() {
     let said = efibed_in(&folder, &USUAL, &["build", "alone.c", "-o", "sources/other.elf"]).ends(CLEAN);
     said.has(&said.err, &["alone.c:1:2: warning: #warning odd"]);
     said.says(&["sources/other.elf: efibed_map at 0x", ", no efibed_finish; 0x", " r-x 4 KiB"]);
+}
+
+/// A mapper that gives each RUNTIME region an address in [-1 TiB, -1 TiB + 2 GiB).
+fn a_mapper_of_ones_own_is_checked() {
+    const MAP: &str = "../tests/maps/ovmf-2013.toml";
+    let folder = Directory::new();
+    let elf = folder.file("mapper.elf");
+    let elf = elf.to_str().unwrap();
+    let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+
+    let said = efibed(["check", MAP, "--mapper", elf]).ends(CLEAN).without_errors();
+    said.says(&["clean: 2 regions, 2662 pages", "mapper.elf", "0xffffff007dc5b000"]);
+    let said = efibed(["check", MAP, "--mapper", elf, "--json", "-"]).ends(CLEAN);
+    let report: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(report["mapper"], serde_json::json!({ "elf": elf }));
+
+    let contract = |list| efibed(["check", MAP, "--mapper", elf, "--contract", list]);
+    contract("arena=0xffffff0000000000-0xffffff007fffffff,rising=on").ends(CLEAN);
+    contract("arena=0xffffff0000000000-0xffffff007effffff").ends(FINDINGS).says(&["outside-arena"]);
+    contract("identity=owed").ends(FINDINGS).says(&["not-present"]);
+    contract("identity=perhaps").ends(BAD_INPUT).complains(&["none of owed, allowed and forbidden"]);
+    contract("arenas=low").ends(BAD_INPUT).complains(&["no term `arenas`"]);
+
+    let wrong = [("CC", "cc -DATTACK=1 -DBY_VIRTUAL_ALIGNMENT=1"), ("LC_ALL", "C")];
+    efibed_in(&folder, &wrong, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    efibed(["check", MAP, "--mapper", elf]).ends(FINDINGS).says(&["reserved-bit", "0x9 (P RSVD)"]);
+
+    let bad = |arguments: &[&str], problem: &str| {
+        let said = efibed([&["check", MAP, "--mapper"], arguments].concat());
+        said.ends(BAD_INPUT).complains(&[problem]);
+    };
+    bad(&[elf, "--engine", "walker"], "--mapper needs the engine kvm");
+    bad(&[elf, "--layout", "window"], "cannot be used with");
+    bad(&[MAP], "ovmf-2013.toml is no ELF file");
+    bad(&["/no/such/file"], "/no/such/file: No such file");
 }
 
 fn sources_that_make_no_mapper_are_bad_input() {

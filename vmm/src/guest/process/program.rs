@@ -646,7 +646,7 @@ mod tests {
             (1, VIRT, u64::MAX, "past the end of the address space"),
             (3, MEMORY_BYTES, u64::MAX, "past the end of the address space"),
             (3, MEMORY_BYTES, 1 << 30, "takes more than 32 MiB"),
-            (3, MEMORY_BYTES, 1 << 46, "takes more than 32 MiB"),
+            (3, MEMORY_BYTES, 1 << 40, "takes more than 32 MiB"),
             (0, FILE_BYTES, 1 << 20, "more bytes in the file than in memory"),
         ] {
             refused(&change_segment(&file, index, field, value), &[part]);
