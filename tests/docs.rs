@@ -15,12 +15,15 @@ use libtest_mimic::Arguments;
 /// A page, and the change of its test that has to make it fail.
 struct Page {
     name: &'static str,
+    tests: u32,
     right: &'static str,
     wrong: &'static str,
 }
 
-const PAGES: &[Page] =
-    &[Page { name: "rust-mapper", right: "scenario(map, co_aligned)", wrong: "scenario(map, by_virt_alone)" }];
+const PAGES: &[Page] = &[
+    Page { name: "rust-mapper", tests: 2, right: "scenario(map, co_aligned)", wrong: "scenario(map, by_virt_alone)" },
+    Page { name: "x86_64-crate", tests: 3, right: "scenario(map, co_aligned)", wrong: "scenario(map, unchecked)" },
+];
 
 /// The efibed of a page.
 const PUBLISHED: &str = r#"efibed = { version = "0.1", "#;
@@ -43,7 +46,7 @@ fn works_as_it_says(page: &Page) {
     let output = folder.cargo_test();
     assert!(output.status.success(), "{}", text(&output));
     // A page without tests would pass, too.
-    assert!(text(&output).contains("test result: ok. 2 passed"), "{}", text(&output));
+    assert!(text(&output).contains(&format!("test result: ok. {} passed", page.tests)), "{}", text(&output));
 
     let test = files.get_mut("tests/mapping.rs").expect("a page has tests");
     assert_eq!(test.matches(page.right).count(), 1, "{}: {}", page.name, page.right);

@@ -75,6 +75,8 @@
 //!
 //! - [Testing a mapper in Rust](https://github.com/efibed/efibed/blob/main/docs/rust-mapper.md): a crate with page-table code
 //!   of its own, a bug in it, and how the bug shows.
+//! - [Mapping code on the crate `x86_64`](https://github.com/efibed/efibed/blob/main/docs/x86_64-crate.md), with the feature
+//!   of that name.
 //! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
@@ -94,6 +96,8 @@ pub mod matrix;
 pub mod memory_map;
 pub mod mmu;
 pub mod report;
+#[cfg(feature = "x86_64")]
+pub mod x86_64;
 
 #[doc(hidden)]
 pub use bed::bed_or_skip;
