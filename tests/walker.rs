@@ -218,7 +218,7 @@ fn progress_is_told_of_each_phase() {
     let told = std::cell::RefCell::new(Vec::new());
     let scenario = scenario(OVMF_2013).engine(EngineName::Walker);
     bed().run_telling(&scenario, &|progress| told.borrow_mut().push(progress)).unwrap();
-    assert_eq!(*told.borrow(), [Progress::Mapping { tables: 0, of: None }, Progress::Walking]);
+    assert_eq!(*told.borrow(), [Progress::Mapping { tables: 0 }, Progress::Walking]);
 }
 
 /// Where the walk to an address finds its entry of a level, and what is there.

@@ -24,6 +24,10 @@ pub mod build;
 #[cfg(efibed_image)]
 pub mod kernel;
 
+/// The same contract for C and C++: `efibed.h`.
+#[cfg(not(efibed_image))]
+pub const HEADER: &str = include_str!("../include/efibed.h");
+
 #[cfg(not(efibed_image))]
 pub use layouts::{Layout, LayoutMapper};
 #[cfg(not(efibed_image))]

@@ -238,6 +238,22 @@ impl Scenario {
         self
     }
 
+    /// Mapping code in an ELF file, as `efibed build` or `cc -O2 -static -nostdlib -ffreestanding -e efibed_map` makes it. It
+    /// runs in ring 3 of the guest, and nowhere else. What is wrong with the file is an error of the run.
+    ///
+    /// It is held to [`Contract::default`], unless [`Self::contract`] says otherwise.
+    #[must_use]
+    pub fn mapper_elf(self, elf: impl AsRef<[u8]>) -> Self {
+        self.mapper_elf_named("mapper.elf", elf)
+    }
+
+    /// The same, for a file whose name reports are to have.
+    #[must_use]
+    pub fn mapper_elf_named(mut self, name: impl Into<String>, elf: impl AsRef<[u8]>) -> Self {
+        self.subject = Subject::program(name.into(), elf.as_ref());
+        self
+    }
+
     /// What must hold of the result, instead of the mapping code's usual contract. In [`TestBed::kexec`], of both kernels'
     /// results.
     #[must_use]

@@ -430,6 +430,10 @@ fn boot_services_stay_or_go_as_the_contract_says() {
     assert_eq!(found(Term::Forbidden, kept()), [(Rule::StrayMapping, OF_BOOT, virt, 1)]);
     assert_eq!((found(Term::Forbidden, gone()), found(Term::Allowed, gone())), (vec![], vec![]));
     assert_eq!(found(Term::Owed, gone()), [(Rule::NotPresent, OF_BOOT, virt, 1)]);
+    // Nobody has to be able to write to what nobody has to map.
+    let read_only = Tables::right().pages(virt, BOOT_AT | P, 1);
+    assert_eq!(found(Term::Allowed, read_only.clone()), []);
+    assert_eq!(found(Term::Owed, read_only), [(Rule::NotWritable, OF_BOOT, virt, 1)]);
     // What was only allowed may come and go, until it has to.
     let found = |contract, finished| {
         let case = Case { finished: Some(finished), ..Case::under(contract, with()) };

@@ -19,12 +19,16 @@ use crate::guest::process::{Program, Segment};
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Sources: C (.c), C++ (.cc, .cpp, .cxx) and assembler (.s, .S), compiled one by one and linked together
-    #[arg(value_name = "SOURCE", required = true)]
+    #[arg(value_name = "SOURCE", required_unless_present = "header")]
     sources: Vec<PathBuf>,
 
     /// The program to write, whole or not at all [default: the first source's name with .elf, in the current folder]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Print efibed.h, which says what mapping code gets and what it returns, and compile nothing
+    #[arg(long, exclusive = true)]
+    header: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -46,18 +50,18 @@ linked so will do.
 
 Exit status: 0 made, 2 the sources do not compile or make no mapper, 3 no compiler.";
 
-/// The text of efibed.h, which is laid beside the sources for the compiler to find. It is generated from the mapper's side
-/// of the contract and comes in here when that is there.
-const HEADER: &str = "";
-
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    if arguments.header {
+        output::print(efibed_guest::HEADER)?;
+        return Ok(Status::Clean);
+    }
     let sources = arguments.sources.iter().map(|path| Source::of(path)).collect::<Result<Vec<_>, _>>()?;
     let path = arguments.output.clone().unwrap_or_else(|| program_of(&arguments.sources));
     let inputs: Vec<&Path> = arguments.sources.iter().map(PathBuf::as_path).collect();
     // First, so that a path where nothing can be written costs no compilation.
     let file = OutputFile::open(&path, &inputs)?;
-    let bytes = Workshop::new(HEADER)?.make(&sources)?;
+    let bytes = Workshop::new(efibed_guest::HEADER)?.make(&sources)?;
     let name = path.display();
     let program = Program::load(&bytes)
         .map_err(|error| Failure::Output(format!("{name} is not written: what was linked {error}")))?;

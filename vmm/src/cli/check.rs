@@ -1,11 +1,12 @@
 //! `efibed check`: the main job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::input::{Input, engines};
 use super::limits::Limits;
+use super::mapper::Mapper;
 use super::output::Outputs;
 use super::progress::{Watching, watched};
 use super::results::{Look, Results};
@@ -37,6 +38,9 @@ pub struct Arguments {
     seed: Option<u64>,
 
     #[command(flatten)]
+    mapper: Mapper,
+
+    #[command(flatten)]
     limits: Limits,
 
     #[command(flatten)]
@@ -48,11 +52,13 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let mut scenario = arguments.limits.apply(arguments.input.scenario()?.engine(arguments.engine));
+    let scenario = arguments.mapper.apply(arguments.input.scenario()?, arguments.engine)?;
+    let mut scenario = arguments.limits.apply(scenario.engine(arguments.engine));
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &[&arguments.input.map])?;
+    let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(arguments.mapper.input()).collect();
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {

@@ -12,6 +12,7 @@ mod explain;
 mod input;
 mod kexec;
 mod limits;
+mod mapper;
 mod matrix;
 mod message;
 mod output;
@@ -200,6 +201,7 @@ impl From<EngineError> for Failure {
 
 fn status_of(error: &EngineError) -> Status {
     match error {
+        EngineError::Program(_) => Status::BadInput,
         // The machine has no memory left.
         EngineError::Image(ImageError::Memory(_)) | EngineError::Load(LoadError::Backing(_)) => Status::Unable,
         EngineError::Image(_) | EngineError::Load(_) => Status::Internal,

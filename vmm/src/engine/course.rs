@@ -262,7 +262,7 @@ pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
         calls: Vec::new(),
         skipped: Vec::new(),
         expected_rules: None,
-        notes: Vec::new(),
+        notes: job.subject.notes().collect(),
         timing: Timing::default(),
         runs: Vec::new(),
         virtual_map: Vec::new(),

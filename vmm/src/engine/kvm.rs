@@ -84,13 +84,14 @@ impl Kvm {
     /// Runs a job to its report.
     pub fn run(&self, job: &Job<'_>) -> Result<Report, EngineError> {
         let start = Instant::now();
+        let code = job.subject.code()?;
         let abilities = self.abilities(&job.cpu)?;
         let cpu = Cpu { told: abilities.told, checks: Paging { rules: job.rules, ..abilities.checks } };
         refuse_what_is_missing(&job.cpu, &cpu)?;
 
         let mut report = course::empty_report(job, EngineName::Kvm, cpu);
         let mut input = Marks::default();
-        report.notes = check::judge_map(job.map, &cpu.told, &mut input);
+        report.notes.extend(check::judge_map(job.map, &cpu.told, &mut input));
         if course::report_on_misread_map(job, &mut report, &mut input) {
             report.timing.total = start.elapsed();
             return Ok(report);
@@ -139,7 +140,7 @@ impl Kvm {
         }
         let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
         let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
-        let process = Process::new(&loaded, process_at, &cpu.told)?;
+        let process = Process::new(&loaded, process_at, &cpu.told, &code)?;
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, internals)?,
@@ -156,7 +157,7 @@ impl Kvm {
             job,
             guest,
             loaded: &loaded,
-            mapper: job.subject.make(),
+            mapper: job.subject.mapper(),
             process,
             cpu,
             firmware,
@@ -263,7 +264,8 @@ struct Run<'a, 'm> {
     job: &'a Job<'a>,
     guest: Guest<'m>,
     loaded: &'m Loaded,
-    mapper: Box<dyn Mapper>,
+    /// None: a program, which the process has.
+    mapper: Option<Box<dyn Mapper>>,
     process: Process,
     cpu: Cpu,
     firmware: Option<Firmware>,

@@ -140,6 +140,9 @@ pub enum EngineError {
     /// What this process has in memory cannot be told.
     #[error("/proc/self/maps cannot be read, and without it no code of this process runs in the guest: {0}")]
     OwnMemory(std::io::Error),
+    /// The ELF file with the mapping code cannot be run.
+    #[error("{0}")]
+    Program(String),
     /// The machine cannot do what was asked for.
     #[error("this machine cannot do {what}: {why}")]
     Unable {

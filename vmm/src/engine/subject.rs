@@ -2,19 +2,30 @@
 
 use std::any::type_name;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use efibed_guest::{LayoutMapper, Mapper};
 
+use super::EngineError;
 use crate::check::Contract;
+use crate::guest::process::{Code, Place, Program, ProgramError, Symbols};
 use crate::report::MapperName;
 
-/// Mapping code of this process, and how a run gets its own.
+/// Mapping code, and what it is held to.
 #[derive(Clone)]
 pub struct Subject {
     name: MapperName,
     contract: Contract,
-    make: Arc<dyn Fn() -> Box<dyn Mapper> + Send + Sync>,
+    door: Door,
+}
+
+/// The way in.
+#[derive(Clone)]
+enum Door {
+    /// A mapper of this process: each run gets its own.
+    Function(Arc<dyn Fn() -> Box<dyn Mapper> + Send + Sync>),
+    /// An ELF file; the error says why it is none.
+    Program(Arc<Result<(Program, Symbols), ProgramError>>),
 }
 
 impl Subject {
@@ -23,8 +34,17 @@ impl Subject {
         Self::new(MapperName::Function(type_name::<M>().into()), Contract::default(), mapper)
     }
 
+    /// An ELF file of that name.
+    pub fn program(name: String, elf: &[u8]) -> Self {
+        let loaded = Program::load(elf).map(|program| {
+            let symbols = Symbols::of_elf(elf, program.bias);
+            (program, symbols)
+        });
+        Self { name: MapperName::Elf(name), contract: Contract::default(), door: Door::Program(Arc::new(loaded)) }
+    }
+
     fn new<M: Mapper + Clone + Send + Sync + 'static>(name: MapperName, contract: Contract, mapper: M) -> Self {
-        Self { name, contract, make: Arc::new(move || Box::new(mapper.clone())) }
+        Self { name, contract, door: Door::Function(Arc::new(move || Box::new(mapper.clone()))) }
     }
 
     /// As reports have it.
@@ -37,11 +57,51 @@ impl Subject {
         &self.contract
     }
 
-    /// One for a run.
-    pub fn make(&self) -> Box<dyn Mapper> {
-        (self.make)()
+    /// A mapper for a run; None: it is a program.
+    pub fn mapper(&self) -> Option<Box<dyn Mapper>> {
+        match &self.door {
+            Door::Function(make) => Some(make()),
+            Door::Program(_) => None,
+        }
+    }
+
+    /// What a process runs of it.
+    pub fn code(&self) -> Result<Code<'_>, EngineError> {
+        match &self.door {
+            Door::Function(_) => Ok(Code::Own),
+            Door::Program(loaded) => match &**loaded {
+                Ok((program, _)) => Ok(Code::Program(program)),
+                Err(error) => Err(EngineError::Program(format!("{} {error}", self.name.file()))),
+            },
+        }
+    }
+
+    /// What is odd about it, and not wrong.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let notes = match &self.door {
+            Door::Program(loaded) => loaded.as_ref().as_ref().map_or(&[][..], |(program, _)| &program.notes),
+            Door::Function(_) => &[],
+        };
+        notes.iter().map(|note| format!("{}: {note}", self.name.file()))
+    }
+
+    /// Where in its source an instruction is: the innermost place, and those that it was inlined into.
+    ///
+    /// Of a built-in layout nobody asks: it is this test bed's own, and a command that is confined cannot open the files that
+    /// say so.
+    pub fn places(&self, address: u64) -> Vec<Place> {
+        match (&self.door, &self.name) {
+            (Door::Program(loaded), _) => {
+                loaded.as_ref().as_ref().map_or_else(|_| Vec::new(), |(_, symbols)| symbols.chain(address))
+            }
+            (Door::Function(_), MapperName::Layout { .. }) => Vec::new(),
+            (Door::Function(_), _) => OWN_SYMBOLS.get_or_init(Symbols::of_this_process).chain(address),
+        }
     }
 }
+
+/// Read once: those of a test's executable can be a hundred megabytes.
+static OWN_SYMBOLS: OnceLock<Symbols> = OnceLock::new();
 
 impl From<LayoutMapper> for Subject {
     fn from(mapper: LayoutMapper) -> Self {

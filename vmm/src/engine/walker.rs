@@ -24,10 +24,17 @@ pub fn run(job: &Job<'_>) -> Result<Report, EngineError> {
 /// Runs a job, and shows each phase's tables, if there are any: those of phase `finish` only where it changed them.
 pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
     let start = Instant::now();
+    if job.subject.mapper().is_none() {
+        let what = "an ELF file's mapping code under engine walker".into();
+        return Err(EngineError::Unable {
+            what,
+            why: "it runs natively, and only a guest confines what is in a file".into(),
+        });
+    }
     let paging = Paging { rules: job.rules, ..model(&job.cpu) };
     let mut report = course::empty_report(job, EngineName::Walker, Cpu::honest(paging));
     let mut marks = Marks::default();
-    report.notes = check::judge_map(job.map, &paging, &mut marks);
+    report.notes.extend(check::judge_map(job.map, &paging, &mut marks));
     if course::report_on_misread_map(job, &mut report, &mut marks) {
         report.timing.total = start.elapsed();
         return Ok(report);
@@ -80,7 +87,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
     fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
-        let mut mapper = self.job.subject.make();
+        let mut mapper = self.job.subject.mapper()?;
         let MappedTables { root, mapped, table_pages } = self.run_mapper(Step::Map, &mut mapper)?;
         if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
             return None;

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use efibed_guest::mapper::{ABI_VERSION, CpuAbilities, KeepRange, MAX_KEEP, MapRequest, MapResult};
+use efibed_guest::mapper::{ABI_VERSION, CpuAbilities, KeepRange, MAX_KEEP, MapRequest, MapResult, MapStatus};
 use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, USER_BASE};
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION};
 
@@ -166,7 +166,7 @@ impl Loaded {
             keep_count: self.keep.len() as u64,
             keep,
         };
-        let result = MapResult { table_pages: self.given_pages, ..MapResult::default() };
+        let result = MapResult { root: self.given_root, table_pages: self.given_pages, ..MapResult::default() };
         self.memory.write_object(self.placement.desk().start, &request)
             && self.memory.write_object(self.result_at(), &result)
     }
@@ -184,6 +184,14 @@ impl Loaded {
     /// What the mapper has answered.
     pub fn result(&self) -> MapResult {
         self.memory.read_object(self.result_at()).unwrap_or_default()
+    }
+
+    /// Puts how a program's step ended, by the value of its function: 0 for success.
+    pub fn conclude(&self, value: i32) {
+        let status = if value == 0 { MapStatus::Done } else { MapStatus::Failed };
+        let result = MapResult { status: status as u64, ..self.result() };
+        // It lies on the desk.
+        let _ = self.memory.write_object(self.result_at(), &result);
     }
 
     /// What it has logged, a line each: whatever is no text is replaced.

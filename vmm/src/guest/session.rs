@@ -10,7 +10,7 @@ use efibed_guest::protocol::{
 };
 use efibed_stub::stamp::stamp;
 
-use super::process::{Called, Ended, Exception, Process, SYSTEM_CALL_AT, Start};
+use super::process::{Ended, Exception, Process, SYSTEM_CALL_AT, Start};
 use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
@@ -222,17 +222,16 @@ impl<'m> Guest<'m> {
         self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
     }
 
-    /// Runs a mapper's call in ring 3 until it is left. The kernel stays where it is, and knows nothing of it.
+    /// Runs a process from its start until ring 3 is left. The kernel stays where it is, and knows nothing of it.
     pub fn run_process(
         &mut self,
         process: &mut Process,
-        called: &Called<'_>,
+        start: Start,
         events: &mut dyn GuestEvents,
     ) -> Result<Ended, End> {
         // The kernel's last OUT must be over before its registers are put away, and the process's before they come back.
         self.machine.finish_io().map_err(End::Run)?;
         let kernel = (self.machine.regs(), self.machine.sregs());
-        let start = process.start(called);
         let sregs = self.machine.sregs_mut();
         descriptor_tables::enter_ring_3(sregs, self.loaded.image.header().descriptor_tables, start.bases);
         sregs.cr3 = process.root();

@@ -78,6 +78,7 @@ struct MapObject<'a> {
 enum MapperObject<'a> {
     Layout { layout: &'static str, leaf_rule: &'static str },
     Function { name: &'a str },
+    Elf { elf: &'a str },
 }
 
 impl<'a> From<&'a MapperName> for MapperObject<'a> {
@@ -87,6 +88,7 @@ impl<'a> From<&'a MapperName> for MapperObject<'a> {
                 Self::Layout { layout: layout.name(), leaf_rule: leaf_rule.name() }
             }
             MapperName::Function(name) => Self::Function { name },
+            MapperName::Elf(elf) => Self::Elf { elf },
         }
     }
 }

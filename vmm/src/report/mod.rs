@@ -81,6 +81,18 @@ pub enum MapperName {
     },
     /// A mapper of the process that called the test bed, by the name of its type.
     Function(String),
+    /// An ELF file.
+    Elf(String),
+}
+
+impl MapperName {
+    /// The file's name, or what else there is.
+    pub(crate) fn file(&self) -> &str {
+        match self {
+            Self::Layout { layout, .. } => layout.name(),
+            Self::Function(name) | Self::Elf(name) => name,
+        }
+    }
 }
 
 impl From<LayoutMapper> for MapperName {
@@ -94,6 +106,7 @@ impl fmt::Display for MapperName {
         match self {
             Self::Layout { layout, leaf_rule } => write!(f, "layout {}, leaf rule {}", layout.name(), leaf_rule.name()),
             Self::Function(name) => write!(f, "{name}, a mapper of this process"),
+            Self::Elf(name) => write!(f, "{name}"),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course};
 use super::{Run, disassembled};
 use crate::check::{Finding, Rule};
-use crate::guest::process::{Called, Ended, Exception};
+use crate::guest::process::{Called, Ended, Exception, SYSTEM_CALL_AT};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
 use crate::mmu::{ErrorCode, Fault};
@@ -28,7 +28,7 @@ impl Run<'_, '_> {
         let ended = ended?;
         course::report_on_log(self.phase, self.loaded, &mut self.report);
         let outcome = match &ended {
-            Ended::Returned => Outcome::read(self.loaded),
+            Ended::Returned { .. } => Outcome::read(self.loaded),
             Ended::Exception(exception) => {
                 self.find_exception(exception);
                 self.conclude(None);
@@ -45,19 +45,28 @@ impl Run<'_, '_> {
     }
 
     fn map_in_ring_3(&mut self, step: Step) -> Result<Ended, End> {
-        let offset = self.loaded.memory.host_offset();
-        if step == Step::Map && !self.loaded.ask(course::offer(&self.cpu), offset) {
+        if step == Step::Map && !self.loaded.ask(course::offer(&self.cpu), self.process.direct_map()) {
             return Err(End::Corrupt);
         }
         let untouchable = Snapshot::untouchable(self.loaded, self.phase);
         let kernels_own = Snapshot::kernels_own(self.loaded);
         let pages = self.page_contents();
         let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job };
-        let called = Called::new(&mut self.mapper, step, self.loaded);
-        let ended = self.guest.run_process(&mut self.process, &called, &mut watch);
+        let start = match &mut self.mapper {
+            Some(mapper) => self.process.start(&Called::new(mapper, step, self.loaded)),
+            None => match self.process.start_program(step, self.loaded) {
+                Some(start) => start,
+                // The program has no such step: what it has done stays as it is.
+                None => return Ok(Ended::Returned { rax: 0 }),
+            },
+        };
+        let ended = self.guest.run_process(&mut self.process, start, &mut watch);
+        if let (Ok(Ended::Returned { rax }), None) = (&ended, &self.mapper) {
+            self.loaded.conclude(*rax as i32);
+        }
         let at_hand = self.loaded.result().region_at_hand;
         // In phase `finish` the mapper goes back to all regions, and no one is at hand.
-        let is_unfinished = step == Step::Map && !matches!(ended, Ok(Ended::Returned)) && at_hand.page_count > 0;
+        let is_unfinished = step == Step::Map && !matches!(ended, Ok(Ended::Returned { .. })) && at_hand.page_count > 0;
         self.unfinished = is_unfinished.then_some(at_hand);
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
@@ -75,7 +84,8 @@ impl Run<'_, '_> {
         let Exception { cr2, rip, error_code, vector, .. } = *exception;
         let code = self.process.code_at(rip);
         let instruction = if code.is_empty() { "no code".to_owned() } else { disassembled(&code, rip) };
-        let place = format!("`{instruction}` at RIP {rip:#x}");
+        let at = if rip == SYSTEM_CALL_AT { exception.system_call_at() } else { rip };
+        let place = format!("`{instruction}` at RIP {rip:#x}{}", self.in_source(at));
         let fault = Fault { vector, error_code };
         let is_overflow = exception.is_page_fault() && self.process.is_below_the_stack(cr2);
         let (rule, expected, message) = if let Some(number) = exception.system_call(&code) {
@@ -112,6 +122,15 @@ impl Run<'_, '_> {
             ..Finding::worded(self.phase, rule, None, message)
         };
         self.marks.push_finding(finding);
+    }
+
+    /// Where an instruction is in the source, for behind its address.
+    fn in_source(&self, address: u64) -> String {
+        /// Most people know by then.
+        const MOST: usize = 4;
+        let places = self.job.subject.places(address);
+        let places: Vec<_> = places.iter().take(MOST).map(ToString::to_string).collect();
+        if places.is_empty() { String::new() } else { format!(", {}", places.join(", inlined into ")) }
     }
 
     /// What is in firmware's pages now.

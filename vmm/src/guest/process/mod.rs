@@ -12,6 +12,7 @@
 //! | `heap` | `malloc` and its like, for code of this process |
 //! | `exception` | one exception, and the instruction at which it came |
 //! | `program` | an ELF file with mapping code |
+//! | `loading` | such a file in ring 3 |
 //! | `symbols` | from an instruction to a function, a file and a line |
 //! | `privileged` | privileged instructions that a kernel's mapping code may use |
 
@@ -19,6 +20,7 @@
 mod compiled;
 mod exception;
 mod heap;
+mod loading;
 mod maps;
 mod own;
 mod privileged;
@@ -35,7 +37,9 @@ use super::{Loaded, OwnMemory, PAGE_BYTES};
 use crate::machine::{BackingError, Machine};
 use crate::mmu::{Access, Pa, Paging, Va, walk};
 
+use efibed_guest::mapper::Step;
 pub use exception::{Exception, SYSTEM_CALL_AT};
+use loading::Loading;
 pub use maps::open as open_maps;
 use own::Pages;
 pub use own::{Called, call_natively};
@@ -50,19 +54,32 @@ const TABLE_BYTES: u64 = 2 << 20;
 /// Below the stack nothing is mapped.
 const GUARD_BYTES: u64 = 64 << 10;
 const STACK_BYTES: u64 = 1 << 20;
+/// The end of the stack, from the start of the memory.
+const STACK_END: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES;
 const HEAP_BYTES: u64 = 16 << 20;
 /// Copies of this process's pages.
 const COPY_BYTES: u64 = 44 << 20;
+
+/// Where the code of a process comes from.
+pub enum Code<'a> {
+    /// This process: a mapper that is called with [`Process::start`].
+    Own,
+    /// An ELF file, which is called with [`Process::start_program`].
+    Program(&'a Program),
+}
+
+/// Virtual minus physical address of all memory that a program is given: above everything that programs may be linked to.
+const PROGRAM_DIRECT_MAP: u64 = program::END;
 
 /// Mapping code in ring 3, and what it may touch.
 pub struct Process {
     memory: OwnMemory,
     space: Space,
-    pages: Pages,
+    source: Source,
     stack: Range<u64>,
     heap: Range<u64>,
-    /// The guest's memory as this process has it mapped: only what is given of it may be touched.
-    guests_own: [Range<u64>; 2],
+    /// Virtual minus physical address of all memory that it is given.
+    direct_map: u64,
     paging: Paging,
     served: BTreeMap<&'static str, u64>,
     ended: Option<Ended>,
@@ -71,8 +88,11 @@ pub struct Process {
 /// How ring 3 was left.
 #[derive(Clone, Debug)]
 pub enum Ended {
-    /// The mapping code returned.
-    Returned,
+    /// The mapping code returned, with this in RAX.
+    Returned {
+        /// It says something of a program only: the value of its function.
+        rax: u64,
+    },
     /// An exception that nothing could be done about.
     Exception(Box<Exception>),
 }
@@ -91,20 +111,21 @@ pub struct Start {
 }
 
 impl Process {
-    /// A process with so much memory from physical address `at` on.
-    pub fn new(loaded: &Loaded, at: u64, paging: &Paging) -> Result<Self, ProcessError> {
+    /// A process with [`PROCESS_BYTES`] of memory from physical address `at` on.
+    pub fn new(loaded: &Loaded, at: u64, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
         let memory = OwnMemory::new(at, PROCESS_BYTES)?;
-        let virt = |phys: u64| phys.wrapping_add(memory.host_offset());
+        // Code of this process finds things where this process has them.
+        let [own_map, direct_map] = match code {
+            Code::Own => [memory.host_offset(), loaded.memory.host_offset()],
+            Code::Program(_) => [PROGRAM_DIRECT_MAP; 2],
+        };
+        let virt = |phys: u64| phys.wrapping_add(own_map);
         let part = |start: u64, bytes: u64| start..start + bytes;
         let stack = part(at + TABLE_BYTES + GUARD_BYTES, STACK_BYTES);
         let heap = part(stack.end, HEAP_BYTES);
         let copies = part(heap.end, COPY_BYTES);
         let mut space = Space::new(&memory, at..at + TABLE_BYTES, loaded, paging)?;
-        let given = |phys: Range<u64>, rights| Area {
-            virt: phys.start.wrapping_add(loaded.memory.host_offset()),
-            phys,
-            rights,
-        };
+        let given = |phys: Range<u64>, rights| Area { virt: phys.start.wrapping_add(direct_map), phys, rights };
         let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
         let placement = &loaded.placement;
         for area in [
@@ -120,22 +141,29 @@ impl Process {
             space.give(area);
         }
         let as_seen = |phys: Range<u64>| virt(phys.start)..virt(phys.end);
-        let in_host = |memory: &OwnMemory| {
-            let start = memory.base().wrapping_add(memory.host_offset());
-            start..start + (memory.end() - memory.base())
+        let source = match code {
+            Code::Own => {
+                heap::prepare(&memory, heap.clone());
+                Source::Own(Pages::new(copies, [&memory, &loaded.memory]))
+            }
+            Code::Program(program) => Source::Program(Loading::new(program, &memory, &mut space, copies)?),
         };
-        heap::prepare(&memory, heap.clone());
         Ok(Self {
-            guests_own: [in_host(&memory), in_host(&loaded.memory)],
             stack: as_seen(stack),
             heap: as_seen(heap),
-            pages: Pages::new(copies),
+            direct_map,
+            source,
             space,
             memory,
             paging: *paging,
             served: BTreeMap::new(),
             ended: None,
         })
+    }
+
+    /// Virtual minus physical address of what [`Loaded::ask`] names.
+    pub fn direct_map(&self) -> u64 {
+        self.direct_map
     }
 
     /// Its memory.
@@ -148,10 +176,29 @@ impl Process {
         self.space.root()
     }
 
-    /// How it is entered for a mapper's call. `called` must stay where it is until that is over.
+    /// How it is entered for a call of a mapper of this process. The mapper's box must stay where it is meanwhile.
     pub fn start(&mut self, called: &Called<'_>) -> Start {
+        let start = own::start(called, &self.heap);
+        self.begin(start, own::leave())
+    }
+
+    /// How it is entered for a step of a program; None: the program has no such function.
+    pub fn start_program(&mut self, step: Step, loaded: &Loaded) -> Option<Start> {
+        let Source::Program(loading) = &self.source else { return None };
+        let rip = loading.entry(step)?;
+        let [request, result] = [loaded.request_at(), loaded.result_at()].map(|at| at.wrapping_add(self.direct_map));
+        let leave = loading.leave();
+        Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }, leave))
+    }
+
+    /// A fresh stack, with the address to return to on it, as after a call (System V ABI for x86-64, 3.2.2).
+    fn begin(&mut self, start: Start, leave: u64) -> Start {
         self.ended = None;
-        own::start(called, &self.memory, &self.stack, &self.heap)
+        let rsp = self.stack.end - 8;
+        let top = self.memory.base() + STACK_END - 8;
+        // The stack is a part of this memory.
+        let _ = self.memory.write_u64(top, leave);
+        Start { rsp, ..start }
     }
 
     /// How it was left, if it was.
@@ -166,8 +213,12 @@ impl Process {
 
     /// What becomes of an exception, with the machine stopped in ring 0's handler. True: ring 3 goes on.
     pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, loaded: &Loaded) -> bool {
-        if own::is_return(&exception) {
-            self.ended = Some(Ended::Returned);
+        let leave = match &self.source {
+            Source::Own(_) => own::leave(),
+            Source::Program(loading) => loading.leave(),
+        };
+        if exception.vector == Exception::INVALID_OPCODE && exception.rip == leave {
+            self.ended = Some(Ended::Returned { rax: exception.registers.rax });
             return false;
         }
         if exception.is_not_present() && self.provide(exception.cr2) {
@@ -186,8 +237,10 @@ impl Process {
         if self.space.touch(&self.memory, virt) {
             return true;
         }
-        !self.guests_own.iter().any(|own| own.contains(&virt))
-            && self.pages.provide(virt, &self.memory, &mut self.space)
+        match &mut self.source {
+            Source::Own(pages) => pages.provide(virt, &self.memory, &mut self.space),
+            Source::Program(_) => false,
+        }
     }
 
     /// The instruction at an address, as ring 3 sees it, and what follows it: 15 bytes at most (SDM vol. 2A, 2.3.11).
@@ -210,16 +263,25 @@ impl Process {
         if (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt) {
             return "the guard page below the stack".into();
         }
-        if let Some(what) = self.space.owner(virt, loaded) {
+        if let Some(what) = self.space.owner(virt, self.direct_map, loaded) {
             return what;
         }
-        self.pages.what_lies_at(virt)
+        match &self.source {
+            Source::Own(pages) => pages.what_lies_at(virt),
+            Source::Program(loading) => loading.what_lies_at(virt),
+        }
     }
 
     /// Whether an address is right below the stack.
     pub fn is_below_the_stack(&self, virt: u64) -> bool {
         (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt)
     }
+}
+
+/// What ring 3 runs.
+enum Source {
+    Own(Pages),
+    Program(Loading),
 }
 
 /// Why there is no process.

@@ -19,7 +19,7 @@ use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, 
 use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
 use super::space::{Rights, Space};
-use super::{Exception, Loaded, OwnMemory, PAGE_BYTES, Start};
+use super::{Loaded, OwnMemory, PAGE_BYTES, Start};
 
 /// A call of a mapper of this process.
 ///
@@ -114,16 +114,13 @@ fn message_of(payload: &(dyn Any + Send)) -> Option<&str> {
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
-/// The registers for a call, with the address to return to on the stack.
-pub fn start(called: &Called<'_>, memory: &OwnMemory, stack: &Range<u64>, heap: &Range<u64>) -> Start {
+/// The registers for a call; the stack is the caller's to give.
+pub fn start(called: &Called<'_>, heap: &Range<u64>) -> Start {
     watch_panics();
     prepare_thread();
-    let rsp = stack.end - 8;
-    // The stack is a part of this memory.
-    let _ = memory.write_u64(rsp.wrapping_sub(memory.host_offset()), leave());
     Start {
         rip: enter as *const () as u64,
-        rsp,
+        rsp: 0,
         arguments: [
             ptr::from_ref(&*called.mapper).expose_provenance() as u64,
             u64::from(called.step == Step::Finish),
@@ -155,13 +152,8 @@ unsafe extern "C" {
     fn efibed_ring_3_leave();
 }
 
-fn leave() -> u64 {
+pub fn leave() -> u64 {
     efibed_ring_3_leave as *const () as u64
-}
-
-/// Whether an exception is the end of a call.
-pub fn is_return(exception: &Exception) -> bool {
-    exception.vector == Exception::INVALID_OPCODE && exception.rip == leave()
 }
 
 /// Pages copied at once, from an address that is a multiple of as much.
@@ -173,15 +165,24 @@ pub struct Pages {
     free: Range<u64>,
     mappings: Vec<Mapping>,
     copied: HashSet<u64>,
+    /// Guests' memory, as this process has it mapped: what is given of it is given, and nothing else.
+    guests: [Range<u64>; 2],
 }
 
 impl Pages {
-    pub fn new(room: Range<u64>) -> Self {
-        Self { free: room, mappings: Vec::new(), copied: HashSet::new() }
+    pub fn new(room: Range<u64>, guests: [&OwnMemory; 2]) -> Self {
+        let guests = guests.map(|memory| {
+            let [start, end] = [memory.base(), memory.end()].map(|at| at.wrapping_add(memory.host_offset()));
+            start..end
+        });
+        Self { free: room, mappings: Vec::new(), copied: HashSet::new(), guests }
     }
 
     /// Copies the page at an address, and those around it; false: this process has none, or it is there already.
     pub fn provide(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) -> bool {
+        if self.guests.iter().any(|guest| guest.contains(&virt)) {
+            return false;
+        }
         let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return false };
         let chunk = virt & !(CHUNK - 1);
         let (first, end) = (chunk.max(range.start), (chunk + CHUNK).min(range.end));

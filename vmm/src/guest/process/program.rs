@@ -27,7 +27,7 @@ pub const FINISH: &str = "efibed_finish";
 pub const PIE_BASE: u64 = 0x1000_0000;
 
 /// The most memory that a program may take. Mapping code takes some KiB; tables come from the pool, not from here.
-pub const MAX_BYTES: u64 = 64 << 20;
+pub const MAX_BYTES: u64 = 32 << 20;
 
 /// The largest tables of relocations: 700,000 pointers, or some millions where the tables are packed.
 const MAX_RELOCATION_BYTES: u64 = 16 << 20;
@@ -35,9 +35,8 @@ const MAX_RELOCATION_BYTES: u64 = 16 << 20;
 /// As much of a symbol's name as a message has.
 const MAX_NAME_CHARS: usize = 200;
 
-/// The end of what a program may use: the last page of the lower half stays free, as under Linux, since an instruction that
-/// ends there is followed by an address that is not canonical (Intel SDM vol. 1, section 3.3.7.1).
-const LOWER_HALF_END: u64 = 0x7fff_ffff_f000;
+/// The end of what a program may be linked to. Above it is what a program is given.
+pub const END: u64 = 0x3000_0000_0000;
 
 type Header = FileHeader64<LE>;
 
@@ -288,9 +287,9 @@ impl<'a> Extent<'a> {
             () if virt < PAGE_BYTES => {
                 Err(refused("lies in page 0, which catches null pointers: link it at 4 MiB, as is usual"))
             }
-            () if end > LOWER_HALF_END => {
-                Err(refused("lies in the upper half, which is the kernel's: link it below 2 GiB, as is usual"))
-            }
+            () if end > END => Err(refused(
+                "reaches past 0x3000_0000_0000, where the memory lies that mapping code is given: link it below 2 GiB, as is usual",
+            )),
             () => Ok(Self { virt, memory_bytes, contents, flags: header.p_flags(LE) }),
         }
     }
@@ -500,7 +499,7 @@ mod tests {
     fn is_laid_out(program: &Program) {
         assert!(program.segments.windows(2).all(|pair| pair[0].end() <= pair[1].virt), "{program:#x?}");
         for segment in &program.segments {
-            assert!(segment.virt >= PAGE_BYTES && segment.end() <= LOWER_HALF_END, "{segment:#x?}");
+            assert!(segment.virt >= PAGE_BYTES && segment.end() <= END, "{segment:#x?}");
             assert!(segment.virt.is_multiple_of(PAGE_BYTES) && (segment.bytes.len() as u64).is_multiple_of(PAGE_BYTES));
         }
         for function in [Some(program.map), program.finish].into_iter().flatten() {
@@ -642,12 +641,12 @@ mod tests {
             (1, VIRT, 0x40_0000, "overlaps the one at 0x400000"),
             (1, VIRT, 0x40_0e00, "shares a page with the one at 0x400000"),
             (1, VIRT, 0, "page 0"),
-            (1, VIRT, 0x7fff_ffff_f000, "upper half"),
-            (1, VIRT, 0xffff_ffff_8000_0000, "upper half"),
+            (1, VIRT, 0x3000_0000_0000, "reaches past 0x3000"),
+            (1, VIRT, 0xffff_ffff_8000_0000, "reaches past 0x3000"),
             (1, VIRT, u64::MAX, "past the end of the address space"),
             (3, MEMORY_BYTES, u64::MAX, "past the end of the address space"),
-            (3, MEMORY_BYTES, 1 << 30, "takes more than 64 MiB"),
-            (3, MEMORY_BYTES, 1 << 46, "takes more than 64 MiB"),
+            (3, MEMORY_BYTES, 1 << 30, "takes more than 32 MiB"),
+            (3, MEMORY_BYTES, 1 << 46, "takes more than 32 MiB"),
             (0, FILE_BYTES, 1 << 20, "more bytes in the file than in memory"),
         ] {
             refused(&change_segment(&file, index, field, value), &[part]);

@@ -102,11 +102,11 @@ impl Space {
     }
 
     /// What an address is of what ring 3 was given, or of the kernel's.
-    pub fn owner(&self, virt: u64, loaded: &Loaded) -> Option<String> {
+    pub fn owner(&self, virt: u64, direct_map: u64, loaded: &Loaded) -> Option<String> {
         if virt >= IMAGE_BASE {
             return Some("the kernel's image".into());
         }
-        let phys = virt.wrapping_sub(loaded.memory.host_offset());
+        let phys = virt.wrapping_sub(direct_map);
         if !loaded.owns(phys) {
             return None;
         }

@@ -1,0 +1,70 @@
+//! A program in ring 3.
+
+use std::ops::Range;
+
+use efibed_guest::mapper::Step;
+
+use super::super::OutOfPages;
+use super::program::{Program, Segment};
+use super::space::{Rights, Space};
+use super::{OwnMemory, PAGE_BYTES};
+
+/// UD2: it ends a call on every KVM.
+const UD2: [u8; 2] = [0x0f, 0x0b];
+
+/// Where a program is called, and returns to.
+pub struct Loading {
+    map: u64,
+    finish: Option<u64>,
+    leave: u64,
+    segments: Vec<(Range<u64>, Rights)>,
+}
+
+impl Loading {
+    /// Puts the segments into free memory, and a page to return to behind them, at the memory's own address.
+    pub fn new(program: &Program, memory: &OwnMemory, space: &mut Space, free: Range<u64>) -> Result<Self, OutOfPages> {
+        let mut phys = free.start;
+        for segment in &program.segments {
+            let pages = segment.bytes.len() as u64 / PAGE_BYTES;
+            let is_there =
+                memory.write(phys, &segment.bytes) && space.map(memory, segment.virt, phys, pages, rights(segment));
+            if !is_there {
+                return Err(OutOfPages);
+            }
+            phys += pages * PAGE_BYTES;
+        }
+        let leave = phys.wrapping_add(super::PROGRAM_DIRECT_MAP);
+        let execute = Rights { write: false, execute: true };
+        if !(memory.write(phys, &UD2) && space.map(memory, leave, phys, 1, execute)) {
+            return Err(OutOfPages);
+        }
+        let segments = program.segments.iter().map(|segment| (segment.virt..segment.end(), rights(segment)));
+        Ok(Self { map: program.map, finish: program.finish, leave, segments: segments.collect() })
+    }
+
+    /// The function for a step, if there is one.
+    pub fn entry(&self, step: Step) -> Option<u64> {
+        match step {
+            Step::Map => Some(self.map),
+            Step::Finish => self.finish,
+        }
+    }
+
+    /// Where it returns to.
+    pub fn leave(&self) -> u64 {
+        self.leave
+    }
+
+    /// What lies at an address, for a message.
+    pub fn what_lies_at(&self, virt: u64) -> String {
+        match self.segments.iter().find(|(range, _)| range.contains(&virt)) {
+            None => "nothing".into(),
+            Some((_, Rights { write: true, .. })) => "the program's data".into(),
+            Some(_) => "the program, of which this may only be read".into(),
+        }
+    }
+}
+
+fn rights(segment: &Segment) -> Rights {
+    Rights { write: segment.writable, execute: segment.executable }
+}
