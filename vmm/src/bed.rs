@@ -1,5 +1,6 @@
 //! The public face: scenarios, and the bed they run on.
 
+mod require_kvm;
 mod scenario_file;
 
 use std::borrow::Cow;
@@ -18,6 +19,8 @@ use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
 use crate::mmu::{Rule, Rules};
 use crate::report::{EngineName, Report};
+
+pub use require_kvm::bed_or_skip;
 
 /// A test bed: one /dev/kvm handle, and machines that are used again. Cheap to clone, and safe to share between threads.
 ///
@@ -376,6 +379,7 @@ impl Scenario {
     }
 
     /// The built-in layout that was chosen last.
+    #[cfg(feature = "cli")]
     pub(crate) fn built_in(&self) -> LayoutMapper {
         self.mapper
     }
@@ -386,6 +390,7 @@ impl Scenario {
     }
 
     /// What the CPU reports.
+    #[cfg(feature = "cli")]
     pub(crate) fn cpu_request(&self) -> CpuidRequest {
         self.cpu
     }

@@ -1,4 +1,88 @@
-//! A test bed for EFI runtime-services mapping code.
+//! A test bed for EFI runtime-services **mapping code**: the code with which an operating system maps firmware's memory
+//! regions at virtual addresses before it calls SetVirtualAddressMap.
+//!
+//! A tiny KVM virtual machine gets an EFI memory map and a fake firmware. Your mapping code runs in it and builds page
+//! tables. The guest loads them, calls the runtime services through them, and reaches every page of every region with its
+//! own MMU. What went wrong comes back as a [`Report`]: which translation, permission or error code, why, and in which
+//! page-table entry. It needs Linux on x86-64 and access to `/dev/kvm`. It needs no root, no firmware image and no QEMU.
+//!
+//! # A test
+//!
+//! Implement [`Mapper`] for what you want to test, and run it in a [`Scenario`]:
+//!
+//! ```
+//! use efibed::mapper::page_table::{Mapping, WRITABLE};
+//! use efibed::mapper::{LeafRule, MemoryDescriptor, attribute};
+//! use efibed::{AddressSpace, MapContext, MapError, Mapper, MemoryMap, Pa, Scenario};
+//!
+//! /// Each runtime region at its physical address plus a constant.
+//! #[derive(Clone)]
+//! struct Linear(u64);
+//!
+//! impl Mapper for Linear {
+//!     fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+//!         for (index, region) in context.memory_map.iter().enumerate() {
+//!             if region.attribute & attribute::RUNTIME != 0 {
+//!                 let (virt_start, bytes) = (self.0 + region.phys_start, region.page_count * 4096);
+//!                 let mapping = Mapping { flags: WRITABLE, leaf_rule: LeafRule::CoAligned, gbpages: false };
+//!                 context.space.map(&mut context.tables, virt_start, region.phys_start, bytes, mapping)?;
+//!                 context.push_mapped(index, &MemoryDescriptor { virt_start, ..*region })?;
+//!             }
+//!         }
+//!         Ok(context.space)
+//!     }
+//! }
+//!
+//! # /*
+//! #[test]
+//! # */
+//! fn every_runtime_region_is_mapped() {
+//!     let bed = efibed::require_kvm!();
+//!     // A boot log, what a UEFI shell printed, TOML: the format is found out from the text.
+//!     let map = MemoryMap::parse(MY_MACHINE).unwrap();
+//!     let report = bed.run(&Scenario::new(map).mapper(Linear(0xffff_ff00_0000_0000))).unwrap();
+//!     report.assert_clean();
+//!     assert_eq!(report.translate(0xffff_ff00_7e72_9000), Some(Pa(0x7e72_9000)));
+//! }
+//! # const MY_MACHINE: &str = r#"
+//! #     [[descriptor]]
+//! #     type = "RuntimeServicesCode"
+//! #     phys = 0x7e000000
+//! #     pages = 0x20
+//! #     attribute = "RUNTIME|WB"
+//! #     [[descriptor]]
+//! #     type = "RuntimeServicesData"
+//! #     phys = 0x7e729000
+//! #     pages = 0x242
+//! #     attribute = "RUNTIME|WB"
+//! #     "#;
+//! # every_runtime_region_is_mapped();
+//! ```
+//!
+//! This mapper builds its tables with efibed's own [`AddressSpace::map`]. Yours has page-table code of its own.
+//!
+//! # What is asked of a mapper
+//!
+//! A mapper is held to a [`Contract`]. [`Contract::default`] says what every mapper owes. Every page of every RUNTIME region
+//! translates to its own frame, at the address that SetVirtualAddressMap is told, for the supervisor alone. Nothing else is
+//! mapped. Where your kernel promises more, or needs more freedom, say so with [`Scenario::contract`]: arenas, 1:1 aliases,
+//! boot services, permissions, cache types, a closed form of the addresses.
+//!
+//! A mapper runs in ring 3 of the guest, on copies of the test process's own pages. So it may be any Rust code that makes no
+//! system calls. What it must not touch it cannot touch: an attempt is a finding, with the address and the instruction.
+//!
+//! # Where to go
+//!
+//! - [Testing a mapper in Rust](https://github.com/efibed/efibed/blob/main/docs/rust-mapper.md): a crate with page-table code
+//!   of its own, a bug in it, and how the bug shows.
+//! - [Mapping code on the crate `x86_64`](https://github.com/efibed/efibed/blob/main/docs/x86_64-crate.md), with the feature
+//!   of that name.
+//! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
+//!   may have no KVM.
+//! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
+//!   people and for programs.
+//! - [`MemoryMap`] reads memory maps. [`Layout`] names the built-in mapping code, to compare with.
+//! - [`Scenario`] has the rest: other CPUs, firmware that misbehaves, the walk alone without a guest.
 
 mod bed;
 pub mod check;
@@ -12,10 +96,15 @@ pub mod matrix;
 pub mod memory_map;
 pub mod mmu;
 pub mod report;
+#[cfg(feature = "x86_64")]
+pub mod x86_64;
 
+#[doc(hidden)]
+pub use bed::bed_or_skip;
 pub use bed::{Scenario, TestBed};
 pub use check::Contract;
 pub use efibed_guest::mapper;
+pub use efibed_guest::mapper::AddressSpace;
 pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
 pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
 pub use firmware::{Misbehaviour, Offence};

@@ -8,12 +8,10 @@ mod request;
 use core::fmt::{self, Write};
 use core::ops::Range;
 
-use efibed_stub::memory::MemoryDescriptor;
-
 pub use c::{CFunction, CMapper};
+pub use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 pub use error::MapError;
-pub use page_table::LeafRule;
-use page_table::{AddressSpace, Tables};
+pub use page_table::{AddressSpace, LeafRule, Tables};
 pub use request::{
     ABI_VERSION, CpuAbilities, KeepRange, Log, MAX_KEEP, MapRequest, MapResult, MapStatus, RegionAtHand,
 };

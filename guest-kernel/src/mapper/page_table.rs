@@ -84,12 +84,26 @@ pub struct Mapping {
     pub gbpages: bool,
 }
 
-/// The pages a mapper may use for tables: zeroed, contiguous in physical memory, reached at a fixed distance.
-pub struct Tables {
-    /// Virtual minus physical address of all table memory, the kernel's included.
+/// The way to table memory: the mapper's, and the kernel's, which is read only.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableReach {
+    /// Virtual minus physical address.
     offset: u64,
     /// Physical addresses that can be reached at `offset`.
-    reach: Range<u64>,
+    range: Range<u64>,
+}
+
+impl TableReach {
+    /// Where the table at a physical address is reached; None if it lies elsewhere.
+    pub fn pointer(&self, table: u64) -> Option<*mut [u64; ENTRIES]> {
+        let inside = table >= self.range.start && self.range.end.saturating_sub(PAGE_BYTES) >= table;
+        inside.then(|| core::ptr::with_exposed_provenance_mut(table.wrapping_add(self.offset) as usize))
+    }
+}
+
+/// The pages a mapper may use for tables: zeroed, contiguous in physical memory, reached at a fixed distance.
+pub struct Tables {
+    reach: TableReach,
     first: u64,
     next: u64,
     end: u64,
@@ -101,7 +115,12 @@ impl Tables {
     /// page-aligned, and `pool` must lie in it and be zero behind its first `used_pages`.
     pub unsafe fn new(offset: u64, reach: Range<u64>, pool: Range<u64>, used_pages: u64) -> Self {
         let next = used_pages.saturating_mul(PAGE_BYTES).saturating_add(pool.start).min(pool.end);
-        Self { offset, reach, first: pool.start, next, end: pool.end }
+        Self { reach: TableReach { offset, range: reach }, first: pool.start, next, end: pool.end }
+    }
+
+    /// The way to table memory, for page-table code that works with pointers.
+    pub fn reach(&self) -> &TableReach {
+        &self.reach
     }
 
     /// Takes pages that somebody else has taken: so many of the pool in all.
@@ -131,14 +150,10 @@ impl Tables {
 
     /// The entries of the table at a physical address: the kernel's, or one of the mapper's.
     pub fn table(&mut self, table: u64) -> Result<&mut [u64; ENTRIES], MapError> {
-        let inside = table >= self.reach.start && self.reach.end.saturating_sub(PAGE_BYTES) >= table;
-        if !inside {
-            return Err(MapError::TableOutOfReach { table });
-        }
-        let virt = table.wrapping_add(self.offset);
+        let pointer = self.reach.pointer(table).ok_or(MapError::TableOutOfReach { table })?;
         // SAFETY: `new`'s caller vouches for the memory in `reach`, and the borrow of self makes this the only
         // reference into it.
-        Ok(unsafe { &mut *core::ptr::with_exposed_provenance_mut(virt as usize) })
+        Ok(unsafe { &mut *pointer })
     }
 
     /// The table below entry `slot`: made if absent, split if a leaf is there, copied if it is the kernel's.

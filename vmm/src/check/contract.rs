@@ -306,6 +306,7 @@ impl Contract {
     }
 
     /// Whether phase `finish` has something to do, or may have.
+    #[cfg(feature = "cli")]
     pub(crate) fn finishes(&self) -> bool {
         self.boot_services != Term::Owed || self.attributes_table == Term::Owed
     }

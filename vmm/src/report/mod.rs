@@ -256,7 +256,17 @@ impl Report {
     /// Panics with the report as a person would read it, if the run is not clean.
     #[track_caller]
     pub fn assert_clean(&self) {
-        assert!(self.is_clean(), "\n{}", text::Text::plain(self));
+        assert!(self.is_clean(), "\n{self}");
+    }
+
+    /// The first finding of a rule.
+    pub fn finding(&self, rule: Rule) -> Option<&Finding> {
+        self.findings.iter().find(|finding| finding.rule == rule)
+    }
+
+    /// The report as one JSON object: see [`json`].
+    pub fn to_json(&self) -> String {
+        json::to_json(self)
     }
 
     /// Where an address of a region leads, by the walk.
@@ -265,5 +275,12 @@ impl Report {
         let run = self.runs[..after].last()?;
         let offset = virt.checked_sub(run.va.0).filter(|offset| *offset < run.bytes && run.defect.is_none())?;
         run.pa.0.checked_add(offset).map(Pa)
+    }
+}
+
+/// As a person reads it, without colour.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::Text::plain(self).fmt(f)
     }
 }
