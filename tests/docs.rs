@@ -21,12 +21,19 @@ struct Page {
 }
 
 const PAGES: &[Page] = &[
+    Page {
+        name: "c-mapper",
+        tests: 3,
+        right: "CMapper::new(efibed_map, None)",
+        wrong: "CMapper::new(buggy_map, None)",
+    },
     Page { name: "rust-mapper", tests: 2, right: "scenario(map, co_aligned)", wrong: "scenario(map, by_virt_alone)" },
     Page { name: "x86_64-crate", tests: 3, right: "scenario(map, co_aligned)", wrong: "scenario(map, unchecked)" },
 ];
 
-/// The efibed of a page.
+/// The efibed of a page, and the part of it for build scripts; where each lies here.
 const PUBLISHED: &str = r#"efibed = { version = "0.1", "#;
+const PUBLISHED_GUEST: &str = r#"efibed-guest = { version = "0.1" }"#;
 
 fn main() {
     let trials = PAGES.iter().map(|page| trial(page.name, Need::Kvm, || works_as_it_says(page))).collect();
@@ -38,8 +45,10 @@ fn works_as_it_says(page: &Page) {
     let mut files = files_of(page.name, &read(page.name));
     let manifest = files.get_mut("Cargo.toml").expect("a page has a Cargo.toml");
     assert!(manifest.contains(PUBLISHED), "{}: Cargo.toml has no `{PUBLISHED}`", page.name);
-    let ours = workspace().join("vmm");
-    *manifest = manifest.replace(PUBLISHED, &format!("efibed = {{ path = {ours:?}, "));
+    let [ours, guest] = ["vmm", "guest-kernel"].map(|name| workspace().join(name));
+    *manifest = manifest
+        .replace(PUBLISHED, &format!("efibed = {{ path = {ours:?}, "))
+        .replace(PUBLISHED_GUEST, &format!("efibed-guest = {{ path = {guest:?} }}"));
     let folder = Outside::new(page.name);
 
     folder.write(&files);

@@ -649,7 +649,7 @@ fn a_mapper_of_ones_own_is_checked() {
     const MAP: &str = "../tests/maps/ovmf-2013.toml";
     let folder = Directory::new();
     let elf = folder.file("mapper.elf");
-    let elf = elf.to_str().unwrap();
+    let elf = elf.as_str();
     let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
     efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
