@@ -39,17 +39,47 @@ macro_rules! require_kvm {
 #[track_caller]
 pub fn bed_or_skip() -> Option<TestBed> {
     static BED: OnceLock<Result<TestBed, EngineError>> = OnceLock::new();
+    let is_required = env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
     match BED.get_or_init(TestBed::new) {
         Ok(bed) => Some(bed.clone()),
-        Err(why) if env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1") => {
-            let help = if let EngineError::Open(error) = why { error.help() } else { "" };
-            panic!("EFIBED_REQUIRE_KVM=1 is set, but {why}\n{help}")
-        }
         Err(why) => {
-            // Not `eprintln!`: the output of tests that pass is hidden, and this must be seen. If it cannot be written,
-            // there is nobody to read it.
-            let _ = writeln!(io::stderr(), "skipped: {}: {why}", Location::caller());
+            skip_or_fail(why, is_required);
             None
         }
+    }
+}
+
+#[track_caller]
+fn skip_or_fail(why: &EngineError, is_required: bool) {
+    if is_required {
+        let help = if let EngineError::Open(error) = why { error.help() } else { "" };
+        panic!("EFIBED_REQUIRE_KVM=1 is set, but {why}\n{help}");
+    }
+    // Not `eprintln!`: the output of tests that pass is hidden, and this must be seen. If it cannot be written, there is
+    // nobody to read it.
+    let _ = writeln!(io::stderr(), "skipped: {}: {why}", Location::caller());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::machine::Hypervisor;
+
+    fn without_kvm() -> EngineError {
+        let missing = Hypervisor::open_at(Path::new("/dev/no-such-kvm"));
+        missing.err().expect("there is no such device").into()
+    }
+
+    #[test]
+    fn without_kvm_a_test_is_skipped() {
+        skip_or_fail(&without_kvm(), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "EFIBED_REQUIRE_KVM=1 is set, but /dev/no-such-kvm does not exist\nload KVM")]
+    fn where_kvm_is_required_it_fails() {
+        skip_or_fail(&without_kvm(), true);
     }
 }
