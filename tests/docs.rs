@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use efibed_tests::{Need, trial};
 use libtest_mimic::Arguments;
@@ -41,7 +42,11 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }
 
+/// One page after another: Cargo cleans the executables of tests by their names, and those are the same on each.
+static TURN: Mutex<()> = Mutex::new(());
+
 fn works_as_it_says(page: &Page) {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut files = files_of(page.name, &read(page.name));
     let manifest = files.get_mut("Cargo.toml").expect("a page has a Cargo.toml");
     assert!(manifest.contains(PUBLISHED), "{}: Cargo.toml has no `{PUBLISHED}`", page.name);

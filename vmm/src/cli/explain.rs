@@ -126,7 +126,7 @@ impl Arguments {
         let firmware =
             self.options.firmware.iter().filter_map(of_no_use_to_walks).map(|name| format!("--firmware {name}"));
         let contract = scenario.contract_in_force();
-        let kernel = self.options.kernel.iter().filter_map(|item| kernel_item_of_no_use(item, &contract));
+        let kernel = self.options.kernel.iter().filter_map(|item| kernel_item_of_no_use(item, contract));
         match firmware.chain(kernel).next() {
             Some(name) => Err(useless(&name, "no service is called, and the tables do not depend on it")),
             None => Ok(()),

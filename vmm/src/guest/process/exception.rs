@@ -69,7 +69,7 @@ impl Exception {
 
     /// The number of the system call that it came of; None: it is no such. `code` is what lies at RIP.
     ///
-    /// With EFER.SCE clear SYSCALL is #UD (SDM vol. 2B). Some virtual CPUs take it all the same, and go on in ring 3 at
+    /// With EFER.SCE clear SYSCALL is #UD (SDM vol. 2B). Some virtual CPUs take it in spite of that, and go on in ring 3 at
     /// IA32_LSTAR, with the next instruction's address in RCX: nothing is mapped there.
     pub fn system_call(&self, code: &[u8]) -> Option<u64> {
         let is_taken = self.rip == SYSTEM_CALL_AT;

@@ -27,6 +27,9 @@ pub struct Area {
     pub rights: Rights,
 }
 
+/// The kernel's image has the last entry of a root to itself: its direct map is elsewhere.
+const _: () = assert!(IMAGE_BASE >> 39 == u64::MAX >> 39 && DIRECT_MAP >> 39 != IMAGE_BASE >> 39);
+
 impl Area {
     fn contains(&self, virt: u64) -> bool {
         virt.wrapping_sub(self.virt) < self.phys.end - self.phys.start
@@ -62,7 +65,6 @@ impl Space {
         // The kernel's tables lie in other memory, so the entry is copied: the image has the last one of the root alone.
         let slot = 8 * 511;
         let entry = loaded.memory.read_u64(loaded.kernel_root + slot).ok_or(OutOfPages)?;
-        debug_assert!(IMAGE_BASE >> 39 == u64::MAX >> 39 && DIRECT_MAP >> 39 != IMAGE_BASE >> 39);
         if !memory.write_u64(root + slot, entry) {
             return Err(OutOfPages);
         }
