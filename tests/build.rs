@@ -50,9 +50,9 @@ const ATTACKS: [&str; 38] = [
 
 fn main() {
     println!("cargo::rerun-if-changed=programs");
-    println!("cargo::rerun-if-changed=../guest-kernel/include/efibed.h");
     let here = env::var("CARGO_MANIFEST_DIR").unwrap();
     let out = env::var("OUT_DIR").unwrap();
+    fs::write(Path::new(&out).join("efibed.h"), efibed_guest::HEADER).unwrap();
     let compiler = env::var("CC").unwrap_or_else(|_| "cc".into());
     let numbers: Vec<String> = ATTACKS.iter().zip(0..).map(|(name, number)| format!("-D{name}={number}")).collect();
     let mut list = String::from("/// Name and file of each.\npub static PROGRAMS: &[(&str, &[u8])] = &[\n");
@@ -63,7 +63,7 @@ fn main() {
             .args(["-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-e", "efibed_map"])
             .args(&numbers)
             .arg(format!("-DATTACK={name}"))
-            .arg(format!("-I{here}/../guest-kernel/include"))
+            .arg(format!("-I{out}"))
             .arg(format!("{here}/programs/hostile.c"))
             .arg("-o")
             .arg(&elf)
