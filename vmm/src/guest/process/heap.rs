@@ -6,7 +6,7 @@
 //! process's own, one piece after another. What they are given back, they let lie: the heap lasts for one run.
 
 use std::arch::asm;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ops::Range;
 use std::ptr;
 
@@ -36,7 +36,7 @@ pub fn prepare(memory: &OwnMemory, phys: Range<u64>) {
 
 /// Changes of this process's code: at each address, bytes to be put into the guest's copy of it.
 pub fn redirections() -> Vec<(u64, [u8; JUMP_BYTES])> {
-    let pairs: [(&std::ffi::CStr, *const (), *const ()); 8] = [
+    let pairs: [(&CStr, *const (), *const ()); 7] = [
         (c"malloc", libc::malloc as *const (), malloc as *const ()),
         (c"calloc", libc::calloc as *const (), calloc as *const ()),
         (c"realloc", libc::realloc as *const (), realloc as *const ()),
@@ -44,10 +44,9 @@ pub fn redirections() -> Vec<(u64, [u8; JUMP_BYTES])> {
         (c"posix_memalign", libc::posix_memalign as *const (), posix_memalign as *const ()),
         (c"aligned_alloc", libc::aligned_alloc as *const (), aligned_alloc as *const ()),
         (c"memalign", libc::memalign as *const (), aligned_alloc as *const ()),
-        (c"malloc_usable_size", ptr::null(), ptr::null()),
     ];
     let mut redirections = Vec::new();
-    for (name, linked, ours) in pairs.into_iter().filter(|(_, _, ours)| !ours.is_null()) {
+    for (name, linked, ours) in pairs {
         // What this program was linked to may be a stub that jumps to the function; code of libraries has no such.
         // SAFETY: the name is a C string.
         let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };

@@ -260,8 +260,8 @@ impl Process {
         if virt < PAGE_BYTES {
             return "the null page".into();
         }
-        if (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt) {
-            return "the guard page below the stack".into();
+        if self.is_below_the_stack(virt) {
+            return "the guard below the stack".into();
         }
         if let Some(what) = self.space.owner(virt, self.direct_map, loaded) {
             return what;
