@@ -16,13 +16,6 @@ fn run_scenario(scenario: &Scenario) -> Report {
     bed().run(&scenario.clone().engine(EngineName::Walker)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn rules(report: &Report) -> Vec<Rule> {
-    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    rules
-}
-
 #[test]
 fn a_runtime_maps_own_entries_give_every_address() {
     for (name, text) in TRUTH.map(|(name, _)| name).into_iter().zip(RUNTIME_MAPS) {

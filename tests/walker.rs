@@ -14,13 +14,6 @@ fn run(scenario: &Scenario) -> Report {
     bed().run(&scenario.clone().engine(EngineName::Walker)).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn rules(report: &Report) -> Vec<Rule> {
-    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    rules
-}
-
 #[test]
 fn it_says_that_no_mmu_was_asked() {
     let report = run(&scenario(OVMF_2013));

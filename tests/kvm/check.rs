@@ -98,13 +98,6 @@ fn of_rule(report: &Report, rule: Rule) -> Vec<&Finding> {
     report.findings.iter().filter(|finding| finding.rule == rule).collect()
 }
 
-fn rules(report: &Report) -> Vec<Rule> {
-    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
-    rules.sort_unstable();
-    rules.dedup();
-    rules
-}
-
 /// From the mail of 2 October 2013: the first and last byte of each range, and where it leads.
 const TABLE_OF_2013: [(u64, u64, u64); 5] = [
     (0xffff_fffe_8080_0000, 0xffff_fffe_80ff_ffff, 0x80_0000),

@@ -10,17 +10,21 @@ use std::time::Duration;
 
 use efibed::check::{Phase, Rule};
 use efibed::mapper::page_table::AddressSpace;
+use efibed::mapper::{CMapper, MapRequest, MapResult};
 use efibed::mmu::Level;
-use efibed::report::Report;
-use efibed::{Contract, Layout, LayoutMapper, MapContext, MapError, Mapper, MemoryMap, Moment, Scenario, Tamper};
+use efibed::report::RunVerdict;
+use efibed::{Contract, Layout, LayoutMapper, MapContext, MapError, Mapper, Moment, Scenario, Tamper};
 use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, PORT};
-use efibed_tests::{Need, bed, trial};
+use efibed_tests::{Need, bed, first_message, rules, small_map, trial};
 use libtest_mimic::Trial;
 
 pub fn trials() -> Vec<Trial> {
     vec![
         trial("every_attack_of_mapping_code_is_found", Need::Kvm, every_attack_of_mapping_code_is_found),
         trial("what_mapping_code_may_do_is_clean", Need::Kvm, what_mapping_code_may_do_is_clean),
+        trial("a_panic_is_told_whole", Need::Kvm, a_panic_is_told_whole),
+        trial("what_does_not_fit_the_guest_is_incomplete", Need::Kvm, what_does_not_fit_the_guest_is_incomplete),
+        trial("a_mapper_in_c_is_not_believed", Need::Kvm, a_mapper_in_c_is_not_believed),
         trial("tables_that_change_while_they_are_probed", Need::Kvm, tables_that_change_while_they_are_probed),
         trial("finish_is_judged_by_what_it_did", Need::Kvm, finish_is_judged_by_what_it_did),
         trial("many_threads_run_different_mappers", Need::Kvm, many_threads_run_different_mappers),
@@ -330,26 +334,8 @@ impl Hostile {
     }
 }
 
-const MAP: &str = r#"
-    [[descriptor]]
-    type = "RuntimeServicesCode"
-    phys = 0x7e000000
-    pages = 0x20
-    attribute = "RUNTIME|WB"
-    [[descriptor]]
-    type = "RuntimeServicesData"
-    phys = 0x7e729000
-    pages = 0x42
-    attribute = "RUNTIME|WB"
-    [[descriptor]]
-    type = "ConventionalMemory"
-    phys = 0x1000000
-    pages = 0x4000
-    attribute = "WB"
-    "#;
-
 fn scenario(layout: Layout) -> Scenario {
-    Scenario::new(MemoryMap::parse(MAP).unwrap()).layout(layout).stretch_limit(Duration::from_secs(2))
+    Scenario::new(small_map(0x42)).layout(layout).stretch_limit(Duration::from_secs(2))
 }
 
 fn attacked(layout: Layout, attack: &'static Attack) -> Scenario {
@@ -368,7 +354,7 @@ fn every_attack_of_mapping_code_is_found() {
     for (index, attack) in ATTACKS.iter().cycle().take(rounds * ATTACKS.len()).enumerate() {
         let layout = LAYOUTS[index % LAYOUTS.len()];
         let report = bed().run(&attacked(layout, attack)).unwrap_or_else(|error| panic!("{}: {error}", attack.name));
-        let rules: Vec<Rule> = report.findings.iter().map(|finding| finding.rule).collect();
+        let rules = rules(&report);
         println!("{}: {}", attack.name, first_message(&report));
         if report.is_clean() || !attack.expected.iter().any(|rule| rules.contains(rule)) {
             wrong.push(format!("{} under {}: {rules:?}, {}", attack.name, layout.name(), first_message(&report)));
@@ -376,10 +362,6 @@ fn every_attack_of_mapping_code_is_found() {
         bed().run(&scenario(layout)).unwrap().assert_clean();
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
-}
-
-fn first_message(report: &Report) -> &str {
-    report.findings.first().map_or("nothing", |finding| &finding.message)
 }
 
 fn named(name: &str) -> &'static Attack {
@@ -443,15 +425,74 @@ fn what_mapping_code_may_do_is_clean() {
         report.assert_clean();
         let logged: Vec<_> =
             report.notes.iter().filter_map(|note| note.split_once("logged: ")).map(|at| at.1).collect();
-        // 0x20 + 0x42 + 0x4000 pages, of three types.
+        // 0x20 + 0x42 + 0x6000 pages, of three types.
         assert_eq!(
             logged,
-            ["panicked at tests/kvm/hostile.rs", "captured values 5494.0 true 4", "16482 1"]
+            ["panicked at tests/kvm/hostile.rs", "captured values 8224.7 true 5", "24674 1"]
                 .map(|text| { logged.iter().copied().find(|line| line.starts_with(text)).unwrap_or(text) })
         );
+        let served = "invlpg (1), mov from cr0 (1), mov from cr3 (1), mov from cr4 (1), rdmsr of EFER (1), wbinvd (1)";
+        let told = report.notes.iter().find(|note| note.starts_with("carried out for the mapping code: "));
+        assert!(told.is_some_and(|note| note.ends_with(served)), "{:?}", report.notes);
         // What it changed in memory is not seen here.
         assert!(SEEN.with_borrow(Vec::is_empty));
     }
+}
+
+/// A message of several lines is the panic's; what was logged before is not.
+fn a_panic_is_told_whole() {
+    static WORDY: Attack = in_map("panic in several lines", PANIC, |context, space| {
+        context.log("before");
+        assert_eq!(black_box(2), 3, "a sum");
+        space
+    });
+    let report = bed().run(&attacked(Layout::Window, &WORDY)).unwrap();
+    let message = first_message(&report);
+    assert!(message.starts_with("the mapping code panicked at tests/kvm/hostile.rs:"), "{message}");
+    assert!(["a sum", "left: 2", "right: 3"].iter().all(|part| message.contains(part)), "{message}");
+    assert!(!message.contains("before"), "{message}");
+}
+
+/// A mapper that does what it may, and more of it than there is room for in the guest.
+#[derive(Clone)]
+struct Large(std::sync::Arc<Vec<u8>>);
+
+impl Mapper for Large {
+    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+        let sum: u64 = self.0.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
+        context.log(sum);
+        LayoutMapper { layout: Layout::Window, ..Default::default() }.map(context)
+    }
+}
+
+/// That is the test bed's limit, and no fault of the mapper's: neither clean nor a finding.
+fn what_does_not_fit_the_guest_is_incomplete() {
+    let run = |bytes| {
+        let mapper = Large(std::sync::Arc::new(vec![1; bytes]));
+        let scenario = scenario(Layout::Window).mapper(mapper).contract(Contract::of(Layout::Window));
+        bed().run(&scenario).unwrap()
+    };
+    run(16 << 20).assert_clean();
+    let report = run(64 << 20);
+    assert_eq!((report.verdict(), rules(&report)), (RunVerdict::Incomplete, vec![]));
+    assert!(report.skipped.iter().any(|row| row.reason.contains("no room in the guest")), "{:?}", report.skipped);
+    // A heap that is used up is told with what came of it.
+    let report = bed().run(&attacked(Layout::Window, named("use up the heap"))).unwrap();
+    assert!(first_message(&report).contains("more memory than its heap has"), "{}", first_message(&report));
+}
+
+unsafe extern "C" fn absurd(_request: *const MapRequest, result: *mut MapResult) -> i32 {
+    // SAFETY: the result is there to be written to.
+    unsafe { (&raw mut (*result).table_pages).write(1 << 60) };
+    0
+}
+
+fn a_mapper_in_c_is_not_believed() {
+    // SAFETY: it is written to efibed.h.
+    let mapper = unsafe { CMapper::new(absurd, None) };
+    let report = bed().run(&scenario(Layout::Window).mapper(mapper)).unwrap();
+    assert_eq!(rules(&report), [Rule::MapperError], "{}", first_message(&report));
+    assert!(first_message(&report).contains("pages of tables, and has room for"), "{}", first_message(&report));
 }
 
 /// P of a leaf goes, and W, and a leaf in the free; the CPU's own A and D say nothing.
@@ -501,18 +542,15 @@ fn many_threads_run_different_mappers() {
         .map(|(name, usual)| std::env::var(name).map_or(usual, |number| number.parse::<usize>().unwrap()));
     let quick = |attack: &&Attack| attack.expected != [Rule::Watchdog];
     let attacks: Vec<&'static Attack> = ATTACKS.iter().filter(quick).collect();
-    let rules = |layout, attack| -> Vec<Rule> {
-        let report = bed().run(&attacked(layout, attack).firmware_calls(false)).unwrap();
-        report.findings.iter().map(|finding| finding.rule).collect()
-    };
-    let alone: Vec<Vec<Rule>> = attacks.iter().map(|attack| rules(Layout::Window, attack)).collect();
+    let found = |attack| rules(&bed().run(&attacked(Layout::Window, attack).firmware_calls(false)).unwrap());
+    let alone: Vec<Vec<Rule>> = attacks.iter().map(|attack| found(attack)).collect();
     std::thread::scope(|scope| {
         for thread in 0..threads {
-            let (attacks, alone, rules) = (&attacks, &alone, &rules);
+            let (attacks, alone, found) = (&attacks, &alone, &found);
             scope.spawn(move || {
                 for run in 0..runs {
                     let index = (thread * 31 + run * 7) % attacks.len();
-                    assert_eq!(rules(Layout::Window, attacks[index]), alone[index], "{}", attacks[index].name);
+                    assert_eq!(found(attacks[index]), alone[index], "{}", attacks[index].name);
                 }
             });
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use efibed::machine::msr::{IA32_LSTAR, IA32_PAT};
 use efibed::machine::{
     AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, PAGE_BYTES,
     RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
@@ -607,8 +608,6 @@ const MSRS: [Range<u32>; 5] =
     [0..0x1000, 0x4000_0000..0x4000_0200, 0x4b56_4d00..0x4b56_4d10, 0xc000_0000..0xc000_0200, 0xc001_0000..0xc001_0300];
 /// TSC, MPERF, APERF, the TSC deadline and Hyper-V's two clocks change by themselves.
 const CLOCKS: [u32; 6] = [0x10, 0xe7, 0xe8, 0x6e0, 0x4000_0010, 0x4000_0020];
-const IA32_LSTAR: u32 = 0xc000_0082;
-const IA32_PAT: u32 = 0x277;
 /// An MTRR: those are not on KVM's list.
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use efibed::check::{Phase, Rule};
-use efibed::{EngineError, EngineName, MemoryMap, Report, Scenario};
-use efibed_tests::{Need, bed, trial};
+use efibed::{EngineError, EngineName, Report, Scenario};
+use efibed_tests::{Need, bed, first_message, rules, small_map, trial};
 use libtest_mimic::Trial;
 
 /// `PROGRAMS`: name and file of each, in the order of `ATTACKS`.
@@ -53,39 +53,21 @@ fn expected(name: &str) -> &'static [Rule] {
     }
 }
 
-const MAP: &str = r#"
-    [[descriptor]]
-    type = "RuntimeServicesCode"
-    phys = 0x7e000000
-    pages = 0x20
-    attribute = "RUNTIME|WB"
-    [[descriptor]]
-    type = "RuntimeServicesData"
-    phys = 0x7e729000
-    pages = 0x442
-    attribute = "RUNTIME|WB"
-    [[descriptor]]
-    type = "ConventionalMemory"
-    phys = 0x1000000
-    pages = 0x6000
-    attribute = "WB"
-    "#;
+/// So much data that a leaf of 2 MiB fits.
+fn scenario() -> Scenario {
+    Scenario::new(small_map(0x442)).stretch_limit(Duration::from_secs(2))
+}
 
 fn run(name: &str) -> Report {
     let (_, elf) = compiled::PROGRAMS.iter().find(|(known, _)| *known == name).unwrap();
-    let scenario = Scenario::new(MemoryMap::parse(MAP).unwrap()).mapper_elf(elf).stretch_limit(Duration::from_secs(2));
-    bed().run(&scenario).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-fn first_message(report: &Report) -> &str {
-    report.findings.first().map_or("nothing", |finding| &finding.message)
+    bed().run(&scenario().mapper_elf(elf)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn programs_are_judged_by_what_they_do() {
     let mut wrong = Vec::new();
     for (name, _) in compiled::PROGRAMS {
         let report = run(name);
-        let rules: Vec<Rule> = report.findings.iter().map(|finding| finding.rule).collect();
+        let rules = rules(&report);
         println!("{name}: {}", first_message(&report));
         let is_right = match expected(name) {
             [] => report.is_clean(),
@@ -130,7 +112,6 @@ fn an_exception_is_told_with_its_line() {
 }
 
 fn what_is_no_program_is_an_error() {
-    let scenario = || Scenario::new(MemoryMap::parse(MAP).unwrap());
     let run = |scenario: Scenario| bed().run(&scenario);
     assert!(matches!(run(scenario().mapper_elf(b"#!/bin/sh")), Err(EngineError::Program(_))));
     let (_, elf) = compiled::PROGRAMS[0];

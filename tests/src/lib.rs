@@ -5,7 +5,7 @@ pub mod random;
 
 use std::sync::OnceLock;
 
-use efibed::check::Phase;
+use efibed::check::{Phase, Rule};
 use efibed::machine::Hypervisor;
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use efibed::report::{Report, Verdict};
@@ -369,4 +369,41 @@ pub fn image() -> Vec<MemoryDescriptor> {
 /// An entry of the Memory Attributes Table.
 pub fn attributes(ty: MemoryType, phys: u64, pages: u64, att: MemoryAttribute) -> MemoryDescriptor {
     MemoryDescriptor { att: att | MemoryAttribute::RUNTIME, ..runtime(ty, phys, pages) }
+}
+
+/// The rules of what was found, in the order of their documentation, each once.
+pub fn rules(report: &Report) -> Vec<Rule> {
+    let mut rules: Vec<_> = report.findings.iter().map(|finding| finding.rule).collect();
+    rules.sort_unstable();
+    rules.dedup();
+    rules
+}
+
+/// What the first finding says.
+pub fn first_message(report: &Report) -> &str {
+    report.findings.first().map_or("nothing", |finding| &finding.message)
+}
+
+/// Runtime code at 0x7e000000, so many pages of runtime data at 0x7e729000, and room for the guest.
+pub fn small_map(data_pages: u64) -> MemoryMap {
+    let text = format!(
+        r#"
+        [[descriptor]]
+        type = "RuntimeServicesCode"
+        phys = 0x7e000000
+        pages = 0x20
+        attribute = "RUNTIME|WB"
+        [[descriptor]]
+        type = "RuntimeServicesData"
+        phys = 0x7e729000
+        pages = {data_pages}
+        attribute = "RUNTIME|WB"
+        [[descriptor]]
+        type = "ConventionalMemory"
+        phys = 0x1000000
+        pages = 0x6000
+        attribute = "WB"
+        "#
+    );
+    MemoryMap::parse(&text).expect("it is a good one")
 }

@@ -220,7 +220,7 @@ impl Scenario {
         scenario_file::schema()
     }
 
-    /// The layout.
+    /// A built-in layout. The last of this, [`Self::leaf_rule`], [`Self::mapper`] and [`Self::mapper_elf`] says what runs.
     #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
         self.mapper.layout = layout;
@@ -262,7 +262,7 @@ impl Scenario {
         self
     }
 
-    /// The rule for the size of leaves.
+    /// A built-in layout's rule for the size of leaves.
     #[must_use]
     pub fn leaf_rule(mut self, leaf_rule: LeafRule) -> Self {
         self.mapper.leaf_rule = leaf_rule;

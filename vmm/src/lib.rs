@@ -77,6 +77,7 @@
 //!   of its own, a bug in it, and how the bug shows.
 //! - [Mapping code on the crate `x86_64`](https://github.com/efibed/efibed/blob/main/docs/x86_64-crate.md), with the feature
 //!   of that name.
+//! - [Mapping code in C](https://github.com/efibed/efibed/blob/main/docs/c-mapper.md), linked into a test or as a program.
 //! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for

@@ -114,8 +114,10 @@ impl Tables {
     /// All of `reach` must be memory at `physical + offset` (wrapping) that nothing else refers to while this lives,
     /// page-aligned, and `pool` must lie in it and be zero behind its first `used_pages`.
     pub unsafe fn new(offset: u64, reach: Range<u64>, pool: Range<u64>, used_pages: u64) -> Self {
-        let next = used_pages.saturating_mul(PAGE_BYTES).saturating_add(pool.start).min(pool.end);
-        Self { reach: TableReach { offset, range: reach }, first: pool.start, next, end: pool.end }
+        let reach = TableReach { offset, range: reach };
+        let mut tables = Self { reach, first: pool.start, next: pool.start, end: pool.end };
+        tables.set_used_pages(used_pages);
+        tables
     }
 
     /// The way to table memory, for page-table code that works with pointers.
@@ -123,9 +125,9 @@ impl Tables {
         &self.reach
     }
 
-    /// Takes pages that somebody else has taken: so many of the pool in all.
+    /// Takes somebody else's word for the pages taken of the pool. That it can be more than there are is for the host to find.
     pub(super) fn set_used_pages(&mut self, pages: u64) {
-        self.next = pages.saturating_mul(PAGE_BYTES).saturating_add(self.first).min(self.end);
+        self.next = pages.saturating_mul(PAGE_BYTES).saturating_add(self.first);
     }
 
     /// Pages taken so far.
@@ -136,7 +138,7 @@ impl Tables {
     /// The physical address of the next zeroed page.
     pub fn allocate(&mut self) -> Result<u64, MapError> {
         let page = self.next;
-        if self.end - page < PAGE_BYTES {
+        if self.end.saturating_sub(page) < PAGE_BYTES {
             return Err(MapError::OutOfTablePages);
         }
         self.next += PAGE_BYTES;

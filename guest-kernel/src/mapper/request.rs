@@ -92,7 +92,7 @@ pub struct KeepRange {
 pub struct MapResult {
     /// A [`MapStatus`].
     pub status: u64,
-    /// The descriptor, or other number, that goes with the status.
+    /// The descriptor, or other number, that goes with the status; of a panic, where in the log its account begins.
     pub detail: u64,
     /// Physical address of the root to load.
     pub root: u64,

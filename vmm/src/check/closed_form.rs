@@ -154,21 +154,11 @@ fn linux_addresses(map: &MemoryMap) -> HashMap<usize, Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::merged::tests::map;
     use super::*;
-    use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
+    use crate::memory_map::{MemoryAttribute, MemoryType};
 
     const RUNTIME: MemoryAttribute = MemoryAttribute::RUNTIME;
-
-    fn map(regions: &[(MemoryType, MemoryAttribute, u64, u64)]) -> MemoryMap {
-        let descriptor = |&(ty, att, phys_start, page_count): &(_, _, _, _)| MemoryDescriptor {
-            ty,
-            att,
-            phys_start,
-            page_count,
-            ..Default::default()
-        };
-        MemoryMap::from_descriptors("test", regions.iter().map(descriptor).collect())
-    }
 
     fn linux(map: &MemoryMap) -> Vec<(usize, Option<u64>)> {
         let mut all: Vec<_> = (LINUX.addresses)(map).into_iter().collect();

@@ -59,13 +59,14 @@ fn is_valid(region: &Region) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::memory_map::MemoryDescriptor;
 
     const RUNTIME: MemoryAttribute = MemoryAttribute::RUNTIME;
 
-    fn map(regions: &[(MemoryType, MemoryAttribute, u64, u64)]) -> MemoryMap {
+    /// A map of regions: type, attribute, start and pages.
+    pub(in crate::check) fn map(regions: &[(MemoryType, MemoryAttribute, u64, u64)]) -> MemoryMap {
         let descriptor = |&(ty, att, phys_start, page_count): &(_, _, _, _)| MemoryDescriptor {
             ty,
             att,

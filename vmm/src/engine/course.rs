@@ -161,9 +161,9 @@ pub fn judge_outcome(
     match outcome {
         Mapped::Tables(tables) => return Some(*tables),
         Mapped::GaveUp(error) => mapper_gave_up(job, phase, *error, loaded, report, marks),
-        Mapped::Panicked => {
-            let last = loaded.logged().pop().unwrap_or_else(|| "panicked".into());
-            marks.push_worded(phase, Rule::GuestPanic, None, format!("the mapping code {last}"));
+        Mapped::Panicked(account) => {
+            let account = if account.is_empty() { "panicked, and its log had no room for more" } else { account };
+            marks.push_worded(phase, Rule::GuestPanic, None, format!("the mapping code {account}"));
         }
         Mapped::Absurd(sentences) => {
             for sentence in sentences {
@@ -174,14 +174,11 @@ pub fn judge_outcome(
     None
 }
 
-/// What the mapper has logged, as notes; what it logged in phase `map` is not told again.
-pub fn report_on_log(phase: Phase, loaded: &Loaded, report: &mut Report) {
-    for line in loaded.logged() {
-        let note = format!("the mapping code logged: {line}");
-        if phase == Phase::Map || !report.notes.contains(&note) {
-            report.notes.push(note);
-        }
-    }
+/// What the mapper has logged, as notes. It adds to what it logged in an earlier phase, which has been told.
+pub fn report_on_log(loaded: &Loaded, report: &mut Report) {
+    const LOGGED: &str = "the mapping code logged: ";
+    let told = report.notes.iter().filter(|note| note.starts_with(LOGGED)).count();
+    report.notes.extend(loaded.logged().lines().skip(told).map(|line| format!("{LOGGED}{line}")));
 }
 
 /// A mapper's error as a finding.
@@ -206,7 +203,10 @@ fn mapper_error(phase: Phase, error: MapError, job: &Job<'_>, loaded: &Loaded, m
         _ => (
             Rule::MapperError,
             None,
-            format!("the mapping code gave up: {}", loaded.logged().pop().unwrap_or_default()),
+            format!(
+                "the mapping code gave up: {}",
+                loaded.logged().lines().last().unwrap_or("its log does not say why")
+            ),
         ),
     };
     marks.push_worded(phase, rule, index, message);

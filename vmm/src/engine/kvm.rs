@@ -33,7 +33,7 @@ use crate::check::{
     ProbeCounts, Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
-use crate::guest::process::{PROCESS_BYTES, Process, open_maps};
+use crate::guest::process::{Code, PROCESS_BYTES, Process, open_maps};
 use crate::guest::{
     BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES,
     Placement, PortAnswer, Sizes, command,
@@ -149,6 +149,12 @@ impl Kvm {
         let mut guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.stretch_limit)?;
         guest.add_process(&process).map_err(BootError::from)?;
         guest.set_deadline(start.checked_add(job.limit));
+        if guest.missing_state() != 0 && matches!(code, Code::Own) {
+            report.notes.push(format!(
+                "this KVM lacks extended state that this process has (XCR0 {:#x}): code made for it is #UD in the guest",
+                guest.missing_state()
+            ));
+        }
         report.timing.build = start.elapsed();
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
@@ -304,6 +310,7 @@ impl Run<'_, '_> {
         if let Err(end) = self.run(&mut judged) {
             self.ended(&end);
         }
+        self.tell_what_was_served();
         self.skip_what_was_not_done();
         let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
         self.report.regions = course::region_reports(self.job.map, known, &self.report.findings);

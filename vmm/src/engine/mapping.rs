@@ -12,8 +12,8 @@ pub enum Outcome {
     Tables(MappedTables),
     /// It gave up.
     GaveUp(MapError),
-    /// It panicked.
-    Panicked,
+    /// It panicked, with this account.
+    Panicked(String),
     /// Numbers that cannot be, each in a sentence.
     Absurd(Vec<String>),
 }
@@ -23,7 +23,7 @@ impl Outcome {
     pub fn read(loaded: &Loaded) -> Self {
         let MapResult { status, detail, root, mapped, table_pages, log_used, .. } = loaded.result();
         if status == MapStatus::Panicked as u64 {
-            return Self::Panicked;
+            return Self::Panicked(loaded.logged_from(detail));
         }
         if let Some(error) = MapError::from_status(status, detail) {
             return Self::GaveUp(error);

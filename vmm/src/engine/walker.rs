@@ -24,13 +24,11 @@ pub fn run(job: &Job<'_>) -> Result<Report, EngineError> {
 /// Runs a job, and shows each phase's tables, if there are any: those of phase `finish` only where it changed them.
 pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
     let start = Instant::now();
-    if job.subject.mapper().is_none() {
+    let Some(mapper) = job.subject.mapper() else {
         let what = "an ELF file's mapping code under engine walker".into();
-        return Err(EngineError::Unable {
-            what,
-            why: "it runs natively, and only a guest confines what is in a file".into(),
-        });
-    }
+        let why = "it runs natively, and only a guest confines what is in a file".into();
+        return Err(EngineError::Unable { what, why });
+    };
     let paging = Paging { rules: job.rules, ..model(&job.cpu) };
     let mut report = course::empty_report(job, EngineName::Walker, Cpu::honest(paging));
     let mut marks = Marks::default();
@@ -59,7 +57,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     let deadline = start.checked_add(job.limit);
     let budget = Budget::new(deadline);
     let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look, deadline, budget };
-    let judged = run.carry_out();
+    let judged = run.carry_out(mapper);
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
     report.skipped.extend(course::asked_of_services(job).map(|what| Skipped::not_done(what, NO_SERVICES)));
@@ -86,8 +84,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
-    fn carry_out(&mut self) -> Option<(Expectation, TableVerdict)> {
-        let mut mapper = self.job.subject.mapper()?;
+    fn carry_out(&mut self, mut mapper: Box<dyn Mapper>) -> Option<(Expectation, TableVerdict)> {
         let MappedTables { root, mapped, table_pages } = self.run_mapper(Step::Map, &mut mapper)?;
         if self.is_out_of_time(&["the walk over the tables", "phase `finish`"]) {
             return None;
@@ -152,7 +149,7 @@ impl Run<'_> {
         let mapping = Instant::now();
         let outcome = native::call(mapper, step, self.loaded, course::offer(&self.report.cpu));
         self.report.timing.map += mapping.elapsed();
-        course::report_on_log(phase, self.loaded, &mut self.report);
+        course::report_on_log(self.loaded, &mut self.report);
         if let Some(pa) = untouchable.stray_write(self.loaded, outcome.tables()) {
             self.marks.push_worded(phase, Rule::StrayWrite, None, course::stray_write(pa));
         }

@@ -194,13 +194,18 @@ impl Loaded {
         let _ = self.memory.write_object(self.result_at(), &result);
     }
 
-    /// What it has logged, a line each: whatever is no text is replaced.
-    pub fn logged(&self) -> Vec<String> {
-        let log = self.log();
-        let mut bytes = vec![0; self.result().log_used.min(log.end - log.start) as usize];
+    /// What it has logged: whatever is no text is replaced.
+    pub fn logged(&self) -> String {
+        self.logged_from(0)
+    }
+
+    /// The same from a byte on, without white space around it.
+    pub fn logged_from(&self, offset: u64) -> String {
+        let used = self.result().log_used.min(self.room_for_log());
+        let mut bytes = vec![0; used.saturating_sub(offset) as usize];
         // All of it is inside.
-        let _ = self.memory.read(log.start, &mut bytes);
-        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+        let _ = self.memory.read(self.log().start.saturating_add(offset), &mut bytes);
+        String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
     /// Bytes that the log has room for.

@@ -15,7 +15,7 @@ use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
     Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
-    WatchdogError, kvm_regs, kvm_sregs,
+    WatchdogError, kvm_regs, kvm_sregs, msr,
 };
 use crate::mmu::{ErrorCode, Paging};
 
@@ -156,6 +156,7 @@ pub struct Guest<'m> {
     machine: &'m mut Machine,
     loaded: &'m Loaded,
     state: State,
+    missing_state: u64,
     limit: Duration,
     deadline: Option<Instant>,
 }
@@ -171,9 +172,9 @@ impl<'m> Guest<'m> {
     ) -> Result<Self, BootError> {
         add_slots(machine, loaded, pages)?;
         let header = loaded.image.header();
-        machine.take_over_xcr0();
+        let missing_state = machine.take_over_xcr0();
         // Of use where SYSCALL is taken in spite of EFER.
-        let _ = machine.set_msr(IA32_LSTAR, SYSTEM_CALL_AT);
+        let _ = machine.set_msr(msr::IA32_LSTAR, SYSTEM_CALL_AT);
         let cpuid = *machine.cpuid();
         let sregs = machine.sregs_mut();
         set_control_registers(sregs, &cpuid, paging);
@@ -186,12 +187,17 @@ impl<'m> Guest<'m> {
         regs.rflags = RFLAGS_FIXED;
         machine.commit_registers()?;
         let state = State::of(machine);
-        Ok(Self { machine, loaded, state, limit, deadline: None })
+        Ok(Self { machine, loaded, state, missing_state, limit, deadline: None })
     }
 
     /// The machine it runs in, stopped.
     pub fn machine(&mut self) -> &mut Machine {
         self.machine
+    }
+
+    /// What this process has of the extended state and the guest has not, as bits of XCR0.
+    pub fn missing_state(&self) -> u64 {
+        self.missing_state
     }
 
     /// Sets the modes of the CPU that concern paging.
@@ -439,9 +445,6 @@ pub fn command(op: Op, args: [u64; 6]) -> Command {
 
 /// Bit 1 of RFLAGS is always 1 (SDM vol. 1, 3.4.3). Interrupts are off.
 const RFLAGS_FIXED: u64 = 1 << 1;
-
-/// Where SYSCALL goes (SDM vol. 4, table 2-2).
-const IA32_LSTAR: u32 = 0xc000_0082;
 
 // CR0, CR4, EFER (SDM vol. 3A, 2.5 and 2.2.1).
 const CR0_PE: u64 = 1 << 0;

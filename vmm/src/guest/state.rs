@@ -1,6 +1,6 @@
 //! The kernel's registers as they were set, and whether they still are so when the guest hands over.
 
-use crate::machine::{Machine, kvm_sregs};
+use crate::machine::{Machine, kvm_sregs, msr};
 
 /// A register that is not as it was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +20,6 @@ pub struct State {
     /// IA32_PAT; None: KVM does not show it.
     pat: Option<u64>,
 }
-
-/// IA32_PAT (SDM vol. 3A, 11.12.2).
-const PAT: u32 = 0x277;
 
 /// RFLAGS without what instructions leave there on their way: the status flags and RF (SDM vol. 1, 3.4.3).
 const RFLAGS_KEPT: u64 = !(1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 16);
@@ -50,7 +47,7 @@ const REGISTERS: [Register; 10] = [
 impl State {
     /// What a machine is to start with.
     pub fn of(machine: &Machine) -> Self {
-        Self { sregs: machine.sregs(), pat: machine.get_msr(PAT).ok() }
+        Self { sregs: machine.sregs(), pat: machine.get_msr(msr::IA32_PAT).ok() }
     }
 
     /// What has changed since, with this CR3 loaded. It is set again.
@@ -58,7 +55,7 @@ impl State {
         let (now, rflags) = (machine.sregs(), machine.regs().rflags);
         let rows = REGISTERS.iter().map(|(register, value)| (*register, value(&self.sregs), value(&now)));
         let others = [("CR3", cr3, now.cr3), ("RFLAGS", RFLAGS, rflags & RFLAGS_KEPT)];
-        let pat = self.pat.zip(machine.get_msr(PAT).ok()).map(|(set, found)| ("IA32_PAT", set, found));
+        let pat = self.pat.zip(machine.get_msr(msr::IA32_PAT).ok()).map(|(set, found)| ("IA32_PAT", set, found));
         let altered: Vec<_> = rows
             .chain(others)
             .chain(pat)
@@ -69,7 +66,7 @@ impl State {
             *machine.sregs_mut() = kvm_sregs { cr3, ..self.sregs };
             machine.regs_mut().rflags = RFLAGS;
             // KVM took this value before.
-            let _ = self.pat.map(|pat| machine.set_msr(PAT, pat));
+            let _ = self.pat.map(|pat| machine.set_msr(msr::IA32_PAT, pat));
         }
         altered
     }

@@ -18,6 +18,16 @@ const DR7_G0: u64 = 1 << 1;
 /// DR7 bit 10 is always one (same section).
 const DR7_FIXED: u64 = 1 << 10;
 
+/// Numbers of model-specific registers (SDM vol. 4, table 2-2).
+pub mod msr {
+    /// Where a cache type's index leads.
+    pub const IA32_PAT: u32 = 0x277;
+    /// Long mode, execute-disable and SYSCALL.
+    pub const IA32_EFER: u32 = 0xc000_0080;
+    /// Where SYSCALL goes.
+    pub const IA32_LSTAR: u32 = 0xc000_0082;
+}
+
 /// XCR0 (SDM vol. 1, 13.3): x87 and SSE; AVX with them; the tiles of AMX, which a process must ask the system for.
 const XCR0_SSE: u64 = 0b011;
 const XCR0_AVX: u64 = 0b111;
@@ -56,20 +66,22 @@ impl Machine {
     }
 
     /// Gives the guest the parts of the extended state that this process has (XCR0), so that code which the C library has
-    /// chosen for this CPU runs there too; where KVM has not all of them, as many as it has.
-    pub fn take_over_xcr0(&mut self) {
-        if !self.cpuid.xsave || !std::is_x86_feature_detected!("xsave") {
-            return;
+    /// chosen for this CPU runs there too; where KVM has not all of them, as many as it has. The result is the parts that are
+    /// missing, as bits of XCR0.
+    pub fn take_over_xcr0(&mut self) -> u64 {
+        if !std::is_x86_feature_detected!("xsave") {
+            return 0;
         }
         // SAFETY: the CPU has XSAVE, and the system has switched it on.
         let own = unsafe { xgetbv() } & !XCR0_AMX;
-        for value in [own, own & XCR0_AVX, own & XCR0_SSE] {
+        for value in [own, own & XCR0_AVX, own & XCR0_SSE].into_iter().filter(|_| self.cpuid.xsave) {
             let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
             xcrs.xcrs[0].value = value;
             if self.vcpu.set_xcrs(&xcrs).is_ok() {
-                return;
+                return own & !value;
             }
         }
+        own & !XCR0_SSE
     }
 
     /// Gives KVM the changed registers at once instead of with the next run, to learn whether it takes

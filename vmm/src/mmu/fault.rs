@@ -21,6 +21,8 @@ pub struct Fault {
 pub struct ErrorCode(pub u32);
 
 impl Fault {
+    /// #UD, invalid opcode (SDM 6.15).
+    pub const INVALID_OPCODE: u8 = 6;
     /// #SS, stack-segment fault (SDM 6.15).
     pub const STACK: u8 = 12;
     /// #GP, general protection (SDM 6.15).
@@ -136,13 +138,29 @@ impl fmt::Debug for ErrorCode {
     }
 }
 
+/// Exceptions that push no error code (SDM table 6-1).
+const NAMES: [(u8, &str); 9] = [
+    (0, "#DE"),
+    (1, "#DB"),
+    (3, "#BP"),
+    (4, "#OF"),
+    (5, "#BR"),
+    (Fault::INVALID_OPCODE, "#UD"),
+    (7, "#NM"),
+    (16, "#MF"),
+    (19, "#XM"),
+];
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.vector {
             Self::PAGE_FAULT => write!(f, "#PF {}", self.error_code),
             Self::GENERAL_PROTECTION => write!(f, "#GP({})", self.error_code),
             Self::STACK => write!(f, "#SS({})", self.error_code),
-            vector => write!(f, "vector {vector}, error code {}", self.error_code),
+            vector => match NAMES.iter().find(|(known, _)| *known == vector) {
+                Some((_, name)) => f.write_str(name),
+                None => write!(f, "vector {vector}, error code {}", self.error_code),
+            },
         }
     }
 }

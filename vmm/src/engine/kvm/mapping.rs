@@ -9,11 +9,11 @@ use super::super::mapping::Outcome;
 use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course};
 use super::{Run, disassembled};
-use crate::check::{Finding, Rule};
-use crate::guest::process::{Called, Ended, Exception, SYSTEM_CALL_AT};
+use crate::check::{Finding, Rule, Skipped};
+use crate::guest::process::{Called, Ended, Exception};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
-use crate::mmu::{ErrorCode, Fault};
+use crate::mmu::ErrorCode;
 
 impl Run<'_, '_> {
     /// One phase of the mapper; None: it came to no tables, which is a finding.
@@ -22,106 +22,121 @@ impl Run<'_, '_> {
             Step::Map => Progress::Mapping { tables: 0 },
             Step::Finish => Progress::Finishing,
         });
-        let started = Instant::now();
-        let ended = self.map_in_ring_3(step);
-        self.report.timing.map += started.elapsed();
-        let ended = ended?;
-        course::report_on_log(self.phase, self.loaded, &mut self.report);
-        let outcome = match &ended {
-            Ended::Returned { .. } => Outcome::read(self.loaded),
+        let (ended, outcome) = self.map_in_ring_3(step)?;
+        course::report_on_log(self.loaded, &mut self.report);
+        let tables = match ended {
+            Ended::Returned { .. } => {
+                let (report, marks) = (&mut self.report, &mut self.marks);
+                course::judge_outcome(self.job, self.phase, &outcome, self.loaded, report, marks)
+            }
             Ended::Exception(exception) => {
-                self.find_exception(exception);
-                self.conclude(None);
-                return Ok(None);
+                self.judge_exception(&exception);
+                None
             }
         };
-        match course::judge_outcome(self.job, self.phase, &outcome, self.loaded, &mut self.report, &mut self.marks) {
-            Some(tables) => Ok(Some(tables)),
-            None => {
-                self.conclude(None);
-                Ok(None)
-            }
+        if tables.is_none() {
+            self.conclude(None);
         }
+        Ok(tables)
     }
 
-    fn map_in_ring_3(&mut self, step: Step) -> Result<Ended, End> {
+    /// How ring 3 was left, and what the mapper's result says then.
+    fn map_in_ring_3(&mut self, step: Step) -> Result<(Ended, Outcome), End> {
         if step == Step::Map && !self.loaded.ask(course::offer(&self.cpu), self.process.direct_map()) {
             return Err(End::Corrupt);
         }
-        let untouchable = Snapshot::untouchable(self.loaded, self.phase);
-        let kernels_own = Snapshot::kernels_own(self.loaded);
-        let pages = self.page_contents();
-        let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job };
         let start = match &mut self.mapper {
             Some(mapper) => self.process.start(&Called::new(mapper, step, self.loaded)),
             None => match self.process.start_program(step, self.loaded) {
                 Some(start) => start,
                 // The program has no such step: what it has done stays as it is.
-                None => return Ok(Ended::Returned { rax: 0 }),
+                None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.loaded))),
             },
         };
+        let untouchable = Snapshot::untouchable(self.loaded, self.phase);
+        let kernels_own = Snapshot::kernels_own(self.loaded);
+        let pages = self.page_contents();
+        let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job };
+        let started = Instant::now();
         let ended = self.guest.run_process(&mut self.process, start, &mut watch);
+        self.report.timing.map += started.elapsed();
         if let (Ok(Ended::Returned { rax }), None) = (&ended, &self.mapper) {
             self.loaded.conclude(*rax as i32);
         }
+        let outcome = Outcome::read(self.loaded);
         let at_hand = self.loaded.result().region_at_hand;
         // In phase `finish` the mapper goes back to all regions, and no one is at hand.
         let is_unfinished = step == Step::Map && !matches!(ended, Ok(Ended::Returned { .. })) && at_hand.page_count > 0;
         self.unfinished = is_unfinished.then_some(at_hand);
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
-        let outcome = Outcome::read(self.loaded);
         let in_kernel = kernels_own.first_change(&self.loaded.memory).map(|change| change.at);
         let stray = untouchable.stray_write(self.loaded, outcome.tables()).or(changed_page).or(in_kernel);
         if let Some(pa) = stray {
             self.marks.push_worded(self.phase, Rule::StrayWrite, None, course::stray_write(pa));
         }
-        ended
+        Ok((ended?, outcome))
     }
 
-    /// An exception that ended the mapping code.
-    fn find_exception(&mut self, exception: &Exception) {
-        let Exception { cr2, rip, error_code, vector, .. } = *exception;
-        let code = self.process.code_at(rip);
-        let instruction = if code.is_empty() { "no code".to_owned() } else { disassembled(&code, rip) };
-        let at = if rip == SYSTEM_CALL_AT { exception.system_call_at() } else { rip };
-        let place = format!("`{instruction}` at RIP {rip:#x}{}", self.in_source(at));
-        let fault = Fault { vector, error_code };
-        let is_overflow = exception.is_page_fault() && self.process.is_below_the_stack(cr2);
-        let (rule, expected, message) = if let Some(number) = exception.system_call(&code) {
-            let source = self.in_source(at);
-            let message =
-                format!("the mapping code made system call {number} at RIP {at:#x}{source}: there is no system here");
-            (Rule::PrivilegedInstruction, String::new(), message)
-        } else if is_overflow {
-            (
-                Rule::StackOverflow,
-                "a stack that suffices".to_owned(),
-                format!("the mapping code's stack overflowed: {place}"),
-            )
-        } else if exception.is_page_fault() {
-            let access = access_of(error_code);
-            let what = self.process.what_lies_at(cr2, self.loaded);
-            let message = format!("the mapping code {access} {cr2:#x}, where {what} is: {place}");
-            (Rule::StrayAccess, "an access to what the mapping code was given".to_owned(), message)
-        } else if exception.is_privileged(&code) {
-            (Rule::PrivilegedInstruction, String::new(), format!("the mapping code executed {place}"))
-        } else {
-            (Rule::MapperFault, String::new(), format!("the mapping code met {fault} at {place}"))
-        };
-        let message = match self.unfinished {
-            Some(region) => format!("{message}; {}", course::at_hand(region, self.job.map)),
-            None => message,
-        };
+    /// An exception that ended the mapping code: a finding, unless it met a limit of this test bed's own.
+    fn judge_exception(&mut self, exception: &Exception) {
+        if let Some(what) = self.process.no_room_for(exception) {
+            let reason = format!("it looks at too much: there is no room in the guest for {what}");
+            return self.report.skipped.push(Skipped::not_done("the mapping code", reason));
+        }
+        let Exception { cr2, fault, .. } = *exception;
+        let (rule, expected, mut message) = self.account_of(exception);
+        if self.process.is_out_of_heap() {
+            message += "; it had asked for more memory than its heap has";
+        }
+        if let Some(region) = self.unfinished {
+            message += &format!("; {}", course::at_hand(region, self.job.map));
+        }
         let finding = Finding {
             virt: exception.is_page_fault().then_some(cr2),
             pages: u64::from(exception.is_page_fault()),
-            expected,
+            expected: expected.into(),
             observed: fault.to_string(),
-            error_code: exception.is_page_fault().then_some(error_code.0),
+            error_code: exception.is_page_fault().then_some(fault.error_code.0),
             ..Finding::worded(self.phase, rule, None, message)
         };
         self.marks.push_finding(finding);
+    }
+
+    /// The rule that an exception comes under, what was expected, and what to say.
+    fn account_of(&self, exception: &Exception) -> (Rule, &'static str, String) {
+        let Exception { cr2, rip, fault, .. } = *exception;
+        let code = self.process.code_at(rip);
+        if let Some(number) = exception.system_call(&code) {
+            let at = exception.system_call_at();
+            let place = format!("{at:#x}{}", self.in_source(at));
+            let message = format!("the mapping code made system call {number} at RIP {place}: there is no system here");
+            return (Rule::PrivilegedInstruction, "", message);
+        }
+        let instruction = if code.is_empty() { "no code".to_owned() } else { disassembled(&code, rip) };
+        let place = format!("`{instruction}` at RIP {rip:#x}{}", self.in_source(rip));
+        if exception.is_page_fault() && self.process.is_below_the_stack(cr2) {
+            let message = format!("the mapping code's stack overflowed: {place}");
+            return (Rule::StackOverflow, "a stack that suffices", message);
+        }
+        if exception.is_page_fault() {
+            let access = access_of(fault.error_code);
+            let what = self.process.what_lies_at(cr2, self.loaded);
+            let message = format!("the mapping code {access} {cr2:#x}, where {what} is: {place}");
+            return (Rule::StrayAccess, "an access to what the mapping code was given", message);
+        }
+        if self.process.is_privileged(exception) {
+            return (Rule::PrivilegedInstruction, "", format!("the mapping code executed {place}"));
+        }
+        (Rule::MapperFault, "", format!("the mapping code met {fault} at {place}"))
+    }
+
+    /// What was carried out for the mapping code that ring 3 cannot do, as a note.
+    pub(super) fn tell_what_was_served(&mut self) {
+        let served: Vec<_> = self.process.served().map(|(what, count)| format!("{what} ({count})")).collect();
+        if !served.is_empty() {
+            self.report.notes.push(format!("carried out for the mapping code: {}", served.join(", ")));
+        }
     }
 
     /// Where an instruction is in the source, for behind its address.

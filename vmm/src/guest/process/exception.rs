@@ -1,12 +1,10 @@
 //! One exception in ring 3.
 
 use efibed_guest::protocol::IMAGE_BASE;
-use iced_x86::{FlowControl, Mnemonic};
 
 use super::super::Loaded;
-use super::privileged;
 use crate::machine::{Machine, kvm_regs};
-use crate::mmu::ErrorCode;
+use crate::mmu::{ErrorCode, Fault};
 
 /// What IA32_LSTAR is set to: nothing of ring 3's is there.
 pub const SYSTEM_CALL_AT: u64 = IMAGE_BASE - 4096;
@@ -14,32 +12,19 @@ pub const SYSTEM_CALL_AT: u64 = IMAGE_BASE - 4096;
 /// An exception in ring 3, and the registers at it.
 #[derive(Clone, Debug)]
 pub struct Exception {
-    /// The vector (SDM vol. 3A, 6.3.1).
-    pub vector: u8,
-    /// The error code, 0 where the exception has none.
-    pub error_code: ErrorCode,
+    /// Vector and error code.
+    pub fault: Fault,
     /// CR2; of a page fault.
     pub cr2: u64,
     /// The instruction.
     pub rip: u64,
-    /// The stack pointer.
-    pub rsp: u64,
-    /// RFLAGS.
-    pub rflags: u64,
-    /// The other registers.
+    /// The general registers. RIP, RSP and RFLAGS are the handler's: ring 3's are in the frame.
     pub registers: kvm_regs,
     /// Physical address of the frame: RIP, CS, RFLAGS, RSP, SS.
     pub(super) frame_at: u64,
 }
 
 impl Exception {
-    /// #UD.
-    pub const INVALID_OPCODE: u8 = 6;
-    /// #GP.
-    pub const GENERAL_PROTECTION: u8 = 13;
-    /// #PF.
-    pub const PAGE_FAULT: u8 = 14;
-
     /// What the handler has handed over. None: that was not our kernel, or ring 3 is not where it came from.
     pub fn read(machine: &Machine, loaded: &Loaded) -> Option<Self> {
         let registers = machine.regs();
@@ -49,14 +34,11 @@ impl Exception {
         for (word, at) in words.iter_mut().zip((at..).step_by(8)) {
             *word = loaded.memory.read_u64(at)?;
         }
-        let [vector, error_code, rip, cs, rflags, rsp, _] = words;
+        let [vector, error_code, rip, cs, ..] = words;
         (cs & 3 == 3).then_some(Self {
-            vector: vector as u8,
-            error_code: ErrorCode(error_code as u32),
+            fault: Fault { vector: vector as u8, error_code: ErrorCode(error_code as u32) },
             cr2: machine.sregs().cr2,
             rip,
-            rsp,
-            rflags,
             registers,
             frame_at: at + 16,
         })
@@ -64,7 +46,7 @@ impl Exception {
 
     /// Whether it is a page fault.
     pub fn is_page_fault(&self) -> bool {
-        self.vector == Self::PAGE_FAULT
+        self.fault.vector == Fault::PAGE_FAULT
     }
 
     /// The number of the system call that it came of; None: it is no such. `code` is what lies at RIP.
@@ -73,7 +55,7 @@ impl Exception {
     /// IA32_LSTAR, with the next instruction's address in RCX: nothing is mapped there.
     pub fn system_call(&self, code: &[u8]) -> Option<u64> {
         let is_taken = self.rip == SYSTEM_CALL_AT;
-        let is_refused = self.vector == Self::INVALID_OPCODE && code.starts_with(&[0x0f, 0x05]);
+        let is_refused = self.fault.vector == Fault::INVALID_OPCODE && code.starts_with(&[0x0f, 0x05]);
         (is_taken || is_refused).then_some(self.registers.rax)
     }
 
@@ -82,24 +64,8 @@ impl Exception {
         if self.rip == SYSTEM_CALL_AT { self.registers.rcx.wrapping_sub(2) } else { self.rip }
     }
 
-    /// Whether it came of an instruction that only ring 0 may execute.
-    pub fn is_privileged(&self, code: &[u8]) -> bool {
-        let instruction = privileged::decode(code, self.rip);
-        match self.vector {
-            Self::GENERAL_PROTECTION => {
-                instruction.is_privileged()
-                    || matches!(instruction.flow_control(), FlowControl::Interrupt)
-                    || matches!(instruction.mnemonic(), Mnemonic::In | Mnemonic::Out | Mnemonic::Cli | Mnemonic::Sti)
-            }
-            Self::INVALID_OPCODE => {
-                matches!(instruction.mnemonic(), Mnemonic::Sysenter | Mnemonic::Int)
-            }
-            _ => false,
-        }
-    }
-
     /// Whether it is a page fault at a page that is not there.
     pub fn is_not_present(&self) -> bool {
-        self.is_page_fault() && !self.error_code.contains(ErrorCode::P)
+        self.is_page_fault() && !self.fault.error_code.contains(ErrorCode::P)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::ffi::{CStr, c_void};
+use std::mem::offset_of;
 use std::ops::Range;
 use std::ptr;
 
@@ -19,6 +20,8 @@ struct Heap {
     this: u64,
     next: u64,
     end: u64,
+    /// Not 0: a piece was asked for that there was no room for.
+    refused: u64,
 }
 
 /// What every piece is aligned to, and so the room for its length in front of it.
@@ -27,11 +30,16 @@ const ALIGNMENT: usize = 16;
 /// Makes an empty heap of a stretch of the process's memory.
 pub fn prepare(memory: &OwnMemory, phys: Range<u64>) {
     let virt = |phys: u64| phys.wrapping_add(memory.host_offset());
-    let first = phys.start + ALIGNMENT.max(size_of::<Heap>()).next_multiple_of(ALIGNMENT) as u64;
+    let first = phys.start + size_of::<Heap>().next_multiple_of(ALIGNMENT) as u64;
     for (at, value) in (phys.start..).step_by(8).zip([virt(phys.start), virt(first), virt(phys.end)]) {
         // The heap is a part of this memory.
         let _ = memory.write_u64(at, value);
     }
+}
+
+/// Whether the heap at a physical address had no room for a piece.
+pub fn has_refused(memory: &OwnMemory, phys: u64) -> bool {
+    memory.read_u64(phys + offset_of!(Heap, refused) as u64).is_some_and(|refused| refused != 0)
 }
 
 /// Changes of this process's code: at each address, bytes to be put into the guest's copy of it.
@@ -82,7 +90,10 @@ fn take(bytes: usize, alignment: usize) -> *mut c_void {
     let alignment = alignment.max(ALIGNMENT) as u64;
     let piece = heap.next.checked_add(ALIGNMENT as u64).and_then(|at| at.checked_next_multiple_of(alignment));
     let end = piece.and_then(|piece| piece.checked_add(bytes as u64)).filter(|end| *end <= heap.end);
-    let (Some(piece), Some(end)) = (piece, end) else { return ptr::null_mut() };
+    let (Some(piece), Some(end)) = (piece, end) else {
+        heap.refused = 1;
+        return ptr::null_mut();
+    };
     heap.next = end;
     let piece = ptr::with_exposed_provenance_mut::<u64>(piece as usize);
     // SAFETY: the word in front of a piece is in the heap, and no other piece's.

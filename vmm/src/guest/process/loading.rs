@@ -5,7 +5,7 @@ use std::ops::Range;
 use efibed_guest::mapper::Step;
 
 use super::super::OutOfPages;
-use super::program::{Program, Segment};
+use super::program::{self, Program, Segment};
 use super::space::{Rights, Space};
 use super::{OwnMemory, PAGE_BYTES};
 
@@ -33,7 +33,7 @@ impl Loading {
             }
             phys += pages * PAGE_BYTES;
         }
-        let leave = phys.wrapping_add(super::PROGRAM_DIRECT_MAP);
+        let leave = phys.wrapping_add(program::END);
         let execute = Rights { write: false, execute: true };
         if !(memory.write(phys, &UD2) && space.map(memory, leave, phys, 1, execute)) {
             return Err(OutOfPages);

@@ -14,6 +14,7 @@
 //! | `program` | an ELF file with mapping code |
 //! | `loading` | such a file in ring 3 |
 //! | `symbols` | from an instruction to a function, a file and a line |
+//! | `start` | the registers with which it is entered |
 //! | `privileged` | privileged instructions that a kernel's mapping code may use |
 
 #[cfg(test)]
@@ -27,17 +28,19 @@ mod privileged;
 #[deny(clippy::arithmetic_side_effects)]
 pub mod program;
 mod space;
+mod start;
 #[deny(clippy::arithmetic_side_effects)]
 pub mod symbols;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use efibed_guest::mapper::Step;
+
 use super::{Loaded, OwnMemory, PAGE_BYTES};
 use crate::machine::{BackingError, Machine};
-use crate::mmu::{Access, Pa, Paging, Va, walk};
+use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 
-use efibed_guest::mapper::Step;
 pub use exception::{Exception, SYSTEM_CALL_AT};
 use loading::Loading;
 pub use maps::open as open_maps;
@@ -45,6 +48,7 @@ use own::Pages;
 pub use own::{Called, call_natively};
 pub use program::{Program, ProgramError, Segment};
 use space::{Area, Rights, Space};
+pub use start::Start;
 pub use symbols::{Place, Symbols};
 
 /// Bytes of memory that a process has besides what it is given.
@@ -95,19 +99,6 @@ pub enum Ended {
     },
     /// An exception that nothing could be done about.
     Exception(Box<Exception>),
-}
-
-/// The registers with which ring 3 is entered.
-#[derive(Clone, Copy, Debug)]
-pub struct Start {
-    /// The first instruction.
-    pub rip: u64,
-    /// The stack pointer.
-    pub rsp: u64,
-    /// RDI, RSI, RDX and RCX: the arguments.
-    pub arguments: [u64; 4],
-    /// The bases of FS and GS.
-    pub bases: [u64; 2],
 }
 
 impl Process {
@@ -179,7 +170,7 @@ impl Process {
     /// How it is entered for a call of a mapper of this process. The mapper's box must stay where it is meanwhile.
     pub fn start(&mut self, called: &Called<'_>) -> Start {
         let start = own::start(called, &self.heap);
-        self.begin(start, own::leave())
+        self.begin(start)
     }
 
     /// How it is entered for a step of a program; None: the program has no such function.
@@ -187,17 +178,16 @@ impl Process {
         let Source::Program(loading) = &self.source else { return None };
         let rip = loading.entry(step)?;
         let [request, result] = [loaded.request_at(), loaded.result_at()].map(|at| at.wrapping_add(self.direct_map));
-        let leave = loading.leave();
-        Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }, leave))
+        Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }))
     }
 
     /// A fresh stack, with the address to return to on it, as after a call (System V ABI for x86-64, 3.2.2).
-    fn begin(&mut self, start: Start, leave: u64) -> Start {
+    fn begin(&mut self, start: Start) -> Start {
         self.ended = None;
         let rsp = self.stack.end - 8;
         let top = self.memory.base() + STACK_END - 8;
         // The stack is a part of this memory.
-        let _ = self.memory.write_u64(top, leave);
+        let _ = self.memory.write_u64(top, self.source.leave());
         Start { rsp, ..start }
     }
 
@@ -213,11 +203,7 @@ impl Process {
 
     /// What becomes of an exception, with the machine stopped in ring 0's handler. True: ring 3 goes on.
     pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, loaded: &Loaded) -> bool {
-        let leave = match &self.source {
-            Source::Own(_) => own::leave(),
-            Source::Program(loading) => loading.leave(),
-        };
-        if exception.vector == Exception::INVALID_OPCODE && exception.rip == leave {
+        if exception.fault.vector == Fault::INVALID_OPCODE && exception.rip == self.source.leave() {
             self.ended = Some(Ended::Returned { rax: exception.registers.rax });
             return false;
         }
@@ -272,6 +258,26 @@ impl Process {
         }
     }
 
+    /// What the code wanted and this test bed has no room for, if that is what it met an exception at.
+    pub fn no_room_for(&self, exception: &Exception) -> Option<String> {
+        match &self.source {
+            Source::Own(pages) if exception.is_not_present() && pages.is_full_at(exception.cr2) => {
+                Some(format!("copies of more than {} MiB of this process", COPY_BYTES >> 20))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it was refused memory: its heap has no more.
+    pub fn is_out_of_heap(&self) -> bool {
+        matches!(self.source, Source::Own(_)) && heap::has_refused(&self.memory, self.memory.base() + STACK_END)
+    }
+
+    /// Whether an exception came of an instruction that is ring 0's.
+    pub fn is_privileged(&self, exception: &Exception) -> bool {
+        privileged::is_cause(exception, &self.code_at(exception.rip))
+    }
+
     /// Whether an address is right below the stack.
     pub fn is_below_the_stack(&self, virt: u64) -> bool {
         (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt)
@@ -282,6 +288,16 @@ impl Process {
 enum Source {
     Own(Pages),
     Program(Loading),
+}
+
+impl Source {
+    /// Where a call returns to: UD2 ends it on every KVM.
+    fn leave(&self) -> u64 {
+        match self {
+            Self::Own(_) => own::leave(),
+            Self::Program(loading) => loading.leave(),
+        }
+    }
 }
 
 /// Why there is no process.

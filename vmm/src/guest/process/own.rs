@@ -19,7 +19,8 @@ use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, 
 use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
 use super::space::{Rights, Space};
-use super::{Loaded, OwnMemory, PAGE_BYTES, Start};
+use super::start::Start;
+use super::{Loaded, OwnMemory, PAGE_BYTES};
 
 /// A call of a mapper of this process.
 ///
@@ -100,7 +101,10 @@ fn watch_panics() {
 
 unsafe fn log_panic(info: &PanicHookInfo<'_>, request: *const MapRequest, result: *mut MapResult) {
     // SAFETY: as the caller vouches.
-    let mut log = unsafe { Log::of(&*request, &mut (*result).log_used) };
+    let mut log = unsafe {
+        (&raw mut (*result).detail).write((*result).log_used);
+        Log::of(&*request, &mut (*result).log_used)
+    };
     let message = message_of(info.payload()).unwrap_or("with a value that is no text");
     // The log takes what it can.
     let _ = match info.location() {
@@ -219,11 +223,14 @@ impl Pages {
         find(&self.mappings)
     }
 
+    /// Whether there is a page at an address that was not copied for want of room.
+    pub fn is_full_at(&self, virt: u64) -> bool {
+        let is_there = |mapping: &Mapping| mapping.range.contains(&virt) && mapping.is_memory();
+        self.free.is_empty() && self.mappings.iter().any(is_there)
+    }
+
     /// What lies at an address, for a message.
     pub fn what_lies_at(&self, virt: u64) -> String {
-        if self.free.is_empty() {
-            return "memory of this process for which there is no room in the guest".into();
-        }
         match self.mappings.iter().find(|mapping| mapping.range.contains(&virt)) {
             None => "nothing".into(),
             Some(mapping) => {

@@ -1,15 +1,12 @@
 //! Privileged instructions that a kernel's mapping code may use. In ring 3 they fault, and are carried out here with what a
 //! kernel would see.
 
-use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
 use super::super::Loaded;
 use super::Exception;
-use crate::machine::{Machine, kvm_regs};
-
-/// IA32_EFER and IA32_PAT (SDM vol. 4, table 2-2).
-const EFER: u64 = 0xc000_0080;
-const PAT: u64 = 0x277;
+use crate::machine::{Machine, kvm_regs, msr};
+use crate::mmu::Fault;
 
 /// Carries out the instruction at which an exception came, if it is one of those; the result is what it is called.
 ///
@@ -24,7 +21,7 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: 
             next = exception.system_call_at().wrapping_add(2);
             wake(&mut registers)?
         }
-        _ if exception.vector != Exception::GENERAL_PROTECTION => return None,
+        _ if exception.fault.vector != Fault::GENERAL_PROTECTION => return None,
         Mnemonic::Invlpg => "invlpg",
         Mnemonic::Wbinvd => "wbinvd",
         Mnemonic::Mov => read_control_register(&instruction, machine, loaded, &mut registers)?,
@@ -41,15 +38,27 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: 
     loaded.memory.write_u64(exception.frame_at, next).then_some(what)
 }
 
+/// Whether an exception came of an instruction that only ring 0 may execute.
+pub fn is_cause(exception: &Exception, code: &[u8]) -> bool {
+    let instruction = decode(code, exception.rip);
+    match exception.fault.vector {
+        Fault::GENERAL_PROTECTION => {
+            instruction.is_privileged() || matches!(instruction.flow_control(), FlowControl::Interrupt)
+        }
+        Fault::INVALID_OPCODE => matches!(instruction.mnemonic(), Mnemonic::Sysenter | Mnemonic::Int),
+        _ => false,
+    }
+}
+
 /// The instruction at the start of some code.
-pub fn decode(code: &[u8], rip: u64) -> Instruction {
+fn decode(code: &[u8], rip: u64) -> Instruction {
     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
 }
 
 /// futex(2) with FUTEX_WAKE, as `pthread_once` ends with: there are no other threads to be woken.
 fn wake(registers: &mut kvm_regs) -> Option<&'static str> {
-    let is_wake = registers.rax == libc::SYS_futex as u64
-        && registers.rsi & 0x7f & !(libc::FUTEX_PRIVATE_FLAG as u64) == libc::FUTEX_WAKE as u64;
+    let operation = registers.rsi & !(libc::FUTEX_PRIVATE_FLAG as u64);
+    let is_wake = registers.rax == libc::SYS_futex as u64 && operation == libc::FUTEX_WAKE as u64;
     registers.rax = 0;
     is_wake.then_some("futex wake")
 }
@@ -76,9 +85,9 @@ fn read_control_register(
 }
 
 fn read_msr(machine: &Machine, registers: &mut kvm_regs) -> Option<&'static str> {
-    let (what, value) = match registers.rcx & 0xffff_ffff {
-        EFER => ("rdmsr of EFER", machine.sregs().efer),
-        PAT => ("rdmsr of PAT", machine.get_msr(PAT as u32).ok()?),
+    let (what, value) = match registers.rcx as u32 {
+        msr::IA32_EFER => ("rdmsr of EFER", machine.sregs().efer),
+        msr::IA32_PAT => ("rdmsr of PAT", machine.get_msr(msr::IA32_PAT).ok()?),
         _ => return None,
     };
     (registers.rax, registers.rdx) = (value & 0xffff_ffff, value >> 32);

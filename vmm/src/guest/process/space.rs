@@ -27,7 +27,8 @@ pub struct Area {
     pub rights: Rights,
 }
 
-/// The kernel's image has the last entry of a root to itself: its direct map is elsewhere.
+/// With four levels the kernel's image has the last entry of a root to itself. With five its direct map is there too, out of
+/// ring 3's reach as well.
 const _: () = assert!(IMAGE_BASE >> 39 == u64::MAX >> 39 && DIRECT_MAP >> 39 != IMAGE_BASE >> 39);
 
 impl Area {
