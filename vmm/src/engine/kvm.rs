@@ -151,7 +151,7 @@ impl Kvm {
         guest.set_deadline(start.checked_add(job.limit));
         if guest.missing_state() != 0 && matches!(code, Code::Own) {
             report.notes.push(format!(
-                "this KVM lacks extended state that this process has (XCR0 {:#x}): code made for it is #UD in the guest",
+                "this KVM lacks extended state that this process has (XCR0 {:#x}): code made for it raises #UD in the guest",
                 guest.missing_state()
             ));
         }
