@@ -115,7 +115,7 @@ typedef struct {
 typedef struct {
   // A [`MapStatus`].
   uint64_t status;
-  // The descriptor, or other number, that goes with the status.
+  // The descriptor, or other number, that goes with the status; of a panic, where in the log its account begins.
   uint64_t detail;
   // Physical address of the root to load.
   uint64_t root;
