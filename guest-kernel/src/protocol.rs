@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -47,7 +47,7 @@ pub enum Op {
     /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status. After
     /// a fault in one, it is abandoned and [`Mailbox::services_abandoned`] set.
     Call = 4,
-    /// Write its own address to the first 8 bytes of each page of [`Mailbox::sweeps`], argument 0 of them.
+    /// Write its number to each page of [`Mailbox::sweeps`], argument 0 of them: see [`Sweep`].
     Sweep = 5,
     /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
     Probe = 6,
@@ -190,14 +190,21 @@ pub struct Fault {
 }
 
 /// Pages of one region to be swept.
+///
+/// The pages of a batch are numbered from 0 on. Two pages at a time are written with one store of 8 bytes, of which the first
+/// page's number is the last 4 bytes there, and the second page's the first 4. A last page without a partner, and pages whose
+/// common store has faulted, are written 8 bytes at their start each: the number, and in the upper half the next one.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Sweep {
-    /// The first page.
+    /// The first page; plus [`SWEEP_SINGLY`], if each page is to be written alone.
     pub virt: u64,
     /// How many.
     pub pages: u64,
 }
+
+/// Added to [`Sweep::virt`]: of pages that fault nothing is gained by two at a time.
+pub const SWEEP_SINGLY: u64 = 1;
 
 /// Registers at a fault outside a probe.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,13 +20,13 @@ pub(super) fn call(command: usize, entry: u64, arguments: &[u64; 5]) -> u64 {
     // SAFETY: the mailbox is ours while the guest runs.
     let (abandoned, odd) = unsafe {
         let mail = mailbox();
-        ((&raw const (*mail).services_abandoned).read_volatile(), (&raw const (*mail).odd_call).read_volatile())
+        ((&raw const (*mail).services_abandoned).read_volatile(), &*(&raw const (*mail).odd_call))
     };
     if abandoned != 0 {
         return EFI_UNSUPPORTED;
     }
-    let (stack_bytes, rflags) =
-        if odd.command == command as u64 + 1 { (odd.stack_bytes, odd.rflags) } else { (0, RFLAGS_FIXED) };
+    let is_odd = odd.command == command as u64 + 1;
+    let (stack_bytes, rflags) = if is_odd { (odd.stack_bytes, odd.rflags) } else { (0, RFLAGS_FIXED) };
     // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded. What firmware may
     // not change is saved, and a fault comes back here.
     unsafe { efibed_call(entry, arguments, stack_bytes, rflags) }

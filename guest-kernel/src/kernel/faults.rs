@@ -1,8 +1,8 @@
 //! The exception handlers.
 //!
 //! A fault of a probe is recorded and resumed in a few instructions. Any other fault ends the run, or the runtime service
-//! in which it came, with a full account of it. It is a probe's if it happened at the one instruction of a loop that
-//! accesses, at an address just called from the fetch loop, or in ring 3, where only probes run.
+//! in which it came, with a full account of it. It is a probe's if it happened at an instruction of a loop that accesses, at
+//! an address just called from the fetch loop, or in ring 3, where only probes run.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -42,25 +42,36 @@ global_asm!(
     ".endr",
     ".noaltmacro",
     "",
-    // Stack: RAX, vector, error code, RIP, CS, RFLAGS, RSP, SS.
+    // Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. A probe loop has its accessing instruction in R15. Only such a
+    // loop has an address there that is executed, so this is all there is to ask; and as ring 0 may be emulated, where IRETQ
+    // reads five words, the loop is gone back to by a jump. Each POP writes eight bytes, the second into CR2's field too.
     ".section .text.efibed_fault, \"ax\"",
     "efibed_fault:",
-    "push rax",
+    "cmp [rsp + 16], r15",
+    "jne 1f",
+    "pop [rsi + {probe_vector}]",
+    "pop [rsi + {probe_error_code}]",
+    "pop [rsi + {probe_rip}]",
+    "mov r13, cr2",
+    "mov [rsi + {probe_cr2}], r13",
+    "mov [rsi + {probe_virt}], rdi",
+    "mov qword ptr [rsi + {probe_status}], {faulted}",
+    "mov rsp, r12",
+    "jmp rbx",
+    "",
+    // Stack: RAX, and what was there.
+    "1: push rax",
     "mov rax, [rsp + 24]",
     "test byte ptr [rsp + 32], 3",
     "jnz efibed_fault_user",
-    "cmp rax, offset efibed_sweep_first",
-    "jb 1f",
-    "cmp rax, offset efibed_sweep_last",
+    "cmp rax, offset efibed_sweep_pairs",
+    "jb 5f",
+    "cmp rax, offset efibed_sweep_singles",
+    "jb efibed_fault_pair",
+    "cmp rax, offset efibed_sweep_end",
     "jb efibed_fault_sweep",
-    "1: cmp rax, offset efibed_probe_read_access",
-    "je efibed_fault_probe",
-    "cmp rax, offset efibed_probe_write_access",
-    "je efibed_fault_probe",
     // A call of a non-canonical address faults at the call, any other at the address, with the return address pushed.
-    "cmp rax, offset efibed_probe_fetch_access",
-    "je efibed_fault_probe",
-    "cmp rax, rdi",
+    "5: cmp rax, rdi",
     "jne efibed_crash",
     "mov rax, [rsp + 48]",
     "cmp qword ptr [rax], offset efibed_fetch_return",
@@ -79,6 +90,15 @@ global_asm!(
     "mov qword ptr [rsi + {probe_status}], {faulted}",
     "mov [rsp + 24], rbx",
     "mov [rsp + 48], r12",
+    "pop rax",
+    "add rsp, 16",
+    "iretq",
+    "",
+    "efibed_fault_pair:",
+    // The store is seven bytes long.
+    "add rax, 7",
+    "mov r13, rax",
+    "mov qword ptr [rsp + 24], offset efibed_sweep_apart",
     "pop rax",
     "add rsp, 16",
     "iretq",

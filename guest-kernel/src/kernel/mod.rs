@@ -32,14 +32,13 @@ extern "C" fn efibed_main() -> ! {
         // SAFETY: the mailbox is ours while the guest runs.
         let count = (unsafe { (*mail).command_count } as usize).min(MAX_COMMANDS);
         for at in 0..count {
+            // In place: where ring 0 is emulated, a copy of a command takes longer than most commands.
             // SAFETY: as above; `at` is below MAX_COMMANDS.
             let command = unsafe {
                 (&raw mut (*mail).command_at).write_volatile(at as u64);
-                (&raw const (*mail).commands).cast::<Command>().add(at).read_volatile()
+                &mut *(&raw mut (*mail).commands).cast::<Command>().add(at)
             };
-            let result = carry_out(at, &command);
-            // SAFETY: as above.
-            unsafe { (&raw mut (*mail).commands).cast::<Command>().add(at).write(Command { result, ..command }) };
+            command.result = carry_out(at, command);
         }
         // SAFETY: as above.
         unsafe { (&raw mut (*mail).command_at).write_volatile(count as u64) };
@@ -53,11 +52,12 @@ fn carry_out(at: usize, command: &Command) -> u64 {
     const SWEEP: u64 = Op::Sweep as u64;
     const PROBE: u64 = Op::Probe as u64;
     const TRY: u64 = Op::Try as u64;
-    let [a, b, c, d, e, f] = command.args;
+    let [a, rest @ ..] = &command.args;
+    let (a, [b, c, d, ..]) = (*a, *rest);
     match command.op {
         // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
         LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
-        CALL => return calls::call(at, a, &[b, c, d, e, f]),
+        CALL => return calls::call(at, a, rest),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
         TRY => return trials::make(a, b, c, d),

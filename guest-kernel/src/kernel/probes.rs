@@ -1,14 +1,17 @@
 //! The loops that access memory, in as few instructions for each access as possible.
 //!
-//! Registers while a loop runs, which the fault handlers rely on: RSI the record, RDI the address, RBX where to resume,
-//! R12 the stack pointer there; in a sweep R8 the next fault record, R9 the end of the records, R10 their start. For
-//! ring 3, which could clobber them, the same is kept in memory.
+//! Registers while a probe loop runs, which the fault handlers rely on: RSI the record, RDI the address, RBX where to
+//! resume, R12 the stack pointer there, R15 the one instruction that accesses. For ring 3, which could clobber them, the
+//! same is kept in memory, and R15 is no instruction's address.
+//!
+//! In a sweep: RDI the page, RAX its number and, from bit 32, the next one's; R8 the next fault record, R9 the end of the
+//! records, R10 their start.
 
 use core::arch::global_asm;
 
 use super::mailbox;
 use crate::protocol::{
-    Fault, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE, selector,
+    Fault, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, PROBE_DONE, Probe, ProbeKind, SWEEP_SINGLY, Sweep, USER_BASE, selector,
 };
 
 unsafe extern "C" {
@@ -54,7 +57,7 @@ pub(super) fn probe(first: usize, count: usize, kind: u64) {
     }
 }
 
-/// Writes its own address to every page of the first `count` ranges.
+/// Writes its number to every page of the first `count` ranges.
 pub(super) fn sweep(count: usize) {
     if count == 0 || count > MAX_SWEEPS {
         return;
@@ -76,9 +79,12 @@ global_asm!(
     "\\name:",
     "push rbx",
     "push r12",
+    "push r13",
+    "push r15",
     "mov rcx, rsi",
     "mov rsi, rdi",
     "lea rbx, [rip + 2f]",
+    "lea r15, [rip + \\name\\()_access]",
     "mov r12, rsp",
     "1: mov rdi, [rsi]",
     "\\name\\()_access:",
@@ -89,6 +95,8 @@ global_asm!(
     "2: add rsi, {probe_bytes}",
     "dec rcx",
     "jnz 1b",
+    "pop r15",
+    "pop r13",
     "pop r12",
     "pop rbx",
     "ret",
@@ -114,6 +122,7 @@ global_asm!(
     "mov rsi, rdi",
     "mov [efibed_user_code], rdx",
     "mov [efibed_user_resume_rsp], rsp",
+    "mov r15, -1",
     "1: mov rdi, [rsi]",
     "mov [efibed_user_record], rsi",
     "mov [efibed_user_count], rcx",
@@ -139,42 +148,87 @@ global_asm!(
     "pop rbx",
     "ret",
     "",
-    // (ranges, count, faults, faults_end) -> the next free fault record. Eight pages a turn; every store is of the same
-    // three bytes, so that the handler knows where the next instruction is.
+    // (ranges, count, faults, faults_end) -> the next free fault record. Each page is written its number. An emulator takes
+    // its time for every instruction, so one store reaches two pages: its first four bytes lie in the one, and the others in
+    // the next. Alone, a page is written eight bytes at its start, by a store of three bytes: the handler of faults relies on
+    // that, and on the seven bytes of a store to two pages.
+    ".macro efibed_sweep_pair",
+    "mov [rdi + 4092], rax",
+    "add rdi, 8192",
+    "add rax, rdx",
+    ".endm",
     ".globl efibed_sweep",
     "efibed_sweep:",
+    "push rbx",
+    "push r12",
+    "push r13",
+    "push r14",
     "mov r8, rdx",
     "mov r9, rcx",
     "mov r10, rdx",
     "mov r11, rsi",
     "mov rsi, rdi",
+    "movabs rax, 0x100000000",
+    "movabs r12, 0x100000001",
+    "lea rdx, [r12 + r12]",
     "1: mov rdi, [rsi]",
-    "mov rdx, [rsi + 8]",
-    "mov rcx, rdx",
-    "and edx, 7",
-    "shr rcx, 3",
+    "mov rcx, [rsi + 8]",
+    "test dil, {singly}",
+    "jnz 6f",
+    "mov r14, rcx",
+    "mov ebx, ecx",
+    "shr ebx, 1",
+    "and ebx, 7",
+    "shr rcx, 4",
     "jz 3f",
-    ".globl efibed_sweep_first",
-    "efibed_sweep_first:",
+    ".globl efibed_sweep_pairs",
+    "efibed_sweep_pairs:",
     "2:",
     ".rept 8",
-    "mov [rdi], rdi",
-    "add rdi, 4096",
+    "efibed_sweep_pair",
     ".endr",
     "dec rcx",
     "jnz 2b",
-    "3: test edx, edx",
+    "3: test ebx, ebx",
     "jz 5f",
-    "4: mov [rdi], rdi",
-    "add rdi, 4096",
-    "dec edx",
+    "4: efibed_sweep_pair",
+    "dec ebx",
     "jnz 4b",
-    ".globl efibed_sweep_last",
-    "efibed_sweep_last:",
-    "5: add rsi, {sweep_bytes}",
+    "5: test r14b, 1",
+    "jz 8f",
+    ".globl efibed_sweep_singles",
+    "efibed_sweep_singles:",
+    "mov [rdi], rax",
+    "add rax, r12",
+    "jmp 8f",
+    "6: sub rdi, {singly}",
+    "7: mov [rdi], rax",
+    "add rdi, 4096",
+    "add rax, r12",
+    "dec rcx",
+    "jnz 7b",
+    "jmp 8f",
+    // A store to two pages has faulted: which of them, and whether the other one is reached, is seen one by one. R13 is
+    // behind that store.
+    ".globl efibed_sweep_apart",
+    "efibed_sweep_apart:",
+    "mov [rdi], rax",
+    "add rdi, 4096",
+    "add rax, r12",
+    "mov [rdi], rax",
+    "sub rdi, 4096",
+    "sub rax, r12",
+    "jmp r13",
+    ".globl efibed_sweep_end",
+    "efibed_sweep_end:",
+    "8: add rsi, {sweep_bytes}",
     "dec r11",
     "jnz 1b",
     "mov rax, r8",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbx",
     "ret",
     "",
     // Ring 3's own page, mapped at USER_BASE.
@@ -201,6 +255,7 @@ global_asm!(
     done = const PROBE_DONE,
     probe_bytes = const size_of::<Probe>(),
     sweep_bytes = const size_of::<Sweep>(),
+    singly = const SWEEP_SINGLY,
     user_stack_top = const USER_BASE + 2 * 4096,
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,

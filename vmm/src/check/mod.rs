@@ -81,7 +81,7 @@ pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, Tables};
 pub(crate) use merged::fits_an_entry;
-pub(crate) use plan::{Behind, Ground, Plan, PlannedProbe, PlannedSweep, Random};
+pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use plan::{SkipKind, Skipped};
 pub use tables::LeafCounts;
 pub(crate) use tables::{TableCheck, TableVerdict};

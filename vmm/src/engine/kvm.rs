@@ -5,15 +5,14 @@ mod calling;
 mod hand_over;
 mod mapping;
 mod stage;
+mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::{Range, RangeInclusive};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use efibed_guest::protocol::{
-    self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, MAX_SWEEPS, Op, PROBE_DONE, Probe, ProbeKind, Sweep, USER_BASE,
-};
+use efibed_guest::protocol::{self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, Op, PROBE_DONE, Probe, ProbeKind, USER_BASE};
 use efibed_stub::TRAP_PORT;
 use efibed_stub::stamp::stamp_page;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
@@ -22,6 +21,7 @@ use uefi_raw::table::runtime::ResetType;
 use efibed_guest::Mapper;
 use efibed_guest::mapper::{RegionAtHand, Step};
 use stage::Stage;
+use sweep::{SweepBatch, Sweeping};
 
 use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
@@ -29,14 +29,14 @@ use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course};
 use crate::check::{
-    self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, PlannedSweep,
-    ProbeCounts, Question, Random, Rule, Skipped, TableCheck, TableVerdict,
+    self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
+    Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::process::{Code, PROCESS_BYTES, Process, open_maps};
 use crate::guest::{
-    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoRoom, OwnMemory, PAGE_BYTES,
-    Placement, PortAnswer, Sizes, command,
+    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoEvents, NoRoom, OwnMemory,
+    PAGE_BYTES, Placement, PortAnswer, Sizes, command,
 };
 use crate::machine::{APIC_PAGE, CpuidRequest, Exit, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
@@ -485,19 +485,20 @@ impl Run<'_, '_> {
 
     fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
         let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
-        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
-        self.guest.batch(&[load], &mut listener)?;
+        self.guest.batch(&[load], &mut NoEvents)?;
         self.loaded_root = root;
         course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
-        for sweeps in batches(&plan.sweeps) {
+        for batch in SweepBatch::all(&plan.sweeps) {
             (self.job.progress)(Progress::Sweeping { done, all });
-            done += sweeps.iter().map(|sweep| sweep.pages).sum::<u64>();
-            self.guest.put_sweeps(&sweeps)?;
-            self.guest.batch(&[command(Op::Sweep, [sweeps.len() as u64, 0, 0, 0, 0, 0])], &mut listener)?;
+            done += batch.pages();
+            self.guest.put_sweeps(batch.sweeps())?;
+            let sweep = command(Op::Sweep, [batch.sweeps().len() as u64, 0, 0, 0, 0, 0]);
+            self.guest.batch(&[sweep], &mut Sweeping { batch: &batch, judge })?;
             self.look_after_batch("a sweep");
         }
+        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
         for group in &plan.groups {
             for probes in group.probes.chunks(MAX_PROBES) {
                 self.guest.put_probes(probes.iter().map(|probe| probe.virt))?;
@@ -633,31 +634,6 @@ fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
     }
 }
 
-/// Pages swept in one batch: well within a batch's time limit even where a write takes a millisecond.
-const MAX_BATCH_PAGES: u64 = 16_384;
-
-/// The sweeps, cut into batches.
-fn batches(planned: &[PlannedSweep]) -> Vec<Vec<Sweep>> {
-    let mut batches = vec![Vec::new()];
-    let mut room = MAX_BATCH_PAGES;
-    for sweep in planned {
-        let (mut virt, mut left) = (sweep.virt, sweep.pages);
-        while left > 0 {
-            let full = batches.last().is_some_and(|batch: &Vec<Sweep>| batch.len() == MAX_SWEEPS);
-            if room == 0 || full {
-                batches.push(Vec::new());
-                room = MAX_BATCH_PAGES;
-            }
-            let pages = left.min(room);
-            batches.last_mut().into_iter().for_each(|batch| batch.push(Sweep { virt, pages }));
-            virt = virt.wrapping_add(pages * PAGE_BYTES);
-            (left, room) = (left - pages, room - pages);
-        }
-    }
-    batches.retain(|batch| !batch.is_empty());
-    batches
-}
-
 /// The instruction at an address of the guest image, as it stands in memory.
 fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
     let header = loaded.image.header();
@@ -704,11 +680,7 @@ impl GuestEvents for Listener<'_, '_, '_> {
         }
     }
 
-    fn swept_fault(&mut self, fault: protocol::Fault) {
-        if let Some(judge) = &mut self.judge {
-            judge.swept_fault(fault);
-        }
-    }
+    fn swept_fault(&mut self, _fault: protocol::Fault) {}
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
