@@ -1,8 +1,10 @@
-//! The guest image holds no instruction that a KVM without hardware virtualization cannot execute in ring 0.
+//! The guest image holds no instruction that a KVM without hardware virtualization cannot execute in ring 0, and all of its
+//! segments are loaded.
 
-use efibed::guest::Image;
+use efibed::guest::{Image, ImageError};
+use efibed_guest::protocol::IMAGE_BASE;
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic};
-use object::{Object, ObjectSection};
+use object::{Object, ObjectSection, ObjectSegment, SegmentFlags, elf};
 
 /// Instruction sets that such a KVM ends with an internal error; LZCNT it silently runs as BSR.
 fn is_foreign(feature: CpuidFeature) -> bool {
@@ -82,6 +84,38 @@ fn every_instruction_can_be_executed() {
 fn no_relocations_are_left() {
     let elf = object::File::parse(Image::built_in_elf()).unwrap();
     assert!(elf.sections().all(|section| !section.name().unwrap().starts_with(".rel")));
+}
+
+#[test]
+fn every_segment_is_loaded_with_its_contents() {
+    let image = Image::load(Image::built_in_elf()).unwrap();
+    let elf = object::File::parse(Image::built_in_elf()).unwrap();
+    let loaded = [image.read_only(), image.initialised()].concat();
+    let mut writable_bytes = 0;
+    for segment in elf.segments() {
+        let (at, contents) = ((segment.address() - IMAGE_BASE) as usize, segment.data().unwrap());
+        let SegmentFlags::Elf { p_flags, .. } = segment.flags() else { panic!("{:?}", segment.flags()) };
+        let is_writable = p_flags.contains(elf::PF_W);
+        assert_eq!(is_writable, at >= image.read_only().len(), "{segment:?}");
+        // Zeros at the end are left to the memory, which is zeroed.
+        let there = loaded.get(at..).unwrap().iter().copied().chain(std::iter::repeat(0)).take(contents.len());
+        assert!(there.eq(contents.iter().copied()), "{segment:?}");
+        writable_bytes += if is_writable { contents.len() } else { 0 };
+    }
+    assert!(writable_bytes > 0, "no initialised data: nothing was compared");
+}
+
+/// The negative control: what lies past the image's end would be lost.
+#[test]
+fn a_segment_past_the_end_is_refused() {
+    let mut elf = Image::built_in_elf().to_vec();
+    let header_at = 64 + 56; // of the second segment, behind the file's header and the first's (ELF-64, figures 2 and 3)
+    let in_memory = header_at + 40..header_at + 48; // p_memsz
+    let bytes = u64::from_le_bytes(elf[in_memory.clone()].try_into().unwrap()) + 1;
+    elf[in_memory].copy_from_slice(&bytes.to_le_bytes());
+    assert!(
+        matches!(Image::load(&elf), Err(ImageError::Segment { segment_end, image_end }) if segment_end == image_end + 1)
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod check;
 mod hostile;
 mod hostile_maps;
 mod huge;
+mod image;
 mod linux;
 mod machine;
 mod matrix;
@@ -22,6 +23,7 @@ fn main() {
         hostile::trials(),
         hostile_maps::trials(),
         huge::trials(),
+        image::trials(),
         linux::trials(),
         calls::trials(),
         attributes_table::trials(),

@@ -12,9 +12,9 @@ mod probes;
 mod process;
 mod trials;
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-use crate::protocol::{Command, HANDOVER_DONE, HANDOVER_PANIC, MAX_COMMANDS, Mailbox, Op, PORT, Panic};
+use crate::protocol::{Command, HANDOVER_DONE, HANDOVER_PANIC, MAGIC, MAX_COMMANDS, Mailbox, Op, PORT, Panic};
 
 /// The mailbox. Only this image's single CPU and, while that is stopped, the host touch it.
 #[unsafe(no_mangle)]
@@ -24,9 +24,16 @@ fn mailbox() -> *mut Mailbox {
     (&raw mut EFIBED_MAILBOX).cast()
 }
 
+/// [`MAGIC`] until the kernel has started. It stands for all initialised data: a host that did not load the image's data, or
+/// did not restore it before another boot, left 0 here.
+#[unsafe(no_mangle)]
+static EFIBED_UNSTARTED: AtomicU64 = AtomicU64::new(MAGIC);
+
 /// Carries out batches forever. The entry point calls it.
 #[unsafe(no_mangle)]
 extern "C" fn efibed_main() -> ! {
+    assert!(EFIBED_UNSTARTED.load(Ordering::Relaxed) == MAGIC, "the image's initialised data is not as it was built");
+    EFIBED_UNSTARTED.store(0, Ordering::Relaxed);
     loop {
         let mail = mailbox();
         // SAFETY: the mailbox is ours while the guest runs.

@@ -20,7 +20,8 @@ static BUILT_IN: &[u8] = &[];
 /// An image, unpacked as it lies in memory.
 #[derive(Debug)]
 pub struct Image {
-    bytes: Vec<u8>,
+    /// The read-only part, and after it as much of the writable part as the file has contents for.
+    contents: Vec<u8>,
     header: ImageHeader,
 }
 
@@ -36,6 +37,16 @@ pub enum ImageError {
     /// It loads, but has no header where one must be.
     #[error("the guest image has no header of protocol version {VERSION} at its start")]
     Header,
+    /// A segment lies where nothing would load it.
+    #[error(
+        "the guest image has a segment up to {segment_end:#x}, past the end of {image_end:#x} that its header says"
+    )]
+    Segment {
+        /// Where the highest segment ends, from the start of the image.
+        segment_end: u64,
+        /// Where the image ends by its header.
+        image_end: u64,
+    },
 }
 
 impl Image {
@@ -54,15 +65,22 @@ impl Image {
     pub fn load(elf: &[u8]) -> Result<Self, ImageError> {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LARGEST)])
             .map_err(|error| ImageError::Memory(error.to_string()))?;
-        Elf::load(&memory, Some(GuestAddress(0)), &mut Cursor::new(elf), None).map_err(not_loadable)?;
+        let loaded = Elf::load(&memory, Some(GuestAddress(0)), &mut Cursor::new(elf), None).map_err(not_loadable)?;
         let mut words = [0u64; size_of::<ImageHeader>() / 8];
         for (word, at) in words.iter_mut().zip((0u64..).step_by(8)) {
             *word = memory.read_obj(GuestAddress(at)).map_err(|_| ImageError::Header)?;
         }
         let header = header_from(words).ok_or(ImageError::Header)?;
-        let mut bytes = vec![0; (header.read_only_end - IMAGE_BASE) as usize];
-        memory.read_slice(&mut bytes, GuestAddress(0)).map_err(|_| ImageError::Header)?;
-        Ok(Self { bytes, header })
+        let (segment_end, image_end) = (loaded.kernel_end, header.end - IMAGE_BASE);
+        if segment_end > image_end {
+            return Err(ImageError::Segment { segment_end, image_end });
+        }
+        let mut contents = vec![0; image_end as usize];
+        memory.read_slice(&mut contents, GuestAddress(0)).map_err(|_| ImageError::Header)?;
+        // What the file has no contents for is zeros, as a guest's memory is.
+        let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        contents.truncate(used.max((header.read_only_end - IMAGE_BASE) as usize));
+        Ok(Self { contents, header })
     }
 
     /// Where things are.
@@ -70,16 +88,21 @@ impl Image {
         &self.header
     }
 
-    /// The read-only part. What follows it starts as zeros.
+    /// The read-only part.
     pub fn read_only(&self) -> &[u8] {
-        &self.bytes
+        self.contents.split_at(self.read_only_bytes()).0
+    }
+
+    /// What the writable part starts with, from [`ImageHeader::read_only_end`] on. What follows it starts as zeros.
+    pub fn initialised(&self) -> &[u8] {
+        self.contents.split_at(self.read_only_bytes()).1
     }
 
     /// The handlers of its exceptions.
     pub fn handlers(&self) -> Handlers {
         let address = |table: u64, index: usize| {
             let at = (table - IMAGE_BASE) as usize + 8 * index;
-            self.bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+            self.contents.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
         };
         let ImageHeader { vectors, trial_vectors, process_vectors, .. } = self.header;
         Handlers {
@@ -92,12 +115,16 @@ impl Image {
 
     /// Pages of the read-only part.
     pub fn read_only_pages(&self) -> u64 {
-        (self.header.read_only_end - IMAGE_BASE) / PAGE_BYTES
+        self.read_only_bytes() as u64 / PAGE_BYTES
     }
 
     /// Pages of all of it.
     pub fn pages(&self) -> u64 {
         (self.header.end - IMAGE_BASE) / PAGE_BYTES
+    }
+
+    fn read_only_bytes(&self) -> usize {
+        (self.header.read_only_end - IMAGE_BASE) as usize
     }
 }
 

@@ -170,6 +170,7 @@ impl<'m> Guest<'m> {
         paging: &Paging,
         limit: Duration,
     ) -> Result<Self, BootError> {
+        loaded.restore_data();
         add_slots(machine, loaded, pages)?;
         let header = loaded.image.header();
         let missing_state = machine.take_over_xcr0();
