@@ -20,7 +20,7 @@ pub(super) fn call(command: usize, entry: u64, arguments: &[u64; 5]) -> u64 {
     // SAFETY: the mailbox is ours while the guest runs.
     let (abandoned, odd) = unsafe {
         let mail = mailbox();
-        ((&raw const (*mail).services_abandoned).read_volatile(), &*(&raw const (*mail).odd_call))
+        ((&raw const (*mail).services_abandoned).read_volatile(), &(*mail).odd_call)
     };
     if abandoned != 0 {
         return EFI_UNSUPPORTED;
