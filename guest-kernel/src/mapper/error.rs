@@ -2,8 +2,6 @@
 
 use core::fmt;
 
-use super::request::MapStatus;
-
 /// Why mapping code gave up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -32,6 +30,32 @@ pub enum MapError {
     },
     /// Something else, which the mapper's log says: see [`MapContext::fail`](super::MapContext::fail).
     Failed,
+}
+
+/// How a mapper's phase ended. What is not `Done` is a [`MapError`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum MapStatus {
+    /// It did not come to an end.
+    NotRun = 0,
+    /// It ran, and the tables are as it wants them.
+    Done = 1,
+    /// The request cannot be read.
+    BadRequest = 2,
+    /// [`MapError::OutOfTablePages`]
+    OutOfTablePages = 3,
+    /// [`MapError::WindowOverflow`]
+    WindowOverflow = 4,
+    /// [`MapError::AddressSpaceFull`]
+    AddressSpaceFull = 5,
+    /// [`MapError::TooManyRegions`]
+    TooManyRegions = 6,
+    /// [`MapError::TableOutOfReach`]
+    TableOutOfReach = 7,
+    /// [`MapError::Failed`]
+    Failed = 8,
+    /// It panicked; the log says where.
+    Panicked = 9,
 }
 
 impl MapError {

@@ -10,11 +10,9 @@ use core::ops::Range;
 
 pub use c::{CFunction, CMapper};
 pub use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
-pub use error::MapError;
+pub use error::{MapError, MapStatus};
 pub use page_table::{AddressSpace, LeafRule, Tables};
-pub use request::{
-    ABI_VERSION, CpuAbilities, KeepRange, Log, MAX_KEEP, MapRequest, MapResult, MapStatus, RegionAtHand,
-};
+pub use request::{ABI_VERSION, CpuAbilities, KeepRange, Log, MAX_KEEP, MapRequest, MapResult, RegionAtHand};
 
 /// Mapping code: assigns virtual addresses and builds page tables.
 ///

@@ -4,7 +4,7 @@ use core::fmt;
 
 use efibed_stub::memory::MemoryDescriptor;
 
-use crate::MapError;
+use super::error::{MapError, MapStatus};
 
 /// Changes with any change to this file's structures.
 pub const ABI_VERSION: u32 = 1;
@@ -120,32 +120,6 @@ impl From<&MemoryDescriptor> for RegionAtHand {
     fn from(region: &MemoryDescriptor) -> Self {
         Self { phys_start: region.phys_start, page_count: region.page_count }
     }
-}
-
-/// How a mapper's phase ended. What is not `Done` is a [`crate::MapError`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum MapStatus {
-    /// It did not come to an end.
-    NotRun = 0,
-    /// It ran, and the tables are as it wants them.
-    Done = 1,
-    /// The request cannot be read.
-    BadRequest = 2,
-    /// [`crate::MapError::OutOfTablePages`]
-    OutOfTablePages = 3,
-    /// [`crate::MapError::WindowOverflow`]
-    WindowOverflow = 4,
-    /// [`crate::MapError::AddressSpaceFull`]
-    AddressSpaceFull = 5,
-    /// [`crate::MapError::TooManyRegions`]
-    TooManyRegions = 6,
-    /// [`crate::MapError::TableOutOfReach`]
-    TableOutOfReach = 7,
-    /// [`crate::MapError::Failed`]
-    Failed = 8,
-    /// It panicked; the log says where.
-    Panicked = 9,
 }
 
 impl MapResult {

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use super::alias::Alias;
 use super::budget::Cut;
 use super::contract::Term;
-use super::expectation::{Alias, Expectation};
-use super::tables::TableCheck;
+use super::expectation::Expectation;
+use super::table_check::TableCheck;
 use super::{Phase, WalkStep};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, ErrorCode, Fault, Outcome, Translation, Va, Walk, walk};

@@ -1,7 +1,8 @@
 //! What may be mapped and need not: where the tables have it, it must be right.
 
+use super::alias::Alias;
 use super::budget::{Budget, Cut};
-use super::expectation::{Alias, Expectation};
+use super::expectation::Expectation;
 use super::marks::Tables;
 use super::spans::Spans;
 use crate::mmu::{Run, Runs, Va};

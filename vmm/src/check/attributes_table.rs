@@ -5,8 +5,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::alias::Alias;
 use super::contract::Term;
-use super::expectation::Alias;
 use super::holders::{Extent, holders};
 use super::merged::{Merged, in_mapping_order};
 use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};

@@ -6,8 +6,9 @@ use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 
 use efibed_stub::stamp::stamped;
 
+use super::alias::{Alias, Role};
 use super::contract::Term;
-use super::expectation::{Alias, Expectation, Role};
+use super::expectation::Expectation;
 use super::marks::{Mark, Marks, Statement};
 use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
 use super::{Rule, Witness};

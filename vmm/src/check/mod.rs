@@ -11,10 +11,12 @@
 //! | `descriptor_size` | what a kernel reads that steps through the memory map with another DescriptorSize |
 //! | `given` | the map handed to SetVirtualAddressMap, and whose regions its entries are |
 //! | `holders` | which regions hold physical addresses, for many of them at once |
+//! | `alias` | a stretch of addresses that must be mapped, or may be |
 //! | `expectation` | the first witness: what contract and virtual map say must be |
 //! | `allowed` | what may be mapped and need not: it must be right where it is |
 //! | `spans` | ranges of addresses that are taken, and what is free |
 //! | `tables` | the third witness: the software walk over the finished tables, before the guest loads them |
+//! | `table_check` | what those are checked against |
 //! | `survey` | each table read once: its entries' flags, and references back |
 //! | `strays` | what translates at addresses that are nobody's |
 //! | `flags` | the verdict on each flag of an entry that no access shows |
@@ -28,6 +30,8 @@
 
 #[deny(clippy::arithmetic_side_effects)]
 mod address;
+#[deny(clippy::arithmetic_side_effects)]
+mod alias;
 #[deny(clippy::arithmetic_side_effects)]
 mod allowed;
 #[deny(clippy::arithmetic_side_effects)]
@@ -62,10 +66,12 @@ mod plan;
 mod spans;
 mod strays;
 mod survey;
+mod table_check;
 mod tables;
 
 pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
+pub use alias::{Alias, Role};
 pub(crate) use attributes_table::entries_in_force;
 pub use attributes_table::{Refusal, refusals};
 pub(crate) use budget::{Budget, MAX_ENTRIES};
@@ -73,7 +79,6 @@ pub(crate) use cache::memory_type;
 pub use cache::{CacheRule, PatIndices};
 pub use contract::{Arena, Contract, Regions, Term};
 pub(crate) use descriptor_size::misread;
-pub use expectation::{Alias, Role};
 pub(crate) use expectation::{Denial, Expectation, Question, judge_map, physical_of};
 pub use finding::{Finding, Phase, Rule, Severity, WalkStep, Witness};
 pub(crate) use holders::virtual_addresses;
@@ -83,8 +88,9 @@ pub(crate) use marks::{Marks, Tables};
 pub(crate) use merged::fits_an_entry;
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep, Random};
 pub use plan::{SkipKind, Skipped};
+pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
-pub(crate) use tables::{TableCheck, TableVerdict};
+pub(crate) use tables::TableVerdict;
 
 #[cfg(test)]
 mod tests;

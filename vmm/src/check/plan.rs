@@ -11,9 +11,10 @@ use std::ops::{Range, RangeInclusive};
 use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
+use super::alias::{Alias, Role};
 use super::budget::Budget;
 use super::contract::Term;
-use super::expectation::{Alias, Expectation, Role};
+use super::expectation::Expectation;
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use super::budget::Cut;
 use super::marks::{Mark, Marks, Statement};
 use super::survey::Survey;
-use super::tables::TableCheck;
+use super::table_check::TableCheck;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{ErrorCode, Fault, Judgement, Level, Pa, Va, frame, judge, table_address};

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use super::budget::{Budget, Cut};
 use super::flags::{self, FlagRule, Verdict};
 use super::marks::{Mark, Marks, Statement};
-use super::tables::TableCheck;
+use super::table_check::TableCheck;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Judgement, Level, Pa, Va, bits, judge, table_address};

@@ -2,16 +2,17 @@
 
 use std::ops::RangeInclusive;
 
-use super::budget::{Budget, Cut};
+use super::alias::Alias;
+use super::budget::Cut;
 use super::cache::PatIndices;
 use super::contract::Term;
-use super::expectation::{Alias, Expectation};
 use super::marks::{Mark, Marks, Statement};
 use super::strays::{Ground, Strays};
 use super::survey::Survey;
+use super::table_check::TableCheck;
 use super::{Rule, Skipped, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, Defect, ErrorCode, Fault, Level, Pa, Paging, Run, Runs, TableMemory, Va, walk};
+use crate::mmu::{Access, Defect, ErrorCode, Fault, Level, Pa, Run, Runs, TableMemory, Va, walk};
 
 /// Leaves of each size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,25 +23,6 @@ pub struct LeafCounts {
     pub of_2m: u64,
     /// PDPTEs.
     pub of_1g: u64,
-}
-
-/// What the tables are checked against.
-#[derive(Clone, Copy)]
-pub struct TableCheck<'a> {
-    /// Where the tables are.
-    pub memory: &'a dyn TableMemory,
-    /// The mapper's root.
-    pub root: Pa,
-    /// The kernel's root.
-    pub kernel_root: Pa,
-    /// The kernel's own ranges.
-    pub kernel: &'a [RangeInclusive<u64>],
-    /// What the CPU was told.
-    pub told: &'a Paging,
-    /// What must be.
-    pub expectation: &'a Expectation,
-    /// What all walks of the run may cost.
-    pub budget: &'a Budget,
 }
 
 /// What the walk found.

@@ -1,42 +1,15 @@
-//! A stub's call as the host sees it: the registers at the trap, and the record that goes into the report.
+//! A stub's call as the host sees it: the record that goes into the report.
 
 use efibed_stub::Service;
 use efibed_stub::image::{IMAGE_PAGE_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET, entry_offset};
 use uefi_raw::Status;
 use uefi_raw::table::runtime::ResetType;
 
-use super::conduct::Breach;
+use super::PAGE_SIZE;
+use super::breach::Breach;
+use super::guest::StubCall;
 use super::misbehaviour::Misdeed;
-use super::{PAGE_SIZE, Refusal};
-use crate::mmu::Access;
-
-/// Guest-physical memory, and the tables that lead to it. `false` means that not all of the range is backed; then
-/// nothing counts as transferred.
-pub trait GuestMemory {
-    /// The physical address that a ring-0 access to a virtual one reaches on these tables; None: it faults.
-    fn translate(&self, cr3: u64, virt: u64, access: Access) -> Option<u64>;
-    /// Reads `buf.len()` bytes at the physical address.
-    fn read(&self, phys: u64, buf: &mut [u8]) -> bool;
-    /// Writes `data` at the physical address.
-    fn write(&mut self, phys: u64, data: &[u8]) -> bool;
-}
-
-/// The vCPU's registers at a stub's trap, as far as the protocol speaks of them ([`mod@efibed_stub::image`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the processor's own names")]
-pub struct StubCall {
-    pub rax: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub r8: u64,
-    pub r9: u64,
-    pub r10: u64,
-    pub r11: u64,
-    pub rsp: u64,
-    pub rip: u64,
-    pub rflags: u64,
-    pub cr3: u64,
-}
+use super::refusal::Refusal;
 
 /// One call of a runtime service, answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

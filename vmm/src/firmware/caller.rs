@@ -5,7 +5,9 @@
 
 use uefi_raw::Status;
 
-use super::{GuestMemory, PAGE_SIZE, Refusal, StubCall};
+use super::PAGE_SIZE;
+use super::guest::{GuestMemory, StubCall};
+use super::refusal::Refusal;
 use crate::mmu;
 
 /// Memory that a service touches.

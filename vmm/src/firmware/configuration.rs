@@ -7,8 +7,6 @@
 use efibed_stub::Service;
 use uefi_raw::{Guid, guid};
 
-use super::services::CAPSULE_CLASS;
-
 /// EFI_ACPI_20_TABLE_GUID (4.6.1.1).
 pub(super) const ACPI_20: Guid = guid!("8868e871-e4f1-11d3-bc22-0080c73c8881");
 
@@ -23,6 +21,9 @@ pub(super) const ESRT: Guid = guid!("b122a263-3661-4f68-9929-78f8b0d62180");
 
 /// EFI_MEMORY_ATTRIBUTES_TABLE_GUID (4.6.4).
 pub(super) const MEMORY_ATTRIBUTES: Guid = guid!("dcfa911d-26eb-469f-a220-38b7dc461220");
+
+/// The one class of capsules that this firmware takes: the FwClass of its ESRT's entry.
+pub(crate) const CAPSULE_CLASS: Guid = guid!("e1fbed01-5c8e-4d0b-8f6b-0f5d2c7e9a31");
 
 /// Bytes of each of the tables below.
 pub(super) const RSDP_BYTES: usize = 36;

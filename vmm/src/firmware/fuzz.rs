@@ -7,7 +7,7 @@ use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, RESUME, TRAP_OFFSET};
 use efibed_stub::script::NO_SCRIPT;
 use uefi_raw::Status;
 
-use super::services::CAPSULE_CLASS;
+use super::configuration::CAPSULE_CLASS;
 use super::services::variable_store::STORE_BYTES;
 use super::test_memory::{Bed, Played, WINDOW, code_and_data, run_script, virtual_map};
 use super::{Answer, ForeignTrap, MAX_MAP_BYTES, Misbehaviour, Offence, PAGE_SIZE, StubCall, verify_tables};

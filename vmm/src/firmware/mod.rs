@@ -13,15 +13,18 @@
 //! service, see `services/`: one file for each section of the UEFI specification's chapter 8.
 
 mod abi;
+mod breach;
 mod call;
 mod caller;
 mod conduct;
 mod configuration;
 #[cfg(test)]
 mod fuzz;
+mod guest;
 mod misbehaviour;
 mod placement;
 mod ranges;
+mod refusal;
 mod script;
 mod services;
 #[cfg(test)]
@@ -38,14 +41,14 @@ use efibed_stub::script::State;
 use efibed_stub::{DESCRIPTOR_STRIDE, Service};
 use uefi_raw::table::boot::{MemoryDescriptor, MemoryType};
 
-pub use call::{Answer, Call, ForeignTrap, GuestMemory, LostState, StubCall};
-pub use conduct::{Breach, BreachKind};
+pub use breach::{Breach, BreachKind};
+pub use call::{Answer, Call, ForeignTrap, LostState};
+pub(crate) use configuration::CAPSULE_CLASS;
+pub use guest::{GuestMemory, StubCall};
 pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence, lying_attributes_table};
 pub use placement::{NoFirmware, RegionDefect};
-pub(crate) use services::CAPSULE_CLASS;
-pub use services::Refusal;
+pub use refusal::{MAX_MAP_BYTES, Refusal};
 pub(crate) use services::variable_store::VENDOR;
-pub use services::virtual_memory::MAX_MAP_BYTES;
 pub use verify::{Table, TableDefect, verify_tables};
 
 use caller::Caller;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, TRIAL_ARRAY, TRIAL_NOT_RUN, Trial, USER_BASE};
 
 use super::bits::{Bit, Combination, LEVELS};
+use crate::engine::EngineError;
+use crate::guest::LoadError;
 use crate::machine::{Backing, BackingError, Slot};
 use crate::mmu::{Level, Pa, TableMemory, Va};
 
@@ -88,6 +90,12 @@ pub enum Records {
     Main = 0,
     /// Of the read that goes before it.
     Before = 1,
+}
+
+/// Two arenas of a thread's own.
+pub fn new_arenas() -> Result<[Arena; ARENAS], EngineError> {
+    let arena = |number| Arena::new(number).map_err(|error| EngineError::Load(LoadError::from(error)));
+    Ok([arena(0)?, arena(1)?])
 }
 
 impl Arena {

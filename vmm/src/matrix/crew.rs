@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::arena::{ARENAS, Arena, MAX_CASES, Slots};
+use super::arena::{ARENAS, Arena, MAX_CASES, Slots, new_arenas};
 use super::bits::Combination;
 use super::findings::Findings;
 use super::plan::{Piece, Plan};
@@ -12,7 +12,6 @@ use super::station::{Batch, Site};
 use super::{Done, Matrix};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
-use crate::guest::LoadError;
 
 /// Runs all of a plan.
 pub fn run(
@@ -145,12 +144,6 @@ impl Work<'_> {
         site.close(self.bed, part);
         Ok(next)
     }
-}
-
-/// Two arenas of a thread's own.
-pub fn new_arenas() -> Result<[Arena; ARENAS], EngineError> {
-    let arena = |number| Arena::new(number).map_err(|error| EngineError::Load(LoadError::from(error)));
-    Ok([arena(0)?, arena(1)?])
 }
 
 /// Combinations that come next, laid out batch by batch.

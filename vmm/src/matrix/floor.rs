@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use efibed_guest::protocol::TrialKind;
 
-use super::arena::{ARENAS, Arena, Slots};
+use super::arena::{ARENAS, Arena, Slots, new_arenas};
 use super::bits::{Bit, Combination};
-use super::crew::new_arenas;
 use super::part::Part;
 use super::sets::Set;
 use super::station::Site;

@@ -13,6 +13,7 @@
 //! | `expected` | what must come of a combination |
 //! | `observed` | what came of it |
 //! | `judge` | where the two differ |
+//! | `mismatch` | the same in words |
 //! | `deviations` | where KVMs are known not to do as the SDM says |
 //! | `crew` | threads: each a guest, and a host that judges one batch while the next runs |
 //! | `single` | one combination by itself |
@@ -31,6 +32,7 @@ mod findings;
 mod floor;
 mod judge;
 mod legal;
+mod mismatch;
 mod observed;
 mod part;
 mod plan;
@@ -47,8 +49,9 @@ use std::time::Instant;
 pub use bits::{Bit, Combination, EntryBit, UnknownBit};
 pub use floor::Floor;
 pub use judge::Difference;
-pub use plan::Shard;
-pub use report::{Found, MatrixReport, Mismatch, Skipped, json, text};
+pub use mismatch::Mismatch;
+pub use plan::{Shard, Skipped};
+pub use report::{Found, MatrixReport, json, text};
 pub use sets::Set;
 pub use single::{CaseError, Single, SingleEntry};
 

@@ -7,7 +7,6 @@ use super::Matrix;
 use super::bits::{Bit, Combination};
 use super::deviations::Machine;
 use super::part::Part;
-use super::report::Skipped;
 use super::sets::Plane;
 use crate::bed::TestBed;
 use crate::engine::{Abilities, EngineError};
@@ -31,6 +30,17 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     picks: Vec<Picks>,
     pieces: Vec<Piece>,
+}
+
+/// What was not run.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// How many combinations.
+    pub count: u64,
 }
 
 /// Some combinations of one part, one after another.

@@ -5,15 +5,11 @@ pub mod text;
 
 use std::time::Duration;
 
-use super::arena::Case;
 use super::deviations::{DEVIATIONS, STALE};
-use super::expected::Expected;
 use super::findings::Findings;
-use super::judge::Difference;
-use super::observed::Observed;
-use super::plan::{Plan, Shard};
+use super::mismatch::Mismatch;
+use super::plan::{Plan, Shard, Skipped};
 use super::{Floor, Matrix, Set};
-use crate::machine::CpuidRequest;
 use crate::mmu::Rule;
 
 /// What came of it.
@@ -57,21 +53,6 @@ pub struct MatrixReport {
     pub floors: Vec<Floor>,
 }
 
-/// A combination that did not come out as it must.
-#[derive(Clone, Debug)]
-pub struct Mismatch {
-    /// Its bits, by their short names.
-    pub case: String,
-    /// The CPU it ran on, as for `--cpu`.
-    pub cpu: String,
-    /// What must come of it.
-    pub expected: String,
-    /// What came of it.
-    pub observed: String,
-    /// In what they differ.
-    pub differences: Vec<Difference>,
-}
-
 /// A deviation of this KVM from the SDM.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -87,17 +68,6 @@ pub struct Found {
     pub is_of_trials: bool,
     /// One of them.
     pub example: Option<Mismatch>,
-}
-
-/// What was not run.
-#[derive(Clone, Debug)]
-pub struct Skipped {
-    /// What.
-    pub what: String,
-    /// Why.
-    pub reason: String,
-    /// How many combinations.
-    pub count: u64,
 }
 
 impl MatrixReport {
@@ -153,23 +123,5 @@ impl MatrixReport {
     /// The time it took over the time of the bare loops.
     pub fn over_floor(&self) -> Option<f64> {
         Some(self.floor_per_second()? / self.per_second().max(1e-9))
-    }
-}
-
-impl Mismatch {
-    pub(super) fn new(
-        case: &Case,
-        cpu: &CpuidRequest,
-        expected: &Expected,
-        observed: &Observed,
-        differences: &[Difference],
-    ) -> Self {
-        Self {
-            case: case.combination.to_string(),
-            cpu: super::sets::cpu(cpu),
-            expected: expected.describe(case),
-            observed: observed.describe(case),
-            differences: differences.to_vec(),
-        }
     }
 }

@@ -1,16 +1,15 @@
 //! One combination by itself.
 
-use super::arena::{Arena, Case, Slots};
+use super::arena::{Arena, Case, Slots, new_arenas};
 use super::bits::Combination;
-use super::crew::new_arenas;
 use super::deviations::{DEVIATIONS, Machine, Model};
 use super::expected::Expected;
 use super::findings::explain;
 use super::legal::illegal;
+use super::mismatch::Mismatch;
 use super::observed::Observed;
 use super::part::Part;
 use super::plan::lacks;
-use super::report::Mismatch;
 use super::sets::Plane;
 use super::station::{Batch, Site, modes};
 use crate::bed::TestBed;

@@ -2,7 +2,7 @@
 
 use super::Kind;
 use super::address::Pa;
-use super::entry::bits::{A, D, P};
+use super::level::bits::{A, D, P};
 use super::rules::Rule;
 use super::walk::{Outcome, Step, Walk};
 

@@ -1,9 +1,9 @@
 //! Accesses of several bytes, which may cross into a second page.
 
+use super::access::Access;
 use super::address::{Pa, Va};
 use super::fault::Fault;
 use super::paging::Paging;
-use super::permission::Access;
 use super::rules::Rule;
 use super::walk::{Outcome, TableMemory, Walk, walk};
 

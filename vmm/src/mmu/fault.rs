@@ -3,9 +3,9 @@
 use std::fmt;
 use std::ops::BitOr;
 
-use super::permission::Access;
+use super::access::{Access, Kind};
+use super::paging::Paging;
 use super::rules::Rule;
-use super::{Kind, Paging};
 
 /// A fault as the handler sees it: a vector and the error code pushed with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -32,11 +32,13 @@
 //! assert_eq!(walk.steps().last().unwrap().reserved, 0x0010_0000);
 //! ```
 
+mod access;
 mod accessed_dirty;
 mod address;
 mod crossing;
 mod entry;
 mod fault;
+mod level;
 mod paging;
 mod permission;
 mod rules;
@@ -46,14 +48,16 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use access::{Access, Kind, Privilege};
 pub use accessed_dirty::EntryAfter;
 pub use address::{Pa, Va};
 pub use crossing::{BytesAccess, Raised, access_bytes};
+pub use entry::reserved_reasons;
 pub(crate) use entry::{Judgement, frame, judge, table_address};
-pub use entry::{Level, bits, reserved_reasons};
 pub use fault::{ErrorCode, Fault};
+pub use level::{Level, bits};
 pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
-pub use permission::{Access, Kind, Privilege, Rights};
+pub use permission::Rights;
 pub use rules::{Rule, Rules};
 pub use runs::{Defect, LimitReached, Run, Runs};
 pub use walk::{Outcome, Step, TableMemory, Translation, Walk, walk};

@@ -1,7 +1,7 @@
 //! What a translation depends on besides the tables.
 
 use super::address::Va;
-use super::entry::{Level, bits};
+use super::level::{Level, bits};
 use super::rules::{Rule, Rules};
 
 /// Everything a walk depends on besides CR3 and the tables: the paging mode, what the processor

@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::address::{Pa, Va};
-use super::entry::{Judgement, Level, bits, frame, judge, offended_rules, table_address};
+use super::entry::{Judgement, frame, judge, offended_rules, table_address};
+use super::level::{Level, bits};
 use super::paging::Paging;
 use super::permission::Rights;
 use super::rules::Rules;

@@ -1,10 +1,12 @@
 //! One translation, followed level by level.
 
+use super::access::Access;
 use super::address::{Pa, Va};
-use super::entry::{Judgement, Level, bits, frame, judge, next, pat_index, table_address};
+use super::entry::{Judgement, frame, judge, next, pat_index, table_address};
 use super::fault::{ErrorCode, Fault};
+use super::level::{Level, bits};
 use super::paging::Paging;
-use super::permission::{Access, Rights};
+use super::permission::Rights;
 use super::rules::{Rule, Rules};
 
 /// Follows one access through the tables at `root`.

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::*;
+use crate::check::budget::Budget;
+use crate::check::expectation::Expectation;
 use crate::check::flags::{EntryKind, FLAGS, Verdict};
 use crate::check::{Phase, Role};
 use crate::memory_map::MemoryMap;
+use crate::mmu::Paging;
 use crate::mmu::bits::{P, PS, U, W};
 
 const ROOT: u64 = 0x1000;

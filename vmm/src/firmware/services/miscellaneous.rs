@@ -2,8 +2,8 @@
 
 use uefi_raw::capsule::CapsuleFlags;
 use uefi_raw::table::runtime::ResetType;
-use uefi_raw::{Guid, guid};
 
+use super::super::configuration::CAPSULE_CLASS;
 use super::{Caller, Refusal, not_null};
 
 /// What is counted.
@@ -38,9 +38,6 @@ pub(super) fn reset_system(caller: &mut Caller<'_>) -> Result<ResetType, Refusal
         _ => Err(Refusal::ResetType { ty }),
     }
 }
-
-/// The one class of capsules that this firmware takes: the FwClass of its ESRT's entry.
-pub(crate) const CAPSULE_CLASS: Guid = guid!("e1fbed01-5c8e-4d0b-8f6b-0f5d2c7e9a31");
 
 /// UpdateCapsule(**CapsuleHeaderArray, CapsuleCount, ScatterGatherList OPTIONAL) (8.5.3).
 ///
@@ -128,7 +125,7 @@ impl Capsule {
 #[cfg(test)]
 mod tests {
     use efibed_stub::Service;
-    use uefi_raw::Status;
+    use uefi_raw::{Guid, Status, guid};
 
     use super::super::super::test_memory::Bed;
     use super::*;

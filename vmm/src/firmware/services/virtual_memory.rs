@@ -5,15 +5,14 @@
 
 use core::mem::offset_of;
 
+use efibed_stub::memory::DESCRIPTOR_VERSION;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor};
 
 use super::super::VirtualMode;
 use super::super::ranges::{Range, Union};
+use super::super::refusal::MAX_MAP_BYTES;
 use super::super::tables::{RUNTIME_SERVICES, STATE, SYSTEM_TABLE};
-use super::{Caller, DESCRIPTOR_VERSION, Firmware, Refusal};
-
-/// SetVirtualAddressMap refuses larger maps: no machine has them, and the guest must not keep the host busy.
-pub const MAX_MAP_BYTES: u64 = 16 << 20;
+use super::{Caller, Firmware, Refusal};
 
 /// The memory map firmware was laid out with, as far as SetVirtualAddressMap asks.
 #[derive(Clone, Debug)]

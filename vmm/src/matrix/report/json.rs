@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{MatrixReport, Mismatch};
+use super::MatrixReport;
+use crate::matrix::Mismatch;
 use crate::matrix::Single;
 
 /// One object; its keys are stable, and new ones may be added.

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Found, MatrixReport, Mismatch, Skipped};
-use crate::matrix::Single;
+use super::{Found, MatrixReport};
+use crate::matrix::{Mismatch, Single, Skipped};
 use crate::report::style::{Paint, beside};
 use crate::report::table::Columns;
 

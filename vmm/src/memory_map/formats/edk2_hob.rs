@@ -20,7 +20,7 @@ use super::super::{Format, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryT
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_through, unknown_type};
 use super::log_prefix::find_marker;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 use super::uefi_shell;
 
 /// How the rows of EDK II's cores and of MinPlatformPkg are read.

@@ -21,7 +21,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::log_prefix::find_marker;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

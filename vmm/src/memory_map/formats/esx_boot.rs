@@ -11,7 +11,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::check_last;
 use super::log_prefix::find_marker;
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

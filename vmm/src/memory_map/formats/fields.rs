@@ -8,7 +8,7 @@ use super::super::names::ATTRIBUTES;
 use super::super::oddity::OddityKind;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::cursor::{Bad, Cursor, check_digits};
-use super::rows::{Row, RowKind};
+use super::row::{Row, RowKind};
 
 impl<'a> Cursor<'a> {
     /// A hexadecimal number that its printer pads to `digits` digits. Fewer mean that it was cut, more that the number

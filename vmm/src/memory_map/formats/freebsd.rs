@@ -12,7 +12,7 @@ use super::super::{MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{type_named, unknown_type};
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -16,7 +16,7 @@ use super::super::error::quoted;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::cursor::{Bad, Cursor};
 use super::fields::{check_last, last_byte, unknown_type};
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 use super::{Format, Unwritable};
 
 /// How the format is read.

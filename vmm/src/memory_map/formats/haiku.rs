@@ -17,7 +17,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_to, unknown_type};
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -13,7 +13,7 @@ use super::super::{Format, MemoryDescriptor};
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::{Addresses, type_and_attribute};
 use super::log_prefix::find_message;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 
 /// The format.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -15,7 +15,7 @@ use super::super::{Format, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryT
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::Addresses;
 use super::log_prefix::find_message;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 
 /// The format.
 pub(super) const FORMAT: RowFormat = RowFormat {

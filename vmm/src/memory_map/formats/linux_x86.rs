@@ -28,7 +28,7 @@ use super::super::{Format, ListKind, MemoryAttribute, MemoryDescriptor, MemoryMa
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::{Addresses, type_and_attribute, write_type_and_attribute};
 use super::log_prefix::find_message;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 use super::{Unwritable, linux_memattr};
 
 /// The format.

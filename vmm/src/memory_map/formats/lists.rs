@@ -20,7 +20,7 @@ use super::super::error::ParseError;
 use super::super::oddity::OddityKind;
 use super::super::{Format, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap};
 use super::cursor::Bad;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 pub(super) use heading::{Heading, heading};
 use kinds::kinds;
 use notes::{few_of_each, missing_rows, note, told};

@@ -21,7 +21,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, type_name};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::unknown_type;
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -22,6 +22,7 @@ mod loader_csv;
 mod log_prefix;
 mod no_map;
 mod opencore;
+mod row;
 mod rows;
 pub(super) mod runtime_map;
 pub mod toml_format;
@@ -36,7 +37,7 @@ use super::oddity::{Oddity, OddityKind};
 use super::{ListKind, MAX_DESCRIPTORS, MemoryMap, ReadOptions, file};
 use dress::Strand;
 use no_map::{HOW_TO_GET_A_MAP, no_map};
-use rows::RowFormat;
+use row::RowFormat;
 
 /// A format of memory maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +294,7 @@ const MAX_LISTS_TOLD: usize = 4;
 
 fn row_format(text: &str) -> Option<Format> {
     let mut companion = None;
-    for line in text.split('\n').filter(|line| line.len() >= rows::MIN_ROW_BYTES) {
+    for line in text.split('\n').filter(|line| line.len() >= row::MIN_ROW_BYTES) {
         if runtime_map::is_field_line(line) {
             return Some(Format::RuntimeMap);
         }

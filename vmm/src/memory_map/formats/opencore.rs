@@ -18,7 +18,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{attribute_word, is_entry, pages_through, type_named, unknown_type};
 use super::log_prefix::find_marker;
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -26,7 +26,7 @@ use super::super::file::file_error;
 use super::super::oddity::{Oddity, OddityKind};
 use super::super::{Format, ListKind, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use super::cursor::{Bad, Cursor};
-use super::rows::{Row, RowFormat, RowKind};
+use super::row::{Row, RowFormat, RowKind};
 
 /// The list with one line an entry.
 pub(super) const FORMAT: RowFormat = RowFormat {

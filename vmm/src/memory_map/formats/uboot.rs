@@ -13,7 +13,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_to, type_named, unknown_type};
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -16,7 +16,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{Named, attribute_word, pages_through, pages_to, unknown_type};
 use super::log_prefix::find_marker;
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -24,7 +24,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAG
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{check_last, last_byte, unknown_type};
-use super::rows::{Row, RowFormat};
+use super::row::{Row, RowFormat};
 
 /// How the format is read.
 pub(super) const FORMAT: RowFormat = RowFormat {

@@ -7,7 +7,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::str::CharIndices;
 
-use super::super::rows::MIN_ROW_BYTES;
+use super::super::row::MIN_ROW_BYTES;
 use super::strand::Edit;
 
 /// The edits that leave only the strings of a line, if it is made of strings.

@@ -7,7 +7,7 @@ use super::super::super::MemoryDescriptor;
 use super::super::super::error::ParseError;
 use super::super::super::oddity::{Oddity, OddityKind};
 use super::super::cursor::Cursor;
-use super::super::rows::{MIN_ROW_BYTES, RowFormat};
+use super::super::row::{MIN_ROW_BYTES, RowFormat};
 use super::strand::{Edit, Strand};
 
 /// Joins rows that were wrapped, drops second copies, and finds rows that no reader would. What it cannot make out is an

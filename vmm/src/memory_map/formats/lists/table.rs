@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::super::oddity::{Oddity, OddityKind};
 use super::super::super::{Format, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::super::fields::is_entry;
-use super::super::rows::RowFormat;
+use super::super::row::RowFormat;
 use super::notes::note;
 use super::{List, Placed, Skips};
 
