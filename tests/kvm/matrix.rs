@@ -2,7 +2,7 @@
 
 use efibed::CpuidRequest;
 use efibed::matrix::{Matrix, MatrixReport, Set, text};
-use efibed::mmu::{Rule, Vendor};
+use efibed::mmu::{PagingRule, Vendor};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -70,38 +70,42 @@ fn every_broken_rule_is_missed() {
     let report = run(Matrix { controls: true, ..sample(Set::Full, SAMPLE, 4) });
     let missed = |rule| report.controls.iter().any(|(each, count)| *each == rule && *count > 0);
     let mut caught = 0;
-    for &rule in Rule::ALL {
+    for &rule in PagingRule::ALL {
         match cannot_show(rule, &report) {
             _ if missed(rule) => caught += 1,
             Some(why) => eprintln!("skipped: {rule:?} broken shows nothing here, for {why}"),
             None => panic!("{rule:?} was broken, and no combination of {} shows it", report.combinations),
         }
     }
-    eprintln!("{caught} of {} rules, broken one by one, are missed", Rule::ALL.len());
+    eprintln!("{caught} of {} rules, broken one by one, are missed", PagingRule::ALL.len());
     assert!(caught >= 30, "{caught}");
 }
 
 /// Why a rule may be broken without anything to be seen of it on this machine.
-fn cannot_show(rule: Rule, report: &MatrixReport) -> Option<&'static str> {
+fn cannot_show(rule: PagingRule, report: &MatrixReport) -> Option<&'static str> {
     let abilities =
         bed().abilities(&CpuidRequest { pku: Some(true), la57: Some(true), ..CpuidRequest::default() }).unwrap();
     let deviates = |name: &str| report.deviations.iter().any(|deviation| deviation.name == name);
     match rule {
-        Rule::PkeyNeedsPke
-        | Rule::PkeyAccessDisable
-        | Rule::PkeyWriteDisable
-        | Rule::PkeyWriteFreeWithoutWp
-        | Rule::PkeyUserPagesOnly
-        | Rule::PkeyDataOnly
-        | Rule::PkReportedAlways => (!abilities.checks.pke).then_some("this machine has no protection keys"),
-        Rule::CanonicalLa57 => (!abilities.taken.la57).then_some("KVM refuses five levels"),
-        Rule::ReservedPdpte1g => (!abilities.checks.gbpages).then_some("this machine has no 1 GiB pages"),
-        Rule::PsInPdpteWithout1g => abilities.checks.gbpages.then_some("this machine does not hide its 1 GiB pages"),
-        Rule::GInUpperAmd if abilities.told.vendor != Vendor::Amd => Some("this is no AMD"),
-        Rule::GInUpperAmd => deviates("g-in-pml4e-ignored").then_some("this machine ignores that bit"),
-        Rule::CanonicalStack => deviates("stack-gp").then_some("this machine raises #GP"),
-        Rule::AcNeverForImplicit => deviates("ac-lifts-implicit").then_some("this machine lifts SMAP for those too"),
-        Rule::UpperAccessedMaySet => Some("a machine may do without"),
+        PagingRule::PkeyNeedsPke
+        | PagingRule::PkeyAccessDisable
+        | PagingRule::PkeyWriteDisable
+        | PagingRule::PkeyWriteFreeWithoutWp
+        | PagingRule::PkeyUserPagesOnly
+        | PagingRule::PkeyDataOnly
+        | PagingRule::PkReportedAlways => (!abilities.checks.pke).then_some("this machine has no protection keys"),
+        PagingRule::CanonicalLa57 => (!abilities.taken.la57).then_some("KVM refuses five levels"),
+        PagingRule::ReservedPdpte1g => (!abilities.checks.gbpages).then_some("this machine has no 1 GiB pages"),
+        PagingRule::PsInPdpteWithout1g => {
+            abilities.checks.gbpages.then_some("this machine does not hide its 1 GiB pages")
+        }
+        PagingRule::GInUpperAmd if abilities.told.vendor != Vendor::Amd => Some("this is no AMD"),
+        PagingRule::GInUpperAmd => deviates("g-in-pml4e-ignored").then_some("this machine ignores that bit"),
+        PagingRule::CanonicalStack => deviates("stack-gp").then_some("this machine raises #GP"),
+        PagingRule::AcNeverForImplicit => {
+            deviates("ac-lifts-implicit").then_some("this machine lifts SMAP for those too")
+        }
+        PagingRule::UpperAccessedMaySet => Some("a machine may do without"),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use efibed::check::{Finding, Phase, Rule, Witness};
 use efibed::guest::Image;
-use efibed::mmu::{Level, Rule as WalkerRule};
+use efibed::mmu::{Level, PagingRule};
 use efibed::report::Report;
 use efibed::{Layout, LeafRule, Moment, Tamper};
 use efibed_guest::protocol::{ImageHeader, Mailbox};
@@ -149,7 +149,7 @@ fn seen_by_the_mmu(report: &Report) -> bool {
 
 fn a_broken_walker_disagrees_with_the_mmu() {
     let scenario = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
-    for rule in [WalkerRule::ReservedPde2m, WalkerRule::ReservedBeforePermission, WalkerRule::ReservedSetsRsvd] {
+    for rule in [PagingRule::ReservedPde2m, PagingRule::ReservedBeforePermission, PagingRule::ReservedSetsRsvd] {
         let report = bed().run(&scenario.clone().break_walker(rule)).unwrap();
         let doubts = report
             .findings
@@ -160,7 +160,7 @@ fn a_broken_walker_disagrees_with_the_mmu() {
 }
 
 fn a_broken_walker_does_not_verify_less() {
-    for rule in WalkerRule::ALL {
+    for rule in PagingRule::ALL {
         let report = bed().run(&scenario(SMALL).break_walker(*rule)).unwrap();
         assert_eq!(report.probes.pages_verified, SMALL_PAGES, "{rule:?}: {}", brief(&report));
     }

@@ -17,7 +17,7 @@ use crate::engine::{
 use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
-use crate::mmu::{Rule, Rules};
+use crate::mmu::{PagingRule, PagingRules};
 use crate::report::{EngineName, Report};
 
 pub use require_kvm::bed_or_skip;
@@ -78,7 +78,7 @@ pub struct Scenario {
     expected: Option<Vec<check::Rule>>,
     earlier: Option<Arc<(MemoryMap, Vec<MemoryDescriptor>)>>,
     tampers: Vec<Tamper>,
-    rules: Rules,
+    rules: PagingRules,
 }
 
 /// The seed of everything sampled, where none is given.
@@ -202,7 +202,7 @@ impl Scenario {
             expected: None,
             earlier: None,
             tampers: Vec::new(),
-            rules: Rules::all(),
+            rules: PagingRules::all(),
         }
     }
 
@@ -358,7 +358,7 @@ impl Scenario {
 
     /// Breaks a rule of the walker: a negative control.
     #[must_use]
-    pub fn break_walker(mut self, rule: Rule) -> Self {
+    pub fn break_walker(mut self, rule: PagingRule) -> Self {
         self.rules = self.rules.without(rule);
         self
     }

@@ -3,7 +3,7 @@
 use super::alias::Alias;
 use super::budget::{Budget, Cut};
 use super::expectation::Expectation;
-use super::marks::Tables;
+use super::marks::RootedTables;
 use super::spans::Spans;
 use crate::mmu::{Run, Runs, Va};
 
@@ -17,7 +17,7 @@ struct Piece {
 impl Expectation {
     /// The same on these tables: of what is only allowed, each page that they map is expected, and no other.
     #[must_use]
-    pub fn on(self, tables: &Tables<'_>, budget: &Budget) -> Self {
+    pub fn on(self, tables: &RootedTables<'_>, budget: &Budget) -> Self {
         let Self { mut placed, mut aliases, allowed, .. } = self;
         placed.retain(|alias| alias.is_owed);
         aliases.retain(|alias| alias.is_owed);
@@ -40,7 +40,7 @@ impl Expectation {
 }
 
 /// Adds what the tables have of an alias.
-fn look_for(alias: &Alias, tables: &Tables<'_>, budget: &Budget, pieces: &mut Vec<Piece>) -> Result<(), Cut> {
+fn look_for(alias: &Alias, tables: &RootedTables<'_>, budget: &Budget, pieces: &mut Vec<Piece>) -> Result<(), Cut> {
     let range = Va(alias.virt)..=Va(alias.last());
     let mut runs = Runs::new(&tables.memory, tables.root, range, tables.told, budget.entries());
     while let Some(run) = budget.next_run(&mut runs)? {

@@ -12,10 +12,10 @@ use super::merged::{Merged, in_mapping_order};
 use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};
 
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
-pub fn refusals(map: &MemoryMap) -> Vec<Option<Refusal>> {
+pub fn refusals(map: &MemoryMap) -> Vec<Option<EntryRefusal>> {
     let entries = map.attributes_table();
     if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR.saturating_mul(map.descriptors().len()) {
-        return vec![Some(Refusal::TooManyEntries); entries.len()];
+        return vec![Some(EntryRefusal::TooManyEntries); entries.len()];
     }
     let mut runtime = in_mapping_order(map);
     runtime.retain(|merged| merged.attribute.contains(MemoryAttribute::RUNTIME));
@@ -26,7 +26,7 @@ pub fn refusals(map: &MemoryMap) -> Vec<Option<Refusal>> {
 /// Why Linux does not take an entry of the Memory Attributes Table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum EntryRefusal {
     /// The table has more than three entries for each descriptor of the map: none is taken.
     TooManyEntries,
     /// Its type is neither RuntimeServicesCode nor RuntimeServicesData.
@@ -45,7 +45,7 @@ pub enum Refusal {
     PastRegion,
 }
 
-impl Refusal {
+impl EntryRefusal {
     /// A name that stays the same.
     pub fn name(self) -> &'static str {
         match self {
@@ -61,7 +61,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for EntryRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooManyEntries => "the table has more than three entries for each descriptor",
@@ -147,24 +147,24 @@ impl Attributes {
 const MAX_ENTRIES_PER_DESCRIPTOR: usize = 3;
 
 /// `holder` is the region that the entry starts in.
-fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<Refusal> {
+fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<EntryRefusal> {
     if !matches!(entry.ty, MemoryType::RUNTIME_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_DATA) {
-        return Some(Refusal::Type);
+        return Some(EntryRefusal::Type);
     }
     if !entry.att.intersects(MemoryAttribute::READ_ONLY | MemoryAttribute::EXECUTE_PROTECT) {
-        return Some(Refusal::ForbidsNothing);
+        return Some(EntryRefusal::ForbidsNothing);
     }
     if !entry.phys_start.is_multiple_of(PAGE_BYTES) {
-        return Some(Refusal::Unaligned);
+        return Some(EntryRefusal::Unaligned);
     }
     if entry.page_count == 0 {
-        return Some(Refusal::NoPages);
+        return Some(EntryRefusal::NoPages);
     }
     match holder {
-        None => Some(Refusal::NoRegion),
-        Some(region) if region.ty != entry.ty => Some(Refusal::OtherType),
+        None => Some(EntryRefusal::NoRegion),
+        Some(region) if region.ty != entry.ty => Some(EntryRefusal::OtherType),
         Some(region) if end_of_pages(entry.phys_start, entry.page_count) > end_of_pages(region.phys, region.pages) => {
-            Some(Refusal::PastRegion)
+            Some(EntryRefusal::PastRegion)
         }
         Some(_) => None,
     }
@@ -198,7 +198,7 @@ mod tests {
         descriptor(ty, MemoryAttribute::RUNTIME, phys_start, page_count)
     }
 
-    fn refused(regions: &[MemoryDescriptor], entries: &[MemoryDescriptor]) -> Vec<Option<Refusal>> {
+    fn refused(regions: &[MemoryDescriptor], entries: &[MemoryDescriptor]) -> Vec<Option<EntryRefusal>> {
         let map = MemoryMap::from_descriptors("test", regions.to_vec());
         refusals(&map.with_attributes_table(entries.to_vec()))
     }
@@ -213,15 +213,15 @@ mod tests {
         let refusal = |ty, att, phys, pages| refused(&regions, &[descriptor(ty, att, phys, pages)])[0];
         assert_eq!(refusal(CODE, RO, 0x10000, 16), None);
         assert_eq!(refusal(DATA, MemoryAttribute::EXECUTE_PROTECT, 0x2f000, 1), None);
-        assert_eq!(refusal(MemoryType::BOOT_SERVICES_CODE, RO, 0x10000, 16), Some(Refusal::Type));
-        assert_eq!(refusal(CODE, MemoryAttribute::RUNTIME, 0x10000, 16), Some(Refusal::ForbidsNothing));
-        assert_eq!(refusal(CODE, RO, 0x10800, 1), Some(Refusal::Unaligned));
-        assert_eq!(refusal(CODE, RO, 0x10000, 0), Some(Refusal::NoPages));
-        assert_eq!(refusal(CODE, RO, 0xf000, 2), Some(Refusal::NoRegion));
-        assert_eq!(refusal(DATA, RO, 0x40000, 1), Some(Refusal::NoRegion), "not RUNTIME");
-        assert_eq!(refusal(DATA, RO, 0x10000, 16), Some(Refusal::OtherType));
-        assert_eq!(refusal(CODE, RO, 0x1f000, 2), Some(Refusal::PastRegion));
-        assert_eq!(refusal(CODE, RO, 0x1f000, u64::MAX), Some(Refusal::PastRegion));
+        assert_eq!(refusal(MemoryType::BOOT_SERVICES_CODE, RO, 0x10000, 16), Some(EntryRefusal::Type));
+        assert_eq!(refusal(CODE, MemoryAttribute::RUNTIME, 0x10000, 16), Some(EntryRefusal::ForbidsNothing));
+        assert_eq!(refusal(CODE, RO, 0x10800, 1), Some(EntryRefusal::Unaligned));
+        assert_eq!(refusal(CODE, RO, 0x10000, 0), Some(EntryRefusal::NoPages));
+        assert_eq!(refusal(CODE, RO, 0xf000, 2), Some(EntryRefusal::NoRegion));
+        assert_eq!(refusal(DATA, RO, 0x40000, 1), Some(EntryRefusal::NoRegion), "not RUNTIME");
+        assert_eq!(refusal(DATA, RO, 0x10000, 16), Some(EntryRefusal::OtherType));
+        assert_eq!(refusal(CODE, RO, 0x1f000, 2), Some(EntryRefusal::PastRegion));
+        assert_eq!(refusal(CODE, RO, 0x1f000, u64::MAX), Some(EntryRefusal::PastRegion));
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         let entry = [descriptor(CODE, RO, 0x18000, 1)];
         let (code, data) = (runtime(CODE, 0x10000, 16), runtime(DATA, 0x18000, 4));
         assert_eq!(refused(&[data, code], &entry), [None]);
-        assert_eq!(refused(&[code, data], &entry), [Some(Refusal::OtherType)]);
+        assert_eq!(refused(&[code, data], &entry), [Some(EntryRefusal::OtherType)]);
         // One that ended before the entry does not decide.
         assert_eq!(refused(&[code, runtime(DATA, 0x14000, 4)], &entry), [None]);
     }
@@ -245,7 +245,7 @@ mod tests {
         let entry = descriptor(CODE, RO, 0x10000, 1);
         let region = [runtime(CODE, 0x10000, 16)];
         assert_eq!(refused(&region, &[entry; 3]), [None; 3]);
-        assert_eq!(refused(&region, &[entry; 4]), [Some(Refusal::TooManyEntries); 4]);
+        assert_eq!(refused(&region, &[entry; 4]), [Some(EntryRefusal::TooManyEntries); 4]);
     }
 
     #[test]

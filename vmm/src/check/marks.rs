@@ -195,7 +195,7 @@ impl Marks {
 
     /// One finding for each run: the words of all witnesses about the same pages under the same rule together. Causes come
     /// before their effects.
-    pub fn into_findings(mut self, phase: Phase, map: &MemoryMap, tables: Option<Tables<'_>>) -> Vec<Finding> {
+    pub fn into_findings(mut self, phase: Phase, map: &MemoryMap, tables: Option<RootedTables<'_>>) -> Vec<Finding> {
         self.marks.sort_by_key(|mark| (mark.rule, mark.region, mark.virt, mark.witness));
         let mut findings = self.worded;
         let mut marks = self.marks.into_iter().peekable();
@@ -226,7 +226,7 @@ impl Marks {
 }
 
 /// Where findings' walks are read.
-pub struct Tables<'a> {
+pub struct RootedTables<'a> {
     pub memory: &'a dyn TableMemory,
     pub root: Pa,
     pub told: &'a Paging,
@@ -248,7 +248,13 @@ fn continues(run: &Mark, next: &Mark) -> bool {
         && matches!((run.virt, run.end(), next.virt), (Some(start), Some(end), Some(virt)) if virt >= start && virt <= end)
 }
 
-fn finding(phase: Phase, mark: Mark, witnesses: Vec<Witness>, map: &MemoryMap, tables: Option<&Tables<'_>>) -> Finding {
+fn finding(
+    phase: Phase,
+    mark: Mark,
+    witnesses: Vec<Witness>,
+    map: &MemoryMap,
+    tables: Option<&RootedTables<'_>>,
+) -> Finding {
     let walk = match (mark.virt, tables) {
         (Some(virt), Some(tables)) => {
             let walk = walk(&tables.memory, tables.root, Va(virt), Access::read(), tables.told);

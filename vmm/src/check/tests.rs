@@ -152,7 +152,7 @@ impl Case {
         let expectation = Expectation::new(&question, &mut marks);
         let check = |expectation: Expectation, tables: &Tables, mut marks: Marks, phase| {
             let (memory, root, told): (&dyn TableMemory, _, _) = (tables, Pa(ROOT), &tables.told);
-            let expectation = expectation.on(&super::Tables { memory, root, told }, &budget);
+            let expectation = expectation.on(&super::RootedTables { memory, root, told }, &budget);
             let check = TableCheck {
                 memory,
                 root,
@@ -519,7 +519,7 @@ fn what_is_allowed_is_expected_as_far_as_the_tables_have_it() {
     };
     let expectation = Expectation::new(&question, &mut Marks::default());
     let on = |tables: &Tables, budget: &Budget| {
-        let tables = super::Tables { memory: tables, root: Pa(ROOT), told: &told };
+        let tables = super::RootedTables { memory: tables, root: Pa(ROOT), told: &told };
         let Expectation { placed, aliases, .. } = expectation.clone().on(&tables, budget);
         let part = |alias: &Alias| (alias.role == Role::Physical).then_some((alias.virt, alias.pages));
         (placed.len(), aliases.iter().filter_map(part).collect::<Vec<_>>())

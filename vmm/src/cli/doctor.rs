@@ -109,7 +109,7 @@ fn json(abilities: &Abilities, walls: &[Tried]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Trial;
+    use crate::engine::TrialResult;
     use crate::machine::{CpuidSeen, Vendor};
     use crate::mmu::Paging;
 
@@ -118,7 +118,7 @@ mod tests {
         let (gbpages, la57, pku, vendor, maxphyaddr) = (true, false, false, Vendor::Intel, told.maxphyaddr);
         let supported =
             CpuidSeen { maxphyaddr, gbpages, nx, la57, smep, smap, pku, xsave: true, fsgsbase: true, vendor };
-        let trial = |what, works, seen: &str| Trial { what, works, seen: seen.into() };
+        let trial = |what, works, seen: &str| TrialResult { what, works, seen: seen.into() };
         let trials = vec![
             trial("supervisor-mode execution prevention (CR4.SMEP)", true, "#PF 0x11 (P I)"),
             trial("physical-address width (MAXPHYADDR)", false, "bit 48 is the first that faults: #PF 0x9 (P RSVD)"),

@@ -17,7 +17,7 @@ use crate::firmware::{Misbehaviour, Offence};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
-use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, Rules, Va, Vendor, walk};
+use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, PagingRules, Va, Vendor, walk};
 use crate::report::{EngineName, RegionReport, Report, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
@@ -48,7 +48,7 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
             _ => Vendor::Intel,
         },
         reserved_fault_sets_p: true,
-        rules: Rules::all(),
+        rules: PagingRules::all(),
     }
 }
 

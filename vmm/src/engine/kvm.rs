@@ -588,8 +588,8 @@ impl Run<'_, '_> {
         self.report.findings.extend(marks.into_findings(self.phase, self.job.map, tables));
     }
 
-    fn tables_at(&self, root: u64) -> check::Tables<'_> {
-        check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told }
+    fn tables_at(&self, root: u64) -> check::RootedTables<'_> {
+        check::RootedTables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told }
     }
 
     /// The guest ended before its time.

@@ -26,12 +26,12 @@ use crate::guest::process::ProcessError;
 use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
-use crate::mmu::{Level, Rules};
+use crate::mmu::{Level, PagingRules};
 
 pub use kvm::Kvm;
 pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
 pub use subject::Subject;
-pub use trials::{Abilities, Trial};
+pub use trials::{Abilities, TrialResult};
 
 /// What an engine is to do.
 #[derive(Clone, Copy)]
@@ -61,7 +61,7 @@ pub struct Job<'a> {
     /// Changes made to the finished tables, for negative controls.
     pub tampers: &'a [Tamper],
     /// The walker's rules in force, for negative controls.
-    pub rules: Rules,
+    pub rules: PagingRules,
     /// Told now and then how far the run is.
     pub progress: &'a dyn Fn(Progress),
 }

@@ -34,12 +34,12 @@ pub struct Abilities {
     /// Whether ring 3 has the first slot of the high half, `PML4[256]`; it is asked with 4-level paging only.
     pub high_half_start: bool,
     /// Each question and its answer.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<TrialResult>,
 }
 
 /// One question and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct TrialResult {
     /// What was tried.
     pub what: &'static str,
     /// Whether it is as the manual says.
@@ -76,7 +76,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let mut tell = |what, asked: bool, taken: bool| {
         if asked {
             let seen = if taken { "KVM accepts it, and the guest runs" } else { "KVM refuses it" };
-            trials.push(Trial { what, works: taken, seen: seen.into() });
+            trials.push(TrialResult { what, works: taken, seen: seen.into() });
         }
     };
     tell("five-level paging (CR4.LA57)", asked.la57, taken.la57);
@@ -89,7 +89,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
 struct Answers {
     checks: Paging,
     high_half_start: bool,
-    trials: Vec<Trial>,
+    trials: Vec<TrialResult>,
 }
 
 /// KVM refuses a CR4 with LA57 or PKE where it does not have them, whatever CPUID says; the rest can still be
@@ -186,7 +186,7 @@ fn build(loaded: &Loaded, questions: &[Question], told: &Paging) -> Result<u64, 
 fn answers(records: &[Probe], told: &Paging, page: u64) -> Answers {
     let (mut checks, mut high_half_start) = (*told, true);
     let mut trials = Vec::new();
-    let mut tell = |what, works, record: &Probe| trials.push(Trial { what, works, seen: describe(record) });
+    let mut tell = |what, works, record: &Probe| trials.push(TrialResult { what, works, seen: describe(record) });
     let [gbpages, reserved, nx, smep, smap, wp, pku, high_half, widths @ ..] = records else {
         return Answers { checks, high_half_start, trials };
     };
@@ -224,7 +224,7 @@ fn answers(records: &[Probe], told: &Paging, page: u64) -> Answers {
         Some(record) => format!("bit {} is the first that faults: {}", checks.maxphyaddr, describe(record)),
         None => "no bit of an address faults".into(),
     };
-    trials.push(Trial { what: "physical-address width (MAXPHYADDR)", works, seen });
+    trials.push(TrialResult { what: "physical-address width (MAXPHYADDR)", works, seen });
     Answers { checks, high_half_start, trials }
 }
 

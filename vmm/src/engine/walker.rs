@@ -56,7 +56,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     let kernel = course::ranges(&loaded.keep);
     let deadline = start.checked_add(job.limit);
     let budget = Budget::new(deadline);
-    let mut run = Run { job, loaded: &loaded, paging, kernel, report, marks, look, deadline, budget };
+    let mut run = WalkerRun { job, loaded: &loaded, paging, kernel, report, marks, look, deadline, budget };
     let judged = run.carry_out(mapper);
     let mut report = run.report;
     let known = judged.as_ref().map(|(expectation, tables)| (expectation, tables));
@@ -68,7 +68,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
 }
 
 /// One run, from the mapper's first phase to its last.
-struct Run<'a> {
+struct WalkerRun<'a> {
     job: &'a Job<'a>,
     loaded: &'a Loaded,
     paging: Paging,
@@ -82,7 +82,7 @@ struct Run<'a> {
     budget: Budget,
 }
 
-impl Run<'_> {
+impl WalkerRun<'_> {
     /// Both phases. What the tables of phase `map` are to be, and are, is the result; None: there are none.
     fn carry_out(&mut self, mut mapper: Box<dyn Mapper>) -> Option<(Expectation, TableVerdict)> {
         let MappedTables { root, mapped, table_pages } = self.run_mapper(Step::Map, &mut mapper)?;
@@ -180,8 +180,8 @@ impl Run<'_> {
         verdict
     }
 
-    fn tables(&self, root: u64) -> check::Tables<'_> {
-        check::Tables { memory: &self.loaded.memory, root: Pa(root), told: &self.paging }
+    fn tables(&self, root: u64) -> check::RootedTables<'_> {
+        check::RootedTables { memory: &self.loaded.memory, root: Pa(root), told: &self.paging }
     }
 
     /// Makes findings of the marks so far.

@@ -4,7 +4,7 @@
 //! change predicts exactly the same. The matrix is not told of any beforehand.
 
 use crate::engine::Abilities;
-use crate::mmu::{Paging, Rule, Vendor};
+use crate::mmu::{Paging, PagingRule, Vendor};
 
 /// A CPU, as the software MMU is to follow it, and what KVM makes of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,13 +52,13 @@ pub struct Deviation {
     /// Why some KVMs do not.
     pub reason: &'static str,
     /// Changes a model that keeps the rule into one that does not; None where there is nothing to change.
-    pub model: fn(&Model, &Machine) -> Option<Model>,
+    pub model: fn(&Model, &KnownMachine) -> Option<Model>,
     /// Whether trials of single accesses show it: then, and only then, it must be met. None: they cannot.
-    pub precondition: Option<fn(&Machine) -> bool>,
+    pub precondition: Option<fn(&KnownMachine) -> bool>,
 }
 
 /// What is known of a machine by other means than the matrix.
-pub struct Machine {
+pub struct KnownMachine {
     /// What its CPU is told, what KVM supports, and what trials of single accesses found.
     pub abilities: Abilities,
     /// Which deviations may have to do with a combination, likelier ones first; indices into [`DEVIATIONS`].
@@ -68,7 +68,7 @@ pub struct Machine {
 /// Deviations that one combination may meet at once.
 const MAX_TOGETHER: u32 = 4;
 
-impl Machine {
+impl KnownMachine {
     /// One of these abilities.
     pub fn new(abilities: Abilities) -> Self {
         let mut machine = Self { abilities, suspects: Vec::new() };
@@ -184,7 +184,7 @@ pub const DEVIATIONS: [Deviation; 15] = [
         name: "g-in-pml4e-ignored",
         rule: "bit 8 of a PML4E or PML5E is reserved on AMD (APM vol. 2, 5.3)",
         reason: "an emulated processor may not look at it",
-        model: |model, _| without(model, Rule::GInUpperAmd).filter(|_| model.paging.vendor == Vendor::Amd),
+        model: |model, _| without(model, PagingRule::GInUpperAmd).filter(|_| model.paging.vendor == Vendor::Amd),
         precondition: None,
     },
     Deviation {
@@ -198,14 +198,14 @@ pub const DEVIATIONS: [Deviation; 15] = [
         name: "ac-lifts-implicit",
         rule: "EFLAGS.AC lifts SMAP for no access of the processor's own (SDM 3A 4.6.1)",
         reason: "an emulated processor may treat its own accesses in ring 0 as the guest's",
-        model: |model, _| without(model, Rule::AcNeverForImplicit),
+        model: |model, _| without(model, PagingRule::AcNeverForImplicit),
         precondition: None,
     },
     Deviation {
         name: "stack-gp",
         rule: "a stack access to an address that is not canonical is #SS (SDM vol. 1, 3.3.7.1)",
         reason: "an emulated processor may raise #GP for all accesses",
-        model: |model, _| without(model, Rule::CanonicalStack),
+        model: |model, _| without(model, PagingRule::CanonicalStack),
         precondition: None,
     },
     // The matrix finds this one before it begins, and lays out its batches so that no combination meets it.
@@ -221,7 +221,7 @@ pub const DEVIATIONS: [Deviation; 15] = [
 /// The last of them.
 pub const STALE: usize = DEVIATIONS.len() - 1;
 
-fn without(model: &Model, rule: Rule) -> Option<Model> {
+fn without(model: &Model, rule: PagingRule) -> Option<Model> {
     let rules = model.paging.rules;
     rules.has(rule).then_some(Model { paging: Paging { rules: rules.without(rule), ..model.paging }, ..*model })
 }

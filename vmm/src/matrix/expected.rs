@@ -9,7 +9,7 @@ use crate::mmu::{
 
 /// How an access must end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum AccessEnd {
     /// It reaches this physical address.
     Reaches(u64),
     /// It faults; CR2 if it is a page fault.
@@ -24,9 +24,9 @@ pub enum End {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
     /// Of its access.
-    pub end: End,
+    pub end: AccessEnd,
     /// Of the read that goes before it.
-    pub before: Option<End>,
+    pub before: Option<AccessEnd>,
     /// Its entries afterwards, and bits of them that may be set.
     pub entries: [(u64, u64); LEVELS + 1],
     /// The bytes at the address, afterwards.
@@ -43,7 +43,7 @@ impl Expected {
             follow(case, read, model, &mut entries)
         });
         let end = follow(case, access(combination), model, &mut entries);
-        let written = combination.has(Bit::Write) && end == End::Reaches(case.reached);
+        let written = combination.has(Bit::Write) && end == AccessEnd::Reaches(case.reached);
         let memory = match () {
             () if written => case.va.0,
             () if model.torn_writes && tears(case, end) => {
@@ -57,18 +57,18 @@ impl Expected {
     /// In words, for a case.
     pub fn describe(&self, case: &Case) -> String {
         let end = match self.end {
-            End::Reaches(pa) => format!("reaches PA {pa:#x}"),
-            End::Faults(fault, Some(cr2)) => format!("{fault}, CR2 {cr2:#x}"),
-            End::Faults(fault, None) => fault.to_string(),
-            End::Hangs => "has no end".into(),
-            End::Strands => "walks where no memory is".into(),
+            AccessEnd::Reaches(pa) => format!("reaches PA {pa:#x}"),
+            AccessEnd::Faults(fault, Some(cr2)) => format!("{fault}, CR2 {cr2:#x}"),
+            AccessEnd::Faults(fault, None) => fault.to_string(),
+            AccessEnd::Hangs => "has no end".into(),
+            AccessEnd::Strands => "walks where no memory is".into(),
         };
         format!("{end}; {}", describe_entries(case, &self.entries))
     }
 }
 
 /// Follows one access, and marks the entries it uses.
-fn follow(case: &Case, access: Access, model: &Model, entries: &mut [(u64, u64); LEVELS + 1]) -> End {
+fn follow(case: &Case, access: Access, model: &Model, entries: &mut [(u64, u64); LEVELS + 1]) -> AccessEnd {
     let mut seen = *case;
     if model.blind_to_high_half_start && case.combination.has(Bit::HighHalfStart) && access.privilege == Privilege::User
     {
@@ -90,23 +90,23 @@ fn follow(case: &Case, access: Access, model: &Model, entries: &mut [(u64, u64);
     }
     if model.implicit_access_hangs && case.combination.has(Bit::User) && hangs(&access, &bytes, case, model) {
         bytes.first.steps().iter().for_each(|step| may_be_accessed(case, entries, step));
-        return End::Hangs;
+        return AccessEnd::Hangs;
     }
     if let Some(raised) = bytes.fault {
-        return End::Faults(raised.fault, raised.cr2.map(|va| va.0));
+        return AccessEnd::Faults(raised.fault, raised.cr2.map(|va| va.0));
     }
     match (bytes.first.outcome, bytes.second.as_ref().map(|walk| walk.outcome)) {
-        (Outcome::Translated(_), Some(Outcome::Stranded { .. })) => End::Strands,
+        (Outcome::Translated(_), Some(Outcome::Stranded { .. })) => AccessEnd::Strands,
         (Outcome::Translated(translation), _) if model.emulator_refuses && translation.pa.0 != case.reached => {
             let fault = access_bytes(case, case.root(), case.va, ACCESS_BYTES, access, &model.told).fault;
-            fault.map_or(End::Strands, |raised| End::Faults(raised.fault, raised.cr2.map(|va| va.0)))
+            fault.map_or(AccessEnd::Strands, |raised| AccessEnd::Faults(raised.fault, raised.cr2.map(|va| va.0)))
         }
-        (Outcome::Translated(translation), _) => End::Reaches(translation.pa.0),
+        (Outcome::Translated(translation), _) => AccessEnd::Reaches(translation.pa.0),
         (Outcome::Stranded { table }, None) if model.takes_walk_for_access => {
             let entry = missing_entry(&bytes, table, case, model);
-            if entry & IN_PAGE == case.va.0 & IN_PAGE { End::Reaches(entry) } else { End::Strands }
+            if entry & IN_PAGE == case.va.0 & IN_PAGE { AccessEnd::Reaches(entry) } else { AccessEnd::Strands }
         }
-        _ => End::Strands,
+        _ => AccessEnd::Strands,
     }
 }
 
@@ -144,9 +144,9 @@ fn hangs(access: &Access, bytes: &BytesAccess, case: &Case, model: &Model) -> bo
 }
 
 /// Whether a write whose second page faults has reached its first.
-fn tears(case: &Case, end: End) -> bool {
+fn tears(case: &Case, end: AccessEnd) -> bool {
     let crosses = case.combination.has(Bit::Crossing) && case.combination.has(Bit::Write);
-    crosses && matches!(end, End::Faults(_, Some(cr2)) if cr2 != case.va.0)
+    crosses && matches!(end, AccessEnd::Faults(_, Some(cr2)) if cr2 != case.va.0)
 }
 
 fn access(combination: &Combination) -> Access {

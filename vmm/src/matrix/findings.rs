@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::arena::{Arena, Case};
-use super::deviations::{DEVIATIONS, Machine, Model, STALE};
+use super::deviations::{DEVIATIONS, KnownMachine, Model, STALE};
 use super::expected::Expected;
 use super::mismatch::Mismatch;
 use super::observed::{Observed, fault};
@@ -11,7 +11,7 @@ use super::part::Part;
 use super::script::Tally;
 use super::station::{Batch, modes};
 use crate::engine::EngineError;
-use crate::mmu::{Fault, Paging, Rule};
+use crate::mmu::{Fault, Paging, PagingRule};
 
 /// What was found.
 #[derive(Default)]
@@ -29,7 +29,7 @@ pub struct Findings {
     /// For each deviation, by its index: what it explains.
     pub deviations: BTreeMap<usize, Explained>,
     /// For each rule of the software MMU, in how many combinations it was missed when it was broken.
-    pub controls: BTreeMap<Rule, u64>,
+    pub controls: BTreeMap<PagingRule, u64>,
     /// Deviations that were to be met, by trials of single accesses, and of how many combinations.
     pub due: BTreeMap<usize, u64>,
     /// Deviations that explain something although trials of single accesses say that this machine does not have them.
@@ -81,7 +81,7 @@ impl Findings {
         &mut self,
         arena: &Arena,
         batch: &Batch,
-        (part, machine): &(Part, Machine),
+        (part, machine): &(Part, KnownMachine),
         controls: bool,
     ) -> Result<(), EngineError> {
         let mut recorded = Tally::default();
@@ -115,7 +115,7 @@ impl Findings {
     /// Holds an observation against the software MMU that predicts it with one rule after the other broken.
     fn break_rules(&mut self, case: &Case, observed: &Observed, model: &Model) {
         let expected = Expected::of(case, model);
-        for &rule in Rule::ALL {
+        for &rule in PagingRule::ALL {
             let rules = model.paging.rules.without(rule);
             let broken = Expected::of(case, &Model { paging: Paging { rules, ..model.paging }, ..*model });
             let missed = broken != expected && !broken.differences(case, observed).is_empty();
@@ -124,7 +124,7 @@ impl Findings {
     }
 
     /// Judges one combination; returns the CPU that does what was observed, if one does.
-    fn judge_case(&mut self, case: &Case, observed: &Observed, part: &Part, machine: &Machine) -> Option<Model> {
+    fn judge_case(&mut self, case: &Case, observed: &Observed, part: &Part, machine: &KnownMachine) -> Option<Model> {
         let model = Model::of_the_sdm(modes(&part.told, &case.combination));
         let expected = Expected::of(case, &model);
         for (index, deviation) in
@@ -162,7 +162,7 @@ pub fn explain<'a>(
     case: &Case,
     observed: &Observed,
     model: Model,
-    machine: &'a Machine,
+    machine: &'a KnownMachine,
 ) -> Option<(&'a [usize], Model)> {
     let explains = |model: &Model| Expected::of(case, model).differences(case, observed).is_empty();
     machine.deviating(model).find(|(_, deviating)| explains(deviating))
@@ -195,7 +195,7 @@ mod tests {
     use crate::engine::Abilities;
     use crate::machine::{CpuidRequest, CpuidSeen};
     use crate::matrix::arena::Slots;
-    use crate::matrix::expected::End;
+    use crate::matrix::expected::AccessEnd;
     use crate::matrix::observed::brought_back;
     use crate::matrix::sets::Plane;
 
@@ -203,7 +203,7 @@ mod tests {
     const LARGE: &str = "pml4e.p pml4e.w pml4e.u pdpte.p pdpte.w pdpte.u pdpte.ps efer.nx cr0.wp";
 
     /// A machine that is told of 1 GiB pages, and has them, or so single accesses say.
-    fn machine(has_gbpages: bool) -> Machine {
+    fn machine(has_gbpages: bool) -> KnownMachine {
         let told = Paging { gbpages: true, ..Paging::default() };
         let supported = CpuidSeen {
             maxphyaddr: told.maxphyaddr,
@@ -219,7 +219,7 @@ mod tests {
         };
         let checks = Paging { gbpages: has_gbpages, ..told };
         let trials = Vec::new();
-        Machine::new(Abilities { supported, told, taken: told, checks, high_half_start: true, trials })
+        KnownMachine::new(Abilities { supported, told, taken: told, checks, high_half_start: true, trials })
     }
 
     fn part(told: Paging, combination: &str) -> Part {
@@ -232,8 +232,8 @@ mod tests {
     fn observed(case: &Case, expected: &Expected) -> Observed {
         let not_run = Trial { virt: case.va.0, value: TRIAL_NOT_RUN, error_code: TRIAL_NOT_RUN, cr2: 0 };
         let main = match expected.end {
-            End::Reaches(pa) => Trial { value: brought_back(case, &case.combination, pa), ..not_run },
-            End::Faults(fault, Some(cr2)) => Trial { error_code: fault.error_code.0.into(), cr2, ..not_run },
+            AccessEnd::Reaches(pa) => Trial { value: brought_back(case, &case.combination, pa), ..not_run },
+            AccessEnd::Faults(fault, Some(cr2)) => Trial { error_code: fault.error_code.0.into(), cr2, ..not_run },
             ref other => panic!("{other:?}"),
         };
         let entries = expected.entries.map(|(value, _)| value);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// What is found where a machine, of which single accesses say so much, does as that other one must.
-    fn found(machine: &Machine, does: Paging) -> Findings {
+    fn found(machine: &KnownMachine, does: Paging) -> Findings {
         let part = part(machine.abilities.told, LARGE);
         let arena = Arena::new(0).unwrap();
         let case = arena.lay_out(0, &mut Slots::default(), part.get(0).unwrap(), false).unwrap();
@@ -283,8 +283,10 @@ mod tests {
     #[test]
     fn what_nothing_explains_is_a_mismatch() {
         let machine = machine(true);
-        let does =
-            Paging { rules: machine.abilities.told.rules.without(Rule::AccessedOnSuccess), ..machine.abilities.told };
+        let does = Paging {
+            rules: machine.abilities.told.rules.without(PagingRule::AccessedOnSuccess),
+            ..machine.abilities.told
+        };
         let findings = found(&machine, does);
         assert_eq!((findings.mismatches, findings.deviations.len()), (1, 0));
         assert_eq!(findings.shown[0].case, LARGE);

@@ -6,7 +6,7 @@ use efibed_guest::protocol::{TRIAL_NOT_RUN, Trial};
 
 use super::arena::Case;
 use super::bits::{Bit, Combination};
-use super::expected::{End, Expected};
+use super::expected::{AccessEnd, Expected};
 use super::observed::{Observed, brought_back, fault};
 use super::station::{HANGS, NOT_EMULATED};
 
@@ -68,20 +68,20 @@ impl Expected {
 fn differs(
     case: &Case,
     combination: &Combination,
-    end: End,
+    end: AccessEnd,
     trial: &Trial,
     wrote_at: Option<Option<u64>>,
 ) -> Option<Difference> {
     let seen = fault(trial);
     match (end, seen) {
-        (End::Faults(expected, cr2), Some(fault)) => match () {
+        (AccessEnd::Faults(expected, cr2), Some(fault)) => match () {
             () if expected.vector != fault.vector => Some(Difference::End),
             () if expected.error_code != fault.error_code => Some(Difference::ErrorCode),
             () if cr2.is_some_and(|cr2| cr2 != trial.cr2) => Some(Difference::Cr2),
             () => None,
         },
-        (End::Hangs, Some(fault)) if u64::from(fault.vector) == HANGS => None,
-        (End::Reaches(pa), None) if trial.value != TRIAL_NOT_RUN => {
+        (AccessEnd::Hangs, Some(fault)) if u64::from(fault.vector) == HANGS => None,
+        (AccessEnd::Reaches(pa), None) if trial.value != TRIAL_NOT_RUN => {
             let reached = match wrote_at {
                 // What was written to the page is compared by itself.
                 Some(elsewhere) => elsewhere.unwrap_or(case.reached) == pa,
@@ -90,7 +90,7 @@ fn differs(
             (!reached).then_some(Difference::Page)
         }
         // KVM cannot execute what has no memory behind it.
-        (End::Reaches(pa), Some(fault)) if fault.vector == NOT_EMULATED as u8 && pa != case.reached => None,
+        (AccessEnd::Reaches(pa), Some(fault)) if fault.vector == NOT_EMULATED as u8 && pa != case.reached => None,
         _ => Some(Difference::End),
     }
 }

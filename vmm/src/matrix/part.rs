@@ -20,14 +20,14 @@ pub struct Part {
     /// What the CPU is told, with the modes as they are for combinations that have all their bits.
     pub told: Paging,
     entries: Choices,
-    runs: Vec<Run>,
+    first_halves: Vec<FirstHalf>,
     legal_entries: [Vec<u32>; 2],
     count: u64,
 }
 
 /// A legal first half.
 #[derive(Debug)]
-struct Run {
+struct FirstHalf {
     combination: Combination,
     nxe: bool,
     /// The number of its first combination.
@@ -47,15 +47,22 @@ impl Part {
             let mode = if nxe { Combination::of(&[Bit::Nxe]) } else { Combination::default() };
             entries.legal(&mode, &told)
         });
-        let mut part =
-            Self { title: plane.title(&request), request, told, entries, runs: Vec::new(), legal_entries, count: 0 };
+        let mut part = Self {
+            title: plane.title(&request),
+            request,
+            told,
+            entries,
+            first_halves: Vec::new(),
+            legal_entries,
+            count: 0,
+        };
         let legal_runs = if impossible { Vec::new() } else { runs.legal(&Combination::default(), &told) };
         let mut of_run: Vec<_> = legal_runs.into_iter().map(|number| runs.get(number)).collect();
         // Those that share their registers come one after another, so that they may share a batch.
         of_run.sort_by_key(Combination::registers);
         for combination in of_run {
             let nxe = combination.has(Bit::Nxe);
-            part.runs.push(Run { combination, nxe, first: part.count });
+            part.first_halves.push(FirstHalf { combination, nxe, first: part.count });
             part.count += part.legal_entries[usize::from(nxe)].len() as u64;
         }
         part
@@ -68,9 +75,9 @@ impl Part {
 
     /// The one of this number, from 0.
     pub fn get(&self, number: u64) -> Option<Combination> {
-        let run = &self.runs[self.runs.partition_point(|run| run.first <= number).checked_sub(1)?];
-        let entries = self.legal_entries[usize::from(run.nxe)].get((number - run.first) as usize)?;
-        Some(run.combination.union(&self.entries.get(*entries)))
+        let half = &self.first_halves[self.first_halves.partition_point(|half| half.first <= number).checked_sub(1)?];
+        let entries = self.legal_entries[usize::from(half.nxe)].get((number - half.first) as usize)?;
+        Some(half.combination.union(&self.entries.get(*entries)))
     }
 }
 

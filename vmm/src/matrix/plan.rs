@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::Matrix;
 use super::bits::{Bit, Combination};
-use super::deviations::Machine;
+use super::deviations::KnownMachine;
 use super::part::Part;
 use super::sets::Plane;
 use crate::bed::TestBed;
@@ -25,7 +25,7 @@ pub struct Shard {
 /// All that is to be run.
 pub struct Plan {
     /// Each with what its machine can do.
-    pub parts: Vec<(Part, Machine)>,
+    pub parts: Vec<(Part, KnownMachine)>,
     /// What is not, and why.
     pub skipped: Vec<Skipped>,
     picks: Vec<Picks>,
@@ -137,7 +137,7 @@ impl Plan {
             self.skipped.push(Skipped { what: plane.title(&request), reason, count: whole - runs });
         }
         if runs > 0 {
-            self.parts.push((part, Machine::new(abilities)));
+            self.parts.push((part, KnownMachine::new(abilities)));
         }
         Ok(())
     }

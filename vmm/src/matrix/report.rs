@@ -10,7 +10,7 @@ use super::findings::Findings;
 use super::mismatch::Mismatch;
 use super::plan::{Plan, Shard, Skipped};
 use super::{Floor, Matrix, Set};
-use crate::mmu::Rule;
+use crate::mmu::PagingRule;
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ pub struct MatrixReport {
     /// Deviations that were found, although single accesses showed that this machine does not have them.
     pub not_shown: Vec<&'static str>,
     /// If asked for: for each rule of the software MMU, how many combinations show that it was broken.
-    pub controls: Vec<(Rule, u64)>,
+    pub controls: Vec<(PagingRule, u64)>,
     /// What was not run.
     pub skipped: Vec<Skipped>,
     /// How long it took.

@@ -2,7 +2,7 @@
 
 use super::arena::{Arena, Case, Slots, new_arenas};
 use super::bits::Combination;
-use super::deviations::{DEVIATIONS, Machine, Model};
+use super::deviations::{DEVIATIONS, KnownMachine, Model};
 use super::expected::Expected;
 use super::findings::explain;
 use super::legal::illegal;
@@ -75,7 +75,7 @@ pub fn run(bed: &TestBed, combination: Combination, cpu: &CpuidRequest) -> Resul
         cpus: Vec::new(),
     };
     let part = Part::new(&plane, *cpu, abilities.taken, &[]);
-    let machine = Machine::new(abilities);
+    let machine = KnownMachine::new(abilities);
     let arenas = new_arenas()?;
     let case = arenas[0].lay_out(0, &mut Slots::default(), combination, part.told.la57);
     let case = case.ok_or_else(|| EngineError::Kvm("an arena has no slot".into()))?;
@@ -88,7 +88,7 @@ pub fn run(bed: &TestBed, combination: Combination, cpu: &CpuidRequest) -> Resul
     Ok(judge(&case, &Observed::of(&arenas[0], &batch, 0), &part, &machine, &arenas[0]))
 }
 
-fn judge(case: &Case, observed: &Observed, part: &Part, machine: &Machine, arena: &Arena) -> Single {
+fn judge(case: &Case, observed: &Observed, part: &Part, machine: &KnownMachine, arena: &Arena) -> Single {
     let model = Model::of_the_sdm(modes(&part.told, &case.combination));
     let expected = Expected::of(case, &model);
     let differences = expected.differences(case, observed);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::paging::Paging;
-use super::rules::Rule;
+use super::rules::PagingRule;
 
 /// One access, as far as paging cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +90,7 @@ impl Access {
         match self.privilege {
             Privilege::Supervisor => false,
             Privilege::User => true,
-            Privilege::Implicit => !paging.rules.has(Rule::ImplicitIsSupervisor),
+            Privilege::Implicit => !paging.rules.has(PagingRule::ImplicitIsSupervisor),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::Kind;
 use super::address::Pa;
 use super::level::bits::{A, D, P};
-use super::rules::Rule;
+use super::rules::PagingRule;
 use super::walk::{Outcome, Step, Walk};
 
 /// An entry as it must be after the access.
@@ -47,16 +47,16 @@ impl Walk {
         let present = step.entry & P != 0;
         if !translated && !leaf {
             // Processors differ in when they write the upper A bits, but never mark what is absent.
-            let may = if present && has(Rule::UpperAccessedMaySet) { A } else { 0 };
+            let may = if present && has(PagingRule::UpperAccessedMaySet) { A } else { 0 };
             return Marks { must: 0, may };
         }
-        if !translated && (!present || has(Rule::FaultSparesLeaf)) {
+        if !translated && (!present || has(PagingRule::FaultSparesLeaf)) {
             return Marks::NONE;
         }
-        let accessed = if has(Rule::AccessedOnSuccess) { A } else { 0 };
-        let writes = self.access.kind == Kind::Write && has(Rule::DirtyOnWrite);
-        let dirties = writes || !has(Rule::DirtyOnWriteOnly);
-        let takes_d = leaf || !has(Rule::DirtyNeverUpper);
+        let accessed = if has(PagingRule::AccessedOnSuccess) { A } else { 0 };
+        let writes = self.access.kind == Kind::Write && has(PagingRule::DirtyOnWrite);
+        let dirties = writes || !has(PagingRule::DirtyOnWriteOnly);
+        let takes_d = leaf || !has(PagingRule::DirtyNeverUpper);
         Marks { must: accessed | if dirties && takes_d { D } else { 0 }, may: 0 }
     }
 }

@@ -4,7 +4,7 @@ use super::access::Access;
 use super::address::{Pa, Va};
 use super::fault::Fault;
 use super::paging::Paging;
-use super::rules::Rule;
+use super::rules::PagingRule;
 use super::walk::{Outcome, TableMemory, Walk, walk};
 
 /// Follows an access to the `len` bytes at `va`: the walk of its first page, that of a second page
@@ -25,17 +25,17 @@ pub fn access_bytes(
     let first = walk(memory, root, va, access, paging);
     let goes_on = match first.outcome {
         Outcome::Translated(_) => true,
-        Outcome::Fault(_) => !rules.has(Rule::CrossingFirstBadPage),
+        Outcome::Fault(_) => !rules.has(PagingRule::CrossingFirstBadPage),
         Outcome::Stranded { .. } => false,
     };
     let second = second_page(va, len)
-        .filter(|_| goes_on && rules.has(Rule::CrossingSecondPage))
+        .filter(|_| goes_on && rules.has(PagingRule::CrossingSecondPage))
         .map(|second| walk(memory, root, second, access, paging));
 
     let faulting = second.iter().chain([&first]).find(|walk| walk.fault().is_some());
     let fault = faulting.and_then(|walk| {
         let fault = walk.fault()?;
-        let cr2 = if rules.has(Rule::CrossingCr2) { walk.va } else { va };
+        let cr2 = if rules.has(PagingRule::CrossingCr2) { walk.va } else { va };
         Some(Raised { fault, cr2: (fault.vector == Fault::PAGE_FAULT).then_some(cr2) })
     });
     BytesAccess { first, second, fault }

@@ -3,7 +3,7 @@
 use super::address::Pa;
 use super::level::{Level, bits};
 use super::paging::{Paging, Vendor};
-use super::rules::{Rule, Rules};
+use super::rules::{PagingRule, PagingRules};
 
 /// Why bits of `entry` at `level` fault: each rule's guilty bits, with the rule in words. Empty if
 /// the entry is in order, or not present.
@@ -52,7 +52,7 @@ impl Judgement {
 #[inline(always)]
 pub(crate) fn judge(level: Level, entry: u64, paging: &Paging) -> Judgement {
     let present = entry & bits::P != 0;
-    if !present && paging.rules.has(Rule::NotPresentFirst) {
+    if !present && paging.rules.has(PagingRule::NotPresentFirst) {
         return Judgement::NotPresent;
     }
     match entry & reserved_mask(level, entry, paging) {
@@ -75,7 +75,7 @@ pub(super) fn next(level: Level, entry: u64, paging: &Paging) -> Judgement {
 /// in entries; only where that rule is broken do they name memory.
 #[inline]
 pub(crate) fn table_address(reference: u64, paging: &Paging) -> Pa {
-    let beyond = if paging.rules.has(Rule::ReservedPhys) { paging.above_maxphyaddr() } else { 0 };
+    let beyond = if paging.rules.has(PagingRule::ReservedPhys) { paging.above_maxphyaddr() } else { 0 };
     Pa(reference & bits::ADDRESS & !beyond)
 }
 
@@ -97,19 +97,19 @@ pub(super) const fn pat_index(level: Level, entry: u64) -> u8 {
 }
 
 /// The rules an entry offends against by its reserved bits.
-pub(super) fn offended_rules(level: Level, entry: u64, paging: &Paging) -> Rules {
-    guilt(level, entry, paging).fold(Rules::none(), |rules, (rule, _)| rules.with(rule))
+pub(super) fn offended_rules(level: Level, entry: u64, paging: &Paging) -> PagingRules {
+    guilt(level, entry, paging).fold(PagingRules::none(), |rules, (rule, _)| rules.with(rule))
 }
 
 /// Declares the rules by which a bit can be reserved, and the mask of them all as one expression: the
 /// rules are constants in it, and what is left of them are a few tests of the entry's kind.
 macro_rules! reserving {
     ($($rule:ident,)*) => {
-        const RESERVING: [Rule; [$(Rule::$rule),*].len()] = [$(Rule::$rule),*];
+        const RESERVING: [PagingRule; [$(PagingRule::$rule),*].len()] = [$(PagingRule::$rule),*];
 
         #[inline(always)]
         fn reserved_mask(level: Level, entry: u64, paging: &Paging) -> u64 {
-            0 $(| reserved_by(Rule::$rule, level, entry, paging))*
+            0 $(| reserved_by(PagingRule::$rule, level, entry, paging))*
         }
     };
 }
@@ -127,26 +127,26 @@ reserving! {
 
 /// The bits that `rule` reserves in an entry of this level and kind.
 #[inline(always)]
-fn reserved_by(rule: Rule, level: Level, entry: u64, paging: &Paging) -> u64 {
+fn reserved_by(rule: PagingRule, level: Level, entry: u64, paging: &Paging) -> u64 {
     let in_force = paging.rules.has(rule);
     let ps = entry & bits::PS != 0;
     let upper = level >= Level::Pml4e;
     match rule {
-        Rule::ReservedPhys if in_force => paging.above_maxphyaddr(),
-        Rule::ReservedNx if in_force && !paging.nxe => bits::NX,
-        Rule::ReservedPde2m if in_force && ps && level == Level::Pde => bits::RESERVED_2M,
-        Rule::ReservedPdpte1g if in_force && ps && level == Level::Pdpte => bits::RESERVED_1G,
-        Rule::PsInPdpteWithout1g if in_force && level == Level::Pdpte && !paging.gbpages => bits::PS,
-        Rule::PsInUpper if in_force && upper => bits::PS,
-        Rule::GInUpperAmd if in_force && upper && paging.vendor == Vendor::Amd => bits::G,
+        PagingRule::ReservedPhys if in_force => paging.above_maxphyaddr(),
+        PagingRule::ReservedNx if in_force && !paging.nxe => bits::NX,
+        PagingRule::ReservedPde2m if in_force && ps && level == Level::Pde => bits::RESERVED_2M,
+        PagingRule::ReservedPdpte1g if in_force && ps && level == Level::Pdpte => bits::RESERVED_1G,
+        PagingRule::PsInPdpteWithout1g if in_force && level == Level::Pdpte && !paging.gbpages => bits::PS,
+        PagingRule::PsInUpper if in_force && upper => bits::PS,
+        PagingRule::GInUpperAmd if in_force && upper && paging.vendor == Vendor::Amd => bits::G,
         // The one rule that frees a bit instead of reserving it.
-        Rule::PatInLargeLeaf if !in_force && level != Level::Pte && level.maps_page(entry) => bits::PAT_OF_LARGE,
+        PagingRule::PatInLargeLeaf if !in_force && level != Level::Pte && level.maps_page(entry) => bits::PAT_OF_LARGE,
         _ => 0,
     }
 }
 
 /// Each rule with the bits of `entry` that offend against it.
-fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (Rule, u64)> + use<> {
+fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (PagingRule, u64)> + use<> {
     let counts = matches!(judge(level, entry, paging), Judgement::Reserved(_));
     let paging = *paging;
     RESERVING
@@ -156,7 +156,7 @@ fn guilt(level: Level, entry: u64, paging: &Paging) -> impl Iterator<Item = (Rul
 }
 
 /// A rule of [`RESERVING`] in words, with the table of the SDM for this kind of entry.
-fn reason(rule: Rule, level: Level, entry: u64) -> &'static str {
+fn reason(rule: PagingRule, level: Level, entry: u64) -> &'static str {
     /// The same words for each kind of entry, in the order of the SDM's tables.
     macro_rules! for_each_table {
         ($text:literal) => {
@@ -172,13 +172,17 @@ fn reason(rule: Rule, level: Level, entry: u64) -> &'static str {
         };
     }
     match rule {
-        Rule::ReservedPhys => for_each_table!("address bits 51:MAXPHYADDR must be 0"),
-        Rule::ReservedNx => for_each_table!("bit 63 must be 0 while EFER.NXE = 0"),
-        Rule::ReservedPde2m => "bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A 4.5.4, table 4-18)",
-        Rule::ReservedPdpte1g => "bits 29:13 of a PDPTE that maps a 1 GiB page must be 0 (SDM 3A 4.5.4, table 4-16)",
-        Rule::PsInPdpteWithout1g => "bit 7 (PS) of a PDPTE must be 0 without 1 GiB pages (SDM 3A 4.5.4, table 4-17)",
-        Rule::PsInUpper => for_each_table!("bit 7 (PS) above the PDPTE must be 0"),
-        Rule::GInUpperAmd => "bit 8 of a PML4E or PML5E must be 0 on AMD (APM vol. 2, 5.3)",
+        PagingRule::ReservedPhys => for_each_table!("address bits 51:MAXPHYADDR must be 0"),
+        PagingRule::ReservedNx => for_each_table!("bit 63 must be 0 while EFER.NXE = 0"),
+        PagingRule::ReservedPde2m => "bits 20:13 of a PDE that maps a 2 MiB page must be 0 (SDM 3A 4.5.4, table 4-18)",
+        PagingRule::ReservedPdpte1g => {
+            "bits 29:13 of a PDPTE that maps a 1 GiB page must be 0 (SDM 3A 4.5.4, table 4-16)"
+        }
+        PagingRule::PsInPdpteWithout1g => {
+            "bit 7 (PS) of a PDPTE must be 0 without 1 GiB pages (SDM 3A 4.5.4, table 4-17)"
+        }
+        PagingRule::PsInUpper => for_each_table!("bit 7 (PS) above the PDPTE must be 0"),
+        PagingRule::GInUpperAmd => "bit 8 of a PML4E or PML5E must be 0 on AMD (APM vol. 2, 5.3)",
         _ => "bit 12 of a large leaf taken for reserved: the PAT rule is broken on purpose",
     }
 }

@@ -5,7 +5,7 @@ use std::ops::BitOr;
 
 use super::access::{Access, Kind};
 use super::paging::Paging;
-use super::rules::Rule;
+use super::rules::PagingRule;
 
 /// A fault as the handler sees it: a vector and the error code pushed with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ impl Fault {
 
     /// The fault of a non-canonical address (SDM volume 1, 3.3.7.1): it never reaches the tables.
     pub(super) const fn non_canonical(access: Access, paging: &Paging) -> Self {
-        let stack = access.stack && paging.rules.has(Rule::CanonicalStack);
+        let stack = access.stack && paging.rules.has(PagingRule::CanonicalStack);
         let vector = if stack { Self::STACK } else { Self::GENERAL_PROTECTION };
         Self { vector, error_code: ErrorCode(0) }
     }
@@ -97,10 +97,10 @@ impl ErrorCode {
     /// The flags that describe the access alone, whatever stopped it.
     pub(super) fn of_access(access: Access, paging: &Paging) -> Self {
         let rules = paging.rules;
-        let reports_fetch = paging.nxe || paging.smep || !rules.has(Rule::FetchBitNeedsNxeOrSmep);
-        let w = access.kind == Kind::Write && rules.has(Rule::WriteSetsW);
-        let u = access.is_user_mode(paging) && rules.has(Rule::UserSetsU);
-        let i = access.kind == Kind::Fetch && reports_fetch && rules.has(Rule::FetchSetsI);
+        let reports_fetch = paging.nxe || paging.smep || !rules.has(PagingRule::FetchBitNeedsNxeOrSmep);
+        let w = access.kind == Kind::Write && rules.has(PagingRule::WriteSetsW);
+        let u = access.is_user_mode(paging) && rules.has(PagingRule::UserSetsU);
+        let i = access.kind == Kind::Fetch && reports_fetch && rules.has(PagingRule::FetchSetsI);
         Self::W.only_if(w) | Self::U.only_if(u) | Self::I.only_if(i)
     }
 
@@ -108,7 +108,7 @@ impl ErrorCode {
     pub(super) fn of_reserved(access: Access, paging: &Paging) -> Self {
         Self::of_access(access, paging)
             | Self::P.only_if(paging.reserved_fault_sets_p)
-            | Self::RSVD.only_if(paging.rules.has(Rule::ReservedSetsRsvd))
+            | Self::RSVD.only_if(paging.rules.has(PagingRule::ReservedSetsRsvd))
     }
 }
 

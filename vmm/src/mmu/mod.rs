@@ -58,6 +58,6 @@ pub use fault::{ErrorCode, Fault};
 pub use level::{Level, bits};
 pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 pub use permission::Rights;
-pub use rules::{Rule, Rules};
+pub use rules::{PagingRule, PagingRules};
 pub use runs::{Defect, LimitReached, Run, Runs};
 pub use walk::{Outcome, Step, TableMemory, Translation, Walk, walk};

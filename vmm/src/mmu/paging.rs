@@ -2,7 +2,7 @@
 
 use super::address::Va;
 use super::level::{Level, bits};
-use super::rules::{Rule, Rules};
+use super::rules::{PagingRule, PagingRules};
 
 /// Everything a walk depends on besides CR3 and the tables: the paging mode, what the processor
 /// can do, and the control bits.
@@ -32,7 +32,7 @@ pub struct Paging {
     /// 0x8 where 0x9 is due. It is part of what a CPU *checks*, never of what it was told.
     pub reserved_fault_sets_p: bool,
     /// The rules in force: all, except in negative controls.
-    pub rules: Rules,
+    pub rules: PagingRules,
 }
 
 /// Bits of physical address of the CPU that is modelled where none is asked for: what most servers have.
@@ -84,7 +84,7 @@ impl Default for Paging {
             pkru: 0,
             vendor: Vendor::Intel,
             reserved_fault_sets_p: true,
-            rules: Rules::all(),
+            rules: PagingRules::all(),
         }
     }
 }
@@ -105,10 +105,10 @@ impl Paging {
     /// The last address of the low canonical half.
     #[inline]
     pub(super) const fn low_half_last(&self) -> u64 {
-        if !self.rules.has(Rule::Canonical) {
+        if !self.rules.has(PagingRule::Canonical) {
             return u64::MAX;
         }
-        let wide = self.la57 && self.rules.has(Rule::CanonicalLa57);
+        let wide = self.la57 && self.rules.has(PagingRule::CanonicalLa57);
         (1 << if wide { 56 } else { 47 }) - 1
     }
 

@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// Declares [`Rule`] and [`Rule::ALL`] from one list, so that neither can forget a rule.
+/// Declares [`PagingRule`] and [`PagingRule::ALL`] from one list, so that neither can forget a rule.
 macro_rules! declare_rules {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// One rule of paging.
         ///
         /// The rules exist by name for the sake of *negative controls*: a test breaks one of them
-        /// ([`Rules::without`]), and the other witnesses must then disagree with the software MMU.
+        /// ([`PagingRules::without`]), and the other witnesses must then disagree with the software MMU.
         /// A rule whose breaking nobody notices is a rule nobody checks. Each says what the MMU does
         /// when it is broken; nothing else changes.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Rule { $($(#[$doc])* $name,)* }
+        pub enum PagingRule { $($(#[$doc])* $name,)* }
 
-        impl Rule {
+        impl PagingRule {
             /// Every rule.
-            pub const ALL: &[Rule] = &[$(Rule::$name,)*];
+            pub const ALL: &[PagingRule] = &[$(PagingRule::$name,)*];
         }
     };
 }
@@ -138,14 +138,14 @@ declare_rules! {
 
 /// A set of rules: those in force.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rules(u64);
+pub struct PagingRules(u64);
 
-const _: () = assert!(Rule::ALL.len() <= u64::BITS as usize);
+const _: () = assert!(PagingRule::ALL.len() <= u64::BITS as usize);
 
-impl Rules {
+impl PagingRules {
     /// Every rule: what a machine must do.
     pub const fn all() -> Self {
-        Self(u64::MAX >> (u64::BITS as usize - Rule::ALL.len()))
+        Self(u64::MAX >> (u64::BITS as usize - PagingRule::ALL.len()))
     }
 
     /// No rule at all.
@@ -155,35 +155,35 @@ impl Rules {
 
     /// These rules and `rule`.
     #[must_use]
-    pub const fn with(self, rule: Rule) -> Self {
+    pub const fn with(self, rule: PagingRule) -> Self {
         Self(self.0 | 1 << rule as u32)
     }
 
     /// These rules with `rule` broken.
     #[must_use]
-    pub const fn without(self, rule: Rule) -> Self {
+    pub const fn without(self, rule: PagingRule) -> Self {
         Self(self.0 & !(1 << rule as u32))
     }
 
     /// Whether `rule` is among them.
     #[inline]
-    pub const fn has(self, rule: Rule) -> bool {
+    pub const fn has(self, rule: PagingRule) -> bool {
         self.0 & (1 << rule as u32) != 0
     }
 
-    /// The rules of the set, in the order of [`Rule::ALL`].
-    pub fn iter(self) -> impl Iterator<Item = Rule> {
-        Rule::ALL.iter().copied().filter(move |&rule| self.has(rule))
+    /// The rules of the set, in the order of [`PagingRule::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = PagingRule> {
+        PagingRule::ALL.iter().copied().filter(move |&rule| self.has(rule))
     }
 }
 
-impl Default for Rules {
+impl Default for PagingRules {
     fn default() -> Self {
         Self::all()
     }
 }
 
-impl fmt::Debug for Rules {
+impl fmt::Debug for PagingRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::all() {
             return f.write_str("all rules");

@@ -7,7 +7,7 @@ use super::entry::{Judgement, frame, judge, offended_rules, table_address};
 use super::level::{Level, bits};
 use super::paging::Paging;
 use super::permission::Rights;
-use super::rules::Rules;
+use super::rules::PagingRules;
 use super::walk::{TableMemory, Translation};
 
 /// The runs of a range of virtual addresses, in ascending order.
@@ -66,7 +66,7 @@ pub enum Defect {
     /// Reserved bits are set.
     Reserved {
         /// The rules offended, the same for every entry of the run.
-        rules: Rules,
+        rules: PagingRules,
         /// The guilty bits of all entries of the run, or'ed.
         bits: u64,
     },

@@ -358,7 +358,7 @@ fn a_higher_level_hides_all_below() {
 #[test]
 fn a_leaf_has_nothing_below_it_to_hide() {
     let reserved = Path::to_4k().set(Level::Pte, 1 << 51).clear(Level::Pte, W);
-    let rules = Rules::all().without(Rule::HigherLevelHidesLower);
+    let rules = PagingRules::all().without(PagingRule::HigherLevelHidesLower);
     let broken = reserved.cpu(|cpu| cpu.rules = rules);
     assert_eq!(broken.code(Access::write()), Some(0xb));
 }

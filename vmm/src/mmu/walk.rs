@@ -7,7 +7,7 @@ use super::fault::{ErrorCode, Fault};
 use super::level::{Level, bits};
 use super::paging::Paging;
 use super::permission::Rights;
-use super::rules::{Rule, Rules};
+use super::rules::{PagingRule, PagingRules};
 
 /// Follows one access through the tables at `root`.
 ///
@@ -45,7 +45,7 @@ pub struct Walk {
     pub access: Access,
     /// How it ended.
     pub outcome: Outcome,
-    pub(super) rules: Rules,
+    pub(super) rules: PagingRules,
     steps: [Step; MAX_LEVELS],
     depth: usize,
 }
@@ -123,7 +123,7 @@ impl Walk {
         }
     }
 
-    fn new(va: Va, access: Access, rules: Rules, outcome: Outcome) -> Self {
+    fn new(va: Va, access: Access, rules: PagingRules, outcome: Outcome) -> Self {
         Self { va, access, outcome, rules, steps: [NO_STEP; MAX_LEVELS], depth: 0 }
     }
 
@@ -175,7 +175,7 @@ impl Walk {
     /// Reserved bits come before rights (SDM 4.7), unless that rule is broken.
     fn reserved_fault(&self, rights: Rights, paging: &Paging) -> Outcome {
         let reserved = ErrorCode::of_reserved(self.access, paging);
-        if paging.rules.has(Rule::ReservedBeforePermission) {
+        if paging.rules.has(PagingRule::ReservedBeforePermission) {
             return page_fault(reserved);
         }
         page_fault(rights.refuse(self.access, paging).unwrap_or(reserved))
@@ -210,7 +210,7 @@ const NO_STEP: Step = Step { level: Level::Pte, entry_addr: Pa(0), entry: 0, res
 
 /// Only where the rule is broken, and only a table entry has anything below it.
 fn lets_lower_faults_win(level: Level, entry: u64, paging: &Paging) -> bool {
-    !paging.rules.has(Rule::HigherLevelHidesLower) && !level.maps_page(entry)
+    !paging.rules.has(PagingRule::HigherLevelHidesLower) && !level.maps_page(entry)
 }
 
 fn page_fault(code: ErrorCode) -> Outcome {

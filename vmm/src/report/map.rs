@@ -14,7 +14,7 @@ use efibed_guest::Layout;
 
 pub use text::Text;
 
-use crate::check::{self, Contract, LeafCounts, Refusal};
+use crate::check::{self, Contract, EntryRefusal, LeafCounts};
 use crate::memory_map::{MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
 use crate::mmu::USUAL_MAXPHYADDR;
 
@@ -48,7 +48,7 @@ pub struct MapReport<'a> {
     /// What is odd, in list order.
     pub oddities: Vec<Odd>,
     /// For each entry of the Memory Attributes Table, why Linux does not take it, if it does not.
-    pub refusals: Vec<Option<Refusal>>,
+    pub refusals: Vec<Option<EntryRefusal>>,
 }
 
 /// Bits of physical address, and whose they are.

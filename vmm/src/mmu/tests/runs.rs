@@ -150,7 +150,7 @@ fn runs_skip_the_hole_and_do_not_join_across_it() {
 #[test]
 fn defects_are_runs_of_their_own() {
     let reserved = Path::to_4k().set(Level::Pml4e, PS).runs(EVERYTHING);
-    let rules = Rules::none().with(Rule::PsInUpper);
+    let rules = PagingRules::none().with(PagingRule::PsInUpper);
     assert_eq!(reserved.len(), 1);
     assert_eq!(reserved[0].defect, Some(Defect::Reserved { rules, bits: PS }));
     assert_eq!((reserved[0].leaf, reserved[0].bytes), (Level::Pml4e, 1 << 39));
@@ -170,7 +170,7 @@ fn unaligned_2m_leaves_side_by_side_are_one_defect() {
         tables.set(Pa(table(Level::Pde).0 + index * 8), entry);
     }
     let runs: Vec<_> = Runs::new(&tables, path.root(), EVERYTHING, &path.paging, 5000).map(Result::unwrap).collect();
-    let rules = Rules::none().with(Rule::ReservedPde2m);
+    let rules = PagingRules::none().with(PagingRule::ReservedPde2m);
     assert_eq!(runs.len(), 1);
     assert_eq!(runs[0].bytes, 1 << 30);
     assert_eq!(runs[0].defect, Some(Defect::Reserved { rules, bits: 0x0010_0000 }));
@@ -190,10 +190,13 @@ fn defects_of_different_rules_are_not_joined() {
         .map(|run| run.unwrap())
         .map(|run| (run.bytes, run.defect.unwrap()))
         .collect();
-    let reserved = |rule, bits| Defect::Reserved { rules: Rules::none().with(rule), bits };
+    let reserved = |rule, bits| Defect::Reserved { rules: PagingRules::none().with(rule), bits };
     assert_eq!(
         runs,
-        [(0x2000, reserved(Rule::ReservedPhys, 1 << 51 | 1 << 50)), (0x1000, reserved(Rule::ReservedNx, NX)),]
+        [
+            (0x2000, reserved(PagingRule::ReservedPhys, 1 << 51 | 1 << 50)),
+            (0x1000, reserved(PagingRule::ReservedNx, NX)),
+        ]
     );
 }
 
@@ -219,7 +222,9 @@ fn leaves_of_different_sizes_are_not_joined() {
 #[test]
 fn a_hole_within_one_entry_cuts_its_run() {
     // Five levels with 48 canonical bits: the hole begins in the middle of PML5E 0.
-    let path = Path::to_4k().at(0).cpu(|cpu| (cpu.la57, cpu.rules) = (true, Rules::all().without(Rule::CanonicalLa57)));
+    let path = Path::to_4k()
+        .at(0)
+        .cpu(|cpu| (cpu.la57, cpu.rules) = (true, PagingRules::all().without(PagingRule::CanonicalLa57)));
     let runs = path.set(Level::Pml5e, PS).runs(EVERYTHING);
     assert_eq!(runs.len(), 1);
     assert_eq!((runs[0].va, runs[0].bytes), (Va(0), 1 << 47));
@@ -269,7 +274,7 @@ fn random_tables() -> impl Strategy<Value = Tables> {
 
 fn random_paging() -> impl Strategy<Value = Paging> {
     // The rules that decide what a page translates to: reserved bits, absence, and the hole.
-    let breakable = [&Rule::ALL[..9], &[Rule::CanonicalLa57]].concat();
+    let breakable = [&PagingRule::ALL[..9], &[PagingRule::CanonicalLa57]].concat();
     let broken = prop::option::of(prop::sample::select(breakable));
     (any::<[bool; 6]>(), 36..=52u8, broken).prop_map(|([la57, gbpages, nxe, pke, amd, p], maxphyaddr, broken)| Paging {
         la57,
@@ -279,7 +284,7 @@ fn random_paging() -> impl Strategy<Value = Paging> {
         pke,
         vendor: if amd { Vendor::Amd } else { Vendor::Intel },
         reserved_fault_sets_p: p,
-        rules: broken.map_or(Rules::all(), |rule| Rules::all().without(rule)),
+        rules: broken.map_or(PagingRules::all(), |rule| PagingRules::all().without(rule)),
         ..Paging::default()
     })
 }
@@ -373,8 +378,8 @@ proptest! {
     #[test]
     fn nothing_panics_on_any_tables(tables in random_tables(), va: u64, len: u64, root: u64) {
         for access in [Access::read(), Access::write().user().on_stack(), Access::fetch()] {
-            for &rule in Rule::ALL {
-                let rules = Rules::all().without(rule);
+            for &rule in PagingRule::ALL {
+                let rules = PagingRules::all().without(rule);
                 let paging = Paging { rules, pke: true, pkru: 0x5555_5555, ..Paging::default() };
                 let walk = access_bytes(&tables, Pa(0x1000), Va(va), len, access, &paging).first;
                 prop_assert!(walk.entries_after().count() <= 5);

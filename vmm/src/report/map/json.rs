@@ -199,13 +199,13 @@ fn oddities<'a>(report: &'a MapReport<'_>) -> Vec<OddityObject<'a>> {
 
 fn attributes_table(report: &MapReport<'_>) -> Vec<EntryObject> {
     let entries = report.map.attributes_table().iter().zip(&report.refusals).enumerate();
-    let object = |(index, (entry, refusal)): (usize, (&MemoryDescriptor, &Option<check::Refusal>))| EntryObject {
+    let object = |(index, (entry, refusal)): (usize, (&MemoryDescriptor, &Option<check::EntryRefusal>))| EntryObject {
         index,
         r#type: type_name(entry.ty).into_owned(),
         attribute: Hex(entry.att.bits()),
         phys: Hex(entry.phys_start),
         pages: entry.page_count,
-        refused: refusal.map(check::Refusal::name),
+        refused: refusal.map(check::EntryRefusal::name),
     };
     entries.map(object).collect()
 }

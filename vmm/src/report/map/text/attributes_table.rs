@@ -1,7 +1,7 @@
 //! The Memory Attributes Table, and which of its entries Linux does not take.
 
 use super::{attributes, digits, pages_range};
-use crate::check::Refusal;
+use crate::check::EntryRefusal;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
 use crate::report::map::MapReport;
 use crate::report::style::Paint;
@@ -17,7 +17,7 @@ pub(super) fn lines(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
         return Vec::new();
     }
     let refused =
-        |entries: &[(&MemoryDescriptor, Option<Refusal>)]| entries.iter().filter(|(_, why)| why.is_some()).count();
+        |entries: &[(&MemoryDescriptor, Option<EntryRefusal>)]| entries.iter().filter(|(_, why)| why.is_some()).count();
     let taken = entries.len() - refused(&entries);
     let (shown, hidden) = entries.split_at(entries.len().min(MAX_ENTRIES));
     let digits = shown.iter().map(|(entry, _)| digits(entry.phys_start, last_byte(entry))).max().unwrap_or(0);
@@ -39,7 +39,12 @@ const RIGHT: [bool; COLUMNS] = [true, false, true, false, false, false];
 /// What stands below first where the terminal is narrow.
 const BELOW: [usize; 4] = [5, 4, 3, 2];
 
-fn row(index: usize, entry: &(&MemoryDescriptor, Option<Refusal>), digits: usize, paint: Paint) -> [String; COLUMNS] {
+fn row(
+    index: usize,
+    entry: &(&MemoryDescriptor, Option<EntryRefusal>),
+    digits: usize,
+    paint: Paint,
+) -> [String; COLUMNS] {
     let (entry, why) = entry;
     [
         index.to_string(),
