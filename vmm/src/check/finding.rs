@@ -9,7 +9,7 @@ use crate::mmu::{Level, Step};
 pub struct Finding {
     /// Which rule was broken.
     pub rule: Rule,
-    /// When.
+    /// The phase in which it was noticed.
     pub phase: Phase,
     /// The descriptor's index in the memory map, where one is concerned.
     pub region: Option<usize>,

@@ -24,7 +24,7 @@ const MAX_FAULTS: usize = 256;
 pub struct FaultRecord {
     /// What was to be accessed.
     pub virt: u64,
-    /// How.
+    /// Read, write or fetch, and by whom.
     pub access: Access,
     /// The exception.
     pub fault: Fault,

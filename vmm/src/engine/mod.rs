@@ -114,7 +114,7 @@ pub struct Tamper {
     pub level: Level,
     /// The bits to flip.
     pub flip: u64,
-    /// When.
+    /// When they are flipped, by the phases of the run.
     pub moment: Moment,
 }
 

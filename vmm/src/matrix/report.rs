@@ -56,11 +56,11 @@ pub struct MatrixReport {
 /// A deviation of this KVM from the SDM.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Its name.
+    /// A name that stays the same.
     pub name: &'static str,
     /// The rule that is not kept.
     pub rule: &'static str,
-    /// Why.
+    /// What in such KVMs brings it about.
     pub reason: &'static str,
     /// How many combinations it explains; or how many trial accesses before them, with `is_of_trials`.
     pub count: u64,

@@ -63,7 +63,7 @@ pub enum Maxphyaddr {
 }
 
 impl Maxphyaddr {
-    /// How many.
+    /// Bits of a physical address.
     pub const fn bits(self) -> u8 {
         match self {
             Self::Asked(bits) | Self::Machine(bits) => bits,
@@ -305,7 +305,7 @@ impl<'a> MapReport<'a> {
 /// The virtual addresses that a map bears for what a layout maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
-    /// How many.
+    /// Regions that have one.
     pub count: usize,
     /// How many are the physical ones.
     pub physical: usize,

@@ -177,9 +177,9 @@ impl Verdict {
 /// A fault that had no business to be.
 #[derive(Clone, Debug)]
 pub struct FaultDetail {
-    /// When.
+    /// The phase in which the guest met it.
     pub phase: Phase,
-    /// What.
+    /// The fault, as the handler saw it.
     pub record: FaultRecord,
     /// The instruction at RIP, where it could be read.
     pub instruction: Option<String>,
@@ -205,7 +205,7 @@ pub enum Culprit {
 /// A call of a runtime service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallReport {
-    /// When.
+    /// The phase in which it was made.
     pub phase: Phase,
     /// The service's name, such as `SetVirtualAddressMap`.
     pub service: &'static str,

@@ -19,7 +19,7 @@ use super::message::PIPE;
 
 /// A system call that is allowed.
 pub struct Call {
-    /// Its name.
+    /// The name in the kernel's table.
     pub name: &'static str,
     number: i64,
     arguments: Arguments,

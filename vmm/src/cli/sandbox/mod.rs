@@ -75,7 +75,7 @@ fn confined<T: Serialize + DeserializeOwned>(
 
 /// A part of the confinement, tried.
 pub struct Tried {
-    /// Its name.
+    /// What `efibed doctor` calls it.
     pub part: &'static str,
     /// What it comes to here, in words, or why this kernel does not have it.
     pub outcome: Result<String, String>,
