@@ -365,7 +365,7 @@ fn a_row_behind_unknown_text_is_named() {
 fn no_damage_is_misread() {
     let mut problems = Vec::new();
     for (index, (dress, put)) in DRESSES.iter().enumerate() {
-        let mut random = Random(2013 + index as u64);
+        let mut random = Random::new(2013 + index as u64);
         for run in 0..500 {
             let sample = &SAMPLES[random.below(SAMPLES.len())];
             let text = put(sample.rows);

@@ -296,7 +296,7 @@ fn check_result(
 fn fuzz(format: Format, seed: u64, runs: u64) {
     let seeds = seeds(format);
     assert!(!seeds.is_empty(), "nothing to mutate for {}", format.name());
-    let mut random = Random(seed ^ format as u64);
+    let mut random = Random::new(seed ^ format as u64);
     for run in 0..runs {
         let seed_text = random.one_of(seeds.as_slice()).as_slice();
         let mut input = piece(seed_text, &mut random);

@@ -248,7 +248,7 @@ fn a_damaged_row_is_read_as_it_stands_or_named() {
         let sound =
             read(form, &text(&rows), false).unwrap_or_else(|| panic!("{} does not read", form.name)).descriptors;
         assert_eq!(sound.len(), rows.len(), "{}", form.name);
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for run in 0..RUNS {
             let damaged = random.below(rows.len());
             let mut mutant = rows.clone();

@@ -7,6 +7,7 @@
 //! - [`memory`]: the memory map's descriptors (UEFI 2.10, 7.2.3)
 //! - [`table`]: the system table and the runtime-services table (UEFI 2.10, chapter 4)
 //! - [`service`]: the fourteen runtime services, in the order of the table
+//! - [`rflags`]: bits of RFLAGS
 //! - [`stamp`]: the bytes of a firmware page that belong to the test bed
 //! - `image` (host only): the stubs' machine code, and the protocol between a stub and the host
 //! - `script` (host only): what a stub is told to touch, step by step
@@ -16,6 +17,7 @@
 #[cfg(not(efibed_image))]
 pub mod image;
 pub mod memory;
+pub mod rflags;
 #[cfg(not(efibed_image))]
 pub mod script;
 pub mod service;

@@ -1,21 +1,23 @@
 //! Seeded random numbers for the attacks: the sequence of a seed is the same everywhere.
 
-/// SplitMix64, as in the library.
+/// The library's generator, and what attacks are drawn by.
 #[derive(Clone, Debug)]
-pub struct Random(pub u64);
+pub struct Random(efibed::check::Random);
 
 impl Random {
+    /// The sequence of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(efibed::check::Random(seed))
+    }
+
     /// The sequence of one run of many with a seed: a run can be repeated alone.
     pub fn of_run(seed: u64, run: u64) -> Self {
-        Self(Self(seed).number() ^ run.rotate_left(32))
+        Self::new(Self::new(seed).number() ^ run.rotate_left(32))
     }
 
     /// The next number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        self.0.number()
     }
 
     /// One below `end`; 0 if there is none.

@@ -6,11 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use efibed::machine::Hypervisor;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
-use said::{Directory, Said, efibed, efibed_in, efibed_reading, largest_child_bytes, repository};
+use said::{Directory, Said, any, efibed, efibed_in, efibed_reading, kvm, largest_child_bytes, repository};
 
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
@@ -64,20 +63,6 @@ fn main() {
         kvm("what_the_machine_has_not_is_refused", what_the_machine_has_not_is_refused),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
-}
-
-/// A test that runs anywhere.
-fn any(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        run();
-        Ok(())
-    })
-}
-
-/// A test that is ignored, by name, without /dev/kvm; with `EFIBED_REQUIRE_KVM=1` it fails.
-fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
-    any(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
 }
 
 /// A test that is ignored, by name, without the compiler `cc`.

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use efibed::machine::Hypervisor;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
-use said::{Said, efibed, repository};
+use said::{Said, efibed, kvm, repository};
 
 const UNABLE: i32 = 3;
 const INTERNAL: i32 = 4;
@@ -33,16 +32,6 @@ fn main() {
         kvm("doctor_tells_of_the_sandbox", doctor_tells_of_the_sandbox),
     ];
     libtest_mimic::run(&Arguments::from_args(), maps.chain(others).collect()).exit();
-}
-
-/// A test that is ignored, by name, without /dev/kvm; with `EFIBED_REQUIRE_KVM=1` it fails.
-fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
-    let run = move || {
-        run();
-        Ok(())
-    };
-    Trial::test(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
 }
 
 fn maps() -> Vec<PathBuf> {

@@ -7,6 +7,8 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use efibed_stub::rflags;
+
 use super::mailbox;
 use crate::protocol::{EFI_ABORTED, EFI_UNSUPPORTED, Mailbox};
 
@@ -26,14 +28,11 @@ pub(super) fn call(command: usize, entry: u64, arguments: &[u64; 5]) -> u64 {
         return EFI_UNSUPPORTED;
     }
     let is_odd = odd.command == command as u64 + 1;
-    let (stack_bytes, rflags) = if is_odd { (odd.stack_bytes, odd.rflags) } else { (0, RFLAGS_FIXED) };
+    let (stack_bytes, rflags) = if is_odd { (odd.stack_bytes, odd.rflags) } else { (0, rflags::FIXED) };
     // SAFETY: the host vouches for the address: firmware's entry point on the tables that are loaded. What firmware may
     // not change is saved, and a fault comes back here.
     unsafe { efibed_call(entry, arguments, stack_bytes, rflags) }
 }
-
-/// Bit 1 is always 1 (SDM vol. 1, 3.4.3).
-const RFLAGS_FIXED: u64 = 1 << 1;
 
 global_asm!(
     ".section .text.efibed_calls, \"ax\"",
@@ -88,7 +87,7 @@ global_asm!(
     ".globl efibed_call_rsp",
     "efibed_call_rsp: .zero 8",
     ".text",
-    rflags = const RFLAGS_FIXED,
+    rflags = const rflags::FIXED,
     command_at = const offset_of!(Mailbox, command_at),
     abandoned = const offset_of!(Mailbox, services_abandoned),
     aborted = const EFI_ABORTED,

@@ -15,6 +15,8 @@
 
 use core::arch::global_asm;
 
+use efibed_stub::rflags;
+
 use crate::protocol::{TRIAL_ARRAY, TRIAL_USER, TrialKind, USER_BASE, selector};
 
 unsafe extern "C" {
@@ -276,8 +278,8 @@ global_asm!(
     value = const TRIAL_ARRAY - 8,
     error_code = const 2 * TRIAL_ARRAY - 8,
     cr2 = const 3 * TRIAL_ARRAY - 8,
-    // Its bit in RFLAGS (SDM vol. 1, 3.4.3).
-    ac = const 18,
+    // For `bt`, the bit's number.
+    ac = const rflags::AC.trailing_zeros(),
     user_stack_top = const USER_BASE + 2 * 4096,
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,

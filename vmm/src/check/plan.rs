@@ -15,6 +15,7 @@ use super::alias::{Alias, Role};
 use super::budget::Budget;
 use super::contract::Term;
 use super::expectation::Expectation;
+use super::random::Random;
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
 
@@ -53,7 +54,7 @@ pub struct Group {
 /// One access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedProbe {
-    /// Where.
+    /// The address that is accessed.
     pub virt: u64,
     /// What it is for.
     pub purpose: Purpose,
@@ -77,7 +78,7 @@ pub enum Purpose {
 pub struct PlannedSweep {
     /// The first page.
     pub virt: u64,
-    /// How many.
+    /// Pages from there on.
     pub pages: u64,
     /// The alias they belong to.
     pub alias: usize,
@@ -111,9 +112,9 @@ pub enum Frames {
 pub struct Skipped {
     /// What kind of gap it is.
     pub kind: SkipKind,
-    /// What.
+    /// The question, as reports name it.
     pub what: String,
-    /// Why.
+    /// What kept it from being asked.
     pub reason: String,
     /// How many of it.
     pub count: u64,
@@ -213,26 +214,6 @@ impl Plan {
         maker.gone();
         maker.sample();
         maker.finish()
-    }
-}
-
-/// A number generator with a stated sequence: SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
-/// Generators", OOPSLA 2014).
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
     }
 }
 

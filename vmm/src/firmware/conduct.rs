@@ -1,15 +1,11 @@
 //! How a service was called: what the specification asks of callers, and firmware cannot see in the arguments.
 
-use efibed_stub::Service;
+use efibed_stub::{Service, rflags};
 
 use super::Firmware;
 use super::breach::Breach;
 use super::call::Call;
 use super::guest::StubCall;
-
-/// RFLAGS.IF and RFLAGS.DF (Intel SDM vol. 1, 3.4.3).
-const INTERRUPTS: u64 = 1 << 9;
-const DIRECTION: u64 = 1 << 10;
 
 /// CR3's bits that are an address (Intel SDM vol. 3A, table 4-12).
 const CR3_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -31,7 +27,7 @@ pub(super) fn breaches(firmware: &Firmware, call: &Call, regs: &StubCall) -> Vec
     if !rsp.is_multiple_of(16) {
         breaches.push(Breach::Stack { rsp });
     }
-    if regs.rflags & DIRECTION != 0 {
+    if regs.rflags & rflags::DIRECTION != 0 {
         breaches.push(Breach::Direction);
     }
     if call.service == Service::SetVirtualAddressMap {
@@ -43,7 +39,7 @@ pub(super) fn breaches(firmware: &Firmware, call: &Call, regs: &StubCall) -> Vec
 fn of_the_switch(firmware: &Firmware, regs: &StubCall) -> impl Iterator<Item = Breach> {
     let (found, at) = (regs.rdx, regs.r9);
     let expected = firmware.stride as u64;
-    let interrupts = (regs.rflags & INTERRUPTS != 0).then_some(Breach::Interrupts);
+    let interrupts = (regs.rflags & rflags::INTERRUPTS != 0).then_some(Breach::Interrupts);
     let alignment = (!at.is_multiple_of(8)).then_some(Breach::MapAlignment { at });
     let stride = (found != expected).then_some(Breach::Stride { found, expected });
     [interrupts, alignment, stride].into_iter().flatten()

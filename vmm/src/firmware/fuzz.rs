@@ -11,6 +11,7 @@ use super::configuration::CAPSULE_CLASS;
 use super::services::variable_store::STORE_BYTES;
 use super::test_memory::{Bed, Played, WINDOW, code_and_data, run_script, virtual_map};
 use super::{Answer, ForeignTrap, MAX_MAP_BYTES, Misbehaviour, Offence, PAGE_SIZE, StubCall, verify_tables};
+use crate::check::Random;
 
 const REGISTER_SETS: u64 = 1_000_000;
 
@@ -22,20 +23,16 @@ const DEFAULT_SEED: u64 = 2013;
 /// Pages with memory at 0x1000 and on, garbage in them; nothing is mapped behind them.
 const GARBAGE: std::ops::Range<u64> = 0x1_0000..0x1_4000;
 
-/// SplitMix64.
-struct Random(u64);
+/// Arguments at random.
+struct Chance(Random);
 
-impl Random {
+impl Chance {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.number()
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.0.below(limit)
     }
 
     fn pick(&mut self, from: &[u64]) -> u64 {
@@ -74,7 +71,7 @@ impl Random {
     }
 }
 
-fn bed(random: &mut Random) -> Bed {
+fn bed(random: &mut Chance) -> Bed {
     let mut bed = Bed::new();
     for page in GARBAGE.step_by(PAGE_SIZE as usize) {
         let mut content = [0; PAGE_SIZE as usize];
@@ -146,10 +143,10 @@ fn good_arguments(service: Service) -> [u64; 4] {
     }
 }
 
-fn registers(random: &mut Random) -> StubCall {
+fn registers(random: &mut Chance) -> StubCall {
     let number = random.below(Service::COUNT as u64 + 2);
     let at = IMAGE_PAGE_OFFSET as u64 + number * ENTRY_BYTES as u64 + TRAP_OFFSET as u64;
-    let page = random.pick(&[0x80_0000, WINDOW + 0x80_0000, random.0 & !0xFFF]);
+    let page = random.pick(&[0x80_0000, WINDOW + 0x80_0000, random.0.0 & !0xFFF]);
     let rip = if random.below(16) == 0 { random.next() } else { page + at + random.pick(&[0, 0, 0, 2, 2, 2, 0, 1]) };
     let mut regs = StubCall {
         rax: if random.below(16) == 0 { random.next() } else { number },
@@ -180,7 +177,7 @@ fn registers(random: &mut Random) -> StubCall {
 }
 
 /// Carries out all that the stub is told, as the guest would; what it returned, if it did.
-fn follow(bed: &mut Bed, regs: &StubCall, random: &mut Random) -> Option<Status> {
+fn follow(bed: &mut Bed, regs: &StubCall, random: &mut Chance) -> Option<Status> {
     let mut regs = *regs;
     // A map of 16 MiB would be touched in 4096 pages; there are four here, read again and again.
     for _ in 0..64 {
@@ -203,7 +200,7 @@ fn follow(bed: &mut Bed, regs: &StubCall, random: &mut Random) -> Option<Status>
 #[test]
 fn a_million_register_sets_do_the_host_no_harm() {
     let seed = std::env::var("EFIBED_FUZZ_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
-    let mut random = Random(seed);
+    let mut random = Chance(Random(seed));
     let mut bed = bed(&mut random);
     let (mut statuses, mut switches, mut foreign) = (std::collections::BTreeMap::new(), 0u32, 0u32);
     for set in 0..REGISTER_SETS {
@@ -247,7 +244,7 @@ fn a_million_register_sets_do_the_host_no_harm() {
 /// Garbage as a virtual map never makes firmware's tables wrong.
 #[test]
 fn tables_stay_right_whatever_is_called() {
-    let mut random = Random(DEFAULT_SEED);
+    let mut random = Chance(Random(DEFAULT_SEED));
     for _ in 0..200 {
         let mut bed = bed(&mut random);
         for _ in 0..50 {

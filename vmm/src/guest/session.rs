@@ -8,6 +8,7 @@ use efibed_guest::protocol::{
     self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox, Op,
     PORT, PROCESS_PORT, Probe, Sweep,
 };
+use efibed_stub::rflags;
 use efibed_stub::stamp::stamp;
 
 use super::process::{Ended, Exception, Process, SYSTEM_CALL_AT, Start};
@@ -185,7 +186,7 @@ impl<'m> Guest<'m> {
         *regs = Default::default();
         regs.rip = header.entry;
         regs.rsp = header.stack_top;
-        regs.rflags = RFLAGS_FIXED;
+        regs.rflags = rflags::FIXED;
         machine.commit_registers()?;
         let state = State::of(machine);
         Ok(Self { machine, loaded, state, missing_state, limit, deadline: None })
@@ -245,7 +246,7 @@ impl<'m> Guest<'m> {
         let [rdi, rsi, rdx, rcx] = start.arguments;
         let Start { rip, rsp, .. } = start;
         *self.machine.regs_mut() =
-            kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: RFLAGS_FIXED, ..Default::default() };
+            kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: rflags::FIXED, ..Default::default() };
         let loaded = self.loaded;
         let outcome = self.run(&mut ProcessEvents { process, loaded, events });
         self.machine.finish_io().map_err(End::Run)?;
@@ -443,9 +444,6 @@ impl<'m> Guest<'m> {
 pub fn command(op: Op, args: [u64; 6]) -> Command {
     Command { op: op as u64, args, result: 0 }
 }
-
-/// Bit 1 of RFLAGS is always 1 (SDM vol. 1, 3.4.3). Interrupts are off.
-const RFLAGS_FIXED: u64 = 1 << 1;
 
 // CR0, CR4, EFER (SDM vol. 3A, 2.5 and 2.2.1).
 const CR0_PE: u64 = 1 << 0;

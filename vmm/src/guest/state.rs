@@ -1,5 +1,7 @@
 //! The kernel's registers as they were set, and whether they still are so when the guest hands over.
 
+use efibed_stub::rflags;
+
 use crate::machine::{Machine, kvm_sregs, msr};
 
 /// A register that is not as it was set.
@@ -21,11 +23,8 @@ pub struct State {
     pat: Option<u64>,
 }
 
-/// RFLAGS without what instructions leave there on their way: the status flags and RF (SDM vol. 1, 3.4.3).
-const RFLAGS_KEPT: u64 = !(1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 16);
-
-/// Bit 1 of RFLAGS is always 1; interrupts are off, and strings go upwards.
-const RFLAGS: u64 = 1 << 1;
+/// RFLAGS without what instructions leave there on their way.
+const RFLAGS_KEPT: u64 = !(rflags::STATUS | rflags::RESUME);
 
 /// A register's name, and where it is.
 type Register = (&'static str, fn(&kvm_sregs) -> u64);
@@ -52,9 +51,9 @@ impl State {
 
     /// What has changed since, with this CR3 loaded. It is set again.
     pub fn restore(&self, machine: &mut Machine, cr3: u64) -> Vec<Altered> {
-        let (now, rflags) = (machine.sregs(), machine.regs().rflags);
+        let (now, flags) = (machine.sregs(), machine.regs().rflags);
         let rows = REGISTERS.iter().map(|(register, value)| (*register, value(&self.sregs), value(&now)));
-        let others = [("CR3", cr3, now.cr3), ("RFLAGS", RFLAGS, rflags & RFLAGS_KEPT)];
+        let others = [("CR3", cr3, now.cr3), ("RFLAGS", rflags::FIXED, flags & RFLAGS_KEPT)];
         let pat = self.pat.zip(machine.get_msr(msr::IA32_PAT).ok()).map(|(set, found)| ("IA32_PAT", set, found));
         let altered: Vec<_> = rows
             .chain(others)
@@ -64,7 +63,7 @@ impl State {
             .collect();
         if !altered.is_empty() {
             *machine.sregs_mut() = kvm_sregs { cr3, ..self.sregs };
-            machine.regs_mut().rflags = RFLAGS;
+            machine.regs_mut().rflags = rflags::FIXED;
             // KVM took this value before.
             let _ = self.pat.map(|pat| machine.set_msr(msr::IA32_PAT, pat));
         }

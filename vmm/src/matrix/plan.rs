@@ -9,6 +9,7 @@ use super::deviations::KnownMachine;
 use super::part::Part;
 use super::sets::Plane;
 use crate::bed::TestBed;
+use crate::check::Random;
 use crate::engine::{Abilities, EngineError};
 use crate::machine::CpuidRequest;
 use crate::mmu::Paging;
@@ -18,7 +19,7 @@ use crate::mmu::Paging;
 pub struct Shard {
     /// Which, from 1.
     pub number: NonZeroU64,
-    /// Of how many.
+    /// The number of shares.
     pub of: NonZeroU64,
 }
 
@@ -35,9 +36,9 @@ pub struct Plan {
 /// What was not run.
 #[derive(Clone, Debug)]
 pub struct Skipped {
-    /// What.
+    /// The plane and the CPU that it is tried on.
     pub what: String,
-    /// Why.
+    /// What this machine lacks for it.
     pub reason: String,
     /// How many combinations.
     pub count: u64,
@@ -220,12 +221,9 @@ impl Picks {
     }
 }
 
-/// SplitMix64's finalizer: a number that looks like chance.
+/// A number that looks like chance.
 fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
+    Random(number).number()
 }
 
 #[cfg(test)]

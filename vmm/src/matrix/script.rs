@@ -1,14 +1,11 @@
 //! The commands by which the guest runs a batch.
 
 use efibed_guest::protocol::{Command, MAX_COMMANDS, Op, TRIAL_USER, TrialKind};
+use efibed_stub::rflags;
 
 use super::arena::{Arena, Case, Records};
 use super::bits::{Bit, Combination};
 use crate::guest::command;
-
-/// RFLAGS bit 1 is always 1, bit 18 is AC (SDM vol. 1, 3.4.3).
-pub const RFLAGS_FIXED: u64 = 1 << 1;
-const RFLAGS_AC: u64 = 1 << 18;
 
 /// The commands of a batch, and which of them count.
 pub struct Script<'a> {
@@ -54,7 +51,7 @@ impl<'a> Script<'a> {
         let at = self.arena.record_addresses(list, first);
         let (address, ring) = if user { (at.user, TRIAL_USER) } else { (at.kernel, 0) };
         let kind = kind(combination) as u64 + ring;
-        let rflags = RFLAGS_FIXED | if combination.has(Bit::Ac) { RFLAGS_AC } else { 0 };
+        let rflags = rflags::FIXED | if combination.has(Bit::Ac) { rflags::AC } else { 0 };
         self.commands.push(command(Op::Try, [address, count as u64, kind, rflags, 0, 0]));
         self.lists.push(list);
     }

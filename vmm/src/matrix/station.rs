@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use efibed_guest::protocol::{BARE_IDT, Op, TRIAL_IDT, TRIAL_USER, TrialKind};
+use efibed_stub::rflags;
 
 use super::arena::{ARENAS, Arena, Case, MAX_CASES, Records, Slots};
 use super::bits::{Bit, Combination};
 use super::part::Part;
-use super::script::{RFLAGS_FIXED, Script, Tally};
+use super::script::{Script, Tally};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
@@ -181,7 +182,7 @@ impl Station<'_> {
         arena.put_bare_record(case.va.0, entries);
         let at = arena.record_addresses(Records::Main, 0);
         let (address, ring) = if user { (at.user, TRIAL_USER) } else { (at.kernel, 0) };
-        script.commands.push(command(Op::Try, [address, turns, kind as u64 + ring, RFLAGS_FIXED, 0, 0]));
+        script.commands.push(command(Op::Try, [address, turns, kind as u64 + ring, rflags::FIXED, 0, 0]));
         self.guest.batch(&script.commands, &mut crate::guest::NoEvents).map(drop).map_err(failed)
     }
 

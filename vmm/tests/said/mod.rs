@@ -10,7 +10,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use efibed::machine::Hypervisor;
+use libtest_mimic::Trial;
 use serde_json::Value;
+
+/// A test that runs anywhere.
+pub fn any(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        run();
+        Ok(())
+    })
+}
+
+/// A test that is ignored, by name, without /dev/kvm; with `EFIBED_REQUIRE_KVM=1` it fails.
+pub fn kvm(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    let required = std::env::var_os("EFIBED_REQUIRE_KVM").is_some_and(|value| value == "1");
+    any(name, run).with_kind("kvm").with_ignored_flag(!required && Hypervisor::open().is_err())
+}
 
 /// What a command said, and how it ended.
 pub struct Said {

@@ -5,7 +5,7 @@ use std::mem::{offset_of, size_of};
 use std::time::Duration;
 
 use efibed_guest::protocol::{Command, EFI_UNSUPPORTED, Mailbox, OddCall, Op, Probe};
-use efibed_stub::{DESCRIPTOR_VERSION, Service};
+use efibed_stub::{DESCRIPTOR_VERSION, Service, rflags};
 use uefi_raw::Status;
 
 use super::super::Miscall;
@@ -45,10 +45,6 @@ impl NotCalled {
         }
     }
 }
-
-/// RFLAGS with nothing but what is always 1; and with interrupts on (SDM vol. 1, 3.4.3).
-const RFLAGS_NONE: u64 = 1 << 1;
-const RFLAGS_IF: u64 = RFLAGS_NONE | 1 << 9;
 
 /// A batch of calls takes some milliseconds; a service that is still running then will never return.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -252,8 +248,10 @@ impl Run<'_, '_> {
     /// The one call of a phase that is made in an odd manner.
     fn odd_call(&self, command_of: impl Fn(Service) -> Option<usize>) -> OddCall {
         let (service, stack_bytes, rflags) = match self.phase {
-            Phase::Map if self.miscalls(Miscall::Interrupts) => (Service::SetVirtualAddressMap, 0, RFLAGS_IF),
-            Phase::Finish if self.miscalls(Miscall::MisalignedStack) => (Service::GetTime, 8, RFLAGS_NONE),
+            Phase::Map if self.miscalls(Miscall::Interrupts) => {
+                (Service::SetVirtualAddressMap, 0, rflags::FIXED | rflags::INTERRUPTS)
+            }
+            Phase::Finish if self.miscalls(Miscall::MisalignedStack) => (Service::GetTime, 8, rflags::FIXED),
             _ => return OddCall::default(),
         };
         let command = command_of(service).map_or(0, |command| command as u64 + 1);

@@ -704,7 +704,7 @@ mod tests {
         let odd = [0, 1, 0xfff, 0x1000, 1 << 31, 1 << 46, 1 << 63, u64::MAX, u64::MAX - 0xfff];
         match random.below(3) {
             0 => file[at] ^= 1 << random.below(8),
-            1 => file[at] = random.next() as u8,
+            1 => file[at] = random.number() as u8,
             _ => {
                 let word = odd[random.below(odd.len() as u64) as usize].to_le_bytes();
                 let start = at & !7;
