@@ -52,7 +52,7 @@ use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 pub fn image() -> &'static [u8; IMAGE_BYTES] {
     // SAFETY: the assembly below defines the symbol in a read-only section of this very program, and pads it to
     // exactly IMAGE_BYTES (the assembler refuses a negative fill); bytes need no alignment and nobody writes them.
-    unsafe { &efibed_stub_image_v3 }
+    unsafe { &efibed_stub_image_v4 }
 }
 
 /// The port a stub traps at. Eight bits, so that it fits into the instruction and no argument register is spent.
@@ -89,23 +89,23 @@ pub const RESUME_OFFSET: usize = Service::COUNT * ENTRY_BYTES;
 pub const POINTER_OFFSET: usize = IMAGE_BYTES - 8;
 
 /// What carries scripts out, and the image's own words; it follows the entries.
-const TAIL_BYTES: usize = 208;
+const TAIL_BYTES: usize = 288;
 
 const _: () = assert!(IMAGE_PAGE_OFFSET + IMAGE_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
 unsafe extern "C" {
     /// The version is in the name: two versions of this crate may meet in one program.
-    static efibed_stub_image_v3: [u8; IMAGE_BYTES];
+    static efibed_stub_image_v4: [u8; IMAGE_BYTES];
 }
 
 // Unused bytes are int3: falling off a stub is caught at once.
 global_asm!(
-    ".pushsection .rodata.efibed_stub_image_v3, \"a\", @progbits",
+    ".pushsection .rodata.efibed_stub_image_v4, \"a\", @progbits",
     ".p2align 4",
-    ".globl efibed_stub_image_v3",
-    ".hidden efibed_stub_image_v3",
-    ".type efibed_stub_image_v3, @object",
-    "efibed_stub_image_v3:",
+    ".globl efibed_stub_image_v4",
+    ".hidden efibed_stub_image_v4",
+    ".type efibed_stub_image_v4, @object",
+    "efibed_stub_image_v4:",
     // The services in the order of the table, and the resume entry.
     ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14",
     ".if \\number == {resume}",
@@ -154,33 +154,49 @@ global_asm!(
     "add r11, rcx",
     "mov al, [r11 - 1]",
     "jmp .Lefibed_step",
-    // Eight bytes at a time, and what is left one by one.
+    // Sixteen bytes at a time. What is left is in the low four bits of the count, which is below 0 by then. An emulator
+    // takes its time for every instruction.
     ".Lefibed_write:",
-    "sub rcx, 8",
-    "jb .Lefibed_bytes",
+    "sub rcx, 16",
+    "jb .Lefibed_rest",
+    ".Lefibed_sixteen:",
     "mov rax, [r8]",
     "mov [r11], rax",
-    "add r8, 8",
-    "add r11, 8",
-    "jmp .Lefibed_write",
-    ".Lefibed_bytes:",
-    "add rcx, 8",
-    ".Lefibed_byte:",
-    "test rcx, rcx",
-    "je .Lefibed_step",
+    "mov rax, [r8 + 8]",
+    "mov [r11 + 8], rax",
+    "add r8, 16",
+    "add r11, 16",
+    "sub rcx, 16",
+    "jae .Lefibed_sixteen",
+    ".Lefibed_rest:",
+    ".irp part, 8, 4, 2, 1",
+    "test cl, \\part",
+    "je .Lefibed_no_\\part",
+    ".if \\part == 8",
+    "mov rax, [r8]",
+    "mov [r11], rax",
+    ".elseif \\part == 4",
+    "mov eax, [r8]",
+    "mov [r11], eax",
+    ".elseif \\part == 2",
+    "mov ax, [r8]",
+    "mov [r11], ax",
+    ".else",
     "mov al, [r8]",
     "mov [r11], al",
-    "add r8, 1",
-    "add r11, 1",
-    "sub rcx, 1",
-    "jmp .Lefibed_byte",
+    ".endif",
+    "add r8, \\part",
+    "add r11, \\part",
+    ".Lefibed_no_\\part:",
+    ".endr",
+    "jmp .Lefibed_step",
     ".Lefibed_no_script:",
     "movabs rax, {no_script}",
     "ret",
-    ".skip {bytes} - 16 - (. - efibed_stub_image_v3), 0xcc",
+    ".skip {bytes} - 16 - (. - efibed_stub_image_v4), 0xcc",
     ".Lefibed_magic: .quad {magic}",
     ".Lefibed_pointer: .quad 0",
-    ".size efibed_stub_image_v3, . - efibed_stub_image_v3",
+    ".size efibed_stub_image_v4, . - efibed_stub_image_v4",
     ".popsection",
     port = const TRAP_PORT,
     bytes = const IMAGE_BYTES,
