@@ -12,6 +12,33 @@ use efibed::{Layout, LeafRule, Scenario, TestBed};
 const OVMF_2013: &str = include_str!("../../tests/maps/ovmf-2013.toml");
 const Q35_2G: &str = include_str!("../../tests/truth/q35-2g.memmap.txt");
 
+/// 64 pages to be mapped, and room for the guest.
+const SMALL: &str = r#"
+[[descriptor]]
+type = "ConventionalMemory"
+phys = 0x100000
+pages = 0x7000
+attribute = "WB"
+[[descriptor]]
+type = "RuntimeServicesCode"
+phys = 0x7e000000
+pages = 0x20
+attribute = "RUNTIME|WB"
+[[descriptor]]
+type = "RuntimeServicesData"
+phys = 0x7e729000
+pages = 0x20
+attribute = "RUNTIME|WB"
+"#;
+
+/// What is checked, with all calls of runtime services.
+const CHECKS: [(&str, &str, Layout); 4] = [
+    ("64 pages, window", SMALL, Layout::Window),
+    ("ovmf-2013, window", OVMF_2013, Layout::Window),
+    ("q35-2g, window", Q35_2G, Layout::Window),
+    ("q35-2g, linux", Q35_2G, Layout::Linux),
+];
+
 fn scenario(text: &str) -> Scenario {
     Scenario::parse("bench", text).expect("the map is a good one")
 }
@@ -48,8 +75,8 @@ fn checks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("check");
     group.sample_size(20).measurement_time(Duration::from_secs(4));
     group.bench_function("floor: bare machine", |b| b.iter(|| bare_machine(&hypervisor)));
-    for (name, text) in [("ovmf-2013", OVMF_2013), ("q35-2g", Q35_2G)] {
-        let scenario = scenario(text);
+    for (name, text, layout) in CHECKS {
+        let scenario = scenario(text).layout(layout);
         group.bench_function(format!("{name}, cold"), |b| {
             b.iter_batched(
                 TestBed::without_kvm,

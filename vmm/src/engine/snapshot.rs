@@ -109,6 +109,7 @@ fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
 /// The first word of a range that is not 0.
 pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
     const ZEROS: [u8; CHUNK] = [0; CHUNK];
+    memory.prepare_to_read(range.start, range.end - range.start);
     let mut chunk = [0; CHUNK];
     range.clone().step_by(CHUNK).find_map(|at| {
         let bytes = &mut chunk[..CHUNK.min((range.end - at) as usize)];

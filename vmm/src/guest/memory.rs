@@ -52,6 +52,13 @@ impl OwnMemory {
         pa.checked_sub(self.base).is_some_and(|offset| self.backing.read(offset, bytes))
     }
 
+    /// Has `bytes` from `pa` on there to be read: for what is large, and was perhaps never touched.
+    pub fn prepare_to_read(&self, pa: u64, bytes: u64) {
+        if let Some(offset) = pa.checked_sub(self.base) {
+            self.backing.prepare_to_read(offset, bytes);
+        }
+    }
+
     /// Puts `bytes` at `pa`; false if that is not all inside.
     #[must_use]
     pub fn write(&self, pa: u64, bytes: &[u8]) -> bool {

@@ -73,6 +73,17 @@ impl Backing {
         usize::try_from(offset).is_ok_and(|at| self.0.as_volatile_slice().write_slice(bytes, at).is_ok())
     }
 
+    /// Has the pages from an offset on there to be read, many at a time: the first read of each would be a fault of its own.
+    /// What is not inside, and what the system will not do, is left to those faults.
+    pub fn prepare_to_read(&self, offset: u64, bytes: u64) {
+        let start = (offset & !(PAGE_BYTES - 1)) as usize;
+        let end = offset.saturating_add(bytes).min(self.bytes()) as usize;
+        if start < end {
+            // SAFETY: the range is a part of this mapping, of which no byte is changed.
+            unsafe { libc::madvise(self.0.as_ptr().add(start).cast(), end - start, libc::MADV_POPULATE_READ) };
+        }
+    }
+
     /// Makes it all zeros again and gives its pages back. Not for while a guest runs on it.
     pub fn clear(&self) -> Result<(), errno::Error> {
         // SAFETY: the range is this mapping, private and anonymous, so that its pages read as zeros
