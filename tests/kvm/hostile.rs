@@ -209,7 +209,7 @@ static ATTACKS: &[Attack] = &[
         space
     }),
     // Results.
-    in_map("return a root where no memory is", &[Rule::KernelOverlap, Rule::TableUnreachable], |_, space| {
+    in_map("return a root where no memory is", &[Rule::MapperError], |_, space| {
         AddressSpace::existing(0x12_3456_7000, space.levels())
     }),
     in_map("return a root that is not aligned", &[Rule::MapperError], |_, space| {
@@ -219,7 +219,7 @@ static ATTACKS: &[Attack] = &[
         AddressSpace::existing(1 << 63 | space.root(), space.levels())
     }),
     in_map("return the kernel's root", &[Rule::NotPresent], |context, _| context.kernel),
-    in_map("return the memory map for a root", &[Rule::KernelOverlap, Rule::TableUnreachable], |context, space| {
+    in_map("return the memory map for a root", &[Rule::MapperError], |context, space| {
         let map = context.virtual_map_used().start - 4096;
         AddressSpace::existing(map, space.levels())
     }),

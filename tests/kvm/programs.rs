@@ -42,7 +42,7 @@ fn expected(name: &str) -> &'static [Rule] {
         "GIVE_UP" | "GIVE_UP_IN_FINISH" | "ROOT_NO_TABLE" | "MANY_DESCRIPTORS" | "MANY_PAGES" | "LONG_LOG" => {
             &[Rule::MapperError]
         }
-        "ROOT_NOWHERE" => &[Rule::KernelOverlap, Rule::TableUnreachable],
+        "ROOT_NOWHERE" => &[Rule::MapperError],
         "ROOT_OF_KERNEL" | "UNMAP_IN_FINISH" => &[Rule::NotPresent],
         "NO_DESCRIPTORS" => &[Rule::NotMapped],
         "BEHIND_THE_MAP" | "UNUSED_PAGE" | "CHANGE_A_DESCRIPTOR" => &[Rule::StrayWrite],

@@ -31,13 +31,15 @@ impl Outcome {
         if status != MapStatus::Done as u64 {
             return Self::Absurd(vec![format!("the mapping code returned with status {status}, which does not exist")]);
         }
-        // What CR3 can hold (SDM vol. 3A, table 4-12).
-        if root & !0x000f_ffff_ffff_f000 != 0 {
+        let Placement { sizes, .. } = loaded.placement;
+        let reach = loaded.placement.boot_tables().start..loaded.placement.pool().end;
+        if !root.is_multiple_of(PAGE_BYTES) || !reach.contains(&root) {
             return Self::Absurd(vec![format!(
-                "the mapping code returned root {root:#x}, which is no address of a table"
+                "the mapping code returned root {root:#x}, which is no physical address of a table: tables are pages from \
+                 {:#x} to {:#x}",
+                reach.start, reach.end
             )]);
         }
-        let Placement { sizes, .. } = loaded.placement;
         let log = loaded.room_for_log();
         let counts = [
             ("bytes of its log", log_used, log),
