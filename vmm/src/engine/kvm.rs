@@ -493,7 +493,7 @@ impl Run<'_, '_> {
         for batch in SweepBatch::all(&plan.sweeps) {
             (self.job.progress)(Progress::Sweeping { done, all });
             done += batch.pages();
-            self.guest.put_sweeps(batch.sweeps())?;
+            self.guest.mail().put_sweeps(batch.sweeps())?;
             let sweep = command(Op::Sweep, [batch.sweeps().len() as u64, 0, 0, 0, 0, 0]);
             self.guest.batch(&[sweep], &mut Sweeping { batch: &batch, judge })?;
             self.look_after_batch("a sweep");
@@ -501,11 +501,11 @@ impl Run<'_, '_> {
         let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
         for group in &plan.groups {
             for probes in group.probes.chunks(MAX_PROBES) {
-                self.guest.put_probes(probes.iter().map(|probe| probe.virt))?;
+                self.guest.mail().put_probes(probes.iter().map(|probe| probe.virt))?;
                 let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
                 self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
                 self.look_after_batch("probes");
-                let records = self.guest.probes(probes.len())?;
+                let records = self.guest.mail().probes(probes.len())?;
                 let Some(judge) = &mut listener.judge else { continue };
                 judge.probed(group.kind, probes, &records);
                 if group.kind == ProbeKind::Write {

@@ -129,13 +129,13 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<Answers,
     if told.pke {
         let _ = guest.machine().set_pkru(1 << 2);
     }
-    guest.put_probes((0..questions.len()).map(address)).map_err(failed)?;
+    guest.mail().put_probes((0..questions.len()).map(address)).map_err(failed)?;
     let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
     let probe =
         |(index, question): (usize, &Question)| command(Op::Probe, [index as u64, 1, question.kind as u64, 0, 0, 0]);
     commands.extend(questions.iter().enumerate().map(probe));
     guest.batch(&commands, &mut NoEvents).map_err(failed)?;
-    let records = guest.probes(questions.len()).map_err(failed)?;
+    let records = guest.mail().probes(questions.len()).map_err(failed)?;
     Ok(answers(&records, told, page))
 }
 

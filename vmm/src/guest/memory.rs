@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use efibed_guest::mapper::{MapRequest, MapResult};
+use efibed_guest::protocol::{Command, Crash, Fault, OddCall, Panic, Probe, Sweep};
 
 use crate::machine::{Backing, BackingError};
 use crate::mmu::{Pa, TableMemory};
@@ -82,6 +83,14 @@ impl OwnMemory {
         self.write(pa, bytes)
     }
 
+    /// Puts structures one after another from `pa` on; false if that is not all inside.
+    #[must_use]
+    pub fn write_objects<T: Plain>(&self, pa: u64, objects: &[T]) -> bool {
+        // SAFETY: as above, for each of them.
+        let bytes = unsafe { std::slice::from_raw_parts(objects.as_ptr().cast::<u8>(), size_of_val(objects)) };
+        self.write(pa, bytes)
+    }
+
     /// Puts 8 bytes at `pa`; false outside.
     #[must_use]
     pub fn write_u64(&self, pa: u64, value: u64) -> bool {
@@ -92,13 +101,31 @@ impl OwnMemory {
 /// A structure that is passed through guest memory.
 ///
 /// # Safety
-/// It is made of integers, in C's layout, without padding.
+/// It is an integer, or made of integers, in C's layout, without padding.
 pub unsafe trait Plain: Copy {}
 
 // SAFETY: each is `repr(C)`, of u64s, and of u32s in pairs.
 unsafe impl Plain for MapRequest {}
 // SAFETY: as above.
 unsafe impl Plain for MapResult {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
+// SAFETY: as for the request.
+unsafe impl Plain for Command {}
+// SAFETY: as above.
+unsafe impl Plain for Sweep {}
+// SAFETY: as above.
+unsafe impl Plain for Probe {}
+// SAFETY: as above.
+unsafe impl Plain for Fault {}
+// SAFETY: as above.
+unsafe impl Plain for Crash {}
+// SAFETY: as above.
+unsafe impl Plain for Panic {}
+// SAFETY: as above.
+unsafe impl Plain for OddCall {}
 
 impl TableMemory for OwnMemory {
     #[inline]

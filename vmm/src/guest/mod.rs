@@ -9,14 +9,18 @@
 //! | `memory` | that memory, seen from the host |
 //! | `boot_tables` | the page tables the guest starts on, built by the host |
 //! | `descriptor_tables` | GDT, IDT and TSS |
-//! | `session` | a booted guest: batches, and what comes back from them |
+//! | `session` | a booted guest: batches of commands, and what happens while they run |
+//! | `mailbox` | what host and guest share |
+//! | `end` | why a guest ended before its batch was done |
 //! | `process` | ring 3, where mapping code runs |
 //! | `state` | the registers that its kernel relies on, and whether they are as they were set |
 
 mod boot_tables;
 mod descriptor_tables;
+mod end;
 mod image;
 mod loaded;
+mod mailbox;
 mod memory;
 mod placement;
 pub mod process;
@@ -24,11 +28,13 @@ mod session;
 mod state;
 
 pub use boot_tables::{BootTables, OutOfPages, flags};
+pub use end::{Crash, End};
 pub use image::{Image, ImageError};
 pub use loaded::{LoadError, Loaded, Strides};
+pub use mailbox::Mail;
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
-pub use session::{BackedPage, BootError, Crash, End, Guest, GuestEvents, MappedTables, NoEvents, PortAnswer, command};
+pub use session::{BackedPage, BootError, Guest, GuestEvents, MappedTables, NoEvents, PortAnswer, command};
 pub use state::Altered;
 
 /// Bytes of a page.

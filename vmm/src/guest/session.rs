@@ -1,24 +1,24 @@
-//! A booted guest: batches of commands, and what comes back from them.
+//! A booted guest: batches of commands, and what happens while they run.
 
-use std::fmt;
-use std::mem::{offset_of, size_of};
 use std::time::{Duration, Instant};
 
 use efibed_guest::protocol::{
-    self, Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Mailbox, Op,
-    PORT, PROCESS_PORT, Probe, Sweep,
+    Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Op, PORT,
+    PROCESS_PORT,
 };
 use efibed_stub::rflags;
 use efibed_stub::stamp::stamp;
 
+use super::end::End;
+use super::mailbox::Mail;
 use super::process::{Ended, Exception, Process, SYSTEM_CALL_AT, Start};
 use super::state::{Altered, State};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
-    Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, RunError, Session, Slot, SlotError,
-    WatchdogError, kvm_regs, kvm_sregs, msr,
+    Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, Session, Slot, SlotError, kvm_regs,
+    kvm_sregs, msr,
 };
-use crate::mmu::{ErrorCode, Paging};
+use crate::mmu::Paging;
 
 /// A page with memory behind it, besides what the guest owns.
 #[derive(Clone, Debug)]
@@ -69,76 +69,6 @@ pub enum BootError {
     /// The registers, such as CR4.LA57 where KVM has no five levels.
     #[error(transparent)]
     Registers(#[from] RegistersError),
-}
-
-/// What ended a guest before its batch was done.
-#[derive(Clone, Debug)]
-pub enum End {
-    /// A fault outside a probe.
-    Crash(Box<Crash>),
-    /// A panic in the guest's code.
-    Panic {
-        /// Source file and line.
-        location: String,
-    },
-    /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
-    Exit(Exit),
-    /// A listener stopped it after a write to a port.
-    Stopped,
-    /// The time for all that the guest was to do is over.
-    OutOfTime,
-    /// KVM would not run it.
-    Run(RunError),
-    /// The watchdog could not be armed.
-    Watchdog(WatchdogError),
-    /// The guest's memory does not hold what it must.
-    Corrupt,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Crash(crash) => {
-                let Crash { registers: r, command } = &**crash;
-                let fault = crate::mmu::Fault { vector: r.vector as u8, error_code: ErrorCode(r.error_code as u32) };
-                let [rip, cs, rflags, rsp, _] = r.frame;
-                write!(
-                    f,
-                    "{fault} outside a probe, in command {command}: RIP {rip:#x}, CR2 {:#x}, CR3 {:#x}, ",
-                    r.cr2, r.cr3
-                )?;
-                write!(f, "CS {cs:#x}, RFLAGS {rflags:#x}, RSP {rsp:#x}")?;
-                for (name, value) in REGISTER_NAMES.iter().zip(r.registers) {
-                    write!(f, ", {name} {value:#x}")?;
-                }
-                Ok(())
-            }
-            Self::Panic { location } => write!(f, "the guest's code panicked at {location}"),
-            Self::Exit(Exit::Watchdog { limit, rip, cpl }) => {
-                write!(f, "the guest was still running after {limit:?}, in ring {cpl} at RIP {rip:#x}")
-            }
-            Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
-            Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
-            Self::Stopped => f.write_str("the guest asked for a reset of its machine"),
-            Self::OutOfTime => f.write_str("the time for the whole run is over"),
-            Self::Run(error) => write!(f, "{error}"),
-            Self::Watchdog(error) => write!(f, "{error}"),
-            Self::Corrupt => f.write_str("the guest's mailbox does not hold what it must"),
-        }
-    }
-}
-
-/// In the order of [`protocol::Crash::registers`].
-const REGISTER_NAMES: [&str; 15] =
-    ["RAX", "RBX", "RCX", "RDX", "RSI", "RDI", "RBP", "R8", "R9", "R10", "R11", "R12", "R13", "R14", "R15"];
-
-/// A fault outside a probe.
-#[derive(Clone, Debug)]
-pub struct Crash {
-    /// Registers, as the handler found them.
-    pub registers: protocol::Crash,
-    /// The command being carried out.
-    pub command: u64,
 }
 
 /// What a mapper has made.
@@ -260,15 +190,14 @@ impl<'m> Guest<'m> {
         }
     }
 
+    /// Its mailbox.
+    pub fn mail(&self) -> Mail<'m> {
+        Mail::of(self.loaded)
+    }
+
     /// Carries out commands; returns their results.
     pub fn batch(&mut self, commands: &[Command], events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
-        let at = self.mailbox(offset_of!(Mailbox, commands));
-        for (index, command) in commands.iter().enumerate() {
-            let [a, b, c, d, e, f] = command.args;
-            self.put(at + (index * size_of::<Command>()) as u64, &[command.op, a, b, c, d, e, f, 0])?;
-        }
-        let head = u64::from(protocol::VERSION) | (commands.len() as u64) << 32;
-        self.put(self.mailbox(offset_of!(Mailbox, version)), &[head, 0])?;
+        self.mail().put_commands(commands)?;
         self.resume(commands.len(), events)
     }
 
@@ -277,27 +206,16 @@ impl<'m> Guest<'m> {
     pub fn resume(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
         self.run(events)?;
         // It hands over once all are done, and says so.
-        if self.command_at()? != commands {
+        if self.mail().command_at()? != commands {
             return Err(End::Corrupt);
         }
-        self.results(commands)
-    }
-
-    /// Makes one call of the next batch an odd one; none, if its command is 0.
-    pub fn put_odd_call(&self, odd: protocol::OddCall) -> Result<(), End> {
-        self.put(self.mailbox(offset_of!(Mailbox, odd_call)), &[odd.command, odd.stack_bytes, odd.rflags])
-    }
-
-    /// The command that the guest is at, by its place in the batch.
-    pub fn command_at(&self) -> Result<usize, End> {
-        let [at] = self.words(self.mailbox(offset_of!(Mailbox, command_at)))?;
-        Ok(at as usize)
+        self.mail().results(commands)
     }
 
     /// Whether the guest was stopped in a runtime service.
     pub fn is_in_service(&self) -> bool {
         let at = self.loaded.physical(self.loaded.image.header().call_rsp);
-        self.words(at).is_ok_and(|[rsp]| rsp != 0)
+        self.loaded.memory.read_u64(at).is_some_and(|rsp| rsp != 0)
     }
 
     /// Has the guest give up on the runtime service that it is in, as after a fault, and go on with its batch.
@@ -305,35 +223,6 @@ impl<'m> Guest<'m> {
         let header = self.loaded.image.header();
         self.machine.regs_mut().rip = header.call_abandon;
         self.resume(commands, events)
-    }
-
-    /// The command, counted from 1, in which a runtime service was abandoned, as the guest has it; 0: none was.
-    pub fn services_abandoned(&self) -> Result<u64, End> {
-        let [number] = self.words(self.mailbox(offset_of!(Mailbox, services_abandoned)))?;
-        Ok(number)
-    }
-
-    /// Has the guest take this for it.
-    pub fn put_services_abandoned(&self, number: u64) -> Result<(), End> {
-        self.put(self.mailbox(offset_of!(Mailbox, services_abandoned)), &[number])
-    }
-
-    /// Forgets the last fault outside a probe.
-    pub fn forget_service_fault(&self) -> Result<(), End> {
-        self.put(self.mailbox(offset_of!(Mailbox, crash)), &[0; size_of::<protocol::Crash>() / 8])
-    }
-
-    /// The fault that had a service abandoned; None: it was by the host's hand.
-    pub fn service_fault(&self) -> Option<protocol::Crash> {
-        let memory = Mail { loaded: self.loaded, mailbox: self.mailbox(0) };
-        memory.registers().filter(|crash| crash.frame[0] != 0 || crash.frame[1] != 0)
-    }
-
-    /// The results of so many commands of the last batch; 0 for those that were not come to.
-    pub fn results(&self, count: usize) -> Result<Vec<u64>, End> {
-        let result = self.mailbox(offset_of!(Mailbox, commands) + offset_of!(Command, result));
-        let results = (0..count).map(|i| self.words(result + (i * size_of::<Command>()) as u64).map(|[w]| w));
-        results.collect()
     }
 
     /// When all batches must be over, whatever the limit of each; None: at no time.
@@ -344,30 +233,6 @@ impl<'m> Guest<'m> {
     /// The limit of further batches.
     pub fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
-    }
-
-    /// Puts the list for [`Op::Sweep`].
-    pub fn put_sweeps(&mut self, sweeps: &[Sweep]) -> Result<(), End> {
-        let words: Vec<u64> = sweeps.iter().flat_map(|s| [s.virt, s.pages]).collect();
-        self.put(self.mailbox(offset_of!(Mailbox, sweeps)), &words)
-    }
-
-    /// Puts addresses for [`Op::Probe`] into the records from the first on.
-    pub fn put_probes(&mut self, addresses: impl Iterator<Item = u64>) -> Result<(), End> {
-        let words: Vec<u64> = addresses.flat_map(|virt| [virt, protocol::PROBE_NOT_RUN, 0, 0, 0, 0, 0]).collect();
-        self.put(self.mailbox(offset_of!(Mailbox, probes)), &words)
-    }
-
-    /// The records, once the batch is done.
-    pub fn probes(&self, count: usize) -> Result<Vec<Probe>, End> {
-        let at = self.mailbox(offset_of!(Mailbox, probes));
-        (0..count)
-            .map(|index| {
-                let [virt, status, value, fault @ ..]: [u64; 7] =
-                    self.words(at + (index * size_of::<Probe>()) as u64)?;
-                Ok(Probe { virt, status, value, fault: fault_from(fault) })
-            })
-            .collect()
     }
 
     /// Runs the guest to the end of its batch, its limit or the deadline; `events` hears now and then that it is at work.
@@ -395,9 +260,8 @@ impl<'m> Guest<'m> {
     }
 
     fn run_for(&mut self, limit: Duration, events: &mut dyn GuestEvents) -> Result<(), End> {
-        let mailbox = self.mailbox(0);
         let mut session = self.machine.session(limit).map_err(End::Watchdog)?;
-        let memory = Mail { loaded: self.loaded, mailbox };
+        let mail = Mail::of(self.loaded);
         loop {
             let exit = session.run().map_err(End::Run)?;
             session.drain(|pa, data| {
@@ -406,10 +270,14 @@ impl<'m> Guest<'m> {
                 events.wrote(pa, u64::from_le_bytes(bytes));
             });
             match exit {
-                Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => return memory.faults(None, events),
-                Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => memory.faults(Some(MAX_FAULTS), events)?,
-                Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(memory.crash()),
-                Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(memory.panic()),
+                Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
+                    return mail.take_faults(None, |fault| events.swept_fault(fault));
+                }
+                Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => {
+                    mail.take_faults(Some(MAX_FAULTS), |fault| events.swept_fault(fault))?;
+                }
+                Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(mail.crash()),
+                Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(mail.panic()),
                 Exit::Out { port, data, .. } => match events.port(port, data, &mut session) {
                     PortAnswer::GoOn => {}
                     PortAnswer::Stop => return Err(End::Stopped),
@@ -424,19 +292,6 @@ impl<'m> Guest<'m> {
                 other => return Err(End::Exit(other)),
             }
         }
-    }
-
-    fn put(&self, at: u64, words: &[u64]) -> Result<(), End> {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        if self.loaded.memory.write(at, &bytes) { Ok(()) } else { Err(End::Corrupt) }
-    }
-
-    fn words<const N: usize>(&self, at: u64) -> Result<[u64; N], End> {
-        words(self.loaded, at)
-    }
-
-    fn mailbox(&self, offset: usize) -> u64 {
-        self.loaded.physical(self.loaded.image.header().mailbox) + offset as u64
     }
 }
 
@@ -556,73 +411,6 @@ impl GuestEvents for ProcessEvents<'_, '_> {
             },
         }
     }
-}
-
-/// The mailbox while the guest is stopped in the middle of a batch.
-struct Mail<'a> {
-    loaded: &'a Loaded,
-    mailbox: u64,
-}
-
-impl Mail<'_> {
-    /// Hands on fault records: so many, or as many as the mailbox says.
-    fn faults(&self, count: Option<usize>, events: &mut dyn GuestEvents) -> Result<(), End> {
-        let counter = self.mailbox + offset_of!(Mailbox, fault_count) as u64;
-        let count = match count {
-            Some(count) => count,
-            None => words::<1>(self.loaded, counter)?[0] as usize,
-        };
-        let at = self.mailbox + offset_of!(Mailbox, faults) as u64;
-        for index in 0..count.min(MAX_FAULTS) {
-            events.swept_fault(fault_from(words(self.loaded, at + (index * size_of::<Fault>()) as u64)?));
-        }
-        if self.loaded.memory.write_u64(counter, 0) { Ok(()) } else { Err(End::Corrupt) }
-    }
-
-    fn crash(&self) -> End {
-        let read = || {
-            let command = self.loaded.memory.read_u64(self.mailbox + offset_of!(Mailbox, command_at) as u64)?;
-            Some(Crash { registers: self.registers()?, command })
-        };
-        read().map_or(End::Corrupt, |crash| End::Crash(Box::new(crash)))
-    }
-
-    fn registers(&self) -> Option<protocol::Crash> {
-        let at = self.mailbox + offset_of!(Mailbox, crash) as u64;
-        let words: [u64; 24] = words(self.loaded, at).ok()?;
-        let mut crash = protocol::Crash::default();
-        crash.registers.copy_from_slice(&words[..15]);
-        [crash.cr2, crash.cr3, crash.vector, crash.error_code] = *words[15..].first_chunk()?;
-        crash.frame.copy_from_slice(&words[19..]);
-        Some(crash)
-    }
-
-    fn panic(&self) -> End {
-        let location = || {
-            let [file, bytes, line] = words(self.loaded, self.mailbox + offset_of!(Mailbox, panic) as u64).ok()?;
-            let image = efibed_guest::protocol::IMAGE_BASE..self.loaded.image.header().end;
-            if !image.contains(&file) {
-                return None;
-            }
-            let mut name = vec![0; bytes.min(256) as usize];
-            let complete = self.loaded.memory.read(self.loaded.physical(file), &mut name);
-            complete.then(|| format!("{}:{line}", String::from_utf8_lossy(&name)))
-        };
-        location().map_or(End::Corrupt, |location| End::Panic { location })
-    }
-}
-
-fn words<const N: usize>(loaded: &Loaded, at: u64) -> Result<[u64; N], End> {
-    let mut result = [0; N];
-    for (word, offset) in result.iter_mut().zip((0..).step_by(8)) {
-        *word = loaded.memory.read_u64(at + offset).ok_or(End::Corrupt)?;
-    }
-    Ok(result)
-}
-
-/// From the words of a [`Fault`].
-fn fault_from([what, cr2, rip, virt]: [u64; 4]) -> Fault {
-    Fault { vector: what as u32, error_code: (what >> 32) as u32, cr2, rip, virt }
 }
 
 /// For batches in which nothing happens on the way.

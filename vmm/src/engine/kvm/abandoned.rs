@@ -30,7 +30,7 @@ pub struct Abandoned<'a> {
 impl Run<'_, '_> {
     /// Finds what is to be found about it. The result is why it did not return.
     pub(super) fn judge_abandoned(&mut self, abandoned: &Abandoned<'_>) -> String {
-        match (abandoned.halt, self.guest.service_fault()) {
+        match (abandoned.halt, self.guest.mail().service_fault()) {
             (Some(halt), _) => self.judge_halt(abandoned, halt),
             (None, Some(crash)) => self.judge_fault(abandoned, &crash),
             // Then it was not taken to be abandoned.

@@ -196,7 +196,7 @@ impl Run<'_, '_> {
             let index = calls.calls.iter().position(|call| call.service == service)?;
             Some(made[index].ok()?.0)
         };
-        self.guest.put_odd_call(self.odd_call(command_of))?;
+        self.guest.mail().put_odd_call(self.odd_call(command_of))?;
         self.expect_services(self.services_abandoned)?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         if outcome.is_ok() {
@@ -281,7 +281,7 @@ impl Run<'_, '_> {
 
     /// The guest must have given up on services where the host has seen why, and nowhere else.
     fn expect_services(&mut self, abandoned: u64) -> Result<(), End> {
-        let found = self.guest.services_abandoned()?;
+        let found = self.guest.mail().services_abandoned()?;
         if found != abandoned {
             self.find_kernel_state(
                 format!(
@@ -290,16 +290,16 @@ impl Run<'_, '_> {
                 format!("services_abandoned {abandoned}"),
                 format!("services_abandoned {found}"),
             );
-            self.guest.put_services_abandoned(abandoned)?;
+            self.guest.mail().put_services_abandoned(abandoned)?;
         }
-        if abandoned == 0 { self.guest.forget_service_fault() } else { Ok(()) }
+        if abandoned == 0 { self.guest.mail().forget_service_fault() } else { Ok(()) }
     }
 
     /// The command, by its place in the batch, in which a service was abandoned: after a fault that the guest recorded, or
     /// by the host.
     fn abandoned_now(&mut self, halted: bool) -> Result<Option<usize>, End> {
-        let number = self.guest.services_abandoned()?;
-        if number != self.services_abandoned && !halted && self.guest.service_fault().is_none() {
+        let number = self.guest.mail().services_abandoned()?;
+        if number != self.services_abandoned && !halted && self.guest.mail().service_fault().is_none() {
             self.expect_services(self.services_abandoned)?;
         } else {
             self.services_abandoned = number;
@@ -312,14 +312,14 @@ impl Run<'_, '_> {
     /// What became of each command, up to the one that the batch ended in, if it did.
     fn fates(&mut self, commands: usize, ended: bool, halted: bool) -> Result<Vec<Fate>, End> {
         let abandoned = self.abandoned_now(halted)?;
-        let ended_at = if ended { self.guest.command_at()? } else { commands };
+        let ended_at = if ended { self.guest.mail().command_at()? } else { commands };
         let fate = |(at, result)| match abandoned {
             _ if at == ended_at => Fate::Ended,
             Some(abandoned) if at == abandoned => Fate::Abandoned(result),
             Some(abandoned) if at > abandoned => Fate::NotMade(result),
             _ => Fate::Returned(result),
         };
-        let results = self.guest.results(commands)?;
+        let results = self.guest.mail().results(commands)?;
         Ok(results.into_iter().enumerate().take(ended_at.saturating_add(1)).map(fate).collect())
     }
 
