@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use efibed_guest::MapError;
-use efibed_guest::mapper::{CpuAbilities, KeepRange, RegionAtHand};
+use efibed_guest::mapper::{KeepRange, RegionAtHand};
 use efibed_stub::DESCRIPTOR_VERSION;
 
 use super::mapping::Outcome as Mapped;
@@ -49,17 +49,6 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
         },
         reserved_fault_sets_p: true,
         rules: PagingRules::all(),
-    }
-}
-
-/// What the mapper is offered: what it was told *and* what was found to work.
-pub fn offer(cpu: &Cpu) -> CpuAbilities {
-    let both = |ability: fn(&Paging) -> bool| u32::from(ability(&cpu.told) && ability(&cpu.checks));
-    CpuAbilities {
-        gbpages: both(|p| p.gbpages),
-        nx: both(|p| p.nxe),
-        la57: both(|p| p.la57),
-        maxphyaddr: cpu.told.maxphyaddr.into(),
     }
 }
 
@@ -415,7 +404,7 @@ mod tests {
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
         let mut mapper: Box<dyn Mapper> = Box::new(LayoutMapper { layout, leaf_rule: LeafRule::CoAligned });
-        let cpu = CpuAbilities { maxphyaddr: 46, ..Default::default() };
+        let cpu = efibed_guest::mapper::CpuAbilities { maxphyaddr: 46, ..Default::default() };
         assert!(matches!(native::call(&mut mapper, Step::Map, &loaded, cpu), Mapped::Tables(_)));
         at_hand(loaded.result().region_at_hand, &map)
     }

@@ -4,22 +4,23 @@ mod abandoned;
 mod calling;
 mod hand_over;
 mod mapping;
+mod site;
 mod stage;
 mod sweep;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use efibed_guest::protocol::{self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, Op, PROBE_DONE, Probe, ProbeKind, USER_BASE};
 use efibed_stub::TRAP_PORT;
-use efibed_stub::stamp::stamp_page;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use uefi_raw::table::runtime::ResetType;
 
 use efibed_guest::Mapper;
 use efibed_guest::mapper::{RegionAtHand, Step};
+use site::{Site, SiteError};
 use stage::Stage;
 use sweep::{SweepBatch, Sweeping};
 
@@ -27,18 +28,18 @@ use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
 use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
-use super::{EngineError, Job, Miscall, Moment, Progress, course};
+use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
 use crate::check::{
     self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
     Question, Random, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
-use crate::guest::process::{Code, PROCESS_BYTES, Process, open_maps};
+use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{
-    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoEvents, NoRoom, OwnMemory,
-    PAGE_BYTES, Placement, PortAnswer, Sizes, command,
+    BackedPage, BootError, End, Guest, GuestEvents, Loaded, MappedTables, NoEvents, OwnMemory, PAGE_BYTES, PortAnswer,
+    command,
 };
-use crate::machine::{APIC_PAGE, CpuidRequest, Exit, Hypervisor, Internals, Machine};
+use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
 use crate::report::{Culprit, EngineName, FaultDetail, Report};
@@ -87,7 +88,7 @@ impl Kvm {
         let code = job.subject.code()?;
         let abilities = self.abilities(&job.cpu)?;
         let cpu = Cpu { told: abilities.told, checks: Paging { rules: job.rules, ..abilities.checks } };
-        refuse_what_is_missing(&job.cpu, &cpu)?;
+        cpu::refuse_what_is_missing(&job.cpu, &cpu)?;
 
         let mut report = course::empty_report(job, EngineName::Kvm, cpu);
         let mut input = Marks::default();
@@ -96,35 +97,12 @@ impl Kvm {
             report.timing.total = start.elapsed();
             return Ok(report);
         }
-
+        let (firmware, uncalled) = site::firmware(job, &cpu);
+        report.uncalled = uncalled;
         let reused = self.machines.reuse(&job.cpu, job.map);
-        // It goes by the map that it gave to the caller of SetVirtualAddressMap.
-        let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
-        let attributes: Vec<_> =
-            [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
-        let firmware = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
-            phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
-        });
-        report.uncalled = match &firmware {
-            _ if !job.firmware.calls => Some("the scenario asks for none".into()),
-            Err(reason) => Some(reason.to_string()),
-            Ok(_) => None,
-        };
-        let mut firmware = firmware.ok().filter(|_| job.firmware.calls);
-        if let Some(firmware) = &mut firmware {
-            firmware.report_stride(job.firmware.descriptor_size);
-            firmware.misbehave(&job.firmware.misbehaves);
-        }
-        let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
-        let image = Image::built_in()?;
-        let pool = course::pool_pages(job.map, job.contract);
-        let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
-        let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
-        let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
-        let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
-        let (placement, process_at, internals) = match place(job.map, sizes, limit, &taken, reused.as_ref()) {
-            Ok(placed) => placed,
-            Err(no_room) => {
+        let site = match Site::find(job, &cpu, firmware, reused.as_ref()) {
+            Ok(site) => site,
+            Err(SiteError::NoRoom(no_room)) => {
                 if let Some(machine) = reused {
                     self.machines.give_back(&job.cpu, machine);
                 }
@@ -133,20 +111,18 @@ impl Kvm {
                 report.regions = course::region_reports(job.map, None, &report.findings);
                 return Ok(report);
             }
+            Err(SiteError::Image(error)) => return Err(error.into()),
         };
-        // The table that the mapper is given is firmware's own.
-        if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
-            firmware.name_attributes_table(placement.attributes().start);
-        }
-        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
-        let loaded = Loaded::new(image, job.map, job.strides(), placement, &identity, &cpu.told)?;
-        let process = Process::new(&loaded, process_at, &cpu.told, &code)?;
+        report.findings = input.into_findings(Phase::Input, job.map, None);
+
+        let loaded = site.load(job, &cpu)?;
+        let process = Process::new(&loaded, site.process_at, &cpu.told, &code)?;
         let mut machine = match reused {
             Some(machine) => machine,
-            None => self.machines.create(&job.cpu, internals)?,
+            None => self.machines.create(&job.cpu, site.internals)?,
         };
         Machines::prepare(&mut machine, job.map)?;
-        let mut guest = Guest::boot(&mut machine, &loaded, &pages, &cpu.told, job.stretch_limit)?;
+        let mut guest = Guest::boot(&mut machine, &loaded, &site.pages, &cpu.told, job.stretch_limit)?;
         guest.add_process(&process).map_err(BootError::from)?;
         guest.set_deadline(start.checked_add(job.limit));
         if guest.missing_state() != 0 && matches!(code, Code::Own) {
@@ -156,9 +132,7 @@ impl Kvm {
             ));
         }
         report.timing.build = start.elapsed();
-        report.findings = input.into_findings(Phase::Input, job.map, None);
 
-        let kernel = course::ranges(&loaded.keep);
         let mut run = Run {
             job,
             guest,
@@ -166,9 +140,9 @@ impl Kvm {
             mapper: job.subject.mapper(),
             process,
             cpu,
-            firmware,
-            pages,
-            kernel,
+            firmware: site.firmware,
+            pages: site.pages,
+            kernel: course::ranges(&loaded.keep),
             report,
             marks: Marks::default(),
             phase: Phase::Map,
@@ -190,79 +164,6 @@ impl Kvm {
         self.machines.give_back(&job.cpu, machine);
         Ok(report)
     }
-}
-
-/// Where the guest goes, its process, and KVM's own pages: where a machine that exists has them, else off everything.
-fn place(
-    map: &MemoryMap,
-    sizes: Sizes,
-    limit: u64,
-    taken: &[Range<u64>],
-    machine: Option<&Machine>,
-) -> Result<(Placement, u64, Internals), NoRoom> {
-    let internals = machine.map(Machine::internals);
-    let taken: Vec<_> = taken.iter().cloned().chain(internals.iter().flat_map(Internals::ranges)).collect();
-    let placement = Placement::find(map, sizes, limit, &taken)?;
-    let process_at = placement.more(map, PROCESS_BYTES, limit, &taken)?;
-    let internals = match internals {
-        Some(internals) => internals,
-        None => placement.internals(map, process_at..process_at + PROCESS_BYTES)?,
-    };
-    Ok((placement, process_at, internals))
-}
-
-/// Firmware runs at its physical addresses before the switch: in the low half, and off the guest's own part of it.
-const FIRMWARE_BELOW: u64 = 1 << 46;
-
-/// Pages with memory behind them: each takes one of KVM's slots.
-const MAX_BACKED_PAGES: usize = 1024;
-
-/// What was asked for by name must be there.
-fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineError> {
-    let (told, checks) = (&cpu.told, &cpu.checks);
-    let switches = [
-        ("1 GiB pages", asked.gbpages, told.gbpages && checks.gbpages),
-        ("execute-disable", asked.nx, told.nxe && checks.nxe),
-        ("five-level paging", asked.la57, told.la57 && checks.la57),
-        ("SMEP", asked.smep, told.smep && checks.smep),
-        ("SMAP", asked.smap, told.smap && checks.smap),
-        ("protection keys", asked.pku, told.pke && checks.pke),
-    ];
-    let unable =
-        |what: String| EngineError::Unable { what, why: "tried, and it does not work (see `efibed doctor`)".into() };
-    for (what, asked, has) in switches {
-        if asked == Some(true) && !has {
-            return Err(unable(what.into()));
-        }
-    }
-    match asked.maxphyaddr {
-        Some(bits) if bits > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
-        _ => Ok(()),
-    }
-}
-
-/// Firmware's pages, and the first page of every other region of code: what is fetched from must have memory. A region
-/// that no table entry can hold is never mapped, and the guest may lie where it starts.
-fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) -> Vec<BackedPage> {
-    let mut taken = BTreeSet::new();
-    let mut pages = Vec::new();
-    let mut add = |phys: u64, content: [u8; PAGE_BYTES as usize]| {
-        if phys >> maxphyaddr == 0 && !APIC_PAGE.contains(&phys) && pages.len() < MAX_BACKED_PAGES && taken.insert(phys)
-        {
-            let mut page = BackedPage { phys, content };
-            stamp_page(phys, &mut page.content);
-            pages.push(page);
-        }
-    };
-    for (phys, content, _) in firmware.into_iter().flat_map(Firmware::pages) {
-        add(phys, *content);
-    }
-    for region in map.regions().filter(|region| region.is_mapped() && region.is_code() && check::fits_an_entry(region))
-    {
-        add(region.phys & !(PAGE_BYTES - 1), [0; PAGE_BYTES as usize]);
-    }
-    pages.sort_unstable_by_key(|page| page.phys);
-    pages
 }
 
 /// One run, from the mapper's first phase to the last call.
@@ -334,7 +235,7 @@ impl Run<'_, '_> {
             virtual_map: &virtual_map,
             virtual_map_at: &map_at,
             told: &told,
-            nx: course::offer(&self.cpu).nx != 0,
+            nx: cpu::offer(&self.cpu).nx != 0,
             kernel: &kernel,
         };
         let expectation = Expectation::new(&question, &mut self.marks).on(&self.tables_at(root), &self.budget);

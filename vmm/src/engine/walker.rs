@@ -6,10 +6,10 @@ use std::time::Instant;
 use efibed_guest::Mapper;
 use efibed_guest::mapper::Step;
 
-use super::course;
 use super::native;
 use super::snapshot::Snapshot;
 use super::{EngineError, Job, Moment, Progress};
+use super::{course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, MappedTables, Placement};
 use crate::machine::CpuidRequest;
@@ -147,7 +147,7 @@ impl WalkerRun<'_> {
         }
         let untouchable = Snapshot::untouchable(self.loaded, phase);
         let mapping = Instant::now();
-        let outcome = native::call(mapper, step, self.loaded, course::offer(&self.report.cpu));
+        let outcome = native::call(mapper, step, self.loaded, cpu::offer(&self.report.cpu));
         self.report.timing.map += mapping.elapsed();
         course::report_on_log(self.loaded, &mut self.report);
         if let Some(pa) = untouchable.stray_write(self.loaded, outcome.tables()) {

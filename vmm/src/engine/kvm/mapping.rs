@@ -7,7 +7,7 @@ use efibed_guest::protocol;
 
 use super::super::mapping::Outcome;
 use super::super::snapshot::{Snapshot, first_nonzero};
-use super::super::{Job, Progress, course};
+use super::super::{Job, Progress, course, cpu};
 use super::{Run, disassembled};
 use crate::check::{Finding, Rule, Skipped};
 use crate::guest::process::{Called, Ended, Exception};
@@ -42,7 +42,7 @@ impl Run<'_, '_> {
 
     /// How ring 3 was left, and what the mapper's result says then.
     fn map_in_ring_3(&mut self, step: Step) -> Result<(Ended, Outcome), End> {
-        if step == Step::Map && !self.loaded.ask(course::offer(&self.cpu), self.process.direct_map()) {
+        if step == Step::Map && !self.loaded.ask(cpu::offer(&self.cpu), self.process.direct_map()) {
             return Err(End::Corrupt);
         }
         let start = match &mut self.mapper {

@@ -1,0 +1,42 @@
+//! What the CPU was told to be, and what this machine enforces: what may be asked of it, and what mappers are offered.
+
+use efibed_guest::mapper::CpuAbilities;
+
+use super::EngineError;
+use crate::machine::CpuidRequest;
+use crate::mmu::{Cpu, Paging};
+
+/// What was asked for by name must be there.
+pub fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineError> {
+    let (told, checks) = (&cpu.told, &cpu.checks);
+    let switches = [
+        ("1 GiB pages", asked.gbpages, told.gbpages && checks.gbpages),
+        ("execute-disable", asked.nx, told.nxe && checks.nxe),
+        ("five-level paging", asked.la57, told.la57 && checks.la57),
+        ("SMEP", asked.smep, told.smep && checks.smep),
+        ("SMAP", asked.smap, told.smap && checks.smap),
+        ("protection keys", asked.pku, told.pke && checks.pke),
+    ];
+    let unable =
+        |what: String| EngineError::Unable { what, why: "tried, and it does not work (see `efibed doctor`)".into() };
+    for (what, asked, has) in switches {
+        if asked == Some(true) && !has {
+            return Err(unable(what.into()));
+        }
+    }
+    match asked.maxphyaddr {
+        Some(bits) if bits > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
+        _ => Ok(()),
+    }
+}
+
+/// What the mapper is offered: what it was told *and* what was found to work.
+pub fn offer(cpu: &Cpu) -> CpuAbilities {
+    let both = |ability: fn(&Paging) -> bool| u32::from(ability(&cpu.told) && ability(&cpu.checks));
+    CpuAbilities {
+        gbpages: both(|p| p.gbpages),
+        nx: both(|p| p.nxe),
+        la57: both(|p| p.la57),
+        maxphyaddr: cpu.told.maxphyaddr.into(),
+    }
+}
