@@ -67,7 +67,7 @@ fn many_at_once(map: (&str, &str), index: usize) {
 }
 
 fn with_miscall(map: (&str, &str), miscall: Miscall) -> Scenario {
-    let kernel = KernelOptions { miscalls: vec![miscall], ..KernelOptions::default() };
+    let kernel = KernelOptions::default().miscall(miscall);
     scenario(map).layout(Layout::Linux).sweep_limit(SWEEP).kernel(kernel)
 }
 
@@ -136,7 +136,7 @@ fn is_listed(report: &Report, name: &str) -> bool {
 
 /// A misbehaviour leaves a trace that says what firmware did: a finding, or a note where it went through.
 fn happened(report: &Report, offence: &Offence) -> bool {
-    let summary = offence.what.summary().trim_end_matches('.').to_lowercase();
+    let summary = offence.what().summary().trim_end_matches('.').to_lowercase();
     let messages = report.findings.iter().map(|finding| &finding.message).chain(&report.notes);
     messages.map(|message| message.to_lowercase()).any(|message| message.contains(&summary))
 }

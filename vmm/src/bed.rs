@@ -299,7 +299,8 @@ impl Scenario {
         self
     }
 
-    /// How long any stretch of running in the guest may take. What runs longer counts as hung, which is a finding.
+    /// How long any stretch of running in the guest may take. What runs longer counts as hung, which is a finding. Give it
+    /// seconds: a guest without a fault may take milliseconds.
     #[must_use]
     pub fn stretch_limit(mut self, limit: Duration) -> Self {
         self.stretch_limit = limit;

@@ -86,6 +86,7 @@
 //! - [`Scenario`] has the rest: other CPUs, firmware that misbehaves, the walk alone without a guest.
 
 mod bed;
+mod bounded;
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -103,13 +104,16 @@ pub mod x86_64;
 #[doc(hidden)]
 pub use bed::bed_or_skip;
 pub use bed::{Scenario, TestBed};
+pub use bounded::OutOfRange;
 pub use check::Contract;
 pub use efibed_guest::mapper;
 pub use efibed_guest::mapper::AddressSpace;
 pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
-pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
+pub use engine::{
+    DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper, VariableBytes,
+};
 pub use firmware::{Misbehaviour, Offence};
-pub use machine::CpuidRequest;
+pub use machine::{CpuidRequest, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};
 pub use report::{EngineName, Report};

@@ -112,7 +112,7 @@ impl Kvm {
         };
         let mut firmware = firmware.ok().filter(|_| job.firmware.calls);
         if let Some(firmware) = &mut firmware {
-            firmware.report_stride(job.firmware.descriptor_size);
+            firmware.report_stride(job.firmware.descriptor_size.get());
             firmware.misbehave(&job.firmware.misbehaves);
         }
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
@@ -236,7 +236,7 @@ fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineE
         }
     }
     match asked.maxphyaddr {
-        Some(bits) if bits > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
+        Some(bits) if bits.get() > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
         _ => Ok(()),
     }
 }

@@ -29,7 +29,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, PagingRules};
 
 pub use kvm::Kvm;
-pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
+pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;
 pub use trials::{Abilities, TrialResult};
 
@@ -70,7 +70,8 @@ impl Job<'_> {
     /// How far descriptors are apart.
     pub fn strides(&self) -> Strides {
         let firmware = self.firmware.descriptor_size;
-        Strides { firmware, kernel: self.kernel.descriptor_size.unwrap_or(firmware) }
+        let kernel = self.kernel.descriptor_size.unwrap_or(firmware);
+        Strides { firmware: firmware.get(), kernel: kernel.get() }
     }
 }
 

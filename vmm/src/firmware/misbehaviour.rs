@@ -101,10 +101,8 @@ impl Misbehaviour {
 /// call after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Offence {
-    /// What.
-    pub what: Misbehaviour,
-    /// By which service.
-    pub service: Service,
+    pub(crate) what: Misbehaviour,
+    pub(crate) service: Service,
 }
 
 impl From<Misbehaviour> for Offence {
@@ -114,6 +112,22 @@ impl From<Misbehaviour> for Offence {
 }
 
 impl Offence {
+    /// A misbehaviour by a service; the error says why that service cannot be guilty of it.
+    pub fn new(what: Misbehaviour, service: Service) -> Result<Self, String> {
+        let offence = Self { what, service };
+        offence.objection().map_or(Ok(offence), |why| Err(format!("`{}`: {why}", offence.name())))
+    }
+
+    /// What.
+    pub const fn what(self) -> Misbehaviour {
+        self.what
+    }
+
+    /// By which service.
+    pub const fn service(self) -> Service {
+        self.service
+    }
+
     /// From `NAME` or `NAME@SERVICE`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, service) = text.split_once('@').map_or((text, None), |(name, service)| (name, Some(service)));
@@ -126,8 +140,7 @@ impl Offence {
             let names = Service::ALL.map(Service::name).join(", ");
             format!("there is no runtime service `{service}`; there are {names}")
         })?;
-        let offence = Self { what, service };
-        offence.objection().map_or(Ok(offence), |why| Err(format!("`{text}`: {why}")))
+        Self::new(what, service)
     }
 
     /// Why the service cannot be guilty of it.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::File;
 use crate::check::Rule;
-use crate::engine::{DESCRIPTOR_SIZES, Miscall};
+use crate::engine::Miscall;
 use crate::firmware::{Misbehaviour, Offence};
 use crate::memory_map::ListKind;
 
@@ -63,12 +63,13 @@ pub fn rules(_: &mut SchemaGenerator) -> Schema {
 
 /// Every misbehaviour by itself, and with each service that can do it.
 pub fn offences(_: &mut SchemaGenerator) -> Schema {
-    let of_service = |what: &Misbehaviour| {
-        let named = efibed_stub::Service::ALL.map(|service| Offence { what: *what, service }.name());
-        named.into_iter().filter(|name| Offence::parse(name).is_ok())
+    let of_services = |what: Misbehaviour| {
+        let possible =
+            efibed_stub::Service::ALL.into_iter().filter_map(move |service| Offence::new(what, service).ok());
+        possible.map(Offence::name)
     };
     let each =
-        Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_service(what)));
+        Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_services(*what)));
     let offence = json_schema!({ "enum": each.collect::<Vec<_>>() });
     json_schema!({ "type": "array", "items": offence })
 }
@@ -76,11 +77,6 @@ pub fn offences(_: &mut SchemaGenerator) -> Schema {
 pub fn miscalls(_: &mut SchemaGenerator) -> Schema {
     let miscalls = names(Miscall::ALL.iter().map(|miscall| miscall.name()));
     json_schema!({ "type": "array", "items": miscalls })
-}
-
-pub fn descriptor_size(_: &mut SchemaGenerator) -> Schema {
-    let (first, last) = DESCRIPTOR_SIZES.into_inner();
-    json_schema!({ "type": "integer", "minimum": first, "maximum": last, "multipleOf": 8 })
 }
 
 fn names(names: impl IntoIterator<Item = &'static str>) -> Schema {
