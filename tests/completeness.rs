@@ -56,7 +56,7 @@ const FATAL: [&str; 4] =
     ["executes-data@QueryVariableInfo", "faults@QueryVariableInfo", "attributes-table", "past-argument@UpdateCapsule"];
 
 fn many_at_once(map: (&str, &str), index: usize) {
-    let parse = |text: &str| Offence::parse(text).unwrap();
+    let parse = |text: &str| text.parse::<Offence>().unwrap();
     for layout in [Layout::Linux, Layout::Window] {
         let scenario = scenario(map).layout(layout).sweep_limit(SWEEP);
         judge(&scenario);
@@ -122,7 +122,7 @@ fn complaint(scenario: &Scenario, report: &Report) -> Option<String> {
     let headline = headline(report);
     let is_told = |name: &str| headline.contains(name) || (!report.findings.is_empty() && is_listed(report, name));
     let offences = scenario.firmware_options().misbehaves.iter();
-    let offence = offences.filter(|offence| !happened(report, offence)).map(|offence| offence.name());
+    let offence = offences.filter(|offence| !happened(report, offence)).map(|offence| offence.to_string());
     let miscalls = scenario.kernel_options().miscalls.iter();
     let miscall = miscalls.filter(|miscall| !was_made(report, **miscall)).map(|miscall| miscall.name().to_owned());
     let asked = offence.chain(miscall).find(|name| !is_told(name));

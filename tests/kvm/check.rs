@@ -315,7 +315,7 @@ fn gigabyte_leaves_by_va_alone_fault() {
 fn five_levels_give_the_same_verdicts() {
     let five = CpuidRequest::default().la57(true);
     for layout in COMPUTED {
-        for leaf_rule in LeafRule::ALL {
+        for leaf_rule in LeafRule::ALL.iter().copied() {
             let scenario = scenario(OVMF_2013).layout(layout).leaf_rule(leaf_rule);
             let (four, five) = (run(&scenario), run(&scenario.clone().cpu(five)));
             assert_eq!(rules(&four), rules(&five));

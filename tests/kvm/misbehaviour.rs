@@ -335,7 +335,7 @@ fn not_at_all(scenario: Scenario) -> Scenario {
 
 impl Row {
     fn hold(&self) {
-        let offence = Offence::parse(self.offence).unwrap();
+        let offence = self.offence.parse::<Offence>().unwrap();
         let scenario = Scenario::new(firmware()).misbehave(offence);
         let survived = run(&(self.survives)(scenario.clone()));
         survived.assert_clean();
@@ -410,7 +410,7 @@ fn rules(report: &Report) -> Vec<Rule> {
 fn every_misbehaviour_is_tried() {
     let elsewhere = [Misbehaviour::Errors, Misbehaviour::NeverReturns];
     for what in Misbehaviour::ALL.iter().filter(|what| !elsewhere.contains(what)) {
-        let tried = ROWS.iter().any(|row| Offence::parse(row.offence).unwrap().what() == *what);
+        let tried = ROWS.iter().any(|row| row.offence.parse::<Offence>().unwrap().what() == *what);
         assert!(tried, "{}", what.name());
     }
 }
@@ -433,7 +433,7 @@ fn a_read_that_goes_astray() {
 
 fn a_service_that_never_returns() {
     for (offence, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)] {
-        let offence = Offence::parse(offence).unwrap();
+        let offence = offence.parse::<Offence>().unwrap();
         let scenario = Scenario::new(firmware()).stretch_limit(Duration::from_millis(500));
         let report = run(&scenario.clone().misbehave(offence));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
@@ -456,7 +456,7 @@ fn errors() {
     assert_eq!(after[0], ("mapper", "GetTime", Some(1 << 63 | 7)));
     assert!(after[1..].iter().all(|(_, service, status)| *status == Some(0) || !service.contains("Time")));
 
-    let offence = Offence::parse("errors@SetVirtualAddressMap").unwrap();
+    let offence = "errors@SetVirtualAddressMap".parse::<Offence>().unwrap();
     let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
     assert_eq!(rules(&report), [Rule::FirmwareError]);
     let after: Vec<_> = report.calls.iter().filter(|call| call.phase == Phase::Finish).collect();
@@ -486,7 +486,7 @@ fn after_a_fault_the_run_goes_on() {
     let well = run(&linux(Scenario::new(firmware())));
     well.assert_clean();
     let report =
-        run(&linux(Scenario::new(firmware()).misbehave(Offence::parse("faults@SetVirtualAddressMap").unwrap())));
+        run(&linux(Scenario::new(firmware()).misbehave("faults@SetVirtualAddressMap".parse::<Offence>().unwrap())));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(report.probes, well.probes);
     assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
@@ -495,7 +495,7 @@ fn after_a_fault_the_run_goes_on() {
 
 /// How much of the service's own work is done by then is held beside `misdeed`.
 fn the_calls_before_a_fault_stand() {
-    let offence = Offence::parse("faults@GetVariable").unwrap();
+    let offence = "faults@GetVariable".parse::<Offence>().unwrap();
     let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(calls(&report, Phase::Map), CALLS_BEFORE.map(|(service, status)| ("mapper", service, status)));
@@ -622,9 +622,9 @@ fn what_firmware_cannot_do() {
         ("reads-boot-services", "the map has no boot services that it could reach"),
         ("errors", ""),
     ];
-    let scenario = offences
-        .iter()
-        .fold(linux(Scenario::new(map)), |scenario, (offence, _)| scenario.misbehave(Offence::parse(offence).unwrap()));
+    let scenario = offences.iter().fold(linux(Scenario::new(map)), |scenario, (offence, _)| {
+        scenario.misbehave(offence.parse::<Offence>().unwrap())
+    });
     let report = run(&scenario);
     assert_eq!((report.findings.len(), report.verdict()), (0, RunVerdict::Incomplete));
     let skipped: Vec<_> = report.skipped.iter().filter(|it| it.what.contains("misbehaves")).collect();

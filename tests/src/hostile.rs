@@ -70,8 +70,8 @@ pub fn scenario(map: MemoryMap, random: &mut Random) -> Scenario {
     let mut kernel = KernelOptions::default();
     kernel.descriptor_size = *random.one_of(&[None, None, None, None, None, None, None, Some(DescriptorSize::U_BOOT)]);
     Scenario::new(map)
-        .layout(*random.one_of(&Layout::ALL))
-        .leaf_rule(*random.one_of(&LeafRule::ALL))
+        .layout(*random.one_of(Layout::ALL))
+        .leaf_rule(*random.one_of(LeafRule::ALL))
         .cpu(cpu)
         .limit(LIMIT)
         .firmware(FirmwareOptions::default().descriptor_size(stride))

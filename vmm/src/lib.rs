@@ -109,10 +109,11 @@ pub use check::Contract;
 pub use efibed_guest::mapper;
 pub use efibed_guest::mapper::AddressSpace;
 pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
+pub use efibed_stub::UnknownName;
 pub use engine::{
     DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper, VariableBytes,
 };
-pub use firmware::{Misbehaviour, Offence};
+pub use firmware::{Misbehaviour, Offence, OffenceError};
 pub use machine::{CpuidRequest, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};

@@ -5,6 +5,9 @@
 #[cfg(feature = "cli")]
 mod schema;
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use efibed_guest::{Layout, LeafRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -83,11 +86,11 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Mapper {
     /// How regions get their virtual addresses.
-    #[serde(default, deserialize_with = "layout")]
+    #[serde(default, deserialize_with = "named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::layout"))]
     layout: Layout,
     /// How the size of a leaf is chosen.
-    #[serde(default, deserialize_with = "leaf_rule")]
+    #[serde(default, deserialize_with = "named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::leaf_rule"))]
     leaf_rule: LeafRule,
 }
@@ -128,7 +131,7 @@ struct Firmware {
     /// Whether runtime services are called at all; the default is true.
     calls: Option<bool>,
     /// What firmware does that it must not: MISBEHAVIOUR, or MISBEHAVIOUR@SERVICE.
-    #[serde(default, deserialize_with = "offences")]
+    #[serde(default, deserialize_with = "each_named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::offences"))]
     misbehaves: Vec<Offence>,
     /// The DescriptorSize that firmware reports with its map; the default is 48.
@@ -167,7 +170,7 @@ struct Kernel {
     /// Bytes of the variable that it writes before the switch and reads after it; the default is a line of text.
     variable_bytes: Option<VariableBytes>,
     /// The mistakes that it makes in calling services.
-    #[serde(default, deserialize_with = "miscalls")]
+    #[serde(default, deserialize_with = "each_named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::miscalls"))]
     miscalls: Vec<Miscall>,
 }
@@ -194,32 +197,21 @@ struct Expect {
 fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let rule = |name: &String| {
-        Rule::from_name(name)
-            .ok_or_else(|| D::Error::custom(format!("no rule `{name}`; `efibed explain rules` lists them")))
+        let unknown = |_| D::Error::custom(format!("no rule `{name}`; `efibed explain rules` lists them"));
+        name.parse().map_err(unknown)
     };
     names.iter().map(rule).collect()
 }
 
-fn offences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offence>, D::Error> {
+/// A value of a list, by its name.
+fn named<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// Several of them.
+fn each_named<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
-    names.iter().map(|name| Offence::parse(name).map_err(D::Error::custom)).collect()
-}
-
-fn miscalls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miscall>, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    names.iter().map(|name| Miscall::parse(name).map_err(D::Error::custom)).collect()
-}
-
-fn layout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layout, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    let names = Layout::ALL.map(Layout::name).join(", ");
-    Layout::from_name(&name).ok_or_else(|| D::Error::custom(format!("no layout `{name}`; there are {names}")))
-}
-
-fn leaf_rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LeafRule, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    let names = LeafRule::ALL.map(LeafRule::name).join(", ");
-    LeafRule::from_name(&name).ok_or_else(|| D::Error::custom(format!("no leaf rule `{name}`; there are {names}")))
+    names.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
 }
 
 #[cfg(test)]
@@ -245,7 +237,7 @@ mod tests {
             (firmware.calls, firmware.descriptor_size, firmware.descriptor_version),
             (false, DescriptorSize::U_BOOT, 1)
         );
-        assert_eq!(firmware.misbehaves.iter().map(|it| it.name()).collect::<Vec<_>>(), ["seam@GetVariable"]);
+        assert_eq!(firmware.misbehaves.iter().map(Offence::to_string).collect::<Vec<_>>(), ["seam@GetVariable"]);
         let expected = KernelOptions {
             finish: false,
             descriptor_version: Some(1),
@@ -267,14 +259,22 @@ mod tests {
             ("[cpu]\nmaxphyaddr = 64\n", "x:2:", "64 is no MAXPHYADDR: expected 32 to 52 bits (SDM vol. 3A, 4.1.4)"),
             ("[expect]\nfindings = [\"wrong\"]\n", "x:2:", "`efibed explain rules` lists them"),
             ("[cpu]\navx = true\n", "x:2:", "avx"),
-            ("[firmware]\nmisbehaves = [\"sulks\"]\n", "x:2:", "it knows reads-boot-services, "),
+            (
+                "[firmware]\nmisbehaves = [\"sulks\"]\n",
+                "x:2:",
+                "no misbehaviour `sulks`; there are reads-boot-services, ",
+            ),
             ("[firmware]\nmisbehaves = [\"seam@Nobody\"]\n", "x:2:", "there are GetTime, "),
             (
                 "[firmware]\ndescriptor_size = 44\n",
                 "x:2:",
                 "44 is no DescriptorSize: expected a multiple of 8 from 40 to 4096",
             ),
-            ("[kernel]\nmiscalls = [\"late\"]\n", "x:2:", "it knows physical-address, "),
+            (
+                "[kernel]\nmiscalls = [\"late\"]\n",
+                "x:2:",
+                "no mistake of a kernel `late`; there are physical-address, ",
+            ),
             ("[kernel]\nfinishes = true\n", "x:2:", "expected one of `finish`"),
         ] {
             let error = parse("x", &format!("{wrong}{MAP}")).unwrap_err().to_string();

@@ -1,7 +1,5 @@
 //! Findings: one disagreement each, under a rule with a stable name.
 
-use std::fmt;
-
 use crate::mmu::{Level, Step};
 
 /// One disagreement, over a run of pages.
@@ -84,15 +82,11 @@ pub enum Phase {
     Finish,
 }
 
-impl Phase {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Map => "map",
-            Self::Finish => "finish",
-        }
-    }
+efibed_stub::names! {
+    Phase, "phase":
+    Input "input",
+    Map "map",
+    Finish "finish",
 }
 
 /// How bad a finding is. Each makes the run fail.
@@ -104,14 +98,10 @@ pub enum Severity {
     Doubt,
 }
 
-impl Severity {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Doubt => "doubt",
-        }
-    }
+efibed_stub::names! {
+    Severity, "severity":
+    Error "error",
+    Doubt "doubt",
 }
 
 /// Who says that something is wrong.
@@ -129,17 +119,13 @@ pub enum Witness {
     Run,
 }
 
-impl Witness {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Expectation => "expectation",
-            Self::Mmu => "mmu",
-            Self::Walk => "walk",
-            Self::KvmTranslate => "kvm-translate",
-            Self::Run => "run",
-        }
-    }
+efibed_stub::names! {
+    Witness, "witness":
+    Expectation "expectation",
+    Mmu "mmu",
+    Walk "walk",
+    KvmTranslate "kvm-translate",
+    Run "run",
 }
 
 macro_rules! rules {
@@ -150,15 +136,9 @@ macro_rules! rules {
             $(#[doc = $summary] $variant,)*
         }
 
+        efibed_stub::names! { Rule, "rule": $($variant $name),* }
+
         impl Rule {
-            /// Every rule, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name in reports.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
             /// How bad it is.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity,)* }
@@ -362,13 +342,6 @@ rules! {
 }
 
 impl Rule {
-    /// The rule of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|rule| rule.name() == name)
-    }
-}
-
-impl Rule {
     /// Whether the memory map and the layout say so by themselves, before anything runs.
     const fn is_of_the_map(self) -> bool {
         matches!(
@@ -394,11 +367,5 @@ impl Rule {
                 | Self::FirmwareError
                 | Self::AttributesTable
         )
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }

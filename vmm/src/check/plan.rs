@@ -138,15 +138,11 @@ pub enum SkipKind {
     NotDone,
 }
 
-impl SkipKind {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Machine => "machine",
-            Self::Sample => "sample",
-            Self::NotDone => "not-done",
-        }
-    }
+efibed_stub::names! {
+    SkipKind, "kind of gap":
+    Machine "machine",
+    Sample "sample",
+    NotDone "not-done",
 }
 
 /// What is behind a physical page.

@@ -167,7 +167,7 @@ fn words_explained(words: &[OsString]) -> Option<String> {
         if text == "rules" {
             return Some(list_rules(output::columns()));
         }
-        if let Some(rule) = Rule::from_name(&text) {
+        if let Ok(rule) = text.parse::<Rule>() {
             return Some(explain_rule(rule, output::columns()));
         }
     }

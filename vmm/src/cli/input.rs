@@ -14,8 +14,8 @@ use crate::memory_map::{
     Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
 };
 use crate::{
-    CpuidRequest, DescriptorSize, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall,
-    Offence, OutOfRange, Scenario, VariableBytes,
+    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
+    OffenceError, OutOfRange, Scenario, UnknownName, VariableBytes,
 };
 
 /// A map, and how it is to be mapped.
@@ -51,7 +51,7 @@ pub struct ReadArguments {
     list: Option<NonZeroUsize>,
 
     /// Read only this format [default: detected by content; possible values: see --help]
-    #[arg(long, value_name = "NAME", value_parser = formats(), hide_possible_values = true, help_heading = READING, long_help = format_help())]
+    #[arg(long, value_name = "NAME", value_parser = named::<Format>(Format::NAMES), hide_possible_values = true, help_heading = READING, long_help = format_help())]
     format: Option<Format>,
 
     /// Skip damaged rows, with a note for each
@@ -67,11 +67,11 @@ pub struct ReadArguments {
 #[derive(Args)]
 pub struct Options {
     /// How regions get their virtual addresses [default: linux]
-    #[arg(long, value_name = "NAME", value_parser = layouts(), long_help = LAYOUT_HELP)]
+    #[arg(long, value_name = "NAME", value_parser = named::<Layout>(Layout::NAMES), long_help = LAYOUT_HELP)]
     pub layout: Option<Layout>,
 
     /// How the size of a leaf is chosen [default: co-aligned]
-    #[arg(long, value_name = "NAME", value_parser = leaf_rules(), long_help = LEAF_RULE_HELP)]
+    #[arg(long, value_name = "NAME", value_parser = named::<LeafRule>(LeafRule::NAMES), long_help = LEAF_RULE_HELP)]
     pub leaf_rule: Option<LeafRule>,
 
     /// The guest's CPU: maxphyaddr=N,1g=on|off,nx=on|off,la57=on|off,smep=..,smap=..,pku=..
@@ -324,31 +324,15 @@ pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
     Ok(("<stdin>".into(), bytes))
 }
 
-fn layouts() -> impl TypedValueParser<Value = Layout> {
-    PossibleValuesParser::new(Layout::ALL.map(Layout::name)).map(|name| Layout::from_name(&name).unwrap_or_default())
-}
-
-fn leaf_rules() -> impl TypedValueParser<Value = LeafRule> {
-    PossibleValuesParser::new(LeafRule::ALL.map(LeafRule::name))
-        .map(|name| LeafRule::from_name(&name).unwrap_or_default())
-}
-
-/// The values of `--engine`.
-pub fn engines() -> impl TypedValueParser<Value = EngineName> {
-    PossibleValuesParser::new([EngineName::Kvm.name(), EngineName::Walker.name()]).map(|name| match name.as_str() {
-        "walker" => EngineName::Walker,
-        _ => EngineName::Kvm,
-    })
-}
-
-fn formats() -> impl TypedValueParser<Value = Format> {
-    // Every possible value is the name of a format.
-    PossibleValuesParser::new(Format::ALL.map(Format::name))
-        .map(|name| Format::from_name(&name).unwrap_or(Format::Toml))
+/// A name of a list. Help shows them all, and an error the nearest one.
+pub fn named<T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 fn format_help() -> String {
-    let names = Format::ALL.map(Format::name).join(", ");
+    let names = Format::NAMES.join(", ");
     format!(
         "Read only this format, if the content does not show it or is mistaken for another: {names}. Rows of \
          linux-memattr, linux-e820, edk2-memattr and edk2-hob are read with any format."
@@ -368,13 +352,13 @@ fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
         Some((name, _)) => {
             Err(format!("`{name}`: expected calls, descriptor-size, descriptor-version, or a misbehaviour without `=`"))
         }
-        None => Offence::parse(item).map(FirmwareItem::Misbehaves),
+        None => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: OffenceError| error.to_string()),
     }
 }
 
 fn kernel_item(item: &str) -> Result<KernelItem, String> {
     let Some((name, value)) = item.split_once('=') else {
-        return Miscall::parse(item).map(KernelItem::Miscalls);
+        return item.parse().map(KernelItem::Miscalls).map_err(|error: UnknownName| error.to_string());
     };
     match name {
         "finish" => switch(item, value).map(KernelItem::Finish),

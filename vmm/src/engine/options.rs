@@ -100,24 +100,9 @@ macro_rules! miscalls {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Miscall { $(#[doc = $summary] $variant,)* }
 
+        efibed_stub::names! { Miscall, "mistake of a kernel": $($variant $name),* }
+
         impl Miscall {
-    /// The call that is made wrongly: its phase and its service.
-    pub const fn call(self) -> (Phase, Service) {
-        match self {
-            Self::OtherTables => (Phase::Map, Service::GetTime),
-            Self::Interrupts => (Phase::Map, Service::SetVirtualAddressMap),
-            Self::PhysicalAddress | Self::MisalignedStack | Self::UnmappedBuffer => (Phase::Finish, Service::GetTime),
-        }
-    }
-
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// As scenarios and options name it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
             /// One sentence.
             pub const fn summary(self) -> &'static str {
                 match self { $(Self::$variant => $summary,)* }
@@ -135,11 +120,13 @@ miscalls! {
 }
 
 impl Miscall {
-    /// The one of that name; the error says which there are.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.iter().copied().find(|each| each.name() == name);
-        let names = || Self::ALL.iter().map(|each| each.name()).collect::<Vec<_>>().join(", ");
-        known.ok_or_else(|| format!("the kernel knows no mistake `{name}`; it knows {}", names()))
+    /// The call that is made wrongly: its phase and its service.
+    pub const fn call(self) -> (Phase, Service) {
+        match self {
+            Self::OtherTables => (Phase::Map, Service::GetTime),
+            Self::Interrupts => (Phase::Map, Service::SetVirtualAddressMap),
+            Self::PhysicalAddress | Self::MisalignedStack | Self::UnmappedBuffer => (Phase::Finish, Service::GetTime),
+        }
     }
 }
 

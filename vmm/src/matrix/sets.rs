@@ -32,18 +32,13 @@ pub struct Plane {
     pub cpus: Vec<CpuidRequest>,
 }
 
+efibed_stub::names! {
+    Set, "set":
+    Access "access",
+    Full "full",
+}
+
 impl Set {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Access, Self::Full];
-
-    /// As it is asked for.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::Full => "full",
-        }
-    }
-
     /// Its planes.
     pub fn planes(self) -> Vec<Plane> {
         match self {

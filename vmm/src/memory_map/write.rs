@@ -54,27 +54,17 @@ pub enum WriteFormat {
     Json,
 }
 
+efibed_stub::names! {
+    WriteFormat, "format to write":
+    Toml "toml",
+    Linux "linux",
+    Shell "shell",
+    Grub "grub",
+    Binary "binary",
+    Json "json",
+}
+
 impl WriteFormat {
-    /// Every format.
-    pub const ALL: [Self; 6] = [Self::Toml, Self::Linux, Self::Shell, Self::Grub, Self::Binary, Self::Json];
-
-    /// A name that stays the same.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Toml => "toml",
-            Self::Linux => "linux",
-            Self::Shell => "shell",
-            Self::Grub => "grub",
-            Self::Binary => "binary",
-            Self::Json => "json",
-        }
-    }
-
-    /// The format of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
-
     fn has_virtual_addresses(self) -> bool {
         matches!(self, Self::Toml | Self::Json | Self::Binary)
     }
@@ -307,10 +297,10 @@ mod tests {
     fn a_plain_map_goes_through_every_format() {
         let map =
             MemoryMap::from_descriptors("map", vec![plain(), MemoryDescriptor { phys_start: 0x10_0000, ..plain() }]);
-        for format in WriteFormat::ALL {
+        for format in WriteFormat::ALL.iter().copied() {
             let bytes = write(&map, format, &WriteOptions::default()).unwrap();
             assert_same(&map, &read_back(bytes, &ReadOptions::default()));
-            assert_eq!(WriteFormat::from_name(format.name()), Some(format));
+            assert_eq!(format.name().parse(), Ok(format));
         }
     }
 

@@ -121,14 +121,10 @@ pub enum EngineName {
     Walker,
 }
 
-impl EngineName {
-    /// Its name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Walker => "walker",
-        }
-    }
+efibed_stub::names! {
+    EngineName, "engine":
+    Kvm "kvm",
+    Walker "walker",
 }
 
 /// What became of a descriptor.
@@ -161,17 +157,13 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Wrong => "wrong",
-            Self::Unmapped => "unmapped",
-            Self::NotOwed => "not-owed",
-            Self::Skipped => "skipped",
-        }
-    }
+efibed_stub::names! {
+    Verdict, "verdict":
+    Ok "ok",
+    Wrong "wrong",
+    Unmapped "unmapped",
+    NotOwed "not-owed",
+    Skipped "skipped",
 }
 
 /// A fault that had no business to be.

@@ -45,19 +45,19 @@ fn as_toml_has_it(schema: &mut Schema) {
 }
 
 pub fn list_kind(_: &mut SchemaGenerator) -> Schema {
-    names(ListKind::ALL.map(ListKind::name))
+    names(ListKind::NAMES)
 }
 
 pub fn layout(_: &mut SchemaGenerator) -> Schema {
-    names(Layout::ALL.map(Layout::name))
+    names(Layout::NAMES)
 }
 
 pub fn leaf_rule(_: &mut SchemaGenerator) -> Schema {
-    names(LeafRule::ALL.map(LeafRule::name))
+    names(LeafRule::NAMES)
 }
 
 pub fn rules(_: &mut SchemaGenerator) -> Schema {
-    let rules = names(Rule::ALL.iter().map(|rule| rule.name()));
+    let rules = names(Rule::NAMES);
     json_schema!({ "type": "array", "items": rules })
 }
 
@@ -66,7 +66,7 @@ pub fn offences(_: &mut SchemaGenerator) -> Schema {
     let of_services = |what: Misbehaviour| {
         let possible =
             efibed_stub::Service::ALL.into_iter().filter_map(move |service| Offence::new(what, service).ok());
-        possible.map(Offence::name)
+        possible.map(|offence| offence.to_string())
     };
     let each =
         Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_services(*what)));
@@ -75,10 +75,10 @@ pub fn offences(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub fn miscalls(_: &mut SchemaGenerator) -> Schema {
-    let miscalls = names(Miscall::ALL.iter().map(|miscall| miscall.name()));
+    let miscalls = names(Miscall::NAMES);
     json_schema!({ "type": "array", "items": miscalls })
 }
 
-fn names(names: impl IntoIterator<Item = &'static str>) -> Schema {
-    json_schema!({ "enum": names.into_iter().collect::<Vec<_>>() })
+fn names(names: &[&str]) -> Schema {
+    json_schema!({ "enum": names })
 }

@@ -89,7 +89,7 @@ fn a_hostile_map_is_shown_within_limits() {
         _ => descriptor(MemoryType::BOOT_SERVICES_CODE, (index as u64) << 12, 3, MemoryAttribute::empty()),
     };
     let map = MemoryMap::from_descriptors("hostile", (0..MAX_DESCRIPTORS).map(everywhere).collect());
-    for layout in Layout::ALL {
+    for layout in Layout::ALL.iter().copied() {
         let shown = Text::plain(&MapReport::new(&map, layout, None)).to_string();
         assert!(shown.lines().count() < 2000, "{}", shown.lines().count());
     }
