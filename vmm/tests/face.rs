@@ -1,12 +1,14 @@
-//! What users build on: names are read as they are shown.
+//! What users build on: names are read as they are shown, and errors say what to do.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use efibed::check::{Phase, Rule, Severity, SkipKind, Witness};
-use efibed::memory_map::{Format, ListKind, OddityKind, WriteFormat};
+use efibed::memory_map::{Format, ListKind, MemoryMap, OddityKind, WriteFormat};
 use efibed::report::{RunVerdict, Verdict};
-use efibed::{EngineName, Layout, LeafRule, Misbehaviour, Miscall, Offence, UnknownName};
+use efibed::{
+    DescriptorSize, EngineName, Error, Layout, LeafRule, Misbehaviour, Miscall, Offence, Scenario, TestBed, UnknownName,
+};
 
 #[test]
 fn names_are_read_as_they_are_shown() {
@@ -50,4 +52,45 @@ fn an_offence_that_its_service_cannot_be_guilty_of_is_not_made() {
         format!("{error:?}"),
         "`past-argument@SetVirtualAddressMap`: the first argument of SetVirtualAddressMap is no pointer"
     );
+}
+
+/// `{:?}` is what a test prints that returns the error.
+#[test]
+fn one_error_takes_all_others_and_says_what_to_do() {
+    let says = |made: fn() -> Result<(), Error>| format!("{:?}", made().unwrap_err());
+    let map = says(|| {
+        MemoryMap::parse("[[descriptor]]\ntype = \"Nobody\"\n")?;
+        Ok(())
+    });
+    assert!(
+        map.starts_with("<text>:2:8: ") && map.contains("\n  2 | type = \"Nobody\"\n    |        ^^^^^^^^"),
+        "{map}"
+    );
+    let file = says(|| {
+        MemoryMap::read("/nowhere".as_ref())?;
+        Ok(())
+    });
+    assert!(file.starts_with("/nowhere: ") && file.contains("\n  help: "), "{file}");
+    let size = says(|| {
+        DescriptorSize::try_from(44_u8)?;
+        Ok(())
+    });
+    assert!(size.contains("expected a multiple of 8 from 40 to 4096"), "{size}");
+    let name = says(|| {
+        "windows".parse::<Layout>()?;
+        Ok(())
+    });
+    assert!(name.contains("there are linux, linux-fixed, window, "), "{name}");
+    let offence = says(|| {
+        "seam@Nobody".parse::<Offence>()?;
+        Ok(())
+    });
+    assert!(offence.contains("no runtime service `Nobody`; there are GetTime, "), "{offence}");
+    let engine = says(|| {
+        let map = MemoryMap::from_descriptors("none", Vec::new());
+        let natively = Scenario::new(map).mapper_elf(b"").engine(EngineName::Walker);
+        TestBed::without_kvm().run(&natively)?;
+        Ok(())
+    });
+    assert!(engine.starts_with("this machine cannot do "), "{engine}");
 }

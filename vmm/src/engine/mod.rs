@@ -19,6 +19,7 @@ mod subject;
 mod trials;
 pub mod walker;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::check::Contract;
@@ -132,8 +133,9 @@ pub enum Moment {
     AfterFinish,
 }
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no report. Its `Debug` says what to do, too, where that is known.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// /dev/kvm.
     #[error(transparent)]
@@ -170,4 +172,22 @@ pub enum EngineError {
     /// KVM failed at something it did before.
     #[error("KVM failed: {0}")]
     Kvm(String),
+}
+
+impl EngineError {
+    /// What to do about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(error) => Some(error.help()),
+            _ => None,
+        }
+    }
+}
+
+/// What the command prints of the same error.
+impl fmt::Debug for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.help().map_or(Ok(()), |help| write!(f, "\n  {help}"))
+    }
 }

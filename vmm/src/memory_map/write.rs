@@ -2,8 +2,11 @@
 //!
 //! Nothing is lost: what a format cannot hold is refused, unless the options say to leave it out.
 
+use std::fmt;
+
 use miette::Diagnostic;
 
+use super::error::write_help;
 use super::formats::{Unwritable, binary, grub, json, linux_x86, toml_format, uefi_shell};
 use super::{ListKind, MemoryDescriptor, MemoryMap, type_name};
 
@@ -86,8 +89,8 @@ pub struct WriteOptions {
     pub drop_attributes_table: bool,
 }
 
-/// A map cannot be written in a format.
-#[derive(Debug, thiserror::Error, Diagnostic)]
+/// A map cannot be written in a format. Its `Debug` says what to do, too.
+#[derive(thiserror::Error, Diagnostic)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The format has no place for something about a descriptor.
@@ -129,6 +132,13 @@ pub enum WriteError {
 
 /// The largest DescriptorSize that is written: a page, far beyond any.
 const MAX_STRIDE: usize = 4096;
+
+impl fmt::Debug for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        write_help(self, f)
+    }
+}
 
 impl WriteError {
     fn of_descriptor(map: &MemoryMap, format: WriteFormat, unwritable: Unwritable) -> Self {
