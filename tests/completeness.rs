@@ -149,6 +149,7 @@ fn was_made(report: &Report, miscall: Miscall) -> bool {
         Miscall::MisalignedStack => &[Rule::CallStack],
         Miscall::UnmappedBuffer => &[Rule::CallBuffer, Rule::CallFault],
         Miscall::Interrupts => &[Rule::SwitchCall],
+        _ => panic!("{miscall} needs a row here"),
     };
     report.findings.iter().any(|finding| rules.contains(&finding.rule))
 }

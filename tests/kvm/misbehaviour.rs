@@ -528,6 +528,7 @@ fn is_found(miscall: Miscall) {
         Miscall::MisalignedStack => (Rule::CallStack, "GetTime", Phase::Finish),
         Miscall::UnmappedBuffer => (Rule::CallBuffer, "GetTime", Phase::Finish),
         Miscall::Interrupts => (Rule::SwitchCall, "SetVirtualAddressMap", Phase::Map),
+        _ => panic!("{miscall} needs a row here"),
     };
     let kernel = KernelOptions::default().miscall(miscall);
     let report = run(&linux(Scenario::new(firmware())).kernel(kernel.clone()));

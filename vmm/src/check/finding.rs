@@ -4,6 +4,7 @@ use crate::mmu::{Level, Step};
 
 /// One disagreement, over a run of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which rule was broken.
     pub rule: Rule,
@@ -72,6 +73,7 @@ impl From<&Step> for WalkStep {
 
 /// A part of the run. Permissions and cache types are judged by phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
 pub enum Phase {
     /// The memory map itself, before anything runs.
     Input,
@@ -91,6 +93,7 @@ efibed_stub::names! {
 
 /// How bad a finding is. Each makes the run fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Severity {
     /// The mapping, or the memory map, is wrong.
     Error,
@@ -106,6 +109,7 @@ efibed_stub::names! {
 
 /// Who says that something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Witness {
     /// The contract: what must be, by the memory map and the map handed to SetVirtualAddressMap.
     Expectation,
@@ -132,6 +136,7 @@ macro_rules! rules {
     ($($variant:ident, $name:literal, $severity:ident, $summary:literal, $more:literal;)*) => {
         /// What can be found. The names are stable. Causes stand before their effects, and findings come in this order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Rule {
             $(#[doc = $summary] $variant,)*
         }

@@ -129,6 +129,7 @@ impl Skipped {
 
 /// Why something was not asked. The first two leave a run clean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SkipKind {
     /// This machine, or this test bed on it, cannot ask.
     Machine,

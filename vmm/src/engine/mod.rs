@@ -122,6 +122,7 @@ pub struct Tamper {
 
 /// When the tables are changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Moment {
     /// Before the host's first walk: every witness sees it.
     BeforeWalk,

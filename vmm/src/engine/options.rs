@@ -98,6 +98,7 @@ macro_rules! miscalls {
     ($($variant:ident, $name:literal, $summary:literal;)*) => {
         /// A mistake of a kernel in calling a runtime service.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Miscall { $(#[doc = $summary] $variant,)* }
 
         efibed_stub::names! { Miscall, "mistake of a kernel": $($variant $name),* }

@@ -19,6 +19,7 @@ macro_rules! misbehaviours {
     ($($variant:ident, $name:literal, $service:ident, $summary:literal, $remedy:literal;)*) => {
         /// What firmware can be made to do.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Misbehaviour { $(#[doc = $summary] $variant,)* }
 
         efibed_stub::names! { Misbehaviour, "misbehaviour": $($variant $name),* }

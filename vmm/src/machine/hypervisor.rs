@@ -201,6 +201,7 @@ impl OpenError {
 
 /// What is wrong with a KVM that could be found.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotWorking {
     /// Opening it failed.
     #[error("opening it failed: {cause}")]

@@ -170,6 +170,7 @@ impl Internals {
 
 /// Why a machine could not be created.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CreateError {
     /// KVM's own pages cannot lie there.
     #[error(

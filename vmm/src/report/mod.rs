@@ -113,6 +113,7 @@ impl fmt::Display for MapperName {
 
 /// What executed and observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum EngineName {
     /// A KVM guest: its MMU is asked about every page.
     #[default]
@@ -144,6 +145,7 @@ pub struct RegionReport {
 
 /// What became of a descriptor, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Mapped, and no finding of an error names it.
     Ok,
@@ -183,6 +185,7 @@ pub struct FaultDetail {
 
 /// Whose fault a fault was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Culprit {
     /// The mapping code's: something was owed.
     MappingCode,
