@@ -56,7 +56,7 @@ const FATAL: [&str; 4] =
     ["executes-data@QueryVariableInfo", "faults@QueryVariableInfo", "attributes-table", "past-argument@UpdateCapsule"];
 
 fn many_at_once(map: (&str, &str), index: usize) {
-    let parse = |text: &str| Offence::parse(text).unwrap();
+    let parse = |text: &str| text.parse::<Offence>().unwrap();
     for layout in [Layout::Linux, Layout::Window] {
         let scenario = scenario(map).layout(layout).sweep_limit(SWEEP);
         judge(&scenario);
@@ -67,7 +67,7 @@ fn many_at_once(map: (&str, &str), index: usize) {
 }
 
 fn with_miscall(map: (&str, &str), miscall: Miscall) -> Scenario {
-    let kernel = KernelOptions { miscalls: vec![miscall], ..KernelOptions::default() };
+    let kernel = KernelOptions::default().miscall(miscall);
     scenario(map).layout(Layout::Linux).sweep_limit(SWEEP).kernel(kernel)
 }
 
@@ -122,7 +122,7 @@ fn complaint(scenario: &Scenario, report: &Report) -> Option<String> {
     let headline = headline(report);
     let is_told = |name: &str| headline.contains(name) || (!report.findings.is_empty() && is_listed(report, name));
     let offences = scenario.firmware_options().misbehaves.iter();
-    let offence = offences.filter(|offence| !happened(report, offence)).map(|offence| offence.name());
+    let offence = offences.filter(|offence| !happened(report, offence)).map(|offence| offence.to_string());
     let miscalls = scenario.kernel_options().miscalls.iter();
     let miscall = miscalls.filter(|miscall| !was_made(report, **miscall)).map(|miscall| miscall.name().to_owned());
     let asked = offence.chain(miscall).find(|name| !is_told(name));
@@ -136,7 +136,7 @@ fn is_listed(report: &Report, name: &str) -> bool {
 
 /// A misbehaviour leaves a trace that says what firmware did: a finding, or a note where it went through.
 fn happened(report: &Report, offence: &Offence) -> bool {
-    let summary = offence.what.summary().trim_end_matches('.').to_lowercase();
+    let summary = offence.what().summary().trim_end_matches('.').to_lowercase();
     let messages = report.findings.iter().map(|finding| &finding.message).chain(&report.notes);
     messages.map(|message| message.to_lowercase()).any(|message| message.contains(&summary))
 }
@@ -149,6 +149,7 @@ fn was_made(report: &Report, miscall: Miscall) -> bool {
         Miscall::MisalignedStack => &[Rule::CallStack],
         Miscall::UnmappedBuffer => &[Rule::CallBuffer, Rule::CallFault],
         Miscall::Interrupts => &[Rule::SwitchCall],
+        _ => panic!("{miscall} needs a row here"),
     };
     report.findings.iter().any(|finding| rules.contains(&finding.rule))
 }

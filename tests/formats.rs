@@ -119,7 +119,7 @@ fn the_shells_map_is_written_as_it_was_printed() {
 fn every_map_is_written_and_read_back() {
     for (file, ..) in MAPS {
         let map = map(file);
-        for format in WriteFormat::ALL {
+        for format in WriteFormat::ALL.iter().copied() {
             let options = WriteOptions { drop_virtual: true, ..WriteOptions::default() };
             let written = write(&map, format, &options);
             assert_eq!(written.is_err(), is_refused(file, map.kind(), format), "{} as {}", file.0, format.name());

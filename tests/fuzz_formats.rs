@@ -313,7 +313,7 @@ fn fuzz(format: Format, seed: u64, runs: u64) {
 fn no_parser_panics_hangs_or_hoards() {
     let seed = from_environment("EFIBED_FUZZ_SEED", DEFAULT_SEED);
     let runs = from_environment("EFIBED_FUZZ_RUNS", RUNS);
-    let next = std::sync::Mutex::new(Format::ALL.into_iter());
+    let next = std::sync::Mutex::new(Format::ALL.iter().copied());
     let take = || next.lock().ok()?.next();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use efibed::check::{Arena, Contract, Rule, Term, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::Level;
-use efibed::report::Report;
 use efibed::report::map::{Fate, MapReport, Text};
-use efibed::{CpuidRequest, EngineName, Layout, LeafRule, Moment, Pa, Progress, Scenario, Tamper};
+use efibed::report::{Report, RunVerdict};
+use efibed::{CpuidRequest, EngineName, Layout, LeafRule, MaxPhyAddr, Moment, Pa, Progress, Scenario, Tamper};
 use efibed_tests::*;
 
 fn run(scenario: &Scenario) -> Report {
@@ -157,15 +157,37 @@ fn mistakes_are_found_whether_or_not_the_layout_is_known() {
 #[test]
 fn the_cpu_model_is_what_is_asked_for() {
     // All of this map lies below 2^31.
-    let small = CpuidRequest { maxphyaddr: Some(36), ..CpuidRequest::default() };
+    let small = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(36).unwrap());
     run(&scenario(OVMF_2013).cpu(small)).assert_clean();
     let past = scenario(PAST_MAXPHYADDR).layout(Layout::PackedDown);
     assert_eq!(rules(&run(&past)), [Rule::PastMaxphyaddr, Rule::ReservedBit]);
-    let wide = CpuidRequest { maxphyaddr: Some(52), ..CpuidRequest::default() };
+    let wide = CpuidRequest::default().maxphyaddr(MaxPhyAddr::MAX);
     run(&past.cpu(wide)).assert_clean();
-    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    let five = CpuidRequest::default().la57(true);
     let report = run(&scenario(OVMF_2013).cpu(five).leaf_rule(LeafRule::VaOnly).layout(Layout::PackedDown));
     assert_eq!(report.findings[0].walk.first().unwrap().level, Level::Pml5e);
+}
+
+#[test]
+fn no_limit_of_time_makes_a_finding() {
+    use std::time::Duration;
+    let run = |limit| run(&scenario(OVMF_2013).limit(limit).stretch_limit(limit).sweep_limit(u64::MAX));
+    let (without, endless) = (run(Duration::ZERO), run(Duration::MAX));
+    assert_eq!((without.verdict(), rules(&without).len()), (RunVerdict::Incomplete, 0));
+    endless.assert_clean();
+}
+
+/// Such a range is empty: nothing may lie there, and nothing is forbidden there.
+#[test]
+#[expect(clippy::reversed_empty_ranges, reason = "that is what is tried")]
+fn a_range_that_ends_before_it_starts_is_empty() {
+    let of = |change: fn(Contract) -> Contract| as_unknown(OVMF_2013, Layout::Window, change);
+    of(|contract| contract.off_limits([u64::MAX..=0])).assert_clean();
+    // Both ends are in one region.
+    of(|contract| contract.off_limits([0xffff_fffe_fdc5_d000..=0xffff_fffe_fdc5_c000])).assert_clean();
+    of(|contract| contract.arenas([Arena::HighHalf, Arena::Range(u64::MAX..=0), Arena::LowHalf])).assert_clean();
+    assert_eq!(rules(&of(|contract| contract.arenas([Arena::Range(u64::MAX..=0)]))), [Rule::OutsideArena]);
+    assert_eq!(rules(&of(|contract| contract.arenas([]))), [Rule::OutsideArena]);
 }
 
 #[test]

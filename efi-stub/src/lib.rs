@@ -9,6 +9,7 @@
 //! - [`service`]: the fourteen runtime services, in the order of the table
 //! - [`rflags`]: bits of RFLAGS
 //! - [`stamp`]: the bytes of a firmware page that belong to the test bed
+//! - `names` (host only): lists whose rows have names
 //! - `image` (host only): the stubs' machine code, and the protocol between a stub and the host
 //! - `script` (host only): what a stub is told to touch, step by step
 #![no_std]
@@ -17,6 +18,8 @@
 #[cfg(not(efibed_image))]
 pub mod image;
 pub mod memory;
+#[cfg(not(efibed_image))]
+mod names;
 pub mod rflags;
 #[cfg(not(efibed_image))]
 pub mod script;
@@ -27,6 +30,8 @@ pub mod table;
 #[cfg(not(efibed_image))]
 pub use image::{TRAP_PORT, image};
 pub use memory::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, MemoryDescriptor};
+#[cfg(not(efibed_image))]
+pub use names::UnknownName;
 pub use service::Service;
 pub use stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 pub use table::{RuntimeServices, SystemTable, TableHeader};

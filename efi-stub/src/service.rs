@@ -83,6 +83,25 @@ impl Service {
     }
 }
 
+#[cfg(not(efibed_image))]
+impl core::str::FromStr for Service {
+    type Err = crate::UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        const NAMES: [&str; Service::COUNT] = {
+            let mut names = [""; Service::COUNT];
+            let mut number = 0;
+            while number < Service::COUNT {
+                names[number] = Service::ALL[number].name();
+                number += 1;
+            }
+            names
+        };
+        let known = Self::ALL.into_iter().find(|service| service.name() == name);
+        known.ok_or_else(|| crate::UnknownName::new("runtime service", name, &NAMES))
+    }
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -4,7 +4,7 @@
 use efibed::check::Phase;
 use efibed::memory_map::MemoryMap;
 use efibed::report::{CallReport, RegionReport, Report};
-use efibed::{KernelOptions, Layout, Moment, Scenario, Tamper};
+use efibed::{KernelOptions, Layout, Moment, Scenario, Tamper, VariableBytes};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -86,7 +86,7 @@ fn without_calls_there_are_none() {
 /// Written in the guest before the switch, read in the guest after it, each byte compared.
 fn a_variable_of_64_kib() {
     for layout in [Layout::Linux, Layout::Window] {
-        let kernel = KernelOptions { variable_bytes: Some(64 << 10), ..KernelOptions::default() };
+        let kernel = KernelOptions::default().variable_bytes(VariableBytes::MAX);
         let report = run(&scenario(OVMF_2013).layout(layout).kernel(kernel));
         report.assert_clean();
         let set = report.calls.iter().find(|call| call.service == "SetVariable").unwrap();

@@ -252,7 +252,7 @@ fn a_map_without_runtime_code_gets_no_calls() {
 }
 
 fn protection_off_is_checked_as_such() {
-    let off = CpuidRequest { nx: Some(false), smep: Some(false), smap: Some(false), ..CpuidRequest::default() };
+    let off = CpuidRequest::default().nx(false).smep(false).smap(false);
     let report = run(&scenario(OVMF_2013).cpu(off));
     report.assert_clean();
     assert!(!report.cpu.told.nxe && !report.cpu.told.smep && !report.cpu.told.smap);
@@ -313,9 +313,9 @@ fn gigabyte_leaves_by_va_alone_fault() {
 }
 
 fn five_levels_give_the_same_verdicts() {
-    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    let five = CpuidRequest::default().la57(true);
     for layout in COMPUTED {
-        for leaf_rule in LeafRule::ALL {
+        for leaf_rule in LeafRule::ALL.iter().copied() {
             let scenario = scenario(OVMF_2013).layout(layout).leaf_rule(leaf_rule);
             let (four, five) = (run(&scenario), run(&scenario.clone().cpu(five)));
             assert_eq!(rules(&four), rules(&five));

@@ -82,7 +82,7 @@ fn mmio(pages: u64) -> Scenario {
         attribute = "RUNTIME|UC"
         "#
     );
-    let small_leaves = CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() };
+    let small_leaves = CpuidRequest::default().gbpages(false);
     Scenario::parse("mmio", &text).unwrap().cpu(small_leaves)
 }
 

@@ -174,7 +174,7 @@ fn kexec_tells_of_a_region_that_is_lost() {
 }
 
 fn linux_addresses_with_five_levels() {
-    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    let five = CpuidRequest::default().la57(true);
     for (map, text) in [(TRUTH[0], RUNTIME_MAPS[0]), (TRUTH[1], RUNTIME_MAPS[1])] {
         let report = run(&scenario(map).layout(Layout::Linux).cpu(five));
         assert_verified(&report);
@@ -185,7 +185,7 @@ fn linux_addresses_with_five_levels() {
 /// One entry of the fifth level is all of the lower half. What was mapped 1:1 there for the calls before the switch was the
 /// mapper's too: of these maps' two pages for the virtual map, the one that Linux has no use for showed.
 fn the_boot_tables_are_not_mapped() {
-    let five = CpuidRequest { la57: Some(true), ..CpuidRequest::default() };
+    let five = CpuidRequest::default().la57(true);
     for map in [ASUS_01, LENOVO_07] {
         run(&scenario(map).layout(Layout::Linux).cpu(five).sweep_limit(0x400)).assert_clean();
     }
@@ -245,7 +245,7 @@ fn the_large_region_of_hackpc_03_has_its_1g_leaf() {
     assert_eq!(leaves(&linux).of_1g, 0, "Linux keeps VA and PA equal modulo 2 MiB only");
     // 1:1 they are equal, and 0x80000000 to 0xbfffffff is all the region's.
     assert_eq!(large_runs(&linux), [(0x8000_0000, 0x8000_0000, 1 << 30)]);
-    let off = CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() };
+    let off = CpuidRequest::default().gbpages(false);
     let without = run(&scenario.layout(Layout::Linux).cpu(off));
     without.assert_clean();
     assert_eq!(large_runs(&without), []);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use efibed::machine::msr::{IA32_LSTAR, IA32_PAT};
 use efibed::machine::{
-    AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, PAGE_BYTES,
-    RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
+    AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, MaxPhyAddr,
+    PAGE_BYTES, RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
 };
 use efibed_tests::{Need, trial, trial_where};
 use libtest_mimic::Trial;
@@ -768,7 +768,7 @@ fn internals_must_be_aligned_apart_and_below_4_gib() {
 fn cpuid_says_the_width_asked_for() {
     let kvm = kvm();
     for bits in [36, 40, 52] {
-        let request = CpuidRequest { maxphyaddr: Some(bits), gbpages: Some(false), ..Default::default() };
+        let request = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(bits).unwrap()).gbpages(false);
         let machine = Machine::new(&kvm, &request, INTERNALS).unwrap();
         assert_eq!(machine.cpuid().maxphyaddr, bits);
         assert!(!machine.cpuid().gbpages);

@@ -1,8 +1,8 @@
 //! The paging matrix: the machine against the software MMU, and the software MMU, broken rule by rule, against it.
 
-use efibed::CpuidRequest;
 use efibed::matrix::{Matrix, MatrixReport, Set, text};
 use efibed::mmu::{PagingRule, Vendor};
+use efibed::{CpuidRequest, MaxPhyAddr};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -54,10 +54,10 @@ fn deviations_are_found() {
     let report = run(sample(Set::Full, SAMPLE, 3));
     let found = |name: &str| report.deviations.iter().any(|deviation| deviation.name == name);
     let abilities = |request: CpuidRequest| bed().abilities(&request).unwrap();
-    let all = abilities(CpuidRequest { pku: Some(true), ..CpuidRequest::default() });
-    let large = abilities(CpuidRequest { gbpages: Some(true), ..CpuidRequest::default() });
-    let small = abilities(CpuidRequest { gbpages: Some(false), ..CpuidRequest::default() });
-    let narrow = abilities(CpuidRequest { maxphyaddr: Some(36), ..CpuidRequest::default() });
+    let all = abilities(CpuidRequest::default().pku(true));
+    let large = abilities(CpuidRequest::default().gbpages(true));
+    let small = abilities(CpuidRequest::default().gbpages(false));
+    let narrow = abilities(CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(36).unwrap()));
     assert_eq!(found("1g-reserved"), large.told.gbpages && !large.checks.gbpages);
     assert_eq!(found("1g-not-hidden"), !small.told.gbpages && small.checks.gbpages);
     assert_eq!(found("maxphyaddr-of-host"), narrow.checks.maxphyaddr != 36);
@@ -83,8 +83,7 @@ fn every_broken_rule_is_missed() {
 
 /// Why a rule may be broken without anything to be seen of it on this machine.
 fn cannot_show(rule: PagingRule, report: &MatrixReport) -> Option<&'static str> {
-    let abilities =
-        bed().abilities(&CpuidRequest { pku: Some(true), la57: Some(true), ..CpuidRequest::default() }).unwrap();
+    let abilities = bed().abilities(&CpuidRequest::default().pku(true).la57(true)).unwrap();
     let deviates = |name: &str| report.deviations.iter().any(|deviation| deviation.name == name);
     match rule {
         PagingRule::PkeyNeedsPke

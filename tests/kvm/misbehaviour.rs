@@ -7,7 +7,10 @@ use efibed::check::{Phase, Rule, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{Level, Pa};
 use efibed::report::{Culprit, Report, RunVerdict};
-use efibed::{CpuidRequest, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence, Scenario, Tamper};
+use efibed::{
+    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence,
+    Scenario, Tamper,
+};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -308,15 +311,15 @@ fn packed_down(scenario: Scenario) -> Scenario {
 
 /// As with efi=debug: boot services are kept, and the Memory Attributes Table is not applied.
 fn linux_without_finish(scenario: Scenario) -> Scenario {
-    linux(scenario).kernel(KernelOptions { finish: false, ..KernelOptions::default() })
+    linux(scenario).kernel(KernelOptions::default().finish(false))
 }
 
 fn linux_with_guard_page(scenario: Scenario) -> Scenario {
-    linux(scenario).kernel(KernelOptions { guard_page: true, ..KernelOptions::default() })
+    linux(scenario).kernel(KernelOptions::default().guard_page(true))
 }
 
 fn linux_without_nx(scenario: Scenario) -> Scenario {
-    linux(scenario).cpu(CpuidRequest { nx: Some(false), ..CpuidRequest::default() })
+    linux(scenario).cpu(CpuidRequest::default().nx(false))
 }
 
 fn linux_with_read_only_code(scenario: Scenario) -> Scenario {
@@ -332,7 +335,7 @@ fn not_at_all(scenario: Scenario) -> Scenario {
 
 impl Row {
     fn hold(&self) {
-        let offence = Offence::parse(self.offence).unwrap();
+        let offence = self.offence.parse::<Offence>().unwrap();
         let scenario = Scenario::new(firmware()).misbehave(offence);
         let survived = run(&(self.survives)(scenario.clone()));
         survived.assert_clean();
@@ -350,15 +353,15 @@ impl Row {
         assert_eq!((record.virt, record.cr2), (at, at), "{:#x}", record.virt);
         assert_eq!((record.fault.vector, record.fault.error_code.0), (14, self.error_code));
         assert_eq!(record.region, self.region);
-        assert_eq!(fault.service, Some(offence.service.name()));
-        assert_eq!(fault.culprit, Culprit::Firmware(offence.what));
+        assert_eq!(fault.service, Some(offence.service().name()));
+        assert_eq!(fault.culprit, Culprit::Firmware(offence.what()));
 
         let finding = &report.findings[0];
         // The fault names the region; the finding does not, since nothing is wrong with it.
         assert_eq!((finding.virt, finding.error_code, finding.region), (Some(at), Some(self.error_code), None));
         assert_rows_agree(&report);
         assert!(
-            finding.remedy.as_ref().is_some_and(|it| it.starts_with(offence.what.remedy())),
+            finding.remedy.as_ref().is_some_and(|it| it.starts_with(offence.what().remedy())),
             "{:?}",
             finding.remedy
         );
@@ -367,7 +370,7 @@ impl Row {
         // The mapping is not to blame.
         assert_eq!(report.probes.pages_verified, PAGES);
         assert!(report.regions.iter().all(|region| region.verdict != efibed::report::Verdict::Wrong));
-        assert_abandoned(&report, self.phase, offence.service.name());
+        assert_abandoned(&report, self.phase, offence.service().name());
     }
 }
 
@@ -407,7 +410,7 @@ fn rules(report: &Report) -> Vec<Rule> {
 fn every_misbehaviour_is_tried() {
     let elsewhere = [Misbehaviour::Errors, Misbehaviour::NeverReturns];
     for what in Misbehaviour::ALL.iter().filter(|what| !elsewhere.contains(what)) {
-        let tried = ROWS.iter().any(|row| Offence::parse(row.offence).unwrap().what == *what);
+        let tried = ROWS.iter().any(|row| row.offence.parse::<Offence>().unwrap().what() == *what);
         assert!(tried, "{}", what.name());
     }
 }
@@ -430,18 +433,18 @@ fn a_read_that_goes_astray() {
 
 fn a_service_that_never_returns() {
     for (offence, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)] {
-        let offence = Offence::parse(offence).unwrap();
+        let offence = offence.parse::<Offence>().unwrap();
         let scenario = Scenario::new(firmware()).stretch_limit(Duration::from_millis(500));
         let report = run(&scenario.clone().misbehave(offence));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
         let finding = &report.findings[0];
-        assert_eq!(finding.expected, format!("{} returns", offence.service));
+        assert_eq!(finding.expected, format!("{} returns", offence.service()));
         assert!(finding.observed.contains("in ring 0 at RIP 0x"), "{}", finding.observed);
-        assert_eq!(finding.remedy.as_deref(), Some(offence.what.remedy()));
+        assert_eq!(finding.remedy.as_deref(), Some(offence.what().remedy()));
         assert_eq!(finding.witnesses, [Witness::Run]);
         assert!(report.faults.is_empty());
         assert_eq!(report.probes.pages_verified, PAGES);
-        assert_abandoned(&report, phase, offence.service.name());
+        assert_abandoned(&report, phase, offence.service().name());
         run(&scenario).assert_clean();
     }
 }
@@ -453,7 +456,7 @@ fn errors() {
     assert_eq!(after[0], ("mapper", "GetTime", Some(1 << 63 | 7)));
     assert!(after[1..].iter().all(|(_, service, status)| *status == Some(0) || !service.contains("Time")));
 
-    let offence = Offence::parse("errors@SetVirtualAddressMap").unwrap();
+    let offence = "errors@SetVirtualAddressMap".parse::<Offence>().unwrap();
     let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
     assert_eq!(rules(&report), [Rule::FirmwareError]);
     let after: Vec<_> = report.calls.iter().filter(|call| call.phase == Phase::Finish).collect();
@@ -483,7 +486,7 @@ fn after_a_fault_the_run_goes_on() {
     let well = run(&linux(Scenario::new(firmware())));
     well.assert_clean();
     let report =
-        run(&linux(Scenario::new(firmware()).misbehave(Offence::parse("faults@SetVirtualAddressMap").unwrap())));
+        run(&linux(Scenario::new(firmware()).misbehave("faults@SetVirtualAddressMap".parse::<Offence>().unwrap())));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(report.probes, well.probes);
     assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
@@ -492,7 +495,7 @@ fn after_a_fault_the_run_goes_on() {
 
 /// How much of the service's own work is done by then is held beside `misdeed`.
 fn the_calls_before_a_fault_stand() {
-    let offence = Offence::parse("faults@GetVariable").unwrap();
+    let offence = "faults@GetVariable".parse::<Offence>().unwrap();
     let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(calls(&report, Phase::Map), CALLS_BEFORE.map(|(service, status)| ("mapper", service, status)));
@@ -503,12 +506,11 @@ fn the_calls_before_a_fault_stand() {
 
 fn descriptors_of_other_sizes() {
     for bytes in [40, 56, 4096] {
+        let size = DescriptorSize::try_from(bytes).unwrap();
         for layout in [Layout::Linux, Layout::Window] {
             for map in [map(Q35_2G), firmware()] {
                 let scenario = Scenario::new(map).layout(layout).sweep_limit(0x100);
-                let mut firmware = scenario.firmware_options().clone();
-                firmware.descriptor_size = bytes;
-                let report = run(&scenario.firmware(firmware));
+                let report = run(&scenario.firmware(FirmwareOptions::default().descriptor_size(size)));
                 report.assert_clean();
                 let switch = report.calls.iter().find(|call| call.service == "SetVirtualAddressMap").unwrap();
                 assert_eq!((switch.args[1], switch.status), (bytes as u64, Some(0)));
@@ -526,8 +528,9 @@ fn is_found(miscall: Miscall) {
         Miscall::MisalignedStack => (Rule::CallStack, "GetTime", Phase::Finish),
         Miscall::UnmappedBuffer => (Rule::CallBuffer, "GetTime", Phase::Finish),
         Miscall::Interrupts => (Rule::SwitchCall, "SetVirtualAddressMap", Phase::Map),
+        _ => panic!("{miscall} needs a row here"),
     };
-    let kernel = KernelOptions { miscalls: vec![miscall], ..KernelOptions::default() };
+    let kernel = KernelOptions::default().miscall(miscall);
     let report = run(&linux(Scenario::new(firmware())).kernel(kernel.clone()));
     let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
     assert_eq!((finding.rule, finding.phase), (rule, phase));
@@ -552,17 +555,16 @@ fn is_found(miscall: Miscall) {
 /// finding, and nothing is mapped: such maps have descriptors of 2^51 pages.
 fn a_kernel_with_its_own_size() {
     for (map, firmware_bytes, kernel_bytes) in [
-        (firmware(), 48, 40),
-        (firmware(), 40, 48),
-        (map(Q35_2G), 40, 48),
-        (map(Q35_SMM_2G), 40, 48),
-        (map(OVMF_2013), 48, 40),
+        (firmware(), DescriptorSize::EDK2, DescriptorSize::U_BOOT),
+        (firmware(), DescriptorSize::U_BOOT, DescriptorSize::EDK2),
+        (map(Q35_2G), DescriptorSize::U_BOOT, DescriptorSize::EDK2),
+        (map(Q35_SMM_2G), DescriptorSize::U_BOOT, DescriptorSize::EDK2),
+        (map(OVMF_2013), DescriptorSize::EDK2, DescriptorSize::U_BOOT),
     ] {
-        let kernel = KernelOptions { descriptor_size: Some(kernel_bytes), ..KernelOptions::default() };
+        let kernel = KernelOptions::default().descriptor_size(kernel_bytes);
         let count = map.descriptors().len();
-        let scenario = Scenario::new(map).misbehave(Misbehaviour::Errors);
-        let mut firmware = scenario.firmware_options().clone();
-        firmware.descriptor_size = firmware_bytes;
+        let scenario = Scenario::new(map);
+        let firmware = FirmwareOptions::default().descriptor_size(firmware_bytes).misbehave(Misbehaviour::Errors);
         for layout in [Layout::Linux, Layout::Window] {
             let report = run(&scenario.clone().layout(layout).firmware(firmware.clone()).kernel(kernel.clone()));
             assert_eq!(rules(&report), [Rule::DescriptorSize]);
@@ -578,7 +580,7 @@ fn a_kernel_with_its_own_size() {
     }
     // One descriptor is read rightly, whatever the next one's distance.
     let one = MemoryMap::from_descriptors("one", vec![runtime(DATA, 0x7e40_0000, 4)]);
-    let kernel = KernelOptions { descriptor_size: Some(40), ..KernelOptions::default() };
+    let kernel = KernelOptions::default().descriptor_size(DescriptorSize::U_BOOT);
     assert_eq!(rules(&run(&linux(Scenario::new(one)).kernel(kernel))), []);
 }
 
@@ -604,15 +606,13 @@ fn tables_behind_a_wrong_page() {
 /// U-Boot has reported 0, and EDK II takes nothing but 1.
 fn the_version_it_reports() {
     let scenario = linux(Scenario::new(firmware()));
-    let mut firmware = scenario.firmware_options().clone();
-    firmware.descriptor_version = 0;
-    let scenario = scenario.firmware(firmware);
+    let scenario = scenario.firmware(FirmwareOptions::default().descriptor_version(0));
     let report = run(&scenario);
     assert_eq!(rules(&report), [Rule::FirmwareError]);
     let switch = report.calls.iter().find(|call| call.service == "SetVirtualAddressMap").unwrap();
     assert_eq!((switch.args[2], switch.status), (0, INVALID_PARAMETER));
 
-    let kernel = KernelOptions { descriptor_version: Some(1), ..KernelOptions::default() };
+    let kernel = KernelOptions::default().descriptor_version(1);
     run(&scenario.kernel(kernel)).assert_clean();
 }
 
@@ -623,9 +623,9 @@ fn what_firmware_cannot_do() {
         ("reads-boot-services", "the map has no boot services that it could reach"),
         ("errors", ""),
     ];
-    let scenario = offences
-        .iter()
-        .fold(linux(Scenario::new(map)), |scenario, (offence, _)| scenario.misbehave(Offence::parse(offence).unwrap()));
+    let scenario = offences.iter().fold(linux(Scenario::new(map)), |scenario, (offence, _)| {
+        scenario.misbehave(offence.parse::<Offence>().unwrap())
+    });
     let report = run(&scenario);
     assert_eq!((report.findings.len(), report.verdict()), (0, RunVerdict::Incomplete));
     let skipped: Vec<_> = report.skipped.iter().filter(|it| it.what.contains("misbehaves")).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use efibed::check::{Finding, Phase, Rule, Witness};
 use efibed::guest::Image;
 use efibed::mmu::{Level, PagingRule};
-use efibed::report::Report;
+use efibed::report::{Report, RunVerdict};
 use efibed::{Layout, LeafRule, Moment, Tamper};
 use efibed_guest::protocol::{ImageHeader, Mailbox};
 use efibed_tests::*;
@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         ("a_fault_outside_a_probe_ends_the_run_with_an_account", a_fault_outside_a_probe as fn()),
         ("without_its_idt_the_guest_shuts_down", without_its_idt_the_guest_shuts_down),
         ("a_guest_past_its_limit_is_stopped", a_guest_past_its_limit_is_stopped),
+        ("limits_at_either_end_make_no_finding", limits_at_either_end_make_no_finding),
     ] {
         trials.push(trial(name, Need::Kvm, run));
     }
@@ -192,6 +193,15 @@ fn a_fault_outside_a_probe() {
 fn without_its_idt_the_guest_shuts_down() {
     let report = without_page(header().descriptor_tables);
     assert!(report.findings.iter().any(|finding| finding.rule == Rule::TripleFault), "{}", brief(&report));
+}
+
+fn limits_at_either_end_make_no_finding() {
+    let scenario = scenario(OVMF_2013);
+    bed().run(&scenario.clone().limit(Duration::MAX).stretch_limit(Duration::MAX)).unwrap().assert_clean();
+    bed().run(&scenario.clone().sweep_limit(u64::MAX)).unwrap().assert_clean();
+    bed().run(&scenario.clone().sweep_limit(0)).unwrap().assert_clean();
+    let without_time = bed().run(&scenario.limit(Duration::ZERO)).unwrap();
+    assert_eq!((without_time.verdict(), without_time.findings.len()), (RunVerdict::Incomplete, 0));
 }
 
 fn a_guest_past_its_limit_is_stopped() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use efibed::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
 use efibed::report::Report;
-use efibed::{CpuidRequest, FirmwareOptions, KernelOptions, Layout, LeafRule, Scenario};
+use efibed::{CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, MaxPhyAddr, Scenario};
 
 use crate::random::Random;
 
@@ -60,22 +60,22 @@ pub fn map(random: &mut Random) -> MemoryMap {
 
 /// A run of such a map, under any layout and leaf rule, on any CPU.
 pub fn scenario(map: MemoryMap, random: &mut Random) -> Scenario {
-    let cpu = CpuidRequest {
-        maxphyaddr: *random.one_of(&[None, None, Some(36), Some(52)]),
-        gbpages: *random.one_of(&[None, Some(false)]),
-        nx: *random.one_of(&[None, None, None, Some(false)]),
-        la57: *random.one_of(&[None, None, None, Some(true)]),
-        ..CpuidRequest::default()
-    };
+    let mut cpu = CpuidRequest::default();
+    cpu.maxphyaddr = *random.one_of(&[None, None, MaxPhyAddr::new(36), Some(MaxPhyAddr::MAX)]);
+    cpu.gbpages = *random.one_of(&[None, Some(false)]);
+    cpu.nx = *random.one_of(&[None, None, None, Some(false)]);
+    cpu.la57 = *random.one_of(&[None, None, None, Some(true)]);
     let stride = *random.one_of(&[48, 48, 48, 40, 56, 4096]);
-    let descriptor_size = *random.one_of(&[None, None, None, None, None, None, None, Some(40)]);
+    let stride = DescriptorSize::new(stride).expect("each of these is allowed");
+    let mut kernel = KernelOptions::default();
+    kernel.descriptor_size = *random.one_of(&[None, None, None, None, None, None, None, Some(DescriptorSize::U_BOOT)]);
     Scenario::new(map)
-        .layout(*random.one_of(&Layout::ALL))
-        .leaf_rule(*random.one_of(&LeafRule::ALL))
+        .layout(*random.one_of(Layout::ALL))
+        .leaf_rule(*random.one_of(LeafRule::ALL))
         .cpu(cpu)
         .limit(LIMIT)
-        .firmware(FirmwareOptions { descriptor_size: stride, ..FirmwareOptions::default() })
-        .kernel(KernelOptions { descriptor_size, ..KernelOptions::default() })
+        .firmware(FirmwareOptions::default().descriptor_size(stride))
+        .kernel(kernel)
 }
 
 /// How long a run may take.

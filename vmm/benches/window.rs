@@ -59,7 +59,7 @@ fn map(criterion: &mut Criterion) {
         for layout in [Layout::Window, Layout::Linux] {
             for engine in [EngineName::Walker, EngineName::Kvm] {
                 // Phase `finish` counts as mapping, too, so it is left out.
-                let kernel = efibed::KernelOptions { finish: false, ..Default::default() };
+                let kernel = efibed::KernelOptions::default().finish(false);
                 let scenario = Scenario::new(map.clone()).layout(layout).engine(engine);
                 let scenario = scenario.kernel(kernel).firmware_calls(false).sweep_limit(0);
                 let what = if engine == EngineName::Walker { "native" } else { "guest" };

@@ -30,12 +30,12 @@ pub use require_kvm::bed_or_skip;
 /// ```no_run
 /// use efibed::{Layout, MemoryMap, Pa, Scenario, TestBed};
 ///
-/// let map = MemoryMap::parse(&std::fs::read_to_string("tests/maps/ovmf-2013.toml")?)?;
+/// let map = MemoryMap::read("tests/maps/ovmf-2013.toml".as_ref())?;
 /// let bed = TestBed::new()?;
 /// let report = bed.run(&Scenario::new(map).layout(Layout::Window))?;
 /// report.assert_clean();
 /// assert_eq!(report.translate(0xffff_fffe_8080_0000), Some(Pa(0x80_0000)));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), efibed::Error>(())
 /// ```
 #[derive(Clone, Default)]
 pub struct TestBed {
@@ -59,7 +59,7 @@ pub struct TestBed {
 /// let scenario = Scenario::new(map).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
 /// let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker))?;
 /// assert_eq!(report.findings[0].rule.name(), "reserved-bit");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), efibed::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -299,7 +299,8 @@ impl Scenario {
         self
     }
 
-    /// How long any stretch of running in the guest may take. What runs longer counts as hung, which is a finding.
+    /// How long any stretch of running in the guest may take. What runs longer counts as hung, which is a finding. Give it
+    /// seconds: a guest without a fault may take milliseconds.
     #[must_use]
     pub fn stretch_limit(mut self, limit: Duration) -> Self {
         self.stretch_limit = limit;

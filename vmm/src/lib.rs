@@ -36,13 +36,14 @@
 //! # /*
 //! #[test]
 //! # */
-//! fn every_runtime_region_is_mapped() {
-//!     let bed = efibed::require_kvm!();
+//! fn every_runtime_region_is_mapped() -> Result<(), efibed::Error> {
+//!     let bed = efibed::require_kvm!(Ok(()));
 //!     // A boot log, what a UEFI shell printed, TOML: the format is found out from the text.
-//!     let map = MemoryMap::parse(MY_MACHINE).unwrap();
-//!     let report = bed.run(&Scenario::new(map).mapper(Linear(0xffff_ff00_0000_0000))).unwrap();
+//!     let map = MemoryMap::parse(MY_MACHINE)?;
+//!     let report = bed.run(&Scenario::new(map).mapper(Linear(0xffff_ff00_0000_0000)))?;
 //!     report.assert_clean();
 //!     assert_eq!(report.translate(0xffff_ff00_7e72_9000), Some(Pa(0x7e72_9000)));
+//!     Ok(())
 //! }
 //! # const MY_MACHINE: &str = r#"
 //! #     [[descriptor]]
@@ -56,7 +57,7 @@
 //! #     pages = 0x242
 //! #     attribute = "RUNTIME|WB"
 //! #     "#;
-//! # every_runtime_region_is_mapped();
+//! # every_runtime_region_is_mapped().unwrap();
 //! ```
 //!
 //! This mapper builds its tables with efibed's own [`AddressSpace::map`]. Yours has page-table code of its own.
@@ -83,13 +84,16 @@
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
 //!   people and for programs.
 //! - [`MemoryMap`] reads memory maps. [`Layout`] names the built-in mapping code, to compare with.
+//! - [`Error`] is what a test can return: any other error becomes it with `?`, and its `Debug` says what to do.
 //! - [`Scenario`] has the rest: other CPUs, firmware that misbehaves, the walk alone without a guest.
 
 mod bed;
+mod bounded;
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod engine;
+mod error;
 pub mod firmware;
 pub mod guest;
 pub mod machine;
@@ -103,13 +107,18 @@ pub mod x86_64;
 #[doc(hidden)]
 pub use bed::bed_or_skip;
 pub use bed::{Scenario, TestBed};
+pub use bounded::OutOfRange;
 pub use check::Contract;
 pub use efibed_guest::mapper;
 pub use efibed_guest::mapper::AddressSpace;
 pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
-pub use engine::{EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper};
-pub use firmware::{Misbehaviour, Offence};
-pub use machine::CpuidRequest;
+pub use efibed_stub::UnknownName;
+pub use engine::{
+    DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper, VariableBytes,
+};
+pub use error::Error;
+pub use firmware::{Misbehaviour, Offence, OffenceError};
+pub use machine::{CpuidRequest, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};
 pub use report::{EngineName, Report};

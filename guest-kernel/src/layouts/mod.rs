@@ -36,25 +36,13 @@ pub enum Layout {
     PackedUp,
 }
 
-impl Layout {
-    /// Every layout, in the order help texts show them.
-    pub const ALL: [Self; 5] = [Self::Linux, Self::LinuxFixed, Self::Window, Self::PackedDown, Self::PackedUp];
-
-    /// The name users write.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Linux => "linux",
-            Self::LinuxFixed => "linux-fixed",
-            Self::Window => "window",
-            Self::PackedDown => "packed-down",
-            Self::PackedUp => "packed-up",
-        }
-    }
-
-    /// The layout of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|l| l.name() == name)
-    }
+efibed_stub::names! {
+    Layout, "layout":
+    Linux "linux",
+    LinuxFixed "linux-fixed",
+    Window "window",
+    PackedDown "packed-down",
+    PackedUp "packed-up",
 }
 
 /// The built-in layouts with a rule for the size of leaves.

@@ -42,25 +42,15 @@ pub enum LeafRule {
     FourK,
 }
 
+efibed_stub::names! {
+    LeafRule, "leaf rule":
+    CoAligned "co-aligned",
+    VaOnly "va-only",
+    VaOnlyMasked "va-only-masked",
+    FourK "4k",
+}
+
 impl LeafRule {
-    /// Every rule, in the order help texts show them.
-    pub const ALL: [Self; 4] = [Self::CoAligned, Self::VaOnly, Self::VaOnlyMasked, Self::FourK];
-
-    /// The name users write.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::CoAligned => "co-aligned",
-            Self::VaOnly => "va-only",
-            Self::VaOnlyMasked => "va-only-masked",
-            Self::FourK => "4k",
-        }
-    }
-
-    /// The rule of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|r| r.name() == name)
-    }
-
     /// The address for a leaf of `size` at `virt`, or None if this rule wants smaller ones there.
     fn large_leaf(self, virt: u64, phys: u64, size: u64) -> Option<u64> {
         let low = size - 1;

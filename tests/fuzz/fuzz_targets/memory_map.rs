@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn write_and_read_back(map: &MemoryMap) {
     drop(oddities(map));
-    for format in WriteFormat::ALL {
+    for format in WriteFormat::ALL.iter().copied() {
         // What a format has no place for it refuses.
         let Ok(written) = write(map, format, &WriteOptions::default()) else { continue };
         let options = ReadOptions { stride: (format == WriteFormat::Binary).then_some(48), ..ReadOptions::default() };

@@ -52,7 +52,7 @@ pub fn bed_or_skip() -> Option<TestBed> {
 #[track_caller]
 fn skip_or_fail(why: &EngineError, is_required: bool) {
     if is_required {
-        let help = if let EngineError::Open(error) = why { error.help() } else { "" };
+        let help = why.help().unwrap_or_default();
         panic!("EFIBED_REQUIRE_KVM=1 is set, but {why}\n{help}");
     }
     // Not `eprintln!`: the output of tests that pass is hidden, and this must be seen. If it cannot be written, there is

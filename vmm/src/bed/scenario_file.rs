@@ -5,6 +5,9 @@
 #[cfg(feature = "cli")]
 mod schema;
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use efibed_guest::{Layout, LeafRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -12,9 +15,9 @@ use toml::Spanned;
 
 use super::Scenario;
 use crate::check::Rule;
-use crate::engine::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
+use crate::engine::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 use crate::firmware::Offence;
-use crate::machine::CpuidRequest;
+use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
 
 #[cfg(feature = "cli")]
@@ -83,11 +86,11 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Mapper {
     /// How regions get their virtual addresses.
-    #[serde(default, deserialize_with = "layout")]
+    #[serde(default, deserialize_with = "named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::layout"))]
     layout: Layout,
     /// How the size of a leaf is chosen.
-    #[serde(default, deserialize_with = "leaf_rule")]
+    #[serde(default, deserialize_with = "named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::leaf_rule"))]
     leaf_rule: LeafRule,
 }
@@ -98,9 +101,7 @@ struct Mapper {
 #[serde(deny_unknown_fields)]
 struct Cpu {
     /// Bits of physical address.
-    #[serde(default, deserialize_with = "maxphyaddr")]
-    #[cfg_attr(feature = "cli", schemars(range(min = 32, max = 52)))]
-    maxphyaddr: Option<u8>,
+    maxphyaddr: Option<MaxPhyAddr>,
     /// 1 GiB pages.
     gbpages: Option<bool>,
     /// Execute-disable.
@@ -130,13 +131,11 @@ struct Firmware {
     /// Whether runtime services are called at all; the default is true.
     calls: Option<bool>,
     /// What firmware does that it must not: MISBEHAVIOUR, or MISBEHAVIOUR@SERVICE.
-    #[serde(default, deserialize_with = "offences")]
+    #[serde(default, deserialize_with = "each_named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::offences"))]
     misbehaves: Vec<Offence>,
     /// The DescriptorSize that firmware reports with its map; the default is 48.
-    #[serde(default, deserialize_with = "descriptor_size")]
-    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
-    descriptor_size: Option<usize>,
+    descriptor_size: Option<DescriptorSize>,
     /// The DescriptorVersion that firmware reports; the default is 1. SetVirtualAddressMap accepts no other.
     descriptor_version: Option<u32>,
 }
@@ -165,17 +164,13 @@ struct Kernel {
     #[serde(default)]
     guard_page: bool,
     /// The DescriptorSize that the kernel uses, whatever firmware reports.
-    #[serde(default, deserialize_with = "descriptor_size")]
-    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::descriptor_size"))]
-    descriptor_size: Option<usize>,
+    descriptor_size: Option<DescriptorSize>,
     /// The DescriptorVersion that the kernel uses, whatever firmware reports.
     descriptor_version: Option<u32>,
     /// Bytes of the variable that it writes before the switch and reads after it; the default is a line of text.
-    #[serde(default, deserialize_with = "variable_bytes")]
-    #[cfg_attr(feature = "cli", schemars(range(min = 1, max = 65536)))]
-    variable_bytes: Option<usize>,
+    variable_bytes: Option<VariableBytes>,
     /// The mistakes that it makes in calling services.
-    #[serde(default, deserialize_with = "miscalls")]
+    #[serde(default, deserialize_with = "each_named")]
     #[cfg_attr(feature = "cli", schemars(schema_with = "schema::miscalls"))]
     miscalls: Vec<Miscall>,
 }
@@ -202,56 +197,21 @@ struct Expect {
 fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Rule>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     let rule = |name: &String| {
-        Rule::from_name(name)
-            .ok_or_else(|| D::Error::custom(format!("no rule `{name}`; `efibed explain rules` lists them")))
+        let unknown = |_| D::Error::custom(format!("no rule `{name}`; `efibed explain rules` lists them"));
+        name.parse().map_err(unknown)
     };
     names.iter().map(rule).collect()
 }
 
-fn offences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Offence>, D::Error> {
+/// A value of a list, by its name.
+fn named<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// Several of them.
+fn each_named<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
-    names.iter().map(|name| Offence::parse(name).map_err(D::Error::custom)).collect()
-}
-
-fn miscalls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Miscall>, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    names.iter().map(|name| Miscall::parse(name).map_err(D::Error::custom)).collect()
-}
-
-fn variable_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    match usize::deserialize(deserializer)? {
-        bytes @ 1..=MAX_VARIABLE_BYTES => Ok(Some(bytes)),
-        bytes => Err(D::Error::custom(format!("{bytes} bytes for a variable; expected 1 to {MAX_VARIABLE_BYTES}"))),
-    }
-}
-
-fn descriptor_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    let bytes = usize::deserialize(deserializer)?;
-    let (first, last) = DESCRIPTOR_SIZES.into_inner();
-    match DESCRIPTOR_SIZES.contains(&bytes) && bytes.is_multiple_of(8) {
-        true => Ok(Some(bytes)),
-        false => Err(D::Error::custom(format!("{bytes} is not a multiple of 8 from {first} to {last}"))),
-    }
-}
-
-fn layout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layout, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    let names = Layout::ALL.map(Layout::name).join(", ");
-    Layout::from_name(&name).ok_or_else(|| D::Error::custom(format!("no layout `{name}`; there are {names}")))
-}
-
-fn leaf_rule<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LeafRule, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    let names = LeafRule::ALL.map(LeafRule::name).join(", ");
-    LeafRule::from_name(&name).ok_or_else(|| D::Error::custom(format!("no leaf rule `{name}`; there are {names}")))
-}
-
-fn maxphyaddr<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
-    let bits = u8::deserialize(deserializer)?;
-    match bits {
-        32..=52 => Ok(Some(bits)),
-        _ => Err(D::Error::custom(format!("{bits} bits of physical address; there are 32 to 52 (SDM vol. 3A, 4.1.4)"))),
-    }
+    names.iter().map(|name| name.parse().map_err(D::Error::custom)).collect()
 }
 
 #[cfg(test)]
@@ -273,8 +233,11 @@ mod tests {
         assert_eq!(report.mapper.to_string(), "layout packed-down, leaf rule va-only");
         assert_eq!(report.cpu.told.maxphyaddr, 40);
         let (firmware, kernel) = (scenario.firmware_options(), scenario.kernel_options());
-        assert_eq!((firmware.calls, firmware.descriptor_size, firmware.descriptor_version), (false, 40, 1));
-        assert_eq!(firmware.misbehaves.iter().map(|it| it.name()).collect::<Vec<_>>(), ["seam@GetVariable"]);
+        assert_eq!(
+            (firmware.calls, firmware.descriptor_size, firmware.descriptor_version),
+            (false, DescriptorSize::U_BOOT, 1)
+        );
+        assert_eq!(firmware.misbehaves.iter().map(Offence::to_string).collect::<Vec<_>>(), ["seam@GetVariable"]);
         let expected = KernelOptions {
             finish: false,
             descriptor_version: Some(1),
@@ -293,13 +256,25 @@ mod tests {
                 "x:2:",
                 "there are linux, linux-fixed, window, packed-down, packed-up",
             ),
-            ("[cpu]\nmaxphyaddr = 64\n", "x:2:", "there are 32 to 52"),
+            ("[cpu]\nmaxphyaddr = 64\n", "x:2:", "64 is no MAXPHYADDR: expected 32 to 52 bits (SDM vol. 3A, 4.1.4)"),
             ("[expect]\nfindings = [\"wrong\"]\n", "x:2:", "`efibed explain rules` lists them"),
             ("[cpu]\navx = true\n", "x:2:", "avx"),
-            ("[firmware]\nmisbehaves = [\"sulks\"]\n", "x:2:", "it knows reads-boot-services, "),
+            (
+                "[firmware]\nmisbehaves = [\"sulks\"]\n",
+                "x:2:",
+                "no misbehaviour `sulks`; there are reads-boot-services, ",
+            ),
             ("[firmware]\nmisbehaves = [\"seam@Nobody\"]\n", "x:2:", "there are GetTime, "),
-            ("[firmware]\ndescriptor_size = 44\n", "x:2:", "not a multiple of 8 from 40 to 4096"),
-            ("[kernel]\nmiscalls = [\"late\"]\n", "x:2:", "it knows physical-address, "),
+            (
+                "[firmware]\ndescriptor_size = 44\n",
+                "x:2:",
+                "44 is no DescriptorSize: expected a multiple of 8 from 40 to 4096",
+            ),
+            (
+                "[kernel]\nmiscalls = [\"late\"]\n",
+                "x:2:",
+                "no mistake of a kernel `late`; there are physical-address, ",
+            ),
             ("[kernel]\nfinishes = true\n", "x:2:", "expected one of `finish`"),
         ] {
             let error = parse("x", &format!("{wrong}{MAP}")).unwrap_err().to_string();

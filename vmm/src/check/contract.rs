@@ -97,7 +97,7 @@ pub enum Arena {
     LowHalf,
     /// The upper half of them.
     HighHalf,
-    /// From the first to the last.
+    /// From the first to the last; empty if the last comes before the first.
     Range(RangeInclusive<u64>),
 }
 
@@ -213,10 +213,11 @@ impl Contract {
         Self { arenas: arenas.into_iter().collect(), ..self }
     }
 
-    /// Addresses at which no region may lie, besides those of the test bed's kernel.
+    /// Addresses at which no region may lie, besides those of the test bed's kernel. A range that ends before it starts is
+    /// empty.
     #[must_use]
     pub fn off_limits(self, ranges: impl IntoIterator<Item = RangeInclusive<u64>>) -> Self {
-        Self { off_limits: ranges.into_iter().collect(), ..self }
+        Self { off_limits: ranges.into_iter().filter(|range| !range.is_empty()).collect(), ..self }
     }
 
     /// Whether RUNTIME and boot-services regions are mapped at their physical addresses, too. Where that is allowed, each

@@ -1,11 +1,10 @@
 //! Findings: one disagreement each, under a rule with a stable name.
 
-use std::fmt;
-
 use crate::mmu::{Level, Step};
 
 /// One disagreement, over a run of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which rule was broken.
     pub rule: Rule,
@@ -74,6 +73,7 @@ impl From<&Step> for WalkStep {
 
 /// A part of the run. Permissions and cache types are judged by phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
 pub enum Phase {
     /// The memory map itself, before anything runs.
     Input,
@@ -84,19 +84,16 @@ pub enum Phase {
     Finish,
 }
 
-impl Phase {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Map => "map",
-            Self::Finish => "finish",
-        }
-    }
+efibed_stub::names! {
+    Phase, "phase":
+    Input "input",
+    Map "map",
+    Finish "finish",
 }
 
 /// How bad a finding is. Each makes the run fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Severity {
     /// The mapping, or the memory map, is wrong.
     Error,
@@ -104,18 +101,15 @@ pub enum Severity {
     Doubt,
 }
 
-impl Severity {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Doubt => "doubt",
-        }
-    }
+efibed_stub::names! {
+    Severity, "severity":
+    Error "error",
+    Doubt "doubt",
 }
 
 /// Who says that something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Witness {
     /// The contract: what must be, by the memory map and the map handed to SetVirtualAddressMap.
     Expectation,
@@ -129,36 +123,27 @@ pub enum Witness {
     Run,
 }
 
-impl Witness {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Expectation => "expectation",
-            Self::Mmu => "mmu",
-            Self::Walk => "walk",
-            Self::KvmTranslate => "kvm-translate",
-            Self::Run => "run",
-        }
-    }
+efibed_stub::names! {
+    Witness, "witness":
+    Expectation "expectation",
+    Mmu "mmu",
+    Walk "walk",
+    KvmTranslate "kvm-translate",
+    Run "run",
 }
 
 macro_rules! rules {
     ($($variant:ident, $name:literal, $severity:ident, $summary:literal, $more:literal;)*) => {
         /// What can be found. The names are stable. Causes stand before their effects, and findings come in this order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Rule {
             $(#[doc = $summary] $variant,)*
         }
 
+        efibed_stub::names! { Rule, "rule": $($variant $name),* }
+
         impl Rule {
-            /// Every rule, in the order of the documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name in reports.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
             /// How bad it is.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity,)* }
@@ -362,13 +347,6 @@ rules! {
 }
 
 impl Rule {
-    /// The rule of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|rule| rule.name() == name)
-    }
-}
-
-impl Rule {
     /// Whether the memory map and the layout say so by themselves, before anything runs.
     const fn is_of_the_map(self) -> bool {
         matches!(
@@ -394,11 +372,5 @@ impl Rule {
                 | Self::FirmwareError
                 | Self::AttributesTable
         )
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }

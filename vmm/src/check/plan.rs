@@ -129,6 +129,7 @@ impl Skipped {
 
 /// Why something was not asked. The first two leave a run clean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SkipKind {
     /// This machine, or this test bed on it, cannot ask.
     Machine,
@@ -138,15 +139,11 @@ pub enum SkipKind {
     NotDone,
 }
 
-impl SkipKind {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Machine => "machine",
-            Self::Sample => "sample",
-            Self::NotDone => "not-done",
-        }
-    }
+efibed_stub::names! {
+    SkipKind, "kind of gap":
+    Machine "machine",
+    Sample "sample",
+    NotDone "not-done",
 }
 
 /// What is behind a physical page.

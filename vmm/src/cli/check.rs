@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::input::{Input, engines};
+use super::input::{Input, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
 use super::output::Outputs;
@@ -22,7 +22,7 @@ pub struct Arguments {
     input: Input,
 
     /// What executes and observes: a KVM guest, or only the software walk, which asks no MMU
-    #[arg(long, value_name = "kvm|walker", value_parser = engines(), default_value = "kvm")]
+    #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES), default_value = "kvm")]
     engine: EngineName,
 
     /// Write the report as JSON to a file, or with `-` to standard output in place of the text

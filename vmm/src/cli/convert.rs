@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::message::tell;
 use super::output::{self, OutputFile};
@@ -22,7 +21,7 @@ pub struct Arguments {
     map: PathBuf,
 
     /// What to write
-    #[arg(long, value_name = "FORMAT", value_parser = write_formats(), long_help = TO_HELP)]
+    #[arg(long, value_name = "FORMAT", value_parser = input::named::<WriteFormat>(WriteFormat::NAMES), long_help = TO_HELP)]
     to: WriteFormat,
 
     /// Write to a file in place of standard output: whole or not at all, unless it is a device, a pipe or a hard link
@@ -30,7 +29,7 @@ pub struct Arguments {
     output: Option<PathBuf>,
 
     /// The format of MAP, if its content does not show it
-    #[arg(long, value_name = "NAME", value_parser = formats())]
+    #[arg(long, value_name = "NAME", value_parser = input::named::<Format>(Format::NAMES))]
     format: Option<Format>,
 
     /// Bytes of one binary descriptor (DescriptorSize), in MAP and in what is written [written: 48]
@@ -144,13 +143,3 @@ fn lists(maps: &[MemoryMap]) -> String {
 }
 
 const MAX_LISTS_TOLD: usize = 8;
-
-fn write_formats() -> impl TypedValueParser<Value = WriteFormat> {
-    PossibleValuesParser::new(WriteFormat::ALL.map(WriteFormat::name))
-        .map(|name| WriteFormat::from_name(&name).unwrap_or(WriteFormat::Toml))
-}
-
-fn formats() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(Format::ALL.map(Format::name))
-        .map(|name| Format::from_name(&name).unwrap_or(Format::Toml))
-}

@@ -27,7 +27,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let walls = sandbox::try_parts()?;
     let bed = TestBed::new()?;
     // Ask for everything. KVM refuses what it lacks, and that is an answer too.
-    let everything = CpuidRequest { la57: Some(true), pku: Some(true), ..CpuidRequest::default() };
+    let everything = CpuidRequest::default().la57(true).pku(true);
     let abilities = bed.abilities(&everything)?;
     outputs.write(|| text(&abilities, &walls, output::columns()), &[&|| json(&abilities, &walls)], Status::Clean)
 }

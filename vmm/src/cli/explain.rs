@@ -15,7 +15,7 @@ use crate::report::explain::{
     read_error_code,
 };
 use crate::report::map::MapReport;
-use crate::{Misbehaviour, Report, Scenario};
+use crate::{MaxPhyAddr, Misbehaviour, Report, Scenario};
 
 /// The arguments of `explain`.
 #[derive(Args)]
@@ -167,7 +167,7 @@ fn words_explained(words: &[OsString]) -> Option<String> {
         if text == "rules" {
             return Some(list_rules(output::columns()));
         }
-        if let Some(rule) = Rule::from_name(&text) {
+        if let Ok(rule) = text.parse::<Rule>() {
             return Some(explain_rule(rule, output::columns()));
         }
     }
@@ -234,7 +234,7 @@ fn ground<'a>(map: &'a MapReport<'a>, report: &'a Report, scenario: &Scenario) -
 }
 
 fn map_report<'a>(scenario: &'a Scenario, report: &Report) -> MapReport<'a> {
-    MapReport::new(scenario.map(), scenario.built_in().layout, Some(report.cpu.told.maxphyaddr))
+    MapReport::new(scenario.map(), scenario.built_in().layout, MaxPhyAddr::new(report.cpu.told.maxphyaddr))
 }
 
 /// Where some addresses lead in each phase; without tables there is nothing to explain.

@@ -3,19 +3,19 @@
 use std::io::Read as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::IntoDiagnostic as _;
 
 use super::Failure;
-use crate::engine::{DESCRIPTOR_SIZES, MAX_VARIABLE_BYTES};
 use crate::memory_map::{
     Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
 };
 use crate::{
-    CpuidRequest, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
-    Scenario,
+    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
+    OffenceError, OutOfRange, Scenario, UnknownName, VariableBytes,
 };
 
 /// A map, and how it is to be mapped.
@@ -51,7 +51,7 @@ pub struct ReadArguments {
     list: Option<NonZeroUsize>,
 
     /// Read only this format [default: detected by content; possible values: see --help]
-    #[arg(long, value_name = "NAME", value_parser = formats(), hide_possible_values = true, help_heading = READING, long_help = format_help())]
+    #[arg(long, value_name = "NAME", value_parser = named::<Format>(Format::NAMES), hide_possible_values = true, help_heading = READING, long_help = format_help())]
     format: Option<Format>,
 
     /// Skip damaged rows, with a note for each
@@ -67,11 +67,11 @@ pub struct ReadArguments {
 #[derive(Args)]
 pub struct Options {
     /// How regions get their virtual addresses [default: linux]
-    #[arg(long, value_name = "NAME", value_parser = layouts(), long_help = LAYOUT_HELP)]
+    #[arg(long, value_name = "NAME", value_parser = named::<Layout>(Layout::NAMES), long_help = LAYOUT_HELP)]
     pub layout: Option<Layout>,
 
     /// How the size of a leaf is chosen [default: co-aligned]
-    #[arg(long, value_name = "NAME", value_parser = leaf_rules(), long_help = LEAF_RULE_HELP)]
+    #[arg(long, value_name = "NAME", value_parser = named::<LeafRule>(LeafRule::NAMES), long_help = LEAF_RULE_HELP)]
     pub leaf_rule: Option<LeafRule>,
 
     /// The guest's CPU: maxphyaddr=N,1g=on|off,nx=on|off,la57=on|off,smep=..,smap=..,pku=..
@@ -150,7 +150,7 @@ pub enum FirmwareItem {
     /// `calls`.
     Calls(bool),
     /// `descriptor-size`.
-    DescriptorSize(usize),
+    DescriptorSize(DescriptorSize),
     /// `descriptor-version`.
     DescriptorVersion(u32),
     /// A misbehaviour.
@@ -176,11 +176,11 @@ pub enum KernelItem {
     /// `guard-page`.
     GuardPage(bool),
     /// `descriptor-size`.
-    DescriptorSize(usize),
+    DescriptorSize(DescriptorSize),
     /// `descriptor-version`.
     DescriptorVersion(u32),
     /// `variable-bytes`.
-    VariableBytes(usize),
+    VariableBytes(VariableBytes),
     /// A mistake.
     Miscalls(Miscall),
 }
@@ -324,31 +324,15 @@ pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
     Ok(("<stdin>".into(), bytes))
 }
 
-fn layouts() -> impl TypedValueParser<Value = Layout> {
-    PossibleValuesParser::new(Layout::ALL.map(Layout::name)).map(|name| Layout::from_name(&name).unwrap_or_default())
-}
-
-fn leaf_rules() -> impl TypedValueParser<Value = LeafRule> {
-    PossibleValuesParser::new(LeafRule::ALL.map(LeafRule::name))
-        .map(|name| LeafRule::from_name(&name).unwrap_or_default())
-}
-
-/// The values of `--engine`.
-pub fn engines() -> impl TypedValueParser<Value = EngineName> {
-    PossibleValuesParser::new([EngineName::Kvm.name(), EngineName::Walker.name()]).map(|name| match name.as_str() {
-        "walker" => EngineName::Walker,
-        _ => EngineName::Kvm,
-    })
-}
-
-fn formats() -> impl TypedValueParser<Value = Format> {
-    // Every possible value is the name of a format.
-    PossibleValuesParser::new(Format::ALL.map(Format::name))
-        .map(|name| Format::from_name(&name).unwrap_or(Format::Toml))
+/// A name of a list. Help shows them all, and an error the nearest one.
+pub fn named<T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
 fn format_help() -> String {
-    let names = Format::ALL.map(Format::name).join(", ");
+    let names = Format::NAMES.join(", ");
     format!(
         "Read only this format, if the content does not show it or is mistaken for another: {names}. Rows of \
          linux-memattr, linux-e820, edk2-memattr and edk2-hob are read with any format."
@@ -363,29 +347,25 @@ fn stride(text: &str) -> Result<usize, String> {
 fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
     match item.split_once('=') {
         Some(("calls", value)) => switch(item, value).map(FirmwareItem::Calls),
-        Some(("descriptor-size", value)) => descriptor_size(item, value).map(FirmwareItem::DescriptorSize),
+        Some(("descriptor-size", value)) => bounded(item, value).map(FirmwareItem::DescriptorSize),
         Some(("descriptor-version", value)) => number(item, value).map(FirmwareItem::DescriptorVersion),
         Some((name, _)) => {
             Err(format!("`{name}`: expected calls, descriptor-size, descriptor-version, or a misbehaviour without `=`"))
         }
-        None => Offence::parse(item).map(FirmwareItem::Misbehaves),
+        None => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: OffenceError| error.to_string()),
     }
 }
 
 fn kernel_item(item: &str) -> Result<KernelItem, String> {
     let Some((name, value)) = item.split_once('=') else {
-        return Miscall::parse(item).map(KernelItem::Miscalls);
+        return item.parse().map(KernelItem::Miscalls).map_err(|error: UnknownName| error.to_string());
     };
     match name {
         "finish" => switch(item, value).map(KernelItem::Finish),
         "guard-page" => switch(item, value).map(KernelItem::GuardPage),
-        "descriptor-size" => descriptor_size(item, value).map(KernelItem::DescriptorSize),
+        "descriptor-size" => bounded(item, value).map(KernelItem::DescriptorSize),
         "descriptor-version" => number(item, value).map(KernelItem::DescriptorVersion),
-        "variable-bytes" => {
-            let bytes = value.parse().ok().filter(|bytes| (1..=MAX_VARIABLE_BYTES).contains(bytes));
-            let wrong = || format!("`{item}`: expected 1 to {MAX_VARIABLE_BYTES} bytes");
-            bytes.map(KernelItem::VariableBytes).ok_or_else(wrong)
-        }
+        "variable-bytes" => bounded(item, value).map(KernelItem::VariableBytes),
         _ => Err(format!(
             "`{name}`: expected one of finish, guard-page, descriptor-size, descriptor-version, variable-bytes"
         )),
@@ -405,10 +385,9 @@ fn number(item: &str, value: &str) -> Result<u32, String> {
     value.parse().map_err(|_| format!("`{item}`: expected a number"))
 }
 
-fn descriptor_size(item: &str, value: &str) -> Result<usize, String> {
-    let bytes = value.parse().ok().filter(|bytes: &usize| DESCRIPTOR_SIZES.contains(bytes) && bytes.is_multiple_of(8));
-    let (first, last) = DESCRIPTOR_SIZES.into_inner();
-    bytes.ok_or_else(|| format!("`{item}`: expected a multiple of 8 from {first} to {last}"))
+/// A number that has a range.
+fn bounded<T: FromStr<Err = OutOfRange>>(item: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|error: OutOfRange| format!("`{item}`: expected {}", error.expected()))
 }
 
 /// A CPU by a list of NAME=VALUE.
@@ -418,8 +397,7 @@ pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
         let (name, value) = item.split_once('=').ok_or_else(|| format!("`{item}`: expected NAME=VALUE"))?;
         let asked = match name {
             "maxphyaddr" => {
-                let bits = value.parse().ok().filter(|bits| (32..=52).contains(bits));
-                cpu.maxphyaddr = Some(bits.ok_or_else(|| format!("`{item}`: expected 32 to 52 bits"))?);
+                cpu.maxphyaddr = Some(bounded(item, value)?);
                 continue;
             }
             "1g" | "gbpages" => &mut cpu.gbpages,
@@ -438,13 +416,14 @@ pub fn cpu(list: &str) -> Result<CpuidRequest, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MaxPhyAddr;
 
     #[test]
     fn firmware_and_the_kernel_are_lists_too() {
         let seam = Offence { what: Misbehaviour::Seam, service: efibed_stub::Service::GetVariable };
         for (item, expected) in [
             ("calls=off", FirmwareItem::Calls(false)),
-            ("descriptor-size=40", FirmwareItem::DescriptorSize(40)),
+            ("descriptor-size=40", FirmwareItem::DescriptorSize(DescriptorSize::U_BOOT)),
             ("descriptor-version=0", FirmwareItem::DescriptorVersion(0)),
             ("seam@GetVariable", FirmwareItem::Misbehaves(seam)),
             ("errors", FirmwareItem::Misbehaves(Misbehaviour::Errors.into())),
@@ -453,8 +432,8 @@ mod tests {
         }
         assert_eq!(kernel_item("finish=off"), Ok(KernelItem::Finish(false)));
         assert_eq!(kernel_item("interrupts"), Ok(KernelItem::Miscalls(Miscall::Interrupts)));
-        assert_eq!(kernel_item("descriptor-size=48"), Ok(KernelItem::DescriptorSize(48)));
-        assert_eq!(kernel_item("variable-bytes=65536"), Ok(KernelItem::VariableBytes(65536)));
+        assert_eq!(kernel_item("descriptor-size=48"), Ok(KernelItem::DescriptorSize(DescriptorSize::EDK2)));
+        assert_eq!(kernel_item("variable-bytes=65536"), Ok(KernelItem::VariableBytes(VariableBytes::MAX)));
         for bad in [
             "variable-bytes=0",
             "variable-bytes=65537",
@@ -474,8 +453,7 @@ mod tests {
 
     #[test]
     fn a_cpu_is_a_list_of_names_and_values() {
-        let expected =
-            CpuidRequest { maxphyaddr: Some(40), gbpages: Some(false), la57: Some(true), ..CpuidRequest::default() };
+        let expected = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(40).unwrap()).gbpages(false).la57(true);
         assert_eq!(cpu("maxphyaddr=40,1g=off, la57=on"), Ok(expected));
         assert_eq!(cpu(""), Ok(CpuidRequest::default()));
         for bad in ["maxphyaddr=31", "maxphyaddr=x", "maxphyaddr=53", "1g", "1g=yes", "avx=on"] {

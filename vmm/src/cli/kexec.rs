@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::input::{Options, ReadArguments, engines};
+use super::input::{Options, ReadArguments, named};
 use super::limits::Limits;
 use super::output::Outputs;
 use super::progress::{Watching, watched};
@@ -33,7 +33,7 @@ pub struct Arguments {
     options: Options,
 
     /// What executes and observes: a KVM guest, or only the software walk, which asks no MMU
-    #[arg(long, value_name = "kvm|walker", value_parser = engines(), default_value = "kvm")]
+    #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES), default_value = "kvm")]
     engine: EngineName,
 
     /// Write both reports as JSON to a file, or with `-` to standard output in place of the text

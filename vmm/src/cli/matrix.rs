@@ -4,7 +4,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::output::{self, Outputs};
 use super::progress::{Watching, counted};
@@ -17,7 +16,7 @@ use crate::{CpuidRequest, TestBed};
 #[command(long_about = ABOUT, after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Which combinations
-    #[arg(long, value_name = "access|full", value_parser = sets(), default_value = "access", long_help = SET_HELP)]
+    #[arg(long, value_name = "access|full", value_parser = input::named::<Set>(Set::NAMES), default_value = "access", long_help = SET_HELP)]
     set: Set,
 
     /// Only the I-th of N equal shares: for several machines or jobs, or to continue where one stopped
@@ -137,9 +136,4 @@ fn run_case(
         &[&|| json::single_to_json(&single)],
         status,
     )
-}
-
-fn sets() -> impl TypedValueParser<Value = Set> {
-    PossibleValuesParser::new(Set::ALL.map(Set::name))
-        .map(|name| Set::ALL.into_iter().find(|set| set.name() == name).unwrap_or(Set::Access))
 }

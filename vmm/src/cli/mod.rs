@@ -180,9 +180,8 @@ impl Failure {
         match self {
             Self::Input(report) => (Status::BadInput, format!("{report:?}")),
             Self::Engine(error) => {
-                let mut words = format!("efibed: {error}");
-                if let EngineError::Open(open) = &error {
-                    words += &format!("\n  {}", open.help());
+                let mut words = format!("efibed: {error:?}");
+                if let EngineError::Open(_) = &error {
                     words += "\n  (`--engine walker` needs no KVM: it only walks the tables, and asks no MMU)";
                 }
                 (status_of(&error), words)

@@ -7,8 +7,8 @@ use clap::Args;
 use super::input::Input;
 use super::output::{self, Outputs};
 use super::{Failure, Status};
-use crate::report::map::{MapReport, Maxphyaddr, Text};
-use crate::{CpuidRequest, TestBed};
+use crate::report::map::{MapReport, PhysWidth, Text};
+use crate::{CpuidRequest, MaxPhyAddr, TestBed};
 
 /// The arguments of `show`.
 #[derive(Args)]
@@ -38,11 +38,11 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
 }
 
 /// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
-fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
-    let of_machine = || TestBed::without_kvm().abilities(&asked).map(|abilities| abilities.told.maxphyaddr);
+fn maxphyaddr(asked: CpuidRequest) -> PhysWidth {
+    let of_machine = || MaxPhyAddr::new(TestBed::without_kvm().abilities(&asked).ok()?.told.maxphyaddr);
     match asked.maxphyaddr {
-        Some(bits) => Maxphyaddr::Asked(bits),
-        None => of_machine().map_or(Maxphyaddr::Assumed, Maxphyaddr::Machine),
+        Some(bits) => PhysWidth::Asked(bits),
+        None => of_machine().map_or(PhysWidth::Assumed, PhysWidth::Machine),
     }
 }
 

@@ -273,7 +273,7 @@ pub fn asked_of_services(job: &Job<'_>) -> impl Iterator<Item = String> {
 
 /// A misbehaviour, as something that was asked for.
 pub fn offence(offence: &Offence) -> String {
-    format!("firmware that misbehaves: {}", offence.name())
+    format!("firmware that misbehaves: {offence}")
 }
 
 /// A kernel's mistake, as something that was asked for.

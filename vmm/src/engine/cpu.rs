@@ -25,7 +25,7 @@ pub fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), Eng
         }
     }
     match asked.maxphyaddr {
-        Some(bits) if bits > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
+        Some(bits) if bits.get() > checks.maxphyaddr => Err(unable(format!("{bits} bits of physical address"))),
         _ => Ok(()),
     }
 }

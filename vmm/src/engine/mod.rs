@@ -20,6 +20,7 @@ mod subject;
 mod trials;
 pub mod walker;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::check::Contract;
@@ -30,7 +31,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, PagingRules};
 
 pub use kvm::Kvm;
-pub use options::{DESCRIPTOR_SIZES, FirmwareOptions, KernelOptions, MAX_VARIABLE_BYTES, Miscall};
+pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;
 pub use trials::{Abilities, TrialResult};
 
@@ -71,7 +72,8 @@ impl Job<'_> {
     /// How far descriptors are apart.
     pub fn strides(&self) -> Strides {
         let firmware = self.firmware.descriptor_size;
-        Strides { firmware, kernel: self.kernel.descriptor_size.unwrap_or(firmware) }
+        let kernel = self.kernel.descriptor_size.unwrap_or(firmware);
+        Strides { firmware: firmware.get(), kernel: kernel.get() }
     }
 }
 
@@ -121,6 +123,7 @@ pub struct Tamper {
 
 /// When the tables are changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Moment {
     /// Before the host's first walk: every witness sees it.
     BeforeWalk,
@@ -132,8 +135,9 @@ pub enum Moment {
     AfterFinish,
 }
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no report. Its `Debug` says what to do, too, where that is known.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// /dev/kvm.
     #[error(transparent)]
@@ -170,4 +174,22 @@ pub enum EngineError {
     /// KVM failed at something it did before.
     #[error("KVM failed: {0}")]
     Kvm(String),
+}
+
+impl EngineError {
+    /// What to do about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(error) => Some(error.help()),
+            _ => None,
+        }
+    }
+}
+
+/// What the command prints of the same error.
+impl fmt::Debug for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.help().map_or(Ok(()), |help| write!(f, "\n  {help}"))
+    }
 }

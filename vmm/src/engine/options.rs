@@ -2,64 +2,108 @@
 
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service};
 
+use crate::bounded::bounded;
 use crate::check::Phase;
 use crate::firmware::Offence;
 
-/// How firmware behaves.
+bounded! {
+    /// The DescriptorSize of a memory map, in bytes: a multiple of 8 from 40 to 4096.
+    ///
+    /// A descriptor has 40 bytes, and may be followed by more (UEFI 2.10, 7.2.3). Its fields are aligned to 8. No firmware
+    /// uses a page.
+    ///
+    /// ```
+    /// use efibed::{DescriptorSize, FirmwareOptions};
+    ///
+    /// let firmware = FirmwareOptions::default().descriptor_size(DescriptorSize::try_from(56)?);
+    /// assert!(DescriptorSize::try_from(44).is_err());
+    /// # let _ = firmware;
+    /// # Ok::<(), efibed::OutOfRange>(())
+    /// ```
+    DescriptorSize(usize): 40 to 4096 by 8, "bytes", "DescriptorSize", Some("UEFI 2.10, 7.2.3")
+}
+
+impl DescriptorSize {
+    /// That of EDK II, and so of nearly every machine: 48.
+    pub const EDK2: Self = Self(DESCRIPTOR_STRIDE);
+    /// That of U-Boot: 40, as the structure.
+    pub const U_BOOT: Self = Self::MIN;
+}
+
+bounded! {
+    /// The size of a variable that a kernel writes, in bytes: 1 to 65536. Firmware accepts somewhat more.
+    VariableBytes(usize): 1 to 65_536 by 1, "bytes", "size of a variable", None
+}
+
+/// How firmware behaves. [`FirmwareOptions::default`] is what most firmware does; each method changes one thing.
+///
+/// ```
+/// use efibed::{DescriptorSize, FirmwareOptions, Misbehaviour};
+///
+/// let firmware = FirmwareOptions::default().descriptor_size(DescriptorSize::U_BOOT).misbehave(Misbehaviour::Seam);
+/// assert!(firmware.calls);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FirmwareOptions {
     /// Whether runtime services are called at all.
     pub calls: bool,
-    /// The DescriptorSize that it reports with its memory map: 48, as EDK II's; U-Boot's is 40. A multiple of 8, and at
-    /// least 40 ([`DESCRIPTOR_SIZES`]).
-    pub descriptor_size: usize,
-    /// The DescriptorVersion: 1; U-Boot has been seen to report 0. SetVirtualAddressMap accepts only 1.
+    /// The DescriptorSize that it reports with its memory map.
+    pub descriptor_size: DescriptorSize,
+    /// The DescriptorVersion that it reports: 1; U-Boot has been seen to report 0. SetVirtualAddressMap accepts only 1.
     pub descriptor_version: u32,
     /// What it does that it must not.
     pub misbehaves: Vec<Offence>,
 }
 
-/// DescriptorSizes that firmware may report: a descriptor has 40 bytes (UEFI 2.10, 7.2.3), and no firmware uses a page.
-pub const DESCRIPTOR_SIZES: std::ops::RangeInclusive<usize> = 40..=4096;
-
 impl Default for FirmwareOptions {
     fn default() -> Self {
         Self {
             calls: true,
-            descriptor_size: DESCRIPTOR_STRIDE,
+            descriptor_size: DescriptorSize::EDK2,
             descriptor_version: DESCRIPTOR_VERSION,
             misbehaves: Vec::new(),
         }
     }
 }
 
-/// The largest variable that a kernel writes: firmware accepts somewhat more.
-pub const MAX_VARIABLE_BYTES: usize = 64 << 10;
+impl FirmwareOptions {
+    /// Whether runtime services are called at all.
+    #[must_use]
+    pub fn calls(self, calls: bool) -> Self {
+        Self { calls, ..self }
+    }
+
+    /// The DescriptorSize that it reports with its memory map.
+    #[must_use]
+    pub fn descriptor_size(self, descriptor_size: DescriptorSize) -> Self {
+        Self { descriptor_size, ..self }
+    }
+
+    /// The DescriptorVersion that it reports. SetVirtualAddressMap accepts only 1.
+    #[must_use]
+    pub fn descriptor_version(self, descriptor_version: u32) -> Self {
+        Self { descriptor_version, ..self }
+    }
+
+    /// Has it do something that it must not, besides what it does already.
+    #[must_use]
+    pub fn misbehave(mut self, offence: impl Into<Offence>) -> Self {
+        self.misbehaves.push(offence.into());
+        self
+    }
+}
 
 macro_rules! miscalls {
     ($($variant:ident, $name:literal, $summary:literal;)*) => {
         /// A mistake of a kernel in calling a runtime service.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Miscall { $(#[doc = $summary] $variant,)* }
 
+        efibed_stub::names! { Miscall, "mistake of a kernel": $($variant $name),* }
+
         impl Miscall {
-    /// The call that is made wrongly: its phase and its service.
-    pub const fn call(self) -> (Phase, Service) {
-        match self {
-            Self::OtherTables => (Phase::Map, Service::GetTime),
-            Self::Interrupts => (Phase::Map, Service::SetVirtualAddressMap),
-            Self::PhysicalAddress | Self::MisalignedStack | Self::UnmappedBuffer => (Phase::Finish, Service::GetTime),
-        }
-    }
-
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// As scenarios and options name it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
             /// One sentence.
             pub const fn summary(self) -> &'static str {
                 match self { $(Self::$variant => $summary,)* }
@@ -77,16 +121,27 @@ miscalls! {
 }
 
 impl Miscall {
-    /// The one of that name; the error says which there are.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        let known = Self::ALL.iter().copied().find(|each| each.name() == name);
-        let names = || Self::ALL.iter().map(|each| each.name()).collect::<Vec<_>>().join(", ");
-        known.ok_or_else(|| format!("the kernel knows no mistake `{name}`; it knows {}", names()))
+    /// The call that is made wrongly: its phase and its service.
+    pub const fn call(self) -> (Phase, Service) {
+        match self {
+            Self::OtherTables => (Phase::Map, Service::GetTime),
+            Self::Interrupts => (Phase::Map, Service::SetVirtualAddressMap),
+            Self::PhysicalAddress | Self::MisalignedStack | Self::UnmappedBuffer => (Phase::Finish, Service::GetTime),
+        }
     }
 }
 
-/// What the kernel around the mapping code does.
+/// What the kernel around the mapping code does. [`KernelOptions::default`] is a kernel without mistakes; each method changes
+/// one thing.
+///
+/// ```
+/// use efibed::{KernelOptions, Miscall};
+///
+/// let kernel = KernelOptions::default().guard_page(true).miscall(Miscall::Interrupts);
+/// assert!(kernel.finish);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KernelOptions {
     /// Whether phase `finish` is run, in which Linux drops boot services and tightens permissions. With `efi=debug` it
     /// keeps them.
@@ -94,12 +149,11 @@ pub struct KernelOptions {
     /// GetTime's first argument lies at the very end of a page after which nothing is mapped.
     pub guard_page: bool,
     /// The DescriptorSize that it uses, whatever firmware reports.
-    pub descriptor_size: Option<usize>,
+    pub descriptor_size: Option<DescriptorSize>,
     /// The DescriptorVersion that it uses, whatever firmware reports.
     pub descriptor_version: Option<u32>,
-    /// Bytes of the variable that it writes before the switch and reads after it, 1 to [`MAX_VARIABLE_BYTES`]; by default a
-    /// line of text.
-    pub variable_bytes: Option<usize>,
+    /// The size of the variable that it writes before the switch and reads after it; by default a line of text.
+    pub variable_bytes: Option<VariableBytes>,
     /// How it calls services wrongly.
     pub miscalls: Vec<Miscall>,
 }
@@ -114,5 +168,44 @@ impl Default for KernelOptions {
             variable_bytes: None,
             miscalls: Vec::new(),
         }
+    }
+}
+
+impl KernelOptions {
+    /// Whether phase `finish` is run.
+    #[must_use]
+    pub fn finish(self, finish: bool) -> Self {
+        Self { finish, ..self }
+    }
+
+    /// Whether GetTime's first argument lies at the very end of a page after which nothing is mapped.
+    #[must_use]
+    pub fn guard_page(self, guard_page: bool) -> Self {
+        Self { guard_page, ..self }
+    }
+
+    /// The DescriptorSize that it uses, whatever firmware reports.
+    #[must_use]
+    pub fn descriptor_size(self, bytes: DescriptorSize) -> Self {
+        Self { descriptor_size: Some(bytes), ..self }
+    }
+
+    /// The DescriptorVersion that it uses, whatever firmware reports.
+    #[must_use]
+    pub fn descriptor_version(self, version: u32) -> Self {
+        Self { descriptor_version: Some(version), ..self }
+    }
+
+    /// The size of the variable that it writes before the switch and reads after it.
+    #[must_use]
+    pub fn variable_bytes(self, bytes: VariableBytes) -> Self {
+        Self { variable_bytes: Some(bytes), ..self }
+    }
+
+    /// Has it call a service wrongly, besides what it does already.
+    #[must_use]
+    pub fn miscall(mut self, miscall: Miscall) -> Self {
+        self.miscalls.push(miscall);
+        self
     }
 }

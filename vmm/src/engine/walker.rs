@@ -12,7 +12,7 @@ use super::{EngineError, Job, Moment, Progress};
 use super::{course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, MappedTables, Placement};
-use crate::machine::CpuidRequest;
+use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
 
@@ -199,7 +199,7 @@ const NO_SERVICES: &str = "engine walker calls no runtime service";
 pub fn model(asked: &CpuidRequest) -> Paging {
     Paging {
         la57: asked.la57 == Some(true),
-        maxphyaddr: asked.maxphyaddr.unwrap_or(USUAL_MAXPHYADDR),
+        maxphyaddr: asked.maxphyaddr.map_or(USUAL_MAXPHYADDR, MaxPhyAddr::get),
         gbpages: asked.gbpages != Some(false),
         nxe: asked.nx != Some(false),
         wp: true,

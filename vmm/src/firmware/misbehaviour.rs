@@ -3,7 +3,10 @@
 //! A misbehaviour adds an access of its own, its [`Misdeed`], to what a service does. Whether that faults is up to the
 //! mapping; if it does, the fault is firmware's, and the misdeed says what a kernel would have had to map to survive it.
 
-use efibed_stub::Service;
+use std::fmt;
+use std::str::FromStr;
+
+use efibed_stub::{Service, UnknownName};
 use uefi_raw::Status;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
@@ -16,17 +19,12 @@ macro_rules! misbehaviours {
     ($($variant:ident, $name:literal, $service:ident, $summary:literal, $remedy:literal;)*) => {
         /// What firmware can be made to do.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum Misbehaviour { $(#[doc = $summary] $variant,)* }
 
+        efibed_stub::names! { Misbehaviour, "misbehaviour": $($variant $name),* }
+
         impl Misbehaviour {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// As scenarios and options name it.
-            pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-
             /// One sentence.
             pub const fn summary(self) -> &'static str {
                 match self { $(Self::$variant => $summary,)* }
@@ -90,21 +88,12 @@ misbehaviours! {
         "none: no mapping survives a wild pointer";
 }
 
-impl Misbehaviour {
-    /// The one of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|each| each.name() == name)
-    }
-}
-
 /// A misbehaviour, and which service is guilty of it: SetVirtualAddressMap when it is called first, any other in each
 /// call after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Offence {
-    /// What.
-    pub what: Misbehaviour,
-    /// By which service.
-    pub service: Service,
+    pub(crate) what: Misbehaviour,
+    pub(crate) service: Service,
 }
 
 impl From<Misbehaviour> for Offence {
@@ -113,21 +102,66 @@ impl From<Misbehaviour> for Offence {
     }
 }
 
+/// A text or a pair that is no offence.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OffenceError {
+    /// There is no misbehaviour or service of that name.
+    #[error(transparent)]
+    Name(#[from] UnknownName),
+    /// The service cannot be guilty of it.
+    #[error("`{what}@{service}`: {why}")]
+    Impossible {
+        /// What it was to do.
+        what: Misbehaviour,
+        /// Which service.
+        service: Service,
+        /// Why it cannot.
+        why: &'static str,
+    },
+}
+
+/// What a test prints that ends with this error.
+impl fmt::Debug for OffenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// From `MISBEHAVIOUR`, for its usual service, or `MISBEHAVIOUR@SERVICE`.
+impl FromStr for Offence {
+    type Err = OffenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('@') {
+            Some((what, service)) => Self::new(what.parse()?, service.parse()?),
+            None => Ok(text.parse::<Misbehaviour>()?.into()),
+        }
+    }
+}
+
+/// As `MISBEHAVIOUR@SERVICE`.
+impl fmt::Display for Offence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.what, self.service)
+    }
+}
+
 impl Offence {
-    /// From `NAME` or `NAME@SERVICE`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, service) = text.split_once('@').map_or((text, None), |(name, service)| (name, Some(service)));
-        let names = || Misbehaviour::ALL.iter().map(|each| each.name()).collect::<Vec<_>>().join(", ");
-        let what = Misbehaviour::from_name(name)
-            .ok_or_else(|| format!("firmware knows no misbehaviour `{name}`; it knows {}", names()))?;
-        let Some(service) = service else { return Ok(what.into()) };
-        let known = Service::ALL.into_iter().find(|each| each.name() == service);
-        let service = known.ok_or_else(|| {
-            let names = Service::ALL.map(Service::name).join(", ");
-            format!("there is no runtime service `{service}`; there are {names}")
-        })?;
+    /// A misbehaviour by a service. The error says why that service cannot be guilty of it.
+    pub fn new(what: Misbehaviour, service: Service) -> Result<Self, OffenceError> {
         let offence = Self { what, service };
-        offence.objection().map_or(Ok(offence), |why| Err(format!("`{text}`: {why}")))
+        offence.objection().map_or(Ok(offence), |why| Err(OffenceError::Impossible { what, service, why }))
+    }
+
+    /// What.
+    pub const fn what(self) -> Misbehaviour {
+        self.what
+    }
+
+    /// By which service.
+    pub const fn service(self) -> Service {
+        self.service
     }
 
     /// Why the service cannot be guilty of it.
@@ -149,11 +183,6 @@ impl Offence {
             }
             _ => None,
         }
-    }
-
-    /// As it is written.
-    pub fn name(self) -> String {
-        format!("{}@{}", self.what.name(), self.service)
     }
 }
 
@@ -358,7 +387,7 @@ mod tests {
         bed.memory.put(0x60_0000, &[0; 16]);
         bed.memory.put(TIME_AT, &[0; 16]);
         bed.memory.put(0, &[0; 0x500]);
-        bed.firmware.misbehave(&[Offence::parse(offence).unwrap()]);
+        bed.firmware.misbehave(&[offence.parse().unwrap()]);
         bed
     }
 
@@ -380,14 +409,14 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         for what in Misbehaviour::ALL {
             let offence = Offence::from(*what);
-            assert_eq!(Offence::parse(what.name()), Ok(offence));
-            assert_eq!(Offence::parse(&offence.name()), Ok(offence));
+            assert_eq!(what.name().parse(), Ok(offence));
+            assert_eq!(offence.to_string().parse(), Ok(offence));
             assert_eq!(offence.objection(), None);
             let summary = what.summary();
             assert!(summary.ends_with('.') && summary.starts_with(char::is_uppercase), "{summary}");
         }
         for (text, says) in [
-            ("sulks", "it knows reads-boot-services, "),
+            ("sulks", "no misbehaviour `sulks`; there are reads-boot-services, "),
             ("seam@Nobody", "there are GetTime, "),
             ("seam@ResetSystem", "ends the run"),
             ("early-pointer@GetTime", "too early"),
@@ -395,7 +424,7 @@ mod tests {
             ("past-argument@SetVirtualAddressMap", "no pointer"),
             ("attributes-table@SetTime", "concerns all services"),
         ] {
-            let error = Offence::parse(text).unwrap_err();
+            let error = text.parse::<Offence>().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
     }

@@ -45,7 +45,7 @@ pub use breach::{Breach, BreachKind};
 pub use call::{Answer, Call, ForeignTrap, LostState};
 pub(crate) use configuration::CAPSULE_CLASS;
 pub use guest::{GuestMemory, StubCall};
-pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence, lying_attributes_table};
+pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence, OffenceError, lying_attributes_table};
 pub use placement::{NoFirmware, RegionDefect};
 pub use refusal::{MAX_MAP_BYTES, Refusal};
 pub(crate) use services::variable_store::VENDOR;

@@ -1,6 +1,7 @@
 //! `/dev/kvm`: opened once, asked what it can do, and why it cannot be used.
 
 use std::ffi::CString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -145,8 +146,9 @@ fn check_capabilities(kvm: &Kvm) -> Result<(), NotWorking> {
     Ok(())
 }
 
-/// Why KVM cannot be used. [`OpenError::help`] says what to do.
-#[derive(Debug, thiserror::Error)]
+/// Why KVM cannot be used. [`OpenError::help`] says what to do, and so does its `Debug`.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// There is no such device.
     #[error("{} does not exist", path.display())]
@@ -172,6 +174,12 @@ pub enum OpenError {
     },
 }
 
+impl fmt::Debug for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}\n  {}", self.help())
+    }
+}
+
 impl OpenError {
     /// What to do about it.
     pub fn help(&self) -> &'static str {
@@ -193,6 +201,7 @@ impl OpenError {
 
 /// What is wrong with a KVM that could be found.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotWorking {
     /// Opening it failed.
     #[error("opening it failed: {cause}")]

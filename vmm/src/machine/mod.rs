@@ -43,7 +43,7 @@ use self::reset::Pristine;
 use self::session::Unfinished;
 
 pub use self::coalesced::{CoalesceError, MAX_ZONES};
-pub use self::cpuid::{CpuidRequest, CpuidSeen, Vendor};
+pub use self::cpuid::{CpuidRequest, CpuidSeen, MaxPhyAddr, Vendor};
 pub use self::exit::Exit;
 pub use self::hypervisor::{Hypervisor, NotWorking, OpenError};
 pub use self::internal_error::InternalError;
@@ -83,7 +83,6 @@ pub struct Machine {
 impl Machine {
     /// Creates a machine without memory, its vCPU in the state KVM gives a new one.
     pub fn new(hypervisor: &Hypervisor, cpuid: &CpuidRequest, internals: Internals) -> Result<Self, CreateError> {
-        cpuid.check()?;
         let vm = create_vm(hypervisor)?;
         internals.place(&vm)?;
         let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
@@ -171,17 +170,8 @@ impl Internals {
 
 /// Why a machine could not be created.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CreateError {
-    /// MAXPHYADDR outside what the architecture knows.
-    #[error(
-        "MAXPHYADDR {asked} was asked for; it must be {} to {}",
-        cpuid::MAXPHYADDR_RANGE.start(),
-        cpuid::MAXPHYADDR_RANGE.end()
-    )]
-    Maxphyaddr {
-        /// The width asked for, in bits.
-        asked: u8,
-    },
     /// KVM's own pages cannot lie there.
     #[error(
         "KVM's own pages (TSS at {:#x}, identity map at {:#x}) must be page-aligned, apart, not at 0, and below 4 GiB",

@@ -127,11 +127,12 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::machine::MaxPhyAddr;
     use crate::matrix::Set;
 
     fn told(request: &CpuidRequest) -> Paging {
         Paging {
-            maxphyaddr: request.maxphyaddr.unwrap_or(46),
+            maxphyaddr: request.maxphyaddr.map_or(46, MaxPhyAddr::get),
             gbpages: request.gbpages != Some(false),
             la57: request.la57 == Some(true),
             ..Paging::default()
@@ -139,7 +140,7 @@ mod tests {
     }
 
     fn access(maxphyaddr: u8, missing: &[Bit]) -> Part {
-        let request = CpuidRequest { maxphyaddr: Some(maxphyaddr), ..CpuidRequest::default() };
+        let request = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(maxphyaddr).unwrap());
         Part::new(&Set::Access.planes()[0], request, told(&request), missing)
     }
 

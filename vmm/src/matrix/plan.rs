@@ -189,7 +189,7 @@ fn refused(abilities: &Abilities, request: &CpuidRequest) -> Option<String> {
     let differs = |asked: Option<bool>, has: bool| asked.is_some_and(|asked| asked != has);
     match () {
         () if request.la57 == Some(true) && !taken.la57 => Some("KVM refuses CR4.LA57".into()),
-        () if request.maxphyaddr.is_some_and(|bits| bits != told.maxphyaddr) => {
+        () if request.maxphyaddr.is_some_and(|bits| bits.get() != told.maxphyaddr) => {
             Some(format!("KVM does not let CPUID say so; it says {}", told.maxphyaddr))
         }
         () if differs(request.gbpages, told.gbpages) => {

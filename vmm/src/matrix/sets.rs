@@ -1,7 +1,7 @@
 //! What is combined: sets of planes, each a declaration of bits.
 
 use super::bits::{Bit, EntryBit};
-use crate::machine::CpuidRequest;
+use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::Level;
 
 use Bit::{Of, OfNext};
@@ -32,18 +32,13 @@ pub struct Plane {
     pub cpus: Vec<CpuidRequest>,
 }
 
+efibed_stub::names! {
+    Set, "set":
+    Access "access",
+    Full "full",
+}
+
 impl Set {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Access, Self::Full];
-
-    /// As it is asked for.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::Full => "full",
-        }
-    }
-
     /// Its planes.
     pub fn planes(self) -> Vec<Plane> {
         match self {
@@ -67,7 +62,7 @@ impl Set {
 }
 
 /// Widths of a physical address: the narrowest of 64-bit CPUs, common ones, and the widest.
-const WIDTHS: [u8; 5] = [36, 40, 46, 48, 52];
+const WIDTHS: [MaxPhyAddr; 5] = [width(36), width(40), width(46), width(48), width(52)];
 /// Bits of an address that are reserved on the narrowest.
 const HIGH_BITS: std::ops::RangeInclusive<u8> = 36..=51;
 
@@ -140,6 +135,10 @@ fn widths() -> Vec<CpuidRequest> {
     let sizes =
         |bits| [true, false].map(|gbpages| CpuidRequest { maxphyaddr: Some(bits), gbpages: Some(gbpages), ..USUAL });
     WIDTHS.into_iter().flat_map(sizes).collect()
+}
+
+const fn width(bits: u8) -> MaxPhyAddr {
+    MaxPhyAddr::new(bits).unwrap()
 }
 
 /// Leaves of each size: which page is reached, and A and D of every entry.

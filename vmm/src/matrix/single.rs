@@ -1,5 +1,7 @@
 //! One combination by itself.
 
+use std::fmt;
+
 use super::arena::{Arena, Case, Slots, new_arenas};
 use super::bits::Combination;
 use super::deviations::{DEVIATIONS, KnownMachine, Model};
@@ -47,8 +49,9 @@ pub struct SingleEntry {
     pub after: u64,
 }
 
-/// Why a combination was not run.
-#[derive(Debug, thiserror::Error)]
+/// Why a combination was not run. Its `Debug` says what to do, too, where that is known.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
 pub enum CaseError {
     /// There is no such combination.
     #[error("this combination is not part of the matrix: {0}")]
@@ -56,6 +59,15 @@ pub enum CaseError {
     /// KVM failed, or cannot do it.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+impl fmt::Debug for CaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Illegal(_) => fmt::Display::fmt(self, f),
+            Self::Engine(error) => fmt::Debug::fmt(error, f),
+        }
+    }
 }
 
 /// Runs it on a CPU asked for in this way.

@@ -1,19 +1,22 @@
 //! Errors of reading a map: where, what was expected, what was found, what to do.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 
 use miette::{Diagnostic, MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
-/// A text is no memory map. Its `Display` is `file:line:column: message`; as a [`Diagnostic`] it shows the place.
-#[derive(Debug, thiserror::Error, Diagnostic)]
+/// A text is no memory map. Its `Display` is `file:line:column: message`; `Debug` shows the place too, and what to do, and as a
+/// [`Diagnostic`] it draws them.
+#[derive(thiserror::Error, Diagnostic)]
 #[error(transparent)]
 #[diagnostic(transparent)]
 pub struct ParseError(Box<Inner>);
 
-/// A file could not be read as a memory map.
-#[derive(Debug, thiserror::Error, Diagnostic)]
+/// A file could not be read as a memory map. Its `Debug` says what to do, too.
+#[derive(thiserror::Error, Diagnostic)]
+#[non_exhaustive]
 pub enum ReadError {
     /// Its bytes could not be read, or are not text.
     #[error("{path}: {problem}")]
@@ -33,6 +36,31 @@ pub enum ReadError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Parse(#[from] ParseError),
+}
+
+impl fmt::Debug for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.0.write_place(f)?;
+        write_help(self, f)
+    }
+}
+
+impl fmt::Debug for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { .. } => {
+                write!(f, "{self}")?;
+                write_help(self, f)
+            }
+            Self::Parse(error) => fmt::Debug::fmt(error, f),
+        }
+    }
+}
+
+/// What to do about an error, if that is known, in a line of its own.
+pub(super) fn write_help(error: &dyn Diagnostic, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    error.help().map_or(Ok(()), |help| write!(f, "\n  help: {help}"))
 }
 
 impl ParseError {
@@ -164,6 +192,22 @@ struct Inner {
     excerpt: Excerpt,
 }
 
+impl Inner {
+    /// The line in plain text, and under it what the error is about.
+    fn write_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(span) = self.span else { return Ok(()) };
+        let line = line_around(&self.excerpt.text, span.offset());
+        let (before, marked) = (line.start..span.offset(), span.offset()..span.offset() + span.len());
+        let text = |range: Range<usize>| self.excerpt.text.get(range).unwrap_or_default();
+        // Tabs stay, so that the mark stands under its place.
+        let blank: String = text(before).chars().map(|c| if c == '\t' { c } else { ' ' }).collect();
+        let mark = "^".repeat(text(marked).chars().count().max(1));
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        write!(f, "\n  {number} | {}\n  {margin} | {blank}{mark} {}", text(line.clone()), self.label)
+    }
+}
+
 /// The line of an error and its neighbours, clipped. The whole text may have 64 MiB, even in one line, and an error
 /// should neither hold nor print that.
 #[derive(Debug)]
@@ -276,6 +320,17 @@ mod tests {
         for part in ["map:2:5", "1 | one", "2 | two three", "this", "3 | four", "help: mend it"] {
             assert!(shown.contains(part), "{part} not in {shown}");
         }
+    }
+
+    #[test]
+    fn debug_is_plain_text_with_the_place_and_the_help() {
+        let text = "one\n\ttwo thrée\nfour";
+        let error = ParseError::at("map", text, 9..15, "bad").label("this").help("mend it");
+        let plain = "map:2:6: bad\n  2 | \ttwo thrée\n    | \t    ^^^^^ this\n  help: mend it";
+        assert_eq!(format!("{error:?}"), plain);
+        assert_eq!(format!("{:?}", ReadError::Parse(error)), plain);
+        let file = ReadError::File { path: "map".into(), problem: "is none".into(), help: "mend it", cause: None };
+        assert_eq!(format!("{file:?}"), "map: is none\n  help: mend it");
     }
 
     #[test]

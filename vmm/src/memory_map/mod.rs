@@ -91,22 +91,10 @@ pub enum ListKind {
     Runtime,
 }
 
-impl ListKind {
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Firmware, Self::Runtime];
-
-    /// A name that stays the same.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Firmware => "firmware",
-            Self::Runtime => "runtime",
-        }
-    }
-
-    /// The kind of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
+efibed_stub::names! {
+    ListKind, "kind of list":
+    Firmware "firmware",
+    Runtime "runtime",
 }
 
 /// How a text is read. The default: strictly, in whatever format it is in.

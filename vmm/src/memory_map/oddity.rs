@@ -72,31 +72,29 @@ pub enum OddityKind {
     LostVirtualAddress,
 }
 
-impl OddityKind {
-    /// A name that stays the same.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Overlap => "overlap",
-            Self::Wrap => "wrap",
-            Self::Unaligned => "unaligned",
-            Self::ZeroPages => "zero-pages",
-            Self::NoCacheability => "no-cacheability",
-            Self::AboveWindow => "above-64g",
-            Self::UnknownAttribute => "unknown-attribute",
-            Self::UnknownType => "unknown-type",
-            Self::UnmarkedRuntime => "unmarked-runtime",
-            Self::MissingRows => "missing-rows",
-            Self::ExtraList => "extra-list",
-            Self::SizeMismatch => "size-mismatch",
-            Self::SkippedLine => "skipped-line",
-            Self::Repaired => "repaired",
-            Self::Partial => "partial",
-            Self::LostType => "lost-type",
-            Self::LostRuntime => "lost-runtime",
-            Self::LostVirtualAddress => "lost-virtual-address",
-        }
-    }
+efibed_stub::names! {
+    OddityKind, "oddity":
+    Overlap "overlap",
+    Wrap "wrap",
+    Unaligned "unaligned",
+    ZeroPages "zero-pages",
+    NoCacheability "no-cacheability",
+    AboveWindow "above-64g",
+    UnknownAttribute "unknown-attribute",
+    UnknownType "unknown-type",
+    UnmarkedRuntime "unmarked-runtime",
+    MissingRows "missing-rows",
+    ExtraList "extra-list",
+    SizeMismatch "size-mismatch",
+    SkippedLine "skipped-line",
+    Repaired "repaired",
+    Partial "partial",
+    LostType "lost-type",
+    LostRuntime "lost-runtime",
+    LostVirtualAddress "lost-virtual-address",
+}
 
+impl OddityKind {
     /// Whether it is about the text that a map was read from, and not about the memory that the map describes.
     pub fn is_of_text(self) -> bool {
         self.is_of_map() || matches!(self, Self::LostType | Self::LostRuntime | Self::LostVirtualAddress)

@@ -2,8 +2,11 @@
 //!
 //! Nothing is lost: what a format cannot hold is refused, unless the options say to leave it out.
 
+use std::fmt;
+
 use miette::Diagnostic;
 
+use super::error::write_help;
 use super::formats::{Unwritable, binary, grub, json, linux_x86, toml_format, uefi_shell};
 use super::{ListKind, MemoryDescriptor, MemoryMap, type_name};
 
@@ -54,27 +57,17 @@ pub enum WriteFormat {
     Json,
 }
 
+efibed_stub::names! {
+    WriteFormat, "format to write":
+    Toml "toml",
+    Linux "linux",
+    Shell "shell",
+    Grub "grub",
+    Binary "binary",
+    Json "json",
+}
+
 impl WriteFormat {
-    /// Every format.
-    pub const ALL: [Self; 6] = [Self::Toml, Self::Linux, Self::Shell, Self::Grub, Self::Binary, Self::Json];
-
-    /// A name that stays the same.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Toml => "toml",
-            Self::Linux => "linux",
-            Self::Shell => "shell",
-            Self::Grub => "grub",
-            Self::Binary => "binary",
-            Self::Json => "json",
-        }
-    }
-
-    /// The format of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
-
     fn has_virtual_addresses(self) -> bool {
         matches!(self, Self::Toml | Self::Json | Self::Binary)
     }
@@ -96,8 +89,8 @@ pub struct WriteOptions {
     pub drop_attributes_table: bool,
 }
 
-/// A map cannot be written in a format.
-#[derive(Debug, thiserror::Error, Diagnostic)]
+/// A map cannot be written in a format. Its `Debug` says what to do, too.
+#[derive(thiserror::Error, Diagnostic)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The format has no place for something about a descriptor.
@@ -139,6 +132,13 @@ pub enum WriteError {
 
 /// The largest DescriptorSize that is written: a page, far beyond any.
 const MAX_STRIDE: usize = 4096;
+
+impl fmt::Debug for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        write_help(self, f)
+    }
+}
 
 impl WriteError {
     fn of_descriptor(map: &MemoryMap, format: WriteFormat, unwritable: Unwritable) -> Self {
@@ -307,10 +307,10 @@ mod tests {
     fn a_plain_map_goes_through_every_format() {
         let map =
             MemoryMap::from_descriptors("map", vec![plain(), MemoryDescriptor { phys_start: 0x10_0000, ..plain() }]);
-        for format in WriteFormat::ALL {
+        for format in WriteFormat::ALL.iter().copied() {
             let bytes = write(&map, format, &WriteOptions::default()).unwrap();
             assert_same(&map, &read_back(bytes, &ReadOptions::default()));
-            assert_eq!(WriteFormat::from_name(format.name()), Some(format));
+            assert_eq!(format.name().parse(), Ok(format));
         }
     }
 

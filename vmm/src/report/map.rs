@@ -15,6 +15,7 @@ use efibed_guest::Layout;
 pub use text::Text;
 
 use crate::check::{self, Contract, EntryRefusal, LeafCounts};
+use crate::machine::MaxPhyAddr;
 use crate::memory_map::{MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
 use crate::mmu::USUAL_MAXPHYADDR;
 
@@ -38,7 +39,7 @@ pub struct MapReport<'a> {
     /// What it is held to.
     pub(in crate::report) contract: Contract,
     /// How many bits of physical address the CPU has.
-    pub maxphyaddr: Maxphyaddr,
+    pub maxphyaddr: PhysWidth,
     /// The descriptor at which the layout gives up, and maps nothing at all.
     pub gives_up_at: Option<usize>,
     /// Every descriptor's region, in list order.
@@ -53,20 +54,20 @@ pub struct MapReport<'a> {
 
 /// Bits of physical address, and whose they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Maxphyaddr {
+pub enum PhysWidth {
     /// Somebody asked for so many.
-    Asked(u8),
+    Asked(MaxPhyAddr),
     /// A guest on this machine has so many.
-    Machine(u8),
+    Machine(MaxPhyAddr),
     /// Nothing is known: [`USUAL_MAXPHYADDR`].
     Assumed,
 }
 
-impl Maxphyaddr {
+impl PhysWidth {
     /// Bits of a physical address.
     pub const fn bits(self) -> u8 {
         match self {
-            Self::Asked(bits) | Self::Machine(bits) => bits,
+            Self::Asked(bits) | Self::Machine(bits) => bits.get(),
             Self::Assumed => USUAL_MAXPHYADDR,
         }
     }
@@ -81,8 +82,8 @@ impl Maxphyaddr {
     }
 }
 
-impl From<Option<u8>> for Maxphyaddr {
-    fn from(asked: Option<u8>) -> Self {
+impl From<Option<MaxPhyAddr>> for PhysWidth {
+    fn from(asked: Option<MaxPhyAddr>) -> Self {
         asked.map_or(Self::Assumed, Self::Asked)
     }
 }
@@ -208,7 +209,7 @@ pub struct Use {
 
 impl<'a> MapReport<'a> {
     /// Looks at a map, for a layout and a CPU.
-    pub fn new(map: &'a MemoryMap, layout: Layout, maxphyaddr: impl Into<Maxphyaddr>) -> Self {
+    pub fn new(map: &'a MemoryMap, layout: Layout, maxphyaddr: impl Into<PhysWidth>) -> Self {
         let maxphyaddr = maxphyaddr.into();
         let contract = Contract::of(layout);
         Self {

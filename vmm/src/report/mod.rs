@@ -113,6 +113,7 @@ impl fmt::Display for MapperName {
 
 /// What executed and observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum EngineName {
     /// A KVM guest: its MMU is asked about every page.
     #[default]
@@ -121,14 +122,10 @@ pub enum EngineName {
     Walker,
 }
 
-impl EngineName {
-    /// Its name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Walker => "walker",
-        }
-    }
+efibed_stub::names! {
+    EngineName, "engine":
+    Kvm "kvm",
+    Walker "walker",
 }
 
 /// What became of a descriptor.
@@ -148,6 +145,7 @@ pub struct RegionReport {
 
 /// What became of a descriptor, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Verdict {
     /// Mapped, and no finding of an error names it.
     Ok,
@@ -161,17 +159,13 @@ pub enum Verdict {
     Skipped,
 }
 
-impl Verdict {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Wrong => "wrong",
-            Self::Unmapped => "unmapped",
-            Self::NotOwed => "not-owed",
-            Self::Skipped => "skipped",
-        }
-    }
+efibed_stub::names! {
+    Verdict, "verdict":
+    Ok "ok",
+    Wrong "wrong",
+    Unmapped "unmapped",
+    NotOwed "not-owed",
+    Skipped "skipped",
 }
 
 /// A fault that had no business to be.
@@ -191,6 +185,7 @@ pub struct FaultDetail {
 
 /// Whose fault a fault was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Culprit {
     /// The mapping code's: something was owed.
     MappingCode,

@@ -14,15 +14,11 @@ pub enum RunVerdict {
     Incomplete,
 }
 
-impl RunVerdict {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Clean => "clean",
-            Self::Findings => "findings",
-            Self::Incomplete => "incomplete",
-        }
-    }
+efibed_stub::names! {
+    RunVerdict, "verdict":
+    Clean "clean",
+    Findings "findings",
+    Incomplete "incomplete",
 }
 
 /// The rules that a scenario expects to be found, against those that were.

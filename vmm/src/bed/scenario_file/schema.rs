@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::File;
 use crate::check::Rule;
-use crate::engine::{DESCRIPTOR_SIZES, Miscall};
+use crate::engine::Miscall;
 use crate::firmware::{Misbehaviour, Offence};
 use crate::memory_map::ListKind;
 
@@ -45,44 +45,40 @@ fn as_toml_has_it(schema: &mut Schema) {
 }
 
 pub fn list_kind(_: &mut SchemaGenerator) -> Schema {
-    names(ListKind::ALL.map(ListKind::name))
+    names(ListKind::NAMES)
 }
 
 pub fn layout(_: &mut SchemaGenerator) -> Schema {
-    names(Layout::ALL.map(Layout::name))
+    names(Layout::NAMES)
 }
 
 pub fn leaf_rule(_: &mut SchemaGenerator) -> Schema {
-    names(LeafRule::ALL.map(LeafRule::name))
+    names(LeafRule::NAMES)
 }
 
 pub fn rules(_: &mut SchemaGenerator) -> Schema {
-    let rules = names(Rule::ALL.iter().map(|rule| rule.name()));
+    let rules = names(Rule::NAMES);
     json_schema!({ "type": "array", "items": rules })
 }
 
 /// Every misbehaviour by itself, and with each service that can do it.
 pub fn offences(_: &mut SchemaGenerator) -> Schema {
-    let of_service = |what: &Misbehaviour| {
-        let named = efibed_stub::Service::ALL.map(|service| Offence { what: *what, service }.name());
-        named.into_iter().filter(|name| Offence::parse(name).is_ok())
+    let of_services = |what: Misbehaviour| {
+        let possible =
+            efibed_stub::Service::ALL.into_iter().filter_map(move |service| Offence::new(what, service).ok());
+        possible.map(|offence| offence.to_string())
     };
     let each =
-        Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_service(what)));
+        Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_services(*what)));
     let offence = json_schema!({ "enum": each.collect::<Vec<_>>() });
     json_schema!({ "type": "array", "items": offence })
 }
 
 pub fn miscalls(_: &mut SchemaGenerator) -> Schema {
-    let miscalls = names(Miscall::ALL.iter().map(|miscall| miscall.name()));
+    let miscalls = names(Miscall::NAMES);
     json_schema!({ "type": "array", "items": miscalls })
 }
 
-pub fn descriptor_size(_: &mut SchemaGenerator) -> Schema {
-    let (first, last) = DESCRIPTOR_SIZES.into_inner();
-    json_schema!({ "type": "integer", "minimum": first, "maximum": last, "multipleOf": 8 })
-}
-
-fn names(names: impl IntoIterator<Item = &'static str>) -> Schema {
-    json_schema!({ "enum": names.into_iter().collect::<Vec<_>>() })
+fn names(names: &[&str]) -> Schema {
+    json_schema!({ "enum": names })
 }

@@ -168,7 +168,7 @@ impl Run<'_, '_> {
         let first = header.mailbox + offset_of!(Mailbox, probes) as u64;
         let range = first..first + (efibed_guest::protocol::MAX_PROBES * size_of::<Probe>()) as u64;
         let guarded = self.job.kernel.guard_page.then_some(header.edge + PAGE_BYTES);
-        Room { range, guarded, variable_bytes: self.job.kernel.variable_bytes }
+        Room { range, guarded, variable_bytes: self.job.kernel.variable_bytes.map(|bytes| bytes.get()) }
     }
 
     /// Makes the calls that have an entry, in one batch, and reports on all.

@@ -79,7 +79,7 @@ pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<St
     });
     match laid_out {
         Ok(mut firmware) => {
-            firmware.report_stride(job.firmware.descriptor_size);
+            firmware.report_stride(job.firmware.descriptor_size.get());
             firmware.misbehave(&job.firmware.misbehaves);
             (Some(firmware), None)
         }

@@ -88,64 +88,32 @@ pub enum Format {
     Toml,
 }
 
+efibed_stub::names! {
+    Format, "format":
+    LinuxX86 "linux-x86",
+    LinuxArm64 "linux-arm64",
+    LinuxMemattr "linux-memattr",
+    LinuxE820 "linux-e820",
+    RuntimeMap "runtime-map",
+    UefiShell "uefi-shell",
+    Edk2Memattr "edk2-memattr",
+    Edk2Hob "edk2-hob",
+    Xen "xen",
+    FreeBsd "freebsd",
+    Haiku "haiku",
+    UBoot "u-boot",
+    Grub "grub",
+    LoaderCsv "loader-csv",
+    EsxBoot "esx-boot",
+    OpenCore "opencore",
+    UefiRs "uefi-rs",
+    UefiLessons "uefi-lessons",
+    Binary "binary",
+    Json "json",
+    Toml "toml",
+}
+
 impl Format {
-    /// Every format.
-    pub const ALL: [Self; 21] = [
-        Self::LinuxX86,
-        Self::LinuxArm64,
-        Self::LinuxMemattr,
-        Self::LinuxE820,
-        Self::RuntimeMap,
-        Self::UefiShell,
-        Self::Edk2Memattr,
-        Self::Edk2Hob,
-        Self::Xen,
-        Self::FreeBsd,
-        Self::Haiku,
-        Self::UBoot,
-        Self::Grub,
-        Self::LoaderCsv,
-        Self::EsxBoot,
-        Self::OpenCore,
-        Self::UefiRs,
-        Self::UefiLessons,
-        Self::Binary,
-        Self::Json,
-        Self::Toml,
-    ];
-
-    /// A name that stays the same.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LinuxX86 => "linux-x86",
-            Self::LinuxArm64 => "linux-arm64",
-            Self::LinuxMemattr => "linux-memattr",
-            Self::LinuxE820 => "linux-e820",
-            Self::RuntimeMap => "runtime-map",
-            Self::UefiShell => "uefi-shell",
-            Self::Edk2Memattr => "edk2-memattr",
-            Self::Edk2Hob => "edk2-hob",
-            Self::Xen => "xen",
-            Self::FreeBsd => "freebsd",
-            Self::Haiku => "haiku",
-            Self::UBoot => "u-boot",
-            Self::Grub => "grub",
-            Self::LoaderCsv => "loader-csv",
-            Self::EsxBoot => "esx-boot",
-            Self::OpenCore => "opencore",
-            Self::UefiRs => "uefi-rs",
-            Self::UefiLessons => "uefi-lessons",
-            Self::Binary => "binary",
-            Self::Json => "json",
-            Self::Toml => "toml",
-        }
-    }
-
-    /// The format of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
-
     /// Whether its rows go with a map in another format, and make none or only a part of one by themselves.
     fn is_companion(self) -> bool {
         matches!(self, Self::LinuxMemattr | Self::LinuxE820 | Self::Edk2Memattr | Self::Edk2Hob)

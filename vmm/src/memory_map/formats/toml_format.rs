@@ -274,10 +274,7 @@ fn integer(number: u64) -> String {
 
 /// The name of a kind of lists, for `list = "..."`.
 pub fn list_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListKind>, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    let names = ListKind::ALL.map(ListKind::name).join(", ");
-    let unknown = || D::Error::custom(format!("no kind of list {}; there are {names}", quoted(&name)));
-    ListKind::from_name(&name).map(Some).ok_or_else(unknown)
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 fn memory_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MemoryType, D::Error> {

@@ -1,6 +1,7 @@
 //! Maps as they are shown. Addresses and sums are worked out by hand.
 
 use super::*;
+use crate::machine::MaxPhyAddr;
 use crate::memory_map::{MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor};
 
 const RUNTIME_WB: MemoryAttribute = MemoryAttribute::RUNTIME.union(MemoryAttribute::WRITE_BACK);
@@ -55,7 +56,7 @@ fn a_map_with_all_that_is_odd() {
 fn a_cpu_that_is_wide_enough_is_not_reported() {
     let map = odd_map();
     let is_past = |maxphyaddr| {
-        let report = MapReport::new(&map, Layout::Linux, Some(maxphyaddr));
+        let report = MapReport::new(&map, Layout::Linux, MaxPhyAddr::new(maxphyaddr));
         report.oddities.iter().any(|odd| odd.kind == PAST_MAXPHYADDR)
     };
     assert!(is_past(51) && !is_past(52));
@@ -88,7 +89,7 @@ fn a_hostile_map_is_shown_within_limits() {
         _ => descriptor(MemoryType::BOOT_SERVICES_CODE, (index as u64) << 12, 3, MemoryAttribute::empty()),
     };
     let map = MemoryMap::from_descriptors("hostile", (0..MAX_DESCRIPTORS).map(everywhere).collect());
-    for layout in Layout::ALL {
+    for layout in Layout::ALL.iter().copied() {
         let shown = Text::plain(&MapReport::new(&map, layout, None)).to_string();
         assert!(shown.lines().count() < 2000, "{}", shown.lines().count());
     }

@@ -6,7 +6,7 @@ mod regions;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{Fate, Given, MapReport, Maxphyaddr, Odd, Sum, is_memory};
+use super::{Fate, Given, MapReport, Odd, PhysWidth, Sum, is_memory};
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
 use crate::mmu::USUAL_MAXPHYADDR;
 use crate::report::style::{Paint, counted, leaves, printable, size, tally};
@@ -118,9 +118,9 @@ fn list(report: &MapReport<'_>) -> String {
 
 fn cpu(report: &MapReport<'_>) -> String {
     match report.maxphyaddr {
-        Maxphyaddr::Asked(bits) => format!("MAXPHYADDR {bits}, as asked for"),
-        Maxphyaddr::Machine(bits) => format!("MAXPHYADDR {bits}, as guests of this machine have"),
-        Maxphyaddr::Assumed => format!("MAXPHYADDR {USUAL_MAXPHYADDR} is assumed, as no KVM was asked"),
+        PhysWidth::Asked(bits) => format!("MAXPHYADDR {bits}, as asked for"),
+        PhysWidth::Machine(bits) => format!("MAXPHYADDR {bits}, as guests of this machine have"),
+        PhysWidth::Assumed => format!("MAXPHYADDR {USUAL_MAXPHYADDR} is assumed, as no KVM was asked"),
     }
 }
 
