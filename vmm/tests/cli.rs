@@ -54,6 +54,8 @@ fn main() {
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
+        kvm("a_scenario_names_a_mapper_of_ones_own", a_scenario_names_a_mapper_of_ones_own),
+        any("where_no_guest_runs_a_mapper_of_ones_own_is_refused", where_no_guest_runs_a_mapper_of_ones_own_is_refused),
         compiler("sources_that_make_no_mapper_are_bad_input", sources_that_make_no_mapper_are_bad_input),
         any("a_compiler_that_is_not_there_is_asked_for", a_compiler_that_is_not_there_is_asked_for),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
@@ -664,6 +666,61 @@ fn a_mapper_of_ones_own_is_checked() {
     bad(&[elf, "--layout", "window"], "cannot be used with");
     bad(&[MAP], "ovmf-2013.toml is no ELF file");
     bad(&["/no/such/file"], "/no/such/file: No such file");
+}
+
+/// The map of 2013 with these lines in its table `mapper`, in `scenarios/mine.toml`.
+fn scenario_with(folder: &Directory, mapper: &str) -> String {
+    let map = fs::read_to_string(ovmf_2013()).unwrap();
+    let descriptors = &map[map.find("[[descriptor]]").unwrap()..];
+    fs::create_dir_all(folder.file("scenarios")).unwrap();
+    fs::write(folder.file("scenarios/mine.toml"), format!("[mapper]\n{mapper}\n{descriptors}")).unwrap();
+    folder.file("scenarios/mine.toml")
+}
+
+fn a_scenario_names_a_mapper_of_ones_own() {
+    let folder = Directory::new();
+    let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    let elf = folder.file("mapper.elf");
+    let checked = |mapper: &str, arguments: &[&str]| check(&scenario_with(&folder, mapper), arguments);
+
+    // Wherever the command is started, the path starts at the scenario's folder.
+    let beside = "elf = \"../mapper.elf\"";
+    checked(beside, &[]).ends(CLEAN).says(&["clean: 2 regions, 2662 pages", "scenarios/../mapper.elf"]);
+    checked(&format!("elf = \"{elf}\""), &["--no-sandbox"]).ends(CLEAN).says(&["0xffffff007dc5b000"]);
+    let owing = format!("{beside}\ncontract = [\"identity=owed\", \"rising=on\"]");
+    checked(&owing, &[]).ends(FINDINGS).says(&["not-present"]);
+
+    // Options take the place of what the file says, each of its own part.
+    checked(&owing, &["--contract", "rising=on"]).ends(CLEAN).says(&["../mapper.elf"]);
+    checked(&owing, &["--layout", "window"]).ends(CLEAN).says(&["layout window, leaf rule co-aligned"]);
+    let absent = "elf = \"no-such.elf\"\ncontract = [\"identity=owed\"]";
+    checked(absent, &["--mapper", &elf]).ends(FINDINGS).says(&["not-present"]);
+    checked(absent, &["--mapper", &elf, "--contract", "rising=on"]).ends(CLEAN).says(&["2 regions, 2662 pages"]);
+    checked(absent, &[]).ends(BAD_INPUT).complains(&["mine.toml:2:7", "no-such.elf: No such file", "efibed build"]);
+
+    // What it reads is no place for results, and an ELF file is what it must be.
+    checked(beside, &["--json", &elf]).ends(BAD_INPUT).complains(&["mapper.elf: it is an input"]);
+    checked("elf = \"mine.toml\"", &[]).ends(BAD_INPUT).complains(&["scenarios/mine.toml is no ELF file"]);
+}
+
+fn where_no_guest_runs_a_mapper_of_ones_own_is_refused() {
+    let folder = Directory::new();
+    fs::write(folder.file("mapper.elf"), "").unwrap();
+    let scenario = scenario_with(&folder, "elf = \"../mapper.elf\"");
+    let refused = |arguments: &[&str], parts: &[&str]| efibed(arguments).ends(BAD_INPUT).complains(parts);
+    refused(&["show", &scenario], &["mapper.elf: where it maps regions is seen only when it runs", "`--layout NAME`"]);
+    refused(&["explain", &scenario, "0x1000"], &["`explain` walks tables", "`efibed check MAP` runs the file"]);
+    refused(&["check", &scenario, "--engine", "walker"], &["`elf` of the scenario needs the engine kvm"]);
+    refused(&["check", &ovmf_2013(), "--contract", "rising=on"], &["--contract is for mapping code of your own"]);
+    // Under a layout they go on, and so does what asks for the map alone.
+    efibed(["show", &scenario, "--layout", "window"]).ends(CLEAN).says(&["5 descriptors"]);
+    efibed(["explain", &scenario, "0xfffffffefdc5b000", "--layout", "window"]).ends(CLEAN);
+    efibed(["convert", &scenario, "--to", "linux"]).ends(CLEAN);
+    let text = fs::read(&scenario).unwrap();
+    let said = efibed_reading(["check", "-"], &text).ends(BAD_INPUT);
+    said.complains(&["<stdin>:2:7", "this text is in no file", "by its path"]);
 }
 
 fn sources_that_make_no_mapper_are_bad_input() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::input::{FirmwareItem, KernelItem, Options, ReadArguments};
-use super::{Failure, Status, output};
+use super::{Failure, Status, mapper, output};
 use crate::check::{Address, Contract, Rule};
 use crate::engine::walker;
 use crate::mmu::Level;
@@ -211,10 +211,17 @@ fn on_tables(
     arguments: &Arguments,
     explain: impl FnOnce(&Scenario) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    let scenario = arguments.options.apply(arguments.read.scenario(Path::new(map))?);
+    let scenario = arguments.read.scenario(Path::new(map), arguments.options.own_mapper())?;
+    mapper::refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
+    let scenario = arguments.options.apply(scenario);
     arguments.has_no_useless_option(&scenario)?;
     explain(&scenario)
 }
+
+const WHY_NO_PROGRAM: &str =
+    "`explain` walks tables that mapping code builds natively, and what is in a file runs in a guest, and nowhere else";
+const WHAT_INSTEAD: &str = "`efibed check MAP` runs the file in a guest, and shows the walk of each finding; `--layout NAME` \
+                            explains the address under a built-in layout";
 
 fn virtual_explained(virt: u64, scenario: &Scenario) -> Result<String, Failure> {
     let (report, addresses) = looked_up(&[virt], scenario)?;

@@ -1,6 +1,6 @@
 //! `efibed kexec`: whether a second kernel finds firmware where the first one put it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -11,6 +11,7 @@ use super::progress::{Watching, watched};
 use super::results::{Look, Results};
 use super::sandbox::Sandbox;
 use super::{Failure, Status};
+use crate::bed::OwnMapper;
 use crate::report::{json, junit};
 use crate::{EngineName, Progress, TestBed};
 
@@ -64,10 +65,11 @@ own. A shorter map may shift them, which is the finding `kexec-moved`.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
-    let scenario = arguments.limits.apply(scenario);
-    let second = arguments.read.scenario(&arguments.second)?.map().clone();
-    let inputs = [arguments.first.as_path(), &arguments.second];
+    let scenario = arguments.read.scenario(&arguments.first, arguments.options.own_mapper())?;
+    let scenario = arguments.limits.apply(arguments.options.apply(scenario).engine(arguments.engine));
+    let second = arguments.read.scenario(&arguments.second, OwnMapper::LeftOut)?.map().clone();
+    let own_file = scenario.program().map(Path::new);
+    let inputs: Vec<&Path> = [arguments.first.as_path(), &arguments.second].into_iter().chain(own_file).collect();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());

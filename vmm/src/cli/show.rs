@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::input::Input;
 use super::output::{self, Outputs};
-use super::{Failure, Status};
+use super::{Failure, Status, mapper};
 use crate::report::map::{MapReport, Maxphyaddr, Text};
 use crate::{CpuidRequest, TestBed};
 
@@ -31,11 +31,16 @@ guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.input.scenario()?;
+    let scenario = arguments.input.scenario(arguments.input.options.own_mapper())?;
+    mapper::refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
     let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
     outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
 }
+
+const WHY_NO_PROGRAM: &str = "where it maps regions is seen only when it runs, and `show` runs nothing";
+const WHAT_INSTEAD: &str =
+    "`--layout NAME` shows the map under a built-in layout; `efibed check MAP` runs the file in a guest";
 
 /// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
 fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
