@@ -55,6 +55,7 @@ fn main() {
         compiler("sources_are_built", sources_are_built),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
         kvm("a_scenario_names_a_mapper_of_ones_own", a_scenario_names_a_mapper_of_ones_own),
+        kvm("a_mapper_of_ones_own_is_started_twice", a_mapper_of_ones_own_is_started_twice),
         any("where_no_guest_runs_a_mapper_of_ones_own_is_refused", where_no_guest_runs_a_mapper_of_ones_own_is_refused),
         compiler("sources_that_make_no_mapper_are_bad_input", sources_that_make_no_mapper_are_bad_input),
         any("a_compiler_that_is_not_there_is_asked_for", a_compiler_that_is_not_there_is_asked_for),
@@ -668,6 +669,39 @@ fn a_mapper_of_ones_own_is_checked() {
     bad(&["/no/such/file"], "/no/such/file: No such file");
 }
 
+/// Both kernels run the program, and each result is held to the contract.
+fn a_mapper_of_ones_own_is_started_twice() {
+    let folder = Directory::new();
+    let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    let (map, elf) = (ovmf_2013(), folder.file("mapper.elf"));
+    let kexec = |arguments: &[&str]| {
+        let said = efibed([&["kexec", &map, &map, "--quiet", "--json", "-"], arguments].concat());
+        let kernels: Vec<_> = ["first", "second"].map(|kernel| said.json()[kernel].clone()).into();
+        (said, kernels)
+    };
+    let (said, kernels) = kexec(&["--mapper", &elf]);
+    said.ends(CLEAN);
+    for kernel in &kernels {
+        assert_eq!(kernel["mapper"], serde_json::json!({ "elf": elf }));
+        assert!(kernel["regions"].as_array().unwrap().iter().any(|region| region["virt"] == "0xffffff007dc5b000"));
+    }
+    let (said, kernels) = kexec(&["--mapper", &elf, "--contract", "identity=owed"]);
+    said.ends(FINDINGS);
+    kernels.iter().for_each(|kernel| assert!(rules(kernel).contains(&"not-present"), "{kernel}"));
+
+    // The first map may name it, and the second says nothing but what memory there is.
+    let scenario = scenario_with(&folder, "elf = \"../mapper.elf\"");
+    efibed(["kexec", &scenario, &map, "--quiet"]).ends(CLEAN).says(&["../mapper.elf"]);
+    let absent = scenario_with(&folder, "elf = \"no-such.elf\"");
+    efibed(["kexec", &map, &absent, "--quiet", "--layout", "linux-fixed"]).ends(CLEAN);
+    let said = efibed(["kexec", &map, &map, "--mapper", &elf, "--engine", "walker"]).ends(BAD_INPUT);
+    said.complains(&["--mapper needs the engine kvm"]);
+    let said = efibed(["kexec", &map, &map, "--mapper", &elf, "--json", &elf]).ends(BAD_INPUT);
+    said.complains(&["mapper.elf: it is an input"]);
+}
+
 /// The map of 2013 with these lines in its table `mapper`, in `scenarios/mine.toml`.
 fn scenario_with(folder: &Directory, mapper: &str) -> String {
     let map = fs::read_to_string(ovmf_2013()).unwrap();
@@ -710,10 +744,22 @@ fn where_no_guest_runs_a_mapper_of_ones_own_is_refused() {
     fs::write(folder.file("mapper.elf"), "").unwrap();
     let scenario = scenario_with(&folder, "elf = \"../mapper.elf\"");
     let refused = |arguments: &[&str], parts: &[&str]| efibed(arguments).ends(BAD_INPUT).complains(parts);
-    refused(&["show", &scenario], &["mapper.elf: where it maps regions is seen only when it runs", "`--layout NAME`"]);
-    refused(&["explain", &scenario, "0x1000"], &["`explain` walks tables", "`efibed check MAP` runs the file"]);
+    refused(
+        &["show", &scenario],
+        &["mapper.elf: where a program maps regions is seen only when it runs", "`--layout NAME`"],
+    );
+    refused(&["explain", &scenario, "0x1000"], &["`explain` walks tables", "`efibed check MAP --mapper ELF` runs it"]);
     refused(&["check", &scenario, "--engine", "walker"], &["`elf` of the scenario needs the engine kvm"]);
     refused(&["check", &ovmf_2013(), "--contract", "rising=on"], &["--contract is for mapping code of your own"]);
+    for option in [["--mapper", "mapper.elf"], ["--contract", "rising=on"]] {
+        let refused = |command: &[&str]| {
+            let said = efibed([command, &option].concat()).ends(BAD_INPUT);
+            said.complains(&[&format!("`{}` is of no use here", option[0]), "`efibed check MAP --mapper ELF` runs"]);
+        };
+        refused(&["show", &ovmf_2013()]);
+        refused(&["explain", &ovmf_2013(), "0x1000"]);
+        refused(&["explain", "rules"]);
+    }
     // Under a layout they go on, and so does what asks for the map alone.
     efibed(["show", &scenario, "--layout", "window"]).ends(CLEAN).says(&["5 descriptors"]);
     efibed(["explain", &scenario, "0xfffffffefdc5b000", "--layout", "window"]).ends(CLEAN);

@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::Args;
 
 use super::input::{FirmwareItem, KernelItem, Options, ReadArguments};
-use super::{Failure, Status, mapper, output};
+use super::mapper::{NoMapper, refuse_program};
+use super::{Failure, Status, output};
 use crate::check::{Address, Contract, Rule};
 use crate::engine::walker;
 use crate::mmu::Level;
@@ -42,6 +43,9 @@ pub struct Arguments {
     /// No use here: it has its own error message.
     #[arg(long, value_name = "NAME", hide = true)]
     engine: Option<String>,
+
+    #[command(flatten)]
+    no_mapper: NoMapper,
 }
 
 const USAGE: &str = "\
@@ -81,6 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
 
 fn explained(arguments: &Arguments) -> Result<String, Failure> {
     let Arguments { words, phys, entry, .. } = arguments;
+    arguments.no_mapper.refuse(WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     if let Some(entry) = entry {
         return entry_explained(entry, arguments);
     }
@@ -212,16 +217,16 @@ fn on_tables(
     explain: impl FnOnce(&Scenario) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     let scenario = arguments.read.scenario(Path::new(map), arguments.options.own_mapper())?;
-    mapper::refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
+    refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let scenario = arguments.options.apply(scenario);
     arguments.has_no_useless_option(&scenario)?;
     explain(&scenario)
 }
 
-const WHY_NO_PROGRAM: &str =
-    "`explain` walks tables that mapping code builds natively, and what is in a file runs in a guest, and nowhere else";
-const WHAT_INSTEAD: &str = "`efibed check MAP` runs the file in a guest, and shows the walk of each finding; `--layout NAME` \
-                            explains the address under a built-in layout";
+const WHY_NO_PROGRAM: &str = "`explain` walks tables that mapping code builds natively, and a program in a file runs in a \
+                              guest, and nowhere else";
+const WHAT_INSTEAD: &str = "`efibed check MAP --mapper ELF` runs it in a guest, and shows the walk of each finding; \
+                            `--layout NAME` explains the address under a built-in layout";
 
 fn virtual_explained(virt: u64, scenario: &Scenario) -> Result<String, Failure> {
     let (report, addresses) = looked_up(&[virt], scenario)?;

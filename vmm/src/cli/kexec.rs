@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::input::{Options, ReadArguments, engines};
 use super::limits::Limits;
+use super::mapper::Mapper;
 use super::output::Outputs;
 use super::progress::{Watching, watched};
 use super::results::{Look, Results};
@@ -46,6 +47,9 @@ pub struct Arguments {
     junit: Option<PathBuf>,
 
     #[command(flatten)]
+    mapper: Mapper,
+
+    #[command(flatten)]
     limits: Limits,
 
     #[command(flatten)]
@@ -61,15 +65,17 @@ Map a memory map, start a second kernel, and see whether it finds firmware where
 SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The first kernel maps
 FIRST and makes the call; the second maps SECOND without a call. With `--layout linux-fixed`, as in Linux, the first one
 has layout `linux` and hands its addresses over, as in setup_data. With any other layout the second one computes its
-own. A shorter map may shift them, which is the finding `kexec-moved`.";
+own. A shorter map may shift them, which is the finding `kexec-moved`. With `--mapper` both kernels have the mapping code
+of that file, and `--contract` is what each result is held to.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.read.scenario(&arguments.first, arguments.options.own_mapper())?;
-    let scenario = arguments.limits.apply(arguments.options.apply(scenario).engine(arguments.engine));
+    let Arguments { options, mapper, limits, engine, .. } = arguments;
+    let scenario = options.apply(arguments.read.scenario(&arguments.first, mapper.own_mapper(options))?);
+    let scenario = limits.apply(mapper.apply(scenario, *engine)?.engine(*engine));
     let second = arguments.read.scenario(&arguments.second, OwnMapper::LeftOut)?.map().clone();
-    let own_file = scenario.program().map(Path::new);
-    let inputs: Vec<&Path> = [arguments.first.as_path(), &arguments.second].into_iter().chain(own_file).collect();
+    let maps = [arguments.first.as_path(), &arguments.second];
+    let inputs: Vec<&Path> = maps.into_iter().chain(mapper.input(&scenario)).collect();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
@@ -84,7 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
             junit: is_junit.then(|| junit::to_junit(&[(FIRST, first), (SECOND, second)])),
         })
     };
-    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
+    watched(arguments.watching, |progress| arguments.sandbox.run(*engine, run, progress))?.write(outputs)
 }
 
 const FIRST: &str = "the first kernel";

@@ -1,5 +1,6 @@
 //! Mapping code of the user's, and what it is held to.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -79,6 +80,29 @@ impl Mapper {
 
 const CONTRACT_OF_NONE: &str = "--contract is for mapping code of your own: name it with --mapper, or with `elf` in the \
                                 scenario; a built-in layout has a contract of its own";
+
+/// The same options where no guest runs: they have an error of their own, which says what to do instead.
+#[derive(Args)]
+pub struct NoMapper {
+    #[arg(long = "mapper", value_name = "ELF", hide = true)]
+    file: Option<OsString>,
+
+    #[arg(long, value_name = "LIST", hide = true)]
+    contract: Option<OsString>,
+}
+
+impl NoMapper {
+    /// Refuses them: why, and what to do instead.
+    pub fn refuse(&self, why: &str, instead: &'static str) -> Result<(), Failure> {
+        let given = [("--mapper", &self.file), ("--contract", &self.contract)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Failure::Input(miette::miette!(help = instead, "`{name}` is of no use here: {why}")))
+            }
+        }
+    }
+}
 
 /// Refuses a scenario whose mapping code is an ELF file, for a command that starts no guest: why, and what to do instead.
 pub fn refuse_program(scenario: &Scenario, why: &str, instead: &'static str) -> Result<(), Failure> {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::input::Input;
+use super::mapper::{NoMapper, refuse_program};
 use super::output::{self, Outputs};
-use super::{Failure, Status, mapper};
+use super::{Failure, Status};
 use crate::report::map::{MapReport, Maxphyaddr, Text};
 use crate::{CpuidRequest, TestBed};
 
@@ -20,6 +21,9 @@ pub struct Arguments {
     /// Write everything as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    #[command(flatten)]
+    no_mapper: NoMapper,
 }
 
 const ABOUT: &str = "\
@@ -31,16 +35,17 @@ guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    arguments.no_mapper.refuse(WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let scenario = arguments.input.scenario(arguments.input.options.own_mapper())?;
-    mapper::refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
+    refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
     let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
     outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
 }
 
-const WHY_NO_PROGRAM: &str = "where it maps regions is seen only when it runs, and `show` runs nothing";
+const WHY_NO_PROGRAM: &str = "where a program maps regions is seen only when it runs, and `show` runs nothing";
 const WHAT_INSTEAD: &str =
-    "`--layout NAME` shows the map under a built-in layout; `efibed check MAP` runs the file in a guest";
+    "`--layout NAME` shows the map under a built-in layout; `efibed check MAP --mapper ELF` runs a program in a guest";
 
 /// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
 fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
