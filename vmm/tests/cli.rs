@@ -45,6 +45,9 @@ fn main() {
         any("usage_errors_are_told", usage_errors_are_told),
         any("help_is_no_error", help_is_no_error),
         any("the_schema_of_scenarios_is_printed", the_schema_of_scenarios_is_printed),
+        any("every_shell_has_a_script", every_shell_has_a_script),
+        bash("bash_completes_what_there_is", bash_completes_what_there_is),
+        any("every_command_has_a_manual_page", every_command_has_a_manual_page),
         kvm("scenarios_end_as_they_expect", scenarios_end_as_they_expect),
         kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
@@ -70,8 +73,16 @@ fn main() {
 
 /// A test that is ignored, by name, without the compiler `cc`.
 fn compiler(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let is_there = Command::new("cc").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    any(name, run).with_kind("cc").with_ignored_flag(!is_there)
+    any(name, run).with_kind("cc").with_ignored_flag(!is_there("cc"))
+}
+
+/// A test that is ignored, by name, without the shell `bash`.
+fn bash(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    any(name, run).with_kind("bash").with_ignored_flag(!is_there("bash"))
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
 fn ovmf_2013() -> String {
@@ -805,6 +816,89 @@ fn the_schema_of_scenarios_is_printed() {
     let schema: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert!(!said.out.contains("null"), "{said}");
+}
+
+/// The commands that `--help` lists.
+fn commands() -> Vec<String> {
+    let help = efibed(["--help"]).ends(CLEAN).out;
+    let list = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<_> = names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect();
+    assert!(names.len() >= 11 && names.contains(&"check".to_owned()), "{names:?}");
+    names
+}
+
+fn every_shell_has_a_script() {
+    let commands = commands();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let said = efibed(["completions", shell]).ends(CLEAN).without_errors();
+        commands.iter().for_each(|command| assert!(said.out.contains(command.as_str()), "{shell}: {command}"));
+        assert!(said.out.contains("sweep-limit"), "{shell}");
+    }
+    efibed(["completions", "command.com"]).ends(BAD_INPUT).complains(&["bash, elvish, fish, powershell, zsh"]);
+    efibed(["completions"]).ends(BAD_INPUT).complains(&["<SHELL>"]);
+    efibed(["completions", "--help"]).ends(CLEAN).says(&["~/.local/share/bash-completion/completions/efibed"]);
+}
+
+/// As on the Tab key: the script's function is called with the words so far.
+fn bash_completes_what_there_is() {
+    const PRESS_TAB: &str = r#"
+        source <("$EFIBED" completions bash) || exit
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _efibed efibed "${@: -1}" "${@: -2:1}"
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let completed = |words: &[&str]| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", PRESS_TAB, "bash", "efibed"]).args(words).env("EFIBED", env!("CARGO_BIN_EXE_efibed"));
+        let output = bash.output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["che"]), ["check"]);
+    assert_eq!(completed(&["check", "--lay"]), ["--layout"]);
+    assert_eq!(completed(&["check", "--layout", "packed"]), ["packed-down", "packed-up"]);
+    assert_eq!(completed(&["check", "--map"]), ["--mapper"]);
+    // Options that are there to be refused are not offered.
+    for option in ["--mapper", "--contract", "--engine"] {
+        assert!(!completed(&["explain", "--"]).contains(&option.to_owned()), "{option}");
+    }
+    assert!(completed(&["explain", "--"]).contains(&"--phys".to_owned()));
+}
+
+fn every_command_has_a_manual_page() {
+    let folder = Directory::new();
+    let pages = folder.file("new/man1");
+    let said = efibed(["man", &pages]).ends(CLEAN).without_errors();
+    let page = |name: &str| fs::read_to_string(Path::new(&pages).join(name)).unwrap().replace("\\-", "-");
+    let commands = commands();
+    said.says(&[&format!("new/man1: {} pages", commands.len() + 1)]);
+    for command in &commands {
+        let page = page(&format!("efibed-{command}.1"));
+        let title = concat!("\"efibed ", env!("CARGO_PKG_VERSION"));
+        assert!(page.contains(&format!(".TH efibed-{command} 1")) && page.contains(title), "{page}");
+        // Every option that its help has.
+        let help = efibed([command, "--help"]).out;
+        let options =
+            help.lines().filter_map(|line| line.trim_start().split([' ', ',']).find(|it| it.starts_with("--")));
+        options
+            .filter(|option| option.len() > 2)
+            .for_each(|option| assert!(page.contains(option), "{command} {option}"));
+    }
+    assert!(page("efibed.1").contains("efibed-completions(1)"));
+    assert!(!page("efibed-explain.1").contains("--contract"));
+    let names = || {
+        let names = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    // Nothing else is left there, and a second time the pages are replaced.
+    assert_eq!(names().len(), commands.len() + 1, "{:?}", names());
+    fs::write(Path::new(&pages).join("efibed.1"), "old").unwrap();
+    efibed(["man", &pages]).ends(CLEAN);
+    assert!(page("efibed.1").contains(".SH SYNOPSIS"));
+    assert_eq!(names().len(), commands.len() + 1);
+    let file = Path::new(&pages).join("efibed.1");
+    efibed(["man", file.to_str().unwrap()]).ends(BAD_INPUT).complains(&["efibed.1: File exists"]);
+    efibed(["man", "/dev/null/man1"]).ends(BAD_INPUT).complains(&["/dev/null/man1: Not a directory"]);
 }
 
 fn scenarios_end_as_they_expect() {

@@ -6,12 +6,14 @@
 
 mod build;
 mod check;
+mod completions;
 mod convert;
 mod doctor;
 mod explain;
 mod input;
 mod kexec;
 mod limits;
+mod man;
 mod mapper;
 mod matrix;
 mod message;
@@ -81,6 +83,10 @@ enum Command {
     Schema,
     /// Find out, by trying, what this machine's KVM does
     Doctor(doctor::Arguments),
+    /// Print a script with which a shell completes commands and options
+    Completions(completions::Arguments),
+    /// Write manual pages, one for each command
+    Man(man::Arguments),
 }
 
 /// How a command ended, as an exit status.
@@ -135,6 +141,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Matrix(arguments) => matrix::run(arguments),
         Command::Schema => schema::run(),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
     };
     ended.unwrap_or_else(|failure| failure.tell()).into()
 }
