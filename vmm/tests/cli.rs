@@ -579,7 +579,7 @@ fn what_cannot_be_read_is_skipped_if_asked() {
 fn usage_errors_are_told() {
     let map = ovmf_2013();
     let cases: [(&[&str], &[&str]); 13] = [
-        (&[], &["Usage: efibed <COMMAND>"]),
+        (&[], &["Usage: efibed [OPTIONS] <COMMAND>"]),
         (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
         (&["check"], &["<MAP>"]),
         (&["check", &map, "more"], &["unexpected argument 'more'"]),
@@ -602,7 +602,14 @@ fn help_is_no_error() {
     let cases: [(&[&str], &[&str]); 6] = [
         (
             &["--help"],
-            &["Usage: efibed <COMMAND>", "check", "convert", "explain", "doctor", "Exit status: 0 clean, 1 findings"],
+            &[
+                "Usage: efibed [OPTIONS] <COMMAND>",
+                "check",
+                "convert",
+                "explain",
+                "doctor",
+                "Exit status: 0 clean, 1 findings",
+            ],
         ),
         (
             &["check", "--help"],

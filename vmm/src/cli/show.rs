@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::input::Input;
 use super::mapper::{NoMapper, refuse_program};
+use super::message::Colours;
 use super::output::{self, Outputs};
 use super::{Failure, Status};
 use crate::report::map::{MapReport, Maxphyaddr, Text};
@@ -57,6 +58,9 @@ fn maxphyaddr(asked: CpuidRequest) -> Maxphyaddr {
 }
 
 fn text(report: &MapReport<'_>) -> String {
-    let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+    let text = match output::colours() {
+        Colours::Some => Text::coloured(report),
+        Colours::None => Text::plain(report),
+    };
     format!("{}\n", text.columns(output::columns()))
 }
