@@ -1,10 +1,13 @@
 //! The command as its users run it: exit status, standard output, standard error.
 
+#[path = "../build/commit.rs"]
+mod commit;
 mod said;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
@@ -44,6 +47,8 @@ fn main() {
         any("what_cannot_be_read_is_skipped_if_asked", what_cannot_be_read_is_skipped_if_asked),
         any("usage_errors_are_told", usage_errors_are_told),
         any("help_is_no_error", help_is_no_error),
+        any("the_version_has_the_commit_of_a_checkout", the_version_has_the_commit_of_a_checkout),
+        git("the_commit_is_that_of_the_checkout_and_is_watched", the_commit_is_that_of_the_checkout_and_is_watched),
         any("the_schema_of_scenarios_is_printed", the_schema_of_scenarios_is_printed),
         any("every_shell_has_a_script", every_shell_has_a_script),
         bash("bash_completes_what_there_is", bash_completes_what_there_is),
@@ -79,6 +84,11 @@ fn compiler(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
 /// A test that is ignored, by name, without the shell `bash`.
 fn bash(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
     any(name, run).with_kind("bash").with_ignored_flag(!is_there("bash"))
+}
+
+/// A test that is ignored, by name, without `git`.
+fn git(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    any(name, run).with_kind("git").with_ignored_flag(!is_there("git"))
 }
 
 fn is_there(program: &str) -> bool {
@@ -623,6 +633,79 @@ fn help_is_no_error() {
     for (arguments, parts) in cases {
         efibed(arguments).ends(CLEAN).says(parts).without_errors();
     }
+}
+
+fn the_version_has_the_commit_of_a_checkout() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let commit = commit::checkout(root).map_or(String::new(), |checkout| format!(" ({})", checkout.commit));
+    let said = efibed(["--version"]).ends(CLEAN).without_errors();
+    assert_eq!(said.out, format!("efibed {}{commit}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// In a repository, and in a worktree of it: on a branch whose name is a path, packed, and off all branches.
+fn the_commit_is_that_of_the_checkout_and_is_watched() {
+    let folder = Directory::new();
+    let git = |place: &str, arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(["-C", &folder.file(place), "-c", "user.name=a", "-c", "user.email=a@b"]).args(arguments);
+        git.envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")]);
+        let output = git.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let commit = |place: &str| git(place, &["commit", "--quiet", "--allow-empty", "--message", "one"]);
+    fs::create_dir(folder.file("main")).unwrap();
+    git("main", &["init", "--quiet", "--initial-branch", "some/branch"]);
+    assert!(commit::checkout(&folder.0.join("main")).is_none(), "there is no commit yet");
+    commit("main");
+    git("main", &["worktree", "add", "--quiet", "../tree", "-b", "other/branch"]);
+    type Step<'a> = &'a dyn Fn(&str);
+    // What is watched of a place is newer after each of these, and the commit is another one.
+    let steps: [(&str, Step); 4] = [
+        ("a commit", &|place| _ = commit(place)),
+        ("a commit on a branch that is packed", &|place| {
+            git("main", &["pack-refs", "--all"]);
+            let watched = || newest(&commit::checkout(&folder.0.join(place)).unwrap().watched);
+            let packed = watched();
+            commit(place);
+            assert!(watched() > packed, "{place}: the commit is not seen");
+        }),
+        ("off all branches", &|place| {
+            commit(place);
+            git(place, &["checkout", "--quiet", "--detach"]);
+        }),
+        ("another commit there", &|place| _ = commit(place)),
+    ];
+    for place in ["main", "tree"] {
+        for (step, take) in &steps {
+            let before = commit::checkout(&folder.0.join(place)).unwrap();
+            let time = newest(&before.watched);
+            // File systems keep time in ticks.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            take(place);
+            let after = commit::checkout(&folder.0.join(place)).unwrap();
+            assert_eq!(after.commit, git(place, &["rev-parse", "--short=12", "HEAD"]), "{place}: {step}");
+            assert_ne!(after.commit, before.commit, "{place}: {step}");
+            assert!(
+                before.watched.iter().any(|path| !path.exists()) || newest(&before.watched) > time,
+                "{place}: {step}"
+            );
+        }
+    }
+    // A folder in a checkout is none, and nor is one outside.
+    fs::create_dir(folder.file("main/package")).unwrap();
+    assert!(commit::checkout(&folder.0.join("main/package")).is_none());
+    assert!(commit::checkout(&folder.0).is_none());
+}
+
+/// When the last of these changed, and what is in them. As Cargo looks at what a build script has it watch.
+fn newest(watched: &[PathBuf]) -> SystemTime {
+    let of = |path: &PathBuf| {
+        let inside = fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let own = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        if inside.is_empty() { own } else { own.max(newest(&inside)) }
+    };
+    watched.iter().map(of).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The variables that name compilers, for the usual ones.

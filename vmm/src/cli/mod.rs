@@ -1,8 +1,9 @@
 //! The `efibed` command.
 //!
-//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. From 80 columns up
-//! text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay one line. Exit status: 0
-//! clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4 internal error.
+//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal unless `--color` says
+//! otherwise. From 80 columns up text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay
+//! one line. Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4
+//! internal error.
 
 mod build;
 mod check;
@@ -45,7 +46,7 @@ use crate::report::{Report, RunVerdict};
 /// A tiny KVM virtual machine gets a synthesized EFI memory map and a fake firmware. It runs mapping code, loads the page
 /// tables that the code built, and asks its MMU about every page.
 #[derive(Parser)]
-#[command(name = "efibed", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "efibed", version = VERSION, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(flatten)]
     colour: Colour,
@@ -53,6 +54,9 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+/// With the commit, if it was built in a checkout.
+const VERSION: &str = env!("EFIBED_VERSION");
 
 const AFTER_HELP: &str = "\
 Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it,
