@@ -7,6 +7,7 @@ use std::path::Path;
 
 fn main() {
     tell_version();
+    println!("cargo::rerun-if-env-changed=DOCS_RS");
     // docs.rs builds without a linker to rely on, and documentation needs no image.
     if std::env::var_os("DOCS_RS").is_some() {
         println!("cargo::rustc-cfg=docsrs");
