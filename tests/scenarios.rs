@@ -84,6 +84,35 @@ fn schema_and_reader_agree_on_every_table() {
     }
 }
 
+/// A program is a file, so these scenarios must be files too.
+#[test]
+fn schema_and_reader_agree_on_programs() {
+    let schema = schema();
+    let folder = std::env::temp_dir().join(format!("efibed-scenarios-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("mapper.elf"), "").unwrap();
+    for (table, is_good) in [
+        ("elf = \"mapper.elf\"", true),
+        ("elf = \"mapper.elf\"\nlayout = \"window\"", false),
+        ("elf = \"mapper.elf\"\nleaf_rule = \"4k\"", false),
+        ("elf = [\"mapper.elf\"]", false),
+        ("contract = [\"rising=on\"]", false),
+        ("elf = \"mapper.elf\"\ncontract = []", true),
+        ("elf = \"mapper.elf\"\ncontract = [\"arena=low\", \"arena=0x1-0xf000\", \"page-zero=owed\"]", true),
+        ("elf = \"mapper.elf\"\ncontract = [\"contiguous-images=off\"]", true),
+        ("elf = \"mapper.elf\"\ncontract = [\"contiguous-images=owed\"]", false),
+        ("elf = \"mapper.elf\"\ncontract = [\"page-zero=on\"]", false),
+        ("elf = \"mapper.elf\"\ncontract = [\"arena=1-2\"]", false),
+        ("elf = \"mapper.elf\"\ncontract = [\"rising=on,identity=owed\"]", false),
+    ] {
+        let text = format!("[mapper]\n{table}\n{DESCRIPTOR}");
+        fs::write(folder.join("scenario.toml"), &text).unwrap();
+        let read = Scenario::read(folder.join("scenario.toml"));
+        assert_eq!((is_valid(&schema, &text), read.is_ok()), (is_good, is_good), "{table}: {:?}", read.err());
+    }
+    fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn schema_and_reader_agree_on_descriptors() {
     let schema = schema();

@@ -5,6 +5,7 @@ mod scenario_file;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,11 +17,16 @@ use crate::engine::{
 };
 use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
-use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError};
+use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{PagingRule, PagingRules};
+#[cfg(feature = "cli")]
+use crate::report::MapperName;
 use crate::report::{EngineName, Report};
 
 pub use require_kvm::bed_or_skip;
+#[cfg(feature = "cli")]
+pub(crate) use scenario_file::read_elf;
+pub(crate) use scenario_file::{Found, Origin, OwnMapper};
 
 /// A test bed: one /dev/kvm handle, and machines that are used again. Cheap to clone, and safe to share between threads.
 ///
@@ -206,12 +212,31 @@ impl Scenario {
         }
     }
 
-    /// Reads a scenario TOML, or a map in any known format. `name` appears in errors.
+    /// Reads a scenario TOML, or a map in any known format, from a file of at most
+    /// [`MAX_INPUT_BYTES`](crate::memory_map::MAX_INPUT_BYTES). It is what `efibed check` does with a file: a text may be a
+    /// whole boot log, descriptors may be binary, and a folder is read as `/sys/firmware/efi/runtime-map`.
     ///
-    /// Besides `[[descriptor]]` there may be the tables `mapper`, `cpu`, `firmware`, `kernel` and `expect`; the schema that
-    /// `efibed schema` prints describes them all.
+    /// Besides `[[descriptor]]` a TOML may have the tables `mapper`, `cpu`, `firmware`, `kernel` and `expect`; the schema
+    /// that `efibed schema` prints describes them all. If `mapper` names an ELF file, that is read too. Its path starts at
+    /// the folder of the TOML.
+    ///
+    /// ```no_run
+    /// use efibed::{Scenario, TestBed};
+    ///
+    /// let scenario = Scenario::read("tests/my-machine.toml")?;
+    /// TestBed::new()?.run(&scenario)?.assert_clean();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ReadError> {
+        Ok(Found::at(path.as_ref(), &ReadOptions::default(), OwnMapper::Read)?.into_scenario())
+    }
+
+    /// The same from text. `name` appears in errors.
+    ///
+    /// A text has no folder, so a scenario that names an ELF file is an error: [`Self::read`] reads one, or name the file
+    /// with [`Self::mapper_elf`].
     pub fn parse(name: &str, text: &str) -> Result<Self, ParseError> {
-        scenario_file::parse(name, text)
+        scenario_file::parse(Origin { name, text, folder: None }, OwnMapper::Read)
     }
 
     /// The JSON schema (draft 2020-12) of a scenario TOML.
@@ -383,6 +408,15 @@ impl Scenario {
     #[cfg(feature = "cli")]
     pub(crate) fn built_in(&self) -> LayoutMapper {
         self.mapper
+    }
+
+    /// The name of the ELF file that holds the mapping code, if one does.
+    #[cfg(feature = "cli")]
+    pub(crate) fn program(&self) -> Option<&str> {
+        match self.subject.name() {
+            MapperName::Elf(name) => Some(name),
+            _ => None,
+        }
     }
 
     /// What must hold of its result.

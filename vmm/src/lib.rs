@@ -83,7 +83,8 @@
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
 //!   people and for programs.
-//! - [`MemoryMap`] reads memory maps. [`Layout`] names the built-in mapping code, to compare with.
+//! - [`MemoryMap`] reads memory maps, and [`Scenario::read`] what else a file says of a run. [`Layout`] names the built-in
+//!   mapping code, to compare with.
 //! - [`Error`] is what a test can return: any other error becomes it with `?`, and its `Debug` says what to do.
 //! - [`Scenario`] has the rest: other CPUs, firmware that misbehaves, the walk alone without a guest.
 

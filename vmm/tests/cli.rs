@@ -1,10 +1,13 @@
 //! The command as its users run it: exit status, standard output, standard error.
 
+#[path = "../build/commit.rs"]
+mod commit;
 mod said;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
@@ -44,7 +47,12 @@ fn main() {
         any("what_cannot_be_read_is_skipped_if_asked", what_cannot_be_read_is_skipped_if_asked),
         any("usage_errors_are_told", usage_errors_are_told),
         any("help_is_no_error", help_is_no_error),
+        any("the_version_has_the_commit_of_a_checkout", the_version_has_the_commit_of_a_checkout),
+        git("the_commit_is_that_of_the_checkout_and_is_watched", the_commit_is_that_of_the_checkout_and_is_watched),
         any("the_schema_of_scenarios_is_printed", the_schema_of_scenarios_is_printed),
+        any("every_shell_has_a_script", every_shell_has_a_script),
+        bash("bash_completes_what_there_is", bash_completes_what_there_is),
+        any("every_command_has_a_manual_page", every_command_has_a_manual_page),
         kvm("scenarios_end_as_they_expect", scenarios_end_as_they_expect),
         kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
@@ -54,6 +62,9 @@ fn main() {
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
+        kvm("a_scenario_names_a_mapper_of_ones_own", a_scenario_names_a_mapper_of_ones_own),
+        kvm("a_mapper_of_ones_own_is_started_twice", a_mapper_of_ones_own_is_started_twice),
+        any("where_no_guest_runs_a_mapper_of_ones_own_is_refused", where_no_guest_runs_a_mapper_of_ones_own_is_refused),
         compiler("sources_that_make_no_mapper_are_bad_input", sources_that_make_no_mapper_are_bad_input),
         any("a_compiler_that_is_not_there_is_asked_for", a_compiler_that_is_not_there_is_asked_for),
         kvm("the_matrix_is_told_to_programs", the_matrix_is_told_to_programs),
@@ -67,8 +78,21 @@ fn main() {
 
 /// A test that is ignored, by name, without the compiler `cc`.
 fn compiler(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
-    let is_there = Command::new("cc").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    any(name, run).with_kind("cc").with_ignored_flag(!is_there)
+    any(name, run).with_kind("cc").with_ignored_flag(!is_there("cc"))
+}
+
+/// A test that is ignored, by name, without the shell `bash`.
+fn bash(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    any(name, run).with_kind("bash").with_ignored_flag(!is_there("bash"))
+}
+
+/// A test that is ignored, by name, without `git`.
+fn git(name: &str, run: impl FnOnce() + Send + 'static) -> Trial {
+    any(name, run).with_kind("git").with_ignored_flag(!is_there("git"))
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
 fn ovmf_2013() -> String {
@@ -565,7 +589,7 @@ fn what_cannot_be_read_is_skipped_if_asked() {
 fn usage_errors_are_told() {
     let map = ovmf_2013();
     let cases: [(&[&str], &[&str]); 13] = [
-        (&[], &["Usage: efibed <COMMAND>"]),
+        (&[], &["Usage: efibed [OPTIONS] <COMMAND>"]),
         (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
         (&["check"], &["<MAP>"]),
         (&["check", &map, "more"], &["unexpected argument 'more'"]),
@@ -588,7 +612,14 @@ fn help_is_no_error() {
     let cases: [(&[&str], &[&str]); 6] = [
         (
             &["--help"],
-            &["Usage: efibed <COMMAND>", "check", "convert", "explain", "doctor", "Exit status: 0 clean, 1 findings"],
+            &[
+                "Usage: efibed [OPTIONS] <COMMAND>",
+                "check",
+                "convert",
+                "explain",
+                "doctor",
+                "Exit status: 0 clean, 1 findings",
+            ],
         ),
         (
             &["check", "--help"],
@@ -602,6 +633,79 @@ fn help_is_no_error() {
     for (arguments, parts) in cases {
         efibed(arguments).ends(CLEAN).says(parts).without_errors();
     }
+}
+
+fn the_version_has_the_commit_of_a_checkout() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let commit = commit::checkout(root).map_or(String::new(), |checkout| format!(" ({})", checkout.commit));
+    let said = efibed(["--version"]).ends(CLEAN).without_errors();
+    assert_eq!(said.out, format!("efibed {}{commit}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// In a repository, and in a worktree of it: on a branch whose name is a path, packed, and off all branches.
+fn the_commit_is_that_of_the_checkout_and_is_watched() {
+    let folder = Directory::new();
+    let git = |place: &str, arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.args(["-C", &folder.file(place), "-c", "user.name=a", "-c", "user.email=a@b"]).args(arguments);
+        git.envs([("GIT_CONFIG_GLOBAL", "/dev/null"), ("GIT_CONFIG_NOSYSTEM", "1")]);
+        let output = git.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let commit = |place: &str| git(place, &["commit", "--quiet", "--allow-empty", "--message", "one"]);
+    fs::create_dir(folder.file("main")).unwrap();
+    git("main", &["init", "--quiet", "--initial-branch", "some/branch"]);
+    assert!(commit::checkout(&folder.0.join("main")).is_none(), "there is no commit yet");
+    commit("main");
+    git("main", &["worktree", "add", "--quiet", "../tree", "-b", "other/branch"]);
+    type Step<'a> = &'a dyn Fn(&str);
+    // What is watched of a place is newer after each of these, and the commit is another one.
+    let steps: [(&str, Step); 4] = [
+        ("a commit", &|place| _ = commit(place)),
+        ("a commit on a branch that is packed", &|place| {
+            git("main", &["pack-refs", "--all"]);
+            let watched = || newest(&commit::checkout(&folder.0.join(place)).unwrap().watched);
+            let packed = watched();
+            commit(place);
+            assert!(watched() > packed, "{place}: the commit is not seen");
+        }),
+        ("off all branches", &|place| {
+            commit(place);
+            git(place, &["checkout", "--quiet", "--detach"]);
+        }),
+        ("another commit there", &|place| _ = commit(place)),
+    ];
+    for place in ["main", "tree"] {
+        for (step, take) in &steps {
+            let before = commit::checkout(&folder.0.join(place)).unwrap();
+            let time = newest(&before.watched);
+            // File systems keep time in ticks.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            take(place);
+            let after = commit::checkout(&folder.0.join(place)).unwrap();
+            assert_eq!(after.commit, git(place, &["rev-parse", "--short=12", "HEAD"]), "{place}: {step}");
+            assert_ne!(after.commit, before.commit, "{place}: {step}");
+            assert!(
+                before.watched.iter().any(|path| !path.exists()) || newest(&before.watched) > time,
+                "{place}: {step}"
+            );
+        }
+    }
+    // A folder in a checkout is none, and nor is one outside.
+    fs::create_dir(folder.file("main/package")).unwrap();
+    assert!(commit::checkout(&folder.0.join("main/package")).is_none());
+    assert!(commit::checkout(&folder.0).is_none());
+}
+
+/// When the last of these changed, and what is in them. As Cargo looks at what a build script has it watch.
+fn newest(watched: &[PathBuf]) -> SystemTime {
+    let of = |path: &PathBuf| {
+        let inside = fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+        let own = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        if inside.is_empty() { own } else { own.max(newest(&inside)) }
+    };
+    watched.iter().map(of).max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The variables that name compilers, for the usual ones.
@@ -666,6 +770,106 @@ fn a_mapper_of_ones_own_is_checked() {
     bad(&["/no/such/file"], "/no/such/file: No such file");
 }
 
+/// Both kernels run the program, and each result is held to the contract.
+fn a_mapper_of_ones_own_is_started_twice() {
+    let folder = Directory::new();
+    let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    let (map, elf) = (ovmf_2013(), folder.file("mapper.elf"));
+    let kexec = |arguments: &[&str]| {
+        let said = efibed([&["kexec", &map, &map, "--quiet", "--json", "-"], arguments].concat());
+        let kernels: Vec<_> = ["first", "second"].map(|kernel| said.json()[kernel].clone()).into();
+        (said, kernels)
+    };
+    let (said, kernels) = kexec(&["--mapper", &elf]);
+    said.ends(CLEAN);
+    for kernel in &kernels {
+        assert_eq!(kernel["mapper"], serde_json::json!({ "elf": elf }));
+        assert!(kernel["regions"].as_array().unwrap().iter().any(|region| region["virt"] == "0xffffff007dc5b000"));
+    }
+    let (said, kernels) = kexec(&["--mapper", &elf, "--contract", "identity=owed"]);
+    said.ends(FINDINGS);
+    kernels.iter().for_each(|kernel| assert!(rules(kernel).contains(&"not-present"), "{kernel}"));
+
+    // The first map may name it, and the second says nothing but what memory there is.
+    let scenario = scenario_with(&folder, "elf = \"../mapper.elf\"");
+    efibed(["kexec", &scenario, &map, "--quiet"]).ends(CLEAN).says(&["../mapper.elf"]);
+    let absent = scenario_with(&folder, "elf = \"no-such.elf\"");
+    efibed(["kexec", &map, &absent, "--quiet", "--layout", "linux-fixed"]).ends(CLEAN);
+    let said = efibed(["kexec", &map, &map, "--mapper", &elf, "--engine", "walker"]).ends(BAD_INPUT);
+    said.complains(&["--mapper needs the engine kvm"]);
+    let said = efibed(["kexec", &map, &map, "--mapper", &elf, "--json", &elf]).ends(BAD_INPUT);
+    said.complains(&["mapper.elf: it is an input"]);
+}
+
+/// The map of 2013 with these lines in its table `mapper`, in `scenarios/mine.toml`.
+fn scenario_with(folder: &Directory, mapper: &str) -> String {
+    let map = fs::read_to_string(ovmf_2013()).unwrap();
+    let descriptors = &map[map.find("[[descriptor]]").unwrap()..];
+    fs::create_dir_all(folder.file("scenarios")).unwrap();
+    fs::write(folder.file("scenarios/mine.toml"), format!("[mapper]\n{mapper}\n{descriptors}")).unwrap();
+    folder.file("scenarios/mine.toml")
+}
+
+fn a_scenario_names_a_mapper_of_ones_own() {
+    let folder = Directory::new();
+    let right = [("CC", "cc -DATTACK=-1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &right, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    let elf = folder.file("mapper.elf");
+    let checked = |mapper: &str, arguments: &[&str]| check(&scenario_with(&folder, mapper), arguments);
+
+    // Wherever the command is started, the path starts at the scenario's folder.
+    let beside = "elf = \"../mapper.elf\"";
+    checked(beside, &[]).ends(CLEAN).says(&["clean: 2 regions, 2662 pages", "scenarios/../mapper.elf"]);
+    checked(&format!("elf = \"{elf}\""), &["--no-sandbox"]).ends(CLEAN).says(&["0xffffff007dc5b000"]);
+    let owing = format!("{beside}\ncontract = [\"identity=owed\", \"rising=on\"]");
+    checked(&owing, &[]).ends(FINDINGS).says(&["not-present"]);
+
+    // Options take the place of what the file says, each of its own part.
+    checked(&owing, &["--contract", "rising=on"]).ends(CLEAN).says(&["../mapper.elf"]);
+    checked(&owing, &["--layout", "window"]).ends(CLEAN).says(&["layout window, leaf rule co-aligned"]);
+    let absent = "elf = \"no-such.elf\"\ncontract = [\"identity=owed\"]";
+    checked(absent, &["--mapper", &elf]).ends(FINDINGS).says(&["not-present"]);
+    checked(absent, &["--mapper", &elf, "--contract", "rising=on"]).ends(CLEAN).says(&["2 regions, 2662 pages"]);
+    checked(absent, &[]).ends(BAD_INPUT).complains(&["mine.toml:2:7", "no-such.elf: No such file", "efibed build"]);
+
+    // What it reads is no place for results, and an ELF file is what it must be.
+    checked(beside, &["--json", &elf]).ends(BAD_INPUT).complains(&["mapper.elf: it is an input"]);
+    checked("elf = \"mine.toml\"", &[]).ends(BAD_INPUT).complains(&["scenarios/mine.toml is no ELF file"]);
+}
+
+fn where_no_guest_runs_a_mapper_of_ones_own_is_refused() {
+    let folder = Directory::new();
+    fs::write(folder.file("mapper.elf"), "").unwrap();
+    let scenario = scenario_with(&folder, "elf = \"../mapper.elf\"");
+    let refused = |arguments: &[&str], parts: &[&str]| efibed(arguments).ends(BAD_INPUT).complains(parts);
+    refused(
+        &["show", &scenario],
+        &["mapper.elf: where a program maps regions is seen only when it runs", "`--layout NAME`"],
+    );
+    refused(&["explain", &scenario, "0x1000"], &["`explain` walks tables", "`efibed check MAP --mapper ELF` runs it"]);
+    refused(&["check", &scenario, "--engine", "walker"], &["`elf` of the scenario needs the engine kvm"]);
+    refused(&["check", &ovmf_2013(), "--contract", "rising=on"], &["--contract is for mapping code of your own"]);
+    for option in [["--mapper", "mapper.elf"], ["--contract", "rising=on"]] {
+        let refused = |command: &[&str]| {
+            let said = efibed([command, &option].concat()).ends(BAD_INPUT);
+            said.complains(&[&format!("`{}` is of no use here", option[0]), "`efibed check MAP --mapper ELF` runs"]);
+        };
+        refused(&["show", &ovmf_2013()]);
+        refused(&["explain", &ovmf_2013(), "0x1000"]);
+        refused(&["explain", "rules"]);
+    }
+    // Under a layout they go on, and so does what asks for the map alone.
+    efibed(["show", &scenario, "--layout", "window"]).ends(CLEAN).says(&["5 descriptors"]);
+    efibed(["explain", &scenario, "0xfffffffefdc5b000", "--layout", "window"]).ends(CLEAN);
+    efibed(["convert", &scenario, "--to", "linux"]).ends(CLEAN);
+    let text = fs::read(&scenario).unwrap();
+    let said = efibed_reading(["check", "-"], &text).ends(BAD_INPUT);
+    said.complains(&["<stdin>:2:7", "this text is in no file", "by its path"]);
+}
+
 fn sources_that_make_no_mapper_are_bad_input() {
     let folder = Directory::new();
     let sources = [
@@ -702,6 +906,89 @@ fn the_schema_of_scenarios_is_printed() {
     let schema: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert!(!said.out.contains("null"), "{said}");
+}
+
+/// The commands that `--help` lists.
+fn commands() -> Vec<String> {
+    let help = efibed(["--help"]).ends(CLEAN).out;
+    let list = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0;
+    let names = list.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    let names: Vec<_> = names.filter(|name| !name.is_empty() && *name != "help").map(str::to_owned).collect();
+    assert!(names.len() >= 11 && names.contains(&"check".to_owned()), "{names:?}");
+    names
+}
+
+fn every_shell_has_a_script() {
+    let commands = commands();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let said = efibed(["completions", shell]).ends(CLEAN).without_errors();
+        commands.iter().for_each(|command| assert!(said.out.contains(command.as_str()), "{shell}: {command}"));
+        assert!(said.out.contains("sweep-limit"), "{shell}");
+    }
+    efibed(["completions", "command.com"]).ends(BAD_INPUT).complains(&["bash, elvish, fish, powershell, zsh"]);
+    efibed(["completions"]).ends(BAD_INPUT).complains(&["<SHELL>"]);
+    efibed(["completions", "--help"]).ends(CLEAN).says(&["~/.local/share/bash-completion/completions/efibed"]);
+}
+
+/// As on the Tab key: the script's function is called with the words so far.
+fn bash_completes_what_there_is() {
+    const PRESS_TAB: &str = r#"
+        source <("$EFIBED" completions bash) || exit
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _efibed efibed "${@: -1}" "${@: -2:1}"
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let completed = |words: &[&str]| {
+        let mut bash = Command::new("bash");
+        bash.args(["-c", PRESS_TAB, "bash", "efibed"]).args(words).env("EFIBED", env!("CARGO_BIN_EXE_efibed"));
+        let output = bash.output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["che"]), ["check"]);
+    assert_eq!(completed(&["check", "--lay"]), ["--layout"]);
+    assert_eq!(completed(&["check", "--layout", "packed"]), ["packed-down", "packed-up"]);
+    assert_eq!(completed(&["check", "--map"]), ["--mapper"]);
+    // Options that are there to be refused are not offered.
+    for option in ["--mapper", "--contract", "--engine"] {
+        assert!(!completed(&["explain", "--"]).contains(&option.to_owned()), "{option}");
+    }
+    assert!(completed(&["explain", "--"]).contains(&"--phys".to_owned()));
+}
+
+fn every_command_has_a_manual_page() {
+    let folder = Directory::new();
+    let pages = folder.file("new/man1");
+    let said = efibed(["man", &pages]).ends(CLEAN).without_errors();
+    let page = |name: &str| fs::read_to_string(Path::new(&pages).join(name)).unwrap().replace("\\-", "-");
+    let commands = commands();
+    said.says(&[&format!("new/man1: {} pages", commands.len() + 1)]);
+    for command in &commands {
+        let page = page(&format!("efibed-{command}.1"));
+        let title = concat!("\"efibed ", env!("CARGO_PKG_VERSION"));
+        assert!(page.contains(&format!(".TH efibed-{command} 1")) && page.contains(title), "{page}");
+        // Every option that its help has.
+        let help = efibed([command, "--help"]).out;
+        let options =
+            help.lines().filter_map(|line| line.trim_start().split([' ', ',']).find(|it| it.starts_with("--")));
+        options
+            .filter(|option| option.len() > 2)
+            .for_each(|option| assert!(page.contains(option), "{command} {option}"));
+    }
+    assert!(page("efibed.1").contains("efibed-completions(1)"));
+    assert!(!page("efibed-explain.1").contains("--contract"));
+    let names = || {
+        let names = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    // Nothing else is left there, and a second time the pages are replaced.
+    assert_eq!(names().len(), commands.len() + 1, "{:?}", names());
+    fs::write(Path::new(&pages).join("efibed.1"), "old").unwrap();
+    efibed(["man", &pages]).ends(CLEAN);
+    assert!(page("efibed.1").contains(".SH SYNOPSIS"));
+    assert_eq!(names().len(), commands.len() + 1);
+    let file = Path::new(&pages).join("efibed.1");
+    efibed(["man", file.to_str().unwrap()]).ends(BAD_INPUT).complains(&["efibed.1: File exists"]);
+    efibed(["man", "/dev/null/man1"]).ends(BAD_INPUT).complains(&["/dev/null/man1: Not a directory"]);
 }
 
 fn scenarios_end_as_they_expect() {
@@ -852,7 +1139,15 @@ fn doctor_tells_what_it_tried() {
     let file = directory.file("doctor.json");
     efibed(["doctor", "--json", &file]).ends(CLEAN).says(&["/dev/kvm works"]);
     let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(written, document);
+    // What is seen of a limit may differ from one time to the next: a software KVM answers an access to its own part of the
+    // address space with one of two faults.
+    let told = |mut document: Value| {
+        for trial in document["trials"].as_array_mut().unwrap() {
+            trial["seen"].take();
+        }
+        document
+    };
+    assert_eq!(told(written), told(document));
     assert_eq!(directory.names(), ["doctor.json"]);
 }
 

@@ -4,6 +4,7 @@ mod said;
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
+use std::os::fd::FromRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -89,6 +90,101 @@ fn the_text_is_told_even_if_a_result_cannot_be_written_in_the_end() {
         serde_json::from_str::<serde_json::Value>(&format!("{{\n{json}")).unwrap();
         said.has(&said.err, &["/dev/full: No space left"]);
     }
+}
+
+/// Where a command writes.
+#[derive(Clone, Copy, Debug)]
+enum To {
+    Pipe,
+    Terminal,
+}
+
+/// All that a command writes there, with these variables in its environment and no others about colour.
+fn written(to: To, variables: &[(&str, &str)], arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+    command.env("TERM", "xterm").envs(variables.iter().copied());
+    let mut text = Vec::new();
+    match to {
+        To::Pipe => {
+            let output = command.output().unwrap();
+            text = [output.stdout, output.stderr].concat();
+        }
+        To::Terminal => {
+            let (mut own_end, terminal) = terminal();
+            let mut child = command.stdout(terminal.try_clone().unwrap()).stderr(terminal).spawn().unwrap();
+            drop(command);
+            // A terminal that nobody has open any more ends with an error.
+            let _ = own_end.read_to_end(&mut text);
+            child.wait().unwrap();
+        }
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// A terminal of 100 columns, which is what the second file is. What is written to it is read from the first.
+fn terminal() -> (File, File) {
+    let (mut own_end, mut terminal) = (0, 0);
+    let size = libc::winsize { ws_row: 50, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let (no_name, no_modes) = (std::ptr::null_mut(), std::ptr::null());
+    // SAFETY: both numbers and the size outlive the call.
+    let opened = unsafe { libc::openpty(&mut own_end, &mut terminal, no_name, no_modes, &size) };
+    assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: both were opened just now, and are nobody else's.
+    unsafe { (File::from_raw_fd(own_end), File::from_raw_fd(terminal)) }
+}
+
+#[test]
+fn everything_has_colours_where_they_are_asked_for_and_nowhere_else() {
+    let map = map();
+    // A report, a table of regions, help, an error with a place, an error of arguments.
+    let commands: [&[&str]; 5] = [
+        &["check", &map, "--engine", "walker", "--layout", "window", "--quiet"],
+        &["show", &map],
+        &["check", "--help"],
+        &["show", "/no/such"],
+        &["check", "--no-such"],
+    ];
+    let (force, none, dumb) = (("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1"), ("TERM", "dumb"));
+    for (to, variables, color, expected) in [
+        (To::Pipe, &[][..], "auto", false),
+        (To::Pipe, &[force], "auto", true),
+        (To::Pipe, &[force, none], "auto", false),
+        (To::Pipe, &[force], "never", false),
+        (To::Pipe, &[none, dumb], "always", true),
+        (To::Terminal, &[], "auto", true),
+        (To::Terminal, &[none], "auto", false),
+        (To::Terminal, &[dumb], "auto", false),
+        (To::Terminal, &[], "never", false),
+    ] {
+        for command in commands {
+            let text = written(to, variables, &[&["--color", color], command].concat());
+            assert!(text.len() > 20, "{command:?}");
+            assert_eq!(text.contains("\x1b["), expected, "{to:?} {variables:?} {color} {command:?}: {text}");
+        }
+    }
+    // The option may also come last. Results for programs are not text.
+    assert!(written(To::Pipe, &[], &["show", &map, "--color=always"]).contains("\x1b["));
+    for command in [&["show", &map, "--json", "-"][..], &["schema"], &["convert", &map, "--to", "toml"]] {
+        let text = written(To::Pipe, &[force], &[&["--color", "always"], command].concat());
+        assert!(text.len() > 100 && !text.contains('\x1b'), "{command:?}");
+    }
+    efibed(["--color", "red", "schema"]).ends(BAD_INPUT).complains(&["'red'", "auto, always, never"]);
+}
+
+/// A bar is drawn over itself, again and again.
+#[test]
+fn a_dumb_terminal_is_shown_no_bar() {
+    let map = map();
+    let bars = |variables: &[(&str, &str)], more: &[&str]| {
+        let command = ["check", &map, "--engine", "walker", "--layout", "window", "--color", "never"];
+        let text = written(To::Terminal, variables, &[&command, more].concat());
+        assert!(text.contains("clean: 5 regions"), "{text}");
+        text.contains(['\u{2588}', '\u{2591}', '\x1b'])
+    };
+    assert!(bars(&[], &[]));
+    assert!(!bars(&[("TERM", "dumb")], &[]));
+    assert!(!bars(&[], &["--quiet"]));
 }
 
 #[test]

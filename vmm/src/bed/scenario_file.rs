@@ -1,14 +1,17 @@
 //! The scenario TOML: a memory map, and what to do with it.
 //!
-//! The types also describe the format: [`schema`] makes a JSON schema from them and their documentation.
+//! The types also describe the format: [`schema`] makes a JSON schema from them and their documentation. `mapper` is the
+//! table of that name, and `reading` finds out what a file holds.
 
+mod mapper;
+mod reading;
 #[cfg(feature = "cli")]
 mod schema;
 
 use std::fmt::Display;
+use std::path::Path;
 use std::str::FromStr;
 
-use efibed_guest::{Layout, LeafRule};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
@@ -20,11 +23,27 @@ use crate::firmware::Offence;
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
 
+pub use mapper::OwnMapper;
+#[cfg(feature = "cli")]
+pub use mapper::read_elf;
+pub use reading::Found;
 #[cfg(feature = "cli")]
 pub use schema::schema;
 
+/// A text, and where it is from.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    /// Its name in errors.
+    pub name: &'a str,
+    /// The text.
+    pub text: &'a str,
+    /// The folder at which its relative paths start; None: it is in no file.
+    pub folder: Option<&'a Path>,
+}
+
 /// A scenario from text in any known format.
-pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
+pub fn parse(origin: Origin<'_>, own: OwnMapper) -> Result<Scenario, ParseError> {
+    let Origin { name, text, .. } = origin;
     check_size(name, text)?;
     if detect(text) != Some(Format::Toml) {
         return MemoryMap::parse_named(name, text).map(Scenario::new);
@@ -33,12 +52,8 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
     let file: File = toml::from_str(text).map_err(|error| ParseError::from_toml(name, text, &error))?;
     let map =
         toml_format::into_map(name, text, file.descriptor, file.attributes, file.list)?.marked_partial(file.partial);
-    let scenario = Scenario::new(map)
-        .layout(file.mapper.layout)
-        .leaf_rule(file.mapper.leaf_rule)
-        .cpu(file.cpu.into())
-        .firmware(file.firmware.into())
-        .kernel(file.kernel.into());
+    let scenario = Scenario::new(map).cpu(file.cpu.into()).firmware(file.firmware.into()).kernel(file.kernel.into());
+    let scenario = file.mapper.apply(scenario, origin, own)?;
     Ok(match file.expect {
         Some(expect) => scenario.expect(expect.findings),
         None => scenario,
@@ -70,7 +85,7 @@ struct File {
     /// What it shows. For people.
     about: Option<String>,
     #[serde(default)]
-    mapper: Mapper,
+    mapper: mapper::Mapper,
     #[serde(default)]
     cpu: Cpu,
     #[serde(default)]
@@ -78,21 +93,6 @@ struct File {
     #[serde(default)]
     kernel: Kernel,
     expect: Option<Expect>,
-}
-
-/// The mapping code.
-#[derive(Default, Deserialize)]
-#[cfg_attr(feature = "cli", derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields)]
-struct Mapper {
-    /// How regions get their virtual addresses.
-    #[serde(default, deserialize_with = "named")]
-    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::layout"))]
-    layout: Layout,
-    /// How the size of a leaf is chosen.
-    #[serde(default, deserialize_with = "named")]
-    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::leaf_rule"))]
-    leaf_rule: LeafRule,
 }
 
 /// The guest's CPU. What is not named is as on the machine, but `la57` and `pku` are then off.
@@ -218,6 +218,10 @@ fn each_named<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer:
 mod tests {
     use super::*;
     use crate::{EngineName, TestBed};
+
+    fn parse(name: &str, text: &str) -> Result<Scenario, ParseError> {
+        Scenario::parse(name, text)
+    }
 
     const MAP: &str = "[[descriptor]]\ntype = \"RuntimeServicesData\"\nphys = 0x7e729000\npages = 0x242\nattribute = \"RUNTIME|WB\"\n";
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
 //! | `contract` | what must hold of a mapper's result, as a value; the built-in layouts' contracts, in one table |
+//! | `words` | its terms in words |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
 //! | `merged` | which descriptors Linux makes one of, and in which order it maps them |
 //! | `cache` | which cache types the pages of a region may have |
@@ -70,6 +71,8 @@ mod strays;
 mod survey;
 mod table_check;
 mod tables;
+#[deny(clippy::arithmetic_side_effects)]
+mod words;
 
 pub use address::{Accessed, Address, Due, Standing};
 pub(crate) use address::{MAX_ADDRESSES, addresses_of};
@@ -95,6 +98,7 @@ pub use random::Random;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
 pub(crate) use tables::TableVerdict;
+pub(crate) use words::{ContractItem, contract_of};
 
 #[cfg(test)]
 mod tests;

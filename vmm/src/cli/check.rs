@@ -52,12 +52,14 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.mapper.apply(arguments.input.scenario()?, arguments.engine)?;
+    let own = arguments.mapper.own_mapper(&arguments.input.options);
+    let scenario = arguments.mapper.apply(arguments.input.scenario(own)?, arguments.engine)?;
     let mut scenario = arguments.limits.apply(scenario.engine(arguments.engine));
     if let Some(seed) = arguments.seed {
         scenario = scenario.seed(seed);
     }
-    let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(arguments.mapper.input()).collect();
+    let own_file = arguments.mapper.input(&scenario);
+    let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(own_file).collect();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());

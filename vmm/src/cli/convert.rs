@@ -121,8 +121,7 @@ fn read_all(map: &Path, options: &ReadOptions) -> Result<Vec<MemoryMap>, Failure
     if map != Path::new("-") {
         return MemoryMap::read_all(map, options).map_err(Failure::input);
     }
-    let (name, bytes) = input::bytes(map)?;
-    MemoryMap::parse_bytes(&name, bytes, options).map_err(Failure::input)
+    MemoryMap::parse_bytes(input::STDIN, input::stdin()?, options).map_err(Failure::input)
 }
 
 fn no_list(list: usize, maps: &[MemoryMap]) -> Failure {

@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::input::{FirmwareItem, KernelItem, Options, ReadArguments};
+use super::mapper::{NoMapper, refuse_program};
 use super::{Failure, Status, output};
 use crate::check::{Address, Contract, Rule};
 use crate::engine::walker;
@@ -42,6 +43,9 @@ pub struct Arguments {
     /// No use here: it has its own error message.
     #[arg(long, value_name = "NAME", hide = true)]
     engine: Option<String>,
+
+    #[command(flatten)]
+    no_mapper: NoMapper,
 }
 
 const USAGE: &str = "\
@@ -81,6 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
 
 fn explained(arguments: &Arguments) -> Result<String, Failure> {
     let Arguments { words, phys, entry, .. } = arguments;
+    arguments.no_mapper.refuse(WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     if let Some(entry) = entry {
         return entry_explained(entry, arguments);
     }
@@ -211,10 +216,17 @@ fn on_tables(
     arguments: &Arguments,
     explain: impl FnOnce(&Scenario) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    let scenario = arguments.options.apply(arguments.read.scenario(Path::new(map))?);
+    let scenario = arguments.read.scenario(Path::new(map), arguments.options.own_mapper())?;
+    refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
+    let scenario = arguments.options.apply(scenario);
     arguments.has_no_useless_option(&scenario)?;
     explain(&scenario)
 }
+
+const WHY_NO_PROGRAM: &str = "`explain` walks tables that mapping code builds natively, and a program in a file runs in a \
+                              guest, and nowhere else";
+const WHAT_INSTEAD: &str = "`efibed check MAP --mapper ELF` runs it in a guest, and shows the walk of each finding; \
+                            `--layout NAME` explains the address under a built-in layout";
 
 fn virtual_explained(virt: u64, scenario: &Scenario) -> Result<String, Failure> {
     let (report, addresses) = looked_up(&[virt], scenario)?;

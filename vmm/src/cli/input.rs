@@ -10,9 +10,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use miette::IntoDiagnostic as _;
 
 use super::Failure;
-use crate::memory_map::{
-    Contents, Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose, decode, detect, read_bytes,
-};
+use crate::bed::{Found, OwnMapper};
+use crate::memory_map::{Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose};
 use crate::{
     CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
     OffenceError, OutOfRange, Scenario, UnknownName, VariableBytes,
@@ -29,7 +28,7 @@ pub struct Input {
     read: ReadArguments,
 
     #[command(flatten)]
-    options: Options,
+    pub options: Options,
 }
 
 /// What may be given as a map.
@@ -200,32 +199,25 @@ impl KernelItem {
 
 impl Input {
     /// Reads the map, and applies the options.
-    pub fn scenario(&self) -> Result<Scenario, Failure> {
-        Ok(self.options.apply(self.read.scenario(&self.map)?))
+    pub fn scenario(&self, own: OwnMapper) -> Result<Scenario, Failure> {
+        Ok(self.options.apply(self.read.scenario(&self.map, own)?))
     }
 }
 
 impl ReadArguments {
     /// Reads a scenario, or a map; `-` is standard input.
-    pub fn scenario(&self, path: &Path) -> Result<Scenario, Failure> {
-        let options = self.options();
-        if path.is_dir() {
-            let lists = MemoryMap::read_all(path, &options).map_err(Failure::input)?;
-            return self.chosen(path, lists).map(Scenario::new);
-        }
-        let (name, bytes) = bytes(path)?;
-        let lists = match decode(&name, bytes, &options).map_err(Failure::input)? {
-            Contents::Text(text) if self.may_be_scenario() && detect(&text) == Some(Format::Toml) => {
-                let scenario = Scenario::parse(&name, &text).map_err(Failure::input)?;
-                self.chosen(path, vec![scenario.map().clone()])?;
-                return Ok(scenario);
-            }
-            Contents::Text(text) => MemoryMap::parse_all(&name, &text, &options).map_err(Failure::input)?,
-            Contents::Binary(bytes) => {
-                vec![MemoryMap::parse_binary(&name, &bytes, options.stride).map_err(Failure::input)?]
-            }
+    pub fn scenario(&self, path: &Path, own: OwnMapper) -> Result<Scenario, Failure> {
+        let found = match path == Path::new("-") {
+            true => Found::in_bytes(STDIN, stdin()?, None, &self.options(), own),
+            false => Found::at(path, &self.options(), own),
         };
-        self.chosen(path, lists).map(Scenario::new)
+        match found.map_err(Failure::input)? {
+            Found::Scenario(scenario) => {
+                self.chosen(path, vec![scenario.map().clone()])?;
+                Ok(*scenario)
+            }
+            Found::Lists(lists) => self.chosen(path, lists).map(Scenario::new),
+        }
     }
 
     /// The names of the options that were given.
@@ -250,10 +242,6 @@ impl ReadArguments {
 
     fn options(&self) -> ReadOptions {
         ReadOptions { lenient: self.lenient, format: self.format, stride: self.stride }
-    }
-
-    fn may_be_scenario(&self) -> bool {
-        self.format.is_none_or(|format| format == Format::Toml)
     }
 
     /// The list that the options ask for, or else the best one.
@@ -290,6 +278,14 @@ impl Options {
         all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
+    /// What these options leave of mapping code that a scenario names: a built-in layout takes its place.
+    pub fn own_mapper(&self) -> OwnMapper {
+        match self.layout.is_some() || self.leaf_rule.is_some() {
+            true => OwnMapper::LeftOut,
+            false => OwnMapper::Read,
+        }
+    }
+
     /// The scenario with these options in place of its own.
     pub fn apply(&self, mut scenario: Scenario) -> Scenario {
         if let Some(layout) = self.layout {
@@ -308,12 +304,11 @@ impl Options {
     }
 }
 
-/// What a file holds, and its name for errors; `-` is standard input. Reads at most one byte more than is allowed, to
-/// see that there is more.
-pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
-    if map != Path::new("-") {
-        return Ok((map.display().to_string(), read_bytes(map).map_err(Failure::input)?));
-    }
+/// The name of standard input in errors.
+pub const STDIN: &str = "<stdin>";
+
+/// All of standard input. Reads at most one byte more than is allowed, to see that there is more.
+pub fn stdin() -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     std::io::stdin()
         .lock()
@@ -321,7 +316,7 @@ pub fn bytes(map: &Path) -> Result<(String, Vec<u8>), Failure> {
         .read_to_end(&mut bytes)
         .into_diagnostic()
         .map_err(|error| Failure::Input(error.wrap_err("standard input cannot be read")))?;
-    Ok(("<stdin>".into(), bytes))
+    Ok(bytes)
 }
 
 /// A name of a list. Help shows them all, and an error the nearest one.

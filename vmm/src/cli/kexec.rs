@@ -1,16 +1,18 @@
 //! `efibed kexec`: whether a second kernel finds firmware where the first one put it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::input::{Options, ReadArguments, named};
 use super::limits::Limits;
+use super::mapper::Mapper;
 use super::output::Outputs;
 use super::progress::{Watching, watched};
 use super::results::{Look, Results};
 use super::sandbox::Sandbox;
 use super::{Failure, Status};
+use crate::bed::OwnMapper;
 use crate::report::{json, junit};
 use crate::{EngineName, Progress, TestBed};
 
@@ -45,6 +47,9 @@ pub struct Arguments {
     junit: Option<PathBuf>,
 
     #[command(flatten)]
+    mapper: Mapper,
+
+    #[command(flatten)]
     limits: Limits,
 
     #[command(flatten)]
@@ -60,14 +65,17 @@ Map a memory map, start a second kernel, and see whether it finds firmware where
 SetVirtualAddressMap works once: firmware's pointers hold the first kernel's addresses for good. The first kernel maps
 FIRST and makes the call; the second maps SECOND without a call. With `--layout linux-fixed`, as in Linux, the first one
 has layout `linux` and hands its addresses over, as in setup_data. With any other layout the second one computes its
-own. A shorter map may shift them, which is the finding `kexec-moved`.";
+own. A shorter map may shift them, which is the finding `kexec-moved`. With `--mapper` both kernels have the mapping code
+of that file, and `--contract` is what each result is held to.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.options.apply(arguments.read.scenario(&arguments.first)?).engine(arguments.engine);
-    let scenario = arguments.limits.apply(scenario);
-    let second = arguments.read.scenario(&arguments.second)?.map().clone();
-    let inputs = [arguments.first.as_path(), &arguments.second];
+    let Arguments { options, mapper, limits, engine, .. } = arguments;
+    let scenario = options.apply(arguments.read.scenario(&arguments.first, mapper.own_mapper(options))?);
+    let scenario = limits.apply(mapper.apply(scenario, *engine)?.engine(*engine));
+    let second = arguments.read.scenario(&arguments.second, OwnMapper::LeftOut)?.map().clone();
+    let maps = [arguments.first.as_path(), &arguments.second];
+    let inputs: Vec<&Path> = maps.into_iter().chain(mapper.input(&scenario)).collect();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
     let look = Look::of_standard_output();
     let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
@@ -82,7 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
             junit: is_junit.then(|| junit::to_junit(&[(FIRST, first), (SECOND, second)])),
         })
     };
-    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
+    watched(arguments.watching, |progress| arguments.sandbox.run(*engine, run, progress))?.write(outputs)
 }
 
 const FIRST: &str = "the first kernel";

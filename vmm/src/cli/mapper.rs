@@ -1,22 +1,23 @@
 //! Mapping code of the user's, and what it is held to.
 
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::Failure;
-use crate::check::{Arena, Term};
-use crate::guest::process::program::MAX_BYTES;
-use crate::{Contract, EngineName, Scenario};
+use super::input::Options;
+use crate::bed::{OwnMapper, read_elf};
+use crate::check::{ContractItem, contract_of};
+use crate::{EngineName, Scenario};
 
 const MAPPER: &str = "Mapping code of your own";
 
 /// Mapping code in place of a built-in layout.
 #[derive(Args)]
 pub struct Mapper {
-    /// An ELF file with mapping code, as `efibed build` makes it; it runs in ring 3 of the guest
+    /// An ELF file with mapping code, as `efibed build` makes it; it runs in ring 3 of the guest, and takes the place of
+    /// `elf` in a scenario
     #[arg(long = "mapper", value_name = "ELF", conflicts_with_all = ["layout", "leaf_rule"], help_heading = MAPPER)]
     file: Option<PathBuf>,
 
@@ -25,8 +26,7 @@ pub struct Mapper {
         long,
         value_name = "LIST",
         value_delimiter = ',',
-        value_parser = term,
-        requires = "file",
+        value_parser = ContractItem::parse,
         long_help = CONTRACT_HELP,
         help_heading = MAPPER
     )]
@@ -47,98 +47,69 @@ address that SetVirtualAddressMap is told. Other regions in that map may. Nothin
   contiguous-images=on|off   code and data of one image stay together [default: off]
 TERM is owed, allowed or forbidden.";
 
-/// One term of a contract.
-#[derive(Clone, Debug)]
-enum ContractItem {
-    Arena(Arena),
-    Term(fn(Contract, Term) -> Contract, Term),
-    Switch(fn(Contract, bool) -> Contract, bool),
-}
-
 impl Mapper {
+    /// What these options leave of mapping code that a scenario names.
+    pub fn own_mapper(&self, options: &Options) -> OwnMapper {
+        if self.file.is_some() { OwnMapper::Replaced } else { options.own_mapper() }
+    }
+
     /// The scenario with this mapping code, if there is any.
-    pub fn apply(&self, scenario: Scenario, engine: EngineName) -> Result<Scenario, Failure> {
-        let Some(path) = &self.file else { return Ok(scenario) };
-        if engine == EngineName::Walker {
-            let problem = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
-            return Err(Failure::Output(problem.into()));
+    pub fn apply(&self, mut scenario: Scenario, engine: EngineName) -> Result<Scenario, Failure> {
+        let wrong = |problem: String| Err(Failure::Output(problem));
+        if let Some(path) = &self.file {
+            let elf = read_elf(path).map_err(|problem| Failure::Output(format!("{}: {problem}", path.display())))?;
+            scenario = scenario.mapper_elf_named(path.display().to_string(), elf);
         }
-        let elf = read(path).map_err(|problem| Failure::Output(format!("{}: {problem}", path.display())))?;
-        let scenario = scenario.mapper_elf_named(path.display().to_string(), elf);
-        Ok(if self.contract.is_empty() { scenario } else { scenario.contract(self.terms()) })
+        match scenario.program() {
+            None if self.contract.is_empty() => Ok(scenario),
+            None => wrong(CONTRACT_OF_NONE.into()),
+            Some(_) if engine == EngineName::Walker => {
+                let named_by = if self.file.is_some() { "--mapper" } else { "`elf` of the scenario" };
+                wrong(format!("{named_by} needs the engine kvm: what is in a file runs in a guest, and nowhere else"))
+            }
+            Some(_) if self.contract.is_empty() => Ok(scenario),
+            Some(_) => Ok(scenario.contract(contract_of(&self.contract))),
+        }
     }
 
-    /// The file, if there is one.
-    pub fn input(&self) -> Option<&Path> {
-        self.file.as_deref()
-    }
-
-    fn terms(&self) -> Contract {
-        let arenas = self.contract.iter().filter_map(|item| match item {
-            ContractItem::Arena(arena) => Some(arena.clone()),
-            _ => None,
-        });
-        let arenas: Vec<Arena> = arenas.collect();
-        let contract = if arenas.is_empty() { Contract::default() } else { Contract::default().arenas(arenas) };
-        self.contract.iter().fold(contract, |contract, item| match item {
-            ContractItem::Arena(_) => contract,
-            ContractItem::Term(set, term) => set(contract, *term),
-            ContractItem::Switch(set, on) => set(contract, *on),
-        })
+    /// The file that is read: that of the option, or the scenario's.
+    pub fn input<'a>(&'a self, scenario: &'a Scenario) -> Option<&'a Path> {
+        self.file.as_deref().or(scenario.program().map(Path::new))
     }
 }
 
-/// A file that is no larger than an ELF file with as much in it can be.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    /// Debug information takes more than code.
-    const MOST: u64 = 16 * MAX_BYTES;
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    match bytes.len() as u64 > MOST {
-        true => Err(format!("it has more than {} MiB, which is no mapping code", MOST >> 20)),
-        false => Ok(bytes),
+const CONTRACT_OF_NONE: &str = "--contract is for mapping code of your own: name it with --mapper, or with `elf` in the \
+                                scenario; a built-in layout has a contract of its own";
+
+/// The same options where no guest runs: they have an error of their own, which says what to do instead.
+#[derive(Args)]
+pub struct NoMapper {
+    #[arg(long = "mapper", value_name = "ELF", hide = true)]
+    file: Option<OsString>,
+
+    #[arg(long, value_name = "LIST", hide = true)]
+    contract: Option<OsString>,
+}
+
+impl NoMapper {
+    /// Refuses them: why, and what to do instead.
+    pub fn refuse(&self, why: &str, instead: &'static str) -> Result<(), Failure> {
+        let given = [("--mapper", &self.file), ("--contract", &self.contract)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Failure::Input(miette::miette!(help = instead, "`{name}` is of no use here: {why}")))
+            }
+        }
     }
 }
 
-fn term(text: &str) -> Result<ContractItem, String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as identity=allowed")?;
-    let term = || match value {
-        "owed" => Ok(Term::Owed),
-        "allowed" => Ok(Term::Allowed),
-        "forbidden" => Ok(Term::Forbidden),
-        _ => Err(format!("`{value}` is none of owed, allowed and forbidden")),
-    };
-    let switch = || match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("`{value}` is neither on nor off")),
-    };
-    Ok(match name {
-        "arena" => ContractItem::Arena(arena(value)?),
-        "identity" => ContractItem::Term(Contract::identity, term()?),
-        "page-zero" => ContractItem::Term(Contract::page_zero, term()?),
-        "virtual-map" => ContractItem::Term(Contract::virtual_map, term()?),
-        "boot-services" => ContractItem::Term(Contract::boot_services, term()?),
-        "executable-data" => ContractItem::Term(Contract::executable_data, term()?),
-        "attributes-table" => ContractItem::Term(Contract::attributes_table, term()?),
-        "rising" => ContractItem::Switch(Contract::rising, switch()?),
-        "contiguous-images" => ContractItem::Switch(Contract::contiguous_images, switch()?),
-        _ => return Err(format!("a contract has no term `{name}`; --help lists them")),
-    })
-}
-
-fn arena(text: &str) -> Result<Arena, String> {
-    let number = |text: &str| {
-        let digits = text.strip_prefix("0x").ok_or_else(|| format!("`{text}` is no address: write it as 0x..."))?;
-        u64::from_str_radix(digits, 16).map_err(|error| format!("`{text}` is no address: {error}"))
-    };
-    match text {
-        "low" => Ok(Arena::LowHalf),
-        "high" => Ok(Arena::HighHalf),
-        _ => {
-            let (first, last) = text.split_once('-').ok_or("an arena is low, high or 0xFIRST-0xLAST")?;
-            Ok(Arena::Range(number(first)?..=number(last)?))
+/// Refuses a scenario whose mapping code is an ELF file, for a command that starts no guest: why, and what to do instead.
+pub fn refuse_program(scenario: &Scenario, why: &str, instead: &'static str) -> Result<(), Failure> {
+    match scenario.program() {
+        None => Ok(()),
+        Some(name) => {
+            Err(Failure::Input(miette::miette!(help = instead, "the mapping code is in the file {name}: {why}")))
         }
     }
 }

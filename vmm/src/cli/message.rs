@@ -32,6 +32,13 @@ pub enum Colours {
     Some,
 }
 
+impl Colours {
+    /// Some, if so.
+    pub fn if_so(is_on: bool) -> Self {
+        if is_on { Self::Some } else { Self::None }
+    }
+}
+
 /// A text as it may be shown: controls as `\u{1b}`, and each line clipped.
 pub fn shown(text: &str, colours: Colours) -> Cow<'_, str> {
     if !text.contains(is_hidden) && text.lines().all(|line| line.len() <= MAX_LINE_CHARS) {

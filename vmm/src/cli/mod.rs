@@ -1,17 +1,21 @@
 //! The `efibed` command.
 //!
-//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal. From 80 columns up
-//! text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay one line. Exit status: 0
-//! clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4 internal error.
+//! Human text goes to standard output, notes and progress to standard error, colour only to a terminal unless `--color` says
+//! otherwise. From 80 columns up text keeps to the terminal's width; elsewhere prose takes up to 100, and rows of tables stay
+//! one line. Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 something that was asked for could not be done, 4
+//! internal error.
 
 mod build;
 mod check;
+mod colour;
+mod completions;
 mod convert;
 mod doctor;
 mod explain;
 mod input;
 mod kexec;
 mod limits;
+mod man;
 mod mapper;
 mod matrix;
 mod message;
@@ -24,12 +28,15 @@ mod show;
 mod temporary;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use miette::{MietteHandlerOpts, ReportHandler as _};
 use serde::{Deserialize, Serialize};
 
-use self::message::{Colours, tell, tell_styled};
+use self::colour::Colour;
+use self::message::{Colours, tell_styled};
 use crate::engine::EngineError;
 use crate::guest::{ImageError, LoadError};
 use crate::report::{Report, RunVerdict};
@@ -39,11 +46,17 @@ use crate::report::{Report, RunVerdict};
 /// A tiny KVM virtual machine gets a synthesized EFI memory map and a fake firmware. It runs mapping code, loads the page
 /// tables that the code built, and asks its MMU about every page.
 #[derive(Parser)]
-#[command(name = "efibed", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "efibed", version = VERSION, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
+    #[command(flatten)]
+    colour: Colour,
+
     #[command(subcommand)]
     command: Command,
 }
+
+/// With the commit, if it was built in a checkout.
+const VERSION: &str = env!("EFIBED_VERSION");
 
 const AFTER_HELP: &str = "\
 Exit status: 0 clean, 1 findings, 2 bad input or usage, 3 this machine cannot do it,
@@ -81,6 +94,10 @@ enum Command {
     Schema,
     /// Find out, by trying, what this machine's KVM does
     Doctor(doctor::Arguments),
+    /// Print a script with which a shell completes commands and options
+    Completions(completions::Arguments),
+    /// Write manual pages, one for each command
+    Man(man::Arguments),
 }
 
 /// How a command ended, as an exit status.
@@ -119,12 +136,15 @@ impl From<Status> for ExitCode {
 
 /// Runs the command line; the first argument is the program's own name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    Colour::asked_for_in(&arguments).choose();
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             return usage(&error).unwrap_or_else(Failure::tell).into();
         }
     };
+    arguments.colour.choose();
     let ended = match &arguments.command {
         Command::Show(arguments) => show::run(arguments),
         Command::Check(arguments) => check::run(arguments),
@@ -135,6 +155,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Matrix(arguments) => matrix::run(arguments),
         Command::Schema => schema::run(),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
+        Command::Man(arguments) => man::run(arguments),
     };
     ended.unwrap_or_else(|failure| failure.tell()).into()
 }
@@ -142,11 +164,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Prints the help that was asked for, to standard output, or tells what is wrong with the arguments, which it quotes.
 fn usage(error: &clap::Error) -> Result<Status, Failure> {
     let text = error.render();
+    let shown = |colours| match colours {
+        Colours::Some => text.ansi().to_string(),
+        Colours::None => text.to_string(),
+    };
     if error.use_stderr() {
-        tell(text.to_string().trim_end());
+        let colours = output::colours_of_errors();
+        tell_styled(shown(colours).trim_end(), colours);
         return Ok(Status::BadInput);
     }
-    output::print(&if output::takes_colour() { text.ansi().to_string() } else { text.to_string() })?;
+    output::print(&shown(output::colours()))?;
     Ok(Status::Clean)
 }
 
@@ -170,15 +197,14 @@ impl Failure {
 
     fn tell(self) -> Status {
         let (status, words) = self.in_words();
-        let colours = if output::errors_take_colour() { Colours::Some } else { Colours::None };
-        tell_styled(&words, colours);
+        tell_styled(&words, output::colours_of_errors());
         status
     }
 
     /// The status to end with, and what to say on standard error.
     fn in_words(self) -> (Status, String) {
         match self {
-            Self::Input(report) => (Status::BadInput, format!("{report:?}")),
+            Self::Input(report) => (Status::BadInput, Picture(report).to_string()),
             Self::Engine(error) => {
                 let mut words = format!("efibed: {error:?}");
                 if let EngineError::Open(_) = &error {
@@ -189,6 +215,16 @@ impl Failure {
             Self::Output(problem) => (Status::BadInput, format!("efibed: {problem}")),
             Self::Told { status, words } => (status, words),
         }
+    }
+}
+
+/// An error with the place that is wrong, as miette draws it. Left alone, it finds out by itself whether there is a terminal.
+struct Picture(miette::Report);
+
+impl fmt::Display for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_coloured = output::colours_of_errors() == Colours::Some;
+        MietteHandlerOpts::new().color(is_coloured).build().debug(&*self.0, f)
     }
 }
 

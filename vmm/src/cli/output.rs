@@ -6,19 +6,18 @@
 //! link is followed, and its target is replaced; one that leads nowhere is refused. So is an input of the run.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::message::{self, Colours, tell};
 use super::temporary::Temporary;
-use super::{Failure, Status};
+use super::{Failure, Status, colour};
 
 /// Writes text for people to standard output. A reader that has had enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
-    let colours = if takes_colour() { Colours::Some } else { Colours::None };
-    print_bytes(message::shown(text, colours).as_bytes())
+    print_bytes(message::shown(text, colours()).as_bytes())
 }
 
 /// Writes a result for programs to standard output, as it is.
@@ -32,18 +31,14 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Whether standard output takes colour: it is a terminal, and NO_COLOR is not set (<https://no-color.org>).
-pub fn takes_colour() -> bool {
-    is_coloured(&io::stdout())
+/// Whether text on standard output has colours.
+pub fn colours() -> Colours {
+    Colours::if_so(colour::is_on(&io::stdout()))
 }
 
 /// The same of standard error.
-pub fn errors_take_colour() -> bool {
-    is_coloured(&io::stderr())
-}
-
-fn is_coloured(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+pub fn colours_of_errors() -> Colours {
+    Colours::if_so(colour::is_on(&io::stderr()))
 }
 
 /// How many columns the terminal has; None if standard output is not a terminal.

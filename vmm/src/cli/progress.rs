@@ -1,7 +1,6 @@
 //! How far a run is, for those who wait for it: a bar on a terminal, elsewhere a line now and then.
 
 use std::fmt;
-use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -49,7 +48,7 @@ pub fn counted<T>(watching: Watching, things: &str, run: impl FnOnce(&(dyn Fn(u6
 }
 
 struct Display {
-    /// Hidden if standard error is not a terminal, or nothing should be shown.
+    /// Hidden if standard error is no terminal that it can be drawn on, or nothing should be shown.
     bar: ProgressBar,
     lines: Lines,
 }
@@ -57,13 +56,17 @@ struct Display {
 impl Display {
     /// On standard error; most checks are over before anything is shown.
     fn new(watching: Watching) -> Self {
-        let target = match watching.quiet {
-            true => ProgressDrawTarget::hidden(),
-            false => ProgressDrawTarget::stderr_with_hz(10),
-        };
-        let says_lines = !watching.quiet && !std::io::stderr().is_terminal();
+        Self::on(ProgressDrawTarget::stderr_with_hz(10), watching)
+    }
+
+    /// A bar is drawn over itself. The target is hidden where that cannot be done: in a file, in a pipe, and on a terminal
+    /// that calls itself dumb. Lines are said there.
+    fn on(target: ProgressDrawTarget, Watching { quiet }: Watching) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { target };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let says_lines = !quiet && bar.is_hidden();
         let last = says_lines.then(|| Mutex::new(Instant::now()));
-        Self { bar: ProgressBar::with_draw_target(None, target), lines: Lines { last } }
+        Self { bar, lines: Lines { last } }
     }
 
     fn show(&self, progress: Progress) {
@@ -200,6 +203,19 @@ mod tests {
         bar.force_draw();
         let lines = terminal.lines.lock().unwrap().clone();
         lines.into_iter().filter(|line| !line.trim().is_empty()).collect()
+    }
+
+    #[test]
+    fn who_is_shown_no_bar_is_told_lines() {
+        let shown = |target, quiet| {
+            let Display { bar, lines } = Display::on(target, Watching { quiet });
+            (!bar.is_hidden(), lines.last.is_some())
+        };
+        let terminal = || ProgressDrawTarget::term_like(Box::<Terminal>::default());
+        assert_eq!(shown(terminal(), false), (true, false));
+        assert_eq!(shown(ProgressDrawTarget::hidden(), false), (false, true));
+        assert_eq!(shown(terminal(), true), (false, false));
+        assert_eq!(shown(ProgressDrawTarget::hidden(), true), (false, false));
     }
 
     /// The largest numbers there are: of combinations in the full set, of pages and tables of what is mapped at most.

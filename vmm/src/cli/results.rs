@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::message::Colours;
 use super::output::{self, Outputs};
 use super::{Failure, Status};
 use crate::report::Report;
@@ -32,19 +33,22 @@ impl Results {
 /// How text is to look on standard output.
 #[derive(Clone, Copy)]
 pub struct Look {
-    is_coloured: bool,
+    colours: Colours,
     columns: Option<usize>,
 }
 
 impl Look {
     /// As standard output has it now. Asked before a run: in a sandbox there is no terminal to ask.
     pub fn of_standard_output() -> Self {
-        Self { is_coloured: output::takes_colour(), columns: output::columns() }
+        Self { colours: output::colours(), columns: output::columns() }
     }
 
     /// A report that looks so, with a newline at its end.
     pub fn text(self, report: &Report) -> String {
-        let text = if self.is_coloured { Text::coloured(report) } else { Text::plain(report) };
+        let text = match self.colours {
+            Colours::Some => Text::coloured(report),
+            Colours::None => Text::plain(report),
+        };
         format!("{}\n", text.columns(self.columns))
     }
 }

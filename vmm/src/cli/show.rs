@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::input::Input;
+use super::mapper::{NoMapper, refuse_program};
+use super::message::Colours;
 use super::output::{self, Outputs};
 use super::{Failure, Status};
 use crate::report::map::{MapReport, PhysWidth, Text};
@@ -20,6 +22,9 @@ pub struct Arguments {
     /// Write everything as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    #[command(flatten)]
+    no_mapper: NoMapper,
 }
 
 const ABOUT: &str = "\
@@ -31,11 +36,17 @@ guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let scenario = arguments.input.scenario()?;
+    arguments.no_mapper.refuse(WHY_NO_PROGRAM, WHAT_INSTEAD)?;
+    let scenario = arguments.input.scenario(arguments.input.options.own_mapper())?;
+    refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
     let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
     outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
 }
+
+const WHY_NO_PROGRAM: &str = "where a program maps regions is seen only when it runs, and `show` runs nothing";
+const WHAT_INSTEAD: &str =
+    "`--layout NAME` shows the map under a built-in layout; `efibed check MAP --mapper ELF` runs a program in a guest";
 
 /// Of the CPU that is asked for; else of this machine's guests, as `efibed check` has it, where there is a KVM.
 fn maxphyaddr(asked: CpuidRequest) -> PhysWidth {
@@ -47,6 +58,9 @@ fn maxphyaddr(asked: CpuidRequest) -> PhysWidth {
 }
 
 fn text(report: &MapReport<'_>) -> String {
-    let text = if output::takes_colour() { Text::coloured(report) } else { Text::plain(report) };
+    let text = match output::colours() {
+        Colours::Some => Text::coloured(report),
+        Colours::None => Text::plain(report),
+    };
     format!("{}\n", text.columns(output::columns()))
 }

@@ -86,7 +86,7 @@ impl ParseError {
     }
 
     /// An error about `span` (byte offsets) of `text`.
-    pub(super) fn at(name: &str, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(crate) fn at(name: &str, text: &str, span: Range<usize>, message: impl Into<String>) -> Self {
         let start = floor_char_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let name = clip(&printable(name), MAX_NAME_CHARS);
@@ -121,7 +121,7 @@ impl ParseError {
     }
 
     /// What to do about it.
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.0.help = Some(help.into());
         self
     }

@@ -46,7 +46,6 @@ pub(crate) use error::drives_terminal;
 pub use error::{ParseError, ReadError};
 pub(crate) use file::check_size;
 pub use file::read_bytes;
-#[cfg(feature = "cli")]
 pub(crate) use formats::choose;
 pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};

@@ -54,7 +54,7 @@ pub fn efibed_in(folder: &Directory, variables: &[(&str, &str)], arguments: &[&s
 }
 
 fn run(mut command: Command, input: &[u8]) -> Said {
-    command.env_remove("RUST_BACKTRACE");
+    command.env_remove("RUST_BACKTRACE").env_remove("CLICOLOR_FORCE");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

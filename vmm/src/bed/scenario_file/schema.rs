@@ -7,7 +7,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use super::File;
-use crate::check::Rule;
+use crate::check::{ContractItem, Rule};
 use crate::engine::Miscall;
 use crate::firmware::{Misbehaviour, Offence};
 use crate::memory_map::ListKind;
@@ -54,6 +54,17 @@ pub fn layout(_: &mut SchemaGenerator) -> Schema {
 
 pub fn leaf_rule(_: &mut SchemaGenerator) -> Schema {
     names(LeafRule::NAMES)
+}
+
+pub fn contract(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": { "type": "string", "pattern": ContractItem::pattern() } })
+}
+
+/// A built-in layout and a program exclude each other, and a contract is for a program.
+pub fn one_mapper(schema: &mut Schema) {
+    schema.insert("dependentRequired".into(), json!({ "contract": ["elf"] }));
+    schema
+        .insert("dependentSchemas".into(), json!({ "elf": { "properties": { "layout": false, "leaf_rule": false } } }));
 }
 
 pub fn rules(_: &mut SchemaGenerator) -> Schema {
