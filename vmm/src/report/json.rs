@@ -13,12 +13,12 @@ use crate::mmu::{Fault, Kind, Paging, Privilege};
 
 /// The report as JSON, over many lines, with a newline at the end.
 pub fn to_json(report: &Report) -> String {
-    pretty(&document(report))
+    pretty(report)
 }
 
 /// The reports on a kernel and on the one it starts by kexec, as one JSON object: `{schema, first, second}`.
 pub fn kexec_to_json(first: &Report, second: &Report) -> String {
-    pretty(&KexecDocument { schema: SCHEMA, first: document(first), second: document(second) })
+    pretty(&KexecDocument { schema: SCHEMA, first, second })
 }
 
 pub(super) fn pretty(document: &impl Serialize) -> String {
@@ -34,14 +34,21 @@ pub fn cpu(paging: &Paging) -> impl Serialize + use<> {
     CpuCheckedObject { cpu: paging.into(), reserved_fault_sets_p: paging.reserved_fault_sets_p }
 }
 
+/// As the object that [`to_json`] writes.
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        document(self).serialize(serializer)
+    }
+}
+
 /// The version of the keys' meaning.
 pub(super) const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
 struct KexecDocument<'a> {
     schema: u32,
-    first: Document<'a>,
-    second: Document<'a>,
+    first: &'a Report,
+    second: &'a Report,
 }
 
 #[derive(Serialize)]
@@ -490,6 +497,12 @@ mod tests {
             ]
         );
         assert!(text.ends_with("}\n"));
+    }
+
+    #[test]
+    fn serde_writes_the_same_object() {
+        let report = samples::clean();
+        assert_eq!(serde_json::to_value(json!({ "mine": &report })).unwrap()["mine"], parsed(&report));
     }
 
     #[test]
