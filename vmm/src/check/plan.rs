@@ -214,8 +214,8 @@ impl Plan {
     }
 }
 
-/// Aliases that are tried in every way: ten times as many as any known map has. Each takes up to nine accesses, of some 40 us
-/// each where ring 0 is emulated.
+/// Aliases that are tried in every way: ten times as many as any known map has. Each takes up to nine accesses, of 8 to 60
+/// us each where ring 0 is emulated.
 const MOST_TRIED: usize = 4096;
 
 /// Which of so many aliases are tried in every way; None: all.
