@@ -13,14 +13,14 @@ use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use efibed_guest::protocol::{self, IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, Op, PROBE_DONE, Probe, ProbeKind, USER_BASE};
+use efibed_guest::protocol::{IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, Op, PROBE_DONE, Probe, ProbeKind, USER_BASE};
 use efibed_stub::TRAP_PORT;
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use uefi_raw::table::runtime::ResetType;
 
 use efibed_guest::Mapper;
 use efibed_guest::mapper::{RegionAtHand, Step};
-use site::{Site, SiteError};
+use site::Site;
 use stage::Stage;
 use sweep::{SweepBatch, Sweeping};
 
@@ -36,8 +36,8 @@ use crate::check::{
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{
-    BackedPage, BootError, End, Guest, GuestEvents, Loaded, MappedTables, NoEvents, OwnMemory, PAGE_BYTES, PortAnswer,
-    command,
+    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoEvents, OwnMemory, PAGE_BYTES,
+    PortAnswer, command,
 };
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
@@ -100,9 +100,9 @@ impl Kvm {
         let (firmware, uncalled) = site::firmware(job, &cpu);
         report.uncalled = uncalled;
         let reused = self.machines.reuse(&job.cpu, job.map);
-        let site = match Site::find(job, &cpu, firmware, reused.as_ref()) {
+        let site = match Site::find(job, &cpu, Image::built_in()?, firmware, reused.as_ref()) {
             Ok(site) => site,
-            Err(SiteError::NoRoom(no_room)) => {
+            Err(no_room) => {
                 if let Some(machine) = reused {
                     self.machines.give_back(&job.cpu, machine);
                 }
@@ -111,7 +111,6 @@ impl Kvm {
                 report.regions = course::region_reports(job.map, None, &report.findings);
                 return Ok(report);
             }
-            Err(SiteError::Image(error)) => return Err(error.into()),
         };
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
@@ -580,8 +579,6 @@ impl GuestEvents for Listener<'_, '_, '_> {
             judge.wrote(value, pa);
         }
     }
-
-    fn swept_fault(&mut self, _fault: protocol::Fault) {}
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));

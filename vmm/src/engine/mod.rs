@@ -4,7 +4,8 @@
 //! - [`walker`]: the same mapping code runs natively, and only the software walk looks at its tables. It is used when
 //!   asked for, never instead of the other.
 //!
-//! `course` holds what both do alike, `cpu` what may be asked of the CPU, `calls` which runtime services are called, `trials` finds out what a machine's MMU really does.
+//! `course` holds what both do alike, `cpu` what may be asked of the CPU, `calls` which runtime services are called. `trials`
+//! finds out what a machine's MMU really does.
 
 mod calls;
 mod course;

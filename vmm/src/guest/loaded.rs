@@ -110,7 +110,6 @@ impl Loaded {
         let map_bytes = descriptor_bytes(map.descriptors(), strides.firmware);
         let attributes = attributes_table(map.attributes_table(), strides.kernel);
         let written = memory.write(placement.base, image.read_only())
-            && memory.write(placement.base + placement.sizes.read_only, image.initialised())
             && memory.write(placement.memory_map().start, &map_bytes)
             && memory.write(placement.attributes().start, &attributes)
             && write_descriptor_tables(&memory, image, &placement);
@@ -135,8 +134,8 @@ impl Loaded {
         Ok(loaded)
     }
 
-    /// Gives the image's initialised data the values that it was built with. A guest that was booted here before may have
-    /// left others.
+    /// Gives the image's initialised data the values that it was built with, before a guest is booted. One that was booted
+    /// here before may have left others.
     pub fn restore_data(&self) {
         // The image is inside.
         let _ = self.memory.write(self.placement.base + self.placement.sizes.read_only, self.image.initialised());

@@ -7,9 +7,9 @@ use efibed_guest::protocol::{
     Sweep, VERSION,
 };
 
+use super::Loaded;
 use super::end::{Crash, End};
 use super::memory::Plain;
-use super::{Loaded, PAGE_BYTES};
 
 /// The mailbox of a guest. What cannot be read or written is [`End::Corrupt`].
 #[derive(Clone, Copy)]
@@ -148,6 +148,3 @@ impl<'m> Mail<'m> {
 
 /// Bytes of a source file's name that are shown.
 const LONGEST_NAME: u64 = 256;
-
-// The guest finds each where the host does: both have the structure from one definition, and whole pages of it.
-const _: () = assert!(size_of::<Mailbox>().is_multiple_of(PAGE_BYTES as usize));

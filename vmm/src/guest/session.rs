@@ -33,8 +33,8 @@ pub struct BackedPage {
 pub trait GuestEvents {
     /// The guest wrote to where no memory is: up to 8 bytes, zeros after them.
     fn wrote(&mut self, pa: u64, value: u64);
-    /// A write of a sweep faulted.
-    fn swept_fault(&mut self, fault: Fault);
+    /// A write of a sweep faulted. Nothing else faults so.
+    fn swept_fault(&mut self, _fault: Fault) {}
     /// KVM could not go on with an instruction. True: what there was to do about it has been done, and the guest may go
     /// on.
     fn internal_error(&mut self, _error: &InternalError, _machine: &mut Machine) -> bool {
@@ -391,10 +391,6 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         self.events.wrote(pa, value);
     }
 
-    fn swept_fault(&mut self, fault: Fault) {
-        self.events.swept_fault(fault);
-    }
-
     fn still_running(&mut self) {
         self.events.still_running();
     }
@@ -418,7 +414,6 @@ pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: u64, _value: u64) {}
-    fn swept_fault(&mut self, _fault: Fault) {}
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown
     }

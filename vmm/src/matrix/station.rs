@@ -334,8 +334,6 @@ impl GuestEvents for Watch<'_> {
         }
     }
 
-    fn swept_fault(&mut self, _fault: efibed_guest::protocol::Fault) {}
-
     /// The access that was being made ends as if it had faulted.
     fn internal_error(&mut self, _error: &InternalError, machine: &mut Machine) -> bool {
         self.abandon(machine, NOT_EMULATED)

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use efibed_guest::mapper::Step;
-use efibed_guest::protocol;
 
 use super::super::mapping::Outcome;
 use super::super::snapshot::{Snapshot, first_nonzero};
@@ -183,8 +182,6 @@ struct Watch<'a> {
 impl GuestEvents for Watch<'_> {
     /// In ring 3 there is nothing but memory.
     fn wrote(&mut self, _pa: u64, _value: u64) {}
-
-    fn swept_fault(&mut self, _fault: protocol::Fault) {}
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown

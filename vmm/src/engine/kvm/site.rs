@@ -9,7 +9,7 @@ use super::super::{Job, course};
 use crate::check;
 use crate::firmware::Firmware;
 use crate::guest::process::PROCESS_BYTES;
-use crate::guest::{BackedPage, Image, ImageError, LoadError, Loaded, NoRoom, PAGE_BYTES, Placement, Sizes};
+use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, PAGE_BYTES, Placement, Sizes};
 use crate::machine::{APIC_PAGE, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::Cpu;
@@ -29,29 +29,22 @@ pub(super) struct Site {
     pub pages: Vec<BackedPage>,
 }
 
-/// Why there is no place for a guest.
-pub(super) enum SiteError {
-    NoRoom(NoRoom),
-    Image(ImageError),
-}
-
 impl Site {
     /// Finds room off all that the map names, and off the pages of a machine that exists.
     pub fn find(
         job: &Job<'_>,
         cpu: &Cpu,
+        image: &'static Image,
         mut firmware: Option<Firmware>,
         machine: Option<&Machine>,
-    ) -> Result<Self, SiteError> {
-        let image = Image::built_in().map_err(SiteError::Image)?;
+    ) -> Result<Self, NoRoom> {
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let pool = course::pool_pages(job.map, job.contract);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
         let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
-        let (placement, process_at, internals) =
-            place(job.map, sizes, limit, &taken, machine).map_err(SiteError::NoRoom)?;
+        let (placement, process_at, internals) = place(job.map, sizes, limit, &taken, machine)?;
         // The table that the mapper is given is firmware's own.
         if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
             firmware.name_attributes_table(placement.attributes().start);
