@@ -152,11 +152,12 @@ pub struct Command {
     pub result: u64,
 }
 
-/// [`Probe::status`]: the guest did not reach it.
+/// [`Probe::status`]: the guest has not said that the access succeeded.
 pub const PROBE_NOT_RUN: u64 = 0;
 /// The access succeeded; [`Probe::value`] is what was read, or what the called routine returned.
 pub const PROBE_DONE: u64 = 1;
-/// The access faulted; the other fields say how.
+/// The access faulted. The guest leaves this, and the address in [`Probe::fault`], to the host, which knows it by the
+/// vector: no probe can raise vector 0.
 pub const PROBE_FAULTED: u64 = 2;
 
 /// One access and what came of it.

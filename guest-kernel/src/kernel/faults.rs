@@ -8,7 +8,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use crate::protocol::{
-    Crash, Fault, HANDOVER_CRASH, HANDOVER_FAULTS_FULL, Mailbox, PORT, PROBE_DONE, PROBE_FAULTED, Probe, USER_BASE,
+    Crash, Fault, HANDOVER_CRASH, HANDOVER_FAULTS_FULL, Mailbox, PORT, PROBE_DONE, Probe, USER_BASE,
 };
 
 global_asm!(
@@ -17,6 +17,10 @@ global_asm!(
     ".altmacro",
     ".macro efibed_vector number",
     "efibed_vector_\\number:",
+    ".if \\number == 14",
+    "cmp [rsp + 8], r15",
+    "je efibed_fault_page",
+    ".endif",
     ".if !((0x60227d00 >> \\number) & 1)",
     "push 0",
     ".endif",
@@ -42,22 +46,28 @@ global_asm!(
     ".endr",
     ".noaltmacro",
     "",
-    // Stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. A probe loop has its accessing instruction in R15. Only such a
-    // loop has an address there that is executed, so this is all there is to ask; and as ring 0 may be emulated, where IRETQ
-    // reads five words, the loop is gone back to by a jump. Each POP writes eight bytes, the second into CR2's field too.
+    // A probe loop has its accessing instruction in R15. Only such a loop has an address there that is executed, so this is
+    // all there is to ask; and as ring 0 may be emulated, where IRETQ reads five words, the loop is gone back to by a jump.
+    // That it faulted and at which address, the host knows by the vector and the record. Each POP writes eight bytes, that of
+    // the error code into CR2's field too.
     ".section .text.efibed_fault, \"ax\"",
-    "efibed_fault:",
-    "cmp [rsp + 16], r15",
-    "jne 1f",
-    "pop [rsi + {probe_vector}]",
+    // Stack: error code, RIP, CS, RFLAGS, RSP, SS. Nearly all faults of probes are page faults.
+    "efibed_fault_page:",
+    "mov dword ptr [rsi + {probe_vector}], 14",
+    "efibed_fault_recorded:",
     "pop [rsi + {probe_error_code}]",
     "pop [rsi + {probe_rip}]",
     "mov r13, cr2",
     "mov [rsi + {probe_cr2}], r13",
-    "mov [rsi + {probe_virt}], rdi",
-    "mov qword ptr [rsi + {probe_status}], {faulted}",
     "mov rsp, r12",
     "jmp rbx",
+    "",
+    // Stack: vector, error code, and so on.
+    "efibed_fault:",
+    "cmp [rsp + 16], r15",
+    "jne 1f",
+    "pop [rsi + {probe_vector}]",
+    "jmp efibed_fault_recorded",
     "",
     // Stack: RAX, and what was there.
     "1: push rax",
@@ -86,8 +96,6 @@ global_asm!(
     "mov [rsi + {probe_cr2}], rax",
     "mov rax, [rsp + 24]",
     "mov [rsi + {probe_rip}], rax",
-    "mov [rsi + {probe_virt}], rdi",
-    "mov qword ptr [rsi + {probe_status}], {faulted}",
     "mov [rsp + 24], rbx",
     "mov [rsp + 48], r12",
     "pop rax",
@@ -142,9 +150,6 @@ global_asm!(
     "pop [rsi + {probe_rip}]",
     "mov rax, cr2",
     "mov [rsi + {probe_cr2}], rax",
-    "mov rdi, [rsi]",
-    "mov [rsi + {probe_virt}], rdi",
-    "mov qword ptr [rsi + {probe_status}], {faulted}",
     "efibed_fault_user_next:",
     "add rsi, {probe_bytes}",
     "mov [efibed_user_record], rsi",
@@ -206,7 +211,6 @@ global_asm!(
     probe_error_code = const offset_of!(Probe, fault) + offset_of!(Fault, error_code),
     probe_cr2 = const offset_of!(Probe, fault) + offset_of!(Fault, cr2),
     probe_rip = const offset_of!(Probe, fault) + offset_of!(Fault, rip),
-    probe_virt = const offset_of!(Probe, fault) + offset_of!(Fault, virt),
     probe_status = const offset_of!(Probe, status),
     probe_value = const offset_of!(Probe, value),
     probe_bytes = const size_of::<Probe>(),
@@ -217,7 +221,6 @@ global_asm!(
     fault_rip = const offset_of!(Fault, rip),
     fault_virt = const offset_of!(Fault, virt),
     fault_bytes = const size_of::<Fault>(),
-    faulted = const PROBE_FAULTED,
     done = const PROBE_DONE,
     port = const PORT,
     faults_full = const HANDOVER_FAULTS_FULL,

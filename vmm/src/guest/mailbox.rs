@@ -3,8 +3,8 @@
 use std::mem::offset_of;
 
 use efibed_guest::protocol::{
-    self, Command, Fault, IMAGE_BASE, MAX_COMMANDS, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, Mailbox, OddCall, Panic, Probe,
-    Sweep, VERSION,
+    self, Command, Fault, IMAGE_BASE, MAX_COMMANDS, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, Mailbox, OddCall,
+    PROBE_FAULTED, PROBE_NOT_RUN, Panic, Probe, Sweep, VERSION,
 };
 
 use super::Loaded;
@@ -75,14 +75,19 @@ impl<'m> Mail<'m> {
 
     /// Puts addresses for [`Op::Probe`](protocol::Op::Probe) into the records from the first on.
     pub fn put_probes(&self, addresses: impl Iterator<Item = u64>) -> Result<(), End> {
-        let record = |virt| Probe { virt, status: protocol::PROBE_NOT_RUN, ..Probe::default() };
+        let record = |virt| Probe { virt, status: PROBE_NOT_RUN, ..Probe::default() };
         let records: Vec<_> = addresses.map(record).collect();
         self.put_all(offset_of!(Mailbox, probes), &records, MAX_PROBES)
     }
 
     /// The records, once the batch is done.
     pub fn probes(&self, count: usize) -> Result<Vec<Probe>, End> {
-        self.get_all(offset_of!(Mailbox, probes), count, MAX_PROBES)
+        let mut records: Vec<Probe> = self.get_all(offset_of!(Mailbox, probes), count, MAX_PROBES)?;
+        for record in records.iter_mut().filter(|it| it.status == PROBE_NOT_RUN && it.fault.vector != 0) {
+            record.status = PROBE_FAULTED;
+            record.fault.virt = record.virt;
+        }
+        Ok(records)
     }
 
     /// Hands on fault records, and forgets them: so many, or as many as the mailbox says.
