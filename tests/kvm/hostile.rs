@@ -23,6 +23,11 @@ pub fn trials() -> Vec<Trial> {
         trial("every_attack_of_mapping_code_is_found", Need::Kvm, every_attack_of_mapping_code_is_found),
         trial("what_mapping_code_may_do_is_clean", Need::Kvm, what_mapping_code_may_do_is_clean),
         trial("a_panic_is_told_whole", Need::Kvm, a_panic_is_told_whole),
+        trial(
+            "what_a_library_did_is_told_with_the_line_that_called_it",
+            Need::Kvm,
+            what_a_library_did_is_told_with_its_caller,
+        ),
         trial("what_does_not_fit_the_guest_is_incomplete", Need::Kvm, what_does_not_fit_the_guest_is_incomplete),
         trial("a_mapper_in_c_is_not_believed", Need::Kvm, a_mapper_in_c_is_not_believed),
         trial("tables_that_change_while_they_are_probed", Need::Kvm, tables_that_change_while_they_are_probed),
@@ -451,6 +456,47 @@ fn a_panic_is_told_whole() {
     assert!(message.starts_with("the mapping code panicked at tests/kvm/hostile.rs:"), "{message}");
     assert!(["a sum", "left: 2", "right: 3"].iter().all(|part| message.contains(part)), "{message}");
     assert!(!message.contains("before"), "{message}");
+}
+
+/// A system call is the C library's, the read of a clock the system's own code's, and at null there is no code: whose line it
+/// was is on the stack. The reads of registers beside it have a line of their own.
+fn what_a_library_did_is_told_with_its_caller() {
+    static ATTACKS: [(u32, Attack); 3] = [
+        (
+            line!() + 1,
+            in_map("print", PRIVILEGED, |_, space| {
+                eprintln!("{}", black_box("to be seen nowhere"));
+                space
+            }),
+        ),
+        (
+            line!() + 1,
+            in_map("read a clock", ACCESS, |_, space| {
+                black_box(std::time::Instant::now());
+                space
+            }),
+        ),
+        (
+            line!() + 1,
+            in_map("call null", ACCESS, |_, space| {
+                let null = black_box(0_u64);
+                // SAFETY: none: this is an attack.
+                unsafe { asm!("call {}", in(reg) null, clobber_abi("C")) };
+                space
+            }),
+        ),
+    ];
+    for (line, attack) in &ATTACKS {
+        let report = bed().run(&attacked(Layout::Window, attack)).unwrap();
+        let message = first_message(&report);
+        assert_eq!(rules(&report), attack.expected, "{message}");
+        let place = message.split_once("called from ").unwrap_or_else(|| panic!("{}: {message}", attack.name)).1;
+        let lines = *line..line + 6;
+        let told = place.split_once("tests/kvm/hostile.rs:").and_then(|at| at.1.split(';').next()?.parse::<u32>().ok());
+        assert!(told.is_some_and(|told| lines.contains(&told)), "{}: {message}", attack.name);
+    }
+    let own = bed().run(&attacked(Layout::Window, named("read null"))).unwrap();
+    assert!(!first_message(&own).contains("called from"), "{}", first_message(&own));
 }
 
 /// A mapper that does what it may, and more of it than there is room for in the guest.

@@ -8,7 +8,7 @@ use efibed_guest::{LayoutMapper, Mapper};
 
 use super::EngineError;
 use crate::check::Contract;
-use crate::guest::process::{Code, Place, Program, ProgramError, Symbols};
+use crate::guest::process::{Code, Frame, Place, Program, ProgramError, Symbols};
 use crate::report::MapperName;
 
 /// Mapping code, and what it is held to.
@@ -90,12 +90,22 @@ impl Subject {
     /// Of a built-in layout nobody asks: it is this test bed's own, and a command that is confined cannot open the files that
     /// say so.
     pub fn places(&self, address: u64) -> Vec<Place> {
+        self.symbols().map_or_else(Vec::new, |symbols| symbols.chain(address))
+    }
+
+    /// The frames that led to one, innermost first, as far as can be told; `word` is what is in memory.
+    pub fn callers(&self, frame: Frame, word: &dyn Fn(u64) -> Option<u64>) -> impl Iterator<Item = Frame> {
+        /// More than enough for a message; a stack may hold anything.
+        const MOST: usize = 64;
+        let caller = |frame: &Frame| self.symbols()?.caller(frame, word);
+        std::iter::successors(Some(frame), caller).skip(1).take(MOST)
+    }
+
+    fn symbols(&self) -> Option<&Symbols> {
         match (&self.door, &self.name) {
-            (Door::Program(loaded), _) => {
-                loaded.as_ref().as_ref().map_or_else(|_| Vec::new(), |(_, symbols)| symbols.chain(address))
-            }
-            (Door::Function(_), MapperName::Layout { .. }) => Vec::new(),
-            (Door::Function(_), _) => OWN_SYMBOLS.get_or_init(Symbols::of_this_process).chain(address),
+            (Door::Program(loaded), _) => loaded.as_ref().as_ref().ok().map(|(_, symbols)| symbols),
+            (Door::Function(_), MapperName::Layout { .. }) => None,
+            (Door::Function(_), _) => Some(OWN_SYMBOLS.get_or_init(Symbols::of_this_process)),
         }
     }
 }

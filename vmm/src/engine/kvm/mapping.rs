@@ -9,7 +9,7 @@ use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course, cpu};
 use super::{Run, disassembled};
 use crate::check::{Finding, Rule, Skipped};
-use crate::guest::process::{Called, Ended, Exception};
+use crate::guest::process::{Called, Ended, Exception, Frame, Place};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
 use crate::mmu::ErrorCode;
@@ -108,20 +108,23 @@ impl Run<'_, '_> {
         let code = self.process.code_at(rip);
         if let Some(number) = exception.system_call(&code) {
             let at = exception.system_call_at();
-            let place = format!("{at:#x}{}", self.in_source(at));
+            let place = format!("{at:#x}{}{}", self.in_source(at), self.caller_of(exception, at));
             let message = format!("the mapping code made system call {number} at RIP {place}: there is no system here");
             return (Rule::PrivilegedInstruction, "", message);
         }
-        let instruction = if code.is_empty() { "no code".to_owned() } else { disassembled(&code, rip) };
-        let place = format!("`{instruction}` at RIP {rip:#x}{}", self.in_source(rip));
+        let place = format!("RIP {rip:#x}{}{}", self.in_source(rip), self.caller_of(exception, rip));
+        let place = if code.is_empty() { place } else { format!("`{}` at {place}", disassembled(&code, rip)) };
         if exception.is_page_fault() && self.process.is_below_the_stack(cr2) {
             let message = format!("the mapping code's stack overflowed: {place}");
             return (Rule::StackOverflow, "a stack that suffices", message);
         }
         if exception.is_page_fault() {
             let access = access_of(fault.error_code);
-            let what = self.process.what_lies_at(cr2, self.loaded);
-            let message = format!("the mapping code {access} {cr2:#x}, where {what} is: {place}");
+            let what = match self.process.what_lies_at(cr2, self.loaded) {
+                Some(what) => format!("in {what}"),
+                None => "where nothing is".into(),
+            };
+            let message = format!("the mapping code {access} {cr2:#x}, {what}: {place}");
             return (Rule::StrayAccess, "an access to what the mapping code was given", message);
         }
         if self.process.is_privileged(exception) {
@@ -145,6 +148,22 @@ impl Run<'_, '_> {
         let places = self.job.subject.places(address);
         let places: Vec<_> = places.iter().take(MOST).map(ToString::to_string).collect();
         if places.is_empty() { String::new() } else { format!(", {}", places.join(", inlined into ")) }
+    }
+
+    /// Whose call led to an exception in a library, or where there is no code, for behind its place: the innermost of its
+    /// callers that is somebody's own.
+    fn caller_of(&self, exception: &Exception, at: u64) -> String {
+        let subject = self.job.subject;
+        if subject.places(at).iter().any(Place::is_own) {
+            return String::new();
+        }
+        let word = |virt| self.process.stack_word(virt);
+        let frame = Frame::at(exception, at);
+        let entered = if self.process.code_at(at).is_empty() { frame.caller_at_entry(&word) } else { None };
+        let callers = subject.callers(entered.clone().unwrap_or(frame), &word);
+        let calls = entered.into_iter().chain(callers).map(|frame| frame.rip.wrapping_sub(1));
+        let place = calls.flat_map(|call| subject.places(call)).find(Place::is_own);
+        place.map_or_else(String::new, |place| format!(", called from {place}"))
     }
 
     /// What is in firmware's pages now.

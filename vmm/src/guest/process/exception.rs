@@ -18,6 +18,8 @@ pub struct Exception {
     pub cr2: u64,
     /// The instruction.
     pub rip: u64,
+    /// The stack pointer.
+    pub rsp: u64,
     /// The general registers. RIP, RSP and RFLAGS are the handler's: ring 3's are in the frame.
     pub registers: kvm_regs,
     /// Physical address of the frame: RIP, CS, RFLAGS, RSP, SS.
@@ -34,11 +36,12 @@ impl Exception {
         for (word, at) in words.iter_mut().zip((at..).step_by(8)) {
             *word = loaded.memory.read_u64(at)?;
         }
-        let [vector, error_code, rip, cs, ..] = words;
+        let [vector, error_code, rip, cs, _, rsp, _] = words;
         (cs & 3 == 3).then_some(Self {
             fault: Fault { vector: vector as u8, error_code: ErrorCode(error_code as u32) },
             cr2: machine.sregs().cr2,
             rip,
+            rsp,
             registers,
             frame_at: at + 16,
         })

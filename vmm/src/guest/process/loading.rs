@@ -56,12 +56,9 @@ impl Loading {
     }
 
     /// What lies at an address, for a message.
-    pub fn what_lies_at(&self, virt: u64) -> String {
-        match self.segments.iter().find(|(range, _)| range.contains(&virt)) {
-            None => "nothing".into(),
-            Some((_, Rights { write: true, .. })) => "the program's data".into(),
-            Some(_) => "the program, of which this may only be read".into(),
-        }
+    pub fn what_lies_at(&self, virt: u64) -> Option<String> {
+        let (_, rights) = self.segments.iter().find(|(range, _)| range.contains(&virt))?;
+        Some(if rights.write { "the program's data" } else { "a part of the program that may only be read" }.into())
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `maps` | which pages this process has |
 //! | `heap` | `malloc` and its like, for code of this process |
 //! | `exception` | one exception, and the instruction at which it came |
+//! | `unwind` | from one frame of the stack to the next |
 //! | `program` | an ELF file with mapping code |
 //! | `loading` | such a file in ring 3 |
 //! | `symbols` | from an instruction to a function, a file and a line |
@@ -31,6 +32,7 @@ mod space;
 mod start;
 #[deny(clippy::arithmetic_side_effects)]
 pub mod symbols;
+mod unwind;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -50,6 +52,7 @@ pub use program::{Program, ProgramError, Segment};
 use space::{Area, Rights, Space};
 pub use start::Start;
 pub use symbols::{Place, Symbols};
+pub use unwind::Frame;
 
 /// Bytes of memory that a process has besides what it is given.
 pub const PROCESS_BYTES: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES + HEAP_BYTES + COPY_BYTES;
@@ -241,21 +244,24 @@ impl Process {
         (0..15).map_while(byte).collect()
     }
 
-    /// What lies at an address, for a message.
-    pub fn what_lies_at(&self, virt: u64, loaded: &Loaded) -> String {
+    /// What lies at an address; None: nothing.
+    pub fn what_lies_at(&self, virt: u64, loaded: &Loaded) -> Option<String> {
         if virt < PAGE_BYTES {
-            return "the null page".into();
+            return Some("the null page".into());
         }
         if self.is_below_the_stack(virt) {
-            return "the guard below the stack".into();
+            return Some("the guard below the stack".into());
         }
-        if let Some(what) = self.space.owner(virt, self.direct_map, loaded) {
-            return what;
-        }
-        match &self.source {
+        self.space.owner(virt, self.direct_map, loaded).or_else(|| match &self.source {
             Source::Own(pages) => pages.what_lies_at(virt),
             Source::Program(loading) => loading.what_lies_at(virt),
-        }
+        })
+    }
+
+    /// A word of the stack.
+    pub fn stack_word(&self, virt: u64) -> Option<u64> {
+        let offset = virt.checked_sub(self.stack.start).filter(|_| virt < self.stack.end)?;
+        self.memory.read_u64(self.memory.base() + STACK_END - STACK_BYTES + offset)
     }
 
     /// What the code wanted and this test bed has no room for, if that is what it met an exception at.

@@ -230,15 +230,16 @@ impl Pages {
     }
 
     /// What lies at an address, for a message.
-    pub fn what_lies_at(&self, virt: u64) -> String {
-        match self.mappings.iter().find(|mapping| mapping.range.contains(&virt)) {
-            None => "nothing".into(),
-            Some(mapping) => {
-                let name = if mapping.name.is_empty() { "memory of this process" } else { &mapping.name };
-                let rights = if mapping.rights.write { "" } else { ", which may only be read" };
-                format!("{name}{rights}")
-            }
-        }
+    pub fn what_lies_at(&self, virt: u64) -> Option<String> {
+        let mapping = self.mappings.iter().find(|mapping| mapping.range.contains(&virt))?;
+        let name = if mapping.name.is_empty() { "memory of this process" } else { &mapping.name };
+        let remark = match (mapping.is_memory(), mapping.rights.write) {
+            // Such as [vvar], by which the C library reads clocks.
+            (false, _) => ", which no guest can be shown",
+            (true, false) => ", which may only be read",
+            (true, true) => "",
+        };
+        Some(format!("{name}{remark}"))
     }
 }
 

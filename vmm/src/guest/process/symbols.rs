@@ -8,13 +8,16 @@ use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use addr2line::{Context, Frame};
+use addr2line::Context;
 use gimli::{EndianArcSlice, LittleEndian, Reader as _};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{CompressionFormat, Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind, elf};
+
+use super::unwind::Frame;
 
 /// Files that are larger are not read. The largest test programs with debug information have some 200 MiB.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -39,6 +42,14 @@ pub struct Place {
     pub line: Option<u32>,
 }
 
+impl Place {
+    /// Whether it is in a source file that was not compiled elsewhere, as those of the standard library were. Of a C library
+    /// no files are known.
+    pub fn is_own(&self) -> bool {
+        self.line.is_some() && self.file.as_ref().is_some_and(|file| !file.starts_with(ELSEWHERE))
+    }
+}
+
 /// `build_tables at mapper.c:41`, or what is known of that.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +60,9 @@ impl fmt::Display for Place {
         line.map_or(Ok(()), |line| write!(f, ":{line}"))
     }
 }
+
+/// Where Rust's own crates are compiled, as debug information has it: behind it comes the compiler's commit.
+const ELSEWHERE: &str = "/rustc/";
 
 /// The places of a program's instructions. Files are read when they are first asked about, and kept.
 #[derive(Debug)]
@@ -84,9 +98,21 @@ impl Symbols {
         self.look_up(address).unwrap_or_default()
     }
 
+    /// The frame that called another one; `word` is what is in memory.
+    pub fn caller(&self, frame: &Frame, word: &dyn Fn(u64) -> Option<u64>) -> Option<Frame> {
+        self.with_module(frame.rip, |module, virt| {
+            frame.caller(&parse(&module.bytes)?, frame.rip.wrapping_sub(virt), word)
+        })?
+    }
+
     fn look_up(&self, address: u64) -> Option<Vec<Place>> {
+        self.with_module(address, Module::chain)
+    }
+
+    /// What comes of the file that has an address, and the address that the file itself has for it.
+    fn with_module<T>(&self, address: u64, look: impl FnOnce(&Module, u64) -> T) -> Option<T> {
         match &self.0 {
-            Source::Elf { module, bias } => Some(locked(module).as_ref()?.chain(address.checked_sub(*bias)?)),
+            Source::Elf { module, bias } => Some(look(locked(module).as_ref()?, address.checked_sub(*bias)?)),
             Source::Process(modules) => {
                 let maps = fs::read("/proc/self/maps").ok()?;
                 let (path, offset) = mapped_file(&String::from_utf8_lossy(&maps), address)?;
@@ -95,7 +121,7 @@ impl Symbols {
                     .entry(path)
                     .or_insert_with_key(|path| Module::read(contents(path)?, Origin::Own))
                     .as_ref()?;
-                Some(module.chain(module.virt_of(offset)?))
+                Some(look(module, module.virt_of(offset)?))
             }
         }
     }
@@ -116,13 +142,29 @@ fn mapped_file(maps: &str, address: u64) -> Option<(PathBuf, u64)> {
         let (start, end) = (hex(start)?, hex(end)?);
         let offset = hex(fields.nth(1)?)?;
         let path = fields.nth(2)?.trim_start();
-        let is_it = (start..end).contains(&address) && path.starts_with('/');
+        let is_it = (start..end).contains(&address) && (path.starts_with('/') || path == VDSO);
         is_it.then(|| Some((path.into(), address.checked_sub(start)?.checked_add(offset)?)))?
     })
 }
 
+/// The library that the system itself has put there, whole and at once (vdso(7)).
+const VDSO: &str = "[vdso]";
+
+/// Its contents, which no file has.
+fn vdso() -> Option<Arc<[u8]>> {
+    const MOST_BYTES: usize = 64 << 10;
+    // SAFETY: it reads what the system has told this process at its start.
+    let start = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    let mut bytes = vec![0; MOST_BYTES];
+    let read = File::open("/proc/self/mem").ok()?.read_at(&mut bytes, start).ok()?;
+    Some(bytes[..read].into())
+}
+
 /// The contents of a mapped file. This process's own program is found even where it was replaced or removed.
 fn contents(path: &Path) -> Option<Arc<[u8]>> {
+    if path == Path::new(VDSO) {
+        return vdso();
+    }
     const OWN: &str = "/proc/self/exe";
     let is_own = fs::read_link(OWN).is_ok_and(|own| own == path);
     let path = if is_own { Path::new(OWN) } else { path };
@@ -272,18 +314,18 @@ fn frames(lines: &Context<Reader>, virt: u64) -> Option<Vec<Place>> {
     Some(places)
 }
 
-fn place(frame: &Frame<Reader>, folder: &str) -> Place {
+fn place(frame: &addr2line::Frame<Reader>, folder: &str) -> Place {
     let raw_name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
-    let location = frame.location.as_ref();
+    // What is of no line of a file (line 0; DWARF 5, 6.2.2) the compiler has added, in whatever file it was at.
+    let location = frame.location.as_ref().filter(|location| location.line.is_some_and(|line| line != 0));
     let file = location.and_then(|location| location.file).map(|file| {
-        let short = Path::new(file).strip_prefix(folder).ok().and_then(Path::to_str).filter(|short| !short.is_empty());
+        // The standard library was compiled elsewhere, and is to be known by that.
+        let is_here = !folder.starts_with(ELSEWHERE);
+        let short = Path::new(file).strip_prefix(folder).ok().and_then(Path::to_str);
+        let short = short.filter(|short| is_here && !short.is_empty());
         clipped(short.unwrap_or(file))
     });
-    Place {
-        function: raw_name.map(|name| demangled(&name)),
-        file,
-        line: location.and_then(|location| location.line).filter(|line| *line != 0),
-    }
+    Place { function: raw_name.map(|name| demangled(&name)), file, line: location.and_then(|location| location.line) }
 }
 
 /// A function's name as its author wrote it; as it is, if it is no mangled name of Rust or C++.

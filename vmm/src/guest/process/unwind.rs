@@ -1,0 +1,97 @@
+//! From a frame to the one that called it, by the tables with which exceptions are unwound (.eh_frame; System V ABI for
+//! x86-64, 3.7). Compiled code keeps no frame pointers.
+
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection, X86_64,
+};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection};
+
+use super::exception::Exception;
+
+/// A function that runs, or that has called one that does.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The instruction it is at, or comes back to.
+    pub rip: u64,
+    /// Whether it comes back to it: the call is before it.
+    pub has_called: bool,
+    /// By their numbers in DWARF (System V ABI, figure 3.36). None: nobody knows what it had there.
+    registers: [Option<u64>; REGISTERS],
+}
+
+/// All general registers.
+const REGISTERS: usize = 16;
+
+impl Frame {
+    /// The one that met an exception at an instruction.
+    pub fn at(exception: &Exception, rip: u64) -> Self {
+        let r = &exception.registers;
+        let registers = [
+            r.rax,
+            r.rdx,
+            r.rcx,
+            r.rbx,
+            r.rsi,
+            r.rdi,
+            r.rbp,
+            exception.rsp,
+            r.r8,
+            r.r9,
+            r.r10,
+            r.r11,
+            r.r12,
+            r.r13,
+            r.r14,
+            r.r15,
+        ];
+        Self { rip, has_called: false, registers: registers.map(Some) }
+    }
+
+    /// Of one that has just been called, and has not run yet: where there is no code, say.
+    pub fn caller_at_entry(&self, word: &dyn Fn(u64) -> Option<u64>) -> Option<Self> {
+        let rsp = self.register(X86_64::RSP)?;
+        let mut caller = Self { rip: word(rsp)?, has_called: true, ..self.clone() };
+        caller.registers[usize::from(X86_64::RSP.0)] = Some(rsp.wrapping_add(8));
+        Some(caller)
+    }
+
+    /// The frame that called this one, whose code is in this file, `bias` above the file's own addresses. `word` is what is in
+    /// memory. None: the file does not say, or there is none.
+    pub fn caller(
+        &self,
+        file: &ElfFile64<'_, object::LittleEndian>,
+        bias: u64,
+        word: &dyn Fn(u64) -> Option<u64>,
+    ) -> Option<Self> {
+        let section = file.section_by_name(".eh_frame")?;
+        let tables = EhFrame::new(section.data().ok()?, LittleEndian);
+        let mut bases = BaseAddresses::default().set_eh_frame(section.address());
+        if let Some(text) = file.section_by_name(".text") {
+            bases = bases.set_text(text.address());
+        }
+        let mut context = UnwindContext::new();
+        // A call may be the last instruction of its function.
+        let address = self.rip.wrapping_sub(bias).wrapping_sub(self.has_called.into());
+        let row = tables.unwind_info_for_address(&bases, &mut context, address, EhFrame::cie_from_offset).ok()?;
+        let &CfaRule::RegisterAndOffset { register, offset } = row.cfa() else { return None };
+        let cfa = self.register(register)?.wrapping_add_signed(offset);
+        let value = |register| match row.register(register) {
+            Some(RegisterRule::Offset(offset)) => word(cfa.wrapping_add_signed(offset)),
+            Some(RegisterRule::ValOffset(offset)) => Some(cfa.wrapping_add_signed(offset)),
+            Some(RegisterRule::Register(other)) => self.register(other),
+            None | Some(RegisterRule::SameValue) => self.register(register),
+            Some(_) => None,
+        };
+        let mut registers = [None; REGISTERS];
+        for (number, slot) in (0..).zip(&mut registers) {
+            *slot = value(Register(number));
+        }
+        registers[usize::from(X86_64::RSP.0)] = Some(cfa);
+        Some(Self { rip: value(X86_64::RA)?, has_called: true, registers })
+    }
+
+    fn register(&self, register: Register) -> Option<u64> {
+        *self.registers.get(usize::from(register.0))?
+    }
+}
