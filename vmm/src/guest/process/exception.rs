@@ -40,7 +40,7 @@ impl Exception {
             cr2: machine.sregs().cr2,
             rip,
             registers,
-            frame_at: at + 16,
+            frame_at: at.wrapping_add(16),
         })
     }
 
