@@ -250,6 +250,7 @@ mod tests {
         }
         assert_eq!(at(253_402_300_800), None);
         assert_eq!(at(-2_208_988_801), None);
+        assert_eq!([i64::MIN, i64::MAX].map(at), [None, None]);
     }
 
     proptest! {

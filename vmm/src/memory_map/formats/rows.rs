@@ -149,7 +149,7 @@ impl Walk<'_> {
     /// Where the next row starts in a line, behind one that is damaged.
     fn next_in_line(&self, format: &RowFormat, line: Line, at: usize) -> Option<usize> {
         let row = &self.text[line.from.plus(at)..line.end];
-        let behind = row.char_indices().nth(1).map_or(row.len(), |(second, _)| second);
+        let (behind, _) = row.char_indices().nth(1)?;
         let start = (format.start)(&row[behind..])?;
         Some(line.from.plus(at).plus(behind).plus(start))
     }
