@@ -582,13 +582,18 @@ fn finish_is_judged_by_what_it_did() {
     }
 }
 
+/// More than one of many threads waits for a core.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// On one bed, each thread with attacks of its own: the findings are those of a single thread.
 fn many_threads_run_different_mappers() {
     let [threads, runs] = [("EFIBED_THREADS", 8), ("EFIBED_THREAD_RUNS", 4)]
         .map(|(name, usual)| std::env::var(name).map_or(usual, |number| number.parse::<usize>().unwrap()));
     let quick = |attack: &&Attack| attack.expected != [Rule::Watchdog];
     let attacks: Vec<&'static Attack> = ATTACKS.iter().filter(quick).collect();
-    let found = |attack| rules(&bed().run(&attacked(Layout::Window, attack).firmware_calls(false)).unwrap());
+    // The limit is of the clock on the wall, and of so many threads on few cores each may wait for long.
+    let patient = |attack| attacked(Layout::Window, attack).firmware_calls(false).stretch_limit(PATIENCE);
+    let found = |attack| rules(&bed().run(&patient(attack)).unwrap());
     let alone: Vec<Vec<Rule>> = attacks.iter().map(|attack| found(attack)).collect();
     std::thread::scope(|scope| {
         for thread in 0..threads {

@@ -1,12 +1,58 @@
 //! Memory maps that no firmware should hand out, of random numbers, and what a report on one may not say.
 
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use efibed::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
-use efibed::report::Report;
-use efibed::{CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, MaxPhyAddr, Scenario};
+use efibed::report::text::Text;
+use efibed::report::{Report, RunVerdict, json};
+use efibed::{
+    CpuidRequest, DescriptorSize, EngineError, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule,
+    MaxPhyAddr, Scenario, TestBed,
+};
 
 use crate::random::Random;
+
+/// What a run on the walker engine may take past its limit: walks end at it, but the mapping code runs natively, and fills up
+/// to 320 MiB of tables before this engine looks at the clock again. On a busy machine that was seen to take 20 s.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a run of [`try_bytes`] may take: a fuzzer wants many.
+const LIMIT_OF_BYTES: Duration = Duration::from_millis(100);
+
+/// Runs what a fuzzer's bytes mean; the error says what is wrong with how it went.
+pub fn try_bytes(bed: &TestBed, bytes: &[u8]) -> Result<RunVerdict, String> {
+    try_map(bed, &mut Random::of_bytes(bytes), LIMIT_OF_BYTES)
+}
+
+/// Runs a random map on the walker engine, now and then with a second kernel after it; the error says what is wrong with
+/// how it went.
+pub fn try_map(bed: &TestBed, random: &mut Random, limit: Duration) -> Result<RunVerdict, String> {
+    let map = map(random);
+    let second = random.once_in(8).then(|| changed(&map, random));
+    let scenario = scenario(map.clone(), random).engine(EngineName::Walker).limit(limit);
+    let what = format!("{scenario:x?}");
+    let started = Instant::now();
+    let kernels = catch_unwind(AssertUnwindSafe(|| -> Result<Vec<(MemoryMap, Report)>, EngineError> {
+        let Some(second) = second else { return Ok(vec![(map, bed.run(&scenario)?)]) };
+        let [first, after] = bed.kexec(&scenario, second.clone())?;
+        Ok(vec![(map, first), (second, after)])
+    }));
+    let took = started.elapsed();
+    let kernels = kernels.map_err(|_| format!("it panicked: {what}"))?.map_err(|error| format!("{error}: {what}"))?;
+    if took > limit + GRACE {
+        return Err(format!("it took {took:?}: {what}"));
+    }
+    for (map, report) in &kernels {
+        if let Some(why) = wrongly_clean(map, report) {
+            return Err(format!("clean, and {why}: {what}"));
+        }
+        let shown = catch_unwind(AssertUnwindSafe(|| (Text::plain(report).to_string(), json::to_json(report))));
+        shown.map_err(|_| format!("its report panicked: {what}"))?;
+    }
+    let (_, last) = kernels.last().ok_or("no report")?;
+    Ok(last.verdict())
+}
 
 /// Addresses at which something ends: of a table's span, of physical and canonical addresses, of the windows, of what is
 /// a machine's own, and the sign bit.

@@ -1,13 +1,26 @@
-//! Seeded random numbers for the attacks: the sequence of a seed is the same everywhere.
+//! Numbers that attacks are drawn by: of a seed, whose sequence is the same everywhere, or of a fuzzer's bytes.
 
-/// The library's generator, and what attacks are drawn by.
+/// Where the next number comes from.
 #[derive(Clone, Debug)]
-pub struct Random(efibed::check::Random);
+pub struct Random(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The library's generator.
+    Seed(efibed::check::Random),
+    Bytes(std::vec::IntoIter<u8>),
+}
 
 impl Random {
     /// The sequence of a seed.
     pub fn new(seed: u64) -> Self {
-        Self(efibed::check::Random(seed))
+        Self(Source::Seed(efibed::check::Random(seed)))
+    }
+
+    /// What bytes say, each choice in as few of them as it needs: so a fuzzer's changes are small ones. After the last one
+    /// all numbers are 0.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Source::Bytes(Vec::from(bytes).into_iter()))
     }
 
     /// The sequence of one run of many with a seed: a run can be repeated alone.
@@ -17,12 +30,26 @@ impl Random {
 
     /// The next number.
     pub fn number(&mut self) -> u64 {
-        self.0.number()
+        self.number_up_to(u64::MAX)
     }
 
     /// One below `end`; 0 if there is none.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.number() % end.max(1) as u64) as usize
+        let end = end.max(1) as u64;
+        (self.number_up_to(end - 1) % end) as usize
+    }
+
+    /// One that may be as large as `most`, and larger.
+    fn number_up_to(&mut self, most: u64) -> u64 {
+        match &mut self.0 {
+            Source::Seed(random) => random.number(),
+            Source::Bytes(bytes) => {
+                let mut word = [0; 8];
+                let needed = most.checked_ilog2().map_or(0, |highest| highest as usize / 8 + 1);
+                word.iter_mut().take(needed).zip(bytes).for_each(|(to, from)| *to = from);
+                u64::from_le_bytes(word)
+            }
+        }
     }
 
     /// True once in so many times.
@@ -39,4 +66,17 @@ impl Random {
 /// A number that a variable of the environment gives, such as a seed; another one without it.
 pub fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_taken_as_they_are_needed() {
+        let mut random = Random::of_bytes(&[7, 1, 2, 0x34, 0x12, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!((random.below(5), random.once_in(1), random.below(256)), (2, true, 1));
+        assert_eq!((random.below(257), random.below(1 << 16)), (0x3402 % 257, 0x0112));
+        assert_eq!((random.number(), random.number(), random.below(9)), (0x0908_0706_0504_0302, 0, 0));
+    }
 }

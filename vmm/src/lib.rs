@@ -95,7 +95,9 @@ pub mod check;
 pub mod cli;
 pub mod engine;
 mod error;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod firmware;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod guest;
 pub mod machine;
 pub mod matrix;

@@ -131,10 +131,11 @@ pub enum ForeignTrap {
 /// Where the `out` of the entry at this offset is, if this is the RIP of an exit from it: KVM reports the `out` itself, or, where its
 /// emulator ran it, the instruction behind it. Paging keeps the offset in the page, so that is what tells.
 fn trap_address(entry: usize, rip: u64) -> Option<u64> {
-    let trap = (IMAGE_PAGE_OFFSET + entry + TRAP_OFFSET) as u64;
+    const OF_FIRST_ENTRY: usize = IMAGE_PAGE_OFFSET + TRAP_OFFSET;
+    let trap = entry.checked_add(OF_FIRST_ENTRY)? as u64;
     match (rip % PAGE_SIZE).checked_sub(trap)? {
         0 => Some(rip),
-        behind if behind == TRAP_BYTES as u64 => Some(rip - behind),
+        behind if behind == TRAP_BYTES as u64 => rip.checked_sub(behind),
         _ => None,
     }
 }

@@ -7,6 +7,7 @@ use uefi_raw::Status;
 
 use super::PAGE_SIZE;
 use super::guest::{GuestMemory, StubCall};
+use super::ranges::left_in_page;
 use super::refusal::Refusal;
 use crate::mmu;
 
@@ -89,7 +90,7 @@ impl<'m> Caller<'m> {
     pub fn string(&mut self, argument: &'static str, at: u64, limit: usize) -> Result<Option<Vec<u16>>, Refusal> {
         let mut units = Vec::new();
         for index in 0..limit as u64 {
-            match u16::from_le_bytes(self.array(argument, at.wrapping_add(2 * index))?) {
+            match u16::from_le_bytes(self.array(argument, at.wrapping_add(index.wrapping_mul(2)))?) {
                 0 => return Ok(Some(units)),
                 unit => units.push(unit),
             }
@@ -116,10 +117,10 @@ impl<'m> Caller<'m> {
     /// Strings are read unit by unit, and need no step for each.
     fn note_read(&mut self, at: u64, bytes: u64) {
         if let Some(Access::Read { at: first, bytes: before }) = self.accesses.last_mut()
-            && *first + *before == at
+            && first.wrapping_add(*before) == at
             && *first / PAGE_SIZE == at / PAGE_SIZE
         {
-            *before += bytes;
+            *before = before.saturating_add(bytes);
         } else {
             self.accesses.push(Access::Read { at, bytes });
         }
@@ -128,11 +129,10 @@ impl<'m> Caller<'m> {
 
 /// A range's parts, page by page: the address of each, and its place in the range. Addresses wrap as the processor's do.
 pub(super) fn parts(at: u64, bytes: usize) -> impl Iterator<Item = (u64, core::ops::Range<usize>)> {
-    let mut done = 0;
+    let mut done = 0_usize;
     core::iter::from_fn(move || {
         let address = at.wrapping_add(done as u64);
-        let left_in_page = (PAGE_SIZE - address % PAGE_SIZE) as usize;
-        let part = done..bytes.min(done + left_in_page);
+        let part = done..bytes.min(done.saturating_add(left_in_page(address)));
         done = part.end;
         (!part.is_empty()).then_some((address, part))
     })

@@ -214,7 +214,7 @@ impl Misdeed {
 
     /// The physical address of the last byte, as firmware means it.
     pub fn last_meant(&self) -> Option<u64> {
-        self.meant.map(|phys| phys + (self.last() - self.at))
+        self.meant.map(|phys| phys.wrapping_add(self.last().wrapping_sub(self.at)))
     }
 }
 
@@ -324,13 +324,15 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
         Misbehaviour::PhysicalPointer => (Deed::Read, data, Some(data)),
         Misbehaviour::EarlyPointer if !in_switch => return Err("SetVirtualAddressMap has not succeeded"),
         Misbehaviour::EarlyPointer => (Deed::Read, virtual_data, Some(data)),
-        Misbehaviour::WritesCode => (Deed::Write, code_now + CODE_SCRATCH, Some(code + CODE_SCRATCH)),
-        Misbehaviour::ExecutesData => (Deed::Execute, data_now + RET, Some(data + RET)),
+        Misbehaviour::WritesCode => {
+            (Deed::Write, code_now.wrapping_add(CODE_SCRATCH), Some(code.wrapping_add(CODE_SCRATCH)))
+        }
+        Misbehaviour::ExecutesData => (Deed::Execute, data_now.wrapping_add(RET), Some(data.wrapping_add(RET))),
         Misbehaviour::PastArgument => (Deed::Read, (regs.rcx | (PAGE_SIZE - 1)).wrapping_add(1), None),
         Misbehaviour::Seam => {
             let end = firmware.haunts.seam.ok_or("no RUNTIME region follows that of firmware's data")?;
-            let at = end - Deed::Read.bytes() / 2;
-            (Deed::Read, data_now.wrapping_add(at - data), Some(at))
+            let at = end.wrapping_sub(Deed::Read.bytes() / 2);
+            (Deed::Read, data_now.wrapping_add(at.wrapping_sub(data)), Some(at))
         }
         // The table itself is the misdeed: that it was believed shows when the service is called.
         Misbehaviour::AttributesTable => (Deed::Execute, code_now, Some(code)),
@@ -338,7 +340,7 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
         Misbehaviour::NeverReturns => (Deed::Hang, 0, None),
         Misbehaviour::JumpsWild => {
             let other = if in_switch { virtual_code } else { code };
-            (Deed::Execute, other + RET, Some(code + RET))
+            (Deed::Execute, other.wrapping_add(RET), Some(code.wrapping_add(RET)))
         }
         Misbehaviour::Faults => (Deed::Read, WILD, None),
     };

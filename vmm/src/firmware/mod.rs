@@ -112,9 +112,9 @@ impl Firmware {
         let data = finder.find(MemoryType::RUNTIME_SERVICES_DATA)?;
         Ok(Self {
             code,
-            code_page: code_page(data.phys + tables::STATE as u64),
+            code_page: code_page(data.at(tables::STATE)),
             data,
-            data_page: DataPage::new(data.phys, |service| stub_address(code.phys, service)),
+            data_page: DataPage::new(data.phys, |service| stub_address(code, service)),
             map: KnownMap::new(map),
             stride: DESCRIPTOR_STRIDE,
             virtual_mode: None,
@@ -181,7 +181,7 @@ impl Firmware {
 
     /// Physical address of a service's stub.
     pub fn entry(&self, service: Service) -> u64 {
-        stub_address(self.code.phys, service)
+        stub_address(self.code, service)
     }
 
     /// Virtual address of a service's stub, as the converted runtime-services table holds it.
@@ -195,12 +195,12 @@ impl Firmware {
 
     /// Physical address of the system table.
     pub fn system_table(&self) -> u64 {
-        self.data.phys + tables::SYSTEM_TABLE as u64
+        self.data.at(tables::SYSTEM_TABLE)
     }
 
     /// Physical address of the runtime-services table.
     pub fn runtime_services(&self) -> u64 {
-        self.data.phys + tables::RUNTIME_SERVICES as u64
+        self.data.at(tables::RUNTIME_SERVICES)
     }
 
     /// Whether SetVirtualAddressMap has succeeded.
@@ -265,20 +265,20 @@ impl Firmware {
         if is_last {
             self.pending = None;
         }
-        let phys = self.data.phys + tables::SCRIPT as u64;
+        let phys = self.data.at(tables::SCRIPT);
         if !memory.write(phys, &script) {
             return Err(ForeignTrap::NoData { phys });
         }
-        self.scripts += 1;
+        self.scripts = self.scripts.wrapping_add(1);
         Ok(())
     }
 
     /// Whether the stubs' count, which is in their data, is that of the scripts so far.
     fn lost_state(&self, memory: &dyn GuestMemory) -> Option<LostState> {
+        const SCRIPTS: usize = tables::STATE + offset_of!(State, scripts);
         let mut count = [0; 8];
-        let at = self.data.phys + (tables::STATE + offset_of!(State, scripts)) as u64;
         // What is not in memory counts nothing.
-        let _ = memory.read(at, &mut count);
+        let _ = memory.read(self.data.at(SCRIPTS), &mut count);
         let (expected, found) = (self.scripts, u64::from_le_bytes(count));
         (found != expected).then_some(LostState { expected, found })
     }
@@ -305,9 +305,8 @@ fn code_page(pointer: u64) -> Box<[u8; PAGE_BYTES]> {
     page
 }
 
-/// `page` is page-aligned, so the sum cannot overflow.
-fn stub_address(page: u64, service: Service) -> u64 {
-    page + (IMAGE_PAGE_OFFSET + entry_offset(service)) as u64
+fn stub_address(code: Place, service: Service) -> u64 {
+    code.at(IMAGE_PAGE_OFFSET.saturating_add(entry_offset(service)))
 }
 
 #[cfg(test)]

@@ -68,6 +68,13 @@ pub(super) struct Place {
     pub region: usize,
 }
 
+impl Place {
+    /// The physical address of a byte of the page.
+    pub fn at(self, offset: usize) -> u64 {
+        self.phys.wrapping_add(offset as u64)
+    }
+}
+
 /// Finds places in one map.
 pub(super) struct Finder<'a> {
     map: &'a [MemoryDescriptor],

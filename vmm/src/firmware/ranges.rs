@@ -29,6 +29,11 @@ impl Range {
     }
 }
 
+/// The bytes from an address to the end of its page.
+pub(super) fn left_in_page(address: u64) -> usize {
+    PAGE_SIZE.wrapping_sub(address % PAGE_SIZE) as usize
+}
+
 /// The union of ranges.
 #[derive(Clone, Debug)]
 pub(super) struct Union(Vec<Range>);

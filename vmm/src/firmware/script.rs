@@ -66,12 +66,12 @@ impl Pending {
             }
             Access::Hang => Step { op: Op::Hang as u64, ..Step::default() },
             Access::Write { at, mut data } => {
-                let rest = data.split_off(data.len().min(STAGED_BYTES - staged.len()));
+                let rest = data.split_off(data.len().min(STAGED_BYTES.saturating_sub(staged.len())));
                 if !rest.is_empty() {
                     let at = at.wrapping_add(data.len() as u64);
                     self.accesses.push_front(Access::Write { at, data: rest });
                 }
-                let from = self.at + (STEPS_BYTES + staged.len()) as u64;
+                let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(staged.len()) as u64);
                 let bytes = data.len() as u64;
                 staged.extend(data);
                 Step { op: Op::Write as u64, at, bytes, from }

@@ -30,7 +30,10 @@ const ENTRY_BYTES: usize = size_of::<ConfigurationTable>();
 /// Those that are always there. A fifth, the Memory Attributes Table, comes last.
 const FIXED_TABLES: usize = 4;
 
-const RSDP: usize = (CONFIGURATION_TABLES + (FIXED_TABLES + 1) * ENTRY_BYTES).next_multiple_of(16);
+/// The entry of the fifth.
+const ATTRIBUTES_ENTRY: usize = CONFIGURATION_TABLES + FIXED_TABLES * ENTRY_BYTES;
+
+const RSDP: usize = (ATTRIBUTES_ENTRY + ENTRY_BYTES).next_multiple_of(16);
 const XSDT: usize = (RSDP + RSDP_BYTES).next_multiple_of(8);
 const SMBIOS_ENTRY: usize = (XSDT + XSDT_BYTES).next_multiple_of(16);
 const SMBIOS_STRUCTURES: usize = SMBIOS_ENTRY + SMBIOS_ENTRY_BYTES;
@@ -65,10 +68,8 @@ impl DataPage {
     /// The page at this physical address, with tables that point at these stubs.
     pub fn new(phys: u64, stub: impl Fn(Service) -> u64) -> Self {
         let mut page = Self(Box::new([0; PAGE_BYTES]));
-        for (index, unit) in VENDOR_NAME.iter().enumerate() {
-            page.put(VENDOR + index * 2, &unit.to_le_bytes());
-        }
-        page.put_u64(STATE + offset_of!(State, magic), MAGIC);
+        page.put(VENDOR, 0, &VENDOR_NAME.map(u16::to_le_bytes).concat());
+        page.put_u64(STATE, offset_of!(State, magic), MAGIC);
         page.put_runtime_services(stub);
         page.put_configuration(phys);
         page.put_system_table(phys);
@@ -77,9 +78,9 @@ impl DataPage {
 
     /// Adds the Memory Attributes Table at this physical address to the configuration tables.
     pub fn add_attributes_table(&mut self, phys: u64) {
-        self.put_configuration_entry(FIXED_TABLES, configuration::MEMORY_ATTRIBUTES, phys);
-        let count = SYSTEM_TABLE + offset_of!(SystemTable, number_of_table_entries);
-        self.put_u64(count, FIXED_TABLES as u64 + 1);
+        const COUNT: u64 = FIXED_TABLES as u64 + 1;
+        self.put_configuration_entry(ATTRIBUTES_ENTRY, configuration::MEMORY_ATTRIBUTES, phys);
+        self.put_u64(SYSTEM_TABLE, offset_of!(SystemTable, number_of_table_entries), COUNT);
         self.seal(SYSTEM_TABLE, size_of::<SystemTable>());
     }
 
@@ -89,7 +90,7 @@ impl DataPage {
 
     /// The service's pointer.
     pub fn service(&self, service: Service) -> u64 {
-        self.u64(RUNTIME_SERVICES + service.table_offset())
+        self.u64(RUNTIME_SERVICES, service.table_offset())
     }
 
     /// The runtime-services table.
@@ -109,8 +110,8 @@ impl DataPage {
         let convert = |address| convert(address).ok_or(address);
         let mut page = self.clone();
         for service in Service::ALL.into_iter().filter(|&it| is_converted(it)) {
-            let offset = RUNTIME_SERVICES + service.table_offset();
-            page.put_u64(offset, convert(page.u64(offset))?);
+            let field = service.table_offset();
+            page.put_u64(RUNTIME_SERVICES, field, convert(page.u64(RUNTIME_SERVICES, field))?);
         }
         page.seal(RUNTIME_SERVICES, size_of::<RuntimeServices>());
         for field in [
@@ -118,8 +119,7 @@ impl DataPage {
             offset_of!(SystemTable, configuration_table),
             offset_of!(SystemTable, runtime_services),
         ] {
-            let offset = SYSTEM_TABLE + field;
-            page.put_u64(offset, convert(page.u64(offset))?);
+            page.put_u64(SYSTEM_TABLE, field, convert(page.u64(SYSTEM_TABLE, field))?);
         }
         page.seal(SYSTEM_TABLE, size_of::<SystemTable>());
         Ok(page)
@@ -127,79 +127,79 @@ impl DataPage {
 
     fn put_runtime_services(&mut self, stub: impl Fn(Service) -> u64) {
         for service in Service::ALL {
-            self.put_u64(RUNTIME_SERVICES + service.table_offset(), stub(service));
+            self.put_u64(RUNTIME_SERVICES, service.table_offset(), stub(service));
         }
         let size = size_of::<RuntimeServices>();
         self.put_header(RUNTIME_SERVICES, RuntimeServices::SIGNATURE, size);
     }
 
     fn put_configuration(&mut self, phys: u64) {
-        let at = |offset: usize| phys + offset as u64;
-        self.put(RSDP, &configuration::rsdp(at(XSDT)));
-        self.put(XSDT, &configuration::xsdt());
-        self.put(SMBIOS_ENTRY, &configuration::smbios_entry(at(SMBIOS_STRUCTURES)));
-        self.put(SMBIOS_STRUCTURES, &configuration::smbios_structures());
-        self.put(RT_PROPERTIES_TABLE, &configuration::rt_properties());
-        self.put(ESRT_TABLE, &configuration::esrt());
+        let at = |offset: usize| phys.wrapping_add(offset as u64);
+        self.put(RSDP, 0, &configuration::rsdp(at(XSDT)));
+        self.put(XSDT, 0, &configuration::xsdt());
+        self.put(SMBIOS_ENTRY, 0, &configuration::smbios_entry(at(SMBIOS_STRUCTURES)));
+        self.put(SMBIOS_STRUCTURES, 0, &configuration::smbios_structures());
+        self.put(RT_PROPERTIES_TABLE, 0, &configuration::rt_properties());
+        self.put(ESRT_TABLE, 0, &configuration::esrt());
         let tables: [(Guid, usize); FIXED_TABLES] = [
             (configuration::ACPI_20, RSDP),
             (configuration::SMBIOS_3, SMBIOS_ENTRY),
             (configuration::RT_PROPERTIES, RT_PROPERTIES_TABLE),
             (configuration::ESRT, ESRT_TABLE),
         ];
-        for (index, (guid, offset)) in tables.into_iter().enumerate() {
-            self.put_configuration_entry(index, guid, at(offset));
+        for (entry, (guid, offset)) in (CONFIGURATION_TABLES..).step_by(ENTRY_BYTES).zip(tables) {
+            self.put_configuration_entry(entry, guid, at(offset));
         }
     }
 
-    fn put_configuration_entry(&mut self, index: usize, guid: Guid, phys: u64) {
-        let entry = CONFIGURATION_TABLES + index * ENTRY_BYTES;
-        self.put(entry + offset_of!(ConfigurationTable, vendor_guid), &guid.to_bytes());
-        self.put_u64(entry + offset_of!(ConfigurationTable, vendor_table), phys);
+    fn put_configuration_entry(&mut self, entry: usize, guid: Guid, phys: u64) {
+        self.put(entry, offset_of!(ConfigurationTable, vendor_guid), &guid.to_bytes());
+        self.put_u64(entry, offset_of!(ConfigurationTable, vendor_table), phys);
     }
 
     /// The consoles and the boot services stay null: boot services have been exited (UEFI 2.10, 7.4.6).
     fn put_system_table(&mut self, phys: u64) {
-        self.put(SYSTEM_TABLE + offset_of!(SystemTable, firmware_revision), &FIRMWARE_REVISION.to_le_bytes());
+        let at = |offset: usize| phys.wrapping_add(offset as u64);
+        self.put(SYSTEM_TABLE, offset_of!(SystemTable, firmware_revision), &FIRMWARE_REVISION.to_le_bytes());
         for (field, value) in [
-            (offset_of!(SystemTable, firmware_vendor), phys + VENDOR as u64),
-            (offset_of!(SystemTable, runtime_services), phys + RUNTIME_SERVICES as u64),
+            (offset_of!(SystemTable, firmware_vendor), at(VENDOR)),
+            (offset_of!(SystemTable, runtime_services), at(RUNTIME_SERVICES)),
             (offset_of!(SystemTable, number_of_table_entries), FIXED_TABLES as u64),
-            (offset_of!(SystemTable, configuration_table), phys + CONFIGURATION_TABLES as u64),
+            (offset_of!(SystemTable, configuration_table), at(CONFIGURATION_TABLES)),
         ] {
-            self.put_u64(SYSTEM_TABLE + field, value);
+            self.put_u64(SYSTEM_TABLE, field, value);
         }
         self.put_header(SYSTEM_TABLE, SystemTable::SIGNATURE, size_of::<SystemTable>());
     }
 
     /// The header of a table whose fields are all there.
     fn put_header(&mut self, table: usize, signature: u64, size: usize) {
-        self.put_u64(table + offset_of!(TableHeader, signature), signature);
-        self.put(table + offset_of!(TableHeader, revision), &table::REVISION.to_le_bytes());
-        self.put(table + offset_of!(TableHeader, header_size), &(size as u32).to_le_bytes());
+        self.put_u64(table, offset_of!(TableHeader, signature), signature);
+        self.put(table, offset_of!(TableHeader, revision), &table::REVISION.to_le_bytes());
+        self.put(table, offset_of!(TableHeader, header_size), &(size as u32).to_le_bytes());
         self.seal(table, size);
     }
 
     /// Computes the CRC of a table anew, with the field itself zero (UEFI 2.10, 4.2.1).
     fn seal(&mut self, table: usize, size: usize) {
-        let field = table + offset_of!(TableHeader, crc32);
-        self.put(field, &[0; 4]);
+        let field = offset_of!(TableHeader, crc32);
+        self.put(table, field, &[0; 4]);
         let crc = crc32fast::hash(&self.0[table..][..size]);
-        self.put(field, &crc.to_le_bytes());
+        self.put(table, field, &crc.to_le_bytes());
     }
 
-    fn u64(&self, offset: usize) -> u64 {
+    fn u64(&self, table: usize, field: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0[offset..][..8]);
+        bytes.copy_from_slice(&self.0[table..][field..][..8]);
         u64::from_le_bytes(bytes)
     }
 
-    fn put_u64(&mut self, offset: usize, value: u64) {
-        self.put(offset, &value.to_le_bytes());
+    fn put_u64(&mut self, table: usize, field: usize, value: u64) {
+        self.put(table, field, &value.to_le_bytes());
     }
 
-    fn put(&mut self, offset: usize, bytes: &[u8]) {
-        self.0[offset..][..bytes.len()].copy_from_slice(bytes);
+    fn put(&mut self, table: usize, field: usize, bytes: &[u8]) {
+        self.0[table..][field..][..bytes.len()].copy_from_slice(bytes);
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_vendor_is_efibed_in_utf_16() {
         let page = DataPage::new(0x1000, |_| 0);
-        let vendor = page.u64(SYSTEM_TABLE + offset_of!(SystemTable, firmware_vendor));
+        let vendor = page.u64(SYSTEM_TABLE, offset_of!(SystemTable, firmware_vendor));
         let units: Vec<u16> = page.0[(vendor - 0x1000) as usize..]
             .chunks(2)
             .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))

@@ -12,7 +12,8 @@ use uefi_raw::table::runtime::RuntimeServices;
 use uefi_raw::table::system::SystemTable;
 use uefi_raw::table::{Header, Revision};
 
-use super::{GuestMemory, PAGE_SIZE};
+use super::GuestMemory;
+use super::ranges::left_in_page;
 
 /// Verifies the system table at this physical address, and all it points to: the runtime-services table and the
 /// configuration tables that this room knows, as UEFI 2.10, 4.2.1 and 4.6 tell operating systems to. `translate` says
@@ -178,7 +179,7 @@ fn verify_vendor(
     translate: impl Fn(u64) -> Option<u64>,
 ) -> Result<(), TableDefect> {
     for index in 0..MAX_VENDOR_UNITS {
-        let at = address.wrapping_add(2 * index);
+        let at = address.wrapping_add(index.wrapping_mul(2));
         if read::<2>(memory, Table::Vendor, at, &translate)? == [0, 0] {
             return Ok(());
         }
@@ -196,8 +197,9 @@ fn configuration_entries(
     if count > MAX_CONFIGURATION_TABLES {
         return Err(TableDefect::ConfigurationCount { count });
     }
+    const ENTRY_BYTES: u64 = size_of::<ConfigurationTable>() as u64;
     let entry = |index| {
-        let at = address.wrapping_add(index * size_of::<ConfigurationTable>() as u64);
+        let at = address.wrapping_add(ENTRY_BYTES.wrapping_mul(index));
         let bytes: [u8; size_of::<ConfigurationTable>()] = read(memory, Table::Configuration, at, &translate)?;
         let mut guid = [0; 16];
         guid.copy_from_slice(&bytes[..16]);
@@ -228,13 +230,12 @@ fn read<const BYTES: usize>(
     while done < BYTES {
         let unmapped = TableDefect::Unmapped { table, address };
         let at = address.checked_add(done as u64).ok_or(unmapped.clone())?;
-        let left_in_page = (PAGE_SIZE - at % PAGE_SIZE) as usize;
-        let part = left_in_page.min(BYTES - done);
+        let part = left_in_page(at).min(BYTES.saturating_sub(done));
         let phys = translate(at).ok_or(unmapped)?;
         if !memory.read(phys, &mut bytes[done..][..part]) {
             return Err(TableDefect::Unreadable { table, phys });
         }
-        done += part;
+        done = done.saturating_add(part);
     }
     Ok(bytes)
 }

@@ -4,6 +4,7 @@
 //! of ring 3; and the boot root, which has all that and, at their physical addresses, the pages firmware runs in before
 //! the switch. 4 KiB leaves throughout: the host fills them at its own speed, and nobody reads them but the MMU.
 
+use super::stretch::{bytes_of, sum};
 use super::{OwnMemory, PAGE_BYTES};
 
 /// Entry bits (SDM vol. 3A, 4.5.4): present, writable, user, execute-disable.
@@ -60,8 +61,7 @@ impl<'m> BootTables<'m> {
 
     /// Maps `pages` pages at `virt` to `phys`. `flags` are of the leaf; U goes into the entries above it too.
     pub fn map(&mut self, root: u64, virt: u64, phys: u64, pages: u64, leaf: u64) -> Result<(), OutOfPages> {
-        for page in 0..pages {
-            let offset = page * PAGE_BYTES;
+        for offset in (0..bytes_of(pages)).step_by(PAGE_BYTES as usize) {
             self.set_leaf(root, virt.wrapping_add(offset), phys.wrapping_add(offset) | leaf, 1)?;
         }
         Ok(())
@@ -70,15 +70,15 @@ impl<'m> BootTables<'m> {
     /// Puts `entry` at `level` (1: PTE) for `virt`, with tables above it.
     pub fn set_leaf(&mut self, root: u64, virt: u64, entry: u64, level: u32) -> Result<(), OutOfPages> {
         let mut table = root;
-        for above in (level + 1..=self.levels).rev() {
+        for above in (1..=self.levels).rev().take_while(|above| *above > level) {
             table = self.below(table, virt, above, entry & flags::U)?;
         }
-        self.set(table + slot(virt, level), entry)
+        self.set(entry_at(table, virt, level), entry)
     }
 
     /// The table below the entry for `virt` in a table of level `above`, made if it is not there.
     fn below(&mut self, table: u64, virt: u64, above: u32, user: u64) -> Result<u64, OutOfPages> {
-        let slot = table + slot(virt, above);
+        let slot = entry_at(table, virt, above);
         let old = self.get(slot)?;
         let below = if old & flags::P != 0 { old & ADDRESS } else { self.allocate()? };
         self.set(slot, below | (old & flags::U) | flags::P | flags::W | user)?;
@@ -103,10 +103,10 @@ impl<'m> BootTables<'m> {
             let [mut own, mut theirs] = [root, other];
             for above in (3..=self.levels).rev() {
                 own = self.below(own, virt, above, 0)?;
-                theirs = self.get(theirs + slot(virt, above))? & ADDRESS;
+                theirs = self.get(entry_at(theirs, virt, above))? & ADDRESS;
             }
-            let entry = self.get(theirs + slot(virt, 2))?;
-            self.set(own + slot(virt, 2), entry)?;
+            let entry = self.get(entry_at(theirs, virt, 2))?;
+            self.set(entry_at(own, virt, 2), entry)?;
             // Ring 3's pages are reached through entries that are open to it.
             if entry & flags::U != 0 {
                 self.open(root, virt)?;
@@ -126,24 +126,25 @@ impl<'m> BootTables<'m> {
     /// The most pages that mapping these ranges (of so many pages each) takes, with two roots, and a table more to copy.
     pub fn pages_for(ranges: impl IntoIterator<Item = u64>) -> u64 {
         // A range crosses at most one more table at each level than its length needs.
-        let range = |pages: u64| pages / 512 + 2 + pages / (512 * 512) + 2 + 2 + 2;
-        3 + ranges.into_iter().map(range).sum::<u64>()
+        let range = |pages: u64| sum([pages / 512, pages / (512 * 512), 4 * 2]);
+        sum(ranges.into_iter().map(range).chain([3]))
     }
 
     fn copy_table(&mut self, other: u64) -> Result<u64, OutOfPages> {
         let table = self.allocate()?;
         for at in (0..PAGE_BYTES).step_by(8) {
-            self.set(table + at, self.get(other + at)?)?;
+            self.set(table.wrapping_add(at), self.get(other.wrapping_add(at))?)?;
         }
         Ok(table)
     }
 
     fn allocate(&mut self) -> Result<u64, OutOfPages> {
-        if self.next >= self.end {
+        let page = self.next;
+        if page >= self.end {
             return Err(OutOfPages);
         }
-        self.next += PAGE_BYTES;
-        Ok(self.next - PAGE_BYTES)
+        self.next = page.saturating_add(PAGE_BYTES);
+        Ok(page)
     }
 
     fn get(&self, at: u64) -> Result<u64, OutOfPages> {
@@ -158,9 +159,10 @@ impl<'m> BootTables<'m> {
 /// Bits 51:12.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Byte offset of the entry for `virt` in its table of `level`.
-fn slot(virt: u64, level: u32) -> u64 {
-    (virt >> (12 + 9 * (level - 1)) & 0x1ff) * 8
+/// Where the entry for `virt` is in its table of `level`: an index has 9 bits, an entry 8 bytes.
+fn entry_at(table: u64, virt: u64, level: u32) -> u64 {
+    let page = (1..level).fold(virt >> 12, |page, _| page >> 9);
+    table.wrapping_add((page & 0x1ff) << 3)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub fn page(at: u64, handlers: &Handlers, ist_top: u64) -> Vec<u8> {
     for descriptor in [0, kernel(CODE), kernel(DATA), user(DATA), user(CODE)] {
         page.extend(descriptor.to_le_bytes());
     }
-    page.extend(tss_descriptor(at + TSS_AT));
+    page.extend(tss_descriptor(at.wrapping_add(TSS_AT)));
     page.resize(TSS_AT as usize, 0);
     page.extend(tss(ist_top));
     page.resize(TRIAL_IDT as usize, 0);
@@ -61,15 +61,15 @@ fn idt(handlers: &[u64; VECTORS as usize]) -> Vec<u8> {
 
 /// Points the system registers at the page.
 pub fn load(sregs: &mut kvm_sregs, at: u64) {
-    sregs.gdt.base = at + GDT_AT;
+    sregs.gdt.base = at.wrapping_add(GDT_AT);
     sregs.gdt.limit = (GDT_BYTES - 1) as u16;
-    sregs.idt.base = at + IDT_AT;
+    sregs.idt.base = at.wrapping_add(IDT_AT);
     sregs.idt.limit = (VECTORS * 16 - 1) as u16;
     sregs.cs = segment(selector::KERNEL_CODE, CODE, true);
     let data = segment(selector::KERNEL_DATA, DATA, false);
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
     sregs.tr = kvm_segment {
-        base: at + TSS_AT,
+        base: at.wrapping_add(TSS_AT),
         limit: (TSS_BYTES - 1) as u32,
         selector: selector::TSS,
         type_: TSS_BUSY,
@@ -86,7 +86,7 @@ pub fn enter_ring_3(sregs: &mut kvm_sregs, at: u64, [fs, gs]: [u64; 2]) {
     sregs.cs = user(selector::USER_CODE, CODE, true);
     (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
     (sregs.fs, sregs.gs) = (kvm_segment { base: fs, ..data }, kvm_segment { base: gs, ..data });
-    sregs.idt.base = at + PROCESS_IDT;
+    sregs.idt.base = at.wrapping_add(PROCESS_IDT);
 }
 
 /// #DF, NMI, #MC, #PF, #GP and #SS each have a stack of their own, the rest share the seventh.
@@ -134,9 +134,8 @@ fn tss_descriptor(base: u64) -> [u8; 16] {
 /// The interrupt stacks, and an I/O map that begins past the limit: ring 3 has no ports.
 fn tss(ist_top: u64) -> [u8; TSS_BYTES as usize] {
     let mut tss = [0; TSS_BYTES as usize];
-    for stack in 0..7 {
-        let at = 36 + 8 * stack as usize;
-        tss[at..at + 8].copy_from_slice(&(ist_top + stack * IST_BYTES).to_le_bytes());
+    for (slot, top) in tss[36..].chunks_exact_mut(8).zip((ist_top..).step_by(IST_BYTES as usize)).take(7) {
+        slot.copy_from_slice(&top.to_le_bytes());
     }
     tss[102..].copy_from_slice(&(TSS_BYTES as u16).to_le_bytes());
     tss

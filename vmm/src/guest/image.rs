@@ -71,15 +71,15 @@ impl Image {
             *word = memory.read_obj(GuestAddress(at)).map_err(|_| ImageError::Header)?;
         }
         let header = header_from(words).ok_or(ImageError::Header)?;
-        let (segment_end, image_end) = (loaded.kernel_end, header.end - IMAGE_BASE);
+        let (segment_end, image_end) = (loaded.kernel_end, offset_of(header.end));
         if segment_end > image_end {
             return Err(ImageError::Segment { segment_end, image_end });
         }
         let mut contents = vec![0; image_end as usize];
         memory.read_slice(&mut contents, GuestAddress(0)).map_err(|_| ImageError::Header)?;
         // What the file has no contents for is zeros, as a guest's memory is.
-        let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        contents.truncate(used.max((header.read_only_end - IMAGE_BASE) as usize));
+        let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
+        contents.truncate(used.max(offset_of(header.read_only_end) as usize));
         Ok(Self { contents, header })
     }
 
@@ -101,8 +101,8 @@ impl Image {
     /// The handlers of its exceptions.
     pub fn handlers(&self) -> Handlers {
         let address = |table: u64, index: usize| {
-            let at = (table - IMAGE_BASE) as usize + 8 * index;
-            self.contents.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+            let table = self.contents.get(offset_of(table) as usize..).unwrap_or_default();
+            table.as_chunks().0.get(index).map_or(0, |entry| u64::from_le_bytes(*entry))
         };
         let ImageHeader { vectors, trial_vectors, process_vectors, .. } = self.header;
         Handlers {
@@ -120,12 +120,17 @@ impl Image {
 
     /// Pages of all of it.
     pub fn pages(&self) -> u64 {
-        (self.header.end - IMAGE_BASE) / PAGE_BYTES
+        offset_of(self.header.end) / PAGE_BYTES
     }
 
     fn read_only_bytes(&self) -> usize {
-        (self.header.read_only_end - IMAGE_BASE) as usize
+        offset_of(self.header.read_only_end) as usize
     }
+}
+
+/// How far into the image an address of it is.
+pub(super) fn offset_of(address: u64) -> u64 {
+    address.wrapping_sub(IMAGE_BASE)
 }
 
 /// The largest image there may be.
@@ -143,7 +148,7 @@ fn header_from(words: [u64; size_of::<ImageHeader>() / 8]) -> Option<ImageHeader
         && header.version == u64::from(VERSION)
         && header.read_only_end > IMAGE_BASE
         && header.end >= header.read_only_end
-        && header.end - IMAGE_BASE <= LARGEST as u64
+        && offset_of(header.end) <= LARGEST as u64
         && [header.read_only_end, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
     fits.then_some(header)
 }

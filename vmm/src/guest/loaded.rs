@@ -9,6 +9,8 @@ use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, USER_BASE};
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION};
 
 use super::boot_tables::{BootTables, OutOfPages, flags};
+use super::image::offset_of;
+use super::stretch::{bytes_of, length, sum};
 use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
 use crate::machine::BackingError;
 use crate::memory_map::{ListKind, MemoryDescriptor, MemoryMap};
@@ -77,23 +79,23 @@ impl Loaded {
         identity_pages: u64,
     ) -> Sizes {
         let Strides { firmware, kernel } = strides;
-        let map_bytes = descriptors.max(map.descriptors().len()) * firmware.max(kernel);
+        let map_bytes = descriptors.max(map.descriptors().len()).saturating_mul(firmware.max(kernel));
         let map_pages = (map_bytes as u64).div_ceil(PAGE_BYTES).max(1);
-        let attributes = map.attributes_table().len() * kernel;
-        let attributes_pages = (ATTRIBUTES_HEADER_BYTES + attributes as u64).div_ceil(PAGE_BYTES);
-        let direct = image.pages() + 2 * map_pages + attributes_pages + DESK_PAGES + pool_pages;
+        let attributes = map.attributes_table().len().saturating_mul(kernel);
+        let attributes_pages = sum([ATTRIBUTES_HEADER_BYTES, attributes as u64]).div_ceil(PAGE_BYTES);
+        let direct = sum([image.pages(), map_pages, map_pages, attributes_pages, DESK_PAGES, pool_pages]);
         // The direct map covers the boot tables too; a page of them maps 511 others at the least.
-        let ranges = [image.pages(), direct + direct / 256 + 32, 1, 1, map_pages];
+        let ranges = [image.pages(), sum([direct, direct / 256, 32]), 1, 1, map_pages];
         let identity = std::iter::repeat_n(1, identity_pages as usize);
         let tables = BootTables::pages_for(ranges.into_iter().chain(identity));
         Sizes {
-            read_only: image.read_only_pages() * PAGE_BYTES,
-            image: image.pages() * PAGE_BYTES,
-            memory_map: map_pages * PAGE_BYTES,
-            attributes: attributes_pages * PAGE_BYTES,
-            desk: DESK_PAGES * PAGE_BYTES,
-            boot_tables: tables * PAGE_BYTES,
-            pool: pool_pages * PAGE_BYTES,
+            read_only: bytes_of(image.read_only_pages()),
+            image: bytes_of(image.pages()),
+            memory_map: bytes_of(map_pages),
+            attributes: bytes_of(attributes_pages),
+            desk: bytes_of(DESK_PAGES),
+            boot_tables: bytes_of(tables),
+            pool: bytes_of(pool_pages),
         }
     }
 
@@ -138,7 +140,7 @@ impl Loaded {
     /// here before may have left others.
     pub fn restore_data(&self) {
         // The image is inside.
-        let _ = self.memory.write(self.placement.base + self.placement.sizes.read_only, self.image.initialised());
+        let _ = self.memory.write(self.placement.writable().start, self.image.initialised());
     }
 
     /// Puts on the desk what the mapper is asked to do, and a result that says that nothing is done yet. `direct_map` is the
@@ -159,16 +161,16 @@ impl Loaded {
             stride: self.strides.kernel as u64,
             descriptor_version: DESCRIPTOR_VERSION,
             in_mapping_order: self.in_mapping_order.into(),
-            attributes_table: self.placement.attributes().start + ATTRIBUTES_HEADER_BYTES,
-            attributes_table_bytes: self.attributes_bytes - ATTRIBUTES_HEADER_BYTES,
+            attributes_table: self.placement.attributes().start.wrapping_add(ATTRIBUTES_HEADER_BYTES),
+            attributes_table_bytes: self.attributes_bytes.saturating_sub(ATTRIBUTES_HEADER_BYTES),
             virtual_map: room.start,
-            virtual_map_bytes: room.end - room.start,
+            virtual_map_bytes: length(&room),
             root: self.given_root,
             kernel_root: self.kernel_root,
             table_reach: pair(self.placement.boot_tables().start..self.placement.pool().end),
             table_pool: pair(self.placement.pool()),
             log: log.start,
-            log_bytes: log.end - log.start,
+            log_bytes: length(&log),
             cpu,
             keep_count: self.keep.len() as u64,
             keep,
@@ -185,7 +187,7 @@ impl Loaded {
 
     /// Where the result is.
     pub fn result_at(&self) -> u64 {
-        self.placement.desk().start + RESULT_AT
+        self.placement.desk().start.wrapping_add(RESULT_AT)
     }
 
     /// What the mapper has answered.
@@ -217,19 +219,18 @@ impl Loaded {
 
     /// Bytes that the log has room for.
     pub fn room_for_log(&self) -> u64 {
-        let log = self.log();
-        log.end - log.start
+        length(&self.log())
     }
 
     fn log(&self) -> Range<u64> {
         let desk = self.placement.desk();
-        desk.start + PAGE_BYTES..desk.end
+        desk.start.saturating_add(PAGE_BYTES)..desk.end
     }
 
     /// Puts descriptors where the virtual map goes; false if there is no room.
     pub fn write_virtual_map(&self, descriptors: &[MemoryDescriptor]) -> bool {
         let (range, mut bytes) = (self.placement.virtual_map(), descriptor_bytes(descriptors, self.strides.kernel));
-        let room = (range.end - range.start) as usize;
+        let room = length(&range) as usize;
         let fits = bytes.len() <= room;
         bytes.resize(room, 0);
         fits && self.memory.write(range.start, &bytes)
@@ -254,7 +255,7 @@ impl Loaded {
 
     /// The physical address of an address in the image.
     pub fn physical(&self, image_address: u64) -> u64 {
-        self.placement.base + (image_address - IMAGE_BASE)
+        self.placement.base.wrapping_add(offset_of(image_address))
     }
 
     /// Whether the guest lives at this physical address.
@@ -263,14 +264,14 @@ impl Loaded {
     }
 
     fn descriptor(&self, at: u64) -> Option<MemoryDescriptor> {
-        let word = |index: u64| self.memory.read_u64(at + 8 * index);
+        let word = |offset: u64| self.memory.read_u64(at.saturating_add(offset));
         Some(MemoryDescriptor {
             ty: crate::memory_map::MemoryType(word(0)? as u32),
-            phys_start: word(1)?,
-            virt_start: word(2)?,
+            phys_start: word(8)?,
+            virt_start: word(16)?,
             padding: 0,
-            page_count: word(3)?,
-            att: crate::memory_map::MemoryAttribute::from_bits_retain(word(4)?),
+            page_count: word(24)?,
+            att: crate::memory_map::MemoryAttribute::from_bits_retain(word(32)?),
         })
     }
 
@@ -286,8 +287,8 @@ impl Loaded {
         let fixed = self.image.read_only_pages();
         let base = self.placement.base;
         tables.map(kernel, IMAGE_BASE, base, fixed, text)?;
-        let writable = fixed * PAGE_BYTES;
-        tables.map(kernel, IMAGE_BASE + writable, base + writable, self.image.pages() - fixed, data)?;
+        let (writable, writable_pages) = (self.placement.writable().start, self.image.pages().saturating_sub(fixed));
+        tables.map(kernel, IMAGE_BASE.wrapping_add(bytes_of(fixed)), writable, writable_pages, data)?;
         let all = self.placement.sizes.total() / PAGE_BYTES;
         tables.map(kernel, DIRECT_MAP.wrapping_add(base), base, all, data)?;
         tables.map(kernel, USER_BASE, self.physical(header.user_text), 1, text | flags::U)?;
@@ -307,7 +308,7 @@ impl Loaded {
             for KeepRange { first, last } in &self.keep {
                 tables.share(root, kernel, *first, *last)?;
             }
-            (self.given_root, self.given_pages) = (root, (tables.next() - pool.start) / PAGE_BYTES);
+            (self.given_root, self.given_pages) = (root, length(&(pool.start..tables.next())) / PAGE_BYTES);
         }
         Ok(())
     }
@@ -315,9 +316,9 @@ impl Loaded {
 
 /// The virtual ranges that a mapper must leave alone.
 fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
-    let range = |first: u64, bytes: u64| KeepRange { first, last: first + (bytes - 1) };
+    let range = |first: u64, bytes: u64| KeepRange { first, last: first.wrapping_add(bytes).wrapping_sub(1) };
     vec![
-        range(IMAGE_BASE, image.pages() * PAGE_BYTES),
+        range(IMAGE_BASE, bytes_of(image.pages())),
         range(DIRECT_MAP.wrapping_add(placement.base), placement.sizes.total()),
         range(USER_BASE, 2 * PAGE_BYTES),
     ]
@@ -326,7 +327,7 @@ fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
 fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placement) -> bool {
     let header = image.header();
     let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
-    memory.write(placement.base + (header.descriptor_tables - IMAGE_BASE), &page)
+    memory.write(placement.base.wrapping_add(offset_of(header.descriptor_tables)), &page)
 }
 
 /// Pages of the desk: one for the request and the result, the others for the log.
@@ -347,13 +348,13 @@ fn attributes_table(entries: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
 }
 
 fn descriptor_bytes(descriptors: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(descriptors.len() * stride);
+    let mut bytes = Vec::with_capacity(descriptors.len().saturating_mul(stride));
     for d in descriptors {
-        let start = bytes.len();
+        let end = bytes.len().saturating_add(stride);
         for word in [u64::from(d.ty.0), d.phys_start, d.virt_start, d.page_count, d.att.bits()] {
             bytes.extend(word.to_le_bytes());
         }
-        bytes.resize(start + stride, 0);
+        bytes.resize(end, 0);
     }
     bytes
 }

@@ -98,7 +98,7 @@ impl<'m> Mail<'m> {
             None => self.get::<u64>(counter)? as usize,
         };
         for index in 0..count.min(MAX_FAULTS) {
-            take(self.get(offset_of!(Mailbox, faults) + index * size_of::<Fault>())?);
+            take(self.get_item(offset_of!(Mailbox, faults), index)?);
         }
         self.put(counter, &0u64)
     }
@@ -128,7 +128,7 @@ impl<'m> Mail<'m> {
     }
 
     fn at(&self, offset: usize) -> u64 {
-        self.loaded.physical(self.loaded.image.header().mailbox) + offset as u64
+        self.loaded.physical(self.loaded.image.header().mailbox).wrapping_add(offset as u64)
     }
 
     fn get<T: Plain>(&self, offset: usize) -> Result<T, End> {
@@ -139,10 +139,14 @@ impl<'m> Mail<'m> {
         if self.loaded.memory.write_object(self.at(offset), value) { Ok(()) } else { Err(End::Corrupt) }
     }
 
+    /// One of an array.
+    fn get_item<T: Plain>(&self, offset: usize, index: usize) -> Result<T, End> {
+        self.get(size_of::<T>().saturating_mul(index).saturating_add(offset))
+    }
+
     /// So many of an array that has `room` for as many.
     fn get_all<T: Plain>(&self, offset: usize, count: usize, room: usize) -> Result<Vec<T>, End> {
-        let item = |index| self.get(offset + index * size_of::<T>());
-        if count <= room { (0..count).map(item).collect() } else { Err(End::Corrupt) }
+        if count <= room { (0..count).map(|index| self.get_item(offset, index)).collect() } else { Err(End::Corrupt) }
     }
 
     fn put_all<T: Plain>(&self, offset: usize, items: &[T], room: usize) -> Result<(), End> {

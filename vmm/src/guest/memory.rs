@@ -28,7 +28,7 @@ impl OwnMemory {
 
     /// The end, exclusive.
     pub fn end(&self) -> u64 {
-        self.base + self.backing.bytes()
+        self.base.saturating_add(self.backing.bytes())
     }
 
     /// What is behind it.

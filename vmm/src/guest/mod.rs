@@ -13,6 +13,7 @@
 //! | `mailbox` | what host and guest share |
 //! | `end` | why a guest ended before its batch was done |
 //! | `process` | ring 3, where mapping code runs |
+//! | `stretch` | sizes, and stretches of addresses |
 //! | `state` | the registers that its kernel relies on, and whether they are as they were set |
 
 mod boot_tables;
@@ -26,6 +27,7 @@ mod placement;
 pub mod process;
 mod session;
 mod state;
+mod stretch;
 
 pub use boot_tables::{BootTables, OutOfPages, flags};
 pub use end::{Crash, End};

@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::PAGE_BYTES;
+use super::stretch::{stretch, sum};
 use crate::machine::{APIC_PAGE, Internals};
 use crate::memory_map::{MemoryMap, MemoryType, Region};
 
@@ -53,8 +54,13 @@ pub struct NoRoom {
 
 impl Sizes {
     /// All of it.
-    pub const fn total(&self) -> u64 {
-        self.image + 2 * self.memory_map + self.attributes + self.desk + self.boot_tables + self.pool
+    pub fn total(&self) -> u64 {
+        sum(self.parts())
+    }
+
+    /// The parts in their order. Behind the memory map there is as much room for the virtual map.
+    fn parts(&self) -> [u64; 7] {
+        [self.image, self.memory_map, self.memory_map, self.attributes, self.desk, self.boot_tables, self.pool]
     }
 }
 
@@ -71,14 +77,13 @@ impl Placement {
 
     /// Finds room for so many bytes more, off the guest's memory and off what is `taken`.
     pub fn more(&self, map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Result<u64, NoRoom> {
-        let own = self.base..self.base + self.sizes.total();
-        let taken: Vec<_> = taken.iter().cloned().chain([own]).collect();
+        let taken: Vec<_> = taken.iter().cloned().chain([self.all()]).collect();
         room(map, bytes, limit, &taken).ok_or(NoRoom { who: "the mapping code", bytes, limit })
     }
 
     /// Finds room for KVM's own pages, off the guest's and off what it has `more`.
     pub fn internals(&self, map: &MemoryMap, more: Range<u64>) -> Result<Internals, NoRoom> {
-        let own = [self.base..self.base + self.sizes.total(), more];
+        let own = [self.all(), more];
         let usual = Self::usual_internals();
         let free = |range: &Range<u64>| own.iter().all(|own| own.end <= range.start || range.end <= own.start);
         if Self::tolerates(map, &usual) && usual.ranges().iter().all(free) {
@@ -86,7 +91,7 @@ impl Placement {
         }
         let (bytes, limit) = (4 * PAGE_BYTES, 1 << 32);
         let pages = room(map, bytes, limit, &own).ok_or(NoRoom { who: "KVM", bytes, limit })?;
-        Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages + 3 * PAGE_BYTES })
+        Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages.wrapping_add(3 * PAGE_BYTES) })
     }
 
     /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same.
@@ -102,43 +107,66 @@ impl Placement {
         internals.ranges().iter().all(|range| !map.regions().any(|region| !is_free(&region) && meets(&region, range)))
     }
 
+    /// All of it.
+    pub fn all(&self) -> Range<u64> {
+        stretch(self.base, self.sizes.total())
+    }
+
     /// The image.
     pub fn image(&self) -> Range<u64> {
-        self.part(0, self.sizes.image)
+        let [image, ..] = self.parts();
+        image
+    }
+
+    /// What follows the read-only part of the image.
+    pub fn writable(&self) -> Range<u64> {
+        let all = self.all();
+        all.start.saturating_add(self.sizes.read_only)..all.end
     }
 
     /// The memory map that firmware hands over.
     pub fn memory_map(&self) -> Range<u64> {
-        self.part(self.sizes.image, self.sizes.memory_map)
+        let [_, memory_map, ..] = self.parts();
+        memory_map
     }
 
     /// The map that SetVirtualAddressMap is given.
     pub fn virtual_map(&self) -> Range<u64> {
-        self.part(self.sizes.image + self.sizes.memory_map, self.sizes.memory_map)
+        let [_, _, virtual_map, ..] = self.parts();
+        virtual_map
     }
 
     /// The Memory Attributes Table's entries.
     pub fn attributes(&self) -> Range<u64> {
-        self.part(self.sizes.image + 2 * self.sizes.memory_map, self.sizes.attributes)
+        let [_, _, _, attributes, ..] = self.parts();
+        attributes
     }
 
     /// The request to the mapping code, its result and its log.
     pub fn desk(&self) -> Range<u64> {
-        self.part(self.sizes.image + 2 * self.sizes.memory_map + self.sizes.attributes, self.sizes.desk)
+        let [.., desk, _, _] = self.parts();
+        desk
     }
 
     /// The tables the guest starts on.
     pub fn boot_tables(&self) -> Range<u64> {
-        self.part(self.sizes.total() - self.sizes.pool - self.sizes.boot_tables, self.sizes.boot_tables)
+        let [.., boot_tables, _] = self.parts();
+        boot_tables
     }
 
     /// The mapper's pages.
     pub fn pool(&self) -> Range<u64> {
-        self.part(self.sizes.total() - self.sizes.pool, self.sizes.pool)
+        let [.., pool] = self.parts();
+        pool
     }
 
-    fn part(&self, at: u64, bytes: u64) -> Range<u64> {
-        self.base + at..self.base + at + bytes
+    fn parts(&self) -> [Range<u64>; 7] {
+        let mut end = self.base;
+        self.sizes.parts().map(|bytes| {
+            let part = stretch(end, bytes);
+            end = part.end;
+            part
+        })
     }
 }
 

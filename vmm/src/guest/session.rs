@@ -13,6 +13,7 @@ use super::end::End;
 use super::mailbox::Mail;
 use super::process::{Ended, Exception, Process, SYSTEM_CALL_AT, Start};
 use super::state::{Altered, State};
+use super::stretch::{bytes_of, length};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
     Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, Session, Slot, SlotError, kvm_regs,
@@ -144,7 +145,7 @@ impl<'m> Guest<'m> {
 
     /// Takes the IDT at this offset in the page of descriptor tables.
     pub fn use_idt(&mut self, offset: u64) {
-        self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables + offset;
+        self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables.wrapping_add(offset);
     }
 
     /// Of the registers that the kernel relies on, those that are not as they were set when it was booted, and CR3 if it is
@@ -156,7 +157,7 @@ impl<'m> Guest<'m> {
     /// Shows the memory of a process to the machine.
     pub fn add_process(&mut self, process: &Process) -> Result<(), SlotError> {
         let memory = process.memory();
-        let (phys, bytes) = (memory.base(), memory.end() - memory.base());
+        let (phys, bytes) = (memory.base(), memory.backing().bytes());
         self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
     }
 
@@ -242,7 +243,7 @@ impl<'m> Guest<'m> {
         let started = Instant::now();
         loop {
             let now = Instant::now();
-            let left = self.limit.saturating_sub(now - started);
+            let left = self.limit.saturating_sub(now.saturating_duration_since(started));
             let left_of_all = self.deadline.map_or(left, |deadline| deadline.saturating_duration_since(now));
             match self.run_for(SLICE.min(left).min(left_of_all), events) {
                 Err(End::Exit(Exit::Watchdog { rip, cpl, .. })) => {
@@ -337,18 +338,18 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
     let Loaded { placement, .. } = loaded;
     let fixed = placement.sizes.read_only;
     let own = |offset: u64, bytes: u64, readonly: bool| Slot {
-        phys: placement.base + offset,
+        phys: placement.base.wrapping_add(offset),
         bytes,
         readonly,
         memory: memory.clone(),
         offset,
     };
     machine.add_slot(own(0, fixed, true))?;
-    machine.add_slot(own(fixed, placement.sizes.total() - fixed, false))?;
+    machine.add_slot(own(fixed, length(&placement.writable()), false))?;
     if pages.is_empty() {
         return Ok(());
     }
-    let backing = Backing::new(pages.len() as u64 * PAGE_BYTES)?;
+    let backing = Backing::new(bytes_of(pages.len() as u64))?;
     for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
         // As many pages as there are: each is inside.
         let _ = backing.write(offset, &page.content);

@@ -27,6 +27,7 @@
 mod contents;
 mod error;
 mod file;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod formats;
 #[deny(clippy::arithmetic_side_effects)]
 mod names;

@@ -92,7 +92,7 @@ impl Capsule {
             return Err(Refusal::CapsuleCount { count, limit: MAX_CAPSULES });
         }
         not_null("CapsuleHeaderArray", array)?;
-        (0..count).map(|index| Self::read(caller, array.wrapping_add(8 * index))).collect()
+        (0..count).map(|index| Self::read(caller, array.wrapping_add(index.wrapping_mul(8)))).collect()
     }
 
     fn read(caller: &mut Caller<'_>, pointer: u64) -> Result<Self, Refusal> {

@@ -51,7 +51,7 @@ pub(super) fn set_time(clock: &mut Clock, caller: &mut Caller<'_>) -> Result<(),
     let [time, ..] = caller.args();
     let time = read_time(caller, not_null("Time", time)?)?;
     let now = host_seconds().ok_or(Refusal::NoTime)?;
-    clock.offset_seconds = seconds_of(&time) - now;
+    clock.offset_seconds = seconds_of(&time).saturating_sub(now);
     (clock.time_zone, clock.daylight) = (time.time_zone, time.daylight.bits());
     Ok(())
 }
@@ -106,6 +106,9 @@ const RESOLUTION_HZ: u32 = 1;
 const ACCURACY: u32 = 50_000_000;
 
 const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
+
+/// The days of 10,000 years, which are 25 eras of 400.
+const MAX_DAYS: i64 = 25 * 146_097 + 366;
 
 /// Seconds of the host's clock since 1970-01-01; None if it is set to before that.
 fn host_seconds() -> Option<i64> {
@@ -180,10 +183,13 @@ fn efi_time(seconds: i64) -> Option<[u8; TIME_BYTES]> {
 /// Seconds from 1970-01-01 to a time whose fields are in range, as its own zone counts.
 fn seconds_of(time: &Time) -> i64 {
     let days = days_from_civil(time.year.into(), time.month.into(), time.day.into());
-    days * SECONDS_PER_DAY + i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second)
+    let minutes = i64::from(time.hour).saturating_mul(60).saturating_add(time.minute.into());
+    let seconds = minutes.saturating_mul(60).saturating_add(time.second.into());
+    days.saturating_mul(SECONDS_PER_DAY).saturating_add(seconds)
 }
 
 /// The inverse of [`civil_from_days`], after the same paper (`days_from_civil`), for years after 0.
+#[allow(clippy::arithmetic_side_effects, reason = "of a year of 16 bits, a month and a day no term has 40 bits")]
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
     let (era, year_of_era) = (year / 400, year % 400);
@@ -197,8 +203,9 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 ///
 /// Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Years begin in March there, so
 /// that a leap day is the last of its year, and eras are the 400 years after which the calendar repeats.
+#[allow(clippy::arithmetic_side_effects, reason = "of fewer than MAX_DAYS days no term has 40 bits")]
 fn civil_from_days(days: i64) -> Option<(i64, i64, i64)> {
-    let days = days.checked_add(719_468)?; // since 0000-03-01
+    let days = days.checked_add(719_468).filter(|days| (0..MAX_DAYS).contains(days))?; // since 0000-03-01
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -243,6 +250,7 @@ mod tests {
         }
         assert_eq!(at(253_402_300_800), None);
         assert_eq!(at(-2_208_988_801), None);
+        assert_eq!([i64::MIN, i64::MAX].map(at), [None, None]);
     }
 
     proptest! {

@@ -53,7 +53,8 @@ impl Variable {
 
 /// What a variable takes of its store: its header, its name with the null, its data.
 pub(super) fn bytes_of(name: &[u16], data_bytes: u64) -> u64 {
-    data_bytes.saturating_add(HEADER_BYTES + (name.len() as u64 + 1) * 2)
+    let name_bytes = (name.len() as u64).saturating_add(1).saturating_mul(2);
+    data_bytes.saturating_add(HEADER_BYTES).saturating_add(name_bytes)
 }
 
 impl Default for VariableStore {
@@ -92,7 +93,7 @@ impl VariableStore {
     /// The one that can be seen after this one.
     pub(super) fn visible_after(&self, name: &[u16], vendor: &Vendor) -> Option<&Variable> {
         let index = self.find(name, vendor)?;
-        self.variables[index + 1..].iter().find(|variable| variable.is_visible())
+        self.variables[index..].iter().skip(1).find(|variable| variable.is_visible())
     }
 
     /// The variable, no matter who can see it, if it may be written at runtime; None: there is none.
@@ -119,7 +120,7 @@ impl VariableStore {
     pub(super) fn put(&mut self, variable: Variable) -> Result<(), Refusal> {
         let old = self.find(&variable.name, &variable.vendor);
         let freed = old.map_or(0, |index| self.variables[index].bytes());
-        let left = self.remaining(variable.attributes) + freed;
+        let left = self.remaining(variable.attributes).saturating_add(freed);
         let needed = variable.bytes();
         if needed > left {
             return Err(Refusal::StoreFull { needed, left });

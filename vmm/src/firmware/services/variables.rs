@@ -48,7 +48,8 @@ pub(super) fn get_next_variable_name(store: &VariableStore, caller: &mut Caller<
     let found = caller.u64("VariableNameSize", name_size)?;
     // No variable has a longer name.
     let limit = (found / 2).min(MAX_NAME_UNITS as u64);
-    let name = caller.string(NAME, name_at, limit as usize)?.ok_or(Refusal::EndlessName { bytes: 2 * limit })?;
+    let name =
+        caller.string(NAME, name_at, limit as usize)?.ok_or(Refusal::EndlessName { bytes: limit.saturating_mul(2) })?;
     let next = if name.is_empty() {
         store.first_visible()
     } else {
@@ -118,7 +119,7 @@ impl Request {
             not_null("Data", data_at)?;
         }
         let attributes = check_attributes(attributes as u32)?;
-        let bytes = 2 * MAX_NAME_UNITS as u64;
+        let bytes = (MAX_NAME_UNITS as u64).saturating_mul(2);
         let name = caller.string(NAME, name, MAX_NAME_UNITS)?.ok_or(Refusal::EndlessName { bytes })?;
         if name.is_empty() {
             return Err(Refusal::EmptyName);

@@ -69,10 +69,8 @@ impl Arguments {
             return Err(Refusal::DescriptorSize { bytes: stride });
         }
         // EDK II ignores a remainder. Here it is an error: one of the two sizes must be wrong.
-        if bytes > MAX_MAP_BYTES || !bytes.is_multiple_of(stride) {
-            return Err(Refusal::MapSize { bytes, stride });
-        }
-        Ok(Self { entries: bytes / stride, stride, map })
+        let entries = bytes.checked_div(stride).filter(|_| bytes <= MAX_MAP_BYTES && bytes.is_multiple_of(stride));
+        Ok(Self { entries: entries.ok_or(Refusal::MapSize { bytes, stride })?, stride, map })
     }
 }
 
@@ -92,7 +90,7 @@ impl VirtualMap {
         let mut map = Self(Vec::new());
         for entry in 0..arguments.entries {
             // At most MAX_MAP_BYTES, so only the addition can overflow.
-            let at = arguments.map.wrapping_add(entry * arguments.stride);
+            let at = arguments.map.wrapping_add(entry.wrapping_mul(arguments.stride));
             let descriptor = (at >= arguments.map)
                 .then(|| read_descriptor(caller, at))
                 .flatten()
@@ -126,7 +124,7 @@ impl VirtualMap {
     /// ConvertPointer's rule (8.4.2, and EDK II's): the first entry that has the address converts it.
     fn convert(&self, address: u64) -> Option<u64> {
         let mapped = self.0.iter().find(|mapped| mapped.range.contains(address))?;
-        Some((address - mapped.range.first).wrapping_add(mapped.virt))
+        Some(address.wrapping_sub(mapped.range.first).wrapping_add(mapped.virt))
     }
 }
 
@@ -159,12 +157,12 @@ fn read_descriptor(caller: &mut Caller<'_>, at: u64) -> Option<MemoryDescriptor>
 fn convert(firmware: &mut Firmware, map: &VirtualMap, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     // Firmware's own two regions are owed, so this cannot fail; but a fake must not panic where a real one hangs.
     let lost = |phys| Refusal::NoMapping { region: firmware.data.region, phys };
-    let data = firmware.data.phys;
-    let virtual_data = map.convert(data).ok_or_else(|| lost(data))?;
+    let data = firmware.data;
+    let virtual_data = map.convert(data.phys).ok_or_else(|| lost(data.phys))?;
     let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
 
-    caller.write_own(data + RUNTIME_SERVICES as u64, page.runtime_services());
-    caller.write_own(data + SYSTEM_TABLE as u64, page.system_table());
+    caller.write_own(data.at(RUNTIME_SERVICES), page.runtime_services());
+    caller.write_own(data.at(SYSTEM_TABLE), page.system_table());
     firmware.data_page = page;
     firmware.virtual_mode = Some(VirtualMode { data: virtual_data });
     firmware.moved = Some(virtual_data.wrapping_add(STATE as u64));

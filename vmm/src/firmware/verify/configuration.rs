@@ -95,18 +95,18 @@ impl Reader<'_> {
     /// DSP0134 3.6, 6.1: each structure's formatted part is followed by strings up to two nulls; type 127 is the last.
     fn smbios_structures(&self, phys: u64, size: u64) -> Result<(), TableDefect> {
         let table = Table::SmbiosStructures;
-        let mut at = 0;
-        while at + 4 <= size {
+        let mut at = 0_u64;
+        while at.saturating_add(4) <= size {
             let [ty, length, ..]: [u8; 4] = self.bytes(table, phys.wrapping_add(at))?;
             field(table, "a structure's Length", length.into(), "4 or more", |it| it >= 4)?;
             if ty == 127 {
                 return Ok(());
             }
-            at += u64::from(length);
-            while at + 2 <= size && self.bytes::<2>(table, phys.wrapping_add(at))? != [0, 0] {
-                at += 1;
+            at = at.saturating_add(length.into());
+            while at.saturating_add(2) <= size && self.bytes::<2>(table, phys.wrapping_add(at))? != [0, 0] {
+                at = at.saturating_add(1);
             }
-            at += 2;
+            at = at.saturating_add(2);
         }
         Err(TableDefect::Missing { table })
     }
@@ -115,9 +115,9 @@ impl Reader<'_> {
     fn rt_properties(&self, phys: u64) -> Result<(), TableDefect> {
         let table = Table::RtProperties;
         let bytes: [u8; 8] = self.bytes(table, phys)?;
-        let half = |at| u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
-        field(table, "Version", half(0), "1", |it| it == 1)?;
-        field(table, "Length", half(2), "8", |it| it == 8)?;
+        let [v0, v1, l0, l1, ..] = bytes;
+        field(table, "Version", u16::from_le_bytes([v0, v1]).into(), "1", |it| it == 1)?;
+        field(table, "Length", u16::from_le_bytes([l0, l1]).into(), "8", |it| it == 8)?;
         let supported = u32_at(&bytes, 4).into();
         // All fourteen services but ConvertPointer, 0x100.
         field(table, "RuntimeServicesSupported", supported, "0x3eff", |it| it == 0x3eff)
@@ -132,7 +132,7 @@ impl Reader<'_> {
         field(table, "FwResourceCount", count, "1 to 64", |it| (1..=MAX_RESOURCES).contains(&it))?;
         field(table, "FwResourceCountMax", maximum, "FwResourceCount or more", |it| it >= count)?;
         for index in 0..count {
-            let entry: [u8; 40] = self.bytes(table, phys.wrapping_add(16 + 40 * index))?;
+            let entry: [u8; 40] = self.bytes(table, element(phys, index, 40))?;
             field(table, "FwType", u32_at(&entry, 16).into(), "0 to 3", |it| it <= 3)?;
             let (version, lowest) = (u32_at(&entry, 20), u32_at(&entry, 24).into());
             field(table, "LowestSupportedFwVersion", lowest, "FwVersion or less", |it| it <= version.into())?;
@@ -150,7 +150,7 @@ impl Reader<'_> {
         let size = count.saturating_mul(stride);
         field(table, "NumberOfEntries", count, "16 MiB of entries at most", |_| size <= MAX_ATTRIBUTES_BYTES)?;
         for index in 0..count {
-            let _: [u8; 40] = self.bytes(table, phys.wrapping_add(16 + index * stride))?;
+            let _: [u8; 40] = self.bytes(table, element(phys, index, stride))?;
         }
         Ok(())
     }
@@ -158,6 +158,11 @@ impl Reader<'_> {
     fn bytes<const BYTES: usize>(&self, table: Table, phys: u64) -> Result<[u8; BYTES], TableDefect> {
         read(self.memory, table, phys, Some)
     }
+}
+
+/// Where an element is of an array behind a head of 16 bytes.
+fn element(table: u64, index: u64, stride: u64) -> u64 {
+    table.wrapping_add(16).wrapping_add(index.wrapping_mul(stride))
 }
 
 fn field(

@@ -43,7 +43,7 @@ impl Exception {
             rip,
             rsp,
             registers,
-            frame_at: at + 16,
+            frame_at: at.wrapping_add(16),
         })
     }
 

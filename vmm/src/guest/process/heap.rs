@@ -30,7 +30,7 @@ const ALIGNMENT: usize = 16;
 /// Makes an empty heap of a stretch of the process's memory.
 pub fn prepare(memory: &OwnMemory, phys: Range<u64>) {
     let virt = |phys: u64| phys.wrapping_add(memory.host_offset());
-    let first = phys.start + size_of::<Heap>().next_multiple_of(ALIGNMENT) as u64;
+    let first = phys.start.wrapping_add(size_of::<Heap>().next_multiple_of(ALIGNMENT) as u64);
     for (at, value) in (phys.start..).step_by(8).zip([virt(phys.start), virt(first), virt(phys.end)]) {
         // The heap is a part of this memory.
         let _ = memory.write_u64(at, value);
@@ -39,7 +39,7 @@ pub fn prepare(memory: &OwnMemory, phys: Range<u64>) {
 
 /// Whether the heap at a physical address had no room for a piece.
 pub fn has_refused(memory: &OwnMemory, phys: u64) -> bool {
-    memory.read_u64(phys + offset_of!(Heap, refused) as u64).is_some_and(|refused| refused != 0)
+    memory.read_u64(phys.wrapping_add(offset_of!(Heap, refused) as u64)).is_some_and(|refused| refused != 0)
 }
 
 /// Changes of this process's code: at each address, bytes to be put into the guest's copy of it.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use efibed_guest::mapper::Step;
 
 use super::super::OutOfPages;
+use super::super::stretch::{bytes_of, stretch};
 use super::program::{self, Program, Segment};
 use super::space::{Rights, Space};
 use super::{OwnMemory, PAGE_BYTES};
@@ -31,7 +32,7 @@ impl Loading {
             if !is_there {
                 return Err(OutOfPages);
             }
-            phys += pages * PAGE_BYTES;
+            phys = stretch(phys, bytes_of(pages)).end;
         }
         let leave = phys.wrapping_add(program::END);
         let execute = Rights { write: false, execute: true };

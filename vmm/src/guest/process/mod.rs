@@ -26,11 +26,9 @@ mod loading;
 mod maps;
 mod own;
 mod privileged;
-#[deny(clippy::arithmetic_side_effects)]
 pub mod program;
 mod space;
 mod start;
-#[deny(clippy::arithmetic_side_effects)]
 pub mod symbols;
 mod unwind;
 
@@ -39,6 +37,7 @@ use std::ops::Range;
 
 use efibed_guest::mapper::Step;
 
+use super::stretch::stretch;
 use super::{Loaded, OwnMemory, PAGE_BYTES};
 use crate::machine::{BackingError, Machine};
 use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
@@ -114,11 +113,12 @@ impl Process {
             Code::Program(_) => [PROGRAM_DIRECT_MAP; 2],
         };
         let virt = |phys: u64| phys.wrapping_add(own_map);
-        let part = |start: u64, bytes: u64| start..start + bytes;
-        let stack = part(at + TABLE_BYTES + GUARD_BYTES, STACK_BYTES);
-        let heap = part(stack.end, HEAP_BYTES);
-        let copies = part(heap.end, COPY_BYTES);
-        let mut space = Space::new(&memory, at..at + TABLE_BYTES, loaded, paging)?;
+        let tables = stretch(at, TABLE_BYTES);
+        let guard = stretch(tables.end, GUARD_BYTES);
+        let stack = stretch(guard.end, STACK_BYTES);
+        let heap = stretch(stack.end, HEAP_BYTES);
+        let copies = stretch(heap.end, COPY_BYTES);
+        let mut space = Space::new(&memory, tables, loaded, paging)?;
         let given = |phys: Range<u64>, rights| Area { virt: phys.start.wrapping_add(direct_map), phys, rights };
         let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
         let placement = &loaded.placement;
@@ -187,8 +187,8 @@ impl Process {
     /// A fresh stack, with the address to return to on it, as after a call (System V ABI for x86-64, 3.2.2).
     fn begin(&mut self, start: Start) -> Start {
         self.ended = None;
-        let rsp = self.stack.end - 8;
-        let top = self.memory.base() + STACK_END - 8;
+        let rsp = self.stack.end.wrapping_sub(8);
+        let top = self.heap_at().wrapping_sub(8);
         // The stack is a part of this memory.
         let _ = self.memory.write_u64(top, self.source.leave());
         Start { rsp, ..start }
@@ -214,7 +214,8 @@ impl Process {
             return true;
         }
         if let Some(what) = privileged::serve(&exception, &self.code_at(exception.rip), machine, loaded) {
-            *self.served.entry(what).or_default() += 1;
+            let count = self.served.entry(what).or_default();
+            *count = count.saturating_add(1);
             return true;
         }
         self.ended = Some(Ended::Exception(Box::new(exception)));
@@ -276,7 +277,12 @@ impl Process {
 
     /// Whether it was refused memory: its heap has no more.
     pub fn is_out_of_heap(&self) -> bool {
-        matches!(self.source, Source::Own(_)) && heap::has_refused(&self.memory, self.memory.base() + STACK_END)
+        matches!(self.source, Source::Own(_)) && heap::has_refused(&self.memory, self.heap_at())
+    }
+
+    /// The physical address of the heap, and the end of the stack.
+    fn heap_at(&self) -> u64 {
+        self.memory.base().wrapping_add(STACK_END)
     }
 
     /// Whether an exception came of an instruction that is ring 0's.
@@ -286,7 +292,7 @@ impl Process {
 
     /// Whether an address is right below the stack.
     pub fn is_below_the_stack(&self, virt: u64) -> bool {
-        (self.stack.start - GUARD_BYTES..self.stack.start).contains(&virt)
+        (self.stack.start.saturating_sub(GUARD_BYTES)..self.stack.start).contains(&virt)
     }
 }
 

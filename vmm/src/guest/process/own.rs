@@ -189,7 +189,7 @@ impl Pages {
         }
         let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return false };
         let chunk = virt & !(CHUNK - 1);
-        let (first, end) = (chunk.max(range.start), (chunk + CHUNK).min(range.end));
+        let (first, end) = (chunk.max(range.start), chunk.saturating_add(CHUNK).min(range.end));
         let mut found = false;
         for page in (first..end).step_by(PAGE_BYTES as usize) {
             let is_new = !self.copied.contains(&page) && self.copy(page, rights, memory, space);
@@ -207,7 +207,7 @@ impl Pages {
         let phys = self.free.start;
         let is_there = memory.write(phys, &bytes) && space.map(memory, page, phys, 1, rights);
         if is_there {
-            self.free.start += PAGE_BYTES;
+            self.free.start = phys.saturating_add(PAGE_BYTES);
             self.copied.insert(page);
         }
         is_there

@@ -452,7 +452,6 @@ fn notes(memory: &Memory, file: &File) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 mod tests {
     use super::super::compiled::{C, compile};
     use super::*;

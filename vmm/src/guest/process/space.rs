@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE};
 
+use super::super::stretch::length;
 use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::mmu::Paging;
 
@@ -33,7 +34,7 @@ const _: () = assert!(IMAGE_BASE >> 39 == u64::MAX >> 39 && DIRECT_MAP >> 39 != 
 
 impl Area {
     fn contains(&self, virt: u64) -> bool {
-        virt.wrapping_sub(self.virt) < self.phys.end - self.phys.start
+        virt.wrapping_sub(self.virt) < length(&self.phys)
     }
 }
 
@@ -64,9 +65,9 @@ impl Space {
         let mut tables = space.tables(memory);
         let root = tables.root()?;
         // The kernel's tables lie in other memory, so the entry is copied: the image has the last one of the root alone.
-        let slot = 8 * 511;
-        let entry = loaded.memory.read_u64(loaded.kernel_root + slot).ok_or(OutOfPages)?;
-        if !memory.write_u64(root + slot, entry) {
+        let last_of = |root: u64| root.wrapping_add(8 * 511);
+        let entry = loaded.memory.read_u64(last_of(loaded.kernel_root)).ok_or(OutOfPages)?;
+        if !memory.write_u64(last_of(root), entry) {
             return Err(OutOfPages);
         }
         space.next = tables.next();
@@ -88,10 +89,10 @@ impl Space {
     /// Maps pages of the area that an address is in, from that address on; false: it is in none.
     pub fn touch(&mut self, memory: &OwnMemory, virt: u64) -> bool {
         let Some(area) = self.areas.iter().find(|area| area.contains(virt)).cloned() else { return false };
-        let offset = (virt - area.virt) & !(PAGE_BYTES - 1);
-        let phys = area.phys.start + offset;
-        let pages = ((area.phys.end - phys) / PAGE_BYTES).min(PAGES_AT_ONCE);
-        self.map(memory, area.virt + offset, phys, pages, area.rights)
+        let offset = virt.wrapping_sub(area.virt) & !(PAGE_BYTES - 1);
+        let phys = area.phys.start.saturating_add(offset);
+        let pages = (length(&(phys..area.phys.end)) / PAGE_BYTES).min(PAGES_AT_ONCE);
+        self.map(memory, area.virt.wrapping_add(offset), phys, pages, area.rights)
     }
 
     /// Maps pages; false: there is no room for the tables.

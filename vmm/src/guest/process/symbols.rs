@@ -366,7 +366,6 @@ impl fmt::Write for Clipped {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
 mod tests {
     use super::super::compiled::{C, compile};
     use super::super::{Program, Segment};

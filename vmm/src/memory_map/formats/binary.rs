@@ -14,8 +14,10 @@
 
 use super::super::error::ReadError;
 use super::super::file::bytes_error;
+use super::super::region::end_of_pages;
 use super::super::{MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
 use super::Format;
+use super::offset::Offset;
 
 /// The size of the structure, and the least DescriptorSize.
 pub(in super::super) const DESCRIPTOR_BYTES: usize = 40;
@@ -42,16 +44,16 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
         Some(stride) => check_stride(name, stride)?,
         None => guess_stride(name, bytes)?,
     };
-    let count = bytes.len() / stride;
-    let cut = bytes.len() % stride;
+    let whole = bytes.chunks_exact(stride);
+    let (count, cut) = (whole.len(), whole.remainder().len());
     if count > MAX_DESCRIPTORS {
         let problem = format!(
             "has more than {MAX_DESCRIPTORS} descriptors: the first too many is at byte {:#x}",
-            MAX_DESCRIPTORS * stride
+            start_of(MAX_DESCRIPTORS, stride)
         );
         return Err(bytes_error(
             name,
-            at_byte(MAX_DESCRIPTORS * stride),
+            at_byte(start_of(MAX_DESCRIPTORS, stride)),
             problem,
             "no firmware hands out so many: check that this is one map",
         ));
@@ -59,11 +61,13 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
     // The last descriptor may lack what lies beyond the structure.
     let has_last = cut >= DESCRIPTOR_BYTES;
     if cut > 0 && !has_last {
-        let problem =
-            format!("descriptor {count} at byte {:#x} is cut: {cut} bytes of {stride} are there", count * stride);
+        let problem = format!(
+            "descriptor {count} at byte {:#x} is cut: {cut} bytes of {stride} are there",
+            start_of(count, stride)
+        );
         return Err(bytes_error(
             name,
-            at_byte(count * stride),
+            at_byte(start_of(count, stride)),
             problem,
             "copy the file again, or give the right size of a descriptor (--stride)",
         ));
@@ -76,16 +80,21 @@ pub(in super::super) fn parse(name: &str, bytes: &[u8], stride: Option<usize>) -
     Ok(MemoryMap { format: Some(Format::Binary), ..map })
 }
 
+/// Where a descriptor starts.
+fn start_of(index: usize, stride: usize) -> usize {
+    index.saturating_mul(stride)
+}
+
 /// Line and column of a byte, for bytes without lines.
 fn at_byte(offset: usize) -> (usize, usize) {
-    (1, offset + 1)
+    (1, offset.plus(1))
 }
 
 /// Writes descriptors, `stride` bytes each; an impossible size is an error.
 pub(in super::super) fn write(descriptors: &[MemoryDescriptor], stride: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(descriptors.len() * stride);
+    let mut bytes = Vec::with_capacity(start_of(descriptors.len(), stride));
     for descriptor in descriptors {
-        let end = bytes.len() + stride;
+        let end = bytes.len().plus(stride);
         bytes.extend(u64::from(descriptor.ty.0).to_le_bytes());
         let fields = [descriptor.phys_start, descriptor.virt_start, descriptor.page_count, descriptor.att.bits()];
         bytes.extend(fields.into_iter().flat_map(u64::to_le_bytes));
@@ -115,9 +124,9 @@ fn guess_stride(name: &str, bytes: &[u8]) -> Result<usize, ReadError> {
             let (index, what) = senseless(bytes, USUAL_STRIDE).unwrap_or((0, "is cut"));
             let problem = format!(
                 "makes no sense with descriptors of any size; of {USUAL_STRIDE} bytes, descriptor {index} at byte {:#x} {what}",
-                index * USUAL_STRIDE
+                start_of(index, USUAL_STRIDE)
             );
-            (at_byte(index * USUAL_STRIDE), problem)
+            (at_byte(start_of(index, USUAL_STRIDE)), problem)
         }
     };
     Err(bytes_error(
@@ -145,7 +154,7 @@ fn problem(bytes: &[u8]) -> Option<&'static str> {
         return Some("is cut");
     };
     let MemoryDescriptor { ty, padding, phys_start, page_count, att, .. } = descriptor;
-    let end = u128::from(phys_start) + u128::from(page_count) * u128::from(PAGE_BYTES);
+    let end = end_of_pages(phys_start, page_count);
     if ty >= MemoryType::MAX && ty.0 < *MemoryType::RESERVED_FOR_OEM.start() {
         Some("has a type that UEFI reserves")
     } else if padding != 0 || bytes[DESCRIPTOR_BYTES..].iter().any(|byte| *byte != 0) {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::super::error::{ParseError, quoted};
+use super::offset::{Offset, indent, shifted, span};
 
 /// A place in a line.
 pub(super) struct Cursor<'a> {
@@ -36,7 +37,7 @@ impl<'a> Cursor<'a> {
         let length = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let span = self.span(length);
         let number = hex_digits(&rest[..length], span.clone(), what)?;
-        self.at += length;
+        self.skip(length);
         check_digits(span.clone(), what)?;
         u64::try_from(number).map_err(|_| too_long(span, what))
     }
@@ -52,7 +53,7 @@ impl<'a> Cursor<'a> {
         if length == 0 {
             return Err(Bad::new(self.to_end(), format!("{what} is missing")));
         }
-        self.at += length;
+        self.skip(length);
         Ok((&rest[..length], span))
     }
 
@@ -63,14 +64,14 @@ impl<'a> Cursor<'a> {
         };
         let token = &rest[..length];
         let span = self.span(token.trim_end().len().max(1));
-        self.at += length;
+        self.skip(length);
         Ok((token.trim(), span))
     }
 
     pub(super) fn literal(&mut self, literal: &str) -> Result<(), Bad> {
         let rest = self.rest();
         if rest.starts_with(literal) {
-            self.at += literal.len();
+            self.skip(literal.len());
             return Ok(());
         }
         let message = match literal.starts_with(rest) {
@@ -81,7 +82,12 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn blanks(&mut self) {
-        self.at = self.line.len() - self.rest().trim_start().len();
+        self.skip(indent(self.rest()));
+    }
+
+    /// Goes on so many bytes.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.at = self.at.plus(bytes);
     }
 
     pub(super) fn rest(&self) -> &'a str {
@@ -89,7 +95,12 @@ impl<'a> Cursor<'a> {
     }
 
     pub(super) fn span(&self, length: usize) -> Range<usize> {
-        self.offset + self.at..self.offset + self.at + length
+        span(self.offset.plus(self.at), length)
+    }
+
+    /// What was read since the cursor was at a place of the line.
+    pub(super) fn since(&self, at: usize) -> Range<usize> {
+        shifted(at..self.at, self.offset)
     }
 
     pub(super) fn to_end(&self) -> Range<usize> {
@@ -138,7 +149,7 @@ fn hex_digits(digits: &str, span: Range<usize>, what: &str) -> Result<u128, Bad>
     }
     if let Some(wrong) = digits.find(|digit: char| !digit.is_ascii_hexdigit()) {
         let message = format!("{what} has {} among its hexadecimal digits", quoted(&digits[wrong..]));
-        return Err(Bad::new(span.start + wrong..span.end, message));
+        return Err(Bad::new(span.start.plus(wrong)..span.end, message));
     }
     u128::from_str_radix(digits, 16).map_err(|_| too_long(span, what))
 }

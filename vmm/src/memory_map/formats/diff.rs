@@ -11,6 +11,8 @@
 //! more of the same list than what stands outside of it. Hunks are also found without their `@@`, and as the old
 //! `diff` prints them (`9c9`, `< ...`, `---`, `> ...`).
 
+use super::offset::Offset;
+
 /// Where in a diff, or outside of one, the reading is.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Diff {
@@ -69,7 +71,7 @@ impl Diff {
 
     fn enter(&mut self, state: State) {
         self.state = state;
-        self.part += 1;
+        self.part = self.part.plus(1);
     }
 
     fn unified(&mut self, line: &str, [old, new]: [u64; 2], is_all: bool) -> Option<usize> {

@@ -20,6 +20,7 @@ use super::super::{Format, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryT
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_through, unknown_type};
 use super::log_prefix::find_marker;
+use super::offset::suffix_at;
 use super::row::{Row, RowFormat, RowKind};
 use super::uefi_shell;
 
@@ -105,14 +106,14 @@ fn core(row: &mut Cursor<'_>) -> Result<Allocation, Bad> {
     row.literal("0x")?;
     let at = row.at;
     let ty = row.padded_hex("the type", 8)?;
-    let span = row.offset + at..row.offset + row.at;
+    let span = row.since(at);
     let ty = u32::try_from(ty).map(MemoryType).map_err(|_| Bad::new(span, "the type has more than 32 bits"))?;
     row.literal(" 0x")?;
     let at = row.at;
     let start = row.free_hex("the start address")?;
     row.literal(" - 0x")?;
     let last = row.free_hex("the end address")?;
-    let range = row.offset + at..row.offset + row.at;
+    let range = row.since(at);
     end_of_line(row)?;
     Ok((ty, start, pages_through(start, last, range)?))
 }
@@ -124,7 +125,7 @@ fn platform(row: &mut Cursor<'_>) -> Result<Allocation, Bad> {
     row.literal("  L=")?;
     let at = row.at;
     let bytes = row.padded_hex("the length", 16)?;
-    let pages = pages(bytes, row.offset + at..row.offset + row.at)?;
+    let pages = pages(bytes, row.since(at))?;
     row.literal("  ")?;
     let (name, span) = row.word();
     let ty = uefi_shell::parse_name(name).ok_or_else(|| unknown_type(name, span))?;
@@ -148,7 +149,7 @@ fn printed(row: &mut Cursor<'_>) -> Result<Allocation, Bad> {
     row.literal("0x")?;
     let at = row.at;
     let bytes = row.free_hex("the length")?;
-    let pages = pages(bytes, row.offset + at..row.offset + row.at)?;
+    let pages = pages(bytes, row.since(at))?;
     end_of_line(row)?;
     next_line(row);
     field(row, "MemoryType")?;
@@ -169,7 +170,7 @@ fn field(row: &mut Cursor<'_>, name: &str) -> Result<(), Bad> {
     let value = line.split_once(name).and_then(|(_, rest)| rest.trim_start().strip_prefix("= "));
     let value =
         value.ok_or_else(|| Bad::new(row.span(line.len()), format!("expected the line `{name} = ...` of the HOB")))?;
-    row.at += line.len() - value.len();
+    row.skip(suffix_at(line, value));
     Ok(())
 }
 

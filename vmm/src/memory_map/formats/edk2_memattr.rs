@@ -21,6 +21,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::log_prefix::find_marker;
+use super::offset::suffix_at;
 use super::row::{Row, RowFormat, RowKind};
 
 /// How the format is read.
@@ -70,7 +71,7 @@ fn find(row: &mut Cursor<'_>, field: &str) -> Result<std::ops::Range<usize>, Bad
     let (before, after) = line.split_once(field).ok_or_else(missing)?;
     let number = after.trim_start().strip_prefix('-').and_then(|rest| rest.trim_start().strip_prefix("0x"));
     let number = number.filter(|_| !before.ends_with(char::is_alphanumeric)).ok_or_else(missing)?;
-    row.at += line.len() - number.len();
+    row.skip(suffix_at(line, number));
     Ok(row.span(number.len()))
 }
 

@@ -11,6 +11,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::check_last;
 use super::log_prefix::find_marker;
+use super::offset::Offset;
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -31,7 +32,7 @@ const ROW: &str = "MMap[";
 
 fn start(line: &str) -> Option<usize> {
     let start = find_marker(line, ROW)?;
-    line[start + ROW.len()..].starts_with(|digit: char| digit.is_ascii_digit()).then_some(start)
+    line[start.plus(ROW.len())..].starts_with(|digit: char| digit.is_ascii_digit()).then_some(start)
 }
 
 fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
@@ -42,11 +43,11 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal(" - 0x")?;
     let end_at = row.at;
     let last = row.free_hex("the end address")?;
-    let end_span = row.offset + end_at..row.offset + row.at;
+    let end_span = row.since(end_at);
     row.literal(" len=")?;
     let length_at = row.at;
     let bytes = row.free_decimal("the length")?;
-    let length_span = row.offset + length_at..row.offset + row.at;
+    let length_span = row.since(length_at);
     row.literal(", type=")?;
     let ty = row.type_number()?;
     row.literal(", attr=0x")?;

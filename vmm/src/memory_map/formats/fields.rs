@@ -8,6 +8,7 @@ use super::super::names::ATTRIBUTES;
 use super::super::oddity::OddityKind;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::cursor::{Bad, Cursor, check_digits};
+use super::offset::Offset;
 use super::row::{Row, RowKind};
 
 impl<'a> Cursor<'a> {
@@ -50,7 +51,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn type_number(&mut self) -> Result<MemoryType, Bad> {
         let at = self.at;
         let number = self.free_decimal("the type")?;
-        let span = self.offset + at..self.offset + self.at;
+        let span = self.since(at);
         u32::try_from(number).map(MemoryType).map_err(|_| Bad::new(span, "the type is no number of 32 bits"))
     }
 
@@ -69,7 +70,7 @@ impl<'a> Cursor<'a> {
         let rest = self.rest();
         let token = &rest[..rest.find(|c| !belongs(c)).unwrap_or(rest.len())];
         let span = self.span(token.len());
-        self.at += token.len();
+        self.skip(token.len());
         (token, span)
     }
 
@@ -222,7 +223,7 @@ fn pages(start: u64, end: u64, printed: u64, span: Range<usize>) -> Result<u64, 
 fn hex_digits(token: &str, span: Range<usize>, what: &str) -> Result<u64, Bad> {
     if let Some(wrong) = token.find(|digit: char| !digit.is_ascii_hexdigit()) {
         let message = format!("{what} has {} among its hexadecimal digits", quoted(&token[wrong..]));
-        return Err(Bad::new(span.start + wrong..span.end, message));
+        return Err(Bad::new(span.start.plus(wrong)..span.end, message));
     }
     check_digits(span.clone(), what)?;
     u64::from_str_radix(token, 16).map_err(|_| Bad::new(span, format!("{what} is missing")))

@@ -12,6 +12,7 @@ use super::super::{MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{type_named, unknown_type};
+use super::offset::indent;
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -57,7 +58,7 @@ const PAGES_DIGITS: usize = 8;
 /// A row is a type and a number without the `-` of the shell's ranges, or any word and three numbers as wide as
 /// FreeBSD's.
 fn start(line: &str) -> Option<usize> {
-    let start = line.len() - line.trim_start().len();
+    let start = indent(line);
     let mut words = line[start..].split_whitespace();
     let (name, phys) = (words.next()?, words.next()?);
     let is_number =

@@ -16,6 +16,7 @@ use super::super::error::quoted;
 use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::cursor::{Bad, Cursor};
 use super::fields::{check_last, last_byte, unknown_type};
+use super::offset::indent;
 use super::row::{Row, RowFormat};
 use super::{Format, Unwritable};
 
@@ -71,7 +72,7 @@ const UNITS: [(u32, &str); 6] = [(10, "KiB"), (20, "MiB"), (30, "GiB"), (40, "Ti
 
 /// A row is a type's name and a number, or any word, a range and a size with a unit.
 fn start(line: &str) -> Option<usize> {
-    let start = line.len() - line.trim_start().len();
+    let start = indent(line);
     let row = &line[start..];
     let mut words = row.split_whitespace();
     let name = words.next()?;
@@ -97,7 +98,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal("-")?;
     let end_at = row.at;
     let last = row.padded_hex("the end address", 16)?;
-    let end_span = row.offset + end_at..row.offset + row.at;
+    let end_span = row.since(end_at);
     row.gap("the number of pages")?;
     let page_count = row.padded_hex("the number of pages", 8)?;
     row.gap("the size")?;
@@ -114,7 +115,7 @@ fn memory_type(row: &mut Cursor<'_>) -> Result<MemoryType, Bad> {
         row.gap("the number of the type")?;
         let at = row.at;
         let number = row.free_hex("the number of the type")?;
-        let span = row.offset + at..row.offset + row.at;
+        let span = row.since(at);
         return u32::try_from(number).map(MemoryType).map_err(|_| Bad::new(span, "the type is no number of 32 bits"));
     }
     let index = NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok());

@@ -17,6 +17,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_BYTES};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_to, unknown_type};
+use super::offset::suffix_at;
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -43,7 +44,7 @@ const NO_NAME: &str = "unknown";
 
 fn start(line: &str) -> Option<usize> {
     let row = line.strip_prefix(SYSLOG).unwrap_or(line);
-    let start = line.len() - row.trim_start().len();
+    let start = suffix_at(line, row.trim_start());
     let row = &line[start..];
     (is_named(row) || is_bare(row, start)).then_some(start)
 }
@@ -100,7 +101,7 @@ fn named(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal(", virt: ")?;
     let at = row.at;
     let virt = range(&mut row)?;
-    let virt_span = row.offset + at..row.offset + row.at;
+    let virt_span = row.since(at);
     if virt.pages != phys.pages {
         let message = format!("the virtual range has {:#x} pages, the physical one {:#x}", virt.pages, phys.pages);
         return Err(Bad::new(virt_span, message));
@@ -148,7 +149,7 @@ fn range(row: &mut Cursor<'_>) -> Result<Pages, Bad> {
     let start = number(row, "the start address")?;
     row.literal("-")?;
     let end = number(row, "the end address")?;
-    let pages = pages_to(start, end, row.offset + at..row.offset + row.at)?;
+    let pages = pages_to(start, end, row.since(at))?;
     Ok(Pages { start, pages })
 }
 
@@ -156,7 +157,7 @@ fn size(row: &mut Cursor<'_>, pages: u64) -> Result<(), Bad> {
     row.literal("size = ")?;
     let at = row.at;
     let bytes = number(row, "the size")?;
-    let span = row.offset + at..row.offset + row.at;
+    let span = row.since(at);
     row.literal(", ")?;
     if bytes == pages.wrapping_mul(PAGE_BYTES) {
         return Ok(());
@@ -167,7 +168,7 @@ fn size(row: &mut Cursor<'_>, pages: u64) -> Result<(), Bad> {
 fn memory_type(row: &mut Cursor<'_>) -> Result<MemoryType, Bad> {
     let at = row.at;
     let ty = number(row, "the type")?;
-    let span = row.offset + at..row.offset + row.at;
+    let span = row.since(at);
     u32::try_from(ty).map(MemoryType).map_err(|_| Bad::new(span, "the type has more than 32 bits"))
 }
 

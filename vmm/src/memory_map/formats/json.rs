@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::error::ParseError;
 use super::super::{Format, ListKind, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap, attribute_names, type_name};
+use super::offset::Offset;
 use super::toml_format::{Descriptor, list_kind};
 
 /// The version of the format.
@@ -115,8 +116,8 @@ const SAMPLE: &str = "a map is {\"schema\": 1, \"descriptors\": [{\"type\": \"Ru
 
 /// The reader's error, at the place it tells: a line from 1 (0 where there is none), and so many bytes of it.
 fn syntax_error(name: &str, text: &str, error: &serde_json::Error) -> ParseError {
-    let line_start: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    let at = (line_start + error.column().saturating_sub(1)).min(text.len());
+    let line_start: usize = text.split_inclusive('\n').take(error.line().minus(1)).map(str::len).sum();
+    let at = line_start.plus(error.column().minus(1)).min(text.len());
     let message = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     let message = message.strip_suffix(&place).unwrap_or(&message);

@@ -13,6 +13,7 @@ use super::super::{Format, MemoryDescriptor};
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::{Addresses, type_and_attribute};
 use super::log_prefix::find_message;
+use super::offset::suffix_at;
 use super::row::{Row, RowFormat, RowKind};
 
 /// The format.
@@ -32,7 +33,7 @@ fn start(line: &str) -> Option<usize> {
     match find_message(line, "efi: ") {
         Some(message) => {
             let rest = line[message..].strip_prefix("efi:")?.trim_start();
-            rest.starts_with("0x").then_some(line.len() - rest.len())
+            rest.starts_with("0x").then_some(suffix_at(line, rest))
         }
         None => find_message(line, "0x").filter(|at| is_bare_row(&line[*at..])),
     }

@@ -27,7 +27,7 @@ pub(super) fn write_type_and_attribute(out: &mut String, ty: MemoryType, attribu
     let name = name.map_or_else(|| format!("type={}", ty.0), |(name, _)| format!("{name:<12}"));
     let named = FLAGS.iter().fold(MemoryAttribute::empty(), |all, (_, bit)| all | *bit);
     *out += &format!("[{name}");
-    if !(attribute - named).is_empty() {
+    if !attribute.difference(named).is_empty() {
         *out += &format!("|attr={:#018x}]", attribute.bits());
         return;
     }
@@ -137,7 +137,7 @@ fn whole_pages(bytes: u128) -> Result<u64, Problem> {
     if !bytes.is_multiple_of(u128::from(PAGE_BYTES)) {
         return Err(Problem::NotWholePages);
     }
-    u64::try_from(bytes / u128::from(PAGE_BYTES)).map_err(|_| Problem::TooManyPages)
+    u64::try_from(bytes >> PAGE_BYTES.trailing_zeros()).map_err(|_| Problem::TooManyPages)
 }
 
 /// Linux's `memory_type_name`, by type: since 5.8, and before where it was another.

@@ -16,6 +16,7 @@ use super::super::{Format, MemoryDescriptor, PAGE_BYTES};
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::{Addresses, type_and_attribute, write_type_and_attribute};
 use super::log_prefix::find_message;
+use super::offset::{Offset, suffix_at};
 use super::row::{Row, RowFormat, RowKind};
 
 /// The format.
@@ -56,9 +57,9 @@ const PREFIX: &str = "efi: memattr: ";
 /// Linux says more than entries behind the prefix.
 fn start(line: &str) -> Option<usize> {
     let message = find_message(line, PREFIX)?;
-    let rest = line[message + PREFIX.len()..].trim_start();
+    let rest = line[message.plus(PREFIX.len())..].trim_start();
     let rest = rest.strip_prefix('!').unwrap_or(rest).trim_start();
-    rest.starts_with("0x").then_some(line.len() - rest.len())
+    rest.starts_with("0x").then_some(suffix_at(line, rest))
 }
 
 fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {

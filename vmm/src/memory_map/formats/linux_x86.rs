@@ -28,6 +28,7 @@ use super::super::{Format, ListKind, MemoryAttribute, MemoryDescriptor, MemoryMa
 use super::cursor::{Bad, Cursor};
 use super::linux_descriptor::{Addresses, type_and_attribute, write_type_and_attribute};
 use super::log_prefix::find_message;
+use super::offset::Offset;
 use super::row::{Row, RowFormat, RowKind};
 use super::{Unwritable, linux_memattr};
 
@@ -54,14 +55,14 @@ pub(in super::super) fn write(out: &mut String, map: &MemoryMap) -> Result<(), U
         *out += "efi: [Firmware Bug]: Invalid EFI memory map entries:\n";
     }
     for (number, region) in dropped {
-        let last = if region.pages == 0 { 0 } else { region.end() - 1 };
+        let last = if region.pages == 0 { 0 } else { region.end().saturating_sub(1) };
         write_row(out, number, &region, last, "invalid");
     }
     if map.kind() == ListKind::Runtime {
         *out += "efi: EFI runtime memory map:\n";
     }
     for (number, (_, region)) in kept.into_iter().enumerate() {
-        write_row(out, number, &region, region.end() - 1, &format!("{}MB", region.pages >> 8));
+        write_row(out, number, &region, region.end().saturating_sub(1), &format!("{}MB", region.pages >> 8));
     }
     linux_memattr::write(out, map.attributes_table());
     Ok(())
@@ -72,7 +73,7 @@ const PREFIXES: [&str; 2] = ["efi: mem", "EFI: mem"];
 
 fn start(line: &str) -> Option<usize> {
     let start = PREFIXES.iter().find_map(|prefix| find_message(line, prefix))?;
-    let after = line[start + PREFIXES[0].len()..].trim_end();
+    let after = line[start.plus(PREFIXES[0].len())..].trim_end();
     let is_numbered = after.is_empty() || after.starts_with(|digit: char| digit.is_ascii_digit());
     is_numbered.then_some(start)
 }

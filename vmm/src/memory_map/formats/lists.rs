@@ -20,6 +20,7 @@ use super::super::error::ParseError;
 use super::super::oddity::OddityKind;
 use super::super::{Format, MAX_DESCRIPTORS, MemoryDescriptor, MemoryMap};
 use super::cursor::Bad;
+use super::offset::Offset;
 use super::row::{Row, RowFormat, RowKind};
 pub(super) use heading::{Heading, heading};
 use kinds::kinds;
@@ -127,7 +128,7 @@ fn has_number(line: &str) -> bool {
 impl Skips {
     fn add(&mut self, after: usize, message: impl FnOnce() -> String) {
         if self.shown.len() == MAX_NOTES {
-            self.more += 1;
+            self.more = self.more.plus(1);
         } else {
             self.shown.push((after, message()));
         }
@@ -136,7 +137,7 @@ impl Skips {
     /// Takes away what was skipped from a row on.
     fn split_off(&mut self, index: usize) -> Self {
         let at = self.shown.partition_point(|(after, _)| *after < index);
-        let shown = self.shown.split_off(at).into_iter().map(|(after, message)| (after - index, message));
+        let shown = self.shown.split_off(at).into_iter().map(|(after, message)| (after.minus(index), message));
         Self { shown: shown.collect(), more: 0 }
     }
 }
@@ -179,7 +180,7 @@ impl Lists {
                 self.runtime_next = false;
                 self.table_next = None;
                 self.is_elsewhere = false;
-                self.boot += 1;
+                self.boot = self.boot.plus(1);
             }
         }
     }
@@ -213,7 +214,7 @@ impl Lists {
         if self.rows == MAX_ROWS {
             return Err(Refused::Text(Bad::new(span, format!("more than {MAX_ROWS} rows in all")).help(TOO_MANY)));
         }
-        self.rows += 1;
+        self.rows = self.rows.plus(1);
         let Row { number, descriptor, kind, odd, .. } = row;
         let row = Placed { number, descriptor, odd, line, span };
         match kind {
@@ -263,8 +264,8 @@ impl Lists {
         let maps = lists.into_iter().zip(kinds).map(|(list, kind)| {
             let table = table_of(&tables, &list);
             let attributes_table = table.map(|table| entries[table].clone()).unwrap_or_default();
-            let start = text[..list.start()].rfind('\n').map_or(0, |newline| newline + 1);
-            let end = starts.range(list.start() + 1..).next().map_or(text.len(), |next| *next);
+            let start = text[..list.start()].rfind('\n').map_or(0, |newline| newline.plus(1));
+            let end = starts.range(list.start().plus(1)..).next().map_or(text.len(), |next| *next);
             let check = list.format.check;
             let mut map = MemoryMap { kind, attributes_table, ..list.into_map(name) };
             if let Some(table) = table {
@@ -293,7 +294,7 @@ impl Lists {
             let message = |line| format!("line {line} is skipped: it stands in the table, and is no row of it");
             passed.into_iter().for_each(|line| list.skipped.add(list.rows.len(), || message(line)));
         }
-        if list.rows.len() + list.dropped.len() == MAX_DESCRIPTORS {
+        if list.rows.len().plus(list.dropped.len()) == MAX_DESCRIPTORS {
             let bad = Bad::new(row.span, format!("more than {MAX_DESCRIPTORS} descriptors")).help(TOO_MANY);
             return Err(Refused::Text(bad));
         }
@@ -380,7 +381,7 @@ impl Lists {
         list.dropped.append(&mut self.dropped);
         let after = list.rows.len();
         list.skipped.shown.extend(self.skipped.shown.drain(..).map(|(_, message)| (after, message)));
-        list.skipped.more += std::mem::take(&mut self.skipped.more);
+        list.skipped.more = list.skipped.more.plus(std::mem::take(&mut self.skipped.more));
     }
 
     /// Without `efi=debug` Linux prints no rows but those it dropped, and the entries of the Memory Attributes Table

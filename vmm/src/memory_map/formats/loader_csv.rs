@@ -21,6 +21,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType, type_name};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::unknown_type;
+use super::offset::{Offset, indent};
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -41,7 +42,7 @@ const NO_NAME: &str = "InvalidMemoryType";
 
 /// A row is two numbers and a name, of a type or before three more numbers.
 fn start(line: &str) -> Option<usize> {
-    let start = line.len() - line.trim_start().len();
+    let start = indent(line);
     let mut columns = Columns { row: &line[start..], at: 0 };
     let (index, ty) = (columns.number()?, columns.number()?);
     let is_number = |text: &str| text.bytes().all(|c| c.is_ascii_digit()) && !text.is_empty();
@@ -73,7 +74,7 @@ fn memory_type(row: &mut Cursor<'_>, number: &str, number_span: Range<usize>) ->
     let mut columns = Columns { row: row.rest(), at: 0 };
     let name = columns.name();
     let span = row.span(name.len());
-    row.at += columns.at;
+    row.skip(columns.at);
     let numbers = numbers(number);
     let ty = match parse_name(name) {
         Some(ty) => ty,
@@ -159,18 +160,18 @@ impl<'a> Columns<'a> {
         let rest = &self.row[self.at..];
         let length = rest.find(|c: char| c == ',' || c.is_whitespace())?;
         let after = rest[length..].find(|c: char| c != ',' && !c.is_whitespace())?;
-        self.at += length + after;
+        self.at = self.at.plus(length).plus(after);
         Some(&rest[..length])
     }
 
     /// A name of words, up to a comma or a number.
     fn name(&mut self) -> &'a str {
         let rest = &self.row[self.at..];
-        let number = rest.match_indices(char::is_whitespace).map(|(at, blank)| at + blank.len());
+        let number = rest.match_indices(char::is_whitespace).map(|(at, blank)| at.plus(blank.len()));
         let number = number.filter(|at| rest[*at..].starts_with(|c: char| c.is_ascii_digit())).min();
         let end = [rest.find(','), number].into_iter().flatten().min().unwrap_or(rest.len());
         let name = rest[..end].trim_end();
-        self.at += name.len();
+        self.at = self.at.plus(name.len());
         name
     }
 }

@@ -21,6 +21,7 @@ mod lists;
 mod loader_csv;
 mod log_prefix;
 mod no_map;
+mod offset;
 mod opencore;
 mod row;
 mod rows;
@@ -248,8 +249,8 @@ fn extra_lists(map: &MemoryMap, others: &[MemoryMap]) -> Option<Oddity> {
         format!("{line}a list of {} descriptors ({kind})", other.descriptors.len())
     });
     let mut message = told.collect::<Vec<_>>().join(", ");
-    if others.len() > MAX_LISTS_TOLD {
-        message += &format!(", and {} more lists follow", others.len() - MAX_LISTS_TOLD);
+    if let Some(more) = others.len().checked_sub(MAX_LISTS_TOLD).filter(|more| *more > 0) {
+        message += &format!(", and {more} more lists follow");
     }
     let message = format!(
         "only one list is read here: {message}; `--list N` on the command line takes the Nth, and `MemoryMap::parse_all` gives all"

@@ -1,22 +1,23 @@
 //! Texts without a memory map: what they have instead, and how to get one.
 
 use super::super::error::ParseError;
+use super::offset::{indent, lines, shifted, span};
 
 /// There is no descriptor in a text.
 pub(super) fn no_map(name: &str, text: &str) -> ParseError {
-    let first = text.len() - text.trim_start().len();
+    let first = indent(text);
     if first == text.len() {
         return ParseError::at(name, text, 0..0, "no EFI memory map: there is nothing in it").help(help(WHAT_IS_READ));
     }
     if let Some((at, other)) = other(text) {
         let line = text[at..].lines().next().unwrap_or_default();
-        let span = at + line.len() - line.trim_start().len()..at + line.trim_end().len();
+        let span = shifted(indent(line)..line.trim_end().len(), at);
         return ParseError::at(name, text, span, format!("no EFI memory map: only {}", other.what))
             .label("the first line of it")
             .help(help(other.why));
     }
     let line = text[first..].lines().next().unwrap_or_default().trim_end();
-    ParseError::at(name, text, first..first + line.len(), "no EFI memory map: no line is of a known format")
+    ParseError::at(name, text, span(first, line.len()), "no EFI memory map: no line is of a known format")
         .label("neither this line nor any after it")
         .help(help(WHAT_IS_READ))
 }
@@ -62,12 +63,7 @@ const HOB: &str = "it says what memory there is, and not what firmware uses it f
 
 /// The first line of the first other description, and which it is.
 fn other(text: &str) -> Option<(usize, &'static Other)> {
-    let mut offset = 0;
-    text.split('\n').find_map(|line| {
-        let at = offset;
-        offset += line.len() + 1;
-        OTHERS.iter().find(|other| (other.is)(line)).map(|other| (at, other))
-    })
+    lines(text).find_map(|(at, line)| OTHERS.iter().find(|other| (other.is)(line)).map(|other| (at, other)))
 }
 
 /// `BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable` and its like (`e820__print_table()` in

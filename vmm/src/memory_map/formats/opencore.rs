@@ -18,6 +18,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{attribute_word, is_entry, pages_through, type_named, unknown_type};
 use super::log_prefix::find_marker;
+use super::offset::{Offset, span};
 use super::row::{Row, RowFormat, RowKind};
 
 /// How the format is read.
@@ -62,7 +63,7 @@ const NO_NAME: &str = "Invalid";
 /// A row has a type's name after the prefix, or flags in brackets.
 fn start(line: &str) -> Option<usize> {
     let prefix = find_marker(line, PREFIX)?;
-    let row = &line[prefix + PREFIX.len()..];
+    let row = &line[prefix.plus(PREFIX.len())..];
     let name = row.split('[').next().unwrap_or_default().trim_end();
     let is_row = NAMES.contains(&name) || name == NO_NAME || (row.contains('[') && row.contains('|'));
     is_row.then_some(prefix)
@@ -70,17 +71,16 @@ fn start(line: &str) -> Option<usize> {
 
 fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal(PREFIX)?;
-    let (name, span) = row.take_while(|c| c != '[');
+    let (name, name_span) = row.take_while(|c| c != '[');
     let name = name.trim_end();
-    let ty =
-        type_named(name, &NAMES, NO_NAME).ok_or_else(|| unknown_type(name, span.start..span.start + name.len()))?;
+    let ty = type_named(name, &NAMES, NO_NAME).ok_or_else(|| unknown_type(name, span(name_span.start, name.len())))?;
     let att = flags(&mut row)?;
     row.literal(" 0x")?;
     let range_at = row.at;
     let phys_start = row.padded_hex("the start address", 16)?;
     row.literal("-0x")?;
     let last = row.padded_hex("the end address", 16)?;
-    let range = row.offset + range_at..row.offset + row.at;
+    let range = row.since(range_at);
     row.literal(" -> 0x")?;
     let printed_virt = row.padded_hex("the virtual address", 16)?;
     row.literal(" (")?;
@@ -120,7 +120,7 @@ fn size(row: &mut Cursor<'_>, pages: u64) -> Result<(), Bad> {
     let printed = row.free_decimal("the size")?;
     row.literal(" ")?;
     let (unit, unit_span) = row.token();
-    let span: Range<usize> = row.offset + at..row.offset + row.at;
+    let span: Range<usize> = row.since(at);
     row.literal(")")?;
     let shift = match unit {
         "KB" => 10,

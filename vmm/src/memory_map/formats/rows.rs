@@ -10,6 +10,7 @@ use super::cursor::{Bad, Cursor};
 use super::diff::Diff;
 use super::dress::Strand;
 use super::lists::{Lists, Refused, Skipped, heading};
+use super::offset::Offset;
 use super::row::{MIN_ROW_BYTES, RowFormat};
 
 /// The most that the lines after the first of a row take: no row has more, and a text may be one line of 64 MiB.
@@ -82,7 +83,7 @@ impl Walk<'_> {
     /// The line, this or one after it, in which reading goes on.
     fn line_at(&self, mut line: Line, from: usize) -> Option<Line> {
         while from > line.end {
-            let start = line.end + 1;
+            let start = line.end.plus(1);
             if start > self.text.len() {
                 return None;
             }
@@ -93,11 +94,11 @@ impl Walk<'_> {
 
     /// Reads what stands in a line and gives where in the text to go on.
     fn line(&mut self, mut line: Line) -> Result<usize, Failure> {
-        let next_line = line.end + 1;
+        let next_line = line.end.plus(1);
         if line.from == line.start {
-            line.from += self.diff_prefix(line);
+            line.from = line.from.plus(self.diff_prefix(line));
         }
-        if line.end - line.from < MIN_ROW_BYTES {
+        if line.end.minus(line.from) < MIN_ROW_BYTES {
             return Ok(next_line);
         }
         let Some((index, format, at)) = self.row_start(&self.text[line.from..line.end]) else {
@@ -115,9 +116,10 @@ impl Walk<'_> {
             self.removed(index, line, at);
             return Ok(next_line);
         }
-        let end = row_end(self.text, line, line.from + at, format);
+        let start = line.from.plus(at);
+        let end = row_end(self.text, line, start, format);
         let row_text = self.text[line.from..end].trim_end();
-        let span = line.from + at..(line.from + row_text.len()).max(line.from + at);
+        let span = start..line.from.plus(row_text.len()).max(start);
         let read = if at <= row_text.len() {
             (format.read)(Cursor { line: row_text, at, offset: line.from })
         } else {
@@ -128,7 +130,7 @@ impl Walk<'_> {
         match read.map_err(Refused::Row).and_then(|row| self.lists.take(format, row, number, span)) {
             Ok(()) => self.sound(index).map(|()| match row_ends {
                 Some(at) => self.after_row(format, line, at),
-                None => end + 1,
+                None => end.plus(1),
             }),
             Err(Refused::Text(bad)) => Err((format, bad)),
             Err(Refused::Row(bad)) => self.damaged(index, line, bad).map(|()| {
@@ -141,14 +143,15 @@ impl Walk<'_> {
     /// Where to go on behind a row: in the same line if it has another row.
     fn after_row(&self, format: &RowFormat, line: Line, at: usize) -> usize {
         let end = if at <= line.end { line.end } else { line_end(self.text, at) };
-        if (format.start)(&self.text[at..end]).is_some() { at } else { end + 1 }
+        if (format.start)(&self.text[at..end]).is_some() { at } else { end.plus(1) }
     }
 
     /// Where the next row starts in a line, behind one that is damaged.
     fn next_in_line(&self, format: &RowFormat, line: Line, at: usize) -> Option<usize> {
-        let row = &self.text[line.from + at..line.end];
-        let first = row.chars().next()?.len_utf8();
-        (format.start)(&row[first..]).map(|start| line.from + at + first + start)
+        let row = &self.text[line.from.plus(at)..line.end];
+        let (behind, _) = row.char_indices().nth(1)?;
+        let start = (format.start)(&row[behind..])?;
+        Some(line.from.plus(at).plus(behind).plus(start))
     }
 
     /// The format that knows a line, and where in it a row starts.
@@ -181,7 +184,7 @@ impl Walk<'_> {
         let number = self.number(line);
         self.lists.skip(|| Skipped { message: format!("line {number} is skipped: a diff removes it") });
         let message = "no EFI memory map: the diff removes this row, and adds or keeps none";
-        self.removed.get_or_insert_with(|| (index, Bad::new(line.from + at..line.end, message)));
+        self.removed.get_or_insert_with(|| (index, Bad::new(line.from.plus(at)..line.end, message)));
     }
 
     fn sound(&mut self, index: usize) -> Result<(), Failure> {
@@ -237,15 +240,15 @@ fn skipped(strand: &Strand<'_>, bad: &Bad) -> Skipped {
 
 /// Where the lines end that a row may take. Where a line may have many rows, it need not be looked at to its end for each.
 fn row_end(text: &str, line: Line, start: usize, format: &RowFormat) -> usize {
-    let first_end = if format.shares_lines { line.end.min(start + MAX_ROW_BYTES) } else { line.end };
-    let limit = (first_end + MAX_ROW_BYTES).min(text.len());
+    let first_end = if format.shares_lines { line.end.min(start.plus(MAX_ROW_BYTES)) } else { line.end };
+    let limit = first_end.plus(MAX_ROW_BYTES).min(text.len());
     let limit = (limit..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     if limit < line.end {
         return limit;
     }
-    (1..format.lines).fold(line.end, |end, _| line_end(&text[..limit], (end + 1).min(limit)))
+    (1..format.lines).fold(line.end, |end, _| line_end(&text[..limit], end.plus(1).min(limit)))
 }
 
 fn line_end(text: &str, start: usize) -> usize {
-    text[start..].find('\n').map_or(text.len(), |length| start + length)
+    text[start..].find('\n').map_or(text.len(), |length| start.plus(length))
 }

@@ -26,6 +26,7 @@ use super::super::file::file_error;
 use super::super::oddity::{Oddity, OddityKind};
 use super::super::{Format, ListKind, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use super::cursor::{Bad, Cursor};
+use super::offset::{Offset, indent, lines, shifted, span};
 use super::row::{Row, RowFormat, RowKind};
 
 /// The list with one line an entry.
@@ -53,9 +54,8 @@ pub(super) fn parse_fields(name: &str, text: &str, lenient: bool) -> Result<Vec<
     let mut fields = Fields::default();
     // The file that head or tail named last, and where.
     let mut named: Option<((u64, usize), Range<usize>)> = None;
-    let mut offset = 0;
-    for (index, line) in text.split('\n').enumerate() {
-        let whole = offset..offset + line.trim_end().len();
+    for (index, (offset, line)) in lines(text).enumerate() {
+        let whole = span(offset, line.trim_end().len());
         let value = match (headed_file(line), named.take()) {
             (Some(path), before) => {
                 if let Some((_, span)) = before {
@@ -72,19 +72,16 @@ pub(super) fn parse_fields(name: &str, text: &str, lenient: bool) -> Result<Vec<
                 None
             }
             (None, Some(((number, field), _))) => Some((number, field, whole)),
-            (None, None) => {
-                field_line(line).map(|(number, field, at)| (number, field, offset + at.start..offset + at.end))
-            }
+            (None, None) => field_line(line).map(|(number, field, at)| (number, field, shifted(at, offset))),
         };
         if let Some((number, field, span)) = value {
             if fields.begin_again(number, field) {
                 maps.extend(std::mem::take(&mut fields).into_map(&place)?);
             }
-            if let Err(message) = fields.take(text, (number, field, span.clone(), index + 1)) {
+            if let Err(message) = fields.take(text, (number, field, span.clone(), index.plus(1))) {
                 fields.refuse(&place, span, message)?;
             }
         }
-        offset += line.len() + 1;
     }
     if let Some((_, span)) = named {
         fields.refuse(&place, span, "no value follows the name of the file".into())?;
@@ -125,7 +122,7 @@ fn start(line: &str) -> Option<usize> {
     let mut words = line.split_ascii_whitespace();
     let is_index = words.next()?.bytes().all(|digit| digit.is_ascii_digit());
     let has_addresses = words.next()?.starts_with("0x") && words.next()?.starts_with("0x");
-    (is_index && has_addresses).then(|| line.len() - line.trim_start().len())
+    (is_index && has_addresses).then(|| indent(line))
 }
 
 fn read(mut cursor: Cursor<'_>) -> Result<Row, Bad> {
@@ -250,8 +247,8 @@ fn field_line(line: &str) -> Option<(u64, usize, Range<usize>)> {
     let colon = line.find(':')?;
     let (number, field) = file(&line[..colon])?;
     // The number of the line, of `grep -n`.
-    let rest = &line[colon + 1..];
-    let start = if rest.starts_with("1:") { colon + 3 } else { colon + 1 };
+    let value = colon.plus(1);
+    let start = if line[value..].starts_with("1:") { value.plus(2) } else { value };
     Some((number, field, start..line.trim_end().len().max(start)))
 }
 

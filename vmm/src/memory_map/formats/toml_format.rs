@@ -30,6 +30,7 @@ use super::super::{
     Format, ListKind, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, attribute_names,
     parse_attribute, parse_type, type_name,
 };
+use super::offset::Offset;
 
 /// A descriptor: of the memory map in `[[descriptor]]`, of the Memory Attributes Table in `[[attributes]]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -257,7 +258,7 @@ fn lines(text: &str, spans: impl Iterator<Item = Range<usize>>) -> Vec<usize> {
     spans
         .map(|span| {
             let start = span.start.clamp(offset, text.len().max(offset));
-            line += line_number(text.get(offset..start).unwrap_or_default(), usize::MAX) - 1;
+            line = line.plus(line_number(text.get(offset..start).unwrap_or_default(), usize::MAX).minus(1));
             offset = start;
             line
         })

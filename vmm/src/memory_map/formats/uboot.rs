@@ -13,6 +13,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{pages_to, type_named, unknown_type};
+use super::offset::{Offset, indent};
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -56,7 +57,7 @@ const ADDRESS_DIGITS: usize = 16;
 /// A row is a type's name and a number, or anything in capital letters and a range as wide as U-Boot's with no column
 /// of digits after it.
 fn start(line: &str) -> Option<usize> {
-    let start = line.len() - line.trim_start().len();
+    let start = indent(line);
     let row = &line[start..];
     let (name, rest) = split_name(row);
     let is_number = rest.starts_with(|c: char| c.is_ascii_hexdigit() && !c.is_ascii_uppercase());
@@ -72,8 +73,10 @@ fn start(line: &str) -> Option<usize> {
 
 /// The name, which has blanks in it, ends where a number starts.
 fn split_name(row: &str) -> (&str, &str) {
-    let number =
-        row.match_indices(' ').map(|(at, _)| at + 1).find(|at| row[*at..].starts_with(|c: char| c.is_ascii_digit()));
+    let number = row
+        .match_indices(' ')
+        .map(|(at, _)| at.plus(1))
+        .find(|at| row[*at..].starts_with(|c: char| c.is_ascii_digit()));
     let (name, rest) = row.split_at(number.unwrap_or(row.len()));
     (name.trim_end(), rest)
 }
@@ -82,13 +85,13 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     let (name, _) = split_name(row.rest());
     let span = row.span(name.len());
     let ty = type_named(name, &NAMES, NO_NAME).ok_or_else(|| unknown_type(name, span))?;
-    row.at += name.len();
+    row.skip(name.len());
     row.gap("the start address")?;
     let range_at = row.at;
     let phys_start = row.padded_hex("the start address", ADDRESS_DIGITS)?;
     row.literal("-")?;
     let end = row.padded_hex("the end address", ADDRESS_DIGITS)?;
-    let range = row.offset + range_at..row.offset + row.at;
+    let range = row.since(range_at);
     let att = attributes(&mut row)?;
     let page_count = pages_to(phys_start, end, range)?;
     let descriptor = MemoryDescriptor { ty: MemoryType::RESERVED, phys_start, page_count, att, ..Default::default() };

@@ -16,6 +16,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{Named, attribute_word, pages_through, pages_to, unknown_type};
 use super::log_prefix::find_marker;
+use super::offset::Offset;
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -39,8 +40,9 @@ const NO_NAME: &str = "Unknown";
 
 fn start(line: &str) -> Option<usize> {
     let start = find_marker(line, ROW)?;
-    let rest = line[start + ROW.len()..].trim_start_matches(|digit: char| digit.is_ascii_digit());
-    let is_numbered = rest.len() < line.len() - start - ROW.len();
+    let number = &line[start.plus(ROW.len())..];
+    let rest = number.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let is_numbered = rest.len() < number.len();
     (is_numbered && (rest.contains("Type") || rest.contains("Attr:") || rest.trim_end() == "]")).then_some(start)
 }
 
@@ -59,7 +61,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     let phys_start = row.padded_hex("the start address", 16)?;
     row.literal("-")?;
     let end = row.padded_hex("the end address", 16)?;
-    let range = row.offset + range_at..row.offset + row.at;
+    let range = row.since(range_at);
     row.end()?;
     let is_half_open = end.wrapping_sub(phys_start).is_multiple_of(PAGE_BYTES);
     let pages = if is_half_open { pages_to } else { pages_through };

@@ -27,6 +27,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::unknown_type;
 use super::log_prefix::find_marker;
+use super::offset::Offset;
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -70,7 +71,7 @@ const TYPES: [&str; 17] = [
 ];
 
 fn start(line: &str) -> Option<usize> {
-    let row = find_marker(line, ROW).filter(|at| is_row(&line[..*at], &line[at + ROW.len()..]));
+    let row = find_marker(line, ROW).filter(|at| is_row(&line[..*at], &line[at.plus(ROW.len())..]));
     // What is left of a row whose start is damaged.
     let field = || find_marker(&line[..row.unwrap_or(line.len())], FIELD).filter(|at| is_field(&line[*at..]));
     field().or(row)
@@ -102,7 +103,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     }
     let end = row.at;
     row.literal("}")?;
-    let missing = |what| Bad::new(row.offset + end..row.offset + end + 1, format!("the field `{what}` is missing"));
+    let missing = |what| Bad::new(row.since(end), format!("the field `{what}` is missing"));
     let descriptor = MemoryDescriptor {
         ty: fields.ty.ok_or_else(|| missing("ty"))?,
         padding: 0,
@@ -111,7 +112,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
         page_count: fields.page_count.ok_or_else(|| missing("page_count"))?,
         att: fields.att.ok_or_else(|| missing("att"))?,
     };
-    let end = Some(row.offset + row.at);
+    let end = Some(row.offset.plus(row.at));
     Ok(Row { end, odd: after(&mut row), ..Row::region(descriptor) })
 }
 
@@ -120,7 +121,7 @@ fn after(row: &mut Cursor<'_>) -> Option<(OddityKind, String)> {
     row.take_while(|c| c != '\n' && (c.is_whitespace() || ",;)".contains(c)));
     // A line may have thousands of rows: what tells is near.
     let rest = row.rest();
-    let near = rest.char_indices().nth(ROW.len() + FIELD.len()).map_or(rest.len(), |(at, _)| at);
+    let near = rest.char_indices().nth(ROW.len().plus(FIELD.len())).map_or(rest.len(), |(at, _)| at);
     let rest = rest[..near].split('\n').next().unwrap_or_default();
     let is_known = rest.is_empty() || rest.starts_with(']') || start(rest).is_some();
     (!is_known)

@@ -24,6 +24,7 @@ use super::super::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAG
 use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::{check_last, last_byte, unknown_type};
+use super::offset::{Offset, indent};
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -105,7 +106,7 @@ const TOTALS: [MemoryType; 15] = [
 /// A row is a type of the shell's and an address range, or any word and columns as wide as the shell's. GRUB has
 /// `reserved` too, but a narrower third column and a size; FreeBSD has `LoaderCode`, but no range.
 fn start(line: &str) -> Option<usize> {
-    let start = line.len() - line.trim_start().len();
+    let start = indent(line);
     let mut words = line[start..].split_whitespace();
     let (name, range, pages, attribute) = (words.next()?, words.next()?, words.next(), words.next());
     let is_number = |column: &str| column.starts_with(|c: char| c.is_ascii_hexdigit());
@@ -128,7 +129,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     row.literal("-")?;
     let end_at = row.at;
     let last = row.padded_hex("the end address", 16)?;
-    let end_span = row.offset + end_at..row.offset + row.at;
+    let end_span = row.since(end_at);
     row.gap("the number of pages")?;
     let page_count = row.padded_hex("the number of pages", 16)?;
     row.gap("the attribute")?;
@@ -237,9 +238,9 @@ impl Total {
 /// A number with commas between groups of three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    let mut grouped = String::with_capacity(digits.len().plus(digits.len() / 3));
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+        if index > 0 && digits.len().minus(index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -13,6 +13,7 @@ use super::Format;
 use super::cursor::{Bad, Cursor};
 use super::fields::pages_through;
 use super::log_prefix::find_marker;
+use super::offset::{Offset, indent, suffix_at};
 use super::row::{Row, RowFormat};
 
 /// How the format is read.
@@ -39,11 +40,11 @@ const ADDRESS_DIGITS: usize = 13;
 fn start(line: &str) -> Option<usize> {
     let start = match find_marker(line, PREFIX) {
         Some(prefix) => {
-            let after = &line[prefix + PREFIX.len()..];
+            let after = &line[prefix.plus(PREFIX.len())..];
             let row = without_time(after.trim_start()).trim_start();
-            line.len() - row.len()
+            suffix_at(line, row)
         }
-        None => line.len() - line.trim_start().len(),
+        None => indent(line),
     };
     let row = &line[start..];
     let digits = row.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(row.len());
@@ -70,7 +71,7 @@ fn read(mut row: Cursor<'_>) -> Result<Row, Bad> {
     let phys_start = row.padded_hex("the start address", ADDRESS_DIGITS)?;
     row.literal("-")?;
     let last = row.padded_hex("the end address", ADDRESS_DIGITS)?;
-    let range = row.offset + range_at..row.offset + row.at;
+    let range = row.since(range_at);
     row.literal(" type=")?;
     let ty = row.type_number()?;
     row.literal(" attr=")?;

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::ops::Range;
 use std::str::CharIndices;
 
+use super::super::offset::{Offset, span};
 use super::super::row::MIN_ROW_BYTES;
 use super::strand::Edit;
 
@@ -62,22 +63,22 @@ fn parts(line: &str) -> Option<Vec<Part>> {
         match character {
             '"' | '\'' => {
                 has_string = true;
-                let content = at + 1..string_end(character, &mut rest, line.len());
-                match is_key(&line[(content.end + 1).min(line.len())..]) {
+                let content = at.plus(1)..string_end(character, &mut rest, line.len());
+                match is_key(&line[content.end.plus(1).min(line.len())..]) {
                     true => key = Some(content),
                     false => parts.push(Part { content, key: key.take(), kind: Kind::Text }),
                 }
             }
-            '[' if is_bytes(&line[at + 1..], key.clone().and_then(|key| line.get(key))) => {
-                let length = line[at + 1..].find([']', '}', '"']).unwrap_or(line.len() - at - 1);
-                let content = at + 1..at + 1 + length;
+            '[' if is_bytes(&line[at.plus(1)..], key.clone().and_then(|key| line.get(key))) => {
+                let array = &line[at.plus(1)..];
+                let content = span(at.plus(1), array.find([']', '}', '"']).unwrap_or(array.len()));
                 while rest.next_if(|(next, _)| *next < content.end).is_some() {}
                 parts.push(Part { content, key: key.take(), kind: Kind::Bytes });
             }
             _ if character.is_whitespace() || "{}[],:;()".contains(character) => {}
             _ => {
                 let is_other = |c: char| !"{}[],:;()\"'".contains(c) && !c.is_whitespace();
-                let word_end = line[at..].find(|c| !is_other(c)).map_or(line.len(), |length| at + length);
+                let word_end = line[at..].find(|c| !is_other(c)).map_or(line.len(), |length| at.plus(length));
                 let word = &line[at..word_end];
                 if word.parse::<f64>().is_ok() || ["true", "false", "null"].contains(&word) {
                     while rest.next_if(|(next, _)| *next < word_end).is_some() {}
@@ -87,7 +88,7 @@ fn parts(line: &str) -> Option<Vec<Part>> {
                 if !has_string {
                     return None;
                 }
-                let end = line[at..].find(['"', '\'']).map_or(line.len(), |length| at + length);
+                let end = line[at..].find(['"', '\'']).map_or(line.len(), |length| at.plus(length));
                 while rest.next_if(|(next, _)| *next < end).is_some() {}
                 parts.push(Part { content: at..end, key: None, kind: Kind::Other });
             }
@@ -124,8 +125,8 @@ fn is_key(after: &str) -> bool {
 fn unescape(line: &str, content: Range<usize>, edits: &mut Vec<Edit>) {
     let mut at = content.start;
     while let Some(found) = line[at..content.end].find('\\') {
-        let start = at + found;
-        let escape = &line[start + 1..content.end];
+        let start = at.plus(found);
+        let escape = &line[start.plus(1)..content.end];
         let (with, length) = match escape.chars().next() {
             Some('n') => (Some('\n'), 1),
             Some('t') => (Some('\t'), 1),
@@ -135,7 +136,7 @@ fn unescape(line: &str, content: Range<usize>, edits: &mut Vec<Edit>) {
             Some(character) => (Some(character), character.len_utf8()),
             None => return,
         };
-        at = start + 1 + length;
+        at = start.plus(1).plus(length);
         edits.push(Edit { range: start..at, with });
     }
 }
@@ -146,7 +147,7 @@ fn number(digits: &str, count: usize) -> (Option<char>, usize) {
     let Some(number) = number.and_then(|digits| u32::from_str_radix(digits, 16).ok()) else {
         return (Some(char::REPLACEMENT_CHARACTER), 1);
     };
-    (Some(char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)), count + 1)
+    (Some(char::from_u32(number).unwrap_or(char::REPLACEMENT_CHARACTER)), count.plus(1))
 }
 
 fn bytes(line: &str, content: Range<usize>, edits: &mut Vec<Edit>) {
@@ -154,7 +155,7 @@ fn bytes(line: &str, content: Range<usize>, edits: &mut Vec<Edit>) {
     for number in line[content.clone()].split(',') {
         // Rows are ASCII; what else there is need not be read.
         let byte = number.trim().parse::<u8>().ok().filter(u8::is_ascii);
-        let end = (at + number.len() + 1).min(content.end);
+        let end = at.plus(number.len()).plus(1).min(content.end);
         edits.push(Edit::replace(at..end, byte.map_or(char::REPLACEMENT_CHARACTER, char::from)));
         at = end;
     }

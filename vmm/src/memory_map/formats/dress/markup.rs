@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::offset::{Offset, span, suffix_at};
 use super::strand::Edit;
 
 /// The prefix of a record of `/dev/kmsg`, and of netconsole's extended format: `6,123,0,-;efi: ...`, the kernel's release
@@ -15,12 +16,12 @@ pub(super) fn kmsg(line: &str, edits: &mut Vec<Edit>) {
     if !is_record(&fields) && !fields.get(1..).is_some_and(is_record) {
         return;
     }
-    edits.push(Edit::remove(0..end + 1));
-    let mut at = end + 1;
+    let mut at = end.plus(1);
+    edits.push(Edit::remove(0..at));
     while let Some(found) = line[at..].find("\\x") {
-        let start = at + found;
-        let byte = line.get(start + 2..start + 4).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        at = start + if byte.is_some() { 4 } else { 2 };
+        let start = at.plus(found);
+        let byte = line.get(span(start.plus(2), 2)).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        at = start.plus(if byte.is_some() { 4 } else { 2 });
         edits.extend(byte.map(|byte| Edit::replace(start..at, char::from(byte))));
     }
 }
@@ -30,7 +31,7 @@ pub(super) fn journal_field(line: &str, edits: &mut Vec<Edit>) {
     const FIELD: &str = "MESSAGE=";
     let rest = line.trim_start();
     if rest.starts_with(FIELD) {
-        edits.push(Edit::remove(0..line.len() - rest.len() + FIELD.len()));
+        edits.push(Edit::remove(0..suffix_at(line, rest).plus(FIELD.len())));
     }
 }
 
@@ -41,7 +42,7 @@ pub(super) fn quoting(line: &str, edits: &mut Vec<Edit>) {
         rest = quoted.strip_prefix(' ').unwrap_or(quoted);
     }
     if rest.len() < line.len() {
-        edits.push(Edit::remove(0..line.len() - rest.len()));
+        edits.push(Edit::remove(0..suffix_at(line, rest)));
     }
 }
 
@@ -50,7 +51,7 @@ pub(super) fn quoting(line: &str, edits: &mut Vec<Edit>) {
 pub(super) fn escapes(line: &str, edits: &mut Vec<Edit>) {
     let mut at = 0;
     while let Some(found) = line[at..].find(['\u{1b}', '^', '#', '[']) {
-        let start = at + found;
+        let start = at.plus(found);
         let rest = &line[start..];
         let introducer = ["\u{1b}", "^[", "#033"].into_iter().find(|introducer| rest.starts_with(introducer));
         let after = introducer.map(|introducer| &rest[introducer.len()..]);
@@ -62,7 +63,7 @@ pub(super) fn escapes(line: &str, edits: &mut Vec<Edit>) {
         };
         match sequence {
             Some((rest, last)) => {
-                at = line.len() - rest.len();
+                at = suffix_at(line, rest);
                 let with = match last {
                     Some('H' | 'f' | 'E') => Some('\n'),
                     Some('C' | 'G') => Some(' '),
@@ -70,7 +71,7 @@ pub(super) fn escapes(line: &str, edits: &mut Vec<Edit>) {
                 };
                 edits.push(Edit { range: start..at, with });
             }
-            None => at = start + 1,
+            None => at = start.plus(1),
         }
     }
 }
@@ -94,7 +95,7 @@ fn other(text: &str) -> (&str, Option<char>) {
 
 /// `[0m`, `[1;32m`
 fn is_colour(line: &str, start: usize, rest: &str, last: Option<char>) -> bool {
-    let numbers = &line[start + 1..line.len() - rest.len()];
+    let numbers = &line[start.plus(1)..suffix_at(line, rest)];
     let numbers = numbers.strip_suffix('m').unwrap_or_default();
     last == Some('m') && !numbers.is_empty() && numbers.bytes().all(|byte| byte.is_ascii_digit() || byte == b';')
 }
@@ -103,9 +104,9 @@ fn is_colour(line: &str, start: usize, rest: &str, last: Option<char>) -> bool {
 pub(super) fn html(line: &str, edits: &mut Vec<Edit>) {
     let mut at = 0;
     while let Some(found) = line[at..].find(['<', '&']) {
-        let start = at + found;
+        let start = at.plus(found);
         let edit = if line[start..].starts_with('<') { tag(line, start) } else { entity(line, start) };
-        at = edit.as_ref().map_or(start + 1, |edit| edit.range.end);
+        at = edit.as_ref().map_or(start.plus(1), |edit| edit.range.end);
         edits.extend(edit);
     }
 }
@@ -119,14 +120,14 @@ const BLOCKS: [&str; 15] =
 const CELLS: [&str; 2] = ["td", "th"];
 
 fn tag(line: &str, start: usize) -> Option<Edit> {
-    let inner = &line[start + 1..];
+    let inner = &line[start.plus(1)..];
     let name = inner.strip_prefix('/').unwrap_or(inner);
     let length = name.find(|c: char| !c.is_ascii_alphanumeric())?;
     let (name, after) = name.split_at(length);
     if !after.starts_with(['>', '/', ' ', '\t']) {
         return None;
     }
-    let end = start + 1 + inner.find(['<', '>']).filter(|end| inner[*end..].starts_with('>'))? + 1;
+    let last = inner.find(['<', '>']).filter(|last| inner[*last..].starts_with('>'))?;
     let is_one_of = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
     let with = match () {
         () if is_one_of(&TAGS) => None,
@@ -134,13 +135,13 @@ fn tag(line: &str, start: usize) -> Option<Edit> {
         () if is_one_of(&CELLS) => Some(' '),
         () => return None,
     };
-    Some(Edit { range: start..end, with })
+    Some(Edit { range: span(start, last.plus(2)), with })
 }
 
 fn entity(line: &str, start: usize) -> Option<Edit> {
     /// The longest that is read: `&#x10ffff;`.
     const LONGEST: usize = 10;
-    let name = &line[start + 1..];
+    let name = &line[start.plus(1)..];
     let length = name.bytes().take(LONGEST).position(|byte| byte == b';')?;
     let name = &name[..length];
     let number = |digits: &str, radix| u32::from_str_radix(digits, radix).ok().and_then(char::from_u32);
@@ -157,7 +158,7 @@ fn entity(line: &str, start: usize) -> Option<Edit> {
         },
     };
     let character = if character == '\u{a0}' { ' ' } else { character };
-    Some(Edit::replace(start..start + 1 + length + 1, character))
+    Some(Edit::replace(span(start, length.plus(2)), character))
 }
 
 const BBCODES: [&str; 20] = [
@@ -169,15 +170,15 @@ const BBCODES: [&str; 20] = [
 pub(super) fn bbcode(line: &str, edits: &mut Vec<Edit>) {
     let mut at = 0;
     while let Some(found) = line[at..].find('[') {
-        let start = at + found;
-        at = start + 1;
+        let start = at.plus(found);
+        at = start.plus(1);
         let inner = line[at..].strip_prefix('/').unwrap_or(&line[at..]);
         let length = inner.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(inner.len());
         let (name, after) = inner.split_at(length);
         let value = if after.starts_with(['=', ' ']) { after.find([']', '[', '|']).unwrap_or(0) } else { 0 };
         let is_tag = after[value..].starts_with(']') && BBCODES.iter().any(|known| known.eq_ignore_ascii_case(name));
         if is_tag {
-            at = line.len() - after[value..].len() + 1;
+            at = suffix_at(line, &after[value..]).plus(1);
             edits.push(Edit::remove(start..at));
         }
     }
@@ -203,7 +204,7 @@ pub(super) fn arrow(line: &str, edits: &mut Vec<Edit>) {
 pub(super) fn markdown(line: &str, edits: &mut Vec<Edit>) {
     let content = line.trim_start().trim_start_matches(['-', '*', '+', ' ']);
     if content.starts_with('`') {
-        let start = line.len() - content.len();
+        let start = suffix_at(line, content);
         let runs = runs_of_ticks(line, start);
         edits.extend(runs.into_iter().map(|run| match run.start == start {
             true => Edit::remove(0..run.end),
@@ -215,8 +216,8 @@ pub(super) fn markdown(line: &str, edits: &mut Vec<Edit>) {
     let end = line.trim_end();
     let (bold, is_bold) = (line.trim_start(), end.trim_start().starts_with("**") && end.len() > 4);
     if is_bold && end.ends_with("**") {
-        let start = line.len() - bold.len();
-        edits.extend([Edit::remove(start..start + 2), Edit::remove(end.len() - 2..end.len())]);
+        let start = suffix_at(line, bold);
+        edits.extend([Edit::remove(span(start, 2)), Edit::remove(end.len().minus(2)..end.len())]);
     } else if end.ends_with('`') {
         edits.push(Edit::remove(end.trim_end_matches('`').len()..line.len()));
     }
@@ -225,10 +226,10 @@ pub(super) fn markdown(line: &str, edits: &mut Vec<Edit>) {
 fn runs_of_ticks(line: &str, from: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for (at, _) in line[from..].match_indices('`') {
-        let at = from + at;
+        let at = from.plus(at);
         match runs.last_mut().filter(|run| run.end == at) {
-            Some(run) => run.end += 1,
-            None => runs.push(at..at + 1),
+            Some(run) => run.end = at.plus(1),
+            None => runs.push(span(at, 1)),
         }
     }
     runs

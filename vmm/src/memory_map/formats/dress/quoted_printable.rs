@@ -1,5 +1,6 @@
 //! Mail in quoted-printable (RFC 2045, section 6.7): `=3D` for `=`, and lines that end in `=` go on in the next.
 
+use super::super::offset::{Offset, lines, shifted, span};
 use super::strand::Edit;
 
 /// The most characters that a line has, and the fewest that one has which was broken.
@@ -14,18 +15,16 @@ pub(super) fn decode(text: &str) -> Vec<Edit> {
     }
     let is_encoded = text.split('\n').any(tells_encoding);
     let mut edits = Vec::new();
-    let mut offset = 0;
-    for line in text.split('\n') {
+    for (offset, line) in lines(text) {
         let soft = soft_break(line, is_encoded);
         let content = soft.unwrap_or(line.len());
         if is_encoded && is_decodable(&line[..content]) {
             escapes(line, content, offset, &mut edits);
         }
-        let next = offset + line.len() + 1;
+        let next = offset.plus(line.len()).plus(1);
         if soft.is_some() && next <= text.len() {
-            edits.push(Edit::remove(offset + content..next));
+            edits.push(Edit::remove(offset.plus(content)..next));
         }
-        offset = next;
     }
     edits
 }
@@ -53,30 +52,32 @@ fn is_decodable(line: &str) -> bool {
 }
 
 fn escape(line: &str, at: usize) -> Option<u8> {
-    let digits = line.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+    let digits =
+        line.get(span(at.plus(1), 2)).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
 }
 
 fn escapes(line: &str, end: usize, offset: usize, edits: &mut Vec<Edit>) {
     let mut at = 0;
     while let Some(found) = line[at..end].find('=') {
-        let start = at + found;
+        let start = at.plus(found);
         let mut bytes = Vec::new();
         at = start;
         while let Some(byte) = line[..end].get(at..).filter(|rest| rest.starts_with('=')).and_then(|_| escape(line, at))
         {
             bytes.push(byte);
-            at += 3;
+            at = at.plus(3);
         }
         let decoded = String::from_utf8_lossy(&bytes);
         let mut places = (start..at).step_by(3);
         for character in decoded.chars() {
             let length = if character == char::REPLACEMENT_CHARACTER { 1 } else { character.len_utf8() };
-            let place = places.next().unwrap_or(at);
-            places.by_ref().take(length - 1).for_each(drop);
-            edits.push(Edit { range: offset + place..offset + (place + 3 * length).min(at), with: Some(character) });
+            let mut taken = places.by_ref().take(length);
+            let place = taken.next().unwrap_or(at);
+            let end = taken.last().unwrap_or(place).plus(3).min(at);
+            edits.push(Edit { range: shifted(place..end, offset), with: Some(character) });
         }
-        edits.extend(places.map(|place| Edit::remove(offset + place..offset + place + 3)));
+        edits.extend(places.map(|place| Edit::remove(span(offset.plus(place), 3))));
     }
 }
 

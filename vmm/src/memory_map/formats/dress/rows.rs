@@ -7,6 +7,7 @@ use super::super::super::MemoryDescriptor;
 use super::super::super::error::ParseError;
 use super::super::super::oddity::{Oddity, OddityKind};
 use super::super::cursor::Cursor;
+use super::super::offset::{Offset, indent, shifted, span};
 use super::super::row::{MIN_ROW_BYTES, RowFormat};
 use super::strand::{Edit, Strand};
 
@@ -84,7 +85,7 @@ impl Notes {
         if self.all.len() < MAX_NOTES {
             self.all.push(Oddity { kind, index: 0, other: None, message });
         } else {
-            self.more += 1;
+            self.more = self.more.plus(1);
         }
     }
 
@@ -184,7 +185,7 @@ fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
         let content = &text[range.clone()];
         line = next_line(text, &mut next_offset);
         let Some(found) = reader.find(content) else {
-            lines_since += usize::from(!content.trim().is_empty());
+            lines_since = lines_since.plus(usize::from(!content.trim().is_empty()));
             let sound = sound.clone().filter(|_| lines_since <= NEAR);
             let is_row_like = sound.clone().is_some_and(|sound| resembles(content, &text[sound]));
             let is_told = changes.no_row(text, range.clone(), is_row_like, reader);
@@ -212,7 +213,7 @@ fn wrapped(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
         let mut rest = Vec::new();
         let mut after = line.clone();
         let mut after_offset = next_offset;
-        while let Some(next) = after.take_if(|next| rest.len() + 1 < MAX_LINES && is_rest(&text[next.clone()], reader))
+        while let Some(next) = after.take_if(|next| rest.len() < MAX_LINES - 1 && is_rest(&text[next.clone()], reader))
         {
             rest.push(next);
             after = next_line(text, &mut after_offset);
@@ -242,24 +243,24 @@ impl Changes {
         reader: &mut Reader<'_>,
     ) -> usize {
         let content = text[line.clone()].trim_end();
-        let end = line.start + content.len();
+        let end = line.start.plus(content.len());
         if self.stray(content, &line, Some(found.start)) {
             return 0;
         }
         match join(text, &(line.start..end), found, rest, reader) {
             Joined::Not => {}
             Joined::Rows(lines, with) => {
-                self.mend(line.start + found.start, "the row was wrapped; its lines are joined");
+                self.mend(line.start.plus(found.start), "the row was wrapped; its lines are joined");
                 let mut at = end;
                 for rest in &rest[..lines] {
-                    let start = rest.end - text[rest.clone()].trim_start().len();
+                    let start = rest.start.plus(indent(&text[rest.clone()]));
                     self.edits.push(Edit { range: at..start, with });
-                    at = rest.start + text[rest.clone()].trim_end().len();
+                    at = rest.start.plus(text[rest.clone()].trim_end().len());
                 }
                 return lines;
             }
             Joined::Ambiguous => {
-                self.wrapped(line.start + found.start..end, line);
+                self.wrapped(line.start.plus(found.start)..end, line);
                 return 0;
             }
         }
@@ -267,15 +268,15 @@ impl Changes {
         if let Some(words) = comment.map(|at| content[at..].trim_start_matches([' ', '#', '/', '-', ';']))
             && let Some(row) = started_row(words, found.format, reader)
         {
-            self.unread.push((end - words.len() + row, "another row is in the comment behind a row"));
+            self.unread.push((end.minus(words.len()).plus(row), "another row is in the comment behind a row"));
         }
         if found.sound.is_some() {
             return 0;
         }
         if let Some(at) = comment {
-            self.edits.push(Edit::remove(line.start + at..end));
-        } else if !rest.is_empty() && may_be_wrapped(end - line.start) && ends_early(content, found, reader) {
-            self.wrapped(line.start + found.start..end, line);
+            self.edits.push(Edit::remove(line.start.plus(at)..end));
+        } else if !rest.is_empty() && may_be_wrapped(content.len()) && ends_early(content, found, reader) {
+            self.wrapped(line.start.plus(found.start)..end, line);
         }
         0
     }
@@ -306,7 +307,7 @@ impl Changes {
             Some(_) => "it reads as a row, but something unknown is before it",
             None => "it is no row, but looks like the row beside it",
         };
-        let at = line.start + hidden.unwrap_or(0);
+        let at = line.start.plus(hidden.unwrap_or(0));
         if hidden.is_some() || is_row_like {
             self.unread.push((at, message));
         }
@@ -315,23 +316,23 @@ impl Changes {
 
     /// A stray byte in a line, of which what starts at `row` is a row or may be one. Elsewhere it does no harm.
     fn stray(&mut self, content: &str, line: &Range<usize>, row: Option<usize>) -> bool {
-        let of_row = row.and_then(|row| Some(row + content.get(row..)?.find(char::REPLACEMENT_CHARACTER)?));
+        let of_row = row.and_then(|row| Some(row.plus(content.get(row..)?.find(char::REPLACEMENT_CHARACTER)?)));
         if let Some(at) = of_row {
             self.problems.push(Problem {
-                span: line.start + at..line.start + at + char::REPLACEMENT_CHARACTER.len_utf8(),
+                span: span(line.start.plus(at), char::REPLACEMENT_CHARACTER.len_utf8()),
                 line: line.clone(),
                 message: "a byte that is not UTF-8 is in what is, or may be, a row",
                 help: "copy the row again, or remove the line",
             });
         } else if let Some(at) = content.find(char::REPLACEMENT_CHARACTER) {
-            self.mend(line.start + at, "a byte that is not UTF-8 is here, outside of every row");
+            self.mend(line.start.plus(at), "a byte that is not UTF-8 is here, outside of every row");
         }
         of_row.is_some()
     }
 
     fn mend(&mut self, at: usize, message: &'static str) {
         match self.mended.iter_mut().find(|mended| mended.message == message) {
-            Some(mended) => mended.more += 1,
+            Some(mended) => mended.more = mended.more.plus(1),
             None => self.mended.push(Mended { at, message, more: 0 }),
         }
     }
@@ -356,9 +357,9 @@ fn join(text: &str, line: &Range<usize>, found: &Found, rest: &[Range<usize>], r
         let are_same =
             |one: &MemoryDescriptor, other: Option<&MemoryDescriptor>| other.is_none_or(|other| one == other);
         return match (found.sound, with_blank, without) {
-            (_, Some(blank), without) if are_same(&blank, without.as_ref()) => Joined::Rows(index + 1, Some(' ')),
-            (None, None, Some(_)) => Joined::Rows(index + 1, None),
-            (Some(sound), None, Some(whole)) if sound == whole => Joined::Rows(index + 1, None),
+            (_, Some(blank), without) if are_same(&blank, without.as_ref()) => Joined::Rows(index.plus(1), Some(' ')),
+            (None, None, Some(_)) => Joined::Rows(index.plus(1), None),
+            (Some(sound), None, Some(whole)) if sound == whole => Joined::Rows(index.plus(1), None),
             (_, None, None) if found.sound.is_none() => continue,
             (_, None, None) => Joined::Not,
             _ => Joined::Ambiguous,
@@ -381,7 +382,7 @@ fn ends_early(line: &str, found: &Found, reader: &Reader<'_>) -> bool {
 /// Where a comment behind a row starts: without it the row is sound.
 fn comment(line: &str, found: &Found, reader: &Reader<'_>) -> Option<usize> {
     const MARKS: [&str; 4] = [" #", " //", " --", " ;"];
-    let at = MARKS.iter().filter_map(|mark| line[found.start..].find(mark)).min()? + found.start;
+    let at = MARKS.iter().filter_map(|mark| line[found.start..].find(mark)).min()?.plus(found.start);
     reader.read(found.format, found.start, &line[..at]).map(|_| at)
 }
 
@@ -395,7 +396,7 @@ fn resembles(line: &str, row: &str) -> bool {
     let before = line.iter().zip(&row).take_while(|(one, other)| one == other).count();
     let after =
         line[before..].iter().rev().zip(row[before..].iter().rev()).take_while(|(one, other)| one == other).count();
-    line.contains(&None) && 2 * (before + after) > line.len().max(row.len())
+    line.contains(&None) && before.plus(after) > line.len().max(row.len()) / 2
 }
 
 fn has_address(line: &str) -> bool {
@@ -411,7 +412,7 @@ fn signs(line: &str) -> Vec<Option<char>> {
     let mut signs = Vec::new();
     for part in line.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
         let sign = part.chars().next_back().filter(|last| !last.is_ascii_alphanumeric());
-        let word = &part[..part.len() - sign.map_or(0, char::len_utf8)];
+        let word = &part[..part.len().minus(sign.map_or(0, char::len_utf8))];
         signs.extend(is_number(word).then_some(None));
         // There are as many bars as flags.
         signs.extend(sign.filter(|sign| !sign.is_whitespace() && *sign != '|').map(Some));
@@ -430,9 +431,10 @@ fn address_range(line: &str) -> Option<Range<usize>> {
     let is_digit = |byte: &u8| byte.is_ascii_hexdigit();
     line.match_indices('-').find_map(|(at, _)| {
         let before = line.as_bytes()[..at].iter().rev().take(DIGITS).filter(|byte| is_digit(byte)).count();
-        let after = line[at + 1..].strip_prefix("0x").unwrap_or(&line[at + 1..]);
+        let after = &line[at.plus(1)..];
+        let after = after.strip_prefix("0x").unwrap_or(after);
         let after = after.bytes().take(DIGITS).filter(is_digit).count();
-        (before == DIGITS && after == DIGITS).then_some(at..at + 1)
+        (before == DIGITS && after == DIGITS).then(|| span(at, 1))
     })
 }
 
@@ -445,7 +447,7 @@ fn hidden_row(line: &str, range: Range<usize>, reader: &Reader<'_>) -> Option<us
         return None;
     }
     let words = line[..range.start].match_indices(|c: char| c.is_whitespace() || ":>]);\"'|".contains(c));
-    let words = words.map(|(at, separator)| at + separator.len()).filter(|at| at + BEFORE > range.start);
+    let words = words.map(|(at, separator)| at.plus(separator.len())).filter(|at| at.plus(BEFORE) > range.start);
     let mut words = words.filter(|_| line.len() <= LONGEST);
     words.find(|at| {
         let rest = &line[*at..];
@@ -465,7 +467,7 @@ fn started_row(line: &str, format: usize, reader: &Reader<'_>) -> Option<usize> 
     let is_fit = line.len() <= LONGEST && !is_comment(line) && has_address(line);
     let format = reader.formats.get(format).filter(|_| is_fit)?;
     let ends = line.match_indices(|c: char| !c.is_ascii_alphanumeric());
-    let words = ends.map(|(at, end)| at + end.len()).filter(|at| !line[*at..].starts_with(char::is_whitespace));
+    let words = ends.map(|(at, end)| at.plus(end.len())).filter(|at| !line[*at..].starts_with(char::is_whitespace));
     let mut words = words.take(MOST_WORDS);
     words.find(|at| (format.start)(&line[*at..]).is_some())
 }
@@ -479,7 +481,7 @@ fn repeated(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
     while let Some(line) = next_line(text, &mut offset) {
         let content = text[line.clone()].trim_end();
         let Some(found) = reader.find(content).filter(|found| found.is_single) else { continue };
-        let row = line.start + found.start.min(content.len())..line.start + content.len();
+        let row = shifted(found.start.min(content.len())..content.len(), line.start);
         match groups
             .last_mut()
             .filter(|group| group.format == found.format && text[group.row.clone()] == text[row.clone()])
@@ -492,7 +494,7 @@ fn repeated(strand: &Strand<'_>, reader: &mut Reader<'_>) -> Changes {
     for format in 0..reader.formats.len() {
         let of_format: Vec<&Group> = groups.iter().filter(|group| group.format == format).collect();
         let doubled = of_format.iter().filter(|group| !group.copies.is_empty()).count();
-        if doubled >= 2 && 2 * doubled >= of_format.len() {
+        if doubled >= 2 && doubled >= of_format.len().div_ceil(2) {
             changes.take_once(&of_format);
         }
     }
@@ -536,7 +538,7 @@ impl Changes {
 fn next_line(text: &str, offset: &mut usize) -> Option<Range<usize>> {
     let start = *offset;
     let rest = text.get(start..)?;
-    let end = rest.find('\n').map_or(text.len(), |length| start + length);
-    *offset = end + 1;
+    let end = rest.find('\n').map_or(text.len(), |length| start.plus(length));
+    *offset = end.plus(1);
     Some(start..end)
 }

@@ -1,5 +1,6 @@
 //! A text that was edited, and where in the original each part of it was.
 
+use super::super::offset::{Offset, lines, shifted};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::Range;
@@ -22,7 +23,7 @@ impl Edit {
 
     /// The same edit of a text in which this one starts at `offset`.
     pub(super) fn at(self, offset: usize) -> Self {
-        Self { range: self.range.start + offset..self.range.end + offset, ..self }
+        Self { range: shifted(self.range, offset), ..self }
     }
 }
 
@@ -74,7 +75,7 @@ impl<'a> Strand<'a> {
             return false;
         }
         let mut text = String::with_capacity(self.text.len());
-        let mut pieces = Vec::with_capacity(self.pieces.len() + edits.len());
+        let mut pieces = Vec::with_capacity(self.pieces.len().plus(edits.len()));
         let mut at = 0;
         for Edit { range, with } in edits {
             if range.start < at {
@@ -97,7 +98,7 @@ impl<'a> Strand<'a> {
         let start = self.start(span.start);
         // What follows a range may have been far from it.
         let end =
-            span.end.checked_sub(1).filter(|last| *last >= span.start).map_or(start, |last| self.origin(last) + 1);
+            span.end.checked_sub(1).filter(|last| *last >= span.start).map_or(start, |last| self.origin(last).plus(1));
         start..end.max(start)
     }
 
@@ -111,8 +112,8 @@ impl<'a> Strand<'a> {
         let between = self.original.get(place.offset..offset).unwrap_or_default();
         for character in between.chars() {
             place = match character {
-                '\n' => Place { line: place.line + 1, column: 1, ..place },
-                _ => Place { column: place.column + 1, ..place },
+                '\n' => Place { line: place.line.plus(1), column: 1, ..place },
+                _ => Place { column: place.column.plus(1), ..place },
             };
         }
         self.last.set(Place { offset, ..place });
@@ -121,9 +122,9 @@ impl<'a> Strand<'a> {
 
     /// The start of the line that holds an offset, which is before a place.
     fn before(&self, place: Place, offset: usize) -> Place {
-        let start = self.original[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        let start = self.original[..offset].rfind('\n').map_or(0, |newline| newline.plus(1));
         let newlines = self.original[start..place.offset].matches('\n').count();
-        Place { offset: start, line: place.line - newlines, column: 1 }
+        Place { offset: start, line: place.line.minus(newlines), column: 1 }
     }
 
     fn keep(&self, range: Range<usize>, text: &mut String, pieces: &mut Vec<Piece>) {
@@ -133,14 +134,14 @@ impl<'a> Strand<'a> {
         pieces.push(Piece { at: text.len(), from: self.origin(range.start) });
         let within = self.pieces.partition_point(|piece| piece.at <= range.start);
         let within = self.pieces[within..].iter().take_while(|piece| piece.at < range.end);
-        pieces.extend(within.map(|piece| Piece { at: piece.at - range.start + text.len(), ..*piece }));
+        pieces.extend(within.map(|piece| Piece { at: text.len().plus(piece.at.minus(range.start)), ..*piece }));
         text.push_str(&self.text[range]);
     }
 
     fn origin(&self, at: usize) -> usize {
         let next = self.pieces.partition_point(|piece| piece.at <= at);
         let piece = next.checked_sub(1).map_or(Piece { at: 0, from: 0 }, |index| self.pieces[index]);
-        piece.from + (at - piece.at)
+        piece.from.plus(at.minus(piece.at))
     }
 
     /// Where a range starts: at the end of a line that is behind the last character, not behind what was removed there.
@@ -148,7 +149,9 @@ impl<'a> Strand<'a> {
         let bytes = self.text.as_bytes();
         let is_end = bytes.get(at).is_none_or(|byte| *byte == b'\n');
         match at.checked_sub(1) {
-            Some(before) if is_end && bytes.get(before).is_some_and(|byte| *byte != b'\n') => self.origin(before) + 1,
+            Some(before) if is_end && bytes.get(before).is_some_and(|byte| *byte != b'\n') => {
+                self.origin(before).plus(1)
+            }
             _ => self.origin(at),
         }
     }
@@ -158,11 +161,9 @@ impl<'a> Strand<'a> {
 pub(super) fn in_lines(text: &str, of_line: impl Fn(&str, &mut Vec<Edit>)) -> Vec<Edit> {
     let mut edits = Vec::new();
     let mut found = Vec::new();
-    let mut offset = 0;
-    for line in text.split('\n') {
+    for (offset, line) in lines(text) {
         of_line(line, &mut found);
         edits.extend(found.drain(..).map(|edit| edit.at(offset)));
-        offset += line.len() + 1;
     }
     edits
 }

@@ -2,6 +2,7 @@
 
 use super::super::super::Format;
 use super::super::log_prefix::find_message;
+use super::super::offset::Offset;
 use super::super::{ROW_FORMATS, uefi_shell};
 
 /// A line by which a text tells what comes next.
@@ -56,7 +57,7 @@ fn of_linux(line: &str) -> Option<Heading> {
 fn of_edk2(line: &str) -> Option<Heading> {
     const TABLE: &str = "MemoryAttributesTable:";
     if let Some(at) = line.find(TABLE) {
-        let rest = line[at + TABLE.len()..].trim();
+        let rest = line[at.plus(TABLE.len())..].trim();
         let is_announced = rest.is_empty() || rest.starts_with("Version");
         return is_announced.then(|| Heading::Edk2Attributes(count(rest)));
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::super::oddity::{Oddity, OddityKind};
+use super::super::offset::Offset;
 use super::{MAX_NOTES, Placed};
 
 pub(super) fn missing_rows(expected: u64, row: &Placed, index: usize) -> Option<Oddity> {
@@ -26,13 +27,14 @@ pub(super) fn few_of_each(notes: Vec<Oddity>, more_skipped: usize, last: usize) 
     let mut few = Vec::new();
     for note in notes {
         let count = counts.entry(note.kind).or_default();
-        *count += 1;
+        *count = count.plus(1);
         if *count <= MAX_NOTES {
             few.push(note);
         }
     }
     if more_skipped > 0 {
-        *counts.entry(OddityKind::SkippedLine).or_default() += more_skipped;
+        let count = counts.entry(OddityKind::SkippedLine).or_default();
+        *count = count.plus(more_skipped);
     }
     for (kind, count) in counts {
         if let Some(more) = count.checked_sub(MAX_NOTES).filter(|more| *more > 0) {

@@ -15,6 +15,7 @@
 use std::collections::HashSet;
 
 use super::super::super::Region;
+use super::super::offset::Offset;
 use super::Placed;
 
 /// The first row of another list, if there is one.
@@ -24,13 +25,13 @@ pub(super) fn restart(rows: &[Placed], is_headed: bool) -> Option<usize> {
     }
     if is_headed {
         let same = |pair: &[Placed]| pair.iter().zip(rows).all(|(row, first)| row.descriptor == first.descriptor);
-        return rows.windows(2).skip(2).position(same).map(|index| index + 2);
+        return rows.windows(2).skip(2).position(same).map(|index| index.plus(2));
     }
     let first = rows.first().map(region)?;
     let mut known = Known::default();
     let mut fell = None;
     for (index, row) in rows.iter().map(region).enumerate() {
-        let is_lower = index > 0 && row.phys < region(&rows[index - 1]).phys;
+        let is_lower = index > 0 && row.phys < region(&rows[index.minus(1)]).phys;
         let is_over_first = row.pages > 0 && first.pages > 0 && row.phys <= first.phys && row.end() > first.phys.into();
         if index >= 2 && fell.is_none() && is_lower && is_over_first {
             return Some(index);
@@ -38,7 +39,7 @@ pub(super) fn restart(rows: &[Placed], is_headed: bool) -> Option<usize> {
         if is_lower {
             fell = Some(index);
         }
-        let is_run = || rows.get(index + 1).is_some_and(|next| known.has(&region(next)));
+        let is_run = || rows.get(index.plus(1)).is_some_and(|next| known.has(&region(next)));
         if let Some(fell) = fell.filter(|_| known.has(&row) && is_run()) {
             let comes_again = || rows[index..].iter().any(|row| is_alike(&region(row), &region(&rows[fell])));
             return Some(if row.phys == first.phys && comes_again() { index } else { fell });

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::super::super::oddity::{Oddity, OddityKind};
 use super::super::super::{Format, MAX_DESCRIPTORS, MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::super::fields::is_entry;
+use super::super::offset::Offset;
 use super::super::row::RowFormat;
 use super::notes::note;
 use super::{List, Placed, Skips};
@@ -57,10 +58,10 @@ fn is_table(list: &List) -> bool {
     let entries = |is_entry: fn(MemoryAttribute) -> bool| {
         list.descriptors().filter(|row| is_runtime_services(row.ty) && is_entry(row.att)).count()
     };
-    let has_nothing_else = |att| is_entry(att) && (att - PERMISSIONS - MemoryAttribute::RUNTIME).is_empty();
+    let has_nothing_else = |att| is_entry(att) && PERMISSIONS.union(MemoryAttribute::RUNTIME).contains(att);
     list.format.format == Format::UefiShell
         && match list.announced_entries {
-            Some(_) => entries(is_entry) * 2 > list.rows.len(),
+            Some(_) => entries(is_entry) > list.rows.len() / 2,
             None => {
                 entries(has_nothing_else) == list.rows.len()
                     && list.descriptors().any(|row| row.att.intersects(PERMISSIONS))
@@ -142,7 +143,7 @@ pub(super) fn table_of(tables: &[Table], list: &List) -> Option<usize> {
     let is_linuxs = matches!(list.format.format, Format::LinuxX86 | Format::LinuxArm64 | Format::LinuxE820);
     let is_after = |table: &Table| table.boot == list.boot && table.line >= line && !(is_linuxs && table.is_edk2s());
     let is_before = |table: &Table| match table.is_edk2s() {
-        true => table.line < line && table.boot + usize::from(is_linuxs) >= list.boot && table.has_runtime(),
+        true => table.line < line && table.boot.plus(usize::from(is_linuxs)) >= list.boot && table.has_runtime(),
         false => table.boot == list.boot && !table.has_list_before,
     };
     let after = tables.iter().position(is_after);
