@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Duration;
 
-use efibed::check::{Phase, Rule};
+use efibed::check::{Phase, Rule, Statement};
 use efibed::mapper::page_table::AddressSpace;
 use efibed::mapper::{CMapper, MapRequest, MapResult};
 use efibed::mmu::Level;
@@ -506,13 +506,12 @@ fn tables_that_change_while_they_are_probed() {
         let report = run(bit);
         let finding = report.findings.iter().find(|finding| finding.rule == Rule::TablesChanged);
         let finding = finding.unwrap_or_else(|| panic!("bit {bit}: {}", first_message(&report)));
-        let entry = |text: &str| u64::from_str_radix(text[2..].split(' ').next().unwrap(), 16).unwrap();
-        assert_eq!(
-            (entry(&finding.expected) ^ entry(&finding.observed)) & !0x60,
-            1 << bit,
-            "{}",
-            first_message(&report)
-        );
+        let (Some(Statement::Entry { at, entry: before }), Some(Statement::Entry { at: same, entry: after })) =
+            (&finding.expected, &finding.observed)
+        else {
+            panic!("bit {bit}: {finding:?}")
+        };
+        assert_eq!((at, (before ^ after) & !0x60), (same, 1 << bit), "{}", first_message(&report));
     }
     for bit in [5, 6] {
         assert!(run(bit).findings.iter().all(|finding| finding.rule != Rule::TablesChanged), "bit {bit}");

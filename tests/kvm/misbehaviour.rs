@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use efibed::check::{Phase, Rule, Witness};
+use efibed::check::{Phase, Rule, Statement, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
-use efibed::mmu::{Level, Pa};
+use efibed::mmu::{ErrorCode, Level, Pa, Va};
 use efibed::report::{Culprit, Report, RunVerdict};
 use efibed::{
     CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence,
@@ -358,14 +358,18 @@ impl Row {
 
         let finding = &report.findings[0];
         // The fault names the region; the finding does not, since nothing is wrong with it.
-        assert_eq!((finding.virt, finding.error_code, finding.region), (Some(at), Some(self.error_code), None));
+        assert_eq!(
+            (finding.virt, finding.error_code(), finding.region),
+            (Some(Va(at)), Some(ErrorCode(self.error_code)), None)
+        );
         assert_rows_agree(&report);
         assert!(
             finding.remedy.as_ref().is_some_and(|it| it.starts_with(offence.what().remedy())),
             "{:?}",
             finding.remedy
         );
-        assert_eq!(finding.expected, format!("no {} at {at:#x}", self.access));
+        let Some(Statement::NoAccess(access, denied)) = &finding.expected else { panic!("{finding:?}") };
+        assert_eq!((access.to_string().as_str(), *denied), (self.access, Va(at)));
         assert_eq!(finding.witnesses, [Witness::Mmu]);
         // The mapping is not to blame.
         assert_eq!(report.probes.pages_verified, PAGES);
@@ -424,8 +428,9 @@ fn a_read_that_goes_astray() {
     assert_eq!(rules(&report), [Rule::FirmwareAstray]);
     let finding = &report.findings[0];
     // Boot services lie at -4G - 0x40000 there.
-    assert_eq!(finding.virt, Some(0xffff_fffe_fffc_0003));
-    assert_eq!((finding.expected.as_str(), finding.observed.as_str()), ("PA 0x7e420003", "PA 0x400003"));
+    assert_eq!(finding.virt, Some(Va(0xffff_fffe_fffc_0003)));
+    let physical = |pa| Some(Statement::Physical(Pa(pa)));
+    assert_eq!((&finding.expected, &finding.observed), (&physical(0x7e42_0003), &physical(0x40_0003)));
     assert_eq!(report.translate(0xffff_fffe_fffc_0003), Some(Pa(0x40_0003)));
     assert!(report.faults.is_empty());
     run(&window(scenario)).assert_clean();
@@ -438,8 +443,9 @@ fn a_service_that_never_returns() {
         let report = run(&scenario.clone().misbehave(offence));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
         let finding = &report.findings[0];
-        assert_eq!(finding.expected, format!("{} returns", offence.service()));
-        assert!(finding.observed.contains("in ring 0 at RIP 0x"), "{}", finding.observed);
+        assert_eq!(finding.expected, Some(Statement::Returns(offence.service())));
+        let observed = finding.observed.as_ref().unwrap().to_string();
+        assert!(observed.contains("in ring 0 at RIP 0x"), "{observed}");
         assert_eq!(finding.remedy.as_deref(), Some(offence.what().remedy()));
         assert_eq!(finding.witnesses, [Witness::Run]);
         assert!(report.faults.is_empty());
@@ -470,7 +476,7 @@ fn a_fault_at_what_is_owed() {
     let tamper = Tamper { virt: 0x7e00_0000, level: Level::Pte, flip: 1 << 1, moment: Moment::BeforeWalk };
     let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
     let fault = report.findings.iter().find(|finding| finding.rule == Rule::CallFault).unwrap();
-    assert_eq!((fault.phase, fault.error_code, fault.region), (Phase::Map, Some(0x3), CODE_REGION));
+    assert_eq!((fault.phase, fault.error_code(), fault.region), (Phase::Map, Some(ErrorCode(0x3)), CODE_REGION));
     assert!(report.findings.iter().any(|finding| finding.rule == Rule::NotWritable));
     let [record] = report.faults.iter().filter(|it| it.service.is_some()).collect::<Vec<_>>()[..] else {
         panic!("{:?}", report.faults)
@@ -540,10 +546,10 @@ fn is_found(miscall: Miscall) {
 
     // Where firmware is not mapped so, it does not come to the call's first instruction.
     let report = run(&window(Scenario::new(firmware())).kernel(kernel));
-    let found = report.findings.iter().map(|finding| (finding.rule, finding.error_code)).collect::<Vec<_>>();
+    let found = report.findings.iter().map(|finding| (finding.rule, finding.error_code())).collect::<Vec<_>>();
     match miscall {
         Miscall::PhysicalAddress | Miscall::OtherTables => {
-            assert_eq!(found, [(rule, Some(0x10))]);
+            assert_eq!(found, [(rule, Some(ErrorCode(0x10)))]);
             assert_eq!(report.faults[0].culprit, Culprit::Kernel);
             assert_abandoned(&report, phase, service);
         }
@@ -570,8 +576,8 @@ fn a_kernel_with_its_own_size() {
             assert_eq!(rules(&report), [Rule::DescriptorSize]);
             let finding = &report.findings[0];
             assert!(finding.message.contains(&format!("of firmware's {count} are lost")), "{}", finding.message);
-            assert_eq!(finding.expected, format!("DescriptorSize {firmware_bytes}"));
-            assert_eq!(finding.observed, format!("DescriptorSize {kernel_bytes}"));
+            let of = |size: DescriptorSize| Some(Statement::DescriptorSize(size.get().into()));
+            assert_eq!((&finding.expected, &finding.observed), (&of(firmware_bytes), &of(kernel_bytes)));
             assert_eq!(finding.witnesses, [Witness::Expectation]);
             // What was asked for and did not come about is told.
             assert!(report.skipped.iter().any(|it| it.what.contains("errors@GetTime")), "{:?}", report.skipped);
@@ -592,7 +598,7 @@ fn tables_behind_a_wrong_page() {
         let tamper = Tamper { virt: LINUX_DATA, level: Level::Pte, flip, moment: Moment::BeforeWalk };
         let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
         let of_map: Vec<_> = report.findings.iter().filter(|it| it.phase == Phase::Map).collect();
-        assert_eq!((of_map[0].rule, of_map[0].virt, of_map[0].region), (rule, Some(LINUX_DATA), DATA_REGION));
+        assert_eq!((of_map[0].rule, of_map[0].virt, of_map[0].region), (rule, Some(Va(LINUX_DATA)), DATA_REGION));
         assert!(of_map[0].message.contains("; what follows from it: the "), "{}", of_map[0].message);
         assert!(!rules(&report).contains(&Rule::FirmwareTables), "{:?}", rules(&report));
         // Another page of the region has no tables in it.

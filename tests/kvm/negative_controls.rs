@@ -210,7 +210,8 @@ fn a_guest_past_its_limit_is_stopped() {
     // It may be found in ring 3, in a sweep or in a service: then the finding is about the service, and says where under
     // what was observed.
     let says_where = |finding: &Finding| {
-        let text = format!("{} {}", finding.message, finding.observed);
+        let observed = finding.observed.as_ref().map_or_else(String::new, ToString::to_string);
+        let text = format!("{} {observed}", finding.message);
         text.contains("in ring ") && text.contains(" at RIP 0x")
     };
     assert!(stopped.is_some_and(says_where), "{}", report.findings[0].message);

@@ -1,6 +1,6 @@
 //! A kernel that steps through firmware's memory map with another DescriptorSize: what it reads.
 
-use super::{Finding, Phase, Rule};
+use super::{Finding, Phase, Rule, Statement};
 use crate::memory_map::{MemoryMap, PAGE_BYTES};
 
 /// What an array of descriptors `firmware` bytes apart is to a kernel that takes them to be `kernel` bytes apart; None:
@@ -31,8 +31,8 @@ pub fn misread(map: &MemoryMap, firmware: usize, kernel: usize) -> Option<Findin
         );
     }
     Some(Finding {
-        expected: format!("DescriptorSize {firmware}"),
-        observed: format!("DescriptorSize {kernel}"),
+        expected: Some(Statement::DescriptorSize(firmware)),
+        observed: Some(Statement::DescriptorSize(kernel)),
         remedy: Some("step by the DescriptorSize that GetMemoryMap returns, not by the size of the structure".into()),
         ..Finding::worded(Phase::Map, Rule::DescriptorSize, None, message)
     })

@@ -10,14 +10,15 @@ use super::attributes_table::{self, Attributes};
 use super::contract::{Contract, Term, low_bits};
 use super::given::Given;
 use super::holders::{Extent, holders, virtual_addresses};
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
 use super::merged::fits_an_entry;
 use super::spans::Spans;
+use super::statement::Statement;
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{
     ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of,
 };
-use crate::mmu::{Access, Kind, Paging, Va};
+use crate::mmu::{Access, Kind, Pa, Paging, Va};
 
 /// What must be, before any table is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,14 +79,14 @@ impl Expectation {
         for region in map.regions() {
             let Some(virt_start) = given.virtual_start(&region) else {
                 if is_owed(&region) {
-                    marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
+                    marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::LeftOut));
                 }
                 allowed.extend(question.at_physical_address(&region).filter(|alias| !alias.is_owed));
                 continue;
             };
             if region.pages == 0 {
                 if contract.owes(&region) {
-                    marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
+                    marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::LeftOut, Statement::Mapped));
                 }
                 continue;
             }
@@ -107,7 +108,7 @@ impl Expectation {
         for virt in given.unclaimed() {
             marks.push(Mark {
                 virt: Some(virt),
-                observed: Statement::Virtual(virt),
+                observed: Some(Statement::Virtual(Va(virt))),
                 ..Mark::new(Rule::VirtualMap, Witness::Expectation)
             });
         }
@@ -203,7 +204,7 @@ impl Expectation {
         for (region, expected) in owed.iter().zip(virtual_addresses(earlier, &starts)) {
             let observed = given.get(&region.index).map(|virt| virt.wrapping_add(region.phys % PAGE_BYTES));
             if expected != observed {
-                let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
+                let state = |virt: Option<u64>| virt.map_or(Statement::LeftOut, |virt| Statement::Virtual(Va(virt)));
                 let mark = Mark::of_region(Rule::KexecMoved, region, state(expected), state(observed));
                 marks.push(Mark { virt: expected.or(observed), ..mark });
             }
@@ -217,8 +218,8 @@ impl Expectation {
             marks.push(Mark {
                 virt: Some(d.virt_start),
                 pages: d.page_count,
-                expected: Statement::Virtual(d.virt_start),
-                observed: Statement::Text("a memory map without it"),
+                expected: Some(Statement::Virtual(Va(d.virt_start))),
+                observed: Some(Statement::text("a memory map without it")),
                 ..Mark::new(Rule::KexecMoved, Witness::Expectation)
             });
         }
@@ -274,8 +275,8 @@ impl Question<'_> {
         let alias = self.alias(region, Role::Virtual, virt_start.wrapping_sub(offset));
         if let Some(expected) = expected.filter(|expected| *expected != virt_start) {
             marks.push(Mark {
-                expected: Statement::Virtual(expected),
-                observed: Statement::Virtual(virt_start),
+                expected: Some(Statement::Virtual(Va(expected))),
+                observed: Some(Statement::Virtual(Va(virt_start))),
                 ..alias.mark(Rule::WrongAddress, Witness::Expectation)
             });
         }
@@ -283,8 +284,8 @@ impl Question<'_> {
         let (alias, marks) = if self.contract.owes(region) { (alias, marks) } else { (alias.allowed(), &mut unsaid) };
         if !alias.virt.is_multiple_of(PAGE_BYTES) {
             marks.push(Mark {
-                expected: Statement::Text("whole pages at a page's offset"),
-                observed: Statement::Virtual(virt_start),
+                expected: Some(Statement::text("whole pages at a page's offset")),
+                observed: Some(Statement::Virtual(Va(virt_start))),
                 ..alias.mark(Rule::VirtualMap, Witness::Expectation)
             });
             return None;
@@ -371,20 +372,20 @@ impl Question<'_> {
     fn is_placed_well(&self, alias: &Alias, marks: &mut Marks) -> bool {
         let Self { contract, told, kernel, .. } = *self;
         let mut found = |rule, expected| {
-            let observed = Statement::Virtual(alias.virt);
-            marks.push(Mark { expected, observed, ..alias.mark(rule, Witness::Expectation) });
+            let observed = Some(Statement::Virtual(Va(alias.virt)));
+            marks.push(Mark { expected: Some(expected), observed, ..alias.mark(rule, Witness::Expectation) });
         };
         let last = end_of_pages(alias.virt, alias.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
         let canonical = |last: &u64| {
             told.is_canonical(Va(alias.virt)) && told.is_canonical(Va(*last)) && (alias.virt ^ *last) >> 63 == 0
         };
         let Some(last) = last.filter(canonical) else {
-            found(Rule::NotCanonical, Statement::Text("canonical addresses"));
+            found(Rule::NotCanonical, Statement::text("canonical addresses"));
             return false;
         };
         let arenas = contract.arenas_on(told);
         if kernel.iter().chain(&contract.off_limits).any(|range| alias.virt <= *range.end() && *range.start() <= last) {
-            found(Rule::KernelOverlap, Statement::Text("addresses that are not the kernel's"));
+            found(Rule::KernelOverlap, Statement::text("addresses that are not the kernel's"));
         } else if !arenas.iter().any(|arena| arena.contains(&alias.virt) && arena.contains(&last)) {
             found(Rule::OutsideArena, within(&arenas));
         }
@@ -406,8 +407,8 @@ fn add_page_zero(page_zero: Alias, aliases: &mut Vec<Alias>) {
 /// Where an alias should have been.
 fn within(arenas: &[RangeInclusive<u64>]) -> Statement {
     match arenas {
-        [arena] => Statement::Between(*arena.start(), *arena.end()),
-        _ => Statement::Text("addresses in one of the arenas"),
+        [arena] => Statement::Between(Va(*arena.start()), Va(*arena.end())),
+        _ => Statement::text("addresses in one of the arenas"),
     }
 }
 
@@ -422,7 +423,7 @@ fn without_address(rule: Rule, region: &Region) -> Mark {
         Rule::NoVirtualStart => ("a VirtualStart in the memory map", "VirtualStart 0"),
         _ => ("an address", "none: firmware is handed the VirtualStart that was there before"),
     };
-    Mark::of_region(rule, region, Statement::Text(expected), Statement::Text(observed))
+    Mark::of_region(rule, region, Statement::text(expected), Statement::text(observed))
 }
 
 /// Linux's own rules, which a contract may have: addresses rise with firmware's list, since code and data of one image are
@@ -444,14 +445,18 @@ fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
     for pair in regions.windows(2) {
         let [before, after] = [pair[0], pair[1]];
         let end = before.virt.wrapping_add(before.bytes());
-        let observed = Statement::Virtual(after.virt);
+        let observed = Some(Statement::Virtual(Va(after.virt)));
         if contract.rising && after.virt < before.virt {
-            let expected = Statement::Text("an address above that of the region before it in the list");
-            marks.push(Mark { expected, observed, ..after.mark(Rule::WindowOrder, Witness::Expectation) });
+            let expected = Some(Statement::text("an address above that of the region before it in the list"));
+            marks.push(Mark {
+                expected,
+                observed: observed.clone(),
+                ..after.mark(Rule::WindowOrder, Witness::Expectation)
+            });
         }
         let contiguous = contract.contiguous_images && before.physical_end() == after.phys;
         if contiguous && is_image(before) && is_image(after) && after.virt != end {
-            let expected = Statement::Virtual(end);
+            let expected = Some(Statement::Virtual(Va(end)));
             marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });
         }
     }
@@ -468,8 +473,8 @@ fn without_overlaps(aliases: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
         };
         if before.target(before.virt).wrapping_sub(before.virt) != alias.phys.wrapping_sub(alias.virt) {
             marks.push(Mark {
-                expected: Statement::Text("addresses of its own"),
-                observed: Statement::Virtual(alias.virt),
+                expected: Some(Statement::text("addresses of its own")),
+                observed: Some(Statement::Virtual(Va(alias.virt))),
                 ..alias.mark(Rule::RegionOverlap, Witness::Expectation)
             });
         }
@@ -493,8 +498,8 @@ fn with_tails(mut aliases: Vec<Alias>, tails: Vec<Alias>, marks: &mut Marks) -> 
             None => free.push(tail),
             Some(phys) if phys == tail.phys => {}
             Some(phys) => marks.push(Mark {
-                expected: Statement::Frame(tail.phys),
-                observed: Statement::Frame(phys),
+                expected: Some(Statement::Physical(Pa(tail.phys))),
+                observed: Some(Statement::Physical(Pa(phys))),
                 ..tail.mark(Rule::WrongFrame, Witness::Expectation)
             }),
         }

@@ -9,11 +9,12 @@ use efibed_stub::stamp::stamped;
 use super::alias::{Alias, Role};
 use super::contract::Term;
 use super::expectation::Expectation;
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
 use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
+use super::statement::Statement;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
+use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 
 /// Faults reported, of one kind in one region and in all.
 const MAX_FAULTS_ALIKE: usize = 4;
@@ -105,8 +106,8 @@ impl<'a> Judge<'a> {
         match self.alias_at(virt) {
             Some(index) => self.reached(index, virt, pa, true),
             None => {
-                let observed = Statement::Frame(pa & !(PAGE_BYTES - 1));
-                self.disagree(None, virt, Statement::Text("no write"), observed);
+                let observed = Statement::Physical(Pa(pa & !(PAGE_BYTES - 1)));
+                self.disagree(None, virt, Statement::text("no write"), observed);
             }
         }
     }
@@ -115,7 +116,8 @@ impl<'a> Judge<'a> {
     pub fn swept_fault(&mut self, fault: protocol::Fault) {
         self.count_fault();
         let Some(index) = self.alias_at(fault.virt) else {
-            return self.disagree(None, fault.virt, Statement::Nothing, Statement::Text("an unexpected fault"));
+            let observed = Some(Statement::text("an unexpected fault"));
+            return self.doubt(Rule::WitnessDisagreement, None, fault.virt, None, observed);
         };
         let predicted = self.plan_for(fault.virt).map_or(Frames::From(u64::MAX), |(frames, _)| frames);
         let page = self.page_of(index, fault.virt);
@@ -124,8 +126,8 @@ impl<'a> Judge<'a> {
         match predicted {
             Frames::Fault(predicted) => self.compare_faults(Some(index), ProbeKind::Write, predicted, fault),
             Frames::From(pa) => {
-                let expected = Statement::Frame(pa);
-                self.disagree(Some(index), fault.virt, expected, Statement::Faulted(as_fault(fault)));
+                let expected = Statement::Physical(Pa(pa));
+                self.disagree(Some(index), fault.virt, expected, Statement::faulted(as_fault(fault), Va(fault.virt)));
             }
         }
     }
@@ -139,8 +141,8 @@ impl<'a> Judge<'a> {
                 _ => self.disagree(
                     self.alias_of(planned),
                     planned.virt,
-                    Statement::Text("an access"),
-                    Statement::Text("none was made"),
+                    Statement::text("an access"),
+                    Statement::text("none was made"),
                 ),
             }
         }
@@ -155,9 +157,9 @@ impl<'a> Judge<'a> {
             return self.reached(index, virt, pa, true);
         }
         let alias = self.expectation.aliases[index];
-        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
-        let lost = Statement::Text("a write that arrived elsewhere");
-        self.mark(Rule::WrongFrame, &alias, virt, expected, lost);
+        let expected = Statement::Physical(Pa(alias.target(virt) & !(PAGE_BYTES - 1)));
+        let lost = Statement::text("a write that arrived elsewhere");
+        self.mark(Rule::WrongFrame, &alias, virt, expected.clone(), lost.clone());
         self.disagree(Some(index), virt, expected, lost);
     }
 
@@ -165,7 +167,7 @@ impl<'a> Judge<'a> {
     pub fn translated(&mut self, virt: u64, answer: Option<u64>, walked: [Option<u64>; 2]) {
         let page = |pa: Option<u64>| pa.map(|pa| pa & !(PAGE_BYTES - 1));
         let (answer, walked) = (page(answer), walked.map(page));
-        let state = |pa: Option<u64>| pa.map_or(Statement::Absent, Statement::Frame);
+        let state = |pa: Option<u64>| Some(pa.map_or(Statement::LeftOut, |pa| Statement::Physical(Pa(pa))));
         let alias = self.alias_at(virt).map(|index| self.expectation.aliases[index]);
         let expected = page(alias.map(|alias| alias.target(virt)));
         let mark = Mark {
@@ -195,9 +197,10 @@ impl<'a> Judge<'a> {
                 let page = self.page_of(sweep.alias, virt);
                 if !self.seen[sweep.alias].contains(page) {
                     let alias = self.expectation.aliases[sweep.alias];
-                    let lost = Statement::Text("a write that arrived in memory, or nowhere");
-                    self.mark(Rule::WrongFrame, &alias, virt, Statement::Frame(alias.target(virt)), lost);
-                    self.disagree(Some(sweep.alias), virt, Statement::Frame(alias.target(virt)), lost);
+                    let lost = Statement::text("a write that arrived in memory, or nowhere");
+                    let expected = Statement::Physical(Pa(alias.target(virt)));
+                    self.mark(Rule::WrongFrame, &alias, virt, expected.clone(), lost.clone());
+                    self.disagree(Some(sweep.alias), virt, expected, lost);
                 }
             }
         }
@@ -270,41 +273,42 @@ impl<'a> Judge<'a> {
     fn probe_succeeded(&mut self, kind: ProbeKind, planned: &PlannedProbe, pa: Option<Option<u64>>) {
         let virt = planned.virt;
         if let Outcome::Fault(predicted) = planned.predicted {
-            let observed = pa.flatten().map_or(Statement::Text("an access that succeeded"), Statement::Frame);
-            self.disagree(self.alias_of(planned), virt, Statement::Faulted(predicted), observed);
+            let observed = pa.flatten().map(|pa| Statement::Physical(Pa(pa)));
+            let observed = observed.unwrap_or(Statement::text("an access that succeeded"));
+            self.disagree(self.alias_of(planned), virt, Statement::faulted(predicted, Va(virt)), observed);
         }
         let Some(index) = self.alias_of(planned) else {
             return self.stray(virt, pa.flatten().unwrap_or(0));
         };
         let alias = self.expectation.aliases[index];
         let access = access_of(kind);
-        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
+        let expected = Statement::Physical(Pa(alias.target(virt) & !(PAGE_BYTES - 1)));
         if access.privilege == Privilege::User {
             self.mark(
                 Rule::UserAccessible,
                 &alias,
                 virt,
-                Statement::Text("a fault"),
-                Statement::Text("ring 3 was not stopped"),
+                Statement::text("a fault"),
+                Statement::text("ring 3 was not stopped"),
             );
         } else if access.kind == Kind::Fetch && alias.executable == Term::Forbidden {
             self.mark(
                 Rule::ExecutableData,
                 &alias,
                 virt,
-                Statement::Text("a fault"),
-                Statement::Text("it was executed"),
+                Statement::text("a fault"),
+                Statement::text("it was executed"),
             );
         } else if access.kind == Kind::Write && alias.writable == Term::Forbidden {
-            let written = Statement::Text("it was written");
-            self.mark(Rule::NotReadOnly, &alias, virt, Statement::Text("a fault"), written);
+            let written = Statement::text("it was written");
+            self.mark(Rule::NotReadOnly, &alias, virt, Statement::text("a fault"), written);
         }
         match pa {
             None => {}
             Some(Some(pa)) => self.reached(index, virt, pa, access.privilege == Privilege::Supervisor),
             Some(None) => {
-                let observed = Statement::Text("memory that is not the region's");
-                self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
+                let observed = Statement::text("memory that is not the region's");
+                self.mark(Rule::WrongFrame, &alias, virt, expected.clone(), observed.clone());
                 if !matches!(planned.predicted, Outcome::Translated(t) if t.pa.0 != alias.target(virt)) {
                     self.disagree(Some(index), virt, expected, observed);
                 }
@@ -322,8 +326,8 @@ impl<'a> Judge<'a> {
         match planned.predicted {
             Outcome::Fault(predicted) => self.compare_faults(alias, kind, predicted, fault),
             Outcome::Translated(to) => {
-                let observed = Statement::Faulted(as_fault(fault));
-                self.disagree(alias, planned.virt, Statement::Frame(to.pa.0), observed);
+                let observed = Statement::faulted(as_fault(fault), Va(fault.virt));
+                self.disagree(alias, planned.virt, Statement::Physical(to.pa), observed);
             }
             Outcome::Stranded { .. } => {}
         }
@@ -356,7 +360,7 @@ impl<'a> Judge<'a> {
             }
         } else {
             self.spoiled[index].insert(page);
-            let (expected, observed) = (Statement::Frame(target & base), Statement::Frame(pa & base));
+            let (expected, observed) = (Statement::Physical(Pa(target & base)), Statement::Physical(Pa(pa & base)));
             self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
         }
         let predicted = self.plan_for(virt).map(|(frames, offset)| match frames {
@@ -364,7 +368,7 @@ impl<'a> Judge<'a> {
             Frames::Fault(_) => false,
         });
         if predicted == Some(false) || (predicted.is_none() && !right && !self.predicts(virt, pa & base)) {
-            self.disagree(Some(index), virt, Statement::Text("what the walk says"), Statement::Frame(pa & base));
+            self.disagree(Some(index), virt, Statement::text("what the walk says"), Statement::Physical(Pa(pa & base)));
         }
     }
 
@@ -395,8 +399,8 @@ impl<'a> Judge<'a> {
             Fault::PAGE_FAULT => Rule::UserAccessible,
             _ => Rule::NotCanonical,
         };
-        let expected = Statement::Frame(alias.target(fault.virt));
-        self.mark(rule, &alias, fault.virt, expected, Statement::Faulted(exception));
+        let expected = Statement::Physical(Pa(alias.target(fault.virt)));
+        self.mark(rule, &alias, fault.virt, expected, Statement::faulted(exception, Va(fault.cr2)));
         self.record(alias.region, kind, fault);
     }
 
@@ -407,8 +411,9 @@ impl<'a> Judge<'a> {
         if observed == predicted && right_address && self.is_own_instruction(kind, &fault) {
             return;
         }
-        let observed = Statement::FaultAt { fault: observed, cr2: fault.cr2, rip: fault.rip };
-        self.doubt(Rule::WrongErrorCode, index, fault.virt, Statement::Faulted(predicted), observed);
+        let expected = Some(Statement::faulted(predicted, Va(fault.virt)));
+        let observed = Statement::Faulted { fault: observed, cr2: Some(Va(fault.cr2)), rip: Some(Va(fault.rip)) };
+        self.doubt(Rule::WrongErrorCode, index, fault.virt, expected, Some(observed));
         self.record(index.and_then(|index| self.expectation.aliases[index].region), kind, fault);
     }
 
@@ -450,8 +455,8 @@ impl<'a> Judge<'a> {
             region: self.expectation.gone_from(virt, virt).0,
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
-            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-            observed: Statement::Frame(pa & !(PAGE_BYTES - 1)),
+            expected: Some(Statement::faulted(Fault::page(ErrorCode(0)), Va(virt))),
+            observed: Some(Statement::Physical(Pa(pa & !(PAGE_BYTES - 1)))),
             ..Mark::new(Rule::StrayMapping, Witness::Mmu)
         });
     }
@@ -460,17 +465,24 @@ impl<'a> Judge<'a> {
         self.marks.push(Mark {
             virt: Some(virt & !(PAGE_BYTES - 1)),
             pages: 1,
-            expected,
-            observed,
+            expected: Some(expected),
+            observed: Some(observed),
             ..alias.mark(rule, Witness::Mmu)
         });
     }
 
     fn disagree(&mut self, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
-        self.doubt(Rule::WitnessDisagreement, index, virt, expected, observed);
+        self.doubt(Rule::WitnessDisagreement, index, virt, Some(expected), Some(observed));
     }
 
-    fn doubt(&mut self, rule: Rule, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
+    fn doubt(
+        &mut self,
+        rule: Rule,
+        index: Option<usize>,
+        virt: u64,
+        expected: Option<Statement>,
+        observed: Option<Statement>,
+    ) {
         self.marks.push(Mark {
             region: index.and_then(|index| self.expectation.aliases[index].region),
             virt: Some(virt & !(PAGE_BYTES - 1)),

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
+//! | `statement` | what a finding says was to be, or was
 //! | `contract` | what must hold of a mapper's result, as a value; the built-in layouts' contracts, in one table |
 //! | `words` | its terms in words |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
@@ -67,6 +68,8 @@ mod plan;
 mod random;
 #[deny(clippy::arithmetic_side_effects)]
 mod spans;
+#[deny(clippy::arithmetic_side_effects)]
+mod statement;
 mod strays;
 mod survey;
 mod table_check;
@@ -95,6 +98,7 @@ pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
 #[doc(hidden)]
 pub use random::Random;
+pub use statement::Statement;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
 pub(crate) use tables::TableVerdict;

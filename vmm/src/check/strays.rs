@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::budget::Cut;
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::survey::Survey;
 use super::table_check::TableCheck;
 use super::{Rule, Witness};
@@ -64,7 +65,7 @@ impl<'a> Strays<'a> {
         while let Some(virt) = next.filter(|virt| *virt <= last) {
             self.check.budget.read_entry()?;
             let Some(entry) = self.check.memory.entry(level.entry_addr(at, Va(virt))) else {
-                self.stray(Rule::TableUnreachable, virt..=last, Statement::Frame(at.0), ground);
+                self.stray(Rule::TableUnreachable, virt..=last, Statement::Physical(at), ground);
                 return Ok(Below { is_anything: true, ..all });
             };
             let end = (virt | (level.span_bytes() - 1)).min(last);
@@ -80,7 +81,7 @@ impl<'a> Strays<'a> {
         match judge(level, entry, self.check.told) {
             Judgement::NotPresent => Ok(Below::default()),
             Judgement::Reserved(_) => {
-                self.stray(Rule::ReservedBit, range, Statement::Text("a reserved bit"), ground);
+                self.stray(Rule::ReservedBit, range, Statement::text("a reserved bit"), ground);
                 Ok(Below { is_anything: true, is_table: false })
             }
             Judgement::Leaf => Ok(self.leaf(entry, level, range, ground)),
@@ -94,8 +95,8 @@ impl<'a> Strays<'a> {
         let pa = frame(level, entry).0 | first & (level.span_bytes() - 1);
         let table = self.survey.table_in(pa..=pa.saturating_add(last - first));
         match (ground, table) {
-            (Ground::Arena { .. }, _) => self.stray(Rule::StrayMapping, range, Statement::Frame(pa), ground),
-            (Ground::Elsewhere, Some(table)) => self.table_mapped(range, Statement::Frame(table.0)),
+            (Ground::Arena { .. }, _) => self.stray(Rule::StrayMapping, range, Statement::Physical(Pa(pa)), ground),
+            (Ground::Elsewhere, Some(table)) => self.table_mapped(range, Statement::Physical(table)),
             (Ground::Elsewhere, None) => {}
         }
         Below { is_anything: true, is_table: table.is_some() }
@@ -113,12 +114,12 @@ impl<'a> Strays<'a> {
                     self.stray(
                         Rule::StrayMapping,
                         range,
-                        Statement::Text("tables that are in use elsewhere too"),
+                        Statement::text("tables that are in use elsewhere too"),
                         ground,
                     );
                 }
                 Ground::Elsewhere if below.is_table => {
-                    self.table_mapped(range, Statement::Text("leaves below it that map tables"));
+                    self.table_mapped(range, Statement::text("leaves below it that map tables"));
                 }
                 _ => {}
             }
@@ -136,14 +137,14 @@ impl<'a> Strays<'a> {
         let Ground::Arena { region } = ground else { return };
         self.marks.push(Mark {
             region,
-            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-            observed,
+            expected: Some(Statement::faulted(Fault::page(ErrorCode(0)), Va(*range.start()))),
+            observed: Some(observed),
             ..over(rule, &range)
         });
     }
 
     fn table_mapped(&mut self, range: RangeInclusive<u64>, observed: Statement) {
-        self.marks.push(Mark { observed, ..over(Rule::SelfMapping, &range) });
+        self.marks.push(Mark { observed: Some(observed), ..over(Rule::SelfMapping, &range) });
     }
 }
 

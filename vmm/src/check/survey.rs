@@ -8,7 +8,8 @@ use std::ops::RangeInclusive;
 
 use super::budget::{Budget, Cut};
 use super::flags::{self, FlagRule, Verdict};
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::table_check::TableCheck;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
@@ -113,8 +114,8 @@ impl Surveyor<'_> {
             Some(known) if *known == below => {}
             Some(known) => {
                 let observed = match (at == table_address(self.check.root.0, self.check.told), known) {
-                    (true, _) => Statement::Text("an entry that refers to the root"),
-                    _ => Statement::Text("an entry that refers to a table of a higher level"),
+                    (true, _) => Statement::text("an entry that refers to the root"),
+                    _ => Statement::text("an entry that refers to a table of a higher level"),
                 };
                 self.mark(Rule::SelfMapping, virt, level, observed);
             }
@@ -134,7 +135,7 @@ impl Surveyor<'_> {
         }
         for rule in flags::broken_by(entry, is_leaf, !is_user) {
             match rule.verdict {
-                Verdict::Error(found) => self.mark(found, virt, level, Statement::Text(rule.reason)),
+                Verdict::Error(found) => self.mark(found, virt, level, Statement::text(rule.reason)),
                 Verdict::Note => self.useless(rule, virt),
                 Verdict::Allowed => {}
             }
@@ -150,7 +151,7 @@ impl Surveyor<'_> {
             region: alias.filter(|alias| level == Level::Pte || alias.pages >= pages).and_then(|alias| alias.region),
             virt: Some(virt),
             pages,
-            observed,
+            observed: Some(observed),
             ..Mark::new(rule, Witness::Walk)
         });
     }

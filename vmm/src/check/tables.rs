@@ -6,7 +6,8 @@ use super::alias::Alias;
 use super::budget::Cut;
 use super::cache::PatIndices;
 use super::contract::Term;
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::strays::{Ground, Strays};
 use super::survey::Survey;
 use super::table_check::TableCheck;
@@ -99,7 +100,7 @@ impl TableCheck<'_> {
         match self.budget.cut()? {
             Cut::Time => Some(Skipped::not_done("the walk over the tables", Cut::Time.as_text())),
             cut => {
-                let observed = Statement::Text(cut.as_text());
+                let observed = Some(Statement::text(cut.as_text()));
                 marks.push(Mark { observed, ..Mark::new(Rule::TableLimit, Witness::Walk) });
                 None
             }
@@ -112,8 +113,8 @@ impl TableCheck<'_> {
             marks.push(Mark {
                 virt: Some(next),
                 pages: until.wrapping_sub(next) / PAGE_BYTES,
-                expected: Statement::Frame(alias.target(next)),
-                observed: Statement::Faulted(Fault::page(ErrorCode(0))),
+                expected: Some(Statement::Physical(Pa(alias.target(next)))),
+                observed: Some(Statement::faulted(Fault::page(ErrorCode(0)), Va(next))),
                 ..alias.mark(Rule::NotPresent, Witness::Walk)
             });
         }
@@ -121,11 +122,11 @@ impl TableCheck<'_> {
 
     fn check_run(&self, alias: &Alias, run: &Run, marks: &mut Marks) {
         let target = alias.target(run.va.0);
-        let mut found = |rule, expected, observed| {
+        let mut marked = |rule, expected, observed| {
             marks.push(Mark {
                 virt: Some(run.va.0),
                 pages: run.bytes / PAGE_BYTES,
-                expected,
+                expected: Some(expected),
                 observed,
                 ..alias.mark(rule, Witness::Walk)
             });
@@ -133,16 +134,21 @@ impl TableCheck<'_> {
         match run.defect {
             Some(Defect::Reserved { .. }) => {
                 let read = walk(&self.memory, self.root, run.va, Access::read(), self.told);
-                let observed = read.fault().map_or(Statement::Nothing, Statement::Faulted);
-                return found(Rule::ReservedBit, Statement::Frame(target), observed);
+                let observed = read.fault().map(|fault| Statement::faulted(fault, run.va));
+                return marked(Rule::ReservedBit, Statement::Physical(Pa(target)), observed);
             }
             Some(Defect::Stranded { table }) => {
-                return found(Rule::TableUnreachable, Statement::Frame(target), Statement::Frame(table.0));
+                return marked(
+                    Rule::TableUnreachable,
+                    Statement::Physical(Pa(target)),
+                    Some(Statement::Physical(table)),
+                );
             }
             None => {}
         }
+        let mut found = |rule, expected, observed| marked(rule, expected, Some(observed));
         if run.pa.0 != target {
-            found(Rule::WrongFrame, Statement::Frame(target), Statement::Frame(run.pa.0));
+            found(Rule::WrongFrame, Statement::Physical(Pa(target)), Statement::Physical(run.pa));
         }
         if !alias.cache.contains(run.pat_index) {
             found(Rule::CacheType, Statement::Cache(alias.cache), Statement::Cache(PatIndices::only(run.pat_index)));
@@ -160,13 +166,13 @@ impl TableCheck<'_> {
         ];
         for (term, is, yes, is_missing, no, is_excess) in rights {
             match (term, is) {
-                (Term::Owed, false) => found(is_missing, Statement::Text(yes), Statement::Text(no)),
-                (Term::Forbidden, true) => found(is_excess, Statement::Text(no), Statement::Text(yes)),
+                (Term::Owed, false) => found(is_missing, Statement::text(yes), Statement::text(no)),
+                (Term::Forbidden, true) => found(is_excess, Statement::text(no), Statement::text(yes)),
                 _ => {}
             }
         }
         if run.rights.user {
-            found(Rule::UserAccessible, Statement::Text("supervisor only"), Statement::Text("open to ring 3"));
+            found(Rule::UserAccessible, Statement::text("supervisor only"), Statement::text("open to ring 3"));
         }
     }
 
@@ -198,16 +204,16 @@ impl TableCheck<'_> {
     fn kernel_changed(&self, own: Option<Run>, mine: Option<Run>, range: &RangeInclusive<u64>, marks: &mut Marks) {
         let virt = [own, mine].iter().flatten().map(|run| run.va.0).min().unwrap_or(*range.start());
         let frame = |run: Option<Run>| match run {
-            Some(run) if run.va.0 == virt => Statement::Frame(run.pa.0),
-            _ => Statement::Absent,
+            Some(run) if run.va.0 == virt => Statement::Physical(run.pa),
+            _ => Statement::LeftOut,
         };
         let owner = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index]);
         marks.push(Mark {
             region: owner.and_then(|alias| alias.region),
             virt: Some(virt),
             pages: 1,
-            expected: frame(own),
-            observed: frame(mine),
+            expected: Some(frame(own)),
+            observed: Some(frame(mine)),
             ..Mark::new(Rule::KernelOverlap, Witness::Walk)
         });
     }

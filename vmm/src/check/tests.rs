@@ -169,7 +169,8 @@ impl Case {
         if let Some(finished) = &self.finished {
             findings.extend(check(expectation.finished(&question), finished, Marks::default(), Phase::Finish).1);
         }
-        let found = |finding: &Finding| (finding.rule, finding.region, finding.virt.unwrap_or(0), finding.pages);
+        let found =
+            |finding: &Finding| (finding.rule, finding.region, finding.virt.map_or(0, |virt| virt.0), finding.pages);
         findings.iter().map(found).collect()
     }
 }

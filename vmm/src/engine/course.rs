@@ -11,7 +11,7 @@ use super::mapping::Outcome as Mapped;
 use super::{Job, Miscall, Moment};
 use crate::check::{
     self, Alias, Contract, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity,
-    Skipped, TableVerdict, WalkStep, Witness,
+    Skipped, Statement, TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, Offence};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
@@ -345,20 +345,19 @@ pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: 
             _ => ("written to", "RO", "a service's first write to its data"),
         };
         let ty = type_name(denial.ty);
-        let (fault, error_code) = match walk.outcome {
-            Outcome::Fault(fault) => (format!("#PF {}", fault.error_code), Some(fault.error_code.0)),
-            _ => ("no fault: the mapping code did not apply the table".into(), None),
+        let met = match walk.outcome {
+            Outcome::Fault(fault) => Statement::faulted(fault, Va(denial.virt)),
+            _ => Statement::text("no fault: the mapping code did not apply the table"),
         };
         let message = format!(
-            "firmware's Memory Attributes Table makes every page of {ty} {forbids} ({} in all): {first} meets {fault}",
+            "firmware's Memory Attributes Table makes every page of {ty} {forbids} ({} in all): {first} meets {met}",
             denial.pages
         );
         let finding = Finding {
-            virt: Some(denial.virt),
+            virt: Some(Va(denial.virt)),
             pages: denial.pages,
-            expected: format!("a page of {ty} that may be {what}"),
-            observed: fault,
-            error_code,
+            expected: Some(Statement::Text(format!("a page of {ty} that may be {what}").into())),
+            observed: Some(met),
             walk: walk.steps().iter().map(WalkStep::from).collect(),
             witnesses: vec![Witness::Expectation, Witness::Walk],
             ..Finding::worded(Phase::Finish, Rule::AttributesTable, None, message)

@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
         let verdict = check.run(&mut marks);
         let map = MemoryMap::from_descriptors("test", Vec::new());
         let findings = marks.into_findings(Phase::Map, &map, None);
-        let found = findings.iter().map(|finding| (finding.rule, finding.virt.unwrap_or(0), finding.pages));
+        let found = findings.iter().map(|finding| (finding.rule, finding.virt.map_or(0, |virt| virt.0), finding.pages));
         Outcome { found: found.collect(), reads: self.memory.reads.get(), verdict }
     }
 }

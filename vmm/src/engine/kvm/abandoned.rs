@@ -2,10 +2,11 @@
 
 use efibed_guest::protocol::Crash;
 use efibed_stub::Service;
+use uefi_raw::Status;
 
 use super::super::course;
 use super::{Run, disassembled};
-use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness};
+use crate::check::{self, FaultRecord, Finding, Rule, Skipped, Statement, WalkStep, Witness};
 use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
 use crate::guest::End;
 use crate::machine::Exit;
@@ -50,7 +51,7 @@ impl Run<'_, '_> {
         let (rule, expected, message) = match &guilty {
             Some(misdeed) => {
                 let message = format!("firmware's {service} {}, and faulted: {what}", doing(misdeed.what));
-                (Rule::FirmwareFault, format!("no {} at {:#x}", record.access, record.virt), message)
+                (Rule::FirmwareFault, Statement::NoAccess(record.access, Va(record.virt)), message)
             }
             None => self.blameless(abandoned, &record, &what),
         };
@@ -58,12 +59,11 @@ impl Run<'_, '_> {
             self.find_disagreement(format!("{service}: the walk says that the {what} goes through, but it faulted"));
         }
         self.marks.push_finding(Finding {
-            virt: Some(record.virt),
+            virt: Some(Va(record.virt)),
             pages: 1,
-            expected,
-            observed: record.fault.to_string(),
+            expected: Some(expected),
+            observed: Some(Statement::faulted(record.fault, Va(record.cr2))),
             remedy: guilty.as_ref().map(remedy),
-            error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
             // What firmware does says nothing against the region.
@@ -114,20 +114,20 @@ impl Run<'_, '_> {
 
     /// The rule, what was expected and what to say of a fault in a service that did nothing it must not: it was called
     /// wrongly, or is not mapped as it must be.
-    fn blameless(&self, abandoned: &Abandoned<'_>, record: &FaultRecord, what: &str) -> (Rule, String, String) {
+    fn blameless(&self, abandoned: &Abandoned<'_>, record: &FaultRecord, what: &str) -> (Rule, Statement, String) {
         let Abandoned { service, entry, root, .. } = *abandoned;
         let expected = self.firmware.as_ref().and_then(|firmware| firmware.virtual_entry(service));
         if let Some(expected) = expected.filter(|expected| *expected != entry) {
             let message = format!("{service} was called at {entry:#x}, and faulted: {what}");
-            return (Rule::CallAddress, format!("a call at {expected:#x}, which firmware's table has"), message);
+            return (Rule::CallAddress, Statement::CalledAt(Va(expected)), message);
         }
         if root != abandoned.expected_root {
             let message = format!("{service} was called with CR3 {root:#x}, and faulted: {what}");
-            return (Rule::CallTables, format!("CR3 {:#x}", abandoned.expected_root), message);
+            return (Rule::CallTables, Statement::Register { name: "CR3", value: abandoned.expected_root }, message);
         }
         let expected = match check::physical_of(self.virtual_map(), record.virt) {
-            Some(phys) => format!("PA {phys:#x}"),
-            None => format!("a {} that goes through", record.access),
+            Some(phys) => Statement::Physical(Pa(phys)),
+            None => Statement::Succeeds(record.access),
         };
         (Rule::CallFault, expected, format!("{service} faulted at what it is owed: {what}"))
     }
@@ -212,8 +212,8 @@ impl Run<'_, '_> {
             None => format!("{service} did not return"),
         };
         let finding = Finding {
-            expected: format!("{service} returns"),
-            observed: halt.to_string(),
+            expected: Some(Statement::Returns(service)),
+            observed: Some(Statement::Text(halt.to_string().into())),
             remedy: guilty.map(remedy),
             ..Finding::worded(self.phase, rule, None, message)
         };
@@ -229,9 +229,9 @@ impl Run<'_, '_> {
                 (Deed::Answer(_), _) if call.service == Service::SetVirtualAddressMap => {
                     let message = format!("{did}: no service can be called at a virtual address");
                     let finding = Finding {
-                        expected: "EFI_SUCCESS".into(),
+                        expected: Some(Statement::Answers(Status::SUCCESS)),
                         remedy: Some(remedy(misdeed)),
-                        observed: format!("EFI_{:?}", call.status),
+                        observed: Some(Statement::Answers(call.status)),
                         ..Finding::worded(self.phase, Rule::FirmwareError, None, message)
                     };
                     self.marks.push_finding(finding);
@@ -252,10 +252,10 @@ impl Run<'_, '_> {
         let access = misdeed.deed.access().unwrap_or(Access::read());
         let virt = misdeed.last();
         let finding = Finding {
-            virt: Some(virt),
+            virt: Some(Va(virt)),
             pages: 1,
-            expected: misdeed.last_meant().map_or_else(String::new, |meant| format!("PA {meant:#x}")),
-            observed: format!("PA {reached:#x}"),
+            expected: misdeed.last_meant().map(|meant| Statement::Physical(Pa(meant))),
+            observed: Some(Statement::Physical(Pa(reached))),
             remedy: Some(remedy(misdeed)),
             walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],

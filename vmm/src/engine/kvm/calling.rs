@@ -14,7 +14,7 @@ use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
 use super::abandoned::Abandoned;
 use super::{Listener, Run, Served};
-use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped};
+use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped, Statement};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
@@ -287,8 +287,8 @@ impl Run<'_, '_> {
                 format!(
                     "the guest says that a runtime service was abandoned in command {found}, and nothing shows why"
                 ),
-                format!("services_abandoned {abandoned}"),
-                format!("services_abandoned {found}"),
+                Statement::Text(format!("services_abandoned {abandoned}").into()),
+                Statement::Text(format!("services_abandoned {found}").into()),
             );
             self.guest.mail().put_services_abandoned(abandoned)?;
         }

@@ -148,7 +148,7 @@ fn verdict(address: &Address, ground: Ground<'_>) -> String {
 fn findings<'a>(address: &'a Address, report: &'a Report) -> impl Iterator<Item = &'a Finding> {
     let is_about = |finding: &&Finding| match finding.virt {
         Some(first) => {
-            let distance = (address.virt & !(PAGE_BYTES - 1)).checked_sub(first & !(PAGE_BYTES - 1));
+            let distance = (address.virt & !(PAGE_BYTES - 1)).checked_sub(first.0 & !(PAGE_BYTES - 1));
             distance.is_some_and(|distance| distance / PAGE_BYTES < finding.pages.max(1))
         }
         None => finding.region.is_some() && finding.region == address.region(),
