@@ -576,7 +576,7 @@ fn a_kernel_with_its_own_size() {
             assert_eq!(rules(&report), [Rule::DescriptorSize]);
             let finding = &report.findings[0];
             assert!(finding.message.contains(&format!("of firmware's {count} are lost")), "{}", finding.message);
-            let of = |size: DescriptorSize| Some(Statement::DescriptorSize(size.get().into()));
+            let of = |size: DescriptorSize| Some(Statement::DescriptorSize(size.get()));
             assert_eq!((&finding.expected, &finding.observed), (&of(firmware_bytes), &of(kernel_bytes)));
             assert_eq!(finding.witnesses, [Witness::Expectation]);
             // What was asked for and did not come about is told.
