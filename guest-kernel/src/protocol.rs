@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -47,7 +47,7 @@ pub enum Op {
     /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status. After
     /// a fault in one, it is abandoned and [`Mailbox::services_abandoned`] set.
     Call = 4,
-    /// Write its number to each page of [`Mailbox::sweeps`], argument 0 of them: see [`Sweep`].
+    /// Write to each page of [`Mailbox::sweeps`], argument 0 of them: see [`Sweep`].
     Sweep = 5,
     /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
     Probe = 6,
@@ -189,22 +189,30 @@ pub struct Fault {
     pub virt: u64,
 }
 
-/// Pages of one region to be swept.
+/// Pages of one region to be swept, one after another: first groups of [`SWEEP_GROUP`] pairs, then pairs, then single pages.
 ///
-/// The pages of a batch are numbered from 0 on. Two pages at a time are written with one store of 8 bytes, of which the first
-/// page's number is the last 4 bytes there, and the second page's the first 4. A last page without a partner, and pages whose
-/// common store has faulted, are written 8 bytes at their start each: the number, and in the upper half the next one.
+/// Where ring 0 is emulated every instruction takes its time, so a pair is written with one store of 8 bytes across the border
+/// of its pages, and a group shares its number. Groups, and pairs outside of groups, are numbered from 0 on through a batch,
+/// up to 65,536 of them. What is written has the number in its lowest 16 bits and in its highest, and zeros between. Of pair
+/// `k` of a group, 2 + k bytes lie at the end of the first page and the others at the start of the second; a pair by itself is
+/// written as pair 0. So each half tells the number, and its length which pair it is.
+///
+/// A single page is written its address at its start, and so are both pages of a pair whose store has faulted.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Sweep {
-    /// The first page; plus [`SWEEP_SINGLY`], if each page is to be written alone.
+    /// The first page.
     pub virt: u64,
-    /// How many.
-    pub pages: u64,
+    /// How many groups.
+    pub groups: u64,
+    /// How many pairs after them.
+    pub pairs: u64,
+    /// How many pages after those.
+    pub singles: u64,
 }
 
-/// Added to [`Sweep::virt`]: of pages that fault nothing is gained by two at a time.
-pub const SWEEP_SINGLY: u64 = 1;
+/// Pairs of pages that share a number in a [`Sweep`].
+pub const SWEEP_GROUP: u64 = 5;
 
 /// Registers at a fault outside a probe.
 #[derive(Clone, Copy, Debug, Default)]

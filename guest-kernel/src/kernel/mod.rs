@@ -35,36 +35,48 @@ extern "C" fn efibed_main() -> ! {
     assert!(EFIBED_UNSTARTED.load(Ordering::Relaxed) == MAGIC, "the image's initialised data is not as it was built");
     EFIBED_UNSTARTED.store(0, Ordering::Relaxed);
     loop {
-        let mail = mailbox();
         // SAFETY: the mailbox is ours while the guest runs.
-        let count = (unsafe { (*mail).command_count } as usize).min(MAX_COMMANDS);
-        for at in 0..count {
-            // In place: where ring 0 is emulated, a copy of a command takes longer than most commands.
-            // SAFETY: as above; `at` is below MAX_COMMANDS.
-            let command = unsafe {
-                (&raw mut (*mail).command_at).write_volatile(at as u64);
-                &mut *(&raw mut (*mail).commands).cast::<Command>().add(at)
-            };
-            command.result = carry_out(at, command);
-        }
-        // SAFETY: as above.
-        unsafe { (&raw mut (*mail).command_at).write_volatile(count as u64) };
+        unsafe { carry_out_batch(mailbox()) };
         hand_over(HANDOVER_DONE);
     }
 }
 
-fn carry_out(at: usize, command: &Command) -> u64 {
-    const LOAD_ROOT: u64 = Op::LoadRoot as u64;
+/// Carries out the batch in the mailbox. In place: where ring 0 is emulated, a copy of a command takes longer than most
+/// commands.
+///
+/// # Safety
+///
+/// The mailbox must be ours.
+unsafe fn carry_out_batch(mail: *mut Mailbox) {
     const CALL: u64 = Op::Call as u64;
+    // SAFETY: as the caller promises; the commands up to `end` are in it, and nothing else refers to them.
+    unsafe {
+        let first = (&raw mut (*mail).commands).cast::<Command>();
+        let end = first.add(((*mail).command_count as usize).min(MAX_COMMANDS));
+        let at = &raw mut (*mail).command_at;
+        at.write_volatile(0);
+        let mut next = first;
+        while next != end {
+            if (*next).op == CALL {
+                next = calls::calls(next, end);
+                continue;
+            }
+            (*next).result = carry_out(&*next);
+            at.write_volatile(at.read_volatile() + 1);
+            next = next.add(1);
+        }
+    }
+}
+
+fn carry_out(command: &Command) -> u64 {
+    const LOAD_ROOT: u64 = Op::LoadRoot as u64;
     const SWEEP: u64 = Op::Sweep as u64;
     const PROBE: u64 = Op::Probe as u64;
     const TRY: u64 = Op::Try as u64;
-    let [a, rest @ ..] = &command.args;
-    let (a, [b, c, d, ..]) = (*a, *rest);
+    let [a, b, c, d, ..] = command.args;
     match command.op {
         // SAFETY: the host walked these tables and found all of the kernel's own ranges in them.
         LOAD_ROOT => unsafe { core::arch::asm!("mov cr3, {}", in(reg) a, options(nostack, preserves_flags)) },
-        CALL => return calls::call(at, a, rest),
         SWEEP => probes::sweep(a as usize),
         PROBE => probes::probe(a as usize, b as usize, c),
         TRY => return trials::make(a, b, c, d),

@@ -4,14 +4,14 @@
 //! resume, R12 the stack pointer there, R15 the one instruction that accesses. For ring 3, which could clobber them, the
 //! same is kept in memory, and R15 is no instruction's address.
 //!
-//! In a sweep: RDI the page, RAX its number and, from bit 32, the next one's; R8 the next fault record, R9 the end of the
-//! records, R10 their start.
+//! In a sweep: RDI the page, RAX what a pair is written; R8 the next fault record, R9 the end of the records, R10 their
+//! start.
 
 use core::arch::global_asm;
 
 use super::mailbox;
 use crate::protocol::{
-    Fault, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, PROBE_DONE, Probe, ProbeKind, SWEEP_SINGLY, Sweep, USER_BASE, selector,
+    Fault, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, PROBE_DONE, Probe, ProbeKind, SWEEP_GROUP, Sweep, USER_BASE, selector,
 };
 
 unsafe extern "C" {
@@ -57,7 +57,7 @@ pub(super) fn probe(first: usize, count: usize, kind: u64) {
     }
 }
 
-/// Writes its number to every page of the first `count` ranges.
+/// Writes to every page of the first `count` ranges.
 pub(super) fn sweep(count: usize) {
     if count == 0 || count > MAX_SWEEPS {
         return;
@@ -109,7 +109,8 @@ global_asm!(
     ".globl efibed_fetch_return",
     ".set efibed_fetch_return, efibed_probe_fetch_done",
     "",
-    // (records, count, code): ring 3 is entered by IRETQ and left by a fault or, all being well, by UD2.
+    // (records, count, code): ring 3 is entered by IRETQ and left by a fault or, all being well, by UD2. The handler of both
+    // goes on with the next record, and comes back here at the end.
     ".globl efibed_probe_user",
     "efibed_probe_user:",
     "push rbx",
@@ -118,28 +119,25 @@ global_asm!(
     "push r13",
     "push r14",
     "push r15",
-    "mov rcx, rsi",
-    "mov rsi, rdi",
+    "mov [efibed_user_record], rdi",
+    "mov [efibed_user_count], rsi",
     "mov [efibed_user_code], rdx",
     "mov [efibed_user_resume_rsp], rsp",
+    "mov rdi, [rdi]",
     "mov r15, -1",
-    "1: mov rdi, [rsi]",
-    "mov [efibed_user_record], rsi",
-    "mov [efibed_user_count], rcx",
     "mov rax, {user_stack_top}",
     "push {user_data}",
     "push rax",
     "push 2",
     "push {user_code}",
-    "push [efibed_user_code]",
+    "push rdx",
     "iretq",
+    // On whatever stack, and without a stack segment.
     ".globl efibed_user_resume",
     "efibed_user_resume:",
-    "mov rsi, [efibed_user_record]",
-    "mov rcx, [efibed_user_count]",
-    "add rsi, {probe_bytes}",
-    "dec rcx",
-    "jnz 1b",
+    "mov eax, {kernel_data}",
+    "mov ss, eax",
+    "mov rsp, [efibed_user_resume_rsp]",
     "pop r15",
     "pop r14",
     "pop r13",
@@ -148,19 +146,14 @@ global_asm!(
     "pop rbx",
     "ret",
     "",
-    // (ranges, count, faults, faults_end) -> the next free fault record. Each page is written its number. An emulator takes
-    // its time for every instruction, so one store reaches two pages: its first four bytes lie in the one, and the others in
-    // the next. Alone, a page is written eight bytes at its start, by a store of three bytes: the handler of faults relies on
-    // that, and on the seven bytes of a store to two pages.
-    ".macro efibed_sweep_pair",
-    "mov [rdi + 4092], rax",
-    "add rdi, 8192",
-    "add rax, rdx",
+    // (ranges, count, faults, faults_end) -> the next free fault record. The handler of faults relies on the seven bytes of a
+    // store to a pair, of which the last four are how far from RDI it is, and on the three bytes of a store to one page.
+    ".macro efibed_sweep_pair pair",
+    "mov [rdi + 8192 * \\pair + 4094 - \\pair], rax",
     ".endm",
     ".globl efibed_sweep",
     "efibed_sweep:",
     "push rbx",
-    "push r12",
     "push r13",
     "push r14",
     "mov r8, rdx",
@@ -168,66 +161,56 @@ global_asm!(
     "mov r10, rdx",
     "mov r11, rsi",
     "mov rsi, rdi",
-    "movabs rax, 0x100000000",
-    "movabs r12, 0x100000001",
-    "lea rdx, [r12 + r12]",
+    "movabs rdx, 0x1000000000001",
+    "mov eax, 0",
     "1: mov rdi, [rsi]",
-    "mov rcx, [rsi + 8]",
-    "test dil, {singly}",
-    "jnz 6f",
-    "mov r14, rcx",
-    "mov ebx, ecx",
-    "shr ebx, 1",
-    "and ebx, 7",
-    "shr rcx, 4",
+    "mov rcx, [rsi + {groups}]",
+    "test rcx, rcx",
     "jz 3f",
     ".globl efibed_sweep_pairs",
     "efibed_sweep_pairs:",
     "2:",
-    ".rept 8",
-    "efibed_sweep_pair",
+    ".irp pair, 0, 1, 2, 3, 4",
+    "efibed_sweep_pair \\pair",
     ".endr",
-    "dec rcx",
-    "jnz 2b",
-    "3: test ebx, ebx",
+    "add rdi, 8192 * {group}",
+    "add rax, rdx",
+    "loop 2b",
+    "3: mov rcx, [rsi + {pairs}]",
+    "test rcx, rcx",
     "jz 5f",
-    "4: efibed_sweep_pair",
-    "dec ebx",
-    "jnz 4b",
-    "5: test r14b, 1",
-    "jz 8f",
+    "4: efibed_sweep_pair 0",
+    "add rdi, 8192",
+    "add rax, rdx",
+    "loop 4b",
+    "5: mov rcx, [rsi + {singles}]",
+    "test rcx, rcx",
+    "jz 7f",
     ".globl efibed_sweep_singles",
     "efibed_sweep_singles:",
-    "mov [rdi], rax",
-    "add rax, r12",
-    "jmp 8f",
-    "6: sub rdi, {singly}",
-    "7: mov [rdi], rax",
+    "6: mov [rdi], rdi",
     "add rdi, 4096",
-    "add rax, r12",
-    "dec rcx",
-    "jnz 7b",
-    "jmp 8f",
-    // A store to two pages has faulted: which of them, and whether the other one is reached, is seen one by one. R13 is
-    // behind that store.
+    "loop 6b",
+    "jmp 7f",
+    // A store to a pair has faulted: which of its pages, and whether the other one is reached, is seen one by one. R14 is the
+    // first of them, R13 is behind the store.
     ".globl efibed_sweep_apart",
     "efibed_sweep_apart:",
-    "mov [rdi], rax",
+    "mov rbx, rdi",
+    "mov rdi, r14",
+    "mov [rdi], rdi",
     "add rdi, 4096",
-    "add rax, r12",
-    "mov [rdi], rax",
-    "sub rdi, 4096",
-    "sub rax, r12",
+    "mov [rdi], rdi",
+    "mov rdi, rbx",
     "jmp r13",
     ".globl efibed_sweep_end",
     "efibed_sweep_end:",
-    "8: add rsi, {sweep_bytes}",
+    "7: add rsi, {sweep_bytes}",
     "dec r11",
     "jnz 1b",
     "mov rax, r8",
     "pop r14",
     "pop r13",
-    "pop r12",
     "pop rbx",
     "ret",
     "",
@@ -244,7 +227,7 @@ global_asm!(
     "",
     ".section .bss.efibed_user, \"aw\", @nobits",
     ".balign 8",
-    ".globl efibed_user_record, efibed_user_resume_rsp",
+    ".globl efibed_user_record, efibed_user_count, efibed_user_code",
     "efibed_user_record: .zero 8",
     "efibed_user_count: .zero 8",
     "efibed_user_code: .zero 8",
@@ -255,8 +238,12 @@ global_asm!(
     done = const PROBE_DONE,
     probe_bytes = const size_of::<Probe>(),
     sweep_bytes = const size_of::<Sweep>(),
-    singly = const SWEEP_SINGLY,
+    groups = const core::mem::offset_of!(Sweep, groups),
+    pairs = const core::mem::offset_of!(Sweep, pairs),
+    singles = const core::mem::offset_of!(Sweep, singles),
+    group = const SWEEP_GROUP,
     user_stack_top = const USER_BASE + 2 * 4096,
+    kernel_data = const selector::KERNEL_DATA,
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,
 );

@@ -4,45 +4,37 @@ mod abandoned;
 mod calling;
 mod hand_over;
 mod mapping;
+mod probing;
+mod serving;
 mod site;
 mod stage;
 mod sweep;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use efibed_guest::protocol::{IMAGE_BASE, MAX_COMMANDS, MAX_PROBES, Op, PROBE_DONE, Probe, ProbeKind, USER_BASE};
-use efibed_stub::TRAP_PORT;
+use efibed_guest::protocol::{IMAGE_BASE, USER_BASE};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
-use uefi_raw::table::runtime::ResetType;
 
 use efibed_guest::Mapper;
 use efibed_guest::mapper::{RegionAtHand, Step};
 use site::Site;
 use stage::Stage;
-use sweep::{SweepBatch, Sweeping};
 
-use super::firmware_memory::FirmwareMemory;
 use super::machines::Machines;
 use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
-use crate::check::{
-    self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
-    Question, Random, Rule, Skipped, TableCheck, TableVerdict,
-};
-use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
+use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
+use crate::firmware::{Firmware, Offence};
 use crate::guest::process::{Code, Process, open_maps};
-use crate::guest::{
-    BackedPage, BootError, End, Guest, GuestEvents, Image, Loaded, MappedTables, NoEvents, OwnMemory, PAGE_BYTES,
-    PortAnswer, command,
-};
+use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
-use crate::report::{Culprit, EngineName, FaultDetail, Report};
+use crate::report::{EngineName, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
 pub struct Kvm {
@@ -334,152 +326,6 @@ impl Run<'_, '_> {
         self.probe(expectation, tables.root)
     }
 
-    /// Asks the guest's MMU everything there is to ask.
-    fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
-        self.stage = if self.phase == Phase::Map { Stage::Probes } else { Stage::LastProbes };
-        let planning = Instant::now();
-        let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
-        let plan = {
-            let own =
-                [&self.loaded.memory, self.process.memory()].map(|memory| (memory.base()..memory.end(), Behind::Own));
-            let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
-            let mut memory_behind: Vec<_> = stamped.chain(own).collect();
-            memory_behind.sort_unstable_by_key(|(range, _)| range.start);
-            let ground = Ground {
-                memory: &self.loaded.memory,
-                root: Pa(root),
-                checks: &self.cpu.checks,
-                memory_behind: &memory_behind,
-                kernel: &self.kernel,
-                seed: self.job.seed,
-                sweep_owed,
-                sweep_others,
-                budget: &self.budget,
-            };
-            Plan::new(expectation, &ground)
-        };
-        if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
-            // It stands for a machine that sees other tables than the walk did, so it is no change of them.
-            self.tables.renew(&self.loaded.memory);
-            // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
-            // forget, the run stays clean, and its test fails.
-            let _ = self.guest.machine().forget_translations();
-        }
-        self.report.timing.check += planning.elapsed();
-
-        let probing = Instant::now();
-        let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
-        let mut judge = Judge::new(expectation, &plan, text);
-        let outcome = self.ask(&plan, root, &mut judge);
-        self.look_at_tables("the probes");
-        self.ask_kvm(expectation, root, &mut judge);
-        let (observations, marks) = judge.finish(outcome.is_ok());
-        self.report.timing.probe += probing.elapsed();
-        self.marks.absorb(marks);
-        let when = if self.phase == Phase::Finish { ", in phase finish" } else { "" };
-        let told = plan.skipped.iter().map(|row| Skipped { what: format!("{}{when}", row.what), ..row.clone() });
-        self.report.skipped.extend(told);
-        self.observed(observations);
-        outcome
-    }
-
-    fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
-        let load = command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]);
-        self.guest.batch(&[load], &mut NoEvents)?;
-        self.loaded_root = root;
-        course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
-        let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
-        let mut done = 0;
-        for batch in SweepBatch::all(&plan.sweeps) {
-            (self.job.progress)(Progress::Sweeping { done, all });
-            done += batch.pages();
-            self.guest.mail().put_sweeps(batch.sweeps())?;
-            let sweep = command(Op::Sweep, [batch.sweeps().len() as u64, 0, 0, 0, 0, 0]);
-            self.guest.batch(&[sweep], &mut Sweeping { batch: &batch, judge })?;
-            self.look_after_batch("a sweep");
-        }
-        let mut listener = Listener { judge: Some(judge), firmware: None, calls: Vec::new(), reset: None };
-        for group in &plan.groups {
-            for probes in group.probes.chunks(MAX_PROBES) {
-                self.guest.mail().put_probes(probes.iter().map(|probe| probe.virt))?;
-                let arguments = [0, probes.len() as u64, group.kind as u64, 0, 0, 0];
-                self.guest.batch(&[command(Op::Probe, arguments)], &mut listener)?;
-                self.look_after_batch("probes");
-                let records = self.guest.mail().probes(probes.len())?;
-                let Some(judge) = &mut listener.judge else { continue };
-                judge.probed(group.kind, probes, &records);
-                if group.kind == ProbeKind::Write {
-                    self.look_at_scratch(probes, &records, judge);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A write to a page with memory goes unreported: whether it arrived is seen in the page.
-    fn look_at_scratch(&mut self, probes: &[PlannedProbe], records: &[Probe], judge: &mut Judge<'_>) {
-        for (planned, record) in probes.iter().zip(records) {
-            let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
-            if self.is_stamped(to.pa.0) {
-                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt);
-                judge.scratch(planned.virt, to.pa.0, found);
-            }
-        }
-    }
-
-    /// The fourth witness: at every finding so far, and at a seeded sample.
-    fn ask_kvm(&mut self, expectation: &Expectation, root: u64, judge: &mut Judge<'_>) {
-        const SAMPLE: usize = 16;
-        const AT_FINDINGS: usize = 64;
-        let mut random = Random(self.job.seed ^ 0x4b56_4d00);
-        let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
-        let sample = (0..SAMPLE).filter_map(|_| {
-            let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
-            Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
-        });
-        // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
-        let is_canonical = |virt: &u64| self.cpu.checks.is_canonical(Va(*virt));
-        let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
-        let found: BTreeSet<u64> = found.collect();
-        for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
-            // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
-            let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {
-                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), paging);
-                walk.translation().map(|to| to.pa.0)
-            });
-            if let Ok(answer) = self.guest.machine().translate(virt) {
-                judge.translated(virt, answer, walked);
-            }
-        }
-    }
-
-    fn observed(&mut self, observations: Observations) {
-        let (phase, report) = (self.phase, &mut self.report);
-        let pages_verified = match phase {
-            // Phase `finish` asks about fewer pages; those it finds wrong do not count.
-            Phase::Finish => report.probes.pages_verified.saturating_sub(observations.pages_spoiled),
-            _ => observations.counts.pages_verified,
-        };
-        report.probes = ProbeCounts {
-            total: report.probes.total + observations.counts.total,
-            translated: report.probes.translated + observations.counts.translated,
-            faulted: report.probes.faulted + observations.counts.faulted,
-            faulted_rightly: report.probes.faulted_rightly + observations.counts.faulted_rightly,
-            pages_verified,
-        };
-        report.faults_omitted += observations.faults_omitted;
-        for record in observations.faults {
-            let instruction = instruction_at(self.loaded, record.rip);
-            report.faults.push(FaultDetail {
-                phase,
-                record,
-                instruction,
-                service: None,
-                culprit: Culprit::MappingCode,
-            });
-        }
-    }
-
     /// Makes findings of the marks so far.
     fn conclude(&mut self, root: Option<u64>) {
         let marks = std::mem::take(&mut self.marks);
@@ -524,16 +370,6 @@ impl Run<'_, '_> {
     }
 }
 
-/// Pages swept at most: at the addresses that SetVirtualAddressMap is told, and at others. Nobody is owed the others,
-/// and phase `finish` changes permissions, which large regions of MMIO have none of: 256 MiB each will do.
-fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
-    let others = limit.min(1 << 16);
-    match phase {
-        Phase::Finish => (others, others),
-        _ => (limit, others),
-    }
-}
-
 /// The instruction at an address of the guest image, as it stands in memory.
 fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
     let header = loaded.image.header();
@@ -552,61 +388,4 @@ fn disassembled(bytes: &[u8], rip: u64) -> String {
     let mut text = String::new();
     GasFormatter::new().format(&instruction, &mut text);
     text
-}
-
-/// Hears what happens while a batch runs.
-struct Listener<'j, 'e, 'f> {
-    judge: Option<&'j mut Judge<'e>>,
-    firmware: Option<Served<'f>>,
-    /// What was called, and by which command of the batch.
-    calls: Vec<(u64, Call)>,
-    /// ResetSystem was called.
-    reset: Option<ResetType>,
-}
-
-/// Firmware, and what it needs to see its callers' memory.
-struct Served<'f> {
-    firmware: &'f mut Firmware,
-    tables: &'f OwnMemory,
-    paging: &'f Paging,
-    /// Where the guest says which command it carries out.
-    command_at: u64,
-}
-
-impl GuestEvents for Listener<'_, '_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64) {
-        if let Some(judge) = &mut self.judge {
-            judge.wrote(value, pa);
-        }
-    }
-
-    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
-        let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
-        let Some(Served { firmware, tables, paging, command_at }) = served else { return PortAnswer::Unknown };
-        let regs = machine.regs();
-        let call = StubCall {
-            rax: regs.rax,
-            rcx: regs.rcx,
-            rdx: regs.rdx,
-            r8: regs.r8,
-            r9: regs.r9,
-            r10: regs.r10,
-            r11: regs.r11,
-            rsp: regs.rsp,
-            rip: regs.rip,
-            rflags: regs.rflags,
-            cr3: machine.sregs().cr3,
-        };
-        let Ok(answer) = firmware.answer(&call, &mut FirmwareMemory { machine, tables, paging }) else {
-            return PortAnswer::Unknown;
-        };
-        if let Answer::Reset(_, reset) = answer {
-            self.reset = Some(reset);
-        }
-        let command = tables.read_u64(*command_at).unwrap_or(u64::MAX);
-        self.calls.extend(answer.call().map(|call| (command, call)));
-        // Only code that has gone astray traps as often.
-        let is_too_often = self.calls.len() > MAX_COMMANDS;
-        if self.reset.is_some() || is_too_often { PortAnswer::Stop } else { PortAnswer::GoOn }
-    }
 }

@@ -31,8 +31,8 @@ pub struct BackedPage {
 
 /// What happens while a batch runs.
 pub trait GuestEvents {
-    /// The guest wrote to where no memory is: up to 8 bytes, zeros after them.
-    fn wrote(&mut self, pa: u64, value: u64);
+    /// The guest wrote to where no memory is: a value of 1 to 8 bytes.
+    fn wrote(&mut self, pa: u64, value: u64, bytes: u8);
     /// A write of a sweep faulted. Nothing else faults so.
     fn swept_fault(&mut self, _fault: Fault) {}
     /// KVM could not go on with an instruction. True: what there was to do about it has been done, and the guest may go
@@ -265,9 +265,9 @@ impl<'m> Guest<'m> {
         loop {
             let exit = session.run().map_err(End::Run)?;
             session.drain(|pa, data| {
-                let mut bytes = [0; 8];
-                bytes[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
-                events.wrote(pa, u64::from_le_bytes(bytes));
+                let mut value = [0; 8];
+                value[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
+                events.wrote(pa, u64::from_le_bytes(value), data.len() as u8);
             });
             match exit {
                 Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
@@ -286,7 +286,7 @@ impl<'m> Guest<'m> {
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa));
                 }
-                Exit::MmioWrite { pa, data, .. } => events.wrote(pa, u64::from_le_bytes(data)),
+                Exit::MmioWrite { pa, len, data } => events.wrote(pa, u64::from_le_bytes(data), len),
                 Exit::InternalError(error) if events.internal_error(&error, &mut session) => {}
                 Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
                 other => return Err(End::Exit(other)),
@@ -387,8 +387,8 @@ struct ProcessEvents<'a, 'e> {
 }
 
 impl GuestEvents for ProcessEvents<'_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64) {
-        self.events.wrote(pa, value);
+    fn wrote(&mut self, pa: u64, value: u64, bytes: u8) {
+        self.events.wrote(pa, value, bytes);
     }
 
     fn still_running(&mut self) {
@@ -413,7 +413,7 @@ impl GuestEvents for ProcessEvents<'_, '_> {
 pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
-    fn wrote(&mut self, _pa: u64, _value: u64) {}
+    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown
     }

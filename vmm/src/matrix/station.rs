@@ -328,7 +328,7 @@ impl Watch<'_> {
 }
 
 impl GuestEvents for Watch<'_> {
-    fn wrote(&mut self, pa: u64, value: u64) {
+    fn wrote(&mut self, pa: u64, value: u64, _bytes: u8) {
         if self.stray_writes.len() < MAX_STRAY_WRITES {
             self.stray_writes.push((pa, value));
         }

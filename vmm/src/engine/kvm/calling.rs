@@ -12,8 +12,9 @@ use super::super::Miscall;
 use super::super::calls::{Calls, PlannedCall, Room};
 use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
+use super::Run;
 use super::abandoned::Abandoned;
-use super::{Listener, Run, Served};
+use super::serving::{Listener, Served};
 use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped, Statement};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
@@ -265,7 +266,7 @@ impl Run<'_, '_> {
             firmware.expect_root(root);
             Served { firmware, tables: &self.loaded.memory, paging: &self.cpu.checks, command_at }
         });
-        let mut listener = Listener { judge: None, firmware: served, calls: Vec::new(), reset: None };
+        let mut listener = Listener { firmware: served, calls: Vec::new(), reset: None };
         self.guest.set_limit(LIMIT.min(self.job.stretch_limit));
         let mut outcome = self.guest.batch(commands, &mut listener);
         let mut halt = None;

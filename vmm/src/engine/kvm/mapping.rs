@@ -180,7 +180,7 @@ struct Watch<'a> {
 
 impl GuestEvents for Watch<'_> {
     /// In ring 3 there is nothing but memory.
-    fn wrote(&mut self, _pa: u64, _value: u64) {}
+    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown

@@ -1,20 +1,25 @@
 //! Sweeps: every page of the regions is written, and where each write arrives says where the page is.
 
-use efibed_guest::protocol::{Fault, MAX_SWEEPS, SWEEP_SINGLY, Sweep};
+use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_GROUP, Sweep};
 
-use crate::check::{Frames, Judge, PlannedSweep};
-use crate::guest::{GuestEvents, PAGE_BYTES, PortAnswer};
-use crate::machine::Machine;
+use crate::check::{Frames, PlannedSweep};
+use crate::guest::PAGE_BYTES;
 
 /// Pages swept in one batch: well within a batch's time limit even where a write takes a millisecond.
 const MAX_BATCH_PAGES: u64 = 16_384;
 
-/// Sweeps that the guest makes in one go. Its pages are numbered.
+/// Pages that share a number.
+const GROUP_PAGES: u64 = 2 * SWEEP_GROUP;
+
+const _: () = assert!(MAX_BATCH_PAGES / 2 + MAX_SWEEPS as u64 <= 1 << 16, "numbers have 16 bits");
+
+/// Sweeps that the guest makes in one go, its writes numbered as [`Sweep`] says.
 #[derive(Debug, Default)]
 pub(super) struct SweepBatch {
     sweeps: Vec<Sweep>,
-    /// The number of each sweep's first page.
+    /// The first number of each sweep.
     firsts: Vec<u64>,
+    numbers: u64,
     pages: u64,
 }
 
@@ -30,7 +35,7 @@ impl SweepBatch {
                     batches.push(std::mem::take(&mut batch));
                 }
                 let pages = left.min(MAX_BATCH_PAGES - batch.pages);
-                batch.push(virt, pages, matches!(sweep.predicted, Frames::Fault(_)));
+                batch.push(virt, pages, sweep.predicted);
                 virt = virt.wrapping_add(pages * PAGE_BYTES);
                 left -= pages;
             }
@@ -41,9 +46,17 @@ impl SweepBatch {
         batches
     }
 
-    fn push(&mut self, virt: u64, pages: u64, singly: bool) {
-        self.firsts.push(self.pages);
-        self.sweeps.push(Sweep { virt: virt | if singly { SWEEP_SINGLY } else { 0 }, pages });
+    /// Of pages that fault nothing is gained by two at a time.
+    fn push(&mut self, virt: u64, pages: u64, predicted: Frames) {
+        let sweep = match predicted {
+            Frames::Fault(_) => Sweep { virt, groups: 0, pairs: 0, singles: pages },
+            Frames::From(_) => {
+                Sweep { virt, groups: pages / GROUP_PAGES, pairs: pages % GROUP_PAGES / 2, singles: pages % 2 }
+            }
+        };
+        self.firsts.push(self.numbers);
+        self.sweeps.push(sweep);
+        self.numbers += sweep.groups + sweep.pairs;
         self.pages += pages;
     }
 
@@ -56,35 +69,34 @@ impl SweepBatch {
         self.pages
     }
 
-    /// The address that a value was written to, as [`Sweep`] says; None: no page has that number.
-    fn written_at(&self, value: u64) -> Option<u64> {
-        let number = u64::from(value as u32);
+    /// The address that so many bytes were written to, by what they are and where in a page they arrived; None: the guest
+    /// writes no such thing.
+    pub fn written_at(&self, pa: u64, value: u64, bytes: u8) -> Option<u64> {
+        if bytes == 8 {
+            return Some(value);
+        }
+        let (bytes, offset) = (u64::from(bytes), pa % PAGE_BYTES);
+        let is_first = offset == PAGE_BYTES - bytes;
+        let pair = if is_first { bytes.checked_sub(2)? } else { 6u64.checked_sub(bytes)? };
+        let shift = if is_first { 0 } else { 32u64.checked_sub(8 * pair)? };
+        let number = value >> shift;
+        if pair >= SWEEP_GROUP || number << shift != value || !(is_first || offset == 0) {
+            return None;
+        }
+        let page = self.first_page(number, pair)?;
+        Some(if is_first { page.wrapping_add(offset) } else { page.wrapping_add(PAGE_BYTES) })
+    }
+
+    /// The first page of a pair.
+    fn first_page(&self, number: u64, pair: u64) -> Option<u64> {
         let index = self.firsts.partition_point(|first| *first <= number).checked_sub(1)?;
-        let (sweep, page) = (self.sweeps[index], number - self.firsts[index]);
-        let start = (sweep.virt & !SWEEP_SINGLY).wrapping_add(page * PAGE_BYTES);
-        let is_first_of_two = value >> 32 == 0 && page.is_multiple_of(2);
-        (page < sweep.pages).then_some(if is_first_of_two { start + (PAGE_BYTES - 4) } else { start })
-    }
-}
-
-/// Hears where the writes of a batch arrive.
-pub(super) struct Sweeping<'b, 'j, 'e> {
-    pub batch: &'b SweepBatch,
-    pub judge: &'j mut Judge<'e>,
-}
-
-impl GuestEvents for Sweeping<'_, '_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64) {
-        // What is no page's number is nobody's write, and judged as such.
-        self.judge.wrote(self.batch.written_at(value).unwrap_or(value), pa);
-    }
-
-    fn swept_fault(&mut self, fault: Fault) {
-        self.judge.swept_fault(fault);
-    }
-
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
-        PortAnswer::Unknown
+        let (sweep, number) = (self.sweeps[index], number - self.firsts[index]);
+        let pages = match number.checked_sub(sweep.groups) {
+            None => number * GROUP_PAGES + 2 * pair,
+            Some(after) if after < sweep.pairs && pair == 0 => sweep.groups * GROUP_PAGES + 2 * after,
+            Some(_) => return None,
+        };
+        Some(sweep.virt.wrapping_add(pages * PAGE_BYTES))
     }
 }
 
@@ -97,23 +109,70 @@ mod tests {
         PlannedSweep { virt, pages, alias: 0, predicted: Frames::From(virt) }
     }
 
+    /// What the guest writes, as the text of [`Sweep`] has it: address, value and bytes, on tables that map 1:1.
+    fn written(batch: &SweepBatch) -> Vec<(u64, u64, u8)> {
+        let mut writes = Vec::new();
+        let mut number = 0u64;
+        let mut pair = |virt: &mut u64, number: u64, nth: u64| {
+            let value = (number | number << 48).to_le_bytes();
+            let (first, second) = value.split_at(2 + nth as usize);
+            for (at, half) in [(*virt + 4096 - first.len() as u64, first), (*virt + 4096, second)] {
+                let value = half.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+                writes.push((at, value, half.len() as u8));
+            }
+            *virt += 2 * 4096;
+        };
+        let mut singles = Vec::new();
+        for sweep in batch.sweeps() {
+            let mut virt = sweep.virt;
+            for _ in 0..sweep.groups {
+                (0..5).for_each(|nth| pair(&mut virt, number, nth));
+                number += 1;
+            }
+            for _ in 0..sweep.pairs {
+                pair(&mut virt, number, 0);
+                number += 1;
+            }
+            singles.extend((0..sweep.singles).map(|page| virt + page * 4096).map(|virt| (virt, virt, 8)));
+        }
+        writes.extend(singles);
+        writes
+    }
+
     #[test]
-    fn every_number_has_its_address() {
-        let [batch] = &SweepBatch::all(&[planned(0x10_0000, 3), planned(0x80_0000, 2)])[..] else { panic!() };
-        let halves: Vec<_> = (0..6).map(|number| batch.written_at(number)).collect();
-        // Numbers count on, and pairs begin anew with each sweep.
-        let ends = [0x10_0ffc, 0x10_1000, 0x10_2ffc, 0x80_0ffc, 0x80_1000].map(Some);
-        assert_eq!((&halves[..5], halves[5]), (&ends[..], None));
-        let alone: Vec<_> = (0..5).map(|number| batch.written_at(number | (number + 1) << 32)).collect();
-        assert_eq!(alone, [0x10_0000, 0x10_1000, 0x10_2000, 0x80_0000, 0x80_1000].map(Some));
+    fn every_write_has_its_address() {
+        for pages in [1, 2, 3, 9, 10, 11, 19, 20, 16_383] {
+            let sweeps = [planned(0x10_0000, pages), planned(1 << 40, 1), planned(1 << 41, 27)];
+            for batch in SweepBatch::all(&sweeps) {
+                let writes = written(&batch);
+                assert_eq!(writes.len() as u64, batch.pages());
+                for (at, value, bytes) in writes {
+                    assert_eq!(batch.written_at(at, value, bytes), Some(at), "{at:#x} {value:#x} {bytes}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_guest_does_not_write_has_none() {
+        let [batch] = &SweepBatch::all(&[planned(0x10_0000, 15)])[..] else { panic!() };
+        // Number 0 is a group, 1 and 2 are pairs.
+        let pair = |number| batch.written_at(0xffe, number, 2);
+        assert_eq!([0, 1, 2, 3].map(pair), [Some(0x10_0ffe), Some(0x10_affe), Some(0x10_cffe), None]);
+        // Another offset, another length, bits between the two numbers; pair 1 of no group.
+        for (pa, value, bytes) in
+            [(0xffd, 0, 2), (0xfff, 0, 1), (0, 0, 7), (1, 0, 4), (0xffc, 1 << 16, 4), (0, 1, 4), (0xffd, 1, 3)]
+        {
+            assert_eq!(batch.written_at(pa, value, bytes), None, "{pa:#x} {value:#x} {bytes}");
+        }
     }
 
     #[test]
     fn pages_that_fault_are_swept_singly() {
         let predicted = Frames::Fault(Fault { vector: 14, error_code: crate::mmu::ErrorCode(2) });
-        let batches = SweepBatch::all(&[PlannedSweep { predicted, ..planned(0x10_0000, 3) }]);
-        assert_eq!((batches[0].sweeps[0].virt, batches[0].sweeps[0].pages), (0x10_0000 | SWEEP_SINGLY, 3));
-        assert_eq!(batches[0].written_at(2 | 3 << 32), Some(0x10_2000));
+        let batches = SweepBatch::all(&[PlannedSweep { predicted, ..planned(0x10_0000, 30) }]);
+        let Sweep { virt, groups, pairs, singles } = batches[0].sweeps[0];
+        assert_eq!((virt, groups, pairs, singles), (0x10_0000, 0, 0, 30));
     }
 
     #[test]
@@ -122,11 +181,11 @@ mod tests {
         let batches = SweepBatch::all(&planned);
         assert!(batches.iter().all(|batch| batch.pages() <= MAX_BATCH_PAGES && batch.pages() > 0));
         assert_eq!(batches.iter().map(SweepBatch::pages).sum::<u64>(), 3 * MAX_BATCH_PAGES + 6);
-        let addresses = batches.iter().flat_map(|batch| {
-            (0..batch.pages()).map(|number| batch.written_at(number | (number + 1) << 32).expect("an address"))
-        });
-        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt + page * PAGE_BYTES));
-        assert!(addresses.eq(expected));
+        let pages = batches.iter().flat_map(written).map(|(at, _, _)| at / PAGE_BYTES);
+        let mut pages: Vec<_> = pages.collect();
+        pages.sort_unstable();
+        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt / PAGE_BYTES + page));
+        assert!(pages.into_iter().eq(expected));
         assert!(SweepBatch::all(&[]).is_empty());
         // As many ranges as the guest has room for, and one more.
         let short: Vec<_> = (0..=MAX_SWEEPS as u64).map(|index| super::tests::planned(index << 20, 1)).collect();

@@ -1,0 +1,254 @@
+//! The questions to the guest's MMU, its answers, and KVM's own walk beside them.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use efibed_guest::protocol::{
+    Command, Fault, IMAGE_BASE, MAX_PROBES, Op, PROBE_DONE, PROBE_NOT_RUN, Probe, ProbeKind, USER_BASE,
+};
+
+use super::super::{Moment, Progress, course};
+use super::stage::Stage;
+use super::sweep::SweepBatch;
+use super::{Run, instruction_at};
+use crate::check::{
+    Behind, Expectation, Ground, Judge, Observations, Phase, Plan, PlannedProbe, ProbeCounts, Random, Skipped,
+};
+use crate::guest::{End, GuestEvents, PAGE_BYTES, PortAnswer, command};
+use crate::machine::Machine;
+use crate::mmu::{Access, Pa, Va};
+use crate::report::{Culprit, FaultDetail};
+
+impl Run<'_, '_> {
+    /// Asks the guest's MMU everything there is to ask.
+    pub(super) fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
+        self.stage = if self.phase == Phase::Map { Stage::Probes } else { Stage::LastProbes };
+        let planning = Instant::now();
+        let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
+        let plan = {
+            let own =
+                [&self.loaded.memory, self.process.memory()].map(|memory| (memory.base()..memory.end(), Behind::Own));
+            let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
+            let mut memory_behind: Vec<_> = stamped.chain(own).collect();
+            memory_behind.sort_unstable_by_key(|(range, _)| range.start);
+            let ground = Ground {
+                memory: &self.loaded.memory,
+                root: Pa(root),
+                checks: &self.cpu.checks,
+                memory_behind: &memory_behind,
+                kernel: &self.kernel,
+                seed: self.job.seed,
+                sweep_owed,
+                sweep_others,
+                budget: &self.budget,
+            };
+            Plan::new(expectation, &ground)
+        };
+        if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
+            // It stands for a machine that sees other tables than the walk did, so it is no change of them.
+            self.tables.renew(&self.loaded.memory);
+            // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
+            // forget, the run stays clean, and its test fails.
+            let _ = self.guest.machine().forget_translations();
+        }
+        self.report.timing.check += planning.elapsed();
+
+        let probing = Instant::now();
+        let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
+        let mut judge = Judge::new(expectation, &plan, text);
+        let outcome = self.ask(&plan, root, &mut judge);
+        self.look_at_tables("the probes");
+        self.ask_kvm(expectation, root, &mut judge);
+        let (observations, marks) = judge.finish(outcome.is_ok());
+        self.report.timing.probe += probing.elapsed();
+        self.marks.absorb(marks);
+        let when = if self.phase == Phase::Finish { ", in phase finish" } else { "" };
+        let told = plan.skipped.iter().map(|row| Skipped { what: format!("{}{when}", row.what), ..row.clone() });
+        self.report.skipped.extend(told);
+        self.observed(observations);
+        outcome
+    }
+
+    /// All of the plan, in as few batches as there is room for.
+    fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
+        course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
+        self.loaded_root = root;
+        let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
+        let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
+        let mut done = 0;
+        for round in rounds(plan) {
+            (self.job.progress)(Progress::Sweeping { done, all });
+            done += round.sweeps.pages();
+            commands.extend(round.commands());
+            self.guest.mail().put_sweeps(round.sweeps.sweeps())?;
+            self.guest.mail().put_probes(round.addresses())?;
+            let outcome = self.guest.batch(&commands, &mut Probing { sweeps: &round.sweeps, judge });
+            if outcome.is_ok() {
+                self.look_after_batch("the probes");
+            }
+            self.judge_records(&round, outcome.is_ok(), judge)?;
+            outcome?;
+            commands.clear();
+        }
+        Ok(())
+    }
+
+    /// What the guest has recorded of its probes; of a round that ended early, those that it came to.
+    fn judge_records(&mut self, round: &Round<'_>, is_whole: bool, judge: &mut Judge<'_>) -> Result<(), End> {
+        let records = self.guest.mail().probes(round.addresses().count())?;
+        let mut left = &records[..];
+        for (kind, probes) in &round.probes {
+            let (records, after) = left.split_at(probes.len());
+            left = after;
+            let made = if is_whole { None } else { records.iter().position(|record| record.status == PROBE_NOT_RUN) };
+            let made = made.unwrap_or(probes.len());
+            judge.probed(*kind, &probes[..made], &records[..made]);
+            if *kind == ProbeKind::Write {
+                self.look_at_scratch(&probes[..made], &records[..made], judge);
+            }
+        }
+        Ok(())
+    }
+
+    /// A write to a page with memory goes unreported: whether it arrived is seen in the page.
+    fn look_at_scratch(&mut self, probes: &[PlannedProbe], records: &[Probe], judge: &mut Judge<'_>) {
+        for (planned, record) in probes.iter().zip(records) {
+            let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
+            if self.is_stamped(to.pa.0) {
+                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt);
+                judge.scratch(planned.virt, to.pa.0, found);
+            }
+        }
+    }
+
+    /// The fourth witness: at every finding so far, and at a seeded sample.
+    fn ask_kvm(&mut self, expectation: &Expectation, root: u64, judge: &mut Judge<'_>) {
+        const SAMPLE: usize = 16;
+        const AT_FINDINGS: usize = 64;
+        let mut random = Random(self.job.seed ^ 0x4b56_4d00);
+        let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
+        let sample = (0..SAMPLE).filter_map(|_| {
+            let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
+            Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
+        });
+        // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
+        let is_canonical = |virt: &u64| self.cpu.checks.is_canonical(Va(*virt));
+        let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
+        let found: BTreeSet<u64> = found.collect();
+        for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
+            // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
+            let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {
+                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), paging);
+                walk.translation().map(|to| to.pa.0)
+            });
+            if let Ok(answer) = self.guest.machine().translate(virt) {
+                judge.translated(virt, answer, walked);
+            }
+        }
+    }
+
+    fn observed(&mut self, observations: Observations) {
+        let (phase, report) = (self.phase, &mut self.report);
+        let pages_verified = match phase {
+            // Phase `finish` asks about fewer pages; those it finds wrong do not count.
+            Phase::Finish => report.probes.pages_verified.saturating_sub(observations.pages_spoiled),
+            _ => observations.counts.pages_verified,
+        };
+        report.probes = ProbeCounts {
+            total: report.probes.total + observations.counts.total,
+            translated: report.probes.translated + observations.counts.translated,
+            faulted: report.probes.faulted + observations.counts.faulted,
+            faulted_rightly: report.probes.faulted_rightly + observations.counts.faulted_rightly,
+            pages_verified,
+        };
+        report.faults_omitted += observations.faults_omitted;
+        for record in observations.faults {
+            let instruction = instruction_at(self.loaded, record.rip);
+            report.faults.push(FaultDetail {
+                phase,
+                record,
+                instruction,
+                service: None,
+                culprit: Culprit::MappingCode,
+            });
+        }
+    }
+}
+
+/// Pages swept at most: at the addresses that SetVirtualAddressMap is told, and at others. Nobody is owed the others,
+/// and phase `finish` changes permissions, which large regions of MMIO have none of: 256 MiB each will do.
+fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
+    let others = limit.min(1 << 16);
+    match phase {
+        Phase::Finish => (others, others),
+        _ => (limit, others),
+    }
+}
+
+/// What the guest does in one batch.
+#[derive(Default)]
+struct Round<'p> {
+    sweeps: SweepBatch,
+    probes: Vec<(ProbeKind, &'p [PlannedProbe])>,
+}
+
+impl Round<'_> {
+    fn addresses(&self) -> impl Iterator<Item = u64> {
+        self.probes.iter().flat_map(|(_, probes)| probes.iter().map(|probe| probe.virt))
+    }
+
+    fn commands(&self) -> impl Iterator<Item = Command> {
+        let sweeps = self.sweeps.sweeps().len() as u64;
+        let mut first = 0;
+        let probes = self.probes.iter().map(move |(kind, probes)| {
+            let count = probes.len() as u64;
+            first += count;
+            command(Op::Probe, [first - count, count, *kind as u64, 0, 0, 0])
+        });
+        std::iter::once(command(Op::Sweep, [sweeps, 0, 0, 0, 0, 0])).chain(probes)
+    }
+}
+
+/// A plan, cut to what there is room for.
+fn rounds(plan: &Plan) -> Vec<Round<'_>> {
+    let of_sweeps = |sweeps| Round { sweeps, ..Round::default() };
+    let mut rounds: Vec<_> = SweepBatch::all(&plan.sweeps).into_iter().map(of_sweeps).collect();
+    let mut last = rounds.pop().unwrap_or_default();
+    let mut room = MAX_PROBES;
+    for group in &plan.groups {
+        let mut left = &group.probes[..];
+        while !left.is_empty() {
+            if room == 0 {
+                rounds.push(std::mem::take(&mut last));
+                room = MAX_PROBES;
+            }
+            let (now, later) = left.split_at(left.len().min(room));
+            last.probes.push((group.kind, now));
+            room -= now.len();
+            left = later;
+        }
+    }
+    rounds.push(last);
+    rounds
+}
+
+/// Hears where writes arrive: those of sweeps, and of probes, which write their address.
+struct Probing<'b, 'j, 'e> {
+    sweeps: &'b SweepBatch,
+    judge: &'j mut Judge<'e>,
+}
+
+impl GuestEvents for Probing<'_, '_, '_> {
+    fn wrote(&mut self, pa: u64, value: u64, bytes: u8) {
+        // What the guest does not write is nobody's write, and judged as such.
+        self.judge.wrote(self.sweeps.written_at(pa, value, bytes).unwrap_or(value), pa);
+    }
+
+    fn swept_fault(&mut self, fault: Fault) {
+        self.judge.swept_fault(fault);
+    }
+
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
+        PortAnswer::Unknown
+    }
+}
