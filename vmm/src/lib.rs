@@ -90,6 +90,7 @@
 
 mod bed;
 mod bounded;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;

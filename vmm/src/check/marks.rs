@@ -11,7 +11,7 @@ use crate::mmu::{Access, ErrorCode, Pa, Paging, TableMemory, Va, walk};
 pub struct Mark {
     pub rule: Rule,
     pub region: Option<usize>,
-    pub virt: Option<u64>,
+    pub virt: Option<Va>,
     pub pages: u64,
     pub witness: Witness,
     pub expected: Option<Statement>,
@@ -45,7 +45,7 @@ impl Mark {
         self.observed.as_ref()?.error_code()
     }
 
-    fn end(&self) -> Option<u64> {
+    fn end(&self) -> Option<Va> {
         Some(self.virt?.wrapping_add(self.pages.wrapping_mul(PAGE_BYTES)))
     }
 }
@@ -58,7 +58,7 @@ pub struct Marks {
     open: HashMap<(Rule, Option<usize>, Witness), usize>,
     worded: Vec<Finding>,
     /// What may follow from something that is wrong with the page at an address.
-    effects: Vec<(u64, Finding)>,
+    effects: Vec<(Va, Finding)>,
     omitted: u64,
 }
 
@@ -105,7 +105,7 @@ impl Marks {
     }
 
     /// A finding that follows from whatever is wrong with the page at `virt`. It stands by itself only if nothing is.
-    pub fn push_effect(&mut self, virt: u64, finding: Finding) {
+    pub fn push_effect(&mut self, virt: Va, finding: Finding) {
         self.effects.push((virt, finding));
     }
 
@@ -123,7 +123,7 @@ impl Marks {
     }
 
     /// The first address of every run, for further questions about it.
-    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+    pub fn addresses(&self) -> impl Iterator<Item = Va> {
         self.marks.iter().filter_map(|mark| mark.virt)
     }
 
@@ -137,7 +137,7 @@ impl Marks {
             let mut witnesses = vec![run.witness];
             while let Some(next) = marks.next_if(|next| continues(&run, next)) {
                 if let (Some(virt), Some(end)) = (run.virt, next.end().max(run.end())) {
-                    run.pages = end.wrapping_sub(virt) / PAGE_BYTES;
+                    run.pages = end.wrapping_offset_from(virt) / PAGE_BYTES;
                 }
                 if run.error_code().is_none() && next.error_code().is_some() {
                     run.observed = next.observed;
@@ -167,12 +167,12 @@ pub struct RootedTables<'a> {
 }
 
 /// Whether a finding is of a page that leads nowhere, or elsewhere, for all who use the address.
-fn is_cause(finding: &Finding, virt: u64) -> bool {
+fn is_cause(finding: &Finding, virt: Va) -> bool {
     let leads_astray = matches!(
         finding.rule,
         Rule::NotCanonical | Rule::ReservedBit | Rule::NotPresent | Rule::WrongFrame | Rule::TableUnreachable
     );
-    let offset = finding.virt.and_then(|start| virt.checked_sub(start.0));
+    let offset = finding.virt.and_then(|start| virt.checked_offset_from(start));
     leads_astray && offset.is_some_and(|offset| offset / PAGE_BYTES < finding.pages)
 }
 
@@ -191,7 +191,7 @@ fn finding(
 ) -> Finding {
     let walk = match (mark.virt, tables) {
         (Some(virt), Some(tables)) => {
-            let walk = walk(&tables.memory, tables.root, Va(virt), Access::read(), tables.told);
+            let walk = walk(&tables.memory, tables.root, virt, Access::read(), tables.told);
             walk.steps().iter().map(WalkStep::from).collect()
         }
         _ => Vec::new(),
@@ -200,7 +200,7 @@ fn finding(
         rule: mark.rule,
         phase,
         region: mark.region,
-        virt: mark.virt.map(Va),
+        virt: mark.virt,
         pages: mark.pages,
         remedy: remedy(mark.rule).map(str::to_owned),
         message: message(&mark, &witnesses, map),
@@ -260,7 +260,7 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
     if let (Rule::WrongFrame, Some(virt), Some(Statement::Physical(right)), Some(Statement::Physical(wrong))) =
         (mark.rule, mark.virt, &mark.expected, &mark.observed)
     {
-        text += &format!(", {}", frames::compare(virt, right.0, wrong.0, mark.region, map));
+        text += &format!(", {}", frames::compare(virt, *right, *wrong, mark.region, map));
     }
     for (word, statement) in [("expected", &mark.expected), ("found", &mark.observed)] {
         text += &statement.as_ref().map_or_else(String::new, |statement| format!("; {word} {statement}"));
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use crate::mmu::Fault;
 
-    const VIRT: u64 = 0xffff_fffe_8000_0000;
+    const VIRT: Va = Va(0xffff_fffe_8000_0000);
 
     fn page(rule: Rule, page: u64) -> Mark {
         let virt = VIRT.saturating_add(page.saturating_mul(PAGE_BYTES));
@@ -284,7 +284,7 @@ mod tests {
             virt: Some(virt),
             pages: 1,
             expected: Some(Statement::Physical(Pa(0x5000))),
-            observed: Some(Statement::faulted(Fault::page(ErrorCode(0)), Va(virt))),
+            observed: Some(Statement::faulted(Fault::page(ErrorCode(0)), virt)),
             ..Mark::new(rule, Witness::Walk)
         }
     }
@@ -299,7 +299,7 @@ mod tests {
     fn with_effect(marks: impl IntoIterator<Item = Mark>) -> Vec<(Rule, String)> {
         let mut all = Marks::default();
         let effect = Finding::worded(Phase::Map, Rule::FirmwareTables, None, "the system table is gone".into());
-        all.push_effect(VIRT + 2 * PAGE_BYTES + 0x18, effect);
+        all.push_effect(VIRT.saturating_add(0x2018), effect);
         marks.into_iter().for_each(|mark| all.push(mark));
         found(all)
     }

@@ -25,56 +25,40 @@
 //! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
 //! | `random` | the numbers by which it draws samples |
+//! | `observation` | what came of one, as the engines tell it
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
 //! | `marks` | runs of pages, gathered until they become findings |
 //!
 //! The guest's MMU, the second witness, is asked by the engines; so is KVM_TRANSLATE, the fourth.
 
-#[deny(clippy::arithmetic_side_effects)]
 mod address;
-#[deny(clippy::arithmetic_side_effects)]
 mod alias;
-#[deny(clippy::arithmetic_side_effects)]
 mod allowed;
-#[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
-#[deny(clippy::arithmetic_side_effects)]
 mod budget;
-#[deny(clippy::arithmetic_side_effects)]
 mod cache;
-#[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
-#[deny(clippy::arithmetic_side_effects)]
 mod contract;
 mod descriptor_size;
-#[deny(clippy::arithmetic_side_effects)]
 mod expectation;
-#[deny(clippy::arithmetic_side_effects)]
 mod finding;
 mod flags;
-#[deny(clippy::arithmetic_side_effects)]
 mod frames;
-#[deny(clippy::arithmetic_side_effects)]
 mod given;
-#[deny(clippy::arithmetic_side_effects)]
 mod holders;
 mod judge;
-#[deny(clippy::arithmetic_side_effects)]
 mod marks;
-#[deny(clippy::arithmetic_side_effects)]
 mod merged;
+mod observation;
 mod plan;
 mod random;
-#[deny(clippy::arithmetic_side_effects)]
 mod spans;
-#[deny(clippy::arithmetic_side_effects)]
 mod statement;
 mod strays;
 mod survey;
 mod table_check;
 mod tables;
-#[deny(clippy::arithmetic_side_effects)]
 mod words;
 
 pub use address::{Accessed, Address, Due, Standing};
@@ -94,6 +78,7 @@ pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, RootedTables};
 pub(crate) use merged::fits_an_entry;
+pub(crate) use observation::{Exception, Observation};
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
 #[doc(hidden)]

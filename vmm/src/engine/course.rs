@@ -72,8 +72,8 @@ fn pages_wanted(map: &MemoryMap, contract: &Contract) -> u64 {
 }
 
 /// The kernel's ranges, as the checks take them.
-pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<u64>> {
-    keep.iter().map(|range| range.first..=range.last).collect()
+pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<Va>> {
+    keep.iter().map(|range| Va(range.first)..=Va(range.last)).collect()
 }
 
 /// Changes the tables, as a negative control asks; true: something was changed.
@@ -129,12 +129,19 @@ fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
     let Some(form) = contract.whole_form() else { return };
     let formula = (form.addresses)(map);
     let virtual_map = map.descriptors().iter().enumerate().filter_map(|(index, descriptor)| {
-        let virt_start = formula.get(&index)?.unwrap_or(descriptor.virt_start);
+        let virt_start = formula.get(&index)?.map_or(descriptor.virt_start, |virt| virt.0);
         Some(MemoryDescriptor { virt_start, ..*descriptor })
     });
     let virtual_map: Vec<_> = virtual_map.collect();
-    let question =
-        Question { map, contract, virtual_map: &virtual_map, virtual_map_at: &(0..0), told, nx: true, kernel: &[] };
+    let question = Question {
+        map,
+        contract,
+        virtual_map: &virtual_map,
+        virtual_map_at: &(Pa(0)..Pa(0)),
+        told,
+        nx: true,
+        kernel: &[],
+    };
     Expectation::new(&question, marks);
 }
 
@@ -315,7 +322,7 @@ fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &Table
     for alias in &expectation.placed {
         let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
         // A region that starts within a page does so at all of its addresses: that is what firmware is told.
-        let virt = alias.virt.saturating_add(report.region.phys % PAGE_BYTES);
+        let virt = alias.virt.saturating_add(report.region.phys % PAGE_BYTES).0;
         if alias.role == Role::Virtual && report.virt.is_none() {
             report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
             report.virt = Some(virt);
@@ -339,14 +346,14 @@ pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: 
         return Vec::new();
     }
     let denied = |denial: Denial| {
-        let walk = walk(&loaded.memory, Pa(root), Va(denial.virt), denial.access, paging);
+        let walk = walk(&loaded.memory, Pa(root), denial.virt, denial.access, paging);
         let (what, forbids, first) = match denial.access.kind {
             Kind::Fetch => ("executed", "XP", "the first call of a service"),
             _ => ("written to", "RO", "a service's first write to its data"),
         };
         let ty = type_name(denial.ty);
         let met = match walk.outcome {
-            Outcome::Fault(fault) => Statement::faulted(fault, Va(denial.virt)),
+            Outcome::Fault(fault) => Statement::faulted(fault, denial.virt),
             _ => Statement::text("no fault: the mapping code did not apply the table"),
         };
         let message = format!(
@@ -354,7 +361,7 @@ pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: 
             denial.pages
         );
         let finding = Finding {
-            virt: Some(Va(denial.virt)),
+            virt: Some(denial.virt),
             pages: denial.pages,
             expected: Some(Statement::Text(format!("a page of {ty} that may be {what}").into())),
             observed: Some(met),

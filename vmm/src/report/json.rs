@@ -392,7 +392,7 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
         };
         Self {
             phase: detail.phase.name(),
-            virt: Hex(record.virt),
+            virt: Hex(record.virt.0),
             access: match record.access.kind {
                 Kind::Read => "read",
                 Kind::Write => "write",
@@ -405,8 +405,8 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
             vector: record.fault.vector,
             error_code: Hex(code.0.into()),
             flags: flags.collect(),
-            cr2: Hex(record.cr2),
-            rip: Hex(record.rip),
+            cr2: Hex(record.cr2.0),
+            rip: Hex(record.rip.0),
             instruction: detail.instruction.as_deref(),
             region: record.region,
             attributed_to,

@@ -178,11 +178,11 @@ fn region(index: usize, ty: MemoryType, phys: u64, pages: u64, virt: Option<u64>
 
 fn fault(virt: u64, code: u32) -> FaultDetail {
     let record = FaultRecord {
-        virt,
+        virt: Va(virt),
         access: Access::write(),
         fault: Fault::page(ErrorCode(code)),
-        cr2: virt,
-        rip: 0xffff_ffff_8000_1234,
+        cr2: Va(virt),
+        rip: Va(0xffff_ffff_8000_1234),
         region: Some(1),
     };
     FaultDetail {

@@ -51,7 +51,7 @@ impl Run<'_, '_> {
         let (rule, expected, message) = match &guilty {
             Some(misdeed) => {
                 let message = format!("firmware's {service} {}, and faulted: {what}", doing(misdeed.what));
-                (Rule::FirmwareFault, Statement::NoAccess(record.access, Va(record.virt)), message)
+                (Rule::FirmwareFault, Statement::NoAccess(record.access, record.virt), message)
             }
             None => self.blameless(abandoned, &record, &what),
         };
@@ -59,10 +59,10 @@ impl Run<'_, '_> {
             self.find_disagreement(format!("{service}: the walk says that the {what} goes through, but it faulted"));
         }
         self.marks.push_finding(Finding {
-            virt: Some(Va(record.virt)),
+            virt: Some(record.virt),
             pages: 1,
             expected: Some(expected),
-            observed: Some(Statement::faulted(record.fault, Va(record.cr2))),
+            observed: Some(Statement::faulted(record.fault, record.cr2)),
             remedy: guilty.as_ref().map(remedy),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
@@ -78,7 +78,7 @@ impl Run<'_, '_> {
     }
 
     fn record_fault(&mut self, abandoned: &Abandoned<'_>, record: FaultRecord, culprit: Culprit) -> String {
-        let instruction = self.instruction_of_firmware(abandoned.root, record.rip);
+        let instruction = self.instruction_of_firmware(abandoned.root, record.rip.0);
         let (phase, service) = (self.phase, Some(abandoned.service.name()));
         self.report.faults.push(FaultDetail { phase, record, instruction, service, culprit });
         format!("the guest abandoned it after {}", record.fault)
@@ -88,13 +88,12 @@ impl Run<'_, '_> {
     /// MMU for a witness then.
     fn is_denied(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> bool {
         let Some(firmware) = &self.firmware else { return false };
-        let page = |address: u64| address & !(PAGE_BYTES - 1);
-        let phys = check::physical_of(self.virtual_map(), crash.cr2);
+        let phys = check::physical_of(self.virtual_map(), Va(crash.cr2));
         let is_write = ErrorCode(crash.error_code as u32).contains(ErrorCode::W);
         let is_met = |kind| match kind {
             Kind::Fetch => is_fetch(crash) && crash.cr2 == abandoned.entry,
             Kind::Write => {
-                is_page_fault(crash) && is_write && phys.map(page) == Some(page(firmware.runtime_services()))
+                is_page_fault(crash) && is_write && phys.map(Pa::page) == Some(Pa(firmware.runtime_services()).page())
             }
             Kind::Read => false,
         };
@@ -126,7 +125,7 @@ impl Run<'_, '_> {
             return (Rule::CallTables, Statement::Register { name: "CR3", value: abandoned.expected_root }, message);
         }
         let expected = match check::physical_of(self.virtual_map(), record.virt) {
-            Some(phys) => Statement::Physical(Pa(phys)),
+            Some(phys) => Statement::Physical(phys),
             None => Statement::Succeeds(record.access),
         };
         (Rule::CallFault, expected, format!("{service} faulted at what it is owed: {what}"))
@@ -176,16 +175,17 @@ impl Run<'_, '_> {
         };
         let virt = if is_page_fault(crash) { crash.cr2 } else { rip_of(crash) };
         let meant = guilty.and_then(|misdeed| Some(misdeed.meant? + virt.wrapping_sub(misdeed.at)));
-        let phys = meant.or_else(|| check::physical_of(self.virtual_map(), virt)).unwrap_or(virt);
+        let given = || check::physical_of(self.virtual_map(), Va(virt)).map(|pa| pa.0);
+        let phys = meant.or_else(given).unwrap_or(virt);
         let holds = |region: &crate::memory_map::Region| {
             phys.checked_sub(region.phys).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
         };
         FaultRecord {
-            virt,
+            virt: Va(virt),
             access,
             fault: Fault { vector: crash.vector as u8, error_code: code },
-            cr2: crash.cr2,
-            rip: rip_of(crash),
+            cr2: Va(crash.cr2),
+            rip: Va(rip_of(crash)),
             region: self.job.map.regions().find(holds).map(|region| region.index),
         }
     }
@@ -257,7 +257,7 @@ impl Run<'_, '_> {
             expected: misdeed.last_meant().map(|meant| Statement::Physical(Pa(meant))),
             observed: Some(Statement::Physical(Pa(reached))),
             remedy: Some(remedy(misdeed)),
-            walk: self.steps_to(call.cr3, virt, access),
+            walk: self.steps_to(call.cr3, Va(virt), access),
             witnesses: vec![Witness::Walk],
             ..Finding::worded(self.phase, Rule::FirmwareAstray, None, did)
         };
@@ -292,8 +292,8 @@ impl Run<'_, '_> {
         self.marks.push_finding(finding);
     }
 
-    fn steps_to(&self, root: u64, virt: u64, access: Access) -> Vec<WalkStep> {
-        let walk = walk(&self.loaded.memory, Pa(root), Va(virt), access, &self.cpu.told);
+    fn steps_to(&self, root: u64, virt: Va, access: Access) -> Vec<WalkStep> {
+        let walk = walk(&self.loaded.memory, Pa(root), virt, access, &self.cpu.told);
         walk.steps().iter().map(WalkStep::from).collect()
     }
 

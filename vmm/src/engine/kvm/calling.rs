@@ -20,7 +20,7 @@ use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::memory_map::MemoryDescriptor;
-use crate::mmu::Access;
+use crate::mmu::{Access, Pa, Va};
 use crate::report::CallReport;
 
 /// Where a service is to be called; or why it is not.
@@ -93,13 +93,14 @@ impl Run<'_, '_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let data = firmware.runtime_services();
         let virtual_data = match self.job.earlier {
-            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[data]).pop().flatten(),
-            None => expectation.virtual_of(data),
+            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[Pa(data)]).pop().flatten(),
+            None => expectation.virtual_of(Pa(data)),
         };
+        let virtual_data = virtual_data.map(|virt| virt.0);
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
         // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
-            |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
+            |virt, access: Access| if expectation.denies(Va(virt), access.kind) { Access::read() } else { access };
         let has_data = virtual_data.is_some_and(|virt| leads(virt, data, permitted(virt, Access::write())));
         let has_code = |virt, physical| leads(virt, physical, permitted(virt, Access::fetch()));
         let entry = |call: &PlannedCall| -> Entry {
@@ -135,14 +136,14 @@ impl Run<'_, '_> {
         let astray = Cell::new(None);
         let defect = self.defect_of_tables(|virt| {
             let phys = translate(virt);
-            if phys != check::physical_of(virtual_map, virt) {
+            if phys.map(Pa) != check::physical_of(virtual_map, Va(virt)) {
                 astray.set(astray.get().or(Some(virt)));
             }
             phys
         });
         let Some(defect) = defect else { return };
         match astray.get() {
-            Some(virt) => self.marks.push_effect(virt, defect),
+            Some(virt) => self.marks.push_effect(Va(virt), defect),
             None => self.marks.push_finding(defect),
         }
     }

@@ -35,7 +35,7 @@ impl SweepBatch {
                     batches.push(std::mem::take(&mut batch));
                 }
                 let pages = left.min(MAX_BATCH_PAGES - batch.pages);
-                batch.push(virt, pages, sweep.predicted);
+                batch.push(virt.0, pages, sweep.predicted);
                 virt = virt.wrapping_add(pages * PAGE_BYTES);
                 left -= pages;
             }
@@ -103,10 +103,10 @@ impl SweepBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mmu::Fault;
+    use crate::mmu::{Fault, Pa, Va};
 
     fn planned(virt: u64, pages: u64) -> PlannedSweep {
-        PlannedSweep { virt, pages, alias: 0, predicted: Frames::From(virt) }
+        PlannedSweep { virt: Va(virt), pages, alias: 0, predicted: Frames::From(Pa(virt)) }
     }
 
     /// What the guest writes, as the text of [`Sweep`] has it: address, value and bytes, on tables that map 1:1.
@@ -184,7 +184,7 @@ mod tests {
         let pages = batches.iter().flat_map(written).map(|(at, _, _)| at / PAGE_BYTES);
         let mut pages: Vec<_> = pages.collect();
         pages.sort_unstable();
-        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt / PAGE_BYTES + page));
+        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt.0 / PAGE_BYTES + page));
         assert!(pages.into_iter().eq(expected));
         assert!(SweepBatch::all(&[]).is_empty());
         // As many ranges as the guest has room for, and one more.
