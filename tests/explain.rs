@@ -71,10 +71,10 @@ fn wrong_pages_are_called_wrong_and_no_others() {
             })
         };
         for (address, text) in &said {
-            let found = is_found(address.virt);
+            let found = is_found(address.virt.0);
             assert_eq!((text.contains("WRONG"), address.is_right()), (found, !found), "{text}");
         }
-        assert!(said.iter().any(|(address, _)| is_found(address.virt)), "{}", leaf_rule.name());
+        assert!(said.iter().any(|(address, _)| is_found(address.virt.0)), "{}", leaf_rule.name());
     }
 }
 

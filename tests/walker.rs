@@ -182,11 +182,12 @@ fn no_limit_of_time_makes_a_finding() {
 #[expect(clippy::reversed_empty_ranges, reason = "that is what is tried")]
 fn a_range_that_ends_before_it_starts_is_empty() {
     let of = |change: fn(Contract) -> Contract| as_unknown(OVMF_2013, Layout::Window, change);
-    of(|contract| contract.off_limits([u64::MAX..=0])).assert_clean();
+    of(|contract| contract.off_limits([Va(u64::MAX)..=Va(0)])).assert_clean();
     // Both ends are in one region.
-    of(|contract| contract.off_limits([0xffff_fffe_fdc5_d000..=0xffff_fffe_fdc5_c000])).assert_clean();
-    of(|contract| contract.arenas([Arena::HighHalf, Arena::Range(u64::MAX..=0), Arena::LowHalf])).assert_clean();
-    assert_eq!(rules(&of(|contract| contract.arenas([Arena::Range(u64::MAX..=0)]))), [Rule::OutsideArena]);
+    of(|contract| contract.off_limits([Va(0xffff_fffe_fdc5_d000)..=Va(0xffff_fffe_fdc5_c000)])).assert_clean();
+    of(|contract| contract.arenas([Arena::HighHalf, Arena::Range(Va(u64::MAX)..=Va(0)), Arena::LowHalf]))
+        .assert_clean();
+    assert_eq!(rules(&of(|contract| contract.arenas([Arena::Range(Va(u64::MAX)..=Va(0))]))), [Rule::OutsideArena]);
     assert_eq!(rules(&of(|contract| contract.arenas([]))), [Rule::OutsideArena]);
 }
 

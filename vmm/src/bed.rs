@@ -15,7 +15,7 @@ use crate::check::{self, Address, Contract, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
 };
-use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
+use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};
@@ -360,8 +360,8 @@ impl Scenario {
 
     /// Has firmware do something that it must not, besides what it does already.
     #[must_use]
-    pub fn misbehave(mut self, offence: impl Into<Offence>) -> Self {
-        self.firmware.misbehaves.push(offence.into());
+    pub fn misbehave(mut self, misbehaviour: impl Into<ServiceMisbehaviour>) -> Self {
+        self.firmware.misbehaves.push(misbehaviour.into());
         self
     }
 
@@ -466,7 +466,8 @@ impl Scenario {
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.
     fn map_as_told(&self) -> Cow<'_, MemoryMap> {
-        let lies = self.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable);
+        let lies =
+            self.firmware.misbehaves.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable);
         if !lies {
             return Cow::Borrowed(&self.map);
         }

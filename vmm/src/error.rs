@@ -6,7 +6,7 @@ use efibed_stub::UnknownName;
 
 use crate::bounded::OutOfRange;
 use crate::engine::EngineError;
-use crate::firmware::OffenceError;
+use crate::firmware::ServiceMisbehaviourError;
 use crate::matrix::CaseError;
 use crate::memory_map::{ParseError, ReadError, WriteError};
 
@@ -57,7 +57,7 @@ pub enum Error {
     UnknownName(#[from] UnknownName),
     /// Firmware cannot misbehave so.
     #[error(transparent)]
-    Offence(#[from] OffenceError),
+    Misbehaviour(#[from] ServiceMisbehaviourError),
 }
 
 /// What the command prints of the same error.
@@ -71,7 +71,7 @@ impl fmt::Debug for Error {
             Self::Case(error) => fmt::Debug::fmt(error, f),
             Self::OutOfRange(error) => fmt::Debug::fmt(error, f),
             Self::UnknownName(error) => fmt::Debug::fmt(error, f),
-            Self::Offence(error) => fmt::Debug::fmt(error, f),
+            Self::Misbehaviour(error) => fmt::Debug::fmt(error, f),
         }
     }
 }

@@ -119,7 +119,7 @@ pub use engine::{
     DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper, VariableBytes,
 };
 pub use error::Error;
-pub use firmware::{Misbehaviour, Offence, OffenceError};
+pub use firmware::{Misbehaviour, ServiceMisbehaviour, ServiceMisbehaviourError};
 pub use machine::{CpuidRequest, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};

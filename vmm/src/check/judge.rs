@@ -557,3 +557,94 @@ impl PageSet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::cache::PatIndices;
+    use crate::check::finding::Phase;
+    use crate::check::plan::PlannedSweep;
+    use crate::memory_map::MemoryMap;
+
+    /// Four pages, which the walk finds where they must be.
+    const VIRT: Va = Va(0xffff_ffef_0000_0000);
+    const PHYS: Pa = Pa(0x7e00_0000);
+
+    fn expectation() -> Expectation {
+        let alias = Alias {
+            role: Role::Virtual,
+            region: None,
+            virt: VIRT,
+            phys: PHYS,
+            pages: 4,
+            writable: Term::Owed,
+            executable: Term::Forbidden,
+            cache: PatIndices::only(0),
+            stays: Term::Owed,
+            past_maxphyaddr: false,
+            is_owed: true,
+        };
+        let (gone, allowed, arenas) = (Vec::new(), Vec::new(), vec![Va(0)..=Va(u64::MAX)]);
+        Expectation { placed: vec![alias], aliases: vec![alias], gone, allowed, arenas }
+    }
+
+    /// What is found: rule, address, expected, observed.
+    type Found = (Rule, Option<Va>, Option<Statement>, Option<Statement>);
+
+    fn found(observe: impl FnOnce(&mut Judge<'_>)) -> Vec<Found> {
+        let expectation = expectation();
+        let sweep = PlannedSweep { virt: VIRT, pages: 4, alias: 0, predicted: Frames::From(PHYS) };
+        let plan = Plan { sweeps: vec![sweep], ..Plan::default() };
+        let mut judge = Judge::new(&expectation, &plan, [Va(0)..Va(0), Va(0)..Va(0)]);
+        observe(&mut judge);
+        let (_, marks) = judge.finish(false);
+        let map = MemoryMap::from_descriptors("test", Vec::new());
+        let findings = marks.into_findings(Phase::Map, &map, None).into_iter();
+        findings.map(|finding| (finding.rule, finding.virt, finding.expected, finding.observed)).collect()
+    }
+
+    fn exception() -> Exception {
+        let cr2 = VIRT.wrapping_add(2 * PAGE_BYTES);
+        Exception { fault: Fault::page(ErrorCode(2)), cr2, rip: Va(0x1234) }
+    }
+
+    #[test]
+    fn a_write_is_right_where_it_arrives_at_its_own_page() {
+        assert_eq!(found(|judge| judge.wrote(VIRT.wrapping_add(0x1ff8), PHYS.wrapping_add(0x1ff8))), []);
+        let wrong = found(|judge| judge.wrote(VIRT.wrapping_add(0x1ff8), PHYS.wrapping_add(0x2ff8)));
+        let virt = Some(VIRT.wrapping_add(0x1000));
+        let physical = |offset| Some(Statement::Physical(PHYS.wrapping_add(offset)));
+        assert_eq!(wrong[0], (Rule::WrongFrame, virt, physical(0x1000), physical(0x2000)));
+        assert_eq!(wrong[1].0, Rule::WitnessDisagreement, "the walk had it right");
+    }
+
+    #[test]
+    fn a_fault_in_a_sweep_names_the_frame_of_its_own_page() {
+        let virt = exception().cr2;
+        let frame = Some(Statement::Physical(PHYS.wrapping_add(2 * PAGE_BYTES)));
+        let fault = Some(Statement::faulted(exception().fault, virt));
+        assert_eq!(
+            found(|judge| judge.swept_fault(virt, exception())),
+            [
+                (Rule::NotPresent, Some(virt), frame.clone(), fault.clone()),
+                (Rule::WitnessDisagreement, Some(virt), frame, fault),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stray_read_says_where_it_arrived_only_if_that_is_known() {
+        let probe = PlannedProbe {
+            virt: Va(0x5000),
+            purpose: Purpose::Nobody,
+            predicted: Outcome::Stranded { table: Pa(0) },
+            content: None,
+        };
+        let stray = |observation| found(|judge| judge.probed(Access::read(), &[probe], [observation])).remove(0);
+        let absent = Some(Statement::faulted(Fault::page(ErrorCode(0)), probe.virt));
+        let at = |observed| (Rule::StrayMapping, Some(probe.virt), absent.clone(), Some(observed));
+        assert_eq!(stray(Observation::Reached(Pa(0x7018))), at(Statement::Physical(Pa(0x7000))));
+        let unknown = Statement::text("memory that no page is known by");
+        assert_eq!(stray(Observation::ReachedUnknown), at(unknown));
+    }
+}

@@ -79,6 +79,8 @@ pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, RootedTables};
 pub(crate) use merged::fits_an_entry;
 pub(crate) use observation::{Exception, Observation};
+#[cfg(test)]
+pub(crate) use plan::Purpose;
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
 #[doc(hidden)]

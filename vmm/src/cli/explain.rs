@@ -144,8 +144,8 @@ impl Arguments {
 fn of_no_use_to_walks(item: &FirmwareItem) -> Option<String> {
     match item {
         FirmwareItem::DescriptorSize(_) => None,
-        FirmwareItem::Misbehaves(offence) if offence.what == Misbehaviour::AttributesTable => None,
-        FirmwareItem::Misbehaves(offence) => Some(offence.what.name().into()),
+        FirmwareItem::Misbehaves(misbehaviour) if misbehaviour.what == Misbehaviour::AttributesTable => None,
+        FirmwareItem::Misbehaves(misbehaviour) => Some(misbehaviour.what.name().into()),
         FirmwareItem::Calls(_) => Some("calls".into()),
         FirmwareItem::DescriptorVersion(_) => Some("descriptor-version".into()),
     }

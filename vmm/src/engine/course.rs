@@ -13,7 +13,7 @@ use crate::check::{
     self, Alias, Contract, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity,
     Skipped, Statement, TableVerdict, WalkStep, Witness,
 };
-use crate::firmware::{Misbehaviour, Offence};
+use crate::firmware::{Misbehaviour, ServiceMisbehaviour};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
@@ -275,12 +275,12 @@ pub fn asked_of_services(job: &Job<'_>) -> impl Iterator<Item = String> {
         (kernel.variable_bytes.is_some(), "a variable of a size asked for"),
     ];
     let others = others.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| what.to_owned());
-    firmware.misbehaves.iter().map(offence).chain(kernel.miscalls.iter().copied().map(miscall)).chain(others)
+    firmware.misbehaves.iter().map(misbehaviour).chain(kernel.miscalls.iter().copied().map(miscall)).chain(others)
 }
 
 /// A misbehaviour, as something that was asked for.
-pub fn offence(offence: &Offence) -> String {
-    format!("firmware that misbehaves: {offence}")
+pub fn misbehaviour(misbehaviour: &ServiceMisbehaviour) -> String {
+    format!("firmware that misbehaves: {misbehaviour}")
 }
 
 /// A kernel's mistake, as something that was asked for.
@@ -342,7 +342,7 @@ fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &Table
 /// What firmware's own Memory Attributes Table denies it in phase `finish`, with the fault that a call meets on these
 /// tables. Where the scenario has the table lie, that is a misbehaviour, and shows as such.
 pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: u64, paging: &Paging) -> Vec<Denied> {
-    if job.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable) {
+    if job.firmware.misbehaves.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable) {
         return Vec::new();
     }
     let denied = |denial: Denial| {

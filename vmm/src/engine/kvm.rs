@@ -28,7 +28,7 @@ use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::firmware::{Firmware, Offence};
+use crate::firmware::{Firmware, ServiceMisbehaviour};
 use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
@@ -185,7 +185,7 @@ struct Run<'a, 'm> {
     /// The mailbox's word for that.
     services_abandoned: u64,
     /// What firmware has done that it must not.
-    committed: Vec<Offence>,
+    committed: Vec<ServiceMisbehaviour>,
     /// The mistakes that the kernel has made in calling services.
     miscalled: Vec<Miscall>,
     /// What firmware's own table denies it.

@@ -7,7 +7,7 @@ use uefi_raw::Status;
 use super::super::course;
 use super::{Run, disassembled};
 use crate::check::{self, FaultRecord, Finding, Rule, Skipped, Statement, WalkStep, Witness};
-use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, ServiceMisbehaviour};
 use crate::guest::End;
 use crate::machine::Exit;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
@@ -42,7 +42,7 @@ impl Run<'_, '_> {
     fn judge_fault(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> String {
         let service = abandoned.service;
         let guilty = self.guilty(abandoned, crash);
-        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
         let record = self.record_of(crash, guilty.as_ref());
         if guilty.is_none() && self.is_denied(abandoned, crash) {
             return self.record_fault(abandoned, record, Culprit::AttributesTable);
@@ -200,7 +200,7 @@ impl Run<'_, '_> {
             _ => false,
         };
         let guilty = abandoned.call.and_then(|call| call.misdeeds.iter().find(is_guilty));
-        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
         let rule = match (guilty, is_hang) {
             (Some(_), true) => Rule::FirmwareHang,
             (Some(_), false) => Rule::FirmwareFault,
@@ -274,12 +274,14 @@ impl Run<'_, '_> {
         };
         let why =
             if self.given_up { "the guest had given up on runtime services by then" } else { "it was not called" };
-        let offences = self.job.firmware.misbehaves.iter().filter(|offence| !self.committed.contains(offence));
-        let offences = offences
-            .map(|offence| Skipped::not_done(course::offence(offence), firmware.obstacle(offence.what).unwrap_or(why)));
+        let misbehaviours =
+            self.job.firmware.misbehaves.iter().filter(|misbehaviour| !self.committed.contains(misbehaviour));
+        let misbehaviours = misbehaviours.map(|misbehaviour| {
+            Skipped::not_done(course::misbehaviour(misbehaviour), firmware.obstacle(misbehaviour.what).unwrap_or(why))
+        });
         let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
         let miscalls = miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), why));
-        self.report.skipped.extend(offences.chain(miscalls));
+        self.report.skipped.extend(misbehaviours.chain(miscalls));
         // Where something was found, that is why.
         if self.report.findings.is_empty() {
             self.report.skipped.append(&mut self.missed_calls);

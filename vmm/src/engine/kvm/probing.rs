@@ -293,3 +293,34 @@ impl GuestEvents for Probing<'_, '_, '_> {
         PortAnswer::Unknown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use efibed_stub::stamp::stamp;
+
+    use super::*;
+    use crate::check::Purpose;
+
+    #[test]
+    fn a_record_says_what_was_observed() {
+        let planned = PlannedProbe {
+            virt: Va(0x5000),
+            purpose: Purpose::Nobody,
+            predicted: Outcome::Fault(Fault::page(ErrorCode(0))),
+            content: None,
+        };
+        let of = |access, record| observation_of(access, &planned, &record);
+        let done = |value| Probe { status: PROBE_DONE, value, ..Probe::default() };
+        let number = stamp(0x7e00_3000);
+        assert_eq!(of(Access::read(), done(number)), Observation::Reached(Pa(0x7e00_3000)));
+        assert_eq!(of(Access::fetch(), done(number)), Observation::Reached(Pa(0x7e00_3000)));
+        assert_eq!(of(Access::read(), done(7)), Observation::ReachedUnknown);
+        assert_eq!(of(Access::write(), done(number)), Observation::Written);
+        assert_eq!(of(Access::write().user(), done(number)), Observation::Written);
+        assert_eq!(of(Access::read(), Probe::default()), Observation::NotMade);
+        let fault = protocol::Fault { vector: 14, error_code: 7, cr2: 0x5000, rip: 0x1234, virt: 0x5008 };
+        let fault = Probe { status: PROBE_FAULTED, fault, ..Probe::default() };
+        let exception = Exception { fault: Fault::page(ErrorCode(7)), cr2: Va(0x5000), rip: Va(0x1234) };
+        assert_eq!(of(Access::write().user(), fault), Observation::Faulted(exception));
+    }
+}
