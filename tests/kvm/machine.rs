@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efibed::machine::msr::{IA32_LSTAR, IA32_PAT};
-use efibed::machine::{
+use efibed::unstable::machine::msr::{IA32_LSTAR, IA32_PAT};
+use efibed::unstable::machine::{
     AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, MaxPhyAddr,
     PAGE_BYTES, RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
 };

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use efibed::check::{Finding, Phase, Rule, Witness};
-use efibed::guest::Image;
 use efibed::mmu::{Level, PagingRule};
 use efibed::report::{Report, RunVerdict};
+use efibed::unstable::guest::Image;
 use efibed::{Layout, LeafRule, Moment, Tamper};
 use efibed_guest::protocol::{ImageHeader, Mailbox};
 use efibed_tests::*;

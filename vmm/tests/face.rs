@@ -29,7 +29,7 @@ fn names_are_read_as_they_are_shown() {
     list(Format::ALL, Format::NAMES);
     list(WriteFormat::ALL, WriteFormat::NAMES);
     list(OddityKind::ALL, OddityKind::NAMES);
-    list(efibed::matrix::Set::ALL, efibed::matrix::Set::NAMES);
+    list(efibed::unstable::matrix::Set::ALL, efibed::unstable::matrix::Set::NAMES);
 }
 
 fn list<T: Copy + Debug + Display + PartialEq + FromStr<Err = UnknownName>>(all: &[T], names: &[&str]) {

@@ -92,7 +92,7 @@ impl Due {
 
 impl Address {
     /// What the tables of a phase make of an address, and what they must.
-    pub fn new(phase: Phase, virt: Va, tables: &TableCheck<'_>) -> Self {
+    pub(crate) fn new(phase: Phase, virt: Va, tables: &TableCheck<'_>) -> Self {
         let standing = standing(virt, tables);
         let kinds = [Access::read(), Access::write(), Access::fetch()];
         let accesses = kinds.into_iter().chain(kinds.map(Access::user)).map(|access| {

@@ -44,7 +44,7 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
         pke: asked.pku == Some(true),
         pkru: 0,
         vendor: match seen.vendor {
-            crate::machine::Vendor::Amd => Vendor::Amd,
+            crate::machine::CpuVendor::Amd => Vendor::Amd,
             _ => Vendor::Intel,
         },
         reserved_fault_sets_p: true,
