@@ -15,7 +15,7 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::caller::{Access, parts};
 use super::ranges::Range;
 use super::{Firmware, GuestMemory, PAGE_SIZE, StubCall, placement};
-use crate::mmu;
+use crate::mmu::{self, Pa, Va};
 
 macro_rules! misbehaviours {
     ($($variant:ident, $name:literal, $service:ident, $summary:literal, $remedy:literal;)*) => {
@@ -197,27 +197,27 @@ pub struct Misdeed {
     /// What it does.
     pub deed: Deed,
     /// At which address, as firmware has it.
-    pub at: u64,
+    pub at: Va,
     /// The physical address that it means by this, if it means any.
-    pub meant: Option<u64>,
+    pub meant: Option<Pa>,
     /// The physical address that the last byte is at, on the tables that are loaded; None: it faults.
-    pub reached: Option<u64>,
+    pub reached: Option<Pa>,
 }
 
 impl Misdeed {
     /// Whether an access at this address is part of it.
-    pub fn is_at(&self, address: u64) -> bool {
-        address.wrapping_sub(self.at) < self.deed.bytes()
+    pub fn is_at(&self, virt: Va) -> bool {
+        virt.wrapping_offset_from(self.at) < self.deed.bytes()
     }
 
     /// The address of the last byte.
-    pub fn last(&self) -> u64 {
+    pub fn last(&self) -> Va {
         self.at.wrapping_add(self.deed.bytes().saturating_sub(1))
     }
 
     /// The physical address of the last byte, as firmware means it.
-    pub fn last_meant(&self) -> Option<u64> {
-        self.meant.map(|phys| phys + (self.last() - self.at))
+    pub fn last_meant(&self) -> Option<Pa> {
+        self.meant.map(|phys| phys.wrapping_add(self.last().wrapping_offset_from(self.at)))
     }
 }
 
@@ -345,13 +345,14 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
         }
         Misbehaviour::Faults => (Deed::Read, WILD, None),
     };
-    Ok(Misdeed { what, deed, at, meant, reached: None })
+    // Before the switch, and 1:1, a virtual address is the physical one.
+    Ok(Misdeed { what, deed, at: Va(at), meant: meant.map(Pa), reached: None })
 }
 
 impl Misdeed {
     /// Looks where it will get on the caller's tables.
     pub(super) fn look(&mut self, memory: &dyn GuestMemory, cr3: u64) {
-        self.reached = self.deed.access().and_then(|access| memory.translate(cr3, self.last(), access));
+        self.reached = self.deed.access().and_then(|access| memory.translate(Pa(cr3), self.last(), access));
     }
 
     /// Adds it to what the service does. `status` is what the service returns.
@@ -359,15 +360,15 @@ impl Misdeed {
         match self.deed {
             _ if self.what == Misbehaviour::AttributesTable => {}
             Deed::Read => {
-                let reads = parts(self.at, self.deed.bytes() as usize);
+                let reads = parts(self.at.0, self.deed.bytes() as usize);
                 let reads = reads.map(|(at, part)| Access::Read { at, bytes: part.len() as u64 });
                 let middle = accesses.len() / 2;
                 let place = if self.what == Misbehaviour::Faults { middle } else { accesses.len() };
                 accesses.splice(place..place, reads);
             }
             // The address: no memory test has it there by chance.
-            Deed::Write => accesses.push(Access::Write { at: self.at, data: self.at.to_le_bytes().to_vec() }),
-            Deed::Execute => accesses.push(Access::Jump { at: self.at, status }),
+            Deed::Write => accesses.push(Access::Write { at: self.at.0, data: self.at.0.to_le_bytes().to_vec() }),
+            Deed::Execute => accesses.push(Access::Jump { at: self.at.0, status }),
             Deed::Hang => accesses.push(Access::Hang),
             Deed::Answer(_) => {}
         }
@@ -440,14 +441,14 @@ mod tests {
         assert_eq!(well.last().misdeeds, []);
         let (call, played) = get_time(&mut well);
         let [misdeed] = call.misdeeds[..] else { panic!("{call:?}") };
-        assert_eq!((misdeed.deed, misdeed.at, misdeed.meant), (Deed::Read, 0x60_0000, Some(0x60_0000)));
-        assert_eq!((misdeed.reached, misdeed.last_meant()), (Some(0x60_0007), Some(0x60_0007)));
+        assert_eq!((misdeed.deed, misdeed.at, misdeed.meant), (Deed::Read, Va(0x60_0000), Some(Pa(0x60_0000))));
+        assert_eq!((misdeed.reached, misdeed.last_meant()), (Some(Pa(0x60_0007)), Some(Pa(0x60_0007))));
         assert_eq!(played, Played::Returned(Status::SUCCESS));
 
         let mut bed = bed("writes-boot-services");
         bed.switch();
         let [misdeed] = bed.last().misdeeds[..] else { panic!("{:?}", bed.last()) };
-        assert_eq!((misdeed.deed, misdeed.at), (Deed::Write, 0x60_0000));
+        assert_eq!((misdeed.deed, misdeed.at), (Deed::Write, Va(0x60_0000)));
         assert_eq!(bed.memory.u64(0x60_0000), 0x60_0000);
         assert_eq!(get_time(&mut bed).0.misdeeds, []);
     }

@@ -143,11 +143,12 @@ impl Run<'_, '_> {
     /// What firmware did that it must not, if that is what faulted.
     fn guilty(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
         let Some(call) = abandoned.call else { return self.guilty_before_the_trap(abandoned, crash) };
-        let page = |address: u64| address & !(PAGE_BYTES - 1);
         let is_guilty = |misdeed: &&Misdeed| match misdeed.deed {
-            Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(crash.cr2),
+            Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(Va(crash.cr2)),
             // Whatever is executed there instead is firmware's doing, too.
-            Deed::Execute => misdeed.what != Misbehaviour::AttributesTable && page(rip_of(crash)) == page(misdeed.at),
+            Deed::Execute => {
+                misdeed.what != Misbehaviour::AttributesTable && Va(rip_of(crash)).page() == misdeed.at.page()
+            }
             Deed::Hang | Deed::Answer(_) => false,
         };
         call.misdeeds.iter().find(is_guilty).copied()
@@ -160,8 +161,8 @@ impl Run<'_, '_> {
         (firmware.has_lying_table() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
             what: Misbehaviour::AttributesTable,
             deed: Deed::Execute,
-            at: entry,
-            meant: Some(firmware.entry(service)),
+            at: Va(entry),
+            meant: Some(Pa(firmware.entry(service))),
             reached: None,
         })
     }
@@ -174,11 +175,13 @@ impl Run<'_, '_> {
             _ => Access::read(),
         };
         let virt = if is_page_fault(crash) { crash.cr2 } else { rip_of(crash) };
-        let meant = guilty.and_then(|misdeed| Some(misdeed.meant? + virt.wrapping_sub(misdeed.at)));
-        let given = || check::physical_of(self.virtual_map(), Va(virt)).map(|pa| pa.0);
-        let phys = meant.or_else(given).unwrap_or(virt);
+        let meant =
+            guilty.and_then(|misdeed| Some(misdeed.meant?.wrapping_add(Va(virt).wrapping_offset_from(misdeed.at))));
+        let given = || check::physical_of(self.virtual_map(), Va(virt));
+        // What nobody gave an address for is where it is 1:1.
+        let phys = meant.or_else(given).unwrap_or(Pa(virt));
         let holds = |region: &crate::memory_map::Region| {
-            phys.checked_sub(region.phys).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
+            phys.checked_offset_from(Pa(region.phys)).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
         };
         FaultRecord {
             virt: Va(virt),
@@ -248,16 +251,16 @@ impl Run<'_, '_> {
         }
     }
 
-    fn find_astray(&mut self, call: &Call, misdeed: &Misdeed, reached: u64, did: String) {
+    fn find_astray(&mut self, call: &Call, misdeed: &Misdeed, reached: Pa, did: String) {
         let access = misdeed.deed.access().unwrap_or(Access::read());
         let virt = misdeed.last();
         let finding = Finding {
-            virt: Some(Va(virt)),
+            virt: Some(virt),
             pages: 1,
-            expected: misdeed.last_meant().map(|meant| Statement::Physical(Pa(meant))),
-            observed: Some(Statement::Physical(Pa(reached))),
+            expected: misdeed.last_meant().map(Statement::Physical),
+            observed: Some(Statement::Physical(reached)),
             remedy: Some(remedy(misdeed)),
-            walk: self.steps_to(call.cr3, Va(virt), access),
+            walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],
             ..Finding::worded(self.phase, Rule::FirmwareAstray, None, did)
         };

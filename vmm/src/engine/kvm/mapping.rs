@@ -12,7 +12,7 @@ use crate::check::{Finding, Rule, Skipped, Statement};
 use crate::guest::process::{Called, Ended, Exception};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
-use crate::mmu::{ErrorCode, Va};
+use crate::mmu::{ErrorCode, Pa, Va};
 
 impl Run<'_, '_> {
     /// One phase of the mapper; None: it came to no tables, which is a finding.
@@ -180,7 +180,7 @@ struct Watch<'a> {
 
 impl GuestEvents for Watch<'_> {
     /// In ring 3 there is nothing but memory.
-    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
+    fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown

@@ -146,8 +146,8 @@ impl Run<'_, '_> {
                 let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), virt, Access::read(), paging);
                 walk.translation().map(|to| to.pa)
             });
-            if let Ok(answer) = self.guest.machine().translate(virt.0) {
-                judge.translated(virt, answer.map(Pa), walked);
+            if let Ok(answer) = self.guest.machine().translate(virt) {
+                judge.translated(virt, answer, walked);
             }
         }
     }
@@ -280,9 +280,10 @@ struct Probing<'b, 'j, 'e> {
 }
 
 impl GuestEvents for Probing<'_, '_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64, bytes: u8) {
+    fn wrote(&mut self, pa: Pa, value: u64, bytes: u8) {
         // What the guest does not write is nobody's write, and judged as such.
-        self.judge.wrote(Va(self.sweeps.written_at(pa, value, bytes).unwrap_or(value)), Pa(pa));
+        let virt = self.sweeps.written_at(pa, value, bytes).unwrap_or(Va(value));
+        self.judge.wrote(virt, pa);
     }
 
     fn swept_fault(&mut self, fault: protocol::Fault) {
