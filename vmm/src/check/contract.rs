@@ -30,12 +30,13 @@ use crate::mmu::{Paging, Va};
 /// Each method changes one of these terms.
 ///
 /// ```
+/// use efibed::Va;
 /// use efibed::check::{Arena, Contract, Term};
 ///
 /// // A kernel that gives out addresses from -1 TiB up, may map firmware 1:1 too, and has the rest of the upper half for itself.
 /// let contract = Contract::default()
 ///     .identity(Term::Allowed)
-///     .arenas([Arena::Range(0xffff_ff00_0000_0000..=0xffff_ff7f_ffff_ffff)])
+///     .arenas([Arena::Range(Va(0xffff_ff00_0000_0000)..=Va(0xffff_ff7f_ffff_ffff))])
 ///     .closed_form(|descriptor| Some(0xffff_ff00_0000_0000 + descriptor.phys_start));
 /// # let _ = contract;
 /// ```
@@ -278,7 +279,8 @@ impl Contract {
         Self { contiguous_images, ..self }
     }
 
-    /// The VirtualStart that a descriptor must get, as one more witness; None: anything will do for it.
+    /// The VirtualStart that a descriptor must get, as one more witness; None: anything will do for it. It is a descriptor's
+    /// field, and so a number.
     #[must_use]
     pub fn closed_form(self, form: impl Fn(&MemoryDescriptor) -> Option<u64> + Send + Sync + 'static) -> Self {
         Self { closed_form: Some(Form::Each(Arc::new(form))), ..self }
