@@ -7,7 +7,7 @@ use std::path::Path;
 use efibed::check::{Phase, Rule};
 use efibed::report::text::Text;
 use efibed::report::{Report, RunVerdict};
-use efibed::{KernelOptions, Layout, Misbehaviour, Miscall, Offence, Scenario};
+use efibed::{KernelOptions, Layout, Misbehaviour, Miscall, Scenario, ServiceMisbehaviour};
 use efibed_tests::*;
 use libtest_mimic::{Arguments, Trial};
 
@@ -56,7 +56,7 @@ const FATAL: [&str; 4] =
     ["executes-data@QueryVariableInfo", "faults@QueryVariableInfo", "attributes-table", "past-argument@UpdateCapsule"];
 
 fn many_at_once(map: (&str, &str), index: usize) {
-    let parse = |text: &str| text.parse::<Offence>().unwrap();
+    let parse = |text: &str| text.parse::<ServiceMisbehaviour>().unwrap();
     for layout in [Layout::Linux, Layout::Window] {
         let scenario = scenario(map).layout(layout).sweep_limit(SWEEP);
         judge(&scenario);
@@ -121,11 +121,13 @@ fn judge(scenario: &Scenario) {
 fn complaint(scenario: &Scenario, report: &Report) -> Option<String> {
     let headline = headline(report);
     let is_told = |name: &str| headline.contains(name) || (!report.findings.is_empty() && is_listed(report, name));
-    let offences = scenario.firmware_options().misbehaves.iter();
-    let offence = offences.filter(|offence| !happened(report, offence)).map(|offence| offence.to_string());
+    let misbehaviours = scenario.firmware_options().misbehaves.iter();
+    let misbehaviour = misbehaviours
+        .filter(|misbehaviour| !happened(report, misbehaviour))
+        .map(|misbehaviour| misbehaviour.to_string());
     let miscalls = scenario.kernel_options().miscalls.iter();
     let miscall = miscalls.filter(|miscall| !was_made(report, **miscall)).map(|miscall| miscall.name().to_owned());
-    let asked = offence.chain(miscall).find(|name| !is_told(name));
+    let asked = misbehaviour.chain(miscall).find(|name| !is_told(name));
     asked.or_else(|| (!are_calls_accounted_for(report)).then(|| "calls of services".into()))
 }
 
@@ -135,8 +137,8 @@ fn is_listed(report: &Report, name: &str) -> bool {
 }
 
 /// A misbehaviour leaves a trace that says what firmware did: a finding, or a note where it went through.
-fn happened(report: &Report, offence: &Offence) -> bool {
-    let summary = offence.what().summary().trim_end_matches('.').to_lowercase();
+fn happened(report: &Report, misbehaviour: &ServiceMisbehaviour) -> bool {
+    let summary = misbehaviour.what().summary().trim_end_matches('.').to_lowercase();
     let messages = report.findings.iter().map(|finding| &finding.message).chain(&report.notes);
     messages.map(|message| message.to_lowercase()).any(|message| message.contains(&summary))
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use efibed::check::{Address, Phase, Rule, Standing};
-use efibed::mmu::Level;
+use efibed::check::{Address, Phase, Rule, Standing, Statement};
+use efibed::mmu::{ErrorCode, Fault, Level, Va};
 use efibed::report::Report;
 use efibed::report::explain::{Ground, explain_address};
 use efibed::report::map::MapReport;
@@ -59,22 +59,22 @@ fn wrong_pages_are_called_wrong_and_no_others() {
         let scenario = scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(leaf_rule);
         let (report, _) = scenario.explain(&[]).unwrap();
         // And about both ends of what is found.
-        let found = report.findings.iter().filter_map(|finding| Some((finding.virt?, finding.pages * 4096)));
+        let found = report.findings.iter().filter_map(|finding| Some((finding.virt?.0, finding.pages * 4096)));
         let ends = found.flat_map(|(start, bytes)| [start - 1, start, start + bytes - 1, start + bytes]);
         let addresses: BTreeSet<u64> = boundaries(scenario.map(), &report).into_iter().chain(ends).collect();
         let addresses: Vec<u64> = addresses.into_iter().collect();
         let (report, said) = explained(&scenario, Layout::PackedDown, &addresses);
         let is_found = |virt: u64| {
             report.findings.iter().any(|finding| {
-                let start = finding.virt.unwrap();
+                let start = finding.virt.unwrap().0;
                 (start..start + finding.pages * 4096).contains(&virt)
             })
         };
         for (address, text) in &said {
-            let found = is_found(address.virt);
+            let found = is_found(address.virt.0);
             assert_eq!((text.contains("WRONG"), address.is_right()), (found, !found), "{text}");
         }
-        assert!(said.iter().any(|(address, _)| is_found(address.virt)), "{}", leaf_rule.name());
+        assert!(said.iter().any(|(address, _)| is_found(address.virt.0)), "{}", leaf_rule.name());
     }
 }
 
@@ -137,7 +137,7 @@ fn unaligned(phys: &[u64]) -> Scenario {
     Scenario::new(MemoryMap::from_descriptors("unaligned", descriptors))
 }
 
-fn tail_findings(scenario: &Scenario) -> Vec<(Rule, Option<u64>, String)> {
+fn tail_findings(scenario: &Scenario) -> Vec<(Rule, Option<Va>, Option<Statement>)> {
     let (report, _) = scenario.explain(&[]).unwrap();
     let of_pages = report.findings.into_iter().filter(|finding| finding.phase == Phase::Map);
     of_pages.map(|finding| (finding.rule, finding.virt, finding.observed)).collect()
@@ -148,11 +148,13 @@ fn tail_findings(scenario: &Scenario) -> Vec<(Rule, Option<u64>, String)> {
 fn the_tail_of_an_unaligned_region_is_owed() {
     // From -4 GiB down; after its page the kernel's part begins, where nothing is.
     let alone = unaligned(&[0x7e00_0800]).layout(Layout::PackedDown);
-    let none = |virt| (Rule::NotPresent, Some(virt), "#PF 0x0".to_owned());
-    assert_eq!(tail_findings(&alone), [none(0xffff_ffff_0000_0000)]);
+    let virt = Va(0xffff_ffff_0000_0000);
+    let fault = Statement::Faulted { fault: Fault::page(ErrorCode(0)), cr2: Some(virt), rip: None };
+    assert_eq!(tail_findings(&alone), [(Rule::NotPresent, Some(virt), Some(fault))]);
     // From -4 GiB up, one after another: the first one's tail is where the second one's page is.
     let packed = unaligned(&[0x7e00_0800, 0x7f00_0000]).layout(Layout::PackedUp);
-    assert_eq!(tail_findings(&packed), [(Rule::WrongFrame, Some(0xffff_ffff_0000_1000), "PA 0x7f000000".to_owned())]);
+    let reached = Some(Statement::Physical(Pa(0x7f00_0000)));
+    assert_eq!(tail_findings(&packed), [(Rule::WrongFrame, Some(Va(0xffff_ffff_0000_1000)), reached)]);
     // At a distance from their physical addresses that all share: the first one's tail is the second one's page.
     let shared = unaligned(&[0x7e00_0800, 0x7e00_1000]).layout(Layout::Window);
     assert_eq!(tail_findings(&shared), []);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use efibed::machine::{Hypervisor, Internals, Machine, RunError};
+use efibed::unstable::machine::{Hypervisor, Internals, Machine, RunError};
 use efibed::{CpuidRequest, Layout, Scenario, TestBed};
 use efibed_tests::*;
 use libtest_mimic::{Arguments, Trial};

@@ -1,7 +1,7 @@
 //! The guest image holds no instruction that a KVM without hardware virtualization cannot execute in ring 0, and all of its
 //! segments are loaded.
 
-use efibed::guest::{Image, ImageError};
+use efibed::unstable::guest::{Image, ImageError};
 use efibed_guest::protocol::IMAGE_BASE;
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Formatter, GasFormatter, Instruction, Mnemonic};
 use object::{Object, ObjectSection, ObjectSegment, SegmentFlags, elf};

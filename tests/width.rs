@@ -119,7 +119,7 @@ fn explanations_of_addresses_fit() {
                 let (report, addresses) = scenario.explain(&scenario.virtual_addresses(phys).unwrap()).unwrap();
                 assert_fits(&format!("explain --phys {phys:#x} {what}"), |columns| {
                     explain_physical(
-                        phys,
+                        efibed::Pa(phys),
                         &addresses,
                         Ground { map: &shown, report: &report, finishes: false, columns },
                     )

@@ -3,6 +3,7 @@
 
 use efibed::check::{Phase, Rule, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use efibed::mmu::ErrorCode;
 use efibed::report::{Culprit, Report};
 use efibed::{EngineName, Layout, Misbehaviour, Scenario};
 use efibed_tests::*;
@@ -113,8 +114,8 @@ fn assert_denied(entries: &[MemoryDescriptor], access: &str, error_code: u32, vi
     let report = run(Scenario::new(map.clone()));
     let [finding] = report.findings.as_slice() else { panic!("{:#?}", report.findings) };
     assert_eq!((finding.rule, finding.phase, finding.region), (Rule::AttributesTable, Phase::Finish, None));
-    assert_eq!((finding.error_code, finding.pages), (Some(error_code), pages));
-    assert_eq!(report.translate(finding.virt.unwrap()).map(|pa| pa.0), Some(virt_of));
+    assert_eq!((finding.error_code(), finding.pages), (Some(ErrorCode(error_code)), pages));
+    assert_eq!(report.translate(finding.virt.unwrap().0).map(|pa| pa.0), Some(virt_of));
     assert_eq!(finding.witnesses, [Witness::Expectation, Witness::Mmu, Witness::Walk]);
     let [fault] = report.faults.as_slice() else { panic!("{:?}", report.faults) };
     assert_eq!((fault.record.access.to_string().as_str(), fault.record.fault.error_code.0), (access, error_code));
@@ -125,8 +126,11 @@ fn assert_denied(entries: &[MemoryDescriptor], access: &str, error_code: u32, vi
 
     // Without a guest, the fault that a call would meet; and a mapping code that does not believe the table meets none.
     let walked = run(Scenario::new(map.clone()).engine(EngineName::Walker));
-    let found: Vec<_> = walked.findings.iter().map(|it| (it.rule, it.error_code, it.witnesses.clone())).collect();
-    assert_eq!(found, [(Rule::AttributesTable, Some(error_code), vec![Witness::Expectation, Witness::Walk])]);
+    let found: Vec<_> = walked.findings.iter().map(|it| (it.rule, it.error_code(), it.witnesses.clone())).collect();
+    assert_eq!(
+        found,
+        [(Rule::AttributesTable, Some(ErrorCode(error_code)), vec![Witness::Expectation, Witness::Walk])]
+    );
     run(Scenario::new(map).layout(Layout::Window)).assert_clean();
 }
 

@@ -2,7 +2,7 @@
 
 use efibed::check::{Finding, Phase, Rule, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
-use efibed::mmu::{Kind, Level, Privilege};
+use efibed::mmu::{ErrorCode, Kind, Level, Privilege, Va};
 use efibed::report::{Report, RunVerdict, Verdict};
 use efibed::{CpuidRequest, Layout, LeafRule, MemoryMap, Pa, Progress, Scenario};
 use efibed_tests::*;
@@ -131,7 +131,7 @@ fn va_only_faults_with_reserved_bits() {
         assert_eq!(pde.level, Level::Pde);
         assert!(pde.reserved != 0 && pde.reserved & !0x1f_e000 == 0, "{:#x}", pde.reserved);
         assert_eq!(pde.reserved, pde.entry & 0x1f_e000);
-        assert_eq!(finding.error_code, Some(0x8 | p));
+        assert_eq!(finding.error_code(), Some(ErrorCode(0x8 | p)));
         assert_eq!(finding.witnesses, [Witness::Mmu, Witness::Walk]);
     }
     let codes = |kind| {
@@ -169,7 +169,10 @@ fn off_by_a_page_is_silent() {
     let cache = of_rule(&report, Rule::CacheType);
     assert_eq!(cache.len(), 1);
     // Bit 12 of a large leaf is PAT, bit 2 of the index. Only the walk can see it.
-    assert_eq!((cache[0].observed.as_str(), cache[0].witnesses.as_slice()), ("PAT index 4 (WB)", &[Witness::Walk][..]));
+    assert_eq!(
+        (cache[0].observed.as_ref().unwrap().to_string().as_str(), cache[0].witnesses.as_slice()),
+        ("PAT index 4 (WB)", &[Witness::Walk][..])
+    );
     let right = scenario(OFF_BY_PAGE).layout(Layout::PackedDown).leaf_rule(LeafRule::CoAligned);
     run(&right).assert_clean();
 }
@@ -188,7 +191,7 @@ fn packed_up_past_2g_overlaps_the_kernel() {
     let report = run(&scenario(OVER_2G).layout(Layout::PackedUp));
     assert_eq!(rules(&report), [Rule::KernelOverlap]);
     assert!(report.findings[0].witnesses.contains(&Witness::Walk));
-    assert_eq!(report.findings[0].virt, Some(0xffff_ffff_8000_0000));
+    assert_eq!(report.findings[0].virt, Some(Va(0xffff_ffff_8000_0000)));
     assert_eq!(report.probes.total, 0, "CR3 must not be loaded with such tables");
 }
 

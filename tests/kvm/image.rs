@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use efibed::MemoryMap;
-use efibed::guest::{End, Guest, Image, Loaded, NoEvents, Placement, Strides};
-use efibed::machine::{CpuidRequest, Hypervisor, Machine};
 use efibed::mmu::Paging;
+use efibed::unstable::guest::{End, Guest, Image, Loaded, NoEvents, Placement, Strides};
+use efibed::unstable::machine::{CpuidRequest, Hypervisor, Machine};
 use efibed_guest::protocol::MAGIC;
 use efibed_tests::{Need, trial};
 use libtest_mimic::Trial;

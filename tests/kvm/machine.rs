@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efibed::machine::msr::{IA32_LSTAR, IA32_PAT};
-use efibed::machine::{
+use efibed::mmu::{Pa, Va};
+use efibed::unstable::machine::msr::{IA32_LSTAR, IA32_PAT};
+use efibed::unstable::machine::{
     AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, MaxPhyAddr,
     PAGE_BYTES, RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
 };
@@ -796,8 +797,8 @@ fn system_registers_that_cannot_be_are_refused_with_their_values() {
 fn kvm_translates_by_the_registers_that_were_set() {
     let kvm = kvm();
     let mut machine = guest(&kvm, &[HLT]);
-    assert_eq!(machine.translate(NOWHERE + 0x123).unwrap(), Some(NOWHERE + 0x123));
-    assert_eq!(machine.translate(1 << 30).unwrap(), None);
+    assert_eq!(machine.translate(Va(NOWHERE + 0x123)).unwrap(), Some(Pa(NOWHERE + 0x123)));
+    assert_eq!(machine.translate(Va(1 << 30)).unwrap(), None);
 }
 
 fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {

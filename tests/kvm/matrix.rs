@@ -1,7 +1,7 @@
 //! The paging matrix: the machine against the software MMU, and the software MMU, broken rule by rule, against it.
 
-use efibed::matrix::{Matrix, MatrixReport, Set, text};
 use efibed::mmu::{PagingRule, Vendor};
+use efibed::unstable::matrix::{Matrix, MatrixReport, Set, text};
 use efibed::{CpuidRequest, MaxPhyAddr};
 use efibed_tests::*;
 use libtest_mimic::Trial;

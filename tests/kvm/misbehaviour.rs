@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use efibed::check::{Phase, Rule, Witness};
+use efibed::check::{Phase, Rule, Statement, Witness};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
-use efibed::mmu::{Level, Pa};
+use efibed::mmu::{ErrorCode, Level, Pa, Va};
 use efibed::report::{Culprit, Report, RunVerdict};
 use efibed::{
-    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Offence,
-    Scenario, Tamper,
+    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, Misbehaviour, Miscall, Moment, Scenario,
+    ServiceMisbehaviour, Tamper,
 };
 use efibed_tests::*;
 use libtest_mimic::Trial;
@@ -82,7 +82,7 @@ const STUB: u64 = 16;
 struct Row {
     name: &'static str,
     /// As `[firmware]` has it.
-    offence: &'static str,
+    misbehaviour: &'static str,
     survives: fn(Scenario) -> Scenario,
     does_not: fn(Scenario) -> Scenario,
     /// What it then comes to.
@@ -96,7 +96,7 @@ struct Row {
 const ROWS: [Row; 18] = [
     Row {
         name: "reads_boot_services_in_the_switch",
-        offence: "reads-boot-services",
+        misbehaviour: "reads-boot-services",
         survives: linux,
         does_not: window,
         phase: Phase::Map,
@@ -107,7 +107,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "reads_boot_services_after_the_switch",
-        offence: "reads-boot-services@GetVariable",
+        misbehaviour: "reads-boot-services@GetVariable",
         survives: linux_without_finish,
         does_not: linux,
         phase: Phase::Finish,
@@ -118,7 +118,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "writes_boot_services_in_the_switch",
-        offence: "writes-boot-services",
+        misbehaviour: "writes-boot-services",
         survives: linux,
         does_not: window,
         phase: Phase::Map,
@@ -129,7 +129,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "writes_boot_services_after_the_switch",
-        offence: "writes-boot-services@SetTime",
+        misbehaviour: "writes-boot-services@SetTime",
         survives: linux_without_finish,
         does_not: linux,
         phase: Phase::Finish,
@@ -140,7 +140,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "writes_page_zero",
-        offence: "writes-page-zero",
+        misbehaviour: "writes-page-zero",
         survives: linux,
         does_not: window,
         phase: Phase::Map,
@@ -151,7 +151,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "uses_a_physical_pointer",
-        offence: "physical-pointer",
+        misbehaviour: "physical-pointer",
         survives: linux,
         does_not: window,
         phase: Phase::Finish,
@@ -162,7 +162,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "uses_its_new_address_early",
-        offence: "early-pointer",
+        misbehaviour: "early-pointer",
         survives: linux,
         does_not: window,
         phase: Phase::Map,
@@ -173,7 +173,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "writes_its_code",
-        offence: "writes-code",
+        misbehaviour: "writes-code",
         survives: linux,
         does_not: linux_with_read_only_code,
         phase: Phase::Finish,
@@ -184,7 +184,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "executes_its_data",
-        offence: "executes-data",
+        misbehaviour: "executes-data",
         survives: linux_without_nx,
         does_not: linux,
         phase: Phase::Finish,
@@ -195,7 +195,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "executes_its_data_in_the_switch",
-        offence: "executes-data@SetVirtualAddressMap",
+        misbehaviour: "executes-data@SetVirtualAddressMap",
         survives: window,
         does_not: linux,
         phase: Phase::Map,
@@ -206,7 +206,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "crosses_a_seam",
-        offence: "seam",
+        misbehaviour: "seam",
         survives: linux,
         does_not: packed_down,
         phase: Phase::Finish,
@@ -218,7 +218,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "crosses_a_seam_under_window",
-        offence: "seam@GetNextVariableName",
+        misbehaviour: "seam@GetNextVariableName",
         survives: window,
         does_not: packed_down,
         phase: Phase::Finish,
@@ -229,7 +229,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "lies_in_the_attributes_table",
-        offence: "attributes-table",
+        misbehaviour: "attributes-table",
         survives: window,
         does_not: linux,
         phase: Phase::Finish,
@@ -240,7 +240,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "lies_in_the_attributes_table_to_a_kernel_that_ignores_it",
-        offence: "attributes-table",
+        misbehaviour: "attributes-table",
         survives: linux_without_finish,
         does_not: linux,
         phase: Phase::Finish,
@@ -251,7 +251,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "jumps_to_its_physical_address",
-        offence: "jumps-wild",
+        misbehaviour: "jumps-wild",
         survives: linux,
         does_not: window,
         phase: Phase::Finish,
@@ -262,7 +262,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "jumps_to_its_new_address_early",
-        offence: "jumps-wild@SetVirtualAddressMap",
+        misbehaviour: "jumps-wild@SetVirtualAddressMap",
         survives: linux,
         does_not: window,
         phase: Phase::Map,
@@ -273,7 +273,7 @@ const ROWS: [Row; 18] = [
     },
     Row {
         name: "reads_past_its_argument",
-        offence: "past-argument",
+        misbehaviour: "past-argument",
         survives: linux,
         does_not: linux_with_guard_page,
         phase: Phase::Finish,
@@ -286,7 +286,7 @@ const ROWS: [Row; 18] = [
     // Nothing survives a wild pointer: the other run is one in which the service is not the guilty one.
     Row {
         name: "faults_in_the_middle",
-        offence: "faults@QueryVariableInfo",
+        misbehaviour: "faults@QueryVariableInfo",
         survives: not_at_all,
         does_not: linux,
         phase: Phase::Finish,
@@ -335,8 +335,8 @@ fn not_at_all(scenario: Scenario) -> Scenario {
 
 impl Row {
     fn hold(&self) {
-        let offence = self.offence.parse::<Offence>().unwrap();
-        let scenario = Scenario::new(firmware()).misbehave(offence);
+        let misbehaviour = self.misbehaviour.parse::<ServiceMisbehaviour>().unwrap();
+        let scenario = Scenario::new(firmware()).misbehave(misbehaviour);
         let survived = run(&(self.survives)(scenario.clone()));
         survived.assert_clean();
         assert_eq!(survived.probes.pages_verified, PAGES);
@@ -348,29 +348,33 @@ impl Row {
         assert_eq!(rules, [(Rule::FirmwareFault, self.phase)], "{report:#?}");
         let [fault] = report.faults.as_slice() else { panic!("{:?}", report.faults) };
         let record = &fault.record;
-        let at = if self.offence == "past-argument" { guard_page(&report) } else { self.at };
+        let at = if self.misbehaviour == "past-argument" { guard_page(&report) } else { self.at };
         assert_eq!((fault.phase, record.access.to_string().as_str()), (self.phase, self.access));
-        assert_eq!((record.virt, record.cr2), (at, at), "{:#x}", record.virt);
+        assert_eq!((record.virt, record.cr2), (Va(at), Va(at)), "{:#x}", record.virt);
         assert_eq!((record.fault.vector, record.fault.error_code.0), (14, self.error_code));
         assert_eq!(record.region, self.region);
-        assert_eq!(fault.service, Some(offence.service().name()));
-        assert_eq!(fault.culprit, Culprit::Firmware(offence.what()));
+        assert_eq!(fault.service, Some(misbehaviour.service().name()));
+        assert_eq!(fault.culprit, Culprit::Firmware(misbehaviour.what()));
 
         let finding = &report.findings[0];
         // The fault names the region; the finding does not, since nothing is wrong with it.
-        assert_eq!((finding.virt, finding.error_code, finding.region), (Some(at), Some(self.error_code), None));
+        assert_eq!(
+            (finding.virt, finding.error_code(), finding.region),
+            (Some(Va(at)), Some(ErrorCode(self.error_code)), None)
+        );
         assert_rows_agree(&report);
         assert!(
-            finding.remedy.as_ref().is_some_and(|it| it.starts_with(offence.what().remedy())),
+            finding.remedy.as_ref().is_some_and(|it| it.starts_with(misbehaviour.what().remedy())),
             "{:?}",
             finding.remedy
         );
-        assert_eq!(finding.expected, format!("no {} at {at:#x}", self.access));
+        let Some(Statement::NoAccess(access, denied)) = &finding.expected else { panic!("{finding:?}") };
+        assert_eq!((access.to_string().as_str(), *denied), (self.access, Va(at)));
         assert_eq!(finding.witnesses, [Witness::Mmu]);
         // The mapping is not to blame.
         assert_eq!(report.probes.pages_verified, PAGES);
         assert!(report.regions.iter().all(|region| region.verdict != efibed::report::Verdict::Wrong));
-        assert_abandoned(&report, self.phase, offence.service().name());
+        assert_abandoned(&report, self.phase, misbehaviour.service().name());
     }
 }
 
@@ -410,7 +414,7 @@ fn rules(report: &Report) -> Vec<Rule> {
 fn every_misbehaviour_is_tried() {
     let elsewhere = [Misbehaviour::Errors, Misbehaviour::NeverReturns];
     for what in Misbehaviour::ALL.iter().filter(|what| !elsewhere.contains(what)) {
-        let tried = ROWS.iter().any(|row| row.offence.parse::<Offence>().unwrap().what() == *what);
+        let tried = ROWS.iter().any(|row| row.misbehaviour.parse::<ServiceMisbehaviour>().unwrap().what() == *what);
         assert!(tried, "{}", what.name());
     }
 }
@@ -424,27 +428,30 @@ fn a_read_that_goes_astray() {
     assert_eq!(rules(&report), [Rule::FirmwareAstray]);
     let finding = &report.findings[0];
     // Boot services lie at -4G - 0x40000 there.
-    assert_eq!(finding.virt, Some(0xffff_fffe_fffc_0003));
-    assert_eq!((finding.expected.as_str(), finding.observed.as_str()), ("PA 0x7e420003", "PA 0x400003"));
+    assert_eq!(finding.virt, Some(Va(0xffff_fffe_fffc_0003)));
+    let physical = |pa| Some(Statement::Physical(Pa(pa)));
+    assert_eq!((&finding.expected, &finding.observed), (&physical(0x7e42_0003), &physical(0x40_0003)));
     assert_eq!(report.translate(0xffff_fffe_fffc_0003), Some(Pa(0x40_0003)));
     assert!(report.faults.is_empty());
     run(&window(scenario)).assert_clean();
 }
 
 fn a_service_that_never_returns() {
-    for (offence, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)] {
-        let offence = offence.parse::<Offence>().unwrap();
+    for (misbehaviour, phase) in [("never-returns", Phase::Finish), ("never-returns@SetVirtualAddressMap", Phase::Map)]
+    {
+        let misbehaviour = misbehaviour.parse::<ServiceMisbehaviour>().unwrap();
         let scenario = Scenario::new(firmware()).stretch_limit(Duration::from_millis(500));
-        let report = run(&scenario.clone().misbehave(offence));
+        let report = run(&scenario.clone().misbehave(misbehaviour));
         assert_eq!(rules(&report), [Rule::FirmwareHang]);
         let finding = &report.findings[0];
-        assert_eq!(finding.expected, format!("{} returns", offence.service()));
-        assert!(finding.observed.contains("in ring 0 at RIP 0x"), "{}", finding.observed);
-        assert_eq!(finding.remedy.as_deref(), Some(offence.what().remedy()));
+        assert_eq!(finding.expected, Some(Statement::Returns(misbehaviour.service())));
+        let observed = finding.observed.as_ref().unwrap().to_string();
+        assert!(observed.contains("in ring 0 at RIP 0x"), "{observed}");
+        assert_eq!(finding.remedy.as_deref(), Some(misbehaviour.what().remedy()));
         assert_eq!(finding.witnesses, [Witness::Run]);
         assert!(report.faults.is_empty());
         assert_eq!(report.probes.pages_verified, PAGES);
-        assert_abandoned(&report, phase, offence.service().name());
+        assert_abandoned(&report, phase, misbehaviour.service().name());
         run(&scenario).assert_clean();
     }
 }
@@ -456,8 +463,8 @@ fn errors() {
     assert_eq!(after[0], ("mapper", "GetTime", Some(1 << 63 | 7)));
     assert!(after[1..].iter().all(|(_, service, status)| *status == Some(0) || !service.contains("Time")));
 
-    let offence = "errors@SetVirtualAddressMap".parse::<Offence>().unwrap();
-    let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
+    let misbehaviour = "errors@SetVirtualAddressMap".parse::<ServiceMisbehaviour>().unwrap();
+    let report = run(&linux(Scenario::new(firmware()).misbehave(misbehaviour)));
     assert_eq!(rules(&report), [Rule::FirmwareError]);
     let after: Vec<_> = report.calls.iter().filter(|call| call.phase == Phase::Finish).collect();
     assert_eq!(after.len(), 14);
@@ -470,13 +477,13 @@ fn a_fault_at_what_is_owed() {
     let tamper = Tamper { virt: 0x7e00_0000, level: Level::Pte, flip: 1 << 1, moment: Moment::BeforeWalk };
     let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
     let fault = report.findings.iter().find(|finding| finding.rule == Rule::CallFault).unwrap();
-    assert_eq!((fault.phase, fault.error_code, fault.region), (Phase::Map, Some(0x3), CODE_REGION));
+    assert_eq!((fault.phase, fault.error_code(), fault.region), (Phase::Map, Some(ErrorCode(0x3)), CODE_REGION));
     assert!(report.findings.iter().any(|finding| finding.rule == Rule::NotWritable));
     let [record] = report.faults.iter().filter(|it| it.service.is_some()).collect::<Vec<_>>()[..] else {
         panic!("{:?}", report.faults)
     };
     assert_eq!((record.service, record.culprit), (Some("SetVirtualAddressMap"), Culprit::MappingCode));
-    assert_eq!(record.record.virt & !0xfff, 0x7e00_0000);
+    assert_eq!(record.record.virt.page(), Va(0x7e00_0000));
     assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
 }
 
@@ -485,8 +492,9 @@ fn a_fault_at_what_is_owed() {
 fn after_a_fault_the_run_goes_on() {
     let well = run(&linux(Scenario::new(firmware())));
     well.assert_clean();
-    let report =
-        run(&linux(Scenario::new(firmware()).misbehave("faults@SetVirtualAddressMap".parse::<Offence>().unwrap())));
+    let report = run(&linux(
+        Scenario::new(firmware()).misbehave("faults@SetVirtualAddressMap".parse::<ServiceMisbehaviour>().unwrap()),
+    ));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(report.probes, well.probes);
     assert_abandoned(&report, Phase::Map, "SetVirtualAddressMap");
@@ -495,8 +503,8 @@ fn after_a_fault_the_run_goes_on() {
 
 /// How much of the service's own work is done by then is held beside `misdeed`.
 fn the_calls_before_a_fault_stand() {
-    let offence = "faults@GetVariable".parse::<Offence>().unwrap();
-    let report = run(&linux(Scenario::new(firmware()).misbehave(offence)));
+    let misbehaviour = "faults@GetVariable".parse::<ServiceMisbehaviour>().unwrap();
+    let report = run(&linux(Scenario::new(firmware()).misbehave(misbehaviour)));
     assert_eq!(rules(&report), [Rule::FirmwareFault]);
     assert_eq!(calls(&report, Phase::Map), CALLS_BEFORE.map(|(service, status)| ("mapper", service, status)));
     let clock: Vec<_> = CALLS_AFTER[..4].iter().map(|(service, status)| ("mapper", *service, *status)).collect();
@@ -540,10 +548,10 @@ fn is_found(miscall: Miscall) {
 
     // Where firmware is not mapped so, it does not come to the call's first instruction.
     let report = run(&window(Scenario::new(firmware())).kernel(kernel));
-    let found = report.findings.iter().map(|finding| (finding.rule, finding.error_code)).collect::<Vec<_>>();
+    let found = report.findings.iter().map(|finding| (finding.rule, finding.error_code())).collect::<Vec<_>>();
     match miscall {
         Miscall::PhysicalAddress | Miscall::OtherTables => {
-            assert_eq!(found, [(rule, Some(0x10))]);
+            assert_eq!(found, [(rule, Some(ErrorCode(0x10)))]);
             assert_eq!(report.faults[0].culprit, Culprit::Kernel);
             assert_abandoned(&report, phase, service);
         }
@@ -570,8 +578,8 @@ fn a_kernel_with_its_own_size() {
             assert_eq!(rules(&report), [Rule::DescriptorSize]);
             let finding = &report.findings[0];
             assert!(finding.message.contains(&format!("of firmware's {count} are lost")), "{}", finding.message);
-            assert_eq!(finding.expected, format!("DescriptorSize {firmware_bytes}"));
-            assert_eq!(finding.observed, format!("DescriptorSize {kernel_bytes}"));
+            let of = |size: DescriptorSize| Some(Statement::DescriptorSize(size.get()));
+            assert_eq!((&finding.expected, &finding.observed), (&of(firmware_bytes), &of(kernel_bytes)));
             assert_eq!(finding.witnesses, [Witness::Expectation]);
             // What was asked for and did not come about is told.
             assert!(report.skipped.iter().any(|it| it.what.contains("errors@GetTime")), "{:?}", report.skipped);
@@ -592,7 +600,7 @@ fn tables_behind_a_wrong_page() {
         let tamper = Tamper { virt: LINUX_DATA, level: Level::Pte, flip, moment: Moment::BeforeWalk };
         let report = run(&linux(Scenario::new(firmware()).tamper(tamper)));
         let of_map: Vec<_> = report.findings.iter().filter(|it| it.phase == Phase::Map).collect();
-        assert_eq!((of_map[0].rule, of_map[0].virt, of_map[0].region), (rule, Some(LINUX_DATA), DATA_REGION));
+        assert_eq!((of_map[0].rule, of_map[0].virt, of_map[0].region), (rule, Some(Va(LINUX_DATA)), DATA_REGION));
         assert!(of_map[0].message.contains("; what follows from it: the "), "{}", of_map[0].message);
         assert!(!rules(&report).contains(&Rule::FirmwareTables), "{:?}", rules(&report));
         // Another page of the region has no tables in it.
@@ -618,20 +626,20 @@ fn the_version_it_reports() {
 
 fn what_firmware_cannot_do() {
     let map = MemoryMap::from_descriptors("apart", vec![runtime(CODE, 0x7e00_0000, 4), runtime(DATA, 0x7e80_0000, 4)]);
-    let offences = [
+    let misbehaviours = [
         ("seam", "no RUNTIME region follows that of firmware's data"),
         ("reads-boot-services", "the map has no boot services that it could reach"),
         ("errors", ""),
     ];
-    let scenario = offences.iter().fold(linux(Scenario::new(map)), |scenario, (offence, _)| {
-        scenario.misbehave(offence.parse::<Offence>().unwrap())
+    let scenario = misbehaviours.iter().fold(linux(Scenario::new(map)), |scenario, (misbehaviour, _)| {
+        scenario.misbehave(misbehaviour.parse::<ServiceMisbehaviour>().unwrap())
     });
     let report = run(&scenario);
     assert_eq!((report.findings.len(), report.verdict()), (0, RunVerdict::Incomplete));
     let skipped: Vec<_> = report.skipped.iter().filter(|it| it.what.contains("misbehaves")).collect();
     assert_eq!(skipped.len(), 2);
-    for (skipped, (offence, reason)) in skipped.into_iter().zip(offences) {
-        assert!(skipped.what.contains(offence), "{}", skipped.what);
+    for (skipped, (misbehaviour, reason)) in skipped.into_iter().zip(misbehaviours) {
+        assert!(skipped.what.contains(misbehaviour), "{}", skipped.what);
         assert_eq!(skipped.reason, reason);
     }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use efibed::check::{Finding, Phase, Rule, Witness};
-use efibed::guest::Image;
 use efibed::mmu::{Level, PagingRule};
 use efibed::report::{Report, RunVerdict};
+use efibed::unstable::guest::Image;
 use efibed::{Layout, LeafRule, Moment, Tamper};
 use efibed_guest::protocol::{ImageHeader, Mailbox};
 use efibed_tests::*;
@@ -210,7 +210,8 @@ fn a_guest_past_its_limit_is_stopped() {
     // It may be found in ring 3, in a sweep or in a service: then the finding is about the service, and says where under
     // what was observed.
     let says_where = |finding: &Finding| {
-        let text = format!("{} {}", finding.message, finding.observed);
+        let observed = finding.observed.as_ref().map_or_else(String::new, ToString::to_string);
+        let text = format!("{} {observed}", finding.message);
         text.contains("in ring ") && text.contains(" at RIP 0x")
     };
     assert!(stopped.is_some_and(says_where), "{}", report.findings[0].message);

@@ -6,9 +6,9 @@ pub mod random;
 use std::sync::OnceLock;
 
 use efibed::check::{Phase, Rule};
-use efibed::machine::Hypervisor;
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use efibed::report::{Report, Verdict};
+use efibed::unstable::machine::Hypervisor;
 use efibed::{CpuidRequest, EngineError, Layout, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Failed, Trial};
 

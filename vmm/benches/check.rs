@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use efibed::machine::{Backing, CpuidRequest, Exit, Hypervisor, Internals, Machine, Slot};
+use efibed::unstable::machine::{Backing, CpuidRequest, Exit, Hypervisor, Internals, Machine, Slot};
 use efibed::{Layout, LeafRule, Scenario, TestBed};
 
 const OVMF_2013: &str = include_str!("../../tests/maps/ovmf-2013.toml");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use efibed::TestBed;
-use efibed::matrix::{Floor, Matrix, MatrixReport, Set};
+use efibed::unstable::matrix::{Floor, Matrix, MatrixReport, Set};
 
 /// Combinations of a round: so many that what is done once for all does not count.
 const SAMPLE: u64 = 200_000;

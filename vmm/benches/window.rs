@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use efibed::guest::PAGE_BYTES;
+use efibed::unstable::guest::PAGE_BYTES;
 use efibed::{EngineName, Layout, LeafRule, MemoryMap, Scenario, TestBed};
 
 const SIZES_GIB: [u64; 4] = [1, 4, 16, 64];

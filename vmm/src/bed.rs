@@ -15,10 +15,10 @@ use crate::check::{self, Address, Contract, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
 };
-use crate::firmware::{Misbehaviour, Offence, lying_attributes_table};
+use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
-use crate::mmu::{PagingRule, PagingRules};
+use crate::mmu::{Pa, PagingRule, PagingRules, Va};
 #[cfg(feature = "cli")]
 use crate::report::MapperName;
 use crate::report::{EngineName, Report};
@@ -153,7 +153,11 @@ impl TestBed {
         let before = self.run_telling(&Scenario { expected: None, ..first.clone() }, progress)?;
         let virtual_map = before.virtual_map.clone();
         let map = if heir_of.is_some() {
-            second.with_virtual_starts(|starts| check::virtual_addresses(&virtual_map, starts))
+            second.with_virtual_starts(|starts| {
+                let starts: Vec<_> = starts.iter().copied().map(Pa).collect();
+                let virtual_addresses = check::virtual_addresses(&virtual_map, &starts).into_iter();
+                virtual_addresses.map(|virt| virt.map(|virt| virt.0)).collect()
+            })
         } else {
             second
         };
@@ -356,8 +360,8 @@ impl Scenario {
 
     /// Has firmware do something that it must not, besides what it does already.
     #[must_use]
-    pub fn misbehave(mut self, offence: impl Into<Offence>) -> Self {
-        self.firmware.misbehaves.push(offence.into());
+    pub fn misbehave(mut self, misbehaviour: impl Into<ServiceMisbehaviour>) -> Self {
+        self.firmware.misbehaves.push(misbehaviour.into());
         self
     }
 
@@ -435,7 +439,7 @@ impl Scenario {
     pub fn explain(&self, addresses: &[u64]) -> Result<(Report, Vec<Address>), EngineError> {
         let mut explained = Vec::new();
         let report = self.look(&mut |phase, tables| {
-            explained.extend(addresses.iter().map(|virt| Address::new(phase, *virt, tables)));
+            explained.extend(addresses.iter().map(|virt| Address::new(phase, Va(*virt), tables)));
         })?;
         Ok((report, explained))
     }
@@ -443,12 +447,12 @@ impl Scenario {
     /// The virtual addresses at which a physical one is found in any phase, or must be.
     pub fn virtual_addresses(&self, phys: u64) -> Result<Vec<u64>, EngineError> {
         let (mut found, mut cut) = (BTreeSet::new(), None);
-        self.look(&mut |_, tables| match check::addresses_of(phys, tables) {
+        self.look(&mut |_, tables| match check::addresses_of(Pa(phys), tables) {
             Ok(mut addresses) => found.append(&mut addresses),
             Err(short) => cut = Some(short),
         })?;
         match cut {
-            None => Ok(found.into_iter().collect()),
+            None => Ok(found.into_iter().map(|virt| virt.0).collect()),
             Some(cut) => {
                 let what = format!("a search of the tables for PA {phys:#x}");
                 Err(EngineError::Unable { what, why: cut.as_text().into() })
@@ -462,7 +466,8 @@ impl Scenario {
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.
     fn map_as_told(&self) -> Cow<'_, MemoryMap> {
-        let lies = self.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable);
+        let lies =
+            self.firmware.misbehaves.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable);
         if !lies {
             return Cow::Borrowed(&self.map);
         }

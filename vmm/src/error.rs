@@ -1,12 +1,16 @@
-//! The one error that a test needs.
+//! The one error that a test needs, and what it is made of.
 
 use std::fmt;
 
 use efibed_stub::UnknownName;
 
 use crate::bounded::OutOfRange;
-use crate::engine::EngineError;
-use crate::firmware::OffenceError;
+pub use crate::engine::EngineError;
+use crate::firmware::ServiceMisbehaviourError;
+pub use crate::guest::process::ProcessError;
+pub use crate::guest::{BootError, ImageError, LoadError, OutOfPages};
+pub use crate::machine::{BackingError, CreateError, Internals, NotWorking, OpenError, RegistersError, SlotError};
+#[cfg(feature = "unstable")]
 use crate::matrix::CaseError;
 use crate::memory_map::{ParseError, ReadError, WriteError};
 
@@ -47,6 +51,7 @@ pub enum Error {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A combination of paging's bits could not be tried.
+    #[cfg(feature = "unstable")]
     #[error(transparent)]
     Case(#[from] CaseError),
     /// A number is not one of those allowed.
@@ -57,7 +62,7 @@ pub enum Error {
     UnknownName(#[from] UnknownName),
     /// Firmware cannot misbehave so.
     #[error(transparent)]
-    Offence(#[from] OffenceError),
+    Misbehaviour(#[from] ServiceMisbehaviourError),
 }
 
 /// What the command prints of the same error.
@@ -68,10 +73,11 @@ impl fmt::Debug for Error {
             Self::Read(error) => fmt::Debug::fmt(error, f),
             Self::Write(error) => fmt::Debug::fmt(error, f),
             Self::Engine(error) => fmt::Debug::fmt(error, f),
+            #[cfg(feature = "unstable")]
             Self::Case(error) => fmt::Debug::fmt(error, f),
             Self::OutOfRange(error) => fmt::Debug::fmt(error, f),
             Self::UnknownName(error) => fmt::Debug::fmt(error, f),
-            Self::Offence(error) => fmt::Debug::fmt(error, f),
+            Self::Misbehaviour(error) => fmt::Debug::fmt(error, f),
         }
     }
 }

@@ -87,20 +87,37 @@
 //!   mapping code, to compare with.
 //! - [`Error`] is what a test can return: any other error becomes it with `?`, and its `Debug` says what to do.
 //! - [`Scenario`] has the rest: other CPUs, firmware that misbehaves, the walk alone without a guest.
+//!
+//! # Features
+//!
+//! - `cli`, on by default: the command `efibed`. A library that only tests needs none of it: `default-features = false`.
+//! - `x86_64`: mapping code on the crate of that name.
+//! - `unstable`: what efibed is made of, for its own tests. No version promises any of it to the next one.
+
+// What is public has a public name.
+#![cfg_attr(not(feature = "unstable"), deny(unnameable_types))]
 
 mod bed;
 mod bounded;
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 pub mod check;
+// For the command, which is a crate of its own.
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
-pub mod engine;
-mod error;
+#[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
+mod engine;
+pub mod error;
+#[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
-pub mod firmware;
+mod firmware;
+#[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
-pub mod guest;
-pub mod machine;
-pub mod matrix;
+mod guest;
+#[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
+mod machine;
+#[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
+mod matrix;
 pub mod memory_map;
 pub mod mmu;
 pub mod report;
@@ -115,13 +132,45 @@ pub use check::Contract;
 pub use efibed_guest::mapper;
 pub use efibed_guest::mapper::AddressSpace;
 pub use efibed_guest::{Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper};
-pub use efibed_stub::UnknownName;
+pub use efibed_stub::{Service, UnknownName};
 pub use engine::{
-    DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper, VariableBytes,
+    Abilities, DescriptorSize, EngineError, FirmwareOptions, KernelOptions, Miscall, Moment, Progress, Tamper,
+    TrialResult, VariableBytes,
 };
 pub use error::Error;
-pub use firmware::{Misbehaviour, Offence, OffenceError};
-pub use machine::{CpuidRequest, MaxPhyAddr};
+pub use firmware::{Misbehaviour, ServiceMisbehaviour, ServiceMisbehaviourError};
+pub use machine::{CpuVendor, CpuidRequest, CpuidSeen, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};
 pub use report::{EngineName, Report};
+
+/// What efibed is made of: for its own tests, benches and fuzz targets, which turn the feature `unstable` on.
+///
+/// Any of it may change or go in any version. It tells nothing that a [`Report`] does not.
+#[cfg(feature = "unstable")]
+pub mod unstable {
+    /// What runs mapping code and observes what it made.
+    pub mod engine {
+        pub use crate::engine::*;
+    }
+
+    /// The fake firmware.
+    pub mod firmware {
+        pub use crate::firmware::*;
+    }
+
+    /// What is booted.
+    pub mod guest {
+        pub use crate::guest::*;
+    }
+
+    /// KVM alone.
+    pub mod machine {
+        pub use crate::machine::*;
+    }
+
+    /// Every combination of paging's bits.
+    pub mod matrix {
+        pub use crate::matrix::*;
+    }
+}

@@ -7,7 +7,8 @@ use efibed::check::{Phase, Rule, Severity, SkipKind, Witness};
 use efibed::memory_map::{Format, ListKind, MemoryMap, OddityKind, WriteFormat};
 use efibed::report::{RunVerdict, Verdict};
 use efibed::{
-    DescriptorSize, EngineName, Error, Layout, LeafRule, Misbehaviour, Miscall, Offence, Scenario, TestBed, UnknownName,
+    DescriptorSize, EngineName, Error, Layout, LeafRule, Misbehaviour, Miscall, Scenario, ServiceMisbehaviour, TestBed,
+    UnknownName,
 };
 
 #[test]
@@ -28,7 +29,7 @@ fn names_are_read_as_they_are_shown() {
     list(Format::ALL, Format::NAMES);
     list(WriteFormat::ALL, WriteFormat::NAMES);
     list(OddityKind::ALL, OddityKind::NAMES);
-    list(efibed::matrix::Set::ALL, efibed::matrix::Set::NAMES);
+    list(efibed::unstable::matrix::Set::ALL, efibed::unstable::matrix::Set::NAMES);
 }
 
 fn list<T: Copy + Debug + Display + PartialEq + FromStr<Err = UnknownName>>(all: &[T], names: &[&str]) {
@@ -43,11 +44,11 @@ fn list<T: Copy + Debug + Display + PartialEq + FromStr<Err = UnknownName>>(all:
 }
 
 #[test]
-fn an_offence_that_its_service_cannot_be_guilty_of_is_not_made() {
-    let offence: Offence = "seam@GetVariable".parse().unwrap();
-    assert_eq!(Offence::new(offence.what(), offence.service()), Ok(offence));
-    assert_eq!(offence.to_string(), "seam@GetVariable");
-    let error = "past-argument@SetVirtualAddressMap".parse::<Offence>().unwrap_err();
+fn a_misbehaviour_that_its_service_cannot_be_guilty_of_is_not_made() {
+    let misbehaviour: ServiceMisbehaviour = "seam@GetVariable".parse().unwrap();
+    assert_eq!(ServiceMisbehaviour::new(misbehaviour.what(), misbehaviour.service()), Ok(misbehaviour));
+    assert_eq!(misbehaviour.to_string(), "seam@GetVariable");
+    let error = "past-argument@SetVirtualAddressMap".parse::<ServiceMisbehaviour>().unwrap_err();
     assert_eq!(
         format!("{error:?}"),
         "`past-argument@SetVirtualAddressMap`: the first argument of SetVirtualAddressMap is no pointer"
@@ -81,11 +82,11 @@ fn one_error_takes_all_others_and_says_what_to_do() {
         Ok(())
     });
     assert!(name.contains("there are linux, linux-fixed, window, "), "{name}");
-    let offence = says(|| {
-        "seam@Nobody".parse::<Offence>()?;
+    let misbehaviour = says(|| {
+        "seam@Nobody".parse::<ServiceMisbehaviour>()?;
         Ok(())
     });
-    assert!(offence.contains("no runtime service `Nobody`; there are GetTime, "), "{offence}");
+    assert!(misbehaviour.contains("no runtime service `Nobody`; there are GetTime, "), "{misbehaviour}");
     let engine = says(|| {
         let map = MemoryMap::from_descriptors("none", Vec::new());
         let natively = Scenario::new(map).mapper_elf(b"").engine(EngineName::Walker);

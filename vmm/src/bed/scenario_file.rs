@@ -19,7 +19,7 @@ use toml::Spanned;
 use super::Scenario;
 use crate::check::Rule;
 use crate::engine::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
-use crate::firmware::Offence;
+use crate::firmware::ServiceMisbehaviour;
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::memory_map::{Format, ListKind, MemoryMap, ParseError, check_size, detect, toml_format};
 
@@ -132,8 +132,8 @@ struct Firmware {
     calls: Option<bool>,
     /// What firmware does that it must not: MISBEHAVIOUR, or MISBEHAVIOUR@SERVICE.
     #[serde(default, deserialize_with = "each_named")]
-    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::offences"))]
-    misbehaves: Vec<Offence>,
+    #[cfg_attr(feature = "cli", schemars(schema_with = "schema::misbehaviours"))]
+    misbehaves: Vec<ServiceMisbehaviour>,
     /// The DescriptorSize that firmware reports with its map; the default is 48.
     descriptor_size: Option<DescriptorSize>,
     /// The DescriptorVersion that firmware reports; the default is 1. SetVirtualAddressMap accepts no other.
@@ -241,7 +241,10 @@ mod tests {
             (firmware.calls, firmware.descriptor_size, firmware.descriptor_version),
             (false, DescriptorSize::U_BOOT, 1)
         );
-        assert_eq!(firmware.misbehaves.iter().map(Offence::to_string).collect::<Vec<_>>(), ["seam@GetVariable"]);
+        assert_eq!(
+            firmware.misbehaves.iter().map(ServiceMisbehaviour::to_string).collect::<Vec<_>>(),
+            ["seam@GetVariable"]
+        );
         let expected = KernelOptions {
             finish: false,
             descriptor_version: Some(1),

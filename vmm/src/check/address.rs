@@ -11,7 +11,7 @@ use super::expectation::Expectation;
 use super::table_check::TableCheck;
 use super::{Phase, WalkStep};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, ErrorCode, Fault, Outcome, Translation, Va, Walk, walk};
+use crate::mmu::{Access, ErrorCode, Fault, Outcome, Pa, Translation, Va, Walk, walk};
 
 /// Virtual addresses listed of one physical address in a phase. A layout declares two or three, and they come first;
 /// wrong tables may have any number.
@@ -23,7 +23,7 @@ pub struct Address {
     /// The phase whose tables were walked.
     pub phase: Phase,
     /// The address.
-    pub virt: u64,
+    pub virt: Va,
     /// Whose it is.
     pub standing: Standing,
     /// Every access: reads, writes and fetches, by the supervisor and by ring 3.
@@ -63,9 +63,9 @@ pub struct Accessed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// It reaches this physical address.
-    Reaches(u64),
+    Reaches(Pa),
     /// It reaches this physical address, or the page refuses it.
-    MayReach(u64),
+    MayReach(Pa),
     /// The page is there, and refuses it.
     Refused,
     /// Nothing is there.
@@ -79,8 +79,8 @@ pub enum Due {
 impl Due {
     fn is_met_by(self, outcome: &Outcome) -> bool {
         match (self, outcome) {
-            (Self::Reaches(pa), Outcome::Translated(to)) => to.pa.0 == pa,
-            (Self::MayReach(pa), Outcome::Translated(to)) => to.pa.0 == pa,
+            (Self::Reaches(pa), Outcome::Translated(to)) => to.pa == pa,
+            (Self::MayReach(pa), Outcome::Translated(to)) => to.pa == pa,
             (Self::Refused | Self::MayReach(_), Outcome::Fault(fault)) => is_refusal(fault),
             (Self::NotMapped, Outcome::Fault(fault)) => fault.vector == Fault::PAGE_FAULT && !is_present(fault),
             (Self::NotCanonical, Outcome::Fault(fault)) => fault.vector != Fault::PAGE_FAULT,
@@ -92,11 +92,11 @@ impl Due {
 
 impl Address {
     /// What the tables of a phase make of an address, and what they must.
-    pub fn new(phase: Phase, virt: u64, tables: &TableCheck<'_>) -> Self {
+    pub(crate) fn new(phase: Phase, virt: Va, tables: &TableCheck<'_>) -> Self {
         let standing = standing(virt, tables);
         let kinds = [Access::read(), Access::write(), Access::fetch()];
         let accesses = kinds.into_iter().chain(kinds.map(Access::user)).map(|access| {
-            let walk = walk(&tables.memory, tables.root, Va(virt), access, tables.told);
+            let walk = walk(&tables.memory, tables.root, virt, access, tables.told);
             let expected = expected(standing, virt, access, tables);
             Accessed { is_right: expected.is_met_by(&walk.outcome), expected, walk }
         });
@@ -130,25 +130,25 @@ impl Address {
 
 /// Every virtual address at which a physical one is, or must be, or was: by the tables, and by what is expected of them. Err:
 /// there may be more, for the tables could not be read to their end.
-pub fn addresses_of(pa: u64, tables: &TableCheck<'_>) -> Result<BTreeSet<u64>, Cut> {
+pub fn addresses_of(pa: Pa, tables: &TableCheck<'_>) -> Result<BTreeSet<Va>, Cut> {
     let Expectation { aliases, gone, .. } = tables.expectation;
     let declared = aliases.iter().chain(gone).filter_map(|alias| {
-        let offset = pa.checked_sub(alias.phys)?;
+        let offset = pa.checked_offset_from(alias.phys)?;
         (offset / PAGE_BYTES < alias.pages).then(|| Ok(alias.virt.wrapping_add(offset)))
     });
     let mapped = tables.everything().filter_map(|run| match run {
         Ok(run) => {
-            let offset = pa.checked_sub(run.pa.0).filter(|offset| run.defect.is_none() && *offset < run.bytes)?;
-            Some(Ok(run.va.0.wrapping_add(offset)))
+            let offset = pa.checked_offset_from(run.pa).filter(|offset| run.defect.is_none() && *offset < run.bytes)?;
+            Some(Ok(run.va.wrapping_add(offset)))
         }
         Err(cut) => Some(Err(cut)),
     });
     declared.chain(mapped).take(MAX_ADDRESSES).collect()
 }
 
-fn standing(virt: u64, tables: &TableCheck<'_>) -> Standing {
+fn standing(virt: Va, tables: &TableCheck<'_>) -> Standing {
     let Expectation { aliases, arenas, .. } = tables.expectation;
-    if !tables.told.is_canonical(Va(virt)) {
+    if !tables.told.is_canonical(virt) {
         return Standing::NotCanonical;
     }
     if let Some(index) = tables.expectation.alias_at(virt) {
@@ -163,7 +163,7 @@ fn standing(virt: u64, tables: &TableCheck<'_>) -> Standing {
     }
 }
 
-fn expected(standing: Standing, virt: u64, access: Access, tables: &TableCheck<'_>) -> Due {
+fn expected(standing: Standing, virt: Va, access: Access, tables: &TableCheck<'_>) -> Due {
     match standing {
         Standing::Mapped(alias) => match alias.access(access) {
             Term::Owed => Due::Reaches(alias.target(virt)),
@@ -172,7 +172,7 @@ fn expected(standing: Standing, virt: u64, access: Access, tables: &TableCheck<'
         },
         Standing::Dropped(_) | Standing::Nobody { .. } => Due::NotMapped,
         Standing::NotCanonical => Due::NotCanonical,
-        Standing::Kernel => Due::As(walk(&tables.memory, tables.kernel_root, Va(virt), access, tables.told).outcome),
+        Standing::Kernel => Due::As(walk(&tables.memory, tables.kernel_root, virt, access, tables.told).outcome),
     }
 }
 
@@ -199,7 +199,6 @@ fn is_refusal(fault: &Fault) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mmu::Pa;
 
     const REACHED: Outcome = Outcome::Translated(Translation {
         pa: Pa(0x1000),
@@ -216,10 +215,10 @@ mod tests {
     #[test]
     fn what_must_come_of_an_access_comes_or_not() {
         let cases = [
-            (Due::Reaches(0x1000), [true, false, false, false]),
-            (Due::Reaches(0x2000), [false, false, false, false]),
-            (Due::MayReach(0x1000), [true, false, true, false]),
-            (Due::MayReach(0x2000), [false, false, true, false]),
+            (Due::Reaches(Pa(0x1000)), [true, false, false, false]),
+            (Due::Reaches(Pa(0x2000)), [false, false, false, false]),
+            (Due::MayReach(Pa(0x1000)), [true, false, true, false]),
+            (Due::MayReach(Pa(0x2000)), [false, false, true, false]),
             (Due::NotMapped, [false, true, false, false]),
             (Due::Refused, [false, false, true, false]),
             (Due::As(page_fault(2)), [false, true, false, false]),

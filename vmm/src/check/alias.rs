@@ -8,7 +8,7 @@ use super::marks::Mark;
 use super::spans::Spans;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, Kind, Privilege};
+use crate::mmu::{Access, Kind, Pa, Privilege, Va};
 
 /// One stretch of virtual addresses that stands for one stretch of physical ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub struct Alias {
     /// The descriptor's index in the memory map, if it is a region's.
     pub region: Option<usize>,
     /// The first address.
-    pub virt: u64,
+    pub virt: Va,
     /// What it must reach.
-    pub phys: u64,
+    pub phys: Pa,
     /// How many pages.
     pub pages: u64,
     /// Whether it can be written to.
@@ -57,18 +57,23 @@ impl Alias {
     }
 
     /// The last byte.
-    pub fn last(&self) -> u64 {
+    pub fn last(&self) -> Va {
         self.virt.saturating_add(self.bytes().saturating_sub(1))
     }
 
     /// The physical address past its last byte.
-    pub fn physical_end(&self) -> u64 {
+    pub fn physical_end(&self) -> Pa {
         self.phys.saturating_add(self.bytes())
     }
 
     /// The physical address that `virt` in it must reach.
-    pub fn target(&self, virt: u64) -> u64 {
-        self.phys.wrapping_add(virt.wrapping_sub(self.virt))
+    pub fn target(&self, virt: Va) -> Pa {
+        self.phys.wrapping_add(virt.wrapping_offset_from(self.virt))
+    }
+
+    /// The frame that its page with this number must reach.
+    pub(super) fn nth_frame(&self, page: u64) -> Pa {
+        self.phys.wrapping_add(page.wrapping_mul(PAGE_BYTES))
     }
 
     /// Whether an access gets through: none of ring 3, no write of what is read-only, no fetch of what is not code.
@@ -89,15 +94,15 @@ impl Alias {
     }
 
     /// Its addresses.
-    pub(super) fn range(&self) -> RangeInclusive<u64> {
+    pub(super) fn range(&self) -> RangeInclusive<Va> {
         self.virt..=self.last()
     }
 
     /// What of it lies in a range of whole pages, all of which are its own.
     #[must_use]
-    pub(super) fn within(self, range: &RangeInclusive<u64>) -> Self {
+    pub(super) fn within(self, range: &RangeInclusive<Va>) -> Self {
         let virt = *range.start();
-        let pages = range.end().saturating_sub(virt) / PAGE_BYTES;
+        let pages = range.end().wrapping_offset_from(virt) / PAGE_BYTES;
         Self { virt, phys: self.target(virt), pages: pages.saturating_add(1), ..self }
     }
 
@@ -112,14 +117,14 @@ impl Alias {
 
     /// The page after its last, in which a region ends that starts within a page.
     pub(super) fn tail(&self) -> Option<Self> {
-        let [virt, phys] = [self.virt, self.phys].map(|start| start.checked_add(self.bytes()));
-        Some(Self { virt: virt?, phys: phys?, pages: 1, ..*self })
+        let (virt, phys) = (self.virt.checked_add(self.bytes())?, self.phys.checked_add(self.bytes())?);
+        Some(Self { virt, phys, pages: 1, ..*self })
     }
 
     /// The pages from `from` to `end`, physical addresses, with `change` made to them; None where there are none.
-    pub(super) fn part(&self, from: u64, end: u64, change: impl FnOnce(Self) -> Self) -> Option<Self> {
-        let skipped = from.checked_sub(self.phys)?;
-        let pages = end.checked_sub(from)? / PAGE_BYTES;
+    pub(super) fn part(&self, from: Pa, end: Pa, change: impl FnOnce(Self) -> Self) -> Option<Self> {
+        let skipped = from.checked_offset_from(self.phys)?;
+        let pages = end.checked_offset_from(from)? / PAGE_BYTES;
         (pages > 0).then(|| change(Self { virt: self.virt.wrapping_add(skipped), phys: from, pages, ..*self }))
     }
 }

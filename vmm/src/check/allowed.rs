@@ -5,7 +5,7 @@ use super::budget::{Budget, Cut};
 use super::expectation::Expectation;
 use super::marks::RootedTables;
 use super::spans::Spans;
-use crate::mmu::{Run, Runs, Va};
+use crate::mmu::{Run, Runs};
 
 /// What the tables have of an alias that is only allowed.
 struct Piece {
@@ -41,7 +41,7 @@ impl Expectation {
 
 /// Adds what the tables have of an alias.
 fn look_for(alias: &Alias, tables: &RootedTables<'_>, budget: &Budget, pieces: &mut Vec<Piece>) -> Result<(), Cut> {
-    let range = Va(alias.virt)..=Va(alias.last());
+    let range = alias.range();
     let mut runs = Runs::new(&tables.memory, tables.root, range, tables.told, budget.entries());
     while let Some(run) = budget.next_run(&mut runs)? {
         budget.keep_run()?;
@@ -51,9 +51,8 @@ fn look_for(alias: &Alias, tables: &RootedTables<'_>, budget: &Budget, pieces: &
 }
 
 fn piece(alias: &Alias, run: &Run) -> Piece {
-    let last = run.va.0.saturating_add(run.bytes.saturating_sub(1));
-    let alias = alias.within(&(run.va.0..=last));
-    Piece { alias, is_right: run.defect.is_none() && run.pa.0 == alias.phys }
+    let alias = alias.within(&(run.va..=run.last()));
+    Piece { alias, is_right: run.defect.is_none() && run.pa == alias.phys }
 }
 
 /// Of several that claim a page, one that has its frame gets it.

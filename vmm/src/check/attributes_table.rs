@@ -10,6 +10,7 @@ use super::contract::Term;
 use super::holders::{Extent, holders};
 use super::merged::{Merged, in_mapping_order};
 use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, end_of_pages};
+use crate::mmu::Pa;
 
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
 pub fn refusals(map: &MemoryMap) -> Vec<Option<EntryRefusal>> {
@@ -78,7 +79,7 @@ impl fmt::Display for EntryRefusal {
 
 /// What an entry that Linux takes says of its pages.
 pub struct Attributes {
-    phys: Range<u64>,
+    phys: Range<Pa>,
     writable: bool,
     executable: bool,
 }
@@ -93,7 +94,9 @@ pub fn entries_in_force(map: &MemoryMap) -> impl Iterator<Item = &MemoryDescript
 pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
     entries_in_force(map)
         .map(|entry| Attributes {
-            phys: entry.phys_start..physical_end(entry.phys_start, entry.page_count),
+            // It lies in a region that a layout maps, and such a region ends below 2^52.
+            phys: Pa(entry.phys_start)
+                ..Pa(entry.phys_start.saturating_add(entry.page_count.saturating_mul(PAGE_BYTES))),
             writable: !entry.att.contains(MemoryAttribute::READ_ONLY),
             executable: !entry.att.contains(MemoryAttribute::EXECUTE_PROTECT),
         })
@@ -103,8 +106,7 @@ pub fn in_force(map: &MemoryMap) -> Vec<Attributes> {
 impl Attributes {
     /// Whether it says something of an alias.
     pub fn concerns(&self, alias: &Alias) -> bool {
-        let end = physical_end(alias.phys, alias.pages);
-        alias.region.is_some() && self.phys.start < end && alias.phys < self.phys.end
+        alias.region.is_some() && self.phys.start < alias.physical_end() && alias.phys < self.phys.end
     }
 
     /// The alias in up to three parts, of which the entry's is changed.
@@ -112,7 +114,7 @@ impl Attributes {
         if !self.concerns(&alias) {
             return [Some(alias), None, None];
         }
-        let end = physical_end(alias.phys, alias.pages);
+        let end = alias.physical_end();
         let (first, last) = (self.phys.start.max(alias.phys), self.phys.end.min(end));
         [
             alias.part(alias.phys, first, |part| part),
@@ -172,14 +174,9 @@ fn refusal(entry: &MemoryDescriptor, holder: Option<&Merged>) -> Option<EntryRef
 
 /// For each entry, the first region in the list that it starts in.
 fn holders_of(entries: &[MemoryDescriptor], regions: &[Merged]) -> Vec<Option<usize>> {
-    let starts: Vec<u64> = entries.iter().map(|entry| entry.phys_start).collect();
-    let extents: Vec<_> = regions.iter().map(|region| Extent::of_pages(region.phys, region.pages)).collect();
+    let starts: Vec<Pa> = entries.iter().map(|entry| Pa(entry.phys_start)).collect();
+    let extents: Vec<_> = regions.iter().map(|region| Extent::of_pages(Pa(region.phys), region.pages)).collect();
     holders(&starts, &extents)
-}
-
-/// The address past the end of pages that lie in a region which a layout maps: such a region ends below 2^52.
-fn physical_end(phys: u64, pages: u64) -> u64 {
-    phys.saturating_add(pages.saturating_mul(PAGE_BYTES))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use super::Rule;
 use super::merged::{Merged, fits_an_entry, in_mapping_order};
 use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, end_of_pages, page_of};
+use crate::mmu::Va;
 
 const GIB: u64 = 1 << 30;
 /// -4 GiB, -68 GiB, -2 GiB: the EFI window and the kernel's text of Linux's memory layout.
@@ -20,7 +21,7 @@ pub const BELOW_2G: u64 = (2 * GIB).wrapping_neg();
 const CONGRUENCE: u64 = 2 << 20;
 
 /// The virtual address of each region that a layout maps, by index; None: the layout has no room for it.
-pub type Addresses = HashMap<usize, Option<u64>>;
+pub type Addresses = HashMap<usize, Option<Va>>;
 
 /// What a layout makes of a memory map.
 pub struct ClosedForm {
@@ -41,7 +42,7 @@ pub static WINDOW: ClosedForm = ClosedForm {
     addresses: |map| {
         let ends = mapped(map).map(|region| page_of(region.phys).saturating_add(bytes(&region)));
         let efi_va = BELOW_4G.wrapping_sub(ends.max().unwrap_or(0));
-        mapped(map).map(|region| (region.index, Some(efi_va.wrapping_add(region.phys)))).collect()
+        mapped(map).map(|region| (region.index, Some(Va(efi_va.wrapping_add(region.phys))))).collect()
     },
     gives_up_at: |map| {
         let end = |region: Region| (end_of_pages(page_of(region.phys), region.pages), Reverse(region.index));
@@ -92,7 +93,7 @@ pub static LINUX: ClosedForm = ClosedForm { addresses: linux_addresses, merged: 
 /// What Linux does after kexec: each RUNTIME region where the map says that it is. 0 says nothing but of address 0.
 pub static LINUX_FIXED: ClosedForm = ClosedForm {
     addresses: |map| {
-        let given = |region: &Region| (region.virt != 0 || region.phys == 0).then_some(region.virt);
+        let given = |region: &Region| (region.virt != 0 || region.phys == 0).then_some(Va(region.virt));
         mapped(map).filter(Region::is_runtime).map(|region| (region.index, given(&region))).collect()
     },
     without_address: Rule::NoVirtualStart,
@@ -119,8 +120,8 @@ fn bytes(region: &Region) -> u64 {
 }
 
 /// A region whose first page is at `virt`.
-fn at(virt: u64, region: &Region) -> (usize, Option<u64>) {
-    (region.index, Some(virt.wrapping_add(region.phys % PAGE_BYTES)))
+fn at(virt: u64, region: &Region) -> (usize, Option<Va>) {
+    (region.index, Some(Va(virt.wrapping_add(region.phys % PAGE_BYTES))))
 }
 
 /// The first of the mapped regions, one after another, that ends past so much room.
@@ -135,7 +136,7 @@ fn first_past(map: &MemoryMap, room: u64) -> Option<usize> {
 
 /// Each merged region lies at the highest address that equals its physical one modulo 2 MiB and leaves it below the
 /// region after it in the list; those before one that finds no room find none either.
-fn linux_addresses(map: &MemoryMap) -> HashMap<usize, Option<u64>> {
+fn linux_addresses(map: &MemoryMap) -> Addresses {
     let mut ceiling = BELOW_4G;
     let mut addresses = HashMap::new();
     for merged in in_mapping_order(map) {
@@ -145,7 +146,7 @@ fn linux_addresses(map: &MemoryMap) -> HashMap<usize, Option<u64>> {
         for part in merged.parts {
             addresses.insert(
                 part.index,
-                (virt >= BELOW_68G).then(|| virt.wrapping_add(part.phys.wrapping_sub(merged.phys))),
+                (virt >= BELOW_68G).then(|| Va(virt.wrapping_add(part.phys.wrapping_sub(merged.phys)))),
             );
         }
     }
@@ -161,7 +162,8 @@ mod tests {
     const RUNTIME: MemoryAttribute = MemoryAttribute::RUNTIME;
 
     fn linux(map: &MemoryMap) -> Vec<(usize, Option<u64>)> {
-        let mut all: Vec<_> = (LINUX.addresses)(map).into_iter().collect();
+        let addresses = (LINUX.addresses)(map).into_iter();
+        let mut all: Vec<_> = addresses.map(|(index, virt)| (index, virt.map(|virt| virt.0))).collect();
         all.sort_unstable();
         all
     }

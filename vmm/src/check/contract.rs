@@ -13,7 +13,7 @@ use super::cache::CacheRule;
 use super::closed_form::{self, Addresses, BELOW_2G, BELOW_4G, BELOW_68G, ClosedForm};
 use super::merged::{Merged, fits_an_entry};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, Region};
-use crate::mmu::Paging;
+use crate::mmu::{Paging, Va};
 
 /// What must hold of what a mapper makes: of its page tables, and of the map that it hands to SetVirtualAddressMap.
 ///
@@ -30,12 +30,13 @@ use crate::mmu::Paging;
 /// Each method changes one of these terms.
 ///
 /// ```
+/// use efibed::Va;
 /// use efibed::check::{Arena, Contract, Term};
 ///
 /// // A kernel that gives out addresses from -1 TiB up, may map firmware 1:1 too, and has the rest of the upper half for itself.
 /// let contract = Contract::default()
 ///     .identity(Term::Allowed)
-///     .arenas([Arena::Range(0xffff_ff00_0000_0000..=0xffff_ff7f_ffff_ffff)])
+///     .arenas([Arena::Range(Va(0xffff_ff00_0000_0000)..=Va(0xffff_ff7f_ffff_ffff))])
 ///     .closed_form(|descriptor| Some(0xffff_ff00_0000_0000 + descriptor.phys_start));
 /// # let _ = contract;
 /// ```
@@ -43,7 +44,7 @@ use crate::mmu::Paging;
 pub struct Contract {
     regions: Regions,
     arenas: Vec<Arena>,
-    pub(super) off_limits: Vec<RangeInclusive<u64>>,
+    pub(super) off_limits: Vec<RangeInclusive<Va>>,
     pub(super) identity: Term,
     pub(super) page_zero: Term,
     pub(super) virtual_map: Term,
@@ -98,16 +99,16 @@ pub enum Arena {
     /// The upper half of them.
     HighHalf,
     /// From the first to the last; empty if the last comes before the first.
-    Range(RangeInclusive<u64>),
+    Range(RangeInclusive<Va>),
 }
 
 impl Arena {
     /// Its addresses on such a CPU.
-    fn range(&self, told: &Paging) -> RangeInclusive<u64> {
+    fn range(&self, told: &Paging) -> RangeInclusive<Va> {
         let high = u64::MAX << low_bits(told);
         match self {
-            Self::LowHalf => 0..=!high,
-            Self::HighHalf => high..=u64::MAX,
+            Self::LowHalf => Va(0)..=Va(!high),
+            Self::HighHalf => Va(high)..=Va(u64::MAX),
             Self::Range(range) => range.clone(),
         }
     }
@@ -165,8 +166,8 @@ impl Contract {
     pub fn of(layout: Layout) -> Self {
         let built_in = |form| Self {
             regions: Regions::RuntimeAndBootServices,
-            arenas: vec![Arena::Range(BELOW_68G..=BELOW_4G - 1)],
-            off_limits: vec![BELOW_2G..=u64::MAX],
+            arenas: vec![Arena::Range(Va(BELOW_68G)..=Va(BELOW_4G - 1))],
+            off_limits: vec![Va(BELOW_2G)..=Va(u64::MAX)],
             boot_services: Term::Owed,
             executable_data: Term::Forbidden,
             attributes_table: Term::Forbidden,
@@ -184,9 +185,10 @@ impl Contract {
         match layout {
             Layout::Window => built_in(&closed_form::WINDOW),
             Layout::PackedDown => built_in(&closed_form::PACKED_DOWN),
-            Layout::PackedUp => {
-                Self { arenas: vec![Arena::Range(BELOW_4G..=BELOW_2G - 1)], ..built_in(&closed_form::PACKED_UP) }
-            }
+            Layout::PackedUp => Self {
+                arenas: vec![Arena::Range(Va(BELOW_4G)..=Va(BELOW_2G - 1))],
+                ..built_in(&closed_form::PACKED_UP)
+            },
             Layout::Linux => Self {
                 page_zero: Term::Owed,
                 virtual_map: Term::Owed,
@@ -216,7 +218,7 @@ impl Contract {
     /// Addresses at which no region may lie, besides those of the test bed's kernel. A range that ends before it starts is
     /// empty.
     #[must_use]
-    pub fn off_limits(self, ranges: impl IntoIterator<Item = RangeInclusive<u64>>) -> Self {
+    pub fn off_limits(self, ranges: impl IntoIterator<Item = RangeInclusive<Va>>) -> Self {
         Self { off_limits: ranges.into_iter().filter(|range| !range.is_empty()).collect(), ..self }
     }
 
@@ -277,7 +279,8 @@ impl Contract {
         Self { contiguous_images, ..self }
     }
 
-    /// The VirtualStart that a descriptor must get, as one more witness; None: anything will do for it.
+    /// The VirtualStart that a descriptor must get, as one more witness; None: anything will do for it. It is a descriptor's
+    /// field, and so a number.
     #[must_use]
     pub fn closed_form(self, form: impl Fn(&MemoryDescriptor) -> Option<u64> + Send + Sync + 'static) -> Self {
         Self { closed_form: Some(Form::Each(Arc::new(form))), ..self }
@@ -313,23 +316,23 @@ impl Contract {
     }
 
     /// Where regions are put on such a CPU.
-    pub(crate) fn arenas_on(&self, told: &Paging) -> Vec<RangeInclusive<u64>> {
+    pub(crate) fn arenas_on(&self, told: &Paging) -> Vec<RangeInclusive<Va>> {
         self.arenas.iter().map(|arena| arena.range(told)).collect()
     }
 
     /// Where nothing else may translate: where regions are put, and where they are 1:1.
-    pub(crate) fn ground_on(&self, told: &Paging) -> Vec<RangeInclusive<u64>> {
+    pub(crate) fn ground_on(&self, told: &Paging) -> Vec<RangeInclusive<Va>> {
         let has_low_half = self.identity == Term::Forbidden || self.arenas.contains(&Arena::LowHalf);
         let low_half = (!has_low_half).then(|| Arena::LowHalf.range(told));
         low_half.into_iter().chain(self.arenas_on(told)).collect()
     }
 
     /// Where regions are put, as one range on any CPU.
-    pub(crate) fn window(&self) -> RangeInclusive<u64> {
+    pub(crate) fn window(&self) -> RangeInclusive<Va> {
         let ranges = self.arenas_on(&Paging { la57: true, ..Paging::default() });
         let first = ranges.iter().map(|range| *range.start()).min();
         let last = ranges.iter().map(|range| *range.end()).max();
-        first.unwrap_or(0)..=last.unwrap_or(u64::MAX)
+        first.unwrap_or(Va(0))..=last.unwrap_or(Va(u64::MAX))
     }
 
     /// The virtual address that each region must have, by index, as far as the closed form says. None: there is no room.
@@ -339,7 +342,7 @@ impl Contract {
             Some(Form::Layout(form)) => (form.addresses)(map),
             Some(Form::Each(form)) => {
                 let all = map.descriptors().iter().map(|descriptor| form(descriptor)).enumerate();
-                all.filter_map(|(index, virt)| Some((index, Some(virt?)))).collect()
+                all.filter_map(|(index, virt)| Some((index, Some(Va(virt?))))).collect()
             }
         }
     }

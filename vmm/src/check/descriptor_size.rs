@@ -1,17 +1,18 @@
 //! A kernel that steps through firmware's memory map with another DescriptorSize: what it reads.
 
-use super::{Finding, Phase, Rule};
+use super::{Finding, Phase, Rule, Statement};
 use crate::memory_map::{MemoryMap, PAGE_BYTES};
 
 /// What an array of descriptors `firmware` bytes apart is to a kernel that takes them to be `kernel` bytes apart; None:
 /// the same.
 pub fn misread(map: &MemoryMap, firmware: usize, kernel: usize) -> Option<Finding> {
     let count = map.descriptors().len();
-    let seen = count * firmware / kernel;
-    let wrong: Vec<_> = (0..seen).filter(|index| !(index * kernel).is_multiple_of(firmware)).collect();
-    let lost = (0..count)
-        .filter(|index| !(index * firmware).is_multiple_of(kernel) || index * firmware / kernel >= seen)
-        .count();
+    let seen = count.saturating_mul(firmware).checked_div(kernel)?;
+    let is_misread = |index: &usize| !index.saturating_mul(kernel).is_multiple_of(firmware);
+    let wrong: Vec<_> = (0..seen).filter(is_misread).collect();
+    let seen_bytes = seen.saturating_mul(kernel);
+    let is_lost = |offset: &usize| !offset.is_multiple_of(kernel) || *offset >= seen_bytes;
+    let lost = (0..count).map(|index| index.saturating_mul(firmware)).filter(is_lost).count();
     if wrong.is_empty() && lost == 0 {
         return None;
     }
@@ -20,23 +21,25 @@ pub fn misread(map: &MemoryMap, firmware: usize, kernel: usize) -> Option<Findin
          it reads are not firmware's, and {lost} of firmware's {count} are lost",
         wrong.len()
     );
-    let sizes = wrong.iter().map(|index| (*index, Seen::at(map, firmware, index * kernel)));
+    let sizes = wrong.iter().map(|index| (*index, Seen::at(map, firmware, index.saturating_mul(kernel))));
     if let Some((index, seen)) = sizes.max_by_key(|(index, seen)| (seen.pages, std::cmp::Reverse(*index))) {
         message += &format!(
             "; the largest is descriptor {index}, read as type {:#x} at {:#x}, {:#x} pages ({} GiB)",
             seen.ty,
             seen.phys,
             seen.pages,
-            (u128::from(seen.pages) * u128::from(PAGE_BYTES)) >> 30
+            seen.pages / PAGES_PER_GIB
         );
     }
     Some(Finding {
-        expected: format!("DescriptorSize {firmware}"),
-        observed: format!("DescriptorSize {kernel}"),
+        expected: Some(Statement::DescriptorSize(firmware)),
+        observed: Some(Statement::DescriptorSize(kernel)),
         remedy: Some("step by the DescriptorSize that GetMemoryMap returns, not by the size of the structure".into()),
         ..Finding::worded(Phase::Map, Rule::DescriptorSize, None, message)
     })
 }
+
+const PAGES_PER_GIB: u64 = (1 << 30) / PAGE_BYTES;
 
 /// A descriptor as it is read.
 struct Seen {
@@ -49,8 +52,8 @@ impl Seen {
     /// At this offset in the array (UEFI 2.10, 7.2.3: Type, PhysicalStart, VirtualStart, NumberOfPages, Attribute).
     fn at(map: &MemoryMap, firmware: usize, offset: usize) -> Self {
         let word = |index: usize| {
-            let offset = offset + 8 * index;
-            let Some(descriptor) = map.descriptors().get(offset / firmware) else { return 0 };
+            let offset = offset.saturating_add(index.saturating_mul(8));
+            let descriptor = map.descriptors().get(offset.checked_div(firmware)?)?;
             let fields = [
                 u64::from(descriptor.ty.0),
                 descriptor.phys_start,
@@ -58,9 +61,10 @@ impl Seen {
                 descriptor.page_count,
                 descriptor.att.bits(),
             ];
-            fields.get(offset % firmware / 8).copied().unwrap_or(0)
+            fields.get(offset.checked_rem(firmware)? / 8).copied()
         };
-        Self { ty: word(0) as u32, phys: word(1), pages: word(3) }
+        let [ty, phys, pages] = [0, 1, 3].map(|index| word(index).unwrap_or(0));
+        Self { ty: ty as u32, phys, pages }
     }
 }
 

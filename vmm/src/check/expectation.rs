@@ -10,14 +10,15 @@ use super::attributes_table::{self, Attributes};
 use super::contract::{Contract, Term, low_bits};
 use super::given::Given;
 use super::holders::{Extent, holders, virtual_addresses};
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
 use super::merged::fits_an_entry;
 use super::spans::Spans;
+use super::statement::Statement;
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{
     ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of,
 };
-use crate::mmu::{Access, Kind, Paging, Va};
+use crate::mmu::{Access, Kind, Pa, Paging, Va};
 
 /// What must be, before any table is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub struct Expectation {
     /// What was mapped and must not be any more.
     pub gone: Vec<Alias>,
     /// Where nothing else may translate.
-    pub arenas: Vec<RangeInclusive<u64>>,
+    pub arenas: Vec<RangeInclusive<Va>>,
 }
 
 /// Something that firmware needs and its own Memory Attributes Table forbids.
@@ -42,7 +43,7 @@ pub struct Denial {
     /// The access that every page of it denies.
     pub access: Access,
     /// Its lowest virtual address.
-    pub virt: u64,
+    pub virt: Va,
     /// How many pages there are.
     pub pages: u64,
 }
@@ -57,13 +58,13 @@ pub struct Question<'a> {
     /// The map that the mapper hands to SetVirtualAddressMap.
     pub virtual_map: &'a [MemoryDescriptor],
     /// Where that map lies.
-    pub virtual_map_at: &'a Range<u64>,
+    pub virtual_map_at: &'a Range<Pa>,
     /// What the CPU was told.
     pub told: &'a Paging,
     /// Whether the mapper was offered execute-disable.
     pub nx: bool,
     /// The kernel's own ranges.
-    pub kernel: &'a [RangeInclusive<u64>],
+    pub kernel: &'a [RangeInclusive<Va>],
 }
 
 impl Expectation {
@@ -78,14 +79,14 @@ impl Expectation {
         for region in map.regions() {
             let Some(virt_start) = given.virtual_start(&region) else {
                 if is_owed(&region) {
-                    marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::Absent));
+                    marks.push(Mark::of_region(Rule::NotMapped, &region, Statement::Mapped, Statement::LeftOut));
                 }
                 allowed.extend(question.at_physical_address(&region).filter(|alias| !alias.is_owed));
                 continue;
             };
             if region.pages == 0 {
                 if contract.owes(&region) {
-                    marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::Absent, Statement::Mapped));
+                    marks.push(Mark::of_region(Rule::VirtualMap, &region, Statement::LeftOut, Statement::Mapped));
                 }
                 continue;
             }
@@ -99,7 +100,7 @@ impl Expectation {
             let (owed, others): (Vec<_>, Vec<_>) = aliases.into_iter().partition(|alias| alias.is_owed);
             if !region.is_aligned() {
                 let tails_of_region = owed.iter().filter_map(Alias::tail);
-                tails.extend(tails_of_region.filter(|tail| told.is_canonical(Va(tail.virt))));
+                tails.extend(tails_of_region.filter(|tail| told.is_canonical(tail.virt)));
             }
             placed.extend(owed);
             allowed.extend(others);
@@ -107,7 +108,7 @@ impl Expectation {
         for virt in given.unclaimed() {
             marks.push(Mark {
                 virt: Some(virt),
-                observed: Statement::Virtual(virt),
+                observed: Some(Statement::Virtual(virt)),
                 ..Mark::new(Rule::VirtualMap, Witness::Expectation)
             });
         }
@@ -180,66 +181,66 @@ impl Expectation {
     }
 
     /// Whether an access to an address is one that the expectation denies to firmware, or leaves open.
-    pub fn denies(&self, virt: u64, kind: Kind) -> bool {
+    pub fn denies(&self, virt: Va, kind: Kind) -> bool {
         self.alias_at(virt).is_some_and(|index| self.aliases[index].access(Access::new(kind)) != Term::Owed)
     }
 
     /// The first virtual address that stands for a physical one after SetVirtualAddressMap.
-    pub fn virtual_of(&self, phys: u64) -> Option<u64> {
+    pub fn virtual_of(&self, phys: Pa) -> Option<Va> {
         let holds =
             |alias: &&Alias| alias.role == Role::Virtual && (alias.phys..=alias.target(alias.last())).contains(&phys);
         let alias = self.aliases.iter().find(holds)?;
-        Some(alias.virt.wrapping_add(phys.wrapping_sub(alias.phys)))
+        Some(alias.virt.wrapping_add(phys.wrapping_offset_from(alias.phys)))
     }
 
     /// Whether this kernel, started by an earlier one, has each runtime region where that one told firmware that it is.
     pub fn compare_with_earlier(&self, map: &MemoryMap, earlier: &[MemoryDescriptor], marks: &mut Marks) {
-        let given: HashMap<usize, u64> = (self.placed.iter().rev())
+        let given: HashMap<usize, Va> = (self.placed.iter().rev())
             .filter(|alias| alias.role == Role::Virtual)
             .filter_map(|alias| Some((alias.region?, alias.virt)))
             .collect();
         let owed: Vec<Region> = map.regions().filter(is_owed).collect();
-        let starts: Vec<u64> = owed.iter().map(|region| region.phys).collect();
+        let starts: Vec<Pa> = owed.iter().map(|region| Pa(region.phys)).collect();
         for (region, expected) in owed.iter().zip(virtual_addresses(earlier, &starts)) {
             let observed = given.get(&region.index).map(|virt| virt.wrapping_add(region.phys % PAGE_BYTES));
             if expected != observed {
-                let state = |virt: Option<u64>| virt.map_or(Statement::Absent, Statement::Virtual);
+                let state = |virt: Option<Va>| virt.map_or(Statement::LeftOut, Statement::Virtual);
                 let mark = Mark::of_region(Rule::KexecMoved, region, state(expected), state(observed));
                 marks.push(Mark { virt: expected.or(observed), ..mark });
             }
         }
         let was_owed = |d: &&MemoryDescriptor| d.att.contains(MemoryAttribute::RUNTIME) && d.page_count > 0;
         let before: Vec<_> = earlier.iter().filter(was_owed).collect();
-        let starts: Vec<u64> = before.iter().map(|d| d.phys_start).collect();
-        let extents: Vec<_> = owed.iter().map(|region| Extent::of_pages(region.phys, region.pages)).collect();
+        let starts: Vec<Pa> = before.iter().map(|d| Pa(d.phys_start)).collect();
+        let extents: Vec<_> = owed.iter().map(|region| Extent::of_pages(Pa(region.phys), region.pages)).collect();
         let known = holders(&starts, &extents);
         for (d, _) in before.into_iter().zip(known).filter(|(_, known)| known.is_none()) {
             marks.push(Mark {
-                virt: Some(d.virt_start),
+                virt: Some(Va(d.virt_start)),
                 pages: d.page_count,
-                expected: Statement::Virtual(d.virt_start),
-                observed: Statement::Text("a memory map without it"),
+                expected: Some(Statement::Virtual(Va(d.virt_start))),
+                observed: Some(Statement::text("a memory map without it")),
                 ..Mark::new(Rule::KexecMoved, Witness::Expectation)
             });
         }
     }
 
     /// The alias that covers an address.
-    pub fn alias_at(&self, virt: u64) -> Option<usize> {
+    pub fn alias_at(&self, virt: Va) -> Option<usize> {
         at(&self.aliases, virt)
     }
 
     /// The alias that covered an address, and went.
-    pub fn gone_at(&self, virt: u64) -> Option<Alias> {
+    pub fn gone_at(&self, virt: Va) -> Option<Alias> {
         at(&self.gone, virt).map(|index| self.gone[index])
     }
 
     /// Whose an address was before that went, and how far that holds, to `last` at most.
-    pub fn gone_from(&self, virt: u64, last: u64) -> (Option<usize>, u64) {
+    pub fn gone_from(&self, virt: Va, last: Va) -> (Option<usize>, Va) {
         let alias = self.gone.get(self.gone.partition_point(|alias| alias.last() < virt));
         match alias {
             Some(alias) if alias.virt <= virt => (alias.region, last.min(alias.last())),
-            Some(alias) => (None, last.min(alias.virt.saturating_sub(1))),
+            Some(alias) => (None, last.min(alias.virt.wrapping_sub(1))),
             None => (None, last),
         }
     }
@@ -247,15 +248,16 @@ impl Expectation {
 
 /// The physical address that a map handed to SetVirtualAddressMap gives a virtual one for: the first RUNTIME descriptor that
 /// holds it decides (UEFI 2.10, 8.4.2).
-pub fn physical_of(virtual_map: &[MemoryDescriptor], virt: u64) -> Option<u64> {
-    let offset =
-        |d: &MemoryDescriptor| virt.checked_sub(d.virt_start).filter(|offset| offset / PAGE_BYTES < d.page_count);
+pub fn physical_of(virtual_map: &[MemoryDescriptor], virt: Va) -> Option<Pa> {
+    let offset = |d: &MemoryDescriptor| {
+        virt.checked_offset_from(Va(d.virt_start)).filter(|offset| offset / PAGE_BYTES < d.page_count)
+    };
     let mut runtime = virtual_map.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME));
-    runtime.find_map(|d| Some(d.phys_start.wrapping_add(offset(d)?)))
+    runtime.find_map(|d| Some(Pa(d.phys_start).wrapping_add(offset(d)?)))
 }
 
 /// The one of several aliases, by address, that covers an address.
-fn at(aliases: &[Alias], virt: u64) -> Option<usize> {
+fn at(aliases: &[Alias], virt: Va) -> Option<usize> {
     let index = aliases.partition_point(|alias| alias.virt <= virt).checked_sub(1)?;
     (aliases[index].last() >= virt).then_some(index)
 }
@@ -266,25 +268,25 @@ impl Question<'_> {
     fn at_virtual_address(
         &self,
         region: &Region,
-        virt_start: u64,
-        expected: Option<u64>,
+        virt_start: Va,
+        expected: Option<Va>,
         marks: &mut Marks,
     ) -> Option<Alias> {
         let offset = region.phys % PAGE_BYTES;
         let alias = self.alias(region, Role::Virtual, virt_start.wrapping_sub(offset));
         if let Some(expected) = expected.filter(|expected| *expected != virt_start) {
             marks.push(Mark {
-                expected: Statement::Virtual(expected),
-                observed: Statement::Virtual(virt_start),
+                expected: Some(Statement::Virtual(expected)),
+                observed: Some(Statement::Virtual(virt_start)),
                 ..alias.mark(Rule::WrongAddress, Witness::Expectation)
             });
         }
         let mut unsaid = Marks::default();
         let (alias, marks) = if self.contract.owes(region) { (alias, marks) } else { (alias.allowed(), &mut unsaid) };
-        if !alias.virt.is_multiple_of(PAGE_BYTES) {
+        if alias.virt.page_offset() != 0 {
             marks.push(Mark {
-                expected: Statement::Text("whole pages at a page's offset"),
-                observed: Statement::Virtual(virt_start),
+                expected: Some(Statement::text("whole pages at a page's offset")),
+                observed: Some(Statement::Virtual(virt_start)),
                 ..alias.mark(Rule::VirtualMap, Witness::Expectation)
             });
             return None;
@@ -295,15 +297,16 @@ impl Question<'_> {
     /// The same region 1:1, where the contract has it so and the lower half reaches so far.
     fn at_physical_address(&self, region: &Region) -> Option<Alias> {
         let Contract { identity, .. } = *self.contract;
-        let alias = self.alias(region, Role::Physical, page_of(region.phys));
-        let is_low = end_of_pages(alias.phys, alias.pages) <= 1 << low_bits(self.told);
+        // Its physical address serves as a virtual one.
+        let alias = self.alias(region, Role::Physical, Va(page_of(region.phys)));
+        let is_low = end_of_pages(alias.phys.0, alias.pages) <= 1 << low_bits(self.told);
         let is_owed = identity == Term::Owed && self.contract.owes(region);
         let alias = if is_owed { alias } else { alias.allowed() };
         (identity != Term::Forbidden && self.contract.maps(region) && is_low).then_some(alias)
     }
 
-    fn alias(&self, region: &Region, role: Role, virt: u64) -> Alias {
-        let phys = page_of(region.phys);
+    fn alias(&self, region: &Region, role: Role, virt: Va) -> Alias {
+        let phys = Pa(region.phys).page();
         Alias {
             role,
             region: Some(region.index),
@@ -314,7 +317,7 @@ impl Question<'_> {
             executable: if region.is_code() { Term::Owed } else { self.executable_data() },
             cache: self.contract.cache.indices(region.attribute),
             stays: if region.is_runtime() { Term::Owed } else { self.contract.boot_services },
-            past_maxphyaddr: end_of_pages(phys, region.pages) > 1 << self.told.maxphyaddr,
+            past_maxphyaddr: end_of_pages(phys.0, region.pages) > 1 << self.told.maxphyaddr,
             is_owed: true,
         }
     }
@@ -326,10 +329,10 @@ impl Question<'_> {
 
     /// Page 0 and the virtual map, as data, where the contract has them.
     fn add_what_the_call_needs(&self, aliases: &mut Vec<Alias>, allowed: &mut Vec<Alias>) {
-        let data = |role, start, pages| Alias {
+        let data = |role, start: Pa, pages| Alias {
             role,
             region: None,
-            virt: start,
+            virt: Va(start.0),
             phys: start,
             pages,
             writable: Term::Owed,
@@ -340,14 +343,15 @@ impl Question<'_> {
             is_owed: true,
         };
         let map = self.virtual_map_at;
-        let pages = map.end.saturating_sub(map.start).div_ceil(PAGE_BYTES);
+        let bytes = map.end.checked_offset_from(map.start).unwrap_or(0);
+        let pages = bytes.div_ceil(PAGE_BYTES);
         let virtual_map = (pages > 0).then(|| data(Role::VirtualMap, map.start, pages));
         match self.contract.virtual_map {
             Term::Owed => aliases.extend(virtual_map),
             Term::Allowed => allowed.extend(virtual_map.map(Alias::allowed)),
             Term::Forbidden => {}
         }
-        let page_zero = data(Role::PageZero, 0, 1);
+        let page_zero = data(Role::PageZero, Pa(0), 1);
         match self.contract.page_zero {
             Term::Owed => add_page_zero(page_zero, aliases),
             Term::Allowed => allowed.push(page_zero.allowed()),
@@ -362,7 +366,8 @@ impl Question<'_> {
         }
         let mut taken = Spans::default();
         for range in aliases.iter().map(Alias::range).chain(self.kernel.iter().cloned()) {
-            taken.take(&(page_of(*range.start())..=*range.end() | (PAGE_BYTES - 1)));
+            let last = range.end().page().wrapping_add(PAGE_BYTES - 1);
+            taken.take(&(range.start().page()..=last));
         }
         allowed.into_iter().flat_map(|alias| alias.free_of(&taken)).collect()
     }
@@ -371,20 +376,19 @@ impl Question<'_> {
     fn is_placed_well(&self, alias: &Alias, marks: &mut Marks) -> bool {
         let Self { contract, told, kernel, .. } = *self;
         let mut found = |rule, expected| {
-            let observed = Statement::Virtual(alias.virt);
-            marks.push(Mark { expected, observed, ..alias.mark(rule, Witness::Expectation) });
+            let observed = Some(Statement::Virtual(alias.virt));
+            marks.push(Mark { expected: Some(expected), observed, ..alias.mark(rule, Witness::Expectation) });
         };
-        let last = end_of_pages(alias.virt, alias.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
-        let canonical = |last: &u64| {
-            told.is_canonical(Va(alias.virt)) && told.is_canonical(Va(*last)) && (alias.virt ^ *last) >> 63 == 0
-        };
-        let Some(last) = last.filter(canonical) else {
-            found(Rule::NotCanonical, Statement::Text("canonical addresses"));
+        let last = end_of_pages(alias.virt.0, alias.pages).checked_sub(1).and_then(|last| u64::try_from(last).ok());
+        let canonical =
+            |last: &Va| told.is_canonical(alias.virt) && told.is_canonical(*last) && (alias.virt.0 ^ last.0) >> 63 == 0;
+        let Some(last) = last.map(Va).filter(canonical) else {
+            found(Rule::NotCanonical, Statement::text("canonical addresses"));
             return false;
         };
         let arenas = contract.arenas_on(told);
         if kernel.iter().chain(&contract.off_limits).any(|range| alias.virt <= *range.end() && *range.start() <= last) {
-            found(Rule::KernelOverlap, Statement::Text("addresses that are not the kernel's"));
+            found(Rule::KernelOverlap, Statement::text("addresses that are not the kernel's"));
         } else if !arenas.iter().any(|arena| arena.contains(&alias.virt) && arena.contains(&last)) {
             found(Rule::OutsideArena, within(&arenas));
         }
@@ -394,20 +398,20 @@ impl Question<'_> {
 
 /// Where page 0 is a region's, it has that region's cache type, and goes with it.
 fn add_page_zero(page_zero: Alias, aliases: &mut Vec<Alias>) {
-    let Some(owner) = aliases.iter_mut().find(|alias| alias.role == Role::Physical && alias.virt == 0) else {
+    let Some(owner) = aliases.iter_mut().find(|alias| alias.role == Role::Physical && alias.virt == Va(0)) else {
         return aliases.push(page_zero);
     };
     let page_zero = Alias { region: owner.region, cache: owner.cache, stays: owner.stays, ..page_zero };
-    (owner.virt, owner.phys, owner.pages) = (PAGE_BYTES, PAGE_BYTES, owner.pages.saturating_sub(1));
+    (owner.virt, owner.phys, owner.pages) = (Va(PAGE_BYTES), Pa(PAGE_BYTES), owner.pages.saturating_sub(1));
     aliases.retain(|alias| alias.pages > 0);
     aliases.push(page_zero);
 }
 
 /// Where an alias should have been.
-fn within(arenas: &[RangeInclusive<u64>]) -> Statement {
+fn within(arenas: &[RangeInclusive<Va>]) -> Statement {
     match arenas {
         [arena] => Statement::Between(*arena.start(), *arena.end()),
-        _ => Statement::Text("addresses in one of the arenas"),
+        _ => Statement::text("addresses in one of the arenas"),
     }
 }
 
@@ -422,7 +426,7 @@ fn without_address(rule: Rule, region: &Region) -> Mark {
         Rule::NoVirtualStart => ("a VirtualStart in the memory map", "VirtualStart 0"),
         _ => ("an address", "none: firmware is handed the VirtualStart that was there before"),
     };
-    Mark::of_region(rule, region, Statement::Text(expected), Statement::Text(observed))
+    Mark::of_region(rule, region, Statement::text(expected), Statement::text(observed))
 }
 
 /// Linux's own rules, which a contract may have: addresses rise with firmware's list, since code and data of one image are
@@ -444,14 +448,18 @@ fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
     for pair in regions.windows(2) {
         let [before, after] = [pair[0], pair[1]];
         let end = before.virt.wrapping_add(before.bytes());
-        let observed = Statement::Virtual(after.virt);
+        let observed = Some(Statement::Virtual(after.virt));
         if contract.rising && after.virt < before.virt {
-            let expected = Statement::Text("an address above that of the region before it in the list");
-            marks.push(Mark { expected, observed, ..after.mark(Rule::WindowOrder, Witness::Expectation) });
+            let expected = Some(Statement::text("an address above that of the region before it in the list"));
+            marks.push(Mark {
+                expected,
+                observed: observed.clone(),
+                ..after.mark(Rule::WindowOrder, Witness::Expectation)
+            });
         }
         let contiguous = contract.contiguous_images && before.physical_end() == after.phys;
         if contiguous && is_image(before) && is_image(after) && after.virt != end {
-            let expected = Statement::Virtual(end);
+            let expected = Some(Statement::Virtual(end));
             marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });
         }
     }
@@ -466,18 +474,18 @@ fn without_overlaps(aliases: Vec<Alias>, marks: &mut Marks) -> Vec<Alias> {
             kept.push(alias);
             continue;
         };
-        if before.target(before.virt).wrapping_sub(before.virt) != alias.phys.wrapping_sub(alias.virt) {
+        if before.target(alias.virt) != alias.phys {
             marks.push(Mark {
-                expected: Statement::Text("addresses of its own"),
-                observed: Statement::Virtual(alias.virt),
+                expected: Some(Statement::text("addresses of its own")),
+                observed: Some(Statement::Virtual(alias.virt)),
                 ..alias.mark(Rule::RegionOverlap, Witness::Expectation)
             });
         }
         // What sticks out is still to be checked.
-        if let Some(rest) = alias.last().checked_sub(before.last()).filter(|rest| *rest > 0) {
+        if let Some(rest) = alias.last().checked_offset_from(before.last()).filter(|rest| *rest > 0) {
             let pages = rest / PAGE_BYTES;
             let skipped = alias.bytes().saturating_sub(rest);
-            let [virt, phys] = [alias.virt, alias.phys].map(|start| start.saturating_add(skipped));
+            let (virt, phys) = (alias.virt.saturating_add(skipped), alias.phys.saturating_add(skipped));
             kept.push(Alias { virt, phys, pages, ..alias });
         }
     }
@@ -493,8 +501,8 @@ fn with_tails(mut aliases: Vec<Alias>, tails: Vec<Alias>, marks: &mut Marks) -> 
             None => free.push(tail),
             Some(phys) if phys == tail.phys => {}
             Some(phys) => marks.push(Mark {
-                expected: Statement::Frame(tail.phys),
-                observed: Statement::Frame(phys),
+                expected: Some(Statement::Physical(tail.phys)),
+                observed: Some(Statement::Physical(phys)),
                 ..tail.mark(Rule::WrongFrame, Witness::Expectation)
             }),
         }

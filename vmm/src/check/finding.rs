@@ -1,8 +1,36 @@
 //! Findings: one disagreement each, under a rule with a stable name.
 
-use crate::mmu::{Level, Step};
+use super::statement::Statement;
+use crate::mmu::{ErrorCode, Level, Pa, Step, Va};
 
 /// One disagreement, over a run of pages.
+///
+/// What was expected and what was observed are values: a test matches them, and does not read text.
+///
+/// ```
+/// use efibed::check::{Rule, Statement};
+/// use efibed::mmu::{ErrorCode, Va};
+/// use efibed::{EngineName, Layout, LeafRule, MemoryMap, Scenario, TestBed};
+///
+/// // The bug of 2013: a 2 MiB leaf chosen by the virtual address alone.
+/// let map = MemoryMap::parse(
+///     "[[descriptor]]
+///      type = 'RuntimeServicesData'
+///      phys = 0x7e107000
+///      pages = 0x400
+///      attribute = 'RUNTIME|WB'",
+/// )?;
+/// let scenario = Scenario::new(map).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+/// let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker))?;
+///
+/// let finding = &report.findings[0];
+/// assert_eq!(finding.rule, Rule::ReservedBit);
+/// let Some(Statement::Faulted { fault, cr2, .. }) = &finding.observed else { panic!("{finding:?}") };
+/// assert_eq!(fault.vector, 14);
+/// assert!(fault.error_code.contains(ErrorCode::RSVD));
+/// assert_eq!((*cr2, finding.virt), (Some(Va(0xffff_fffe_ffc0_0000)), *cr2));
+/// # Ok::<(), efibed::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
@@ -13,17 +41,15 @@ pub struct Finding {
     /// The descriptor's index in the memory map, where one is concerned.
     pub region: Option<usize>,
     /// The first address, where one is concerned.
-    pub virt: Option<u64>,
+    pub virt: Option<Va>,
     /// Pages of the run; 0 where the finding is not about pages.
     pub pages: u64,
-    /// What should have been observed.
-    pub expected: String,
-    /// What was observed.
-    pub observed: String,
+    /// What should have been observed, where one thing can be named.
+    pub expected: Option<Statement>,
+    /// What was observed, where the message does not say it all.
+    pub observed: Option<Statement>,
     /// What would help, where that is known and is not what should have been observed.
     pub remedy: Option<String>,
-    /// The error code of the fault, if that is what was observed.
-    pub error_code: Option<u32>,
     /// The walk to `virt`, entry by entry.
     pub walk: Vec<WalkStep>,
     /// Who says so.
@@ -41,14 +67,18 @@ impl Finding {
             region,
             virt: None,
             pages: 0,
-            expected: String::new(),
-            observed: String::new(),
+            expected: None,
+            observed: None,
             remedy: None,
-            error_code: None,
             walk: Vec::new(),
             witnesses: vec![if rule.is_of_the_map() { Witness::Expectation } else { Witness::Run }],
             message,
         }
+    }
+
+    /// The error code, if a page fault is what was observed.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        self.observed.as_ref()?.error_code()
     }
 }
 
@@ -58,7 +88,7 @@ pub struct WalkStep {
     /// Its level.
     pub level: Level,
     /// Its physical address.
-    pub entry_addr: u64,
+    pub entry_addr: Pa,
     /// The entry.
     pub entry: u64,
     /// Its guilty bits.
@@ -67,7 +97,7 @@ pub struct WalkStep {
 
 impl From<&Step> for WalkStep {
     fn from(step: &Step) -> Self {
-        Self { level: step.level, entry_addr: step.entry_addr.0, entry: step.entry, reserved: step.reserved }
+        Self { level: step.level, entry_addr: step.entry_addr, entry: step.entry, reserved: step.reserved }
     }
 }
 

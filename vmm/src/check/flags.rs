@@ -151,13 +151,12 @@ const SOFTWARE: u64 = 0x7 << 9 | 0x7f << 52;
 
 /// The flags that are not allowed in a leaf, or in an entry that refers to a table.
 pub const fn suspicious(is_leaf: bool) -> u64 {
-    let (mut mask, mut index) = (0, 0);
-    while index < FLAGS.len() {
-        let rule = &FLAGS[index];
+    let (mut mask, mut rules): (_, &[FlagRule]) = (0, &FLAGS);
+    while let [rule, rest @ ..] = rules {
         if !matches!(rule.verdict, Allowed) && is_leaf == !matches!(rule.of, Table) {
             mask |= rule.flag;
         }
-        index += 1;
+        rules = rest;
     }
     mask
 }

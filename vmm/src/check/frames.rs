@@ -1,13 +1,13 @@
 //! How far a wrong physical page is from the right one, and what that suggests.
 
 use crate::memory_map::{MemoryMap, PAGE_BYTES, type_name};
-use crate::mmu::bits;
+use crate::mmu::{Pa, Va, bits};
 
 /// `0x66000 bytes below it: the low 21 bits of the frame were dropped`. The page at `virt` should be `right`.
-pub fn compare(virt: u64, right: u64, wrong: u64, region: Option<usize>, map: &MemoryMap) -> String {
-    let bytes = right.abs_diff(wrong);
+pub fn compare(virt: Va, right: Pa, wrong: Pa, region: Option<usize>, map: &MemoryMap) -> String {
+    let bytes = right.0.abs_diff(wrong.0);
     let distance = format!("{bytes:#x} bytes {} it", if wrong < right { "below" } else { "above" });
-    match suggestion(virt, right, wrong).or_else(|| owner(wrong, region, map)) {
+    match suggestion(virt.0, right.0, wrong.0).or_else(|| owner(wrong, region, map)) {
         Some(suggestion) => format!("{distance}: {suggestion}"),
         None => distance,
     }
@@ -18,7 +18,7 @@ fn low_bits(bits: u32) -> u64 {
     !(u64::MAX << bits)
 }
 
-/// The mistake that gives just this page.
+/// The mistake that gives just this page. To a mistake an address is a number like any other.
 fn suggestion(virt: u64, right: u64, wrong: u64) -> Option<String> {
     let page = |address: u64| address & !(PAGE_BYTES - 1);
     let dropped = |bits: &u32| {
@@ -43,9 +43,9 @@ fn suggestion(virt: u64, right: u64, wrong: u64) -> Option<String> {
 }
 
 /// Whose page it is, if it is another region's.
-fn owner(wrong: u64, region: Option<usize>, map: &MemoryMap) -> Option<String> {
+fn owner(wrong: Pa, region: Option<usize>, map: &MemoryMap) -> Option<String> {
     let holds = |it: &crate::memory_map::Region| {
-        wrong.checked_sub(it.phys).is_some_and(|offset| offset / PAGE_BYTES < it.pages)
+        wrong.checked_offset_from(Pa(it.phys)).is_some_and(|offset| offset / PAGE_BYTES < it.pages)
     };
     let owner = map.regions().find(holds).filter(|owner| Some(owner.index) != region)?;
     Some(format!("it is in region {} ({} at {:#x})", owner.index, type_name(owner.ty), owner.phys))
@@ -69,7 +69,7 @@ mod tests {
     }
 
     fn compared(virt: u64, right: u64, wrong: u64) -> String {
-        compare(virt, right, wrong, Some(0), &map())
+        compare(Va(virt), Pa(right), Pa(wrong), Some(0), &map())
     }
 
     #[test]

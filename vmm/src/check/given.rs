@@ -2,36 +2,38 @@
 
 use std::collections::HashMap;
 
+use super::closed_form::Addresses;
 use crate::memory_map::{MemoryDescriptor, MemoryMap, Region, end_of_pages};
+use crate::mmu::{Pa, Va};
 
 /// What a mapper gave: entries that stand for one region each, or for several that it merged.
 pub struct Given {
     /// By type and attributes; by address within.
     entries: HashMap<(u32, u64), Vec<Entry>>,
     /// By region.
-    starts: HashMap<usize, u64>,
+    starts: HashMap<usize, Va>,
 }
 
 struct Entry {
-    phys: u64,
+    phys: Pa,
     pages: u64,
-    virt: u64,
+    virt: Va,
     /// Of its pages, those that are some region's.
     claimed: u64,
 }
 
 impl Entry {
     /// Takes a region's pages; where the entry puts them.
-    fn claim(&mut self, region: &Region) -> u64 {
+    fn claim(&mut self, region: &Region) -> Va {
         self.claimed = self.claimed.saturating_add(region.pages);
-        self.virt.wrapping_add(region.phys.wrapping_sub(self.phys))
+        self.virt.wrapping_add(Pa(region.phys).wrapping_offset_from(self.phys))
     }
 
     /// Whether it reaches over the region, and has as many pages that are still free.
     fn has_room_for(&self, region: &Region) -> bool {
-        let end = end_of_pages(self.phys, self.pages);
+        let end = end_of_pages(self.phys.0, self.pages);
         let free = self.pages.saturating_sub(self.claimed);
-        self.phys <= region.phys && region.end() <= end && (1..=free).contains(&region.pages)
+        self.phys.0 <= region.phys && region.end() <= end && (1..=free).contains(&region.pages)
     }
 }
 
@@ -40,7 +42,8 @@ impl Given {
     pub fn new(virtual_map: &[MemoryDescriptor]) -> Self {
         let mut entries: HashMap<_, Vec<Entry>> = HashMap::new();
         for d in virtual_map {
-            let entry = Entry { phys: d.phys_start, pages: d.page_count, virt: d.virt_start, claimed: 0 };
+            let (phys, virt) = (Pa(d.phys_start), Va(d.virt_start));
+            let entry = Entry { phys, pages: d.page_count, virt, claimed: 0 };
             entries.entry((d.ty.0, d.att.bits())).or_default().push(entry);
         }
         entries.values_mut().for_each(|alike| alike.sort_by_key(|entry| (entry.phys, entry.pages)));
@@ -49,7 +52,7 @@ impl Given {
 
     /// Finds each region's entry. Where descriptors overlap several may do: the one that gives the region the address it
     /// should have, before its own, and that before one it may have been merged into.
-    pub fn claim(&mut self, map: &MemoryMap, expected: &HashMap<usize, Option<u64>>) {
+    pub fn claim(&mut self, map: &MemoryMap, expected: &Addresses) {
         self.claim_expected(map, expected);
         for of_its_own in [true, false] {
             for region in map.regions() {
@@ -65,19 +68,19 @@ impl Given {
         }
     }
 
-    fn claim_expected(&mut self, map: &MemoryMap, expected: &HashMap<usize, Option<u64>>) {
+    fn claim_expected(&mut self, map: &MemoryMap, expected: &Addresses) {
         let mut by_distance: HashMap<_, Vec<&mut Entry>> = HashMap::new();
         for (&(ty, attribute), alike) in &mut self.entries {
             for entry in alike {
-                let distance = entry.virt.wrapping_sub(entry.phys);
+                let distance = entry.virt.0.wrapping_sub(entry.phys.0);
                 by_distance.entry((ty, attribute, distance)).or_default().push(entry);
             }
         }
         for region in map.regions() {
             let Some(virt) = expected.get(&region.index).copied().flatten() else { continue };
-            let key = (region.ty.0, region.attribute.bits(), virt.wrapping_sub(region.phys));
+            let key = (region.ty.0, region.attribute.bits(), virt.0.wrapping_sub(region.phys));
             let Some(alike) = by_distance.get_mut(&key) else { continue };
-            let to = alike.partition_point(|entry| entry.phys <= region.phys);
+            let to = alike.partition_point(|entry| entry.phys.0 <= region.phys);
             if let Some(entry) = alike[..to].last_mut().filter(|entry| entry.has_room_for(&region)) {
                 self.starts.insert(region.index, entry.claim(&region));
             }
@@ -85,12 +88,12 @@ impl Given {
     }
 
     /// VirtualStart for a region, if there is one.
-    pub fn virtual_start(&self, region: &Region) -> Option<u64> {
+    pub fn virtual_start(&self, region: &Region) -> Option<Va> {
         self.starts.get(&region.index).copied()
     }
 
     /// VirtualStart of each entry that is not, page by page, some regions of the memory map.
-    pub fn unclaimed(&self) -> Vec<u64> {
+    pub fn unclaimed(&self) -> Vec<Va> {
         let mut all: Vec<_> = self.entries.values().flatten().collect();
         all.sort_by_key(|entry| (entry.phys, entry.virt));
         all.retain(|entry| entry.claimed != entry.pages);
@@ -100,7 +103,7 @@ impl Given {
 
 /// The first entry for exactly this region that is still free: of equal ones, those before it are not.
 fn own_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let free = (region.phys, region.pages, true);
+    let free = (Pa(region.phys), region.pages, true);
     let key = |entry: &Entry| (entry.phys, entry.pages, entry.claimed == 0);
     let index = alike.partition_point(|entry| key(entry) < free);
     alike.get_mut(index).filter(|entry| key(entry) == free)
@@ -108,7 +111,7 @@ fn own_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entr
 
 /// The entry that holds this region among others.
 fn merged_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let from = alike.partition_point(|entry| entry.phys <= region.phys);
+    let from = alike.partition_point(|entry| entry.phys.0 <= region.phys);
     alike[..from].last_mut().filter(|entry| entry.has_room_for(region))
 }
 
@@ -141,8 +144,9 @@ mod tests {
         let regions: Vec<_> = regions.iter().map(|&(phys, pages)| (phys, 0, pages)).collect();
         let regions = map(&regions);
         let mut given = Given::new(map(virtual_map).descriptors());
-        given.claim(&regions, &expected.iter().copied().map(Some).enumerate().collect());
-        (regions.regions().map(|region| given.virtual_start(&region)).collect(), given.unclaimed())
+        given.claim(&regions, &expected.iter().map(|virt| Some(Va(*virt))).enumerate().collect());
+        let start = |region: Region| given.virtual_start(&region).map(|virt| virt.0);
+        (regions.regions().map(start).collect(), given.unclaimed().iter().map(|virt| virt.0).collect())
     }
 
     #[test]

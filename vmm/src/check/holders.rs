@@ -4,18 +4,19 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::memory_map::{MemoryAttribute, MemoryDescriptor, end_of_pages};
+use crate::mmu::{Pa, Va};
 
 /// Physical addresses from a first one to an end, which may be past 2^64.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    first: u64,
+    first: Pa,
     end: u128,
 }
 
 impl Extent {
     /// So many pages.
-    pub fn of_pages(first: u64, pages: u64) -> Self {
-        Self { first, end: end_of_pages(first, pages) }
+    pub fn of_pages(first: Pa, pages: u64) -> Self {
+        Self { first, end: end_of_pages(first.0, pages) }
     }
 }
 
@@ -23,7 +24,7 @@ impl Extent {
 ///
 /// Both are swept by address. Of the ranges begun, the first in the list is on top of the heap; one that has ended is
 /// dropped when it gets there, because no later address lies in it.
-pub fn holders(addresses: &[u64], ranges: &[Extent]) -> Vec<Option<usize>> {
+pub fn holders(addresses: &[Pa], ranges: &[Extent]) -> Vec<Option<usize>> {
     let mut coming: Vec<usize> = (0..ranges.len()).collect();
     coming.sort_by_key(|&index| Reverse(ranges[index].first));
     let mut order: Vec<usize> = (0..addresses.len()).collect();
@@ -35,7 +36,7 @@ pub fn holders(addresses: &[u64], ranges: &[Extent]) -> Vec<Option<usize>> {
         while let Some(next) = coming.pop_if(|next| ranges[*next].first <= address) {
             begun.push(Reverse(next));
         }
-        while begun.peek().is_some_and(|&Reverse(range)| ranges[range].end <= u128::from(address)) {
+        while begun.peek().is_some_and(|&Reverse(range)| ranges[range].end <= u128::from(address.0)) {
             begun.pop();
         }
         holders[index] = begun.peek().map(|&Reverse(range)| range);
@@ -45,12 +46,12 @@ pub fn holders(addresses: &[u64], ranges: &[Extent]) -> Vec<Option<usize>> {
 
 /// The virtual address that a map handed to SetVirtualAddressMap gives to each physical one: the first RUNTIME descriptor
 /// that holds it decides (UEFI 2.10, 8.4.2).
-pub fn virtual_addresses(virtual_map: &[MemoryDescriptor], physical: &[u64]) -> Vec<Option<u64>> {
+pub fn virtual_addresses(virtual_map: &[MemoryDescriptor], physical: &[Pa]) -> Vec<Option<Va>> {
     let runtime: Vec<_> = virtual_map.iter().filter(|d| d.att.contains(MemoryAttribute::RUNTIME)).collect();
-    let ranges: Vec<_> = runtime.iter().map(|d| Extent::of_pages(d.phys_start, d.page_count)).collect();
-    let virtual_in = |(phys, holder): (&u64, Option<usize>)| {
+    let ranges: Vec<_> = runtime.iter().map(|d| Extent::of_pages(Pa(d.phys_start), d.page_count)).collect();
+    let virtual_in = |(phys, holder): (&Pa, Option<usize>)| {
         let d = runtime[holder?];
-        Some(d.virt_start.wrapping_add(phys.wrapping_sub(d.phys_start)))
+        Some(Va(d.virt_start).wrapping_add(phys.wrapping_offset_from(Pa(d.phys_start))))
     };
     physical.iter().zip(holders(physical, &ranges)).map(virtual_in).collect()
 }
@@ -64,8 +65,8 @@ mod tests {
     #[test]
     fn the_first_range_in_the_list_decides() {
         let ranges =
-            [(0x3000, 2), (0x1000, 4), (0x1000, 0), (!0xfff, 1)].map(|(at, pages)| Extent::of_pages(at, pages));
-        let found = holders(&[0, 0x1000, 0x3000, 0x4fff, 0x5000, u64::MAX], &ranges);
+            [(0x3000, 2), (0x1000, 4), (0x1000, 0), (!0xfff, 1)].map(|(at, pages)| Extent::of_pages(Pa(at), pages));
+        let found = holders(&[0, 0x1000, 0x3000, 0x4fff, 0x5000, u64::MAX].map(Pa), &ranges);
         assert_eq!(found, [None, Some(1), Some(0), Some(0), None, Some(3)]);
     }
 
@@ -75,9 +76,9 @@ mod tests {
             ranges in prop::collection::vec((0_u64..16, 0_u64..8), 0..8),
             addresses in prop::collection::vec(0_u64..24, 0..8),
         ) {
-            let ranges: Vec<_> = ranges.iter().map(|(page, pages)| Extent::of_pages(page << 12, *pages)).collect();
-            let addresses: Vec<u64> = addresses.iter().map(|page| page << 12).collect();
-            let holds = |range: &Extent, at: u64| range.first <= at && u128::from(at) < range.end;
+            let ranges: Vec<_> = ranges.iter().map(|(page, pages)| Extent::of_pages(Pa(page << 12), *pages)).collect();
+            let addresses: Vec<Pa> = addresses.iter().map(|page| Pa(page << 12)).collect();
+            let holds = |range: &Extent, at: Pa| range.first <= at && u128::from(at.0) < range.end;
             let scanned: Vec<_> = addresses.iter().map(|at| ranges.iter().position(|range| holds(range, *at))).collect();
             prop_assert_eq!(holders(&addresses, &ranges), scanned);
         }

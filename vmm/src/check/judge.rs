@@ -1,19 +1,18 @@
 //! What came of the guest's accesses, against what had to.
 
 use std::collections::{HashMap, HashSet};
-
-use efibed_guest::protocol::{self, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
-
-use efibed_stub::stamp::stamped;
+use std::ops::Range;
 
 use super::alias::{Alias, Role};
 use super::contract::Term;
 use super::expectation::Expectation;
-use super::marks::{Mark, Marks, Statement};
-use super::plan::{Frames, Plan, PlannedProbe, Purpose, access_of};
+use super::marks::{Mark, Marks};
+use super::observation::{Exception, Observation};
+use super::plan::{Frames, Plan, PlannedProbe, Purpose};
+use super::statement::Statement;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Privilege};
+use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 
 /// Faults reported, of one kind in one region and in all.
 const MAX_FAULTS_ALIKE: usize = 4;
@@ -23,15 +22,15 @@ const MAX_FAULTS: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultRecord {
     /// What was to be accessed.
-    pub virt: u64,
+    pub virt: Va,
     /// Read, write or fetch, and by whom.
     pub access: Access,
     /// The exception.
     pub fault: Fault,
     /// The faulting address, by the CPU.
-    pub cr2: u64,
+    pub cr2: Va,
     /// The faulting instruction.
-    pub rip: u64,
+    pub rip: Va,
     /// The region it belongs to.
     pub region: Option<usize>,
 }
@@ -78,12 +77,12 @@ pub struct Judge<'a> {
     /// The alias of the last report: a sweep stays in one for long.
     recent: usize,
     /// How the guest image's accesses may be recognized: RIP of a store or load in ring 0 or 3.
-    text: [std::ops::Range<u64>; 2],
+    text: [Range<Va>; 2],
 }
 
 impl<'a> Judge<'a> {
     /// A judge over what was planned. `text` are the addresses of the guest's own instructions, in ring 0 and in ring 3.
-    pub fn new(expectation: &'a Expectation, plan: &'a Plan, text: [std::ops::Range<u64>; 2]) -> Self {
+    pub fn new(expectation: &'a Expectation, plan: &'a Plan, text: [Range<Va>; 2]) -> Self {
         let sets = || expectation.aliases.iter().map(|_| PageSet::default()).collect();
         Self {
             expectation,
@@ -98,79 +97,82 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A write of `virt`, to itself, arrived at physical `pa`.
-    pub fn wrote(&mut self, virt: u64, pa: u64) {
-        self.observations.counts.total += 1;
-        self.observations.counts.translated += 1;
+    /// A write of `virt` arrived at `pa`.
+    pub fn wrote(&mut self, virt: Va, pa: Pa) {
+        self.count_translation();
         match self.alias_at(virt) {
             Some(index) => self.reached(index, virt, pa, true),
-            None => {
-                let observed = Statement::Frame(pa & !(PAGE_BYTES - 1));
-                self.disagree(None, virt, Statement::Text("no write"), observed);
-            }
+            None => self.disagree(None, virt, Statement::text("no write"), Statement::Physical(pa.page())),
         }
     }
 
-    /// A write of a sweep faulted.
-    pub fn swept_fault(&mut self, fault: protocol::Fault) {
+    /// A sweep's write of `virt` faulted.
+    pub fn swept_fault(&mut self, virt: Va, exception: Exception) {
         self.count_fault();
-        let Some(index) = self.alias_at(fault.virt) else {
-            return self.disagree(None, fault.virt, Statement::Nothing, Statement::Text("an unexpected fault"));
+        let Some(index) = self.alias_at(virt) else {
+            let observed = Some(Statement::text("an unexpected fault"));
+            return self.doubt(Rule::WitnessDisagreement, None, virt, None, observed);
         };
-        let predicted = self.plan_for(fault.virt).map_or(Frames::From(u64::MAX), |(frames, _)| frames);
-        let page = self.page_of(index, fault.virt);
+        let page = self.page_of(index, virt);
         self.seen[index].insert(page);
-        self.unexpected_fault(index, ProbeKind::Write, fault);
-        match predicted {
-            Frames::Fault(predicted) => self.compare_faults(Some(index), ProbeKind::Write, predicted, fault),
-            Frames::From(pa) => {
-                let expected = Statement::Frame(pa);
-                self.disagree(Some(index), fault.virt, expected, Statement::Faulted(as_fault(fault)));
+        self.unexpected_fault(index, virt, Access::write(), exception);
+        let expected = match self.swept(virt) {
+            Some(Frames::Fault(predicted)) => {
+                return self.compare_faults(Some(index), virt, Access::write(), predicted, exception);
             }
-        }
+            Some(Frames::From(pa)) => Statement::Physical(pa),
+            None => Statement::text("no write"),
+        };
+        self.disagree(Some(index), virt, expected, Statement::faulted(exception.fault, virt));
     }
 
-    /// The records of some probes of one kind, once they are done.
-    pub fn probed(&mut self, kind: ProbeKind, probes: &[PlannedProbe], records: &[Probe]) {
-        for (planned, record) in probes.iter().zip(records) {
-            match record.status {
-                PROBE_DONE => self.probe_done(kind, planned, record.value),
-                PROBE_FAULTED => self.probe_faulted(kind, planned, record.fault),
-                _ => self.disagree(
+    /// What came of some probes of one kind, one after another.
+    pub fn probed(
+        &mut self,
+        access: Access,
+        probes: &[PlannedProbe],
+        observations: impl IntoIterator<Item = Observation>,
+    ) {
+        for (planned, observation) in probes.iter().zip(observations) {
+            match observation {
+                Observation::Faulted(exception) => self.probe_faulted(access, planned, exception),
+                Observation::NotMade => self.disagree(
                     self.alias_of(planned),
                     planned.virt,
-                    Statement::Text("an access"),
-                    Statement::Text("none was made"),
+                    Statement::text("an access"),
+                    Statement::text("none was made"),
                 ),
+                // Where it arrived was counted when it was told.
+                Observation::Written => self.probe_succeeded(access, planned, observation),
+                Observation::Reached(_) | Observation::ReachedUnknown => {
+                    self.count_translation();
+                    self.probe_succeeded(access, planned, observation);
+                }
             }
         }
     }
 
     /// Whether a write of `virt` was found at `pa`, in the stamped page that the walk says it reaches.
-    pub fn scratch(&mut self, virt: u64, pa: u64, found: bool) {
+    pub fn scratch(&mut self, virt: Va, pa: Pa, found: bool) {
         let Some(index) = self.alias_at(virt) else { return };
-        self.observations.counts.total += 1;
-        self.observations.counts.translated += 1;
+        self.count_translation();
         if found {
             return self.reached(index, virt, pa, true);
         }
         let alias = self.expectation.aliases[index];
-        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
-        let lost = Statement::Text("a write that arrived elsewhere");
-        self.mark(Rule::WrongFrame, &alias, virt, expected, lost);
-        self.disagree(Some(index), virt, expected, lost);
+        let expected = Statement::Physical(alias.target(virt).page());
+        self.lost(index, virt, &expected, &Statement::text("a write that arrived elsewhere"));
     }
 
     /// KVM_TRANSLATE's answer for an address, and those that the walk over the tables as they are now allows.
-    pub fn translated(&mut self, virt: u64, answer: Option<u64>, walked: [Option<u64>; 2]) {
-        let page = |pa: Option<u64>| pa.map(|pa| pa & !(PAGE_BYTES - 1));
-        let (answer, walked) = (page(answer), walked.map(page));
-        let state = |pa: Option<u64>| pa.map_or(Statement::Absent, Statement::Frame);
+    pub fn translated(&mut self, virt: Va, answer: Option<Pa>, walked: [Option<Pa>; 2]) {
+        let (answer, walked) = (answer.map(Pa::page), walked.map(|pa| pa.map(Pa::page)));
+        let state = |pa: Option<Pa>| Some(pa.map_or(Statement::LeftOut, Statement::Physical));
         let alias = self.alias_at(virt).map(|index| self.expectation.aliases[index]);
-        let expected = page(alias.map(|alias| alias.target(virt)));
+        let expected = alias.map(|alias| alias.target(virt).page());
         let mark = Mark {
             region: alias.map_or_else(|| self.expectation.gone_from(virt, virt).0, |alias| alias.region),
-            virt: Some(virt & !(PAGE_BYTES - 1)),
+            virt: Some(virt.page()),
             pages: 1,
             expected: state(expected),
             observed: state(answer),
@@ -190,14 +192,14 @@ impl<'a> Judge<'a> {
 
     /// The end: pages that were never reported are wrong too, if the guest finished its work.
     pub fn finish(mut self, complete: bool) -> (Observations, Marks) {
+        let lost = Statement::text("a write that arrived in memory, or nowhere");
         for sweep in self.plan.sweeps.iter().filter(|_| complete) {
-            for virt in (0..sweep.pages).map(|page| sweep.virt + page * PAGE_BYTES) {
+            for nth in 0..sweep.pages {
+                let virt = sweep.virt.wrapping_add(nth.wrapping_mul(PAGE_BYTES));
                 let page = self.page_of(sweep.alias, virt);
                 if !self.seen[sweep.alias].contains(page) {
-                    let alias = self.expectation.aliases[sweep.alias];
-                    let lost = Statement::Text("a write that arrived in memory, or nowhere");
-                    self.mark(Rule::WrongFrame, &alias, virt, Statement::Frame(alias.target(virt)), lost);
-                    self.disagree(Some(sweep.alias), virt, Statement::Frame(alias.target(virt)), lost);
+                    let expected = Statement::Physical(self.expectation.aliases[sweep.alias].target(virt));
+                    self.lost(sweep.alias, virt, &expected, &lost);
                 }
             }
         }
@@ -211,8 +213,8 @@ impl<'a> Judge<'a> {
         let aliases = &self.expectation.aliases;
         let of_role =
             |owed: bool| (0..aliases.len()).filter(move |index| (aliases[*index].role == Role::Virtual) == owed);
-        let frame = |index: usize, page: u64| aliases[index].phys / PAGE_BYTES + page;
-        let elsewhere: HashSet<u64> =
+        let frame = |index: usize, page: u64| aliases[index].nth_frame(page);
+        let elsewhere: HashSet<Pa> =
             of_role(false).flat_map(|index| self.spoiled[index].pages().map(move |page| frame(index, page))).collect();
         let right = |index: usize, page: u64| {
             self.verified[index].contains(page)
@@ -221,18 +223,18 @@ impl<'a> Judge<'a> {
         };
         let mut by_phys: Vec<usize> = of_role(true).collect();
         by_phys.sort_unstable_by_key(|index| aliases[*index].phys);
-        let end = |index: &usize| aliases[*index].phys + aliases[*index].pages * PAGE_BYTES;
-        let (mut pages, mut group) = (0, Vec::new());
-        let mut group_end = 0;
+        let (mut pages, mut group) = (0_u64, Vec::new());
+        let mut group_end = Pa(0);
         for index in by_phys {
             if !group.is_empty() && aliases[index].phys >= group_end {
-                pages += self.verified_of(&group, &right);
+                pages = pages.saturating_add(self.verified_of(&group, &right));
                 group.clear();
             }
-            group_end = if group.is_empty() { end(&index) } else { group_end.max(end(&index)) };
+            let end = aliases[index].physical_end();
+            group_end = if group.is_empty() { end } else { group_end.max(end) };
             group.push(index);
         }
-        pages + self.verified_of(&group, &right)
+        pages.saturating_add(self.verified_of(&group, &right))
     }
 
     /// The same of aliases that share physical pages, or of one that shares none.
@@ -241,89 +243,58 @@ impl<'a> Judge<'a> {
             return self.verified[*index].pages().filter(|page| right(*index, *page)).count() as u64;
         }
         let aliases = &self.expectation.aliases;
-        let mut frames: HashMap<u64, bool> = HashMap::new();
+        let mut frames: HashMap<Pa, bool> = HashMap::new();
         for index in group {
             for page in self.seen[*index].pages() {
-                let frame = aliases[*index].phys / PAGE_BYTES + page;
-                *frames.entry(frame).or_insert(true) &= right(*index, page);
+                *frames.entry(aliases[*index].nth_frame(page)).or_insert(true) &= right(*index, page);
             }
         }
         frames.values().filter(|right| **right).count() as u64
     }
 
-    fn probe_done(&mut self, kind: ProbeKind, planned: &PlannedProbe, value: u64) {
-        let access = access_of(kind);
-        if access.kind == Kind::Write {
-            // Where it arrived was reported when it did.
-            return self.probe_succeeded(kind, planned, None);
-        }
-        let pa = match (planned.content, planned.predicted) {
-            (Some(content), Outcome::Translated(to)) if content == value => Some(to.pa.0),
-            _ => stamped(value),
-        };
-        self.observations.counts.total += 1;
-        self.observations.counts.translated += 1;
-        self.probe_succeeded(kind, planned, Some(pa));
-    }
-
-    /// `pa`: what the access says it reached, None in it if that is no page we know.
-    fn probe_succeeded(&mut self, kind: ProbeKind, planned: &PlannedProbe, pa: Option<Option<u64>>) {
+    /// It went through, whether it should or not.
+    fn probe_succeeded(&mut self, access: Access, planned: &PlannedProbe, observation: Observation) {
         let virt = planned.virt;
+        let found = match observation {
+            Observation::Reached(pa) => Statement::Physical(pa),
+            _ => Statement::text("an access that succeeded"),
+        };
         if let Outcome::Fault(predicted) = planned.predicted {
-            let observed = pa.flatten().map_or(Statement::Text("an access that succeeded"), Statement::Frame);
-            self.disagree(self.alias_of(planned), virt, Statement::Faulted(predicted), observed);
+            self.disagree(self.alias_of(planned), virt, Statement::faulted(predicted, virt), found.clone());
         }
         let Some(index) = self.alias_of(planned) else {
-            return self.stray(virt, pa.flatten().unwrap_or(0));
+            return self.stray(virt, observation);
         };
         let alias = self.expectation.aliases[index];
-        let access = access_of(kind);
-        let expected = Statement::Frame(alias.target(virt) & !(PAGE_BYTES - 1));
-        if access.privilege == Privilege::User {
-            self.mark(
-                Rule::UserAccessible,
-                &alias,
-                virt,
-                Statement::Text("a fault"),
-                Statement::Text("ring 3 was not stopped"),
-            );
-        } else if access.kind == Kind::Fetch && alias.executable == Term::Forbidden {
-            self.mark(
-                Rule::ExecutableData,
-                &alias,
-                virt,
-                Statement::Text("a fault"),
-                Statement::Text("it was executed"),
-            );
-        } else if access.kind == Kind::Write && alias.writable == Term::Forbidden {
-            let written = Statement::Text("it was written");
-            self.mark(Rule::NotReadOnly, &alias, virt, Statement::Text("a fault"), written);
+        if let Some((rule, found)) = forbidden(access, &alias) {
+            self.mark(rule, &alias, virt, Statement::text("a fault"), Statement::text(found));
         }
-        match pa {
-            None => {}
-            Some(Some(pa)) => self.reached(index, virt, pa, access.privilege == Privilege::Supervisor),
-            Some(None) => {
-                let observed = Statement::Text("memory that is not the region's");
-                self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
-                if !matches!(planned.predicted, Outcome::Translated(t) if t.pa.0 != alias.target(virt)) {
+        match observation {
+            Observation::Reached(pa) => self.reached(index, virt, pa, access.privilege == Privilege::Supervisor),
+            Observation::ReachedUnknown => {
+                let expected = Statement::Physical(alias.target(virt).page());
+                let observed = Statement::text("memory that is not the region's");
+                self.mark(Rule::WrongFrame, &alias, virt, expected.clone(), observed.clone());
+                if !matches!(planned.predicted, Outcome::Translated(to) if to.pa != alias.target(virt)) {
                     self.disagree(Some(index), virt, expected, observed);
                 }
             }
+            _ => {}
         }
     }
 
-    fn probe_faulted(&mut self, kind: ProbeKind, planned: &PlannedProbe, fault: protocol::Fault) {
+    fn probe_faulted(&mut self, access: Access, planned: &PlannedProbe, exception: Exception) {
         self.count_fault();
-        let alias = self.alias_of(planned);
+        let (alias, virt) = (self.alias_of(planned), planned.virt);
         match alias {
-            Some(index) => self.expected_or_not(index, kind, fault),
-            None => self.observations.counts.faulted_rightly += 1,
+            Some(index) => self.expected_or_not(index, virt, access, exception),
+            None => self.count_rightly(),
         }
         match planned.predicted {
-            Outcome::Fault(predicted) => self.compare_faults(alias, kind, predicted, fault),
+            Outcome::Fault(predicted) => self.compare_faults(alias, virt, access, predicted, exception),
             Outcome::Translated(to) => {
-                let observed = Statement::Faulted(as_fault(fault));
-                self.disagree(alias, planned.virt, Statement::Frame(to.pa.0), observed);
+                let observed = Statement::faulted(exception.fault, virt);
+                self.disagree(alias, virt, Statement::Physical(to.pa), observed);
             }
             Outcome::Stranded { .. } => {}
         }
@@ -331,63 +302,61 @@ impl<'a> Judge<'a> {
 
     /// Ring 3 must fault, and so must fetches from what is not code and writes to what is read-only. What is neither owed nor
     /// forbidden may fault; anything else must not.
-    fn expected_or_not(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
-        let alias = self.expectation.aliases[index];
-        let code = ErrorCode(fault.error_code);
+    fn expected_or_not(&mut self, index: usize, virt: Va, access: Access, exception: Exception) {
+        let code = exception.fault.error_code;
         let is_protection = code.contains(ErrorCode::P) && !code.contains(ErrorCode::RSVD);
-        if alias.access(access_of(kind)) != Term::Owed && is_protection {
-            self.observations.counts.faulted_rightly += 1;
+        if self.expectation.aliases[index].access(access) != Term::Owed && is_protection {
+            self.count_rightly();
         } else {
-            self.unexpected_fault(index, kind, fault);
+            self.unexpected_fault(index, virt, access, exception);
         }
     }
 
     /// A page was reached that is `index`'s; `counts` for its verification.
-    fn reached(&mut self, index: usize, virt: u64, pa: u64, counts: bool) {
+    fn reached(&mut self, index: usize, virt: Va, pa: Pa, counts: bool) {
         let alias = self.expectation.aliases[index];
         let page = self.page_of(index, virt);
-        let (target, base) = (alias.target(virt), !(PAGE_BYTES - 1));
+        let target = alias.target(virt);
         self.seen[index].insert(page);
         // A fetch answers with its page only.
-        let right = pa == target || (pa == target & base && pa & !base == 0);
+        let right = pa == target || pa == target.page();
         if right {
             if counts {
                 self.verified[index].insert(page);
             }
         } else {
             self.spoiled[index].insert(page);
-            let (expected, observed) = (Statement::Frame(target & base), Statement::Frame(pa & base));
+            let (expected, observed) = (Statement::Physical(target.page()), Statement::Physical(pa.page()));
             self.mark(Rule::WrongFrame, &alias, virt, expected, observed);
         }
-        let predicted = self.plan_for(virt).map(|(frames, offset)| match frames {
-            Frames::From(first) => (first + offset) & base == pa & base,
+        let predicted = self.swept(virt).map(|frames| match frames {
+            Frames::From(predicted) => predicted.page() == pa.page(),
             Frames::Fault(_) => false,
         });
-        if predicted == Some(false) || (predicted.is_none() && !right && !self.predicts(virt, pa & base)) {
-            self.disagree(Some(index), virt, Statement::Text("what the walk says"), Statement::Frame(pa & base));
+        if predicted == Some(false) || (predicted.is_none() && !right && !self.predicts(virt, pa.page())) {
+            let expected = Statement::text("what the walk says");
+            self.disagree(Some(index), virt, expected, Statement::Physical(pa.page()));
         }
     }
 
     /// Whether a single probe of the page was predicted to reach `page`.
-    fn predicts(&self, virt: u64, page: u64) -> bool {
-        let base = !(PAGE_BYTES - 1);
+    fn predicts(&self, virt: Va, page: Pa) -> bool {
         self.plan.groups.iter().any(|group| {
-            let from = group.probes.partition_point(|probe| probe.virt < virt & base);
+            let from = group.probes.partition_point(|probe| probe.virt < virt.page());
             group.probes[from..]
                 .iter()
-                .take_while(|probe| probe.virt & base == virt & base)
-                .any(|probe| matches!(probe.predicted, Outcome::Translated(t) if t.pa.0 & base == page))
+                .take_while(|probe| probe.virt.page() == virt.page())
+                .any(|probe| matches!(probe.predicted, Outcome::Translated(to) if to.pa.page() == page))
         })
     }
 
     /// A fault in what the contract owes.
-    fn unexpected_fault(&mut self, index: usize, kind: ProbeKind, fault: protocol::Fault) {
+    fn unexpected_fault(&mut self, index: usize, virt: Va, access: Access, exception: Exception) {
         let alias = self.expectation.aliases[index];
-        let page = self.page_of(index, fault.virt);
+        let page = self.page_of(index, virt);
         self.spoiled[index].insert(page);
-        let exception = as_fault(fault);
-        let code = exception.error_code;
-        let rule = match exception.vector {
+        let Fault { vector, error_code: code } = exception.fault;
+        let rule = match vector {
             Fault::PAGE_FAULT if code.contains(ErrorCode::RSVD) => Rule::ReservedBit,
             Fault::PAGE_FAULT if !code.contains(ErrorCode::P) => Rule::NotPresent,
             Fault::PAGE_FAULT if code.contains(ErrorCode::I) => Rule::NotExecutable,
@@ -395,85 +364,104 @@ impl<'a> Judge<'a> {
             Fault::PAGE_FAULT => Rule::UserAccessible,
             _ => Rule::NotCanonical,
         };
-        let expected = Statement::Frame(alias.target(fault.virt));
-        self.mark(rule, &alias, fault.virt, expected, Statement::Faulted(exception));
-        self.record(alias.region, kind, fault);
+        let expected = Statement::Physical(alias.target(virt));
+        self.mark(rule, &alias, virt, expected, Statement::faulted(exception.fault, exception.cr2));
+        self.record(alias.region, virt, access, exception);
     }
 
-    fn compare_faults(&mut self, index: Option<usize>, kind: ProbeKind, predicted: Fault, fault: protocol::Fault) {
-        let observed = as_fault(fault);
-        let is_page_fault = observed.vector == Fault::PAGE_FAULT;
-        let right_address = !is_page_fault || fault.cr2 == fault.virt;
-        if observed == predicted && right_address && self.is_own_instruction(kind, &fault) {
+    fn compare_faults(
+        &mut self,
+        index: Option<usize>,
+        virt: Va,
+        access: Access,
+        predicted: Fault,
+        exception: Exception,
+    ) {
+        let Exception { fault, cr2, rip } = exception;
+        let right_address = fault.vector != Fault::PAGE_FAULT || cr2 == virt;
+        if fault == predicted && right_address && self.is_own_instruction(virt, access, exception) {
             return;
         }
-        let observed = Statement::FaultAt { fault: observed, cr2: fault.cr2, rip: fault.rip };
-        self.doubt(Rule::WrongErrorCode, index, fault.virt, Statement::Faulted(predicted), observed);
-        self.record(index.and_then(|index| self.expectation.aliases[index].region), kind, fault);
+        let expected = Some(Statement::faulted(predicted, virt));
+        let observed = Some(Statement::Faulted { fault, cr2: Some(cr2), rip: Some(rip) });
+        self.doubt(Rule::WrongErrorCode, index, virt, expected, observed);
+        self.record(index.and_then(|index| self.expectation.aliases[index].region), virt, access, exception);
     }
 
     /// A data access faults at the guest's own instruction, a fetch at the address (or, where that is not canonical, at
     /// the call).
-    fn is_own_instruction(&self, kind: ProbeKind, fault: &protocol::Fault) -> bool {
-        let access = access_of(kind);
-        if access.kind == Kind::Fetch && fault.rip == fault.virt {
+    fn is_own_instruction(&self, virt: Va, access: Access, exception: Exception) -> bool {
+        let Exception { fault, rip, .. } = exception;
+        if access.kind == Kind::Fetch && rip == virt {
             return true;
         }
         let ring = usize::from(access.privilege == Privilege::User);
-        let fetched = access.kind == Kind::Fetch && u32::from(Fault::PAGE_FAULT) == fault.vector;
-        !fetched && self.text[ring].contains(&fault.rip)
+        let fetched = access.kind == Kind::Fetch && fault.vector == Fault::PAGE_FAULT;
+        !fetched && self.text[ring].contains(&rip)
     }
 
-    fn record(&mut self, region: Option<usize>, kind: ProbeKind, fault: protocol::Fault) {
-        let record = FaultRecord {
-            virt: fault.virt,
-            access: access_of(kind),
-            fault: as_fault(fault),
-            cr2: fault.cr2,
-            rip: fault.rip,
-            region,
-        };
+    fn record(&mut self, region: Option<usize>, virt: Va, access: Access, exception: Exception) {
+        let Exception { fault, cr2, rip } = exception;
+        let record = FaultRecord { virt, access, fault, cr2, rip, region };
         let known = &mut self.observations.faults;
         if known.contains(&record) {
             return;
         }
         let alike = |r: &&FaultRecord| r.region == region && r.access == record.access && r.fault == record.fault;
         if known.len() >= MAX_FAULTS || known.iter().filter(alike).count() >= MAX_FAULTS_ALIKE {
-            self.observations.faults_omitted += 1;
+            self.observations.faults_omitted = self.observations.faults_omitted.saturating_add(1);
         } else {
             known.push(record);
         }
     }
 
-    fn stray(&mut self, virt: u64, pa: u64) {
+    fn stray(&mut self, virt: Va, observation: Observation) {
+        let observed = match observation {
+            Observation::Reached(pa) => Statement::Physical(pa.page()),
+            _ => Statement::text("memory that no page is known by"),
+        };
         self.marks.push(Mark {
             region: self.expectation.gone_from(virt, virt).0,
-            virt: Some(virt & !(PAGE_BYTES - 1)),
+            virt: Some(virt.page()),
             pages: 1,
-            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-            observed: Statement::Frame(pa & !(PAGE_BYTES - 1)),
+            expected: Some(Statement::faulted(Fault::page(ErrorCode(0)), virt)),
+            observed: Some(observed),
             ..Mark::new(Rule::StrayMapping, Witness::Mmu)
         });
     }
 
-    fn mark(&mut self, rule: Rule, alias: &Alias, virt: u64, expected: Statement, observed: Statement) {
+    /// A write that did not arrive where it had to, and the walk says that it does.
+    fn lost(&mut self, index: usize, virt: Va, expected: &Statement, observed: &Statement) {
+        let alias = self.expectation.aliases[index];
+        self.mark(Rule::WrongFrame, &alias, virt, expected.clone(), observed.clone());
+        self.disagree(Some(index), virt, expected.clone(), observed.clone());
+    }
+
+    fn mark(&mut self, rule: Rule, alias: &Alias, virt: Va, expected: Statement, observed: Statement) {
         self.marks.push(Mark {
-            virt: Some(virt & !(PAGE_BYTES - 1)),
+            virt: Some(virt.page()),
             pages: 1,
-            expected,
-            observed,
+            expected: Some(expected),
+            observed: Some(observed),
             ..alias.mark(rule, Witness::Mmu)
         });
     }
 
-    fn disagree(&mut self, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
-        self.doubt(Rule::WitnessDisagreement, index, virt, expected, observed);
+    fn disagree(&mut self, index: Option<usize>, virt: Va, expected: Statement, observed: Statement) {
+        self.doubt(Rule::WitnessDisagreement, index, virt, Some(expected), Some(observed));
     }
 
-    fn doubt(&mut self, rule: Rule, index: Option<usize>, virt: u64, expected: Statement, observed: Statement) {
+    fn doubt(
+        &mut self,
+        rule: Rule,
+        index: Option<usize>,
+        virt: Va,
+        expected: Option<Statement>,
+        observed: Option<Statement>,
+    ) {
         self.marks.push(Mark {
             region: index.and_then(|index| self.expectation.aliases[index].region),
-            virt: Some(virt & !(PAGE_BYTES - 1)),
+            virt: Some(virt.page()),
             pages: 1,
             expected,
             observed,
@@ -481,9 +469,21 @@ impl<'a> Judge<'a> {
         });
     }
 
+    fn count_translation(&mut self) {
+        let counts = &mut self.observations.counts;
+        counts.total = counts.total.saturating_add(1);
+        counts.translated = counts.translated.saturating_add(1);
+    }
+
     fn count_fault(&mut self) {
-        self.observations.counts.total += 1;
-        self.observations.counts.faulted += 1;
+        let counts = &mut self.observations.counts;
+        counts.total = counts.total.saturating_add(1);
+        counts.faulted = counts.faulted.saturating_add(1);
+    }
+
+    fn count_rightly(&mut self) {
+        let counts = &mut self.observations.counts;
+        counts.faulted_rightly = counts.faulted_rightly.saturating_add(1);
     }
 
     fn alias_of(&self, planned: &PlannedProbe) -> Option<usize> {
@@ -493,29 +493,38 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn alias_at(&mut self, virt: u64) -> Option<usize> {
+    fn alias_at(&mut self, virt: Va) -> Option<usize> {
         let recent = self.expectation.aliases.get(self.recent);
-        if !recent.is_some_and(|alias| (alias.virt..=alias.last()).contains(&virt)) {
+        if !recent.is_some_and(|alias| alias.range().contains(&virt)) {
             self.recent = self.expectation.alias_at(virt)?;
         }
         Some(self.recent)
     }
 
-    fn page_of(&self, index: usize, virt: u64) -> u64 {
-        virt.wrapping_sub(self.expectation.aliases[index].virt) / PAGE_BYTES
+    fn page_of(&self, index: usize, virt: Va) -> u64 {
+        virt.wrapping_offset_from(self.expectation.aliases[index].virt) / PAGE_BYTES
     }
 
-    /// What the walk says of a swept page, and the bytes from the sweep's start to it.
-    fn plan_for(&self, virt: u64) -> Option<(Frames, u64)> {
+    /// What the walk says of a swept address.
+    fn swept(&self, virt: Va) -> Option<Frames> {
         let sweeps = &self.plan.sweeps;
         let sweep = sweeps[..sweeps.partition_point(|sweep| sweep.virt <= virt)].last()?;
-        let offset = virt - sweep.virt;
-        (offset / PAGE_BYTES < sweep.pages).then_some((sweep.predicted, offset))
+        let offset = virt.wrapping_offset_from(sweep.virt);
+        (offset / PAGE_BYTES < sweep.pages).then(|| match sweep.predicted {
+            Frames::From(first) => Frames::From(first.wrapping_add(offset)),
+            fault => fault,
+        })
     }
 }
 
-fn as_fault(fault: protocol::Fault) -> Fault {
-    Fault { vector: fault.vector as u8, error_code: ErrorCode(fault.error_code) }
+/// The rule that an access breaks by going through, and how.
+fn forbidden(access: Access, alias: &Alias) -> Option<(Rule, &'static str)> {
+    match (access.privilege, access.kind) {
+        (Privilege::User, _) => Some((Rule::UserAccessible, "ring 3 was not stopped")),
+        (_, Kind::Fetch) if alias.executable == Term::Forbidden => Some((Rule::ExecutableData, "it was executed")),
+        (_, Kind::Write) if alias.writable == Term::Forbidden => Some((Rule::NotReadOnly, "it was written")),
+        _ => None,
+    }
 }
 
 /// Pages of one alias. It takes as much memory as pages were reported, however long the alias is.
@@ -543,8 +552,99 @@ impl PageSet {
     fn pages(&self) -> impl Iterator<Item = u64> {
         let set = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
         self.blocks.iter().flat_map(move |(block, words)| {
-            let words = words.iter().zip((block * BLOCK_PAGES..).step_by(64));
-            words.flat_map(move |(word, first)| set(*word).map(move |bit| first + bit))
+            let words = words.iter().zip((block.saturating_mul(BLOCK_PAGES)..).step_by(64));
+            words.flat_map(move |(word, first)| set(*word).map(move |bit| first | bit))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::cache::PatIndices;
+    use crate::check::finding::Phase;
+    use crate::check::plan::PlannedSweep;
+    use crate::memory_map::MemoryMap;
+
+    /// Four pages, which the walk finds where they must be.
+    const VIRT: Va = Va(0xffff_ffef_0000_0000);
+    const PHYS: Pa = Pa(0x7e00_0000);
+
+    fn expectation() -> Expectation {
+        let alias = Alias {
+            role: Role::Virtual,
+            region: None,
+            virt: VIRT,
+            phys: PHYS,
+            pages: 4,
+            writable: Term::Owed,
+            executable: Term::Forbidden,
+            cache: PatIndices::only(0),
+            stays: Term::Owed,
+            past_maxphyaddr: false,
+            is_owed: true,
+        };
+        let (gone, allowed, arenas) = (Vec::new(), Vec::new(), vec![Va(0)..=Va(u64::MAX)]);
+        Expectation { placed: vec![alias], aliases: vec![alias], gone, allowed, arenas }
+    }
+
+    /// What is found: rule, address, expected, observed.
+    type Found = (Rule, Option<Va>, Option<Statement>, Option<Statement>);
+
+    fn found(observe: impl FnOnce(&mut Judge<'_>)) -> Vec<Found> {
+        let expectation = expectation();
+        let sweep = PlannedSweep { virt: VIRT, pages: 4, alias: 0, predicted: Frames::From(PHYS) };
+        let plan = Plan { sweeps: vec![sweep], ..Plan::default() };
+        let mut judge = Judge::new(&expectation, &plan, [Va(0)..Va(0), Va(0)..Va(0)]);
+        observe(&mut judge);
+        let (_, marks) = judge.finish(false);
+        let map = MemoryMap::from_descriptors("test", Vec::new());
+        let findings = marks.into_findings(Phase::Map, &map, None).into_iter();
+        findings.map(|finding| (finding.rule, finding.virt, finding.expected, finding.observed)).collect()
+    }
+
+    fn exception() -> Exception {
+        let cr2 = VIRT.wrapping_add(2 * PAGE_BYTES);
+        Exception { fault: Fault::page(ErrorCode(2)), cr2, rip: Va(0x1234) }
+    }
+
+    #[test]
+    fn a_write_is_right_where_it_arrives_at_its_own_page() {
+        assert_eq!(found(|judge| judge.wrote(VIRT.wrapping_add(0x1ff8), PHYS.wrapping_add(0x1ff8))), []);
+        let wrong = found(|judge| judge.wrote(VIRT.wrapping_add(0x1ff8), PHYS.wrapping_add(0x2ff8)));
+        let virt = Some(VIRT.wrapping_add(0x1000));
+        let physical = |offset| Some(Statement::Physical(PHYS.wrapping_add(offset)));
+        assert_eq!(wrong[0], (Rule::WrongFrame, virt, physical(0x1000), physical(0x2000)));
+        assert_eq!(wrong[1].0, Rule::WitnessDisagreement, "the walk had it right");
+    }
+
+    #[test]
+    fn a_fault_in_a_sweep_names_the_frame_of_its_own_page() {
+        let virt = exception().cr2;
+        let frame = Some(Statement::Physical(PHYS.wrapping_add(2 * PAGE_BYTES)));
+        let fault = Some(Statement::faulted(exception().fault, virt));
+        assert_eq!(
+            found(|judge| judge.swept_fault(virt, exception())),
+            [
+                (Rule::NotPresent, Some(virt), frame.clone(), fault.clone()),
+                (Rule::WitnessDisagreement, Some(virt), frame, fault),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stray_read_says_where_it_arrived_only_if_that_is_known() {
+        let probe = PlannedProbe {
+            virt: Va(0x5000),
+            purpose: Purpose::Nobody,
+            predicted: Outcome::Stranded { table: Pa(0) },
+            content: None,
+        };
+        let stray = |observation| found(|judge| judge.probed(Access::read(), &[probe], [observation])).remove(0);
+        let absent = Some(Statement::faulted(Fault::page(ErrorCode(0)), probe.virt));
+        let at = |observed| (Rule::StrayMapping, Some(probe.virt), absent.clone(), Some(observed));
+        assert_eq!(stray(Observation::Reached(Pa(0x7018))), at(Statement::Physical(Pa(0x7000))));
+        let unknown = Statement::text("memory that no page is known by");
+        assert_eq!(stray(Observation::ReachedUnknown), at(unknown));
     }
 }

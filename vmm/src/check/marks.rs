@@ -1,118 +1,52 @@
 //! Marks: what a witness says of a run of pages, gathered until they become findings.
 
 use std::collections::HashMap;
-use std::fmt;
 
-use super::cache::PatIndices;
-use super::{Finding, Phase, Rule, WalkStep, Witness, frames};
+use super::{Finding, Phase, Rule, Statement, WalkStep, Witness, frames};
 use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, type_name};
-use crate::mmu::{Access, ErrorCode, Fault, Pa, Paging, TableMemory, Va, walk};
+use crate::mmu::{Access, ErrorCode, Pa, Paging, TableMemory, Va, walk};
 
 /// One witness's word on consecutive pages.
 #[derive(Clone, Debug)]
 pub struct Mark {
     pub rule: Rule,
     pub region: Option<usize>,
-    pub virt: Option<u64>,
+    pub virt: Option<Va>,
     pub pages: u64,
     pub witness: Witness,
-    pub expected: Statement,
-    pub observed: Statement,
-}
-
-/// What was to be, or was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statement {
-    Nothing,
-    Mapped,
-    Absent,
-    Virtual(u64),
-    Between(u64, u64),
-    Frame(u64),
-    Faulted(Fault),
-    Cache(PatIndices),
-    Text(&'static str),
-    /// A fault whose CR2 or RIP is not what it should be.
-    FaultAt {
-        fault: Fault,
-        cr2: u64,
-        rip: u64,
-    },
+    pub expected: Option<Statement>,
+    pub observed: Option<Statement>,
 }
 
 impl Mark {
     pub fn new(rule: Rule, witness: Witness) -> Self {
-        Self {
-            rule,
-            region: None,
-            virt: None,
-            pages: 0,
-            witness,
-            expected: Statement::Nothing,
-            observed: Statement::Nothing,
-        }
+        Self { rule, region: None, virt: None, pages: 0, witness, expected: None, observed: None }
     }
 
     pub fn of_region(rule: Rule, region: &Region, expected: Statement, observed: Statement) -> Self {
         Self {
             region: Some(region.index),
             pages: region.pages,
-            expected,
-            observed,
+            expected: Some(expected),
+            observed: Some(observed),
             ..Self::new(rule, Witness::Expectation)
         }
     }
 
     /// Of several faults of the first page, the plain read's speaks for the run: its error code has the fewest bits.
     fn prefer_read(&mut self, other: &Self) {
-        let code = |mark: &Self| mark.observed.error_code().map(|code| code.0);
-        if other.virt == self.virt && code(other) < code(self) && code(other).is_some() {
-            self.observed = other.observed;
+        let code = other.error_code();
+        if other.virt == self.virt && code < self.error_code() && code.is_some() {
+            self.observed.clone_from(&other.observed);
         }
     }
 
-    fn end(&self) -> Option<u64> {
-        Some(self.virt?.wrapping_add(self.pages.wrapping_mul(PAGE_BYTES)))
-    }
-}
-
-impl fmt::Display for Statement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => Ok(()),
-            Self::Mapped => f.write_str("mapped"),
-            Self::Absent => f.write_str("left out"),
-            Self::Virtual(virt) => write!(f, "VA {virt:#x}"),
-            Self::Between(first, last) => write!(f, "VA {first:#x} to {last:#x}"),
-            Self::Frame(pa) => write!(f, "PA {pa:#x}"),
-            Self::Faulted(fault) => write_fault(f, *fault),
-            Self::Cache(indices) => write!(f, "{indices}"),
-            Self::Text(text) => f.write_str(text),
-            Self::FaultAt { fault, cr2, rip } => {
-                write_fault(f, *fault)?;
-                write!(f, ", CR2 {cr2:#x}, RIP {rip:#x}")
-            }
-        }
-    }
-}
-
-fn write_fault(f: &mut fmt::Formatter<'_>, fault: Fault) -> fmt::Result {
-    match fault.vector {
-        Fault::PAGE_FAULT => write!(f, "#PF {}", fault.error_code),
-        Fault::GENERAL_PROTECTION => f.write_str("#GP(0)"),
-        Fault::STACK => f.write_str("#SS(0)"),
-        other => write!(f, "exception {other}, error code {:#x}", fault.error_code.0),
-    }
-}
-
-impl Statement {
     fn error_code(&self) -> Option<ErrorCode> {
-        match self {
-            Self::Faulted(fault) | Self::FaultAt { fault, .. } if fault.vector == Fault::PAGE_FAULT => {
-                Some(fault.error_code)
-            }
-            _ => None,
-        }
+        self.observed.as_ref()?.error_code()
+    }
+
+    fn end(&self) -> Option<Va> {
+        Some(self.virt?.wrapping_add(self.pages.wrapping_mul(PAGE_BYTES)))
     }
 }
 
@@ -124,7 +58,7 @@ pub struct Marks {
     open: HashMap<(Rule, Option<usize>, Witness), usize>,
     worded: Vec<Finding>,
     /// What may follow from something that is wrong with the page at an address.
-    effects: Vec<(u64, Finding)>,
+    effects: Vec<(Va, Finding)>,
     omitted: u64,
 }
 
@@ -171,7 +105,7 @@ impl Marks {
     }
 
     /// A finding that follows from whatever is wrong with the page at `virt`. It stands by itself only if nothing is.
-    pub fn push_effect(&mut self, virt: u64, finding: Finding) {
+    pub fn push_effect(&mut self, virt: Va, finding: Finding) {
         self.effects.push((virt, finding));
     }
 
@@ -189,7 +123,7 @@ impl Marks {
     }
 
     /// The first address of every run, for further questions about it.
-    pub fn addresses(&self) -> impl Iterator<Item = u64> {
+    pub fn addresses(&self) -> impl Iterator<Item = Va> {
         self.marks.iter().filter_map(|mark| mark.virt)
     }
 
@@ -203,9 +137,9 @@ impl Marks {
             let mut witnesses = vec![run.witness];
             while let Some(next) = marks.next_if(|next| continues(&run, next)) {
                 if let (Some(virt), Some(end)) = (run.virt, next.end().max(run.end())) {
-                    run.pages = end.wrapping_sub(virt) / PAGE_BYTES;
+                    run.pages = end.wrapping_offset_from(virt) / PAGE_BYTES;
                 }
-                if run.observed.error_code().is_none() && next.observed.error_code().is_some() {
+                if run.error_code().is_none() && next.error_code().is_some() {
                     run.observed = next.observed;
                 }
                 witnesses.push(next.witness);
@@ -233,12 +167,12 @@ pub struct RootedTables<'a> {
 }
 
 /// Whether a finding is of a page that leads nowhere, or elsewhere, for all who use the address.
-fn is_cause(finding: &Finding, virt: u64) -> bool {
+fn is_cause(finding: &Finding, virt: Va) -> bool {
     let leads_astray = matches!(
         finding.rule,
         Rule::NotCanonical | Rule::ReservedBit | Rule::NotPresent | Rule::WrongFrame | Rule::TableUnreachable
     );
-    let offset = finding.virt.and_then(|start| virt.checked_sub(start));
+    let offset = finding.virt.and_then(|start| virt.checked_offset_from(start));
     leads_astray && offset.is_some_and(|offset| offset / PAGE_BYTES < finding.pages)
 }
 
@@ -257,7 +191,7 @@ fn finding(
 ) -> Finding {
     let walk = match (mark.virt, tables) {
         (Some(virt), Some(tables)) => {
-            let walk = walk(&tables.memory, tables.root, Va(virt), Access::read(), tables.told);
+            let walk = walk(&tables.memory, tables.root, virt, Access::read(), tables.told);
             walk.steps().iter().map(WalkStep::from).collect()
         }
         _ => Vec::new(),
@@ -268,11 +202,10 @@ fn finding(
         region: mark.region,
         virt: mark.virt,
         pages: mark.pages,
-        expected: mark.expected.to_string(),
-        observed: mark.observed.to_string(),
         remedy: remedy(mark.rule).map(str::to_owned),
-        error_code: mark.observed.error_code().map(|code| code.0),
         message: message(&mark, &witnesses, map),
+        expected: mark.expected,
+        observed: mark.observed,
         walk,
         witnesses,
     }
@@ -324,17 +257,13 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
         Rule::WrongErrorCode => "the fault is not the one that the manual's rules give",
         other => other.summary().trim_end_matches('.'),
     };
-    if let (Rule::WrongFrame, Some(virt), Statement::Frame(right), Statement::Frame(wrong)) =
-        (mark.rule, mark.virt, mark.expected, mark.observed)
+    if let (Rule::WrongFrame, Some(virt), Some(Statement::Physical(right)), Some(Statement::Physical(wrong))) =
+        (mark.rule, mark.virt, &mark.expected, &mark.observed)
     {
-        text += &format!(", {}", frames::compare(virt, right, wrong, mark.region, map));
+        text += &format!(", {}", frames::compare(virt, *right, *wrong, mark.region, map));
     }
-    let (expected, observed) = (mark.expected.to_string(), mark.observed.to_string());
-    if !expected.is_empty() {
-        text += &format!("; expected {expected}");
-    }
-    if !observed.is_empty() {
-        text += &format!("; found {observed}");
+    for (word, statement) in [("expected", &mark.expected), ("found", &mark.observed)] {
+        text += &statement.as_ref().map_or_else(String::new, |statement| format!("; {word} {statement}"));
     }
     if let [Witness::Mmu] = witnesses {
         text += " (the guest's MMU alone says so)";
@@ -345,13 +274,19 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mmu::Fault;
 
-    const VIRT: u64 = 0xffff_fffe_8000_0000;
+    const VIRT: Va = Va(0xffff_fffe_8000_0000);
 
     fn page(rule: Rule, page: u64) -> Mark {
-        let absent = Statement::Faulted(Fault::page(ErrorCode(0)));
-        let virt = Some(VIRT.saturating_add(page.saturating_mul(PAGE_BYTES)));
-        Mark { virt, pages: 1, expected: Statement::Frame(0x5000), observed: absent, ..Mark::new(rule, Witness::Walk) }
+        let virt = VIRT.saturating_add(page.saturating_mul(PAGE_BYTES));
+        Mark {
+            virt: Some(virt),
+            pages: 1,
+            expected: Some(Statement::Physical(Pa(0x5000))),
+            observed: Some(Statement::faulted(Fault::page(ErrorCode(0)), virt)),
+            ..Mark::new(rule, Witness::Walk)
+        }
     }
 
     fn found(marks: Marks) -> Vec<(Rule, String)> {
@@ -364,7 +299,7 @@ mod tests {
     fn with_effect(marks: impl IntoIterator<Item = Mark>) -> Vec<(Rule, String)> {
         let mut all = Marks::default();
         let effect = Finding::worded(Phase::Map, Rule::FirmwareTables, None, "the system table is gone".into());
-        all.push_effect(VIRT + 2 * PAGE_BYTES + 0x18, effect);
+        all.push_effect(VIRT.saturating_add(0x2018), effect);
         marks.into_iter().for_each(|mark| all.push(mark));
         found(all)
     }
@@ -421,7 +356,7 @@ mod tests {
     #[test]
     fn a_wrong_frame_says_how_far_it_is_off() {
         let mut marks = Marks::default();
-        let frame = |frame| Statement::Frame(frame);
+        let frame = |frame| Some(Statement::Physical(Pa(frame)));
         marks.push(Mark { expected: frame(0x7e72_9000), observed: frame(0x7e60_0000), ..page(Rule::WrongFrame, 0) });
         assert_eq!(
             found(marks)[0].1,

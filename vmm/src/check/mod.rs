@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
+//! | `statement` | what a finding says was to be, or was
 //! | `contract` | what must hold of a mapper's result, as a value; the built-in layouts' contracts, in one table |
 //! | `words` | its terms in words |
 //! | `closed_form` | where a layout puts each region, from the memory map alone |
@@ -24,54 +25,40 @@
 //! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
 //! | `random` | the numbers by which it draws samples |
+//! | `observation` | what came of one, as the engines tell it
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
 //! | `marks` | runs of pages, gathered until they become findings |
 //!
 //! The guest's MMU, the second witness, is asked by the engines; so is KVM_TRANSLATE, the fourth.
 
-#[deny(clippy::arithmetic_side_effects)]
 mod address;
-#[deny(clippy::arithmetic_side_effects)]
 mod alias;
-#[deny(clippy::arithmetic_side_effects)]
 mod allowed;
-#[deny(clippy::arithmetic_side_effects)]
 mod attributes_table;
-#[deny(clippy::arithmetic_side_effects)]
 mod budget;
-#[deny(clippy::arithmetic_side_effects)]
 mod cache;
-#[deny(clippy::arithmetic_side_effects)]
 mod closed_form;
-#[deny(clippy::arithmetic_side_effects)]
 mod contract;
 mod descriptor_size;
-#[deny(clippy::arithmetic_side_effects)]
 mod expectation;
-#[deny(clippy::arithmetic_side_effects)]
 mod finding;
 mod flags;
-#[deny(clippy::arithmetic_side_effects)]
 mod frames;
-#[deny(clippy::arithmetic_side_effects)]
 mod given;
-#[deny(clippy::arithmetic_side_effects)]
 mod holders;
 mod judge;
-#[deny(clippy::arithmetic_side_effects)]
 mod marks;
-#[deny(clippy::arithmetic_side_effects)]
 mod merged;
+mod observation;
 mod plan;
 mod random;
-#[deny(clippy::arithmetic_side_effects)]
 mod spans;
+mod statement;
 mod strays;
 mod survey;
 mod table_check;
 mod tables;
-#[deny(clippy::arithmetic_side_effects)]
 mod words;
 
 pub use address::{Accessed, Address, Due, Standing};
@@ -91,10 +78,14 @@ pub use judge::{FaultRecord, ProbeCounts};
 pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, RootedTables};
 pub(crate) use merged::fits_an_entry;
+pub(crate) use observation::{Exception, Observation};
+#[cfg(test)]
+pub(crate) use plan::Purpose;
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
 #[doc(hidden)]
 pub use random::Random;
+pub use statement::Statement;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
 pub(crate) use tables::TableVerdict;

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
 
-use efibed_guest::protocol::ProbeKind;
 use efibed_stub::stamp::{NUMBER_OFFSET, SCRATCH_OFFSET};
 
 use super::alias::{Alias, Role};
@@ -36,18 +35,18 @@ const SWEPT_SAMPLE: u64 = 1024;
 pub struct Plan {
     /// Pages to be written, in runs, by address.
     pub sweeps: Vec<PlannedSweep>,
-    /// Single accesses, grouped by kind.
+    /// Single accesses, those of one kind together.
     pub groups: Vec<Group>,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
 }
 
-/// Accesses of one kind.
+/// Probes of one kind.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// The kind.
-    pub kind: ProbeKind,
-    /// The accesses.
+    /// The access that each makes.
+    pub access: Access,
+    /// The probes.
     pub probes: Vec<PlannedProbe>,
 }
 
@@ -55,7 +54,7 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedProbe {
     /// The address that is accessed.
-    pub virt: u64,
+    pub virt: Va,
     /// What it is for.
     pub purpose: Purpose,
     /// What the walk says.
@@ -77,7 +76,7 @@ pub enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedSweep {
     /// The first page.
-    pub virt: u64,
+    pub virt: Va,
     /// Pages from there on.
     pub pages: u64,
     /// The alias they belong to.
@@ -89,12 +88,12 @@ pub struct PlannedSweep {
 impl PlannedSweep {
     /// Some of its pages.
     fn part(self, first: u64, pages: u64) -> Self {
-        let offset = first * PAGE_BYTES;
+        let offset = first.saturating_mul(PAGE_BYTES);
         let predicted = match self.predicted {
-            Frames::From(pa) => Frames::From(pa + offset),
+            Frames::From(pa) => Frames::From(pa.saturating_add(offset)),
             fault => fault,
         };
-        Self { virt: self.virt + offset, pages, predicted, ..self }
+        Self { virt: self.virt.saturating_add(offset), pages, predicted, ..self }
     }
 }
 
@@ -102,7 +101,7 @@ impl PlannedSweep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {
     /// They reach consecutive physical pages from this one on.
-    From(u64),
+    From(Pa),
     /// They fault.
     Fault(Fault),
 }
@@ -166,9 +165,9 @@ pub struct Ground<'a> {
     /// What the machine checks.
     pub checks: &'a Paging,
     /// Physical pages that have memory, by address, and what kind.
-    pub memory_behind: &'a [(Range<u64>, Behind)],
+    pub memory_behind: &'a [(Range<Pa>, Behind)],
     /// The kernel's own ranges.
-    pub kernel: &'a [RangeInclusive<u64>],
+    pub kernel: &'a [RangeInclusive<Va>],
     /// Of the sample.
     pub seed: u64,
     /// Pages swept at most at the addresses that SetVirtualAddressMap is told, and at others; of the rest a sample.
@@ -224,14 +223,24 @@ fn tried(aliases: usize, seed: u64) -> Option<BTreeSet<usize>> {
     (aliases > MOST_TRIED).then(|| (0..MOST_TRIED).map(|_| random.below(aliases as u64) as usize).collect())
 }
 
+/// What a probe may be, in the order in which they are made.
+const ACCESSES: [Access; 6] = [
+    Access::read(),
+    Access::write(),
+    Access::fetch(),
+    Access::read().user(),
+    Access::write().user(),
+    Access::fetch().user(),
+];
+
 struct Maker<'a> {
     ground: &'a Ground<'a>,
     expectation: &'a Expectation,
     plan: Plan,
-    /// Addresses by kind of access; sets, since leaf runs and aliases share their ends.
-    probes: [BTreeSet<u64>; 6],
+    /// Addresses by access, in the order of [`ACCESSES`]; sets, since leaf runs and aliases share their ends.
+    probes: [BTreeSet<Va>; ACCESSES.len()],
     /// Physical pages whose word some probe writes already: a word written twice would tell of the last write only.
-    written: BTreeSet<u64>,
+    written: BTreeSet<Pa>,
     random: Random,
     /// Of the aliases, those that are tried in every way; None: all of them.
     tried: Option<BTreeSet<usize>>,
@@ -254,20 +263,20 @@ impl Maker<'_> {
                 alias.pages,
             );
         }
-        let range = Va(alias.virt)..=Va(alias.last());
+        let range = alias.range();
         let mut next = alias.virt;
         let ground = self.ground;
         let mut runs = Runs::new(&ground.memory, ground.root, range, ground.checks, ground.budget.entries());
         loop {
             match ground.budget.next_run(&mut runs) {
                 Ok(Some(run)) => {
-                    self.faulting(index, next, run.va.0);
+                    self.faulting(index, next, run.va);
                     self.run(index, &run);
-                    next = run.va.0.wrapping_add(run.bytes);
+                    next = run.va.wrapping_add(run.bytes);
                 }
                 Ok(None) => break,
                 Err(cut) => {
-                    let pages = alias.last().wrapping_add(1).wrapping_sub(next) / PAGE_BYTES;
+                    let pages = alias.last().wrapping_add(1).wrapping_offset_from(next) / PAGE_BYTES;
                     return self.skip(SkipKind::NotDone, "pages of large tables", cut.as_text(), pages);
                 }
             }
@@ -279,12 +288,12 @@ impl Maker<'_> {
         }
         self.ends(alias.virt, alias.last());
         self.write_page(alias.virt);
-        self.add(ProbeKind::Fetch, alias.virt);
+        self.add(Access::fetch(), alias.virt);
         // Entering ring 3 is what costs; what stays mapped for good is tried in every way.
-        self.add(ProbeKind::UserRead, alias.virt);
+        self.add(Access::read().user(), alias.virt);
         if alias.stays != Term::Forbidden {
-            self.add(ProbeKind::UserWrite, alias.virt);
-            self.add(ProbeKind::UserFetch, alias.virt);
+            self.add(Access::write().user(), alias.virt);
+            self.add(Access::fetch().user(), alias.virt);
         }
         for neighbour in [alias.virt.wrapping_sub(PAGE_BYTES), alias.last().wrapping_add(1)] {
             self.nobody(neighbour);
@@ -297,60 +306,60 @@ impl Maker<'_> {
 
     /// Pages that translate, or have a defect.
     fn run(&mut self, alias: usize, run: &Run) {
-        let last = run.va.0 + (run.bytes - 1);
+        let last = run.last();
         if run.defect.is_some() {
-            self.faulting(alias, run.va.0, last.wrapping_add(1));
+            self.faulting(alias, run.va, last.wrapping_add(1));
             return;
         }
         let unswept = self.unswept.len();
-        let mut start = run.va.0;
+        let mut start = run.va;
         for page in self.backed_pages(run) {
             self.sweep(alias, run, start, page);
             self.read_page(page);
             self.write_page(page);
-            start = page + PAGE_BYTES;
+            start = page.wrapping_add(PAGE_BYTES);
         }
         self.sweep(alias, run, start, last.wrapping_add(1));
         // What can be written can be read (SDM vol. 3A, 4.6.1): where every page is reached anyway, its ends are.
         if self.unswept.len() > unswept && self.is_tried(alias) {
-            self.ends(run.va.0, last);
+            self.ends(run.va, last);
         }
     }
 
     /// Pages of a run that reach memory.
-    fn backed_pages(&self, run: &Run) -> Vec<u64> {
-        let end = run.pa.0 + run.bytes;
+    fn backed_pages(&self, run: &Run) -> Vec<Va> {
+        let end = run.pa.saturating_add(run.bytes);
         let ranges = self.ground.memory_behind;
-        let from = ranges.partition_point(|(range, _)| range.end <= run.pa.0);
+        let from = ranges.partition_point(|(range, _)| range.end <= run.pa);
         let met = ranges[from..].iter().take_while(|(range, _)| range.start < end);
         let pages =
-            met.flat_map(|(range, _)| (range.start.max(run.pa.0)..range.end.min(end)).step_by(PAGE_BYTES as usize));
-        pages.map(|pa| run.va.0 + (pa - run.pa.0)).collect()
+            met.flat_map(|(range, _)| (range.start.max(run.pa).0..range.end.min(end).0).step_by(PAGE_BYTES as usize));
+        pages.map(|pa| run.va.wrapping_add(Pa(pa).wrapping_offset_from(run.pa))).collect()
     }
 
-    fn behind(&self, pa: u64) -> Behind {
+    fn behind(&self, pa: Pa) -> Behind {
         let ranges = self.ground.memory_behind;
         let range = ranges.get(ranges.partition_point(|(range, _)| range.end <= pa));
         range.filter(|(range, _)| range.contains(&pa)).map_or(Behind::Nothing, |(_, behind)| *behind)
     }
 
     /// Pages from `start` to `end`, without memory behind them.
-    fn sweep(&mut self, alias: usize, run: &Run, start: u64, end: u64) {
-        let pages = end.wrapping_sub(start) / PAGE_BYTES;
+    fn sweep(&mut self, alias: usize, run: &Run, start: Va, end: Va) {
+        let pages = end.wrapping_offset_from(start) / PAGE_BYTES;
         if pages == 0 {
             return;
         }
         if !run.rights.writable && self.ground.checks.wp {
             // Only a read can tell where they lead.
             let read = pages.min(MAX_READS.saturating_sub(self.reads));
-            (0..read).for_each(|page| self.read_page(start + page * PAGE_BYTES));
+            (0..read).for_each(|page| self.read_page(nth_page(start, page)));
             if read < pages {
                 let reason = "each read of a page without memory is an exit";
-                self.skip(SkipKind::Sample, "read-only pages", reason, pages - read);
+                self.skip(SkipKind::Sample, "read-only pages", reason, pages.saturating_sub(read));
             }
             return;
         }
-        let predicted = Frames::From(run.pa.0 + (start - run.va.0));
+        let predicted = Frames::From(run.pa.wrapping_add(start.wrapping_offset_from(run.va)));
         self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted });
     }
 
@@ -359,20 +368,20 @@ impl Maker<'_> {
         let mut now = sweep.pages.min(self.room_to_sweep);
         if let Frames::Fault(_) = sweep.predicted {
             now = now.min(self.room_to_fault);
-            self.room_to_fault -= now;
+            self.room_to_fault = self.room_to_fault.saturating_sub(now);
         }
-        self.room_to_sweep -= now;
+        self.room_to_sweep = self.room_to_sweep.saturating_sub(now);
         if now > 0 {
             self.plan.sweeps.push(PlannedSweep { pages: now, ..sweep });
         }
         if now < sweep.pages {
-            self.unswept.push(sweep.part(now, sweep.pages - now));
+            self.unswept.push(sweep.part(now, sweep.pages.saturating_sub(now)));
         }
     }
 
     /// Of all that was put aside, some pages at random.
     fn sample_unswept(&mut self, what: &str) {
-        let all: u64 = self.unswept.iter().map(|sweep| sweep.pages).sum();
+        let all = self.unswept.iter().fold(0_u64, |all, sweep| all.saturating_add(sweep.pages));
         if all == 0 {
             return;
         }
@@ -381,20 +390,21 @@ impl Maker<'_> {
             None => "a seeded sample of them was reached, and both ends of every run of leaves",
             Some(_) => "a seeded sample of them was reached",
         };
-        self.skip(SkipKind::Sample, what, reason, all - picked.len() as u64);
+        self.skip(SkipKind::Sample, what, reason, all.saturating_sub(picked.len() as u64));
         let mut picked = picked.into_iter().peekable();
-        let mut before = 0;
+        let mut before = 0_u64;
         for sweep in std::mem::take(&mut self.unswept) {
-            while let Some(page) = picked.next_if(|page| page - before < sweep.pages) {
-                self.plan.sweeps.push(sweep.part(page - before, 1));
+            let end = before.saturating_add(sweep.pages);
+            while let Some(page) = picked.next_if(|page| *page < end) {
+                self.plan.sweeps.push(sweep.part(page.saturating_sub(before), 1));
             }
-            before += sweep.pages;
+            before = end;
         }
     }
 
     /// Pages from `start` to `end` that fault, by the walk: each is written, one is tried in every way.
-    fn faulting(&mut self, alias: usize, start: u64, end: u64) {
-        let pages = end.wrapping_sub(start) / PAGE_BYTES;
+    fn faulting(&mut self, alias: usize, start: Va, end: Va) {
+        let pages = end.wrapping_offset_from(start) / PAGE_BYTES;
         if pages == 0 {
             return;
         }
@@ -408,48 +418,49 @@ impl Maker<'_> {
         };
         self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted: Frames::Fault(fault) });
         self.ends(start, end.wrapping_sub(1));
-        self.add(ProbeKind::Write, start);
-        self.add(ProbeKind::Fetch, start);
+        self.add(Access::write(), start);
+        self.add(Access::fetch(), start);
     }
 
     /// Reads at the first and the last eight bytes.
-    fn ends(&mut self, first: u64, last: u64) {
+    fn ends(&mut self, first: Va, last: Va) {
         self.read_page(first);
-        if self.is_backed(last - 7) {
-            self.read_page(last & !(PAGE_BYTES - 1));
+        let last_word = last.wrapping_sub(7);
+        if self.is_backed(last_word) {
+            self.read_page(last.page());
         } else {
-            self.add(ProbeKind::Read, last - 7);
+            self.add(Access::read(), last_word);
         }
     }
 
     /// A read of a page: where it says which one it is, if it has memory. The guest's own memory is known by what it
     /// holds; a descriptor's physical address, its second word, is a good mark.
-    fn read_page(&mut self, page: u64) {
-        self.reads += 1;
-        let offset = match self.walk(page, Access::read()).translation().map(|to| self.behind(to.pa.0)) {
+    fn read_page(&mut self, page: Va) {
+        self.reads = self.reads.saturating_add(1);
+        let offset = match self.walk(page, Access::read()).translation().map(|to| self.behind(to.pa)) {
             Some(Behind::Stamped) => NUMBER,
             Some(Behind::Own) => 8,
             Some(Behind::Nothing) | None => 0,
         };
-        self.add(ProbeKind::Read, page + offset);
+        self.add(Access::read(), page.wrapping_add(offset));
     }
 
     /// A write of a page: where it may be written, if it has memory.
-    fn write_page(&mut self, page: u64) {
+    fn write_page(&mut self, page: Va) {
         let offset = if self.is_backed(page) { SCRATCH } else { 0 };
-        self.add(ProbeKind::Write, page + offset);
+        self.add(Access::write(), page.wrapping_add(offset));
     }
 
-    fn is_backed(&self, virt: u64) -> bool {
+    fn is_backed(&self, virt: Va) -> bool {
         let reached = self.walk(virt, Access::read());
-        matches!(reached, Outcome::Translated(t) if self.behind(t.pa.0) != Behind::Nothing)
+        matches!(reached, Outcome::Translated(t) if self.behind(t.pa) != Behind::Nothing)
     }
 
     /// What was mapped in an earlier phase must not be any more: both ends of it, and a page in between.
     fn gone(&mut self) {
         for alias in &self.expectation.gone {
-            let between = alias.virt + self.random.below(alias.pages) * PAGE_BYTES;
-            for virt in [alias.virt, alias.last() - 7, between] {
+            let between = nth_page(alias.virt, self.random.below(alias.pages));
+            for virt in [alias.virt, alias.last().wrapping_sub(7), between] {
                 self.nobody(virt);
             }
         }
@@ -459,57 +470,51 @@ impl Maker<'_> {
     fn sample(&mut self) {
         for arena in &self.expectation.arenas {
             let (first, last) = (*arena.start(), *arena.end());
-            let pages = (last - first) / PAGE_BYTES + 1;
+            let pages = (last.wrapping_offset_from(first) / PAGE_BYTES).saturating_add(1);
             for _ in 0..SAMPLE {
-                let page = first + self.random.below(pages) * PAGE_BYTES;
-                let offset = self.random.below(PAGE_BYTES / 8) * 8;
-                self.nobody(page + offset);
+                let page = nth_page(first, self.random.below(pages));
+                let word = self.random.below(PAGE_BYTES / 8);
+                self.nobody(page.wrapping_add(word << 3));
             }
         }
     }
 
     /// A read that must fault, unless the address is somebody's.
-    fn nobody(&mut self, virt: u64) {
+    fn nobody(&mut self, virt: Va) {
         let kernels = self.ground.kernel.iter().any(|range| range.contains(&virt));
-        if !kernels && self.expectation.alias_at(virt).is_none() && self.ground.checks.is_canonical(Va(virt)) {
-            self.add(ProbeKind::Read, virt);
+        if !kernels && self.expectation.alias_at(virt).is_none() && self.ground.checks.is_canonical(virt) {
+            self.add(Access::read(), virt);
         }
     }
 
-    fn add(&mut self, kind: ProbeKind, virt: u64) {
-        self.probes[kind as usize].insert(virt);
+    fn add(&mut self, access: Access, virt: Va) {
+        if let Some((addresses, _)) = self.probes.iter_mut().zip(ACCESSES).find(|(_, it)| *it == access) {
+            addresses.insert(virt);
+        }
     }
 
     fn skip(&mut self, kind: SkipKind, what: &str, reason: &str, count: u64) {
         match self.plan.skipped.iter_mut().find(|skipped| skipped.what == what) {
-            Some(skipped) => skipped.count += count,
+            Some(skipped) => skipped.count = skipped.count.saturating_add(count),
             None => self.plan.skipped.push(Skipped { kind, what: what.into(), reason: reason.into(), count }),
         }
     }
 
-    fn walk(&self, virt: u64, access: Access) -> Outcome {
-        walk(&self.ground.memory, self.ground.root, Va(virt), access, self.ground.checks).outcome
+    fn walk(&self, virt: Va, access: Access) -> Outcome {
+        walk(&self.ground.memory, self.ground.root, virt, access, self.ground.checks).outcome
     }
 
     fn finish(mut self) -> Plan {
-        const KINDS: [ProbeKind; 6] = [
-            ProbeKind::Read,
-            ProbeKind::Write,
-            ProbeKind::Fetch,
-            ProbeKind::UserRead,
-            ProbeKind::UserWrite,
-            ProbeKind::UserFetch,
-        ];
-        for kind in KINDS {
+        for (access, addresses) in ACCESSES.into_iter().zip(std::mem::take(&mut self.probes)) {
             let mut probes = Vec::new();
-            for virt in std::mem::take(&mut self.probes[kind as usize]) {
-                let predicted = self.walk(virt, access_of(kind));
-                if self.is_safe(kind, virt, &predicted) {
+            for virt in addresses {
+                let predicted = self.walk(virt, access);
+                if self.is_safe(access, virt, &predicted) {
                     let purpose = self.expectation.alias_at(virt).map_or(Purpose::Nobody, Purpose::Alias);
                     probes.push(PlannedProbe { virt, purpose, predicted, content: self.own_content(&predicted) });
                 }
             }
-            self.plan.groups.push(Group { kind, probes });
+            self.plan.groups.push(Group { access, probes });
         }
         self.plan.sweeps.sort_unstable_by_key(|sweep| sweep.virt);
         self.plan
@@ -519,31 +524,31 @@ impl Maker<'_> {
     fn own_content(&self, predicted: &Outcome) -> Option<u64> {
         let pa = predicted.translation()?.pa;
         let word = Pa(pa.0 & !7);
-        (self.behind(pa.0) == Behind::Own).then(|| self.ground.memory.entry(word)).flatten()
+        (self.behind(pa) == Behind::Own).then(|| self.ground.memory.entry(word)).flatten()
     }
 
     /// Whether an address leads to its own page, and is the first to write there.
-    fn is_own(&mut self, virt: u64, predicted: &Outcome) -> bool {
+    fn is_own(&mut self, virt: Va, predicted: &Outcome) -> bool {
         let target = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index].target(virt));
         match predicted.translation() {
-            Some(to) if Some(to.pa.0) == target => self.written.insert(to.pa.0),
+            Some(to) if Some(to.pa) == target => self.written.insert(to.pa),
             _ => false,
         }
     }
 
     /// A probe that the walk says will succeed must do no harm: writes go only to where no memory is, or to the word for
     /// them, and only a page that has memory can be executed.
-    fn is_safe(&mut self, kind: ProbeKind, virt: u64, predicted: &Outcome) -> bool {
+    fn is_safe(&mut self, access: Access, virt: Va, predicted: &Outcome) -> bool {
         let behind = match predicted {
             Outcome::Fault(_) => return true,
             Outcome::Stranded { .. } => return false,
-            Outcome::Translated(translation) => self.behind(translation.pa.0),
+            Outcome::Translated(translation) => self.behind(translation.pa),
         };
-        match (access_of(kind).kind, behind) {
+        match (access.kind, behind) {
             (Kind::Read, _) | (Kind::Write, Behind::Nothing) => true,
-            (Kind::Write, Behind::Stamped) => virt % PAGE_BYTES == SCRATCH && self.is_own(virt, predicted),
+            (Kind::Write, Behind::Stamped) => virt.page_offset() == SCRATCH && self.is_own(virt, predicted),
             (Kind::Write, Behind::Own) => false,
-            (Kind::Fetch, Behind::Stamped) => virt.is_multiple_of(PAGE_BYTES),
+            (Kind::Fetch, Behind::Stamped) => virt.page_offset() == 0,
             (Kind::Fetch, _) => {
                 let what = "fetches from pages that can be executed";
                 self.skip(SkipKind::Machine, what, "the test bed has no code there", 1);
@@ -553,16 +558,9 @@ impl Maker<'_> {
     }
 }
 
-/// The access that a probe of this kind makes.
-pub(super) fn access_of(kind: ProbeKind) -> Access {
-    match kind {
-        ProbeKind::Read => Access::read(),
-        ProbeKind::Write => Access::write(),
-        ProbeKind::Fetch => Access::fetch(),
-        ProbeKind::UserRead => Access::read().user(),
-        ProbeKind::UserWrite => Access::write().user(),
-        ProbeKind::UserFetch => Access::fetch().user(),
-    }
+/// Of pages one after another.
+fn nth_page(first: Va, nth: u64) -> Va {
+    first.wrapping_add(nth.wrapping_mul(PAGE_BYTES))
 }
 
 #[cfg(test)]
@@ -571,7 +569,7 @@ mod tests {
     use crate::check::cache::PatIndices;
     use crate::mmu::bits::{P, PS, W};
 
-    const ARENA: u64 = 0xffff_ffef_0000_0000;
+    const ARENA: Va = Va(0xffff_ffef_0000_0000);
     const GIB: u64 = 1 << 30;
     /// 16 GiB.
     const MAX_SWEPT: u64 = 1 << 22;
@@ -585,7 +583,7 @@ mod tests {
 
     impl TableMemory for Window {
         fn entry(&self, at: Pa) -> Option<u64> {
-            let nth = (at.0 >> 3 & 511).wrapping_sub(ARENA >> 30 & 511);
+            let nth = (at.0 >> 3 & 511).wrapping_sub(ARENA.0 >> 30 & 511);
             Some(match at.0 >> 12 {
                 1 => 0x2000 | P | W,
                 2 if nth < self.gib => (nth * (1 + self.gap) * GIB) | P | W | PS,
@@ -603,7 +601,7 @@ mod tests {
                 role: Role::Virtual,
                 region: Some(region),
                 virt,
-                phys: virt - ARENA,
+                phys: Pa(virt.0 - ARENA.0),
                 pages: gib * PAGES_PER_GIB,
                 writable: Term::Owed,
                 executable: Term::Forbidden,
@@ -612,11 +610,11 @@ mod tests {
                 past_maxphyaddr: false,
                 is_owed: true,
             };
-            virt += gib * GIB;
+            virt = virt.wrapping_add(gib * GIB);
             alias
         });
         let aliases: Vec<_> = aliases.collect();
-        let arenas = vec![ARENA..=ARENA + 64 * GIB - 1];
+        let arenas = vec![ARENA..=ARENA.wrapping_add(64 * GIB - 1)];
         Expectation { placed: aliases.clone(), aliases, gone: Vec::new(), allowed: Vec::new(), arenas }
     }
 
@@ -634,6 +632,11 @@ mod tests {
             sweep_others: 0,
         };
         Plan::new(expectation, &ground)
+    }
+
+    /// So many bytes into the arena.
+    fn at(offset: u64) -> Va {
+        ARENA.wrapping_add(offset)
     }
 
     fn swept(plan: &Plan) -> u64 {
@@ -656,17 +659,17 @@ mod tests {
             let sampled = swept(&plan) - MAX_SWEPT;
             assert!((SWEPT_SAMPLE - 8..=SWEPT_SAMPLE).contains(&sampled), "{sampled}: a few may be drawn twice");
             assert_eq!(swept(&plan) + skipped.count, 64 * PAGES_PER_GIB);
-            assert!(plan.sweeps.windows(2).all(|pair| pair[0].virt + pair[0].pages * PAGE_BYTES <= pair[1].virt));
+            assert!(plan.sweeps.windows(2).all(|pair| nth_page(pair[0].virt, pair[0].pages) <= pair[1].virt));
             // Each quarter of the rest has its share, more or less.
             for quarter in 1..=3 {
-                let range = ARENA + quarter * 16 * GIB..ARENA + (quarter + 1) * 16 * GIB;
+                let range = at(quarter * 16 * GIB)..at((quarter + 1) * 16 * GIB);
                 let some = plan.sweeps.iter().filter(|sweep| sweep.pages == 1 && range.contains(&sweep.virt)).count();
                 assert!((250..450).contains(&some), "{some}");
             }
             for sweep in &plan.sweeps {
-                let offset = sweep.virt - ARENA;
+                let offset = sweep.virt.wrapping_offset_from(ARENA);
                 let pa = offset / GIB * (1 + gap) * GIB + offset % GIB;
-                assert_eq!(sweep.predicted, Frames::From(pa));
+                assert_eq!(sweep.predicted, Frames::From(Pa(pa)));
                 assert_eq!(sweep.alias, (aliases.len() as u64 * offset / (64 * GIB)) as usize);
             }
         }
@@ -705,13 +708,13 @@ mod tests {
     #[test]
     fn both_ends_of_every_leaf_run_are_reached_however_much_is_swept() {
         let plan = plan(&Window { gib: 64, gap: 1 }, &expectation(&[64]), 1);
-        let reads = plan.groups.iter().find(|group| group.kind == ProbeKind::Read).unwrap();
+        let reads = plan.groups.iter().find(|group| group.access == Access::read()).unwrap();
         let read = |virt| reads.probes.iter().any(|probe| probe.virt == virt);
-        let ends_read = |run: &u64| read(ARENA + run * GIB) && read(ARENA + (run * GIB + GIB - 8));
+        let ends_read = |run: &u64| read(at(run * GIB)) && read(at(run * GIB + GIB - 8));
         // The alias's own end, and those of the runs that are too much to be swept.
         let swept = MAX_SWEPT / PAGES_PER_GIB;
         assert!((swept..64).all(|run| ends_read(&run)));
         assert!(read(ARENA) && (0..swept).filter(ends_read).count() == 0);
-        assert!(!read(ARENA + 50 * GIB + GIB / 2), "what is in the middle is not");
+        assert!(!read(at(50 * GIB + GIB / 2)), "what is in the middle is not");
     }
 }

@@ -14,8 +14,8 @@ impl Random {
         z ^ z >> 31
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`; 0 where there is none.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.number() % end
+        self.number().checked_rem(end).unwrap_or(0)
     }
 }

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use super::budget::Cut;
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::survey::Survey;
 use super::table_check::TableCheck;
 use super::{Rule, Witness};
@@ -51,23 +52,23 @@ impl<'a> Strays<'a> {
     }
 
     /// Marks what is wrong in a range, all in one half of the addresses.
-    pub fn find(&mut self, range: RangeInclusive<u64>, ground: Ground) -> Result<(), Cut> {
+    pub fn find(&mut self, range: RangeInclusive<Va>, ground: Ground) -> Result<(), Cut> {
         let root = table_address(self.check.root.0, self.check.told);
         self.table(root, self.check.told.top_level(), range, ground).map(|_| ())
     }
 
     /// The entries of a table for a range.
-    fn table(&mut self, at: Pa, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+    fn table(&mut self, at: Pa, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {
         let (first, last) = (*range.start(), *range.end());
         let mut all = Below::default();
         let mut next = Some(first);
         while let Some(virt) = next.filter(|virt| *virt <= last) {
             self.check.budget.read_entry()?;
-            let Some(entry) = self.check.memory.entry(level.entry_addr(at, Va(virt))) else {
-                self.stray(Rule::TableUnreachable, virt..=last, Statement::Frame(at.0), ground);
+            let Some(entry) = self.check.memory.entry(level.entry_addr(at, virt)) else {
+                self.stray(Rule::TableUnreachable, virt..=last, Statement::Physical(at), ground);
                 return Ok(Below { is_anything: true, ..all });
             };
-            let end = (virt | (level.span_bytes() - 1)).min(last);
+            let end = Va(virt.0 | level.span_bytes().wrapping_sub(1)).min(last);
             let below = self.entry(entry, level, virt..=end, ground)?;
             all.is_anything |= below.is_anything;
             all.is_table |= below.is_table;
@@ -76,11 +77,11 @@ impl<'a> Strays<'a> {
         Ok(all)
     }
 
-    fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+    fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {
         match judge(level, entry, self.check.told) {
             Judgement::NotPresent => Ok(Below::default()),
             Judgement::Reserved(_) => {
-                self.stray(Rule::ReservedBit, range, Statement::Text("a reserved bit"), ground);
+                self.stray(Rule::ReservedBit, range, Statement::text("a reserved bit"), ground);
                 Ok(Below { is_anything: true, is_table: false })
             }
             Judgement::Leaf => Ok(self.leaf(entry, level, range, ground)),
@@ -89,36 +90,37 @@ impl<'a> Strays<'a> {
     }
 
     /// A leaf, as much of it as lies in the range.
-    fn leaf(&mut self, entry: u64, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Below {
+    fn leaf(&mut self, entry: u64, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Below {
         let (first, last) = (*range.start(), *range.end());
-        let pa = frame(level, entry).0 | first & (level.span_bytes() - 1);
-        let table = self.survey.table_in(pa..=pa.saturating_add(last - first));
+        let pa = Pa(frame(level, entry).0 | first.0 & level.span_bytes().wrapping_sub(1));
+        let table = self.survey.table_in(pa..=pa.saturating_add(last.wrapping_offset_from(first)));
         match (ground, table) {
-            (Ground::Arena { .. }, _) => self.stray(Rule::StrayMapping, range, Statement::Frame(pa), ground),
-            (Ground::Elsewhere, Some(table)) => self.table_mapped(range, Statement::Frame(table.0)),
+            (Ground::Arena { .. }, _) => self.stray(Rule::StrayMapping, range, Statement::Physical(pa), ground),
+            (Ground::Elsewhere, Some(table)) => self.table_mapped(range, Statement::Physical(table)),
             (Ground::Elsewhere, None) => {}
         }
         Below { is_anything: true, is_table: table.is_some() }
     }
 
     /// An entry that refers to a table. One that serves at a higher level too has its finding, and is not followed.
-    fn reference(&mut self, at: Pa, level: Level, range: RangeInclusive<u64>, ground: Ground) -> Result<Below, Cut> {
+    fn reference(&mut self, at: Pa, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {
         if self.survey.level_of(at) != Some(level) {
             return Ok(Below::default());
         }
-        let is_whole = range.end() - range.start() == level.span_bytes() * 512 - 1;
+        let is_whole =
+            range.end().wrapping_offset_from(*range.start()) == level.span_bytes().wrapping_mul(512).wrapping_sub(1);
         if let Some(below) = self.read.get(&at).copied().filter(|_| is_whole) {
             match ground {
                 Ground::Arena { .. } if below.is_anything => {
                     self.stray(
                         Rule::StrayMapping,
                         range,
-                        Statement::Text("tables that are in use elsewhere too"),
+                        Statement::text("tables that are in use elsewhere too"),
                         ground,
                     );
                 }
                 Ground::Elsewhere if below.is_table => {
-                    self.table_mapped(range, Statement::Text("leaves below it that map tables"));
+                    self.table_mapped(range, Statement::text("leaves below it that map tables"));
                 }
                 _ => {}
             }
@@ -132,22 +134,22 @@ impl<'a> Strays<'a> {
     }
 
     /// Marks what translates, or has a defect, in an arena.
-    fn stray(&mut self, rule: Rule, range: RangeInclusive<u64>, observed: Statement, ground: Ground) {
+    fn stray(&mut self, rule: Rule, range: RangeInclusive<Va>, observed: Statement, ground: Ground) {
         let Ground::Arena { region } = ground else { return };
         self.marks.push(Mark {
             region,
-            expected: Statement::Faulted(Fault::page(ErrorCode(0))),
-            observed,
+            expected: Some(Statement::faulted(Fault::page(ErrorCode(0)), *range.start())),
+            observed: Some(observed),
             ..over(rule, &range)
         });
     }
 
-    fn table_mapped(&mut self, range: RangeInclusive<u64>, observed: Statement) {
-        self.marks.push(Mark { observed, ..over(Rule::SelfMapping, &range) });
+    fn table_mapped(&mut self, range: RangeInclusive<Va>, observed: Statement) {
+        self.marks.push(Mark { observed: Some(observed), ..over(Rule::SelfMapping, &range) });
     }
 }
 
-fn over(rule: Rule, range: &RangeInclusive<u64>) -> Mark {
-    let pages = (range.end() - range.start()) / PAGE_BYTES + 1;
+fn over(rule: Rule, range: &RangeInclusive<Va>) -> Mark {
+    let pages = (range.end().wrapping_offset_from(*range.start()) / PAGE_BYTES).saturating_add(1);
     Mark { virt: Some(*range.start()), pages, ..Mark::new(rule, Witness::Walk) }
 }

@@ -8,7 +8,8 @@ use std::ops::RangeInclusive;
 
 use super::budget::{Budget, Cut};
 use super::flags::{self, FlagRule, Verdict};
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::table_check::TableCheck;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
@@ -20,7 +21,7 @@ const ENTRIES: u64 = 512;
 /// The tables found, by physical address, each with the level of its entries.
 #[derive(Debug, Default)]
 pub struct Survey {
-    tables: BTreeMap<u64, Level>,
+    tables: BTreeMap<Pa, Level>,
 }
 
 impl Survey {
@@ -29,10 +30,10 @@ impl Survey {
     pub fn of(check: &TableCheck<'_>, marks: &mut Marks, notes: &mut Vec<String>) -> Result<Self, Cut> {
         let top = check.told.top_level();
         let root = table_address(check.root.0, check.told);
-        let tables = BTreeMap::from([(root.0, top)]);
+        let tables = BTreeMap::from([(root, top)]);
         let mut surveyor = Surveyor { check, budget: check.budget, marks, tables, next: Vec::new(), useless: None };
         let mut level = Some(top);
-        let mut tables_of_level = vec![Seen { at: root, virt: 0, is_user: true }];
+        let mut tables_of_level = vec![Seen { at: root, virt: Va(0), is_user: true }];
         while let Some(current) = level {
             for table in &tables_of_level {
                 surveyor.read(table, current)?;
@@ -46,12 +47,12 @@ impl Survey {
 
     /// The level of the entries of the table at `at`, if one is there.
     pub fn level_of(&self, at: Pa) -> Option<Level> {
-        self.tables.get(&at.0).copied()
+        self.tables.get(&at).copied()
     }
 
     /// The first table among some physical pages.
-    pub fn table_in(&self, pages: RangeInclusive<u64>) -> Option<Pa> {
-        self.tables.range(pages).next().map(|(at, _)| Pa(*at))
+    pub fn table_in(&self, pages: RangeInclusive<Pa>) -> Option<Pa> {
+        self.tables.range(pages).next().map(|(at, _)| *at)
     }
 }
 
@@ -59,7 +60,7 @@ impl Survey {
 struct Seen {
     at: Pa,
     /// The first address that its entries translate.
-    virt: u64,
+    virt: Va,
     /// U/S is set in every entry on the way.
     is_user: bool,
 }
@@ -69,7 +70,7 @@ struct Surveyor<'a> {
     check: &'a TableCheck<'a>,
     budget: &'a Budget,
     marks: &'a mut Marks,
-    tables: BTreeMap<u64, Level>,
+    tables: BTreeMap<Pa, Level>,
     /// Tables of the next level.
     next: Vec<Seen>,
     useless: Option<Useless>,
@@ -94,27 +95,27 @@ impl Surveyor<'_> {
     }
 
     /// The first address that an entry translates.
-    fn address(&self, table_virt: u64, level: Level, index: u64) -> u64 {
-        let virt = table_virt | index.wrapping_mul(level.span_bytes());
+    fn address(&self, table_virt: Va, level: Level, index: u64) -> Va {
+        let virt = table_virt.0 | index.wrapping_mul(level.span_bytes());
         // The upper half of the top table is the upper half of the addresses.
         if level == self.check.told.top_level() && index >= ENTRIES / 2 {
-            return virt | level.span_bytes().wrapping_mul(ENTRIES).wrapping_neg();
+            return Va(virt | level.span_bytes().wrapping_mul(ENTRIES).wrapping_neg());
         }
-        virt
+        Va(virt)
     }
 
     /// An entry at `virt` refers to the table at `at`, with entries of level `below`.
-    fn refer(&mut self, at: Pa, below: Level, virt: u64, level: Level, is_user: bool) {
-        match self.tables.get(&at.0) {
+    fn refer(&mut self, at: Pa, below: Level, virt: Va, level: Level, is_user: bool) {
+        match self.tables.get(&at) {
             None => {
-                self.tables.insert(at.0, below);
+                self.tables.insert(at, below);
                 self.next.push(Seen { at, virt, is_user });
             }
             Some(known) if *known == below => {}
             Some(known) => {
                 let observed = match (at == table_address(self.check.root.0, self.check.told), known) {
-                    (true, _) => Statement::Text("an entry that refers to the root"),
-                    _ => Statement::Text("an entry that refers to a table of a higher level"),
+                    (true, _) => Statement::text("an entry that refers to the root"),
+                    _ => Statement::text("an entry that refers to a table of a higher level"),
                 };
                 self.mark(Rule::SelfMapping, virt, level, observed);
             }
@@ -122,7 +123,7 @@ impl Surveyor<'_> {
     }
 
     #[inline]
-    fn judge_flags(&mut self, entry: u64, virt: u64, level: Level, is_leaf: bool, is_user: bool) {
+    fn judge_flags(&mut self, entry: u64, virt: Va, level: Level, is_leaf: bool, is_user: bool) {
         const LEAF: u64 = flags::suspicious(true);
         const TABLE: u64 = flags::suspicious(false);
         if entry & if is_leaf { LEAF } else { TABLE } == 0 {
@@ -134,14 +135,14 @@ impl Surveyor<'_> {
         }
         for rule in flags::broken_by(entry, is_leaf, !is_user) {
             match rule.verdict {
-                Verdict::Error(found) => self.mark(found, virt, level, Statement::Text(rule.reason)),
+                Verdict::Error(found) => self.mark(found, virt, level, Statement::text(rule.reason)),
                 Verdict::Note => self.useless(rule, virt),
                 Verdict::Allowed => {}
             }
         }
     }
 
-    fn mark(&mut self, rule: Rule, virt: u64, level: Level, observed: Statement) {
+    fn mark(&mut self, rule: Rule, virt: Va, level: Level, observed: Statement) {
         let expectation = self.check.expectation;
         let alias = expectation.alias_at(virt).map(|index| expectation.aliases[index]);
         let pages = level.span_bytes() / PAGE_BYTES;
@@ -150,20 +151,21 @@ impl Surveyor<'_> {
             region: alias.filter(|alias| level == Level::Pte || alias.pages >= pages).and_then(|alias| alias.region),
             virt: Some(virt),
             pages,
-            observed,
+            observed: Some(observed),
             ..Mark::new(rule, Witness::Walk)
         });
     }
 
-    fn useless(&mut self, rule: &'static FlagRule, virt: u64) {
-        self.useless.get_or_insert(Useless { rule, first: virt, count: 0 }).count += 1;
+    fn useless(&mut self, rule: &'static FlagRule, virt: Va) {
+        let useless = self.useless.get_or_insert(Useless { rule, first: virt, count: 0 });
+        useless.count = useless.count.saturating_add(1);
     }
 }
 
 /// Leaves with a flag that is of no use. Only one flag is such.
 struct Useless {
     rule: &'static FlagRule,
-    first: u64,
+    first: Va,
     count: u64,
 }
 
@@ -171,6 +173,6 @@ impl std::fmt::Display for Useless {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { rule, first, count } = self;
         let leaves = if *count == 1 { "leaf has" } else { "leaves have" };
-        write!(f, "{count} {leaves} {} set, the first for VA {:#x}: {}", rule.name, Va(*first).0, rule.reason)
+        write!(f, "{count} {leaves} {} set, the first for VA {first}: {}", rule.name, rule.reason)
     }
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::budget::Budget;
 use super::expectation::Expectation;
-use crate::mmu::{Pa, Paging, TableMemory};
+use crate::mmu::{Pa, Paging, TableMemory, Va};
 
 /// What the tables are checked against.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub struct TableCheck<'a> {
     /// The kernel's root.
     pub kernel_root: Pa,
     /// The kernel's own ranges.
-    pub kernel: &'a [RangeInclusive<u64>],
+    pub kernel: &'a [RangeInclusive<Va>],
     /// What the CPU was told.
     pub told: &'a Paging,
     /// What must be.

@@ -6,7 +6,8 @@ use super::alias::Alias;
 use super::budget::Cut;
 use super::cache::PatIndices;
 use super::contract::Term;
-use super::marks::{Mark, Marks, Statement};
+use super::marks::{Mark, Marks};
+use super::statement::Statement;
 use super::strays::{Ground, Strays};
 use super::survey::Survey;
 use super::table_check::TableCheck;
@@ -56,7 +57,7 @@ impl TableCheck<'_> {
 
     /// All that translates on the tables, the kernel's own too, as far as it can be listed.
     pub fn everything(&self) -> impl Iterator<Item = Result<Run, Cut>> {
-        let mut runs = self.runs_of(self.root, &(0..=u64::MAX));
+        let mut runs = self.runs_of(self.root, &(Va(0)..=Va(u64::MAX)));
         std::iter::from_fn(move || self.budget.next_run(&mut runs).transpose())
     }
 
@@ -64,14 +65,14 @@ impl TableCheck<'_> {
     fn check_alias(&self, alias: &Alias, runs: &mut Vec<Run>, marks: &mut Marks) -> LeafCounts {
         let mut counts = LeafCounts::default();
         let (mut next, end) = (alias.virt, alias.last().wrapping_add(1));
-        let mut found = self.runs_of(self.root, &(alias.virt..=alias.last()));
+        let mut found = self.runs_of(self.root, &alias.range());
         loop {
             match self.budget.next_run(&mut found) {
                 Ok(Some(run)) if self.budget.keep_run().is_ok() => {
-                    self.gap(alias, next, run.va.0, marks);
+                    self.gap(alias, next, run.va, marks);
                     count(&mut counts, &run);
                     self.check_run(alias, &run, marks);
-                    next = run.va.0.wrapping_add(run.bytes);
+                    next = run.va.wrapping_add(run.bytes);
                     runs.push(run);
                 }
                 Ok(None) => {
@@ -87,9 +88,9 @@ impl TableCheck<'_> {
     }
 
     /// Nobody looked at what is mapped from `next` to `end`. That the time was over is not the tables' fault.
-    fn unseen(&self, alias: &Alias, next: u64, end: u64, marks: &mut Marks) {
+    fn unseen(&self, alias: &Alias, next: Va, end: Va, marks: &mut Marks) {
         if self.budget.cut() != Some(Cut::Time) {
-            let pages = end.wrapping_sub(next) / PAGE_BYTES;
+            let pages = end.wrapping_offset_from(next) / PAGE_BYTES;
             marks.push(Mark { virt: Some(next), pages, ..alias.mark(Rule::TableLimit, Witness::Walk) });
         }
     }
@@ -99,7 +100,7 @@ impl TableCheck<'_> {
         match self.budget.cut()? {
             Cut::Time => Some(Skipped::not_done("the walk over the tables", Cut::Time.as_text())),
             cut => {
-                let observed = Statement::Text(cut.as_text());
+                let observed = Some(Statement::text(cut.as_text()));
                 marks.push(Mark { observed, ..Mark::new(Rule::TableLimit, Witness::Walk) });
                 None
             }
@@ -107,25 +108,25 @@ impl TableCheck<'_> {
     }
 
     /// Nothing is mapped from `next` to `until`.
-    fn gap(&self, alias: &Alias, next: u64, until: u64, marks: &mut Marks) {
+    fn gap(&self, alias: &Alias, next: Va, until: Va, marks: &mut Marks) {
         if next != until {
             marks.push(Mark {
                 virt: Some(next),
-                pages: until.wrapping_sub(next) / PAGE_BYTES,
-                expected: Statement::Frame(alias.target(next)),
-                observed: Statement::Faulted(Fault::page(ErrorCode(0))),
+                pages: until.wrapping_offset_from(next) / PAGE_BYTES,
+                expected: Some(Statement::Physical(alias.target(next))),
+                observed: Some(Statement::faulted(Fault::page(ErrorCode(0)), next)),
                 ..alias.mark(Rule::NotPresent, Witness::Walk)
             });
         }
     }
 
     fn check_run(&self, alias: &Alias, run: &Run, marks: &mut Marks) {
-        let target = alias.target(run.va.0);
-        let mut found = |rule, expected, observed| {
+        let target = alias.target(run.va);
+        let mut marked = |rule, expected, observed| {
             marks.push(Mark {
-                virt: Some(run.va.0),
+                virt: Some(run.va),
                 pages: run.bytes / PAGE_BYTES,
-                expected,
+                expected: Some(expected),
                 observed,
                 ..alias.mark(rule, Witness::Walk)
             });
@@ -133,16 +134,17 @@ impl TableCheck<'_> {
         match run.defect {
             Some(Defect::Reserved { .. }) => {
                 let read = walk(&self.memory, self.root, run.va, Access::read(), self.told);
-                let observed = read.fault().map_or(Statement::Nothing, Statement::Faulted);
-                return found(Rule::ReservedBit, Statement::Frame(target), observed);
+                let observed = read.fault().map(|fault| Statement::faulted(fault, run.va));
+                return marked(Rule::ReservedBit, Statement::Physical(target), observed);
             }
             Some(Defect::Stranded { table }) => {
-                return found(Rule::TableUnreachable, Statement::Frame(target), Statement::Frame(table.0));
+                return marked(Rule::TableUnreachable, Statement::Physical(target), Some(Statement::Physical(table)));
             }
             None => {}
         }
-        if run.pa.0 != target {
-            found(Rule::WrongFrame, Statement::Frame(target), Statement::Frame(run.pa.0));
+        let mut found = |rule, expected, observed| marked(rule, expected, Some(observed));
+        if run.pa != target {
+            found(Rule::WrongFrame, Statement::Physical(target), Statement::Physical(run.pa));
         }
         if !alias.cache.contains(run.pat_index) {
             found(Rule::CacheType, Statement::Cache(alias.cache), Statement::Cache(PatIndices::only(run.pat_index)));
@@ -160,13 +162,13 @@ impl TableCheck<'_> {
         ];
         for (term, is, yes, is_missing, no, is_excess) in rights {
             match (term, is) {
-                (Term::Owed, false) => found(is_missing, Statement::Text(yes), Statement::Text(no)),
-                (Term::Forbidden, true) => found(is_excess, Statement::Text(no), Statement::Text(yes)),
+                (Term::Owed, false) => found(is_missing, Statement::text(yes), Statement::text(no)),
+                (Term::Forbidden, true) => found(is_excess, Statement::text(no), Statement::text(yes)),
                 _ => {}
             }
         }
         if run.rights.user {
-            found(Rule::UserAccessible, Statement::Text("supervisor only"), Statement::Text("open to ring 3"));
+            found(Rule::UserAccessible, Statement::text("supervisor only"), Statement::text("open to ring 3"));
         }
     }
 
@@ -177,7 +179,7 @@ impl TableCheck<'_> {
         self.kernel.iter().filter(|range| !self.range_is_intact(range, marks)).count() == 0
     }
 
-    fn range_is_intact(&self, range: &RangeInclusive<u64>, marks: &mut Marks) -> bool {
+    fn range_is_intact(&self, range: &RangeInclusive<Va>, marks: &mut Marks) -> bool {
         let mut mine = self.runs_of(self.root, range);
         let mut own = self.runs_of(self.kernel_root, range);
         loop {
@@ -195,19 +197,19 @@ impl TableCheck<'_> {
         }
     }
 
-    fn kernel_changed(&self, own: Option<Run>, mine: Option<Run>, range: &RangeInclusive<u64>, marks: &mut Marks) {
-        let virt = [own, mine].iter().flatten().map(|run| run.va.0).min().unwrap_or(*range.start());
+    fn kernel_changed(&self, own: Option<Run>, mine: Option<Run>, range: &RangeInclusive<Va>, marks: &mut Marks) {
+        let virt = [own, mine].iter().flatten().map(|run| run.va).min().unwrap_or(*range.start());
         let frame = |run: Option<Run>| match run {
-            Some(run) if run.va.0 == virt => Statement::Frame(run.pa.0),
-            _ => Statement::Absent,
+            Some(run) if run.va == virt => Statement::Physical(run.pa),
+            _ => Statement::LeftOut,
         };
         let owner = self.expectation.alias_at(virt).map(|index| self.expectation.aliases[index]);
         marks.push(Mark {
             region: owner.and_then(|alias| alias.region),
             virt: Some(virt),
             pages: 1,
-            expected: frame(own),
-            observed: frame(mine),
+            expected: Some(frame(own)),
+            observed: Some(frame(mine)),
             ..Mark::new(Rule::KernelOverlap, Witness::Walk)
         });
     }
@@ -216,14 +218,14 @@ impl TableCheck<'_> {
     /// aliases' own entries, of which there may be millions, have been.
     fn find_strays(&self, survey: &Survey, marks: &mut Marks) -> Result<(), Cut> {
         let mut strays = Strays::new(self, survey, marks);
-        let half = self.told.top_level().span_bytes() * 256;
-        for half in [0..=half - 1, half.wrapping_neg()..=u64::MAX] {
+        let half = self.told.top_level().span_bytes().wrapping_mul(256);
+        for half in [Va(0)..=Va(half.wrapping_sub(1)), Va(half.wrapping_neg())..=Va(u64::MAX)] {
             let mut next = Some(*half.start());
             while let Some(virt) = next.filter(|virt| *virt <= *half.end()) {
                 let end = match self.owner_from(virt) {
                     Some((first, end)) if first <= virt => end,
                     owner => {
-                        let end = owner.map_or(*half.end(), |(first, _)| first - 1).min(*half.end());
+                        let end = owner.map_or(*half.end(), |(first, _)| first.wrapping_sub(1)).min(*half.end());
                         let (ground, end) = self.ground_from(virt, end);
                         strays.find(virt..=end, ground)?;
                         end
@@ -236,26 +238,26 @@ impl TableCheck<'_> {
     }
 
     /// What an address that is nobody's lies in, and how far that holds, to `last` at most.
-    fn ground_from(&self, virt: u64, last: u64) -> (Ground, u64) {
+    fn ground_from(&self, virt: Va, last: Va) -> (Ground, Va) {
         let arenas = &self.expectation.arenas;
         if let Some(arena) = arenas.iter().find(|arena| arena.contains(&virt)) {
             let (region, end) = self.expectation.gone_from(virt, last.min(*arena.end()));
             return (Ground::Arena { region }, end);
         }
         let next = arenas.iter().map(|arena| *arena.start()).filter(|start| *start > virt).min();
-        (Ground::Elsewhere, next.map_or(last, |start| last.min(start - 1)))
+        (Ground::Elsewhere, next.map_or(last, |start| last.min(start.wrapping_sub(1))))
     }
 
     /// The range, first to last byte, that covers `virt` or is the next one above.
-    fn owner_from(&self, virt: u64) -> Option<(u64, u64)> {
+    fn owner_from(&self, virt: Va) -> Option<(Va, Va)> {
         let aliases = &self.expectation.aliases;
         let alias = aliases.get(aliases.partition_point(|alias| alias.last() < virt)).map(|a| (a.virt, a.last()));
         let kernel = self.kernel.iter().map(|range| (*range.start(), *range.end()));
         kernel.filter(|(_, last)| *last >= virt).chain(alias).min()
     }
 
-    fn runs_of(&self, root: Pa, range: &RangeInclusive<u64>) -> Runs<'_, &dyn TableMemory> {
-        Runs::new(&self.memory, root, Va(*range.start())..=Va(*range.end()), self.told, self.budget.entries())
+    fn runs_of(&self, root: Pa, range: &RangeInclusive<Va>) -> Runs<'_, &dyn TableMemory> {
+        Runs::new(&self.memory, root, range.clone(), self.told, self.budget.entries())
     }
 }
 
@@ -266,11 +268,12 @@ fn alike(a: &Run, b: &Run) -> bool {
 
 fn count(counts: &mut LeafCounts, run: &Run) {
     let leaves = run.bytes.div_ceil(run.leaf.span_bytes());
-    match run.leaf {
-        Level::Pte => counts.of_4k += leaves,
-        Level::Pde => counts.of_2m += leaves,
-        _ => counts.of_1g += leaves,
-    }
+    let of_size = match run.leaf {
+        Level::Pte => &mut counts.of_4k,
+        Level::Pde => &mut counts.of_2m,
+        _ => &mut counts.of_1g,
+    };
+    *of_size = of_size.saturating_add(leaves);
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ const OFFSET: u64 = 0xffff_c000_0000_0000;
 const X: u64 = P | W;
 const D: u64 = P | W | NX;
 /// The kernel's own range: a large leaf.
-const KERNEL: RangeInclusive<u64> = 0xffff_ffff_8000_0000..=0xffff_ffff_801f_ffff;
+const KERNEL: RangeInclusive<Va> = Va(0xffff_ffff_8000_0000)..=Va(0xffff_ffff_801f_ffff);
 
 /// Page tables.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl TableMemory for Tables {
 impl Tables {
     fn empty(told: Paging) -> Self {
         let tables = Self { entries: BTreeMap::new(), next: ROOT + PAGE_BYTES, told };
-        tables.leaf(Level::Pde, *KERNEL.start(), 0x200_0000 | X | PS)
+        tables.leaf(Level::Pde, KERNEL.start().0, 0x200_0000 | X | PS)
     }
 
     /// All as it should be.
@@ -143,7 +143,7 @@ impl Case {
             map: &map,
             contract: &self.contract,
             virtual_map: &self.virtual_map,
-            virtual_map_at: &(0x5000..0x5100),
+            virtual_map_at: &(Pa(0x5000)..Pa(0x5100)),
             told: &self.tables.told,
             nx: true,
             kernel: &[KERNEL],
@@ -169,7 +169,8 @@ impl Case {
         if let Some(finished) = &self.finished {
             findings.extend(check(expectation.finished(&question), finished, Marks::default(), Phase::Finish).1);
         }
-        let found = |finding: &Finding| (finding.rule, finding.region, finding.virt.unwrap_or(0), finding.pages);
+        let found =
+            |finding: &Finding| (finding.rule, finding.region, finding.virt.map_or(0, |virt| virt.0), finding.pages);
         findings.iter().map(found).collect()
     }
 }
@@ -209,9 +210,9 @@ fn a_stray_page_is_found_in_either_half() {
         let tables = Tables::right().pages(virt, 0x7000_0000 | D, 1);
         assert_eq!(Case::of(tables.clone()).found(), [(Rule::StrayMapping, None, virt, 1)], "{virt:#x}");
         // Outside of the arena nobody looks.
-        let arena = OFFSET..=OFFSET + 0xffff_ffff;
+        let arena = Va(OFFSET)..=Va(OFFSET + 0xffff_ffff);
         let contract = Contract::default().arenas([Arena::Range(arena.clone())]);
-        assert_eq!(Case::under(contract, tables).found().is_empty(), !arena.contains(&virt), "{virt:#x}");
+        assert_eq!(Case::under(contract, tables).found().is_empty(), !arena.contains(&Va(virt)), "{virt:#x}");
     }
 }
 
@@ -232,11 +233,11 @@ fn the_halves_are_as_wide_as_the_cpus_addresses() {
 #[test]
 fn the_kernels_own_ranges_are_neither_strays_nor_free() {
     let mut case = Case::of(Tables::right().pages(OFFSET + CODE_AT, 0, 2));
-    case.virtual_map[0].virt_start = *KERNEL.start();
+    case.virtual_map[0].virt_start = KERNEL.start().0;
     let rules: Vec<_> = case.found().iter().map(|found| (found.0, found.1)).collect();
     assert!(rules.contains(&(Rule::KernelOverlap, OF_CODE)), "{rules:?}");
     // Off limits by the contract.
-    let contract = Contract::default().off_limits([OFFSET..=OFFSET + CODE_AT]);
+    let contract = Contract::default().off_limits([Va(OFFSET)..=Va(OFFSET + CODE_AT)]);
     let found = Case::under(contract, Tables::right()).found();
     assert_eq!(found, [(Rule::KernelOverlap, OF_CODE, OFFSET + CODE_AT, 2)]);
 }
@@ -246,8 +247,8 @@ fn a_region_outside_of_the_arenas_is_found() {
     for (arenas, is_inside) in [
         (vec![Arena::LowHalf], false),
         (vec![Arena::LowHalf, Arena::HighHalf], true),
-        (vec![Arena::LowHalf, Arena::Range(OFFSET..=OFFSET + DATA_AT + 0x1fff)], true),
-        (vec![Arena::Range(OFFSET..=OFFSET + DATA_AT + 0xfff)], false),
+        (vec![Arena::LowHalf, Arena::Range(Va(OFFSET)..=Va(OFFSET + DATA_AT + 0x1fff))], true),
+        (vec![Arena::Range(Va(OFFSET)..=Va(OFFSET + DATA_AT + 0xfff))], false),
     ] {
         let found = Case::under(Contract::default().arenas(arenas.clone()), Tables::right()).found();
         assert_eq!(found.is_empty(), is_inside, "{arenas:?}: {found:?}");
@@ -277,7 +278,7 @@ fn a_listed_descriptor_of_boot_services_may_be_mapped_and_need_not() {
 #[test]
 fn listed_descriptors_that_nobody_gave_an_address_claim_nothing() {
     // Not canonical, on the kernel, on another region, and 0, as firmware leaves it.
-    for virt in [1 << 63, *KERNEL.start(), OFFSET + CODE_AT, 0] {
+    for virt in [1 << 63, KERNEL.start().0, OFFSET + CODE_AT, 0] {
         assert_eq!(Case::default().listing_boot_services(virt).found(), [], "{virt:#x}");
     }
     // A page at 0 must be the one that is listed there, or the one that is there 1:1.
@@ -512,7 +513,7 @@ fn what_is_allowed_is_expected_as_far_as_the_tables_have_it() {
         map: &map,
         contract: &contract,
         virtual_map: &virtual_map,
-        virtual_map_at: &(0..0),
+        virtual_map_at: &(Pa(0)..Pa(0)),
         told: &told,
         nx: true,
         kernel: &[],
@@ -527,9 +528,9 @@ fn what_is_allowed_is_expected_as_far_as_the_tables_have_it() {
     let pieces = Tables::right().pages(DATA_AT, DATA_AT | D, 2).pages(DATA_AT + 0x2000, (DATA_AT + 0x2000) | X, 2);
     let pieces = pieces.pages(DATA_AT + 0x6000, (DATA_AT + 0x6000) | D, 2);
     assert_eq!(on(&Tables::right(), &Budget::new(None)), (1, vec![]));
-    assert_eq!(on(&pieces, &Budget::new(None)), (2, vec![(DATA_AT, 4), (DATA_AT + 0x6000, 2)]));
+    assert_eq!(on(&pieces, &Budget::new(None)), (2, vec![(Va(DATA_AT), 4), (Va(DATA_AT + 0x6000), 2)]));
     // The search has its share of the run's budget, and a cut shows in it.
     let budget = Budget::of(1 << 20, 1, None);
-    assert_eq!(on(&pieces, &budget), (2, vec![(DATA_AT, 2)]));
+    assert_eq!(on(&pieces, &budget), (2, vec![(Va(DATA_AT), 2)]));
     assert!(budget.cut().is_some());
 }

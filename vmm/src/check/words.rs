@@ -1,6 +1,7 @@
 //! The terms of a contract in words, as a command line and a scenario have them.
 
 use super::contract::{Arena, Contract, Term};
+use crate::mmu::Va;
 
 /// One term, such as `identity=allowed`.
 #[derive(Clone, Debug)]
@@ -99,10 +100,10 @@ fn arena(text: &str) -> Result<Arena, String> {
     }
 }
 
-fn address(text: &str) -> Result<u64, String> {
+fn address(text: &str) -> Result<Va, String> {
     let digits = text.strip_prefix("0x").filter(|digits| digits.len() <= 16 && !digits.starts_with('+'));
     let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    number.ok_or_else(|| format!("`{text}` is no address: write it as 0x and up to 16 hexadecimal digits"))
+    number.map(Va).ok_or_else(|| format!("`{text}` is no address: write it as 0x and up to 16 hexadecimal digits"))
 }
 
 #[cfg(test)]
@@ -116,7 +117,7 @@ mod tests {
         let expected = Contract::default()
             .identity(Term::Owed)
             .rising(true)
-            .arenas([Arena::Range(0x1000..=0x1fff), Arena::HighHalf]);
+            .arenas([Arena::Range(Va(0x1000)..=Va(0x1fff)), Arena::HighHalf]);
         assert_eq!(format!("{contract:?}"), format!("{expected:?}"));
         // The negative control: each of these terms changes the contract.
         assert_ne!(format!("{contract:?}"), format!("{:?}", expected.rising(false)));

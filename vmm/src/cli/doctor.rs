@@ -110,12 +110,12 @@ fn json(abilities: &Abilities, walls: &[Tried]) -> String {
 mod tests {
     use super::*;
     use crate::engine::TrialResult;
-    use crate::machine::{CpuidSeen, Vendor};
+    use crate::machine::{CpuVendor, CpuidSeen};
     use crate::mmu::Paging;
 
     fn abilities(told: Paging) -> Abilities {
         let (nx, smep, smap) = (true, true, true);
-        let (gbpages, la57, pku, vendor, maxphyaddr) = (true, false, false, Vendor::Intel, told.maxphyaddr);
+        let (gbpages, la57, pku, vendor, maxphyaddr) = (true, false, false, CpuVendor::Intel, told.maxphyaddr);
         let supported =
             CpuidSeen { maxphyaddr, gbpages, nx, la57, smep, smap, pku, xsave: true, fsgsbase: true, vendor };
         let trial = |what, works, seen: &str| TrialResult { what, works, seen: seen.into() };

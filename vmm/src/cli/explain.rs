@@ -10,7 +10,7 @@ use super::mapper::{NoMapper, refuse_program};
 use super::{Failure, Status, output};
 use crate::check::{Address, Contract, Rule};
 use crate::engine::walker;
-use crate::mmu::Level;
+use crate::mmu::{Level, Pa};
 use crate::report::explain::{
     Ground, explain_address, explain_entry, explain_error_code, explain_physical, explain_rule, list_rules,
     read_error_code,
@@ -144,8 +144,8 @@ impl Arguments {
 fn of_no_use_to_walks(item: &FirmwareItem) -> Option<String> {
     match item {
         FirmwareItem::DescriptorSize(_) => None,
-        FirmwareItem::Misbehaves(offence) if offence.what == Misbehaviour::AttributesTable => None,
-        FirmwareItem::Misbehaves(offence) => Some(offence.what.name().into()),
+        FirmwareItem::Misbehaves(misbehaviour) if misbehaviour.what == Misbehaviour::AttributesTable => None,
+        FirmwareItem::Misbehaves(misbehaviour) => Some(misbehaviour.what.name().into()),
         FirmwareItem::Calls(_) => Some("calls".into()),
         FirmwareItem::DescriptorVersion(_) => Some("descriptor-version".into()),
     }
@@ -238,7 +238,7 @@ fn virtual_explained(virt: u64, scenario: &Scenario) -> Result<String, Failure> 
 fn physical_explained(phys: u64, scenario: &Scenario) -> Result<String, Failure> {
     let (report, addresses) = looked_up(&scenario.virtual_addresses(phys)?, scenario)?;
     let map = map_report(scenario, &report);
-    Ok(explain_physical(phys, &addresses, ground(&map, &report, scenario)))
+    Ok(explain_physical(Pa(phys), &addresses, ground(&map, &report, scenario)))
 }
 
 fn ground<'a>(map: &'a MapReport<'a>, report: &'a Report, scenario: &Scenario) -> Ground<'a> {

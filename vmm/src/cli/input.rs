@@ -13,8 +13,8 @@ use super::Failure;
 use crate::bed::{Found, OwnMapper};
 use crate::memory_map::{Format, MAX_INPUT_BYTES, MemoryMap, ReadOptions, choose};
 use crate::{
-    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, Offence,
-    OffenceError, OutOfRange, Scenario, UnknownName, VariableBytes,
+    CpuidRequest, DescriptorSize, FirmwareOptions, KernelOptions, Layout, LeafRule, Misbehaviour, Miscall, OutOfRange,
+    Scenario, ServiceMisbehaviour, ServiceMisbehaviourError, UnknownName, VariableBytes,
 };
 
 /// A map, and how it is to be mapped.
@@ -153,7 +153,7 @@ pub enum FirmwareItem {
     /// `descriptor-version`.
     DescriptorVersion(u32),
     /// A misbehaviour.
-    Misbehaves(Offence),
+    Misbehaves(ServiceMisbehaviour),
 }
 
 impl FirmwareItem {
@@ -162,7 +162,7 @@ impl FirmwareItem {
             Self::Calls(calls) => firmware.calls = calls,
             Self::DescriptorSize(bytes) => firmware.descriptor_size = bytes,
             Self::DescriptorVersion(version) => firmware.descriptor_version = version,
-            Self::Misbehaves(offence) => firmware.misbehaves.push(offence),
+            Self::Misbehaves(misbehaviour) => firmware.misbehaves.push(misbehaviour),
         }
     }
 }
@@ -347,7 +347,7 @@ fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
         Some((name, _)) => {
             Err(format!("`{name}`: expected calls, descriptor-size, descriptor-version, or a misbehaviour without `=`"))
         }
-        None => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: OffenceError| error.to_string()),
+        None => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: ServiceMisbehaviourError| error.to_string()),
     }
 }
 
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn firmware_and_the_kernel_are_lists_too() {
-        let seam = Offence { what: Misbehaviour::Seam, service: efibed_stub::Service::GetVariable };
+        let seam = ServiceMisbehaviour { what: Misbehaviour::Seam, service: efibed_stub::Service::GetVariable };
         for (item, expected) in [
             ("calls=off", FirmwareItem::Calls(false)),
             ("descriptor-size=40", FirmwareItem::DescriptorSize(DescriptorSize::U_BOOT)),

@@ -11,9 +11,9 @@ use super::mapping::Outcome as Mapped;
 use super::{Job, Miscall, Moment};
 use crate::check::{
     self, Alias, Contract, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity,
-    Skipped, TableVerdict, WalkStep, Witness,
+    Skipped, Statement, TableVerdict, WalkStep, Witness,
 };
-use crate::firmware::{Misbehaviour, Offence};
+use crate::firmware::{Misbehaviour, ServiceMisbehaviour};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
@@ -44,7 +44,7 @@ pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
         pke: asked.pku == Some(true),
         pkru: 0,
         vendor: match seen.vendor {
-            crate::machine::Vendor::Amd => Vendor::Amd,
+            crate::machine::CpuVendor::Amd => Vendor::Amd,
             _ => Vendor::Intel,
         },
         reserved_fault_sets_p: true,
@@ -72,8 +72,8 @@ fn pages_wanted(map: &MemoryMap, contract: &Contract) -> u64 {
 }
 
 /// The kernel's ranges, as the checks take them.
-pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<u64>> {
-    keep.iter().map(|range| range.first..=range.last).collect()
+pub fn ranges(keep: &[KeepRange]) -> Vec<RangeInclusive<Va>> {
+    keep.iter().map(|range| Va(range.first)..=Va(range.last)).collect()
 }
 
 /// Changes the tables, as a negative control asks; true: something was changed.
@@ -129,12 +129,19 @@ fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
     let Some(form) = contract.whole_form() else { return };
     let formula = (form.addresses)(map);
     let virtual_map = map.descriptors().iter().enumerate().filter_map(|(index, descriptor)| {
-        let virt_start = formula.get(&index)?.unwrap_or(descriptor.virt_start);
+        let virt_start = formula.get(&index)?.map_or(descriptor.virt_start, |virt| virt.0);
         Some(MemoryDescriptor { virt_start, ..*descriptor })
     });
     let virtual_map: Vec<_> = virtual_map.collect();
-    let question =
-        Question { map, contract, virtual_map: &virtual_map, virtual_map_at: &(0..0), told, nx: true, kernel: &[] };
+    let question = Question {
+        map,
+        contract,
+        virtual_map: &virtual_map,
+        virtual_map_at: &(Pa(0)..Pa(0)),
+        told,
+        nx: true,
+        kernel: &[],
+    };
     Expectation::new(&question, marks);
 }
 
@@ -268,12 +275,12 @@ pub fn asked_of_services(job: &Job<'_>) -> impl Iterator<Item = String> {
         (kernel.variable_bytes.is_some(), "a variable of a size asked for"),
     ];
     let others = others.into_iter().filter(|(is_asked, _)| *is_asked).map(|(_, what)| what.to_owned());
-    firmware.misbehaves.iter().map(offence).chain(kernel.miscalls.iter().copied().map(miscall)).chain(others)
+    firmware.misbehaves.iter().map(misbehaviour).chain(kernel.miscalls.iter().copied().map(miscall)).chain(others)
 }
 
 /// A misbehaviour, as something that was asked for.
-pub fn offence(offence: &Offence) -> String {
-    format!("firmware that misbehaves: {offence}")
+pub fn misbehaviour(misbehaviour: &ServiceMisbehaviour) -> String {
+    format!("firmware that misbehaves: {misbehaviour}")
 }
 
 /// A kernel's mistake, as something that was asked for.
@@ -315,7 +322,7 @@ fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &Table
     for alias in &expectation.placed {
         let Some(report) = alias.region.and_then(|index| reports.get_mut(index)) else { continue };
         // A region that starts within a page does so at all of its addresses: that is what firmware is told.
-        let virt = alias.virt.saturating_add(report.region.phys % PAGE_BYTES);
+        let virt = alias.virt.saturating_add(report.region.phys % PAGE_BYTES).0;
         if alias.role == Role::Virtual && report.virt.is_none() {
             report.verdict = if alias.past_maxphyaddr { Verdict::Skipped } else { Verdict::Ok };
             report.virt = Some(virt);
@@ -335,30 +342,29 @@ fn place(reports: &mut [RegionReport], expectation: &Expectation, tables: &Table
 /// What firmware's own Memory Attributes Table denies it in phase `finish`, with the fault that a call meets on these
 /// tables. Where the scenario has the table lie, that is a misbehaviour, and shows as such.
 pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: u64, paging: &Paging) -> Vec<Denied> {
-    if job.firmware.misbehaves.iter().any(|offence| offence.what == Misbehaviour::AttributesTable) {
+    if job.firmware.misbehaves.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable) {
         return Vec::new();
     }
     let denied = |denial: Denial| {
-        let walk = walk(&loaded.memory, Pa(root), Va(denial.virt), denial.access, paging);
+        let walk = walk(&loaded.memory, Pa(root), denial.virt, denial.access, paging);
         let (what, forbids, first) = match denial.access.kind {
             Kind::Fetch => ("executed", "XP", "the first call of a service"),
             _ => ("written to", "RO", "a service's first write to its data"),
         };
         let ty = type_name(denial.ty);
-        let (fault, error_code) = match walk.outcome {
-            Outcome::Fault(fault) => (format!("#PF {}", fault.error_code), Some(fault.error_code.0)),
-            _ => ("no fault: the mapping code did not apply the table".into(), None),
+        let met = match walk.outcome {
+            Outcome::Fault(fault) => Statement::faulted(fault, denial.virt),
+            _ => Statement::text("no fault: the mapping code did not apply the table"),
         };
         let message = format!(
-            "firmware's Memory Attributes Table makes every page of {ty} {forbids} ({} in all): {first} meets {fault}",
+            "firmware's Memory Attributes Table makes every page of {ty} {forbids} ({} in all): {first} meets {met}",
             denial.pages
         );
         let finding = Finding {
             virt: Some(denial.virt),
             pages: denial.pages,
-            expected: format!("a page of {ty} that may be {what}"),
-            observed: fault,
-            error_code,
+            expected: Some(Statement::Text(format!("a page of {ty} that may be {what}").into())),
+            observed: Some(met),
             walk: walk.steps().iter().map(WalkStep::from).collect(),
             witnesses: vec![Witness::Expectation, Witness::Walk],
             ..Finding::worded(Phase::Finish, Rule::AttributesTable, None, message)

@@ -13,9 +13,9 @@ pub struct FirmwareMemory<'m> {
 }
 
 impl GuestMemory for FirmwareMemory<'_> {
-    fn translate(&self, cr3: u64, virt: u64, access: Access) -> Option<u64> {
-        let walk = walk(self.tables, Pa(cr3 & CR3_ADDRESS), Va(virt), access, self.paging);
-        walk.translation().map(|translation| translation.pa.0)
+    fn translate(&self, cr3: Pa, virt: Va, access: Access) -> Option<Pa> {
+        let walk = walk(self.tables, Pa(cr3.0 & CR3_ADDRESS), virt, access, self.paging);
+        walk.translation().map(|translation| translation.pa)
     }
 
     fn read(&self, pa: u64, buf: &mut [u8]) -> bool {

@@ -28,7 +28,7 @@ use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::firmware::{Firmware, Offence};
+use crate::firmware::{Firmware, ServiceMisbehaviour};
 use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
@@ -169,7 +169,7 @@ struct Run<'a, 'm> {
     firmware: Option<Firmware>,
     /// By address.
     pages: Vec<BackedPage>,
-    kernel: Vec<RangeInclusive<u64>>,
+    kernel: Vec<RangeInclusive<Va>>,
     report: Report,
     marks: Marks,
     phase: Phase,
@@ -185,7 +185,7 @@ struct Run<'a, 'm> {
     /// The mailbox's word for that.
     services_abandoned: u64,
     /// What firmware has done that it must not.
-    committed: Vec<Offence>,
+    committed: Vec<ServiceMisbehaviour>,
     /// The mistakes that the kernel has made in calling services.
     miscalled: Vec<Miscall>,
     /// What firmware's own table denies it.
@@ -224,7 +224,7 @@ impl Run<'_, '_> {
             map: self.job.map,
             contract: self.job.contract,
             virtual_map: &virtual_map,
-            virtual_map_at: &map_at,
+            virtual_map_at: &(Pa(map_at.start)..Pa(map_at.end)),
             told: &told,
             nx: cpu::offer(&self.cpu).nx != 0,
             kernel: &kernel,
@@ -281,7 +281,7 @@ impl Run<'_, '_> {
         // Sizes were chosen so that there is room.
         if self.loaded.write_virtual_map(earlier.virtual_map) {
             self.call_before_the_switch("boot", self.loaded.boot_root, earlier.virtual_map.len() as u64)?;
-            let physical = |virt| check::physical_of(earlier.virtual_map, virt);
+            let physical = |virt| check::physical_of(earlier.virtual_map, Va(virt)).map(|pa| pa.0);
             self.verify_virtual_tables(earlier.virtual_map, physical);
         }
         self.loaded.write_virtual_map(&[]);

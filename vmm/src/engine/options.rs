@@ -4,7 +4,7 @@ use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, Service};
 
 use crate::bounded::bounded;
 use crate::check::Phase;
-use crate::firmware::Offence;
+use crate::firmware::ServiceMisbehaviour;
 
 bounded! {
     /// The DescriptorSize of a memory map, in bytes: a multiple of 8 from 40 to 4096.
@@ -53,7 +53,7 @@ pub struct FirmwareOptions {
     /// The DescriptorVersion that it reports: 1; U-Boot has been seen to report 0. SetVirtualAddressMap accepts only 1.
     pub descriptor_version: u32,
     /// What it does that it must not.
-    pub misbehaves: Vec<Offence>,
+    pub misbehaves: Vec<ServiceMisbehaviour>,
 }
 
 impl Default for FirmwareOptions {
@@ -88,8 +88,8 @@ impl FirmwareOptions {
 
     /// Has it do something that it must not, besides what it does already.
     #[must_use]
-    pub fn misbehave(mut self, offence: impl Into<Offence>) -> Self {
-        self.misbehaves.push(offence.into());
+    pub fn misbehave(mut self, misbehaviour: impl Into<ServiceMisbehaviour>) -> Self {
+        self.misbehaves.push(misbehaviour.into());
         self
     }
 }

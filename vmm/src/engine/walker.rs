@@ -13,7 +13,7 @@ use super::{course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
 use crate::guest::{Image, Loaded, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
-use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Vendor};
+use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Va, Vendor};
 use crate::report::{EngineName, Report};
 
 /// Runs a job without a machine.
@@ -72,7 +72,7 @@ struct WalkerRun<'a> {
     job: &'a Job<'a>,
     loaded: &'a Loaded,
     paging: Paging,
-    kernel: Vec<RangeInclusive<u64>>,
+    kernel: Vec<RangeInclusive<Va>>,
     report: Report,
     marks: Marks,
     /// Shown the tables of each phase.
@@ -94,11 +94,12 @@ impl WalkerRun<'_> {
         }
         let (judged_root, judged) = (root, Snapshot::tables(self.loaded, table_pages));
         let virtual_map = self.loaded.virtual_map(mapped);
+        let map_at = self.loaded.virtual_map_at(mapped);
         let question = Question {
             map: self.job.map,
             contract: self.job.contract,
             virtual_map: &virtual_map,
-            virtual_map_at: &self.loaded.virtual_map_at(mapped),
+            virtual_map_at: &(Pa(map_at.start)..Pa(map_at.end)),
             told: &self.paging.clone(),
             nx: self.paging.nxe,
             kernel: &self.kernel.clone(),

@@ -9,7 +9,7 @@ use super::PAGE_SIZE;
 use super::guest::{GuestMemory, StubCall};
 use super::ranges::left_in_page;
 use super::refusal::Refusal;
-use crate::mmu;
+use crate::mmu::{self, Pa, Va};
 
 /// Memory that a service touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl<'m> Caller<'m> {
     }
 
     fn reach(&self, argument: &'static str, at: u64, access: mmu::Access) -> Result<u64, Refusal> {
-        self.memory.translate(self.regs.cr3, at, access).ok_or(Refusal::Unreachable { argument, at, phys: None })
+        let reached = self.memory.translate(Pa(self.regs.cr3), Va(at), access);
+        reached.map(|pa| pa.0).ok_or(Refusal::Unreachable { argument, at, phys: None })
     }
 
     /// Strings are read unit by unit, and need no step for each.

@@ -10,7 +10,9 @@ use uefi_raw::Status;
 use super::configuration::CAPSULE_CLASS;
 use super::services::variable_store::STORE_BYTES;
 use super::test_memory::{Bed, Played, WINDOW, code_and_data, run_script, virtual_map};
-use super::{Answer, ForeignTrap, MAX_MAP_BYTES, Misbehaviour, Offence, PAGE_SIZE, StubCall, verify_tables};
+use super::{
+    Answer, ForeignTrap, MAX_MAP_BYTES, Misbehaviour, PAGE_SIZE, ServiceMisbehaviour, StubCall, verify_tables,
+};
 use crate::check::Random;
 
 const REGISTER_SETS: u64 = 1_000_000;
@@ -61,9 +63,9 @@ impl Chance {
         }
     }
 
-    fn offence(&mut self) -> Offence {
+    fn misbehaviour(&mut self) -> ServiceMisbehaviour {
         let what = Misbehaviour::ALL[self.below(Misbehaviour::ALL.len() as u64) as usize];
-        Offence { what, service: Service::ALL[self.below(Service::COUNT as u64) as usize] }
+        ServiceMisbehaviour { what, service: Service::ALL[self.below(Service::COUNT as u64) as usize] }
     }
 
     fn argument(&mut self) -> u64 {
@@ -207,8 +209,8 @@ fn a_million_register_sets_do_the_host_no_harm() {
         if set % SETS_PER_BED == 0 {
             bed = self::bed(&mut random);
             // Every other firmware is well-behaved.
-            let offences: Vec<_> = (0..random.below(2) * 3).map(|_| random.offence()).collect();
-            bed.firmware.misbehave(&offences);
+            let misbehaviours: Vec<_> = (0..random.below(2) * 3).map(|_| random.misbehaviour()).collect();
+            bed.firmware.misbehave(&misbehaviours);
         }
         let regs = registers(&mut random);
         let (reads, was_virtual) = (bed.memory.reads(), bed.firmware.is_virtual());

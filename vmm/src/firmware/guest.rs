@@ -1,12 +1,12 @@
 //! The guest as firmware's host side sees it: its memory, and the registers at a stub's trap.
 
-use crate::mmu::Access;
+use crate::mmu::{Access, Pa, Va};
 
 /// Guest-physical memory, and the tables that lead to it. `false` means that not all of the range is backed; then
 /// nothing counts as transferred.
 pub trait GuestMemory {
     /// The physical address that a ring-0 access to a virtual one reaches on these tables; None: it faults.
-    fn translate(&self, cr3: u64, virt: u64, access: Access) -> Option<u64>;
+    fn translate(&self, cr3: Pa, virt: Va, access: Access) -> Option<Pa>;
     /// Reads `buf.len()` bytes at the physical address.
     fn read(&self, phys: u64, buf: &mut [u8]) -> bool;
     /// Writes `data` at the physical address.

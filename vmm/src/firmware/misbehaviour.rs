@@ -1,7 +1,9 @@
 //! Firmware that does what it must not: what real firmware has been caught at, each on demand.
 //!
-//! A misbehaviour adds an access of its own, its [`Misdeed`], to what a service does. Whether that faults is up to the
-//! mapping; if it does, the fault is firmware's, and the misdeed says what a kernel would have had to map to survive it.
+//! Three words are used, from the general to the particular. A [`Misbehaviour`] is a kind: a row of the list here. A
+//! [`ServiceMisbehaviour`] is what a scenario asks for: a kind, by a service that can be guilty of it. A [`Misdeed`] is what
+//! such a service then does in one call: an access of its own, at an address. Whether that faults is up to the mapping; if it
+//! does, the fault is firmware's, and the misdeed says what a kernel would have had to map to survive it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,11 +15,11 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use super::caller::{Access, parts};
 use super::ranges::Range;
 use super::{Firmware, GuestMemory, PAGE_SIZE, StubCall, placement};
-use crate::mmu;
+use crate::mmu::{self, Pa, Va};
 
 macro_rules! misbehaviours {
     ($($variant:ident, $name:literal, $service:ident, $summary:literal, $remedy:literal;)*) => {
-        /// What firmware can be made to do.
+        /// What firmware can be made to do, whichever service does it. See [`ServiceMisbehaviour`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[non_exhaustive]
         pub enum Misbehaviour { $(#[doc = $summary] $variant,)* }
@@ -88,24 +90,23 @@ misbehaviours! {
         "none: no mapping survives a wild pointer";
 }
 
-/// A misbehaviour, and which service is guilty of it: SetVirtualAddressMap when it is called first, any other in each
-/// call after the switch.
+/// A misbehaviour of one service: SetVirtualAddressMap's when it is called first, any other's in each call after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Offence {
+pub struct ServiceMisbehaviour {
     pub(crate) what: Misbehaviour,
     pub(crate) service: Service,
 }
 
-impl From<Misbehaviour> for Offence {
+impl From<Misbehaviour> for ServiceMisbehaviour {
     fn from(what: Misbehaviour) -> Self {
         Self { what, service: what.usual_service() }
     }
 }
 
-/// A text or a pair that is no offence.
+/// A text or a pair that is no misbehaviour.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum OffenceError {
+pub enum ServiceMisbehaviourError {
     /// There is no misbehaviour or service of that name.
     #[error(transparent)]
     Name(#[from] UnknownName),
@@ -122,15 +123,15 @@ pub enum OffenceError {
 }
 
 /// What a test prints that ends with this error.
-impl fmt::Debug for OffenceError {
+impl fmt::Debug for ServiceMisbehaviourError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
 /// From `MISBEHAVIOUR`, for its usual service, or `MISBEHAVIOUR@SERVICE`.
-impl FromStr for Offence {
-    type Err = OffenceError;
+impl FromStr for ServiceMisbehaviour {
+    type Err = ServiceMisbehaviourError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('@') {
@@ -141,17 +142,19 @@ impl FromStr for Offence {
 }
 
 /// As `MISBEHAVIOUR@SERVICE`.
-impl fmt::Display for Offence {
+impl fmt::Display for ServiceMisbehaviour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.what, self.service)
     }
 }
 
-impl Offence {
+impl ServiceMisbehaviour {
     /// A misbehaviour by a service. The error says why that service cannot be guilty of it.
-    pub fn new(what: Misbehaviour, service: Service) -> Result<Self, OffenceError> {
-        let offence = Self { what, service };
-        offence.objection().map_or(Ok(offence), |why| Err(OffenceError::Impossible { what, service, why }))
+    pub fn new(what: Misbehaviour, service: Service) -> Result<Self, ServiceMisbehaviourError> {
+        let misbehaviour = Self { what, service };
+        misbehaviour
+            .objection()
+            .map_or(Ok(misbehaviour), |why| Err(ServiceMisbehaviourError::Impossible { what, service, why }))
     }
 
     /// What.
@@ -194,27 +197,27 @@ pub struct Misdeed {
     /// What it does.
     pub deed: Deed,
     /// At which address, as firmware has it.
-    pub at: u64,
+    pub at: Va,
     /// The physical address that it means by this, if it means any.
-    pub meant: Option<u64>,
+    pub meant: Option<Pa>,
     /// The physical address that the last byte is at, on the tables that are loaded; None: it faults.
-    pub reached: Option<u64>,
+    pub reached: Option<Pa>,
 }
 
 impl Misdeed {
     /// Whether an access at this address is part of it.
-    pub fn is_at(&self, address: u64) -> bool {
-        address.wrapping_sub(self.at) < self.deed.bytes()
+    pub fn is_at(&self, virt: Va) -> bool {
+        virt.wrapping_offset_from(self.at) < self.deed.bytes()
     }
 
     /// The address of the last byte.
-    pub fn last(&self) -> u64 {
+    pub fn last(&self) -> Va {
         self.at.wrapping_add(self.deed.bytes().saturating_sub(1))
     }
 
     /// The physical address of the last byte, as firmware means it.
-    pub fn last_meant(&self) -> Option<u64> {
-        self.meant.map(|phys| phys.wrapping_add(self.last().wrapping_sub(self.at)))
+    pub fn last_meant(&self) -> Option<Pa> {
+        self.meant.map(|phys| phys.wrapping_add(self.last().wrapping_offset_from(self.at)))
     }
 }
 
@@ -299,12 +302,12 @@ impl Haunts {
     }
 }
 
-/// Whether a service is guilty of its offence in a call that is made now.
+/// Whether a service is guilty of its misbehaviour in a call that is made now.
 pub(super) fn is_due(service: Service, is_virtual: bool) -> bool {
     is_virtual != (service == Service::SetVirtualAddressMap)
 }
 
-/// What firmware, in the state that it is in once `service` has been played, makes of an offence in that call; or why it
+/// What firmware, in the state that it is in once `service` has been played, makes of an misbehaviour in that call; or why it
 /// cannot.
 pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) -> Result<Misdeed, &'static str> {
     let (code, data) = (firmware.code.phys, firmware.data.phys);
@@ -344,13 +347,14 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
         }
         Misbehaviour::Faults => (Deed::Read, WILD, None),
     };
-    Ok(Misdeed { what, deed, at, meant, reached: None })
+    // Before the switch, and 1:1, a virtual address is the physical one.
+    Ok(Misdeed { what, deed, at: Va(at), meant: meant.map(Pa), reached: None })
 }
 
 impl Misdeed {
     /// Looks where it will get on the caller's tables.
     pub(super) fn look(&mut self, memory: &dyn GuestMemory, cr3: u64) {
-        self.reached = self.deed.access().and_then(|access| memory.translate(cr3, self.last(), access));
+        self.reached = self.deed.access().and_then(|access| memory.translate(Pa(cr3), self.last(), access));
     }
 
     /// Adds it to what the service does. `status` is what the service returns.
@@ -358,15 +362,15 @@ impl Misdeed {
         match self.deed {
             _ if self.what == Misbehaviour::AttributesTable => {}
             Deed::Read => {
-                let reads = parts(self.at, self.deed.bytes() as usize);
+                let reads = parts(self.at.0, self.deed.bytes() as usize);
                 let reads = reads.map(|(at, part)| Access::Read { at, bytes: part.len() as u64 });
                 let middle = accesses.len() / 2;
                 let place = if self.what == Misbehaviour::Faults { middle } else { accesses.len() };
                 accesses.splice(place..place, reads);
             }
             // The address: no memory test has it there by chance.
-            Deed::Write => accesses.push(Access::Write { at: self.at, data: self.at.to_le_bytes().to_vec() }),
-            Deed::Execute => accesses.push(Access::Jump { at: self.at, status }),
+            Deed::Write => accesses.push(Access::Write { at: self.at.0, data: self.at.0.to_le_bytes().to_vec() }),
+            Deed::Execute => accesses.push(Access::Jump { at: self.at.0, status }),
             Deed::Hang => accesses.push(Access::Hang),
             Deed::Answer(_) => {}
         }
@@ -382,14 +386,14 @@ mod tests {
     const TIME_AT: u64 = 0x2_0000;
 
     /// Firmware with this misbehaviour alone, before the switch.
-    fn bed(offence: &str) -> Bed {
+    fn bed(misbehaviour: &str) -> Bed {
         let mut boot = descriptor(MemoryType::BOOT_SERVICES_DATA, 0x60_0000, 4);
         boot.att = MemoryAttribute::WRITE_BACK;
         let mut bed = Bed::over(&[&code_and_data()[..], &[boot]].concat());
         bed.memory.put(0x60_0000, &[0; 16]);
         bed.memory.put(TIME_AT, &[0; 16]);
         bed.memory.put(0, &[0; 0x500]);
-        bed.firmware.misbehave(&[offence.parse().unwrap()]);
+        bed.firmware.misbehave(&[misbehaviour.parse().unwrap()]);
         bed
     }
 
@@ -410,10 +414,10 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         for what in Misbehaviour::ALL {
-            let offence = Offence::from(*what);
-            assert_eq!(what.name().parse(), Ok(offence));
-            assert_eq!(offence.to_string().parse(), Ok(offence));
-            assert_eq!(offence.objection(), None);
+            let misbehaviour = ServiceMisbehaviour::from(*what);
+            assert_eq!(what.name().parse(), Ok(misbehaviour));
+            assert_eq!(misbehaviour.to_string().parse(), Ok(misbehaviour));
+            assert_eq!(misbehaviour.objection(), None);
             let summary = what.summary();
             assert!(summary.ends_with('.') && summary.starts_with(char::is_uppercase), "{summary}");
         }
@@ -426,7 +430,7 @@ mod tests {
             ("past-argument@SetVirtualAddressMap", "no pointer"),
             ("attributes-table@SetTime", "concerns all services"),
         ] {
-            let error = text.parse::<Offence>().unwrap_err().to_string();
+            let error = text.parse::<ServiceMisbehaviour>().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
     }
@@ -439,14 +443,14 @@ mod tests {
         assert_eq!(well.last().misdeeds, []);
         let (call, played) = get_time(&mut well);
         let [misdeed] = call.misdeeds[..] else { panic!("{call:?}") };
-        assert_eq!((misdeed.deed, misdeed.at, misdeed.meant), (Deed::Read, 0x60_0000, Some(0x60_0000)));
-        assert_eq!((misdeed.reached, misdeed.last_meant()), (Some(0x60_0007), Some(0x60_0007)));
+        assert_eq!((misdeed.deed, misdeed.at, misdeed.meant), (Deed::Read, Va(0x60_0000), Some(Pa(0x60_0000))));
+        assert_eq!((misdeed.reached, misdeed.last_meant()), (Some(Pa(0x60_0007)), Some(Pa(0x60_0007))));
         assert_eq!(played, Played::Returned(Status::SUCCESS));
 
         let mut bed = bed("writes-boot-services");
         bed.switch();
         let [misdeed] = bed.last().misdeeds[..] else { panic!("{:?}", bed.last()) };
-        assert_eq!((misdeed.deed, misdeed.at), (Deed::Write, 0x60_0000));
+        assert_eq!((misdeed.deed, misdeed.at), (Deed::Write, Va(0x60_0000)));
         assert_eq!(bed.memory.u64(0x60_0000), 0x60_0000);
         assert_eq!(get_time(&mut bed).0.misdeeds, []);
     }
@@ -454,21 +458,21 @@ mod tests {
     /// Where the stub stops if nothing is mapped at an address, after how much of its work.
     #[test]
     fn what_is_not_mapped_ends_the_service_there() {
-        for (offence, at) in [
+        for (misbehaviour, at) in [
             ("reads-boot-services@GetTime", 0x60_0000),
             ("writes-page-zero@GetTime", 0x400),
             ("physical-pointer", 0x7C00_0000),
             ("past-argument", TIME_AT + 0x1000),
             ("faults", WILD),
         ] {
-            let mut bed = bed(offence);
+            let mut bed = bed(misbehaviour);
             bed.switch();
             bed.memory.map(at, None);
             let (call, played) = get_time(&mut bed);
-            assert_eq!((call.misdeeds[0].reached, played), (None, Played::Faulted(at)), "{offence}");
+            assert_eq!((call.misdeeds[0].reached, played), (None, Played::Faulted(at)), "{misbehaviour}");
             let is_done = bed.memory.u64(TIME_AT) != 0;
             // A wild pointer is met in the middle: of one write, before it.
-            assert_eq!(is_done, offence != "faults", "{offence}");
+            assert_eq!(is_done, misbehaviour != "faults", "{misbehaviour}");
         }
     }
 

@@ -45,7 +45,9 @@ pub use breach::{Breach, BreachKind};
 pub use call::{Answer, Call, ForeignTrap, LostState};
 pub(crate) use configuration::CAPSULE_CLASS;
 pub use guest::{GuestMemory, StubCall};
-pub use misbehaviour::{Deed, Misbehaviour, Misdeed, Offence, OffenceError, lying_attributes_table};
+pub use misbehaviour::{
+    Deed, Misbehaviour, Misdeed, ServiceMisbehaviour, ServiceMisbehaviourError, lying_attributes_table,
+};
 pub use placement::{NoFirmware, RegionDefect};
 pub use refusal::{MAX_MAP_BYTES, Refusal};
 pub(crate) use services::variable_store::VENDOR;
@@ -92,7 +94,7 @@ pub struct Firmware {
     /// Where the stubs' pointer is to lead once SetVirtualAddressMap, which is being played, returns.
     moved: Option<u64>,
     /// What it does that it must not.
-    offences: Vec<Offence>,
+    misbehaviours: Vec<ServiceMisbehaviour>,
     haunts: Haunts,
 }
 
@@ -125,7 +127,7 @@ impl Firmware {
             expected_root: None,
             scripts: 0,
             moved: None,
-            offences: Vec::new(),
+            misbehaviours: Vec::new(),
             haunts: Haunts::find(map, data, &usable),
         })
     }
@@ -147,13 +149,13 @@ impl Firmware {
     }
 
     /// Has firmware do what it must not.
-    pub fn misbehave(&mut self, offences: &[Offence]) {
-        self.offences = offences.to_vec();
+    pub fn misbehave(&mut self, misbehaviours: &[ServiceMisbehaviour]) {
+        self.misbehaviours = misbehaviours.to_vec();
     }
 
     /// Whether the scenario has its Memory Attributes Table lie.
     pub fn has_lying_table(&self) -> bool {
-        self.offences.iter().any(|offence| offence.what == Misbehaviour::AttributesTable)
+        self.misbehaviours.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable)
     }
 
     /// Why firmware cannot do this here, for any caller.
@@ -162,9 +164,11 @@ impl Firmware {
     }
 
     /// What firmware, as it is now, does that it must not when this service is called.
-    pub fn offences_of(&self, service: Service) -> impl Iterator<Item = Misbehaviour> {
-        let of_it = self.offences.iter().filter(move |offence| offence.service == service);
-        of_it.filter(|offence| misbehaviour::is_due(offence.service, self.is_virtual())).map(|offence| offence.what)
+    pub fn misbehaviours_of(&self, service: Service) -> impl Iterator<Item = Misbehaviour> {
+        let of_it = self.misbehaviours.iter().filter(move |misbehaviour| misbehaviour.service == service);
+        of_it
+            .filter(|misbehaviour| misbehaviour::is_due(misbehaviour.service, self.is_virtual()))
+            .map(|misbehaviour| misbehaviour.what)
     }
 
     /// The pages to be put into guest memory: physical address, contents, index of the region's descriptor.
@@ -221,7 +225,7 @@ impl Firmware {
         let mut call = Call::of(regs)?;
         call.breaches = conduct::breaches(self, &call, regs);
         call.lost_state = self.lost_state(memory);
-        let guilt: Vec<_> = self.offences_of(call.service).collect();
+        let guilt: Vec<_> = self.misbehaviours_of(call.service).collect();
         // Before the service runs: new addresses are not for use until SetVirtualAddressMap has returned.
         let script_at = self.script();
         let mut accesses = Vec::new();

@@ -11,7 +11,7 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use uefi_raw::table::runtime::ResetType;
 
 use super::{Answer, Call, Firmware, GuestMemory, PAGE_BYTES, PAGE_SIZE, Refusal, StubCall};
-use crate::mmu::Access;
+use crate::mmu::{Access, Pa, Va};
 
 /// Conventional memory, code (3 pages), data (2 pages) and a device's registers; all but the first RUNTIME.
 pub fn code_and_data() -> Vec<MemoryDescriptor> {
@@ -111,9 +111,9 @@ impl TestMemory {
 }
 
 impl GuestMemory for TestMemory {
-    fn translate(&self, _cr3: u64, virt: u64, _access: Access) -> Option<u64> {
+    fn translate(&self, _cr3: Pa, Va(virt): Va, _access: Access) -> Option<Pa> {
         let page = self.tables.get(&(virt / PAGE_SIZE)).copied().unwrap_or(Some(virt - virt % PAGE_SIZE))?;
-        Some(page + virt % PAGE_SIZE)
+        Some(Pa(page + virt % PAGE_SIZE))
     }
 
     fn read(&self, phys: u64, buf: &mut [u8]) -> bool {
@@ -312,16 +312,16 @@ fn words<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u64; N], u64
 fn read_virtual<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u8; N], u64> {
     let mut bytes = [0; N];
     for (byte, at) in bytes.iter_mut().zip((0..).map(|index| virt.wrapping_add(index))) {
-        let phys = memory.translate(0, at, Access::read()).ok_or(at)?;
-        memory.read(phys, std::slice::from_mut(byte)).then_some(()).ok_or(at)?;
+        let phys = memory.translate(Pa(0), Va(at), Access::read()).ok_or(at)?;
+        memory.read(phys.0, std::slice::from_mut(byte)).then_some(()).ok_or(at)?;
     }
     Ok(bytes)
 }
 
 fn write_virtual(memory: &mut TestMemory, virt: u64, bytes: &[u8]) -> Result<(), u64> {
     for (byte, at) in bytes.iter().zip((0..).map(|index| virt.wrapping_add(index))) {
-        let phys = memory.translate(0, at, Access::write()).ok_or(at)?;
-        memory.write(phys, &[*byte]).then_some(()).ok_or(at)?;
+        let phys = memory.translate(Pa(0), Va(at), Access::write()).ok_or(at)?;
+        memory.write(phys.0, &[*byte]).then_some(()).ok_or(at)?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::machine::{
     Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, Session, Slot, SlotError, kvm_regs,
     kvm_sregs, msr,
 };
-use crate::mmu::Paging;
+use crate::mmu::{Pa, Paging, Va};
 
 /// A page with memory behind it, besides what the guest owns.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct BackedPage {
 /// What happens while a batch runs.
 pub trait GuestEvents {
     /// The guest wrote to where no memory is: a value of 1 to 8 bytes.
-    fn wrote(&mut self, pa: u64, value: u64, bytes: u8);
+    fn wrote(&mut self, pa: Pa, value: u64, bytes: u8);
     /// A write of a sweep faulted. Nothing else faults so.
     fn swept_fault(&mut self, _fault: Fault) {}
     /// KVM could not go on with an instruction. True: what there was to do about it has been done, and the guest may go
@@ -268,7 +268,7 @@ impl<'m> Guest<'m> {
             session.drain(|pa, data| {
                 let mut value = [0; 8];
                 value[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
-                events.wrote(pa, u64::from_le_bytes(value), data.len() as u8);
+                events.wrote(Pa(pa), u64::from_le_bytes(value), data.len() as u8);
             });
             match exit {
                 Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
@@ -287,7 +287,7 @@ impl<'m> Guest<'m> {
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa));
                 }
-                Exit::MmioWrite { pa, len, data } => events.wrote(pa, u64::from_le_bytes(data), len),
+                Exit::MmioWrite { pa, len, data } => events.wrote(Pa(pa), u64::from_le_bytes(data), len),
                 Exit::InternalError(error) if events.internal_error(&error, &mut session) => {}
                 Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
                 other => return Err(End::Exit(other)),
@@ -364,7 +364,7 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
 fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError) -> Result<(), End> {
     let header = loaded.image.header();
     let regs = session.regs();
-    let mut physical = |linear| session.translate(linear).ok().flatten();
+    let mut physical = |linear| session.translate(Va(linear)).ok().flatten().map(|pa| pa.0);
     let (target, stack) = (physical(regs.rip), physical(regs.rsp));
     let target = target.filter(|target| !session.is_backed(*target));
     let returns_to = stack.and_then(|stack| session.read_u64(stack));
@@ -388,7 +388,7 @@ struct ProcessEvents<'a, 'e> {
 }
 
 impl GuestEvents for ProcessEvents<'_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64, bytes: u8) {
+    fn wrote(&mut self, pa: Pa, value: u64, bytes: u8) {
         self.events.wrote(pa, value, bytes);
     }
 
@@ -414,7 +414,7 @@ impl GuestEvents for ProcessEvents<'_, '_> {
 pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
-    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
+    fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown
     }

@@ -67,12 +67,12 @@ pub struct CpuidSeen {
     /// Instructions that read and write the bases of FS and GS.
     pub fsgsbase: bool,
     /// Who made the processor.
-    pub vendor: Vendor,
+    pub vendor: CpuVendor,
 }
 
 /// Who made a processor, by CPUID leaf 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Vendor {
+pub enum CpuVendor {
     /// `GenuineIntel`
     Intel,
     /// `AuthenticAMD`, and `HygonGenuine`, which is built alike.
@@ -247,7 +247,7 @@ fn set_maxphyaddr(entries: &mut [kvm_cpuid_entry2], bits: u8) {
     }
 }
 
-fn vendor(entries: &[kvm_cpuid_entry2]) -> Vendor {
+fn vendor(entries: &[kvm_cpuid_entry2]) -> CpuVendor {
     let mut letters = [0; 12];
     if let Some(entry) = find(entries, 0) {
         for (four, register) in letters.chunks_exact_mut(4).zip([entry.ebx, entry.edx, entry.ecx]) {
@@ -255,9 +255,9 @@ fn vendor(entries: &[kvm_cpuid_entry2]) -> Vendor {
         }
     }
     match &letters {
-        b"GenuineIntel" => Vendor::Intel,
-        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
-        _ => Vendor::Other(letters),
+        b"GenuineIntel" => CpuVendor::Intel,
+        b"AuthenticAMD" | b"HygonGenuine" => CpuVendor::Amd,
+        _ => CpuVendor::Other(letters),
     }
 }
 
@@ -307,6 +307,6 @@ mod tests {
         let seen = CpuidSeen::read(&entries);
         assert!(!seen.la57);
         assert_eq!(seen.maxphyaddr, MAXPHYADDR_WITHOUT_LEAF);
-        assert_eq!(seen.vendor, Vendor::Other([0; 12]));
+        assert_eq!(seen.vendor, CpuVendor::Other([0; 12]));
     }
 }

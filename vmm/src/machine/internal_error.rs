@@ -9,6 +9,7 @@ use kvm_bindings::{
 };
 
 use super::{Machine, PAGE_BYTES};
+use crate::mmu::Va;
 
 /// The longest instruction (SDM vol. 2A, 2.3.11).
 const LONGEST_INSTRUCTION: usize = 15;
@@ -65,7 +66,7 @@ impl Machine {
         let told = self.told();
         let (rip, sregs) = (self.regs().rip, self.sregs());
         let linear = linear(rip, &sregs);
-        let pa = self.translate(linear).ok().flatten();
+        let pa = self.translate(Va(linear)).ok().flatten().map(|pa| pa.0);
         let mut bytes = told.bytes;
         if bytes.is_empty() {
             bytes = self.fetch(linear);
@@ -98,12 +99,12 @@ impl Machine {
         let mut bytes = Vec::with_capacity(LONGEST_INSTRUCTION);
         while bytes.len() < LONGEST_INSTRUCTION {
             let at = linear.wrapping_add(bytes.len() as u64);
-            let Ok(Some(pa)) = self.translate(at) else {
+            let Ok(Some(pa)) = self.translate(Va(at)) else {
                 break;
             };
             let in_page = (PAGE_BYTES - at % PAGE_BYTES) as usize;
             let mut part = vec![0; in_page.min(LONGEST_INSTRUCTION - bytes.len())];
-            if self.read(pa, &mut part).is_err() {
+            if self.read(pa.0, &mut part).is_err() {
                 break;
             }
             bytes.append(&mut part);

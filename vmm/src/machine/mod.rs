@@ -43,7 +43,7 @@ use self::reset::Pristine;
 use self::session::Unfinished;
 
 pub use self::coalesced::{CoalesceError, MAX_ZONES};
-pub use self::cpuid::{CpuidRequest, CpuidSeen, MaxPhyAddr, Vendor};
+pub use self::cpuid::{CpuVendor, CpuidRequest, CpuidSeen, MaxPhyAddr};
 pub use self::exit::Exit;
 pub use self::hypervisor::{Hypervisor, NotWorking, OpenError};
 pub use self::internal_error::InternalError;

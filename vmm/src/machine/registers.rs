@@ -11,6 +11,7 @@ use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
 
 use super::Machine;
+use crate::mmu::{Pa, Va};
 
 /// DR7: the bit that enables breakpoint 0 globally; each further breakpoint's is two higher
 /// (SDM vol. 3B, 18.2.4). Its type and length bits are zero: execution.
@@ -175,11 +176,11 @@ impl Machine {
     ///
     /// KVM's quirks: it sets accessed bits on its way; it says nothing true about permissions (not
     /// shown here for that reason); reserved bits count; it is an ioctl (about 8 us).
-    pub fn translate(&mut self, linear: u64) -> Result<Option<u64>, RegistersError> {
+    pub fn translate(&mut self, linear: Va) -> Result<Option<Pa>, RegistersError> {
         self.commit_registers()?;
-        let translated = self.vcpu.translate_gva(linear);
+        let translated = self.vcpu.translate_gva(linear.0);
         Ok(match translated {
-            Ok(translation) if translation.valid != 0 => Some(translation.physical_address),
+            Ok(translation) if translation.valid != 0 => Some(Pa(translation.physical_address)),
             // KVM_TRANSLATE itself can only fail for a bad pointer.
             _ => None,
         })

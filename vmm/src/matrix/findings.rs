@@ -215,7 +215,7 @@ mod tests {
             pku: false,
             xsave: true,
             fsgsbase: true,
-            vendor: crate::machine::Vendor::Intel,
+            vendor: crate::machine::CpuVendor::Intel,
         };
         let checks = Paging { gbpages: has_gbpages, ..told };
         let trials = Vec::new();

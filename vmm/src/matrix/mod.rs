@@ -64,7 +64,7 @@ use plan::Plan;
 ///
 /// ```no_run
 /// use efibed::TestBed;
-/// use efibed::matrix::{Matrix, Set};
+/// use efibed::unstable::matrix::{Matrix, Set};
 ///
 /// let report = Matrix::new(Set::Access).run(&TestBed::new()?, &|_| ())?;
 /// assert_eq!(report.mismatches, 0);

@@ -17,7 +17,7 @@ use crate::guest::{
 };
 use crate::machine::{Exit, InternalError, Machine};
 use crate::memory_map::MemoryMap;
-use crate::mmu::{Level, Paging};
+use crate::mmu::{Level, Pa, Paging};
 
 /// Combinations laid out, and then run, in one arena.
 #[derive(Debug)]
@@ -328,7 +328,7 @@ impl Watch<'_> {
 }
 
 impl GuestEvents for Watch<'_> {
-    fn wrote(&mut self, pa: u64, value: u64, _bytes: u8) {
+    fn wrote(&mut self, Pa(pa): Pa, value: u64, _bytes: u8) {
         if self.stray_writes.len() < MAX_STRAY_WRITES {
             self.stray_writes.push((pa, value));
         }

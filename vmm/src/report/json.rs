@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report};
-use crate::check::{Finding, LeafCounts, Rule, Skipped, WalkStep};
+use crate::check::{Finding, LeafCounts, Rule, Skipped, Statement, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
 use crate::mmu::{Fault, Kind, Paging, Privilege};
@@ -167,8 +167,8 @@ struct FindingObject<'a> {
     region: Option<usize>,
     virt: Option<Hex>,
     pages: u64,
-    expected: &'a str,
-    observed: &'a str,
+    expected: String,
+    observed: String,
     remedy: Option<&'a str>,
     error_code: Option<Hex>,
     walk: Vec<StepObject>,
@@ -349,12 +349,12 @@ impl<'a> From<&'a Finding> for FindingObject<'a> {
             severity: finding.rule.severity().name(),
             phase: finding.phase.name(),
             region: finding.region,
-            virt: finding.virt.map(Hex),
+            virt: finding.virt.map(|virt| Hex(virt.0)),
             pages: finding.pages,
-            expected: &finding.expected,
-            observed: &finding.observed,
+            expected: in_words(finding.expected.as_ref()),
+            observed: in_words(finding.observed.as_ref()),
             remedy: finding.remedy.as_deref(),
-            error_code: finding.error_code.map(|code| Hex(code.into())),
+            error_code: finding.error_code().map(|code| Hex(code.0.into())),
             walk: finding.walk.iter().map(StepObject::from).collect(),
             witnesses: finding.witnesses.iter().map(|witness| witness.name()).collect(),
             message: &finding.message,
@@ -362,11 +362,16 @@ impl<'a> From<&'a Finding> for FindingObject<'a> {
     }
 }
 
+/// Empty where there is nothing to say.
+fn in_words(statement: Option<&Statement>) -> String {
+    statement.map_or_else(String::new, Statement::to_string)
+}
+
 impl From<&WalkStep> for StepObject {
     fn from(step: &WalkStep) -> Self {
         Self {
             level: step.level.to_string(),
-            entry_addr: Hex(step.entry_addr),
+            entry_addr: Hex(step.entry_addr.0),
             entry: Hex(step.entry),
             reserved: Hex(step.reserved),
         }
@@ -387,7 +392,7 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
         };
         Self {
             phase: detail.phase.name(),
-            virt: Hex(record.virt),
+            virt: Hex(record.virt.0),
             access: match record.access.kind {
                 Kind::Read => "read",
                 Kind::Write => "write",
@@ -400,8 +405,8 @@ impl<'a> From<&'a FaultDetail> for FaultObject<'a> {
             vector: record.fault.vector,
             error_code: Hex(code.0.into()),
             flags: flags.collect(),
-            cr2: Hex(record.cr2),
-            rip: Hex(record.rip),
+            cr2: Hex(record.cr2.0),
+            rip: Hex(record.rip.0),
             instruction: detail.instruction.as_deref(),
             region: record.region,
             attributed_to,

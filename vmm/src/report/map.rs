@@ -17,7 +17,7 @@ pub use text::Text;
 use crate::check::{self, Contract, EntryRefusal, LeafCounts};
 use crate::machine::MaxPhyAddr;
 use crate::memory_map::{MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
-use crate::mmu::USUAL_MAXPHYADDR;
+use crate::mmu::{USUAL_MAXPHYADDR, Va};
 
 /// A memory map, what is odd about it, and where a layout puts its regions.
 ///
@@ -339,9 +339,9 @@ fn placed(map: &MemoryMap, contract: &Contract) -> Vec<Placed> {
     let fate = |region: &Region| match addresses.get(&region.index) {
         Some(_) if gives_up => Fate::NoAddress,
         Some(Some(virt)) => {
-            let (first, last) = page_range(*virt, region);
-            let is_inside = first <= last && window.contains(&first) && window.contains(&last);
-            if is_inside { Fate::At(*virt) } else { Fate::Outside(*virt) }
+            let (first, last) = page_range(virt.0, region);
+            let is_inside = first <= last && window.contains(&Va(first)) && window.contains(&Va(last));
+            if is_inside { Fate::At(virt.0) } else { Fate::Outside(virt.0) }
         }
         Some(None) => Fate::NoAddress,
         None if contract.wants(region) => Fate::Impossible,

@@ -5,9 +5,11 @@ use std::time::Duration;
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
 
 use super::{CallReport, Culprit, EngineName, FaultDetail, MapperName, RegionReport, Report, Timing, Verdict};
-use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, SkipKind, Skipped, WalkStep, Witness};
+use crate::check::{
+    FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, SkipKind, Skipped, Statement, WalkStep, Witness,
+};
 use crate::memory_map::{MemoryAttribute, MemoryType, Region};
-use crate::mmu::{Access, Cpu, ErrorCode, Fault, Level, Paging};
+use crate::mmu::{Access, Cpu, ErrorCode, Fault, Level, Pa, Paging, Va};
 
 /// Two regions of firmware's, both right, on a CPU that does not check what it says.
 pub fn clean() -> Report {
@@ -73,7 +75,7 @@ pub fn clean() -> Report {
 /// The bug of 2013: a 2 MiB leaf chosen by the virtual address alone.
 pub fn reserved_bit() -> Report {
     let virt = 0xffff_ffff_0000_0000;
-    let step = |level, entry_addr, entry, reserved| WalkStep { level, entry_addr, entry, reserved };
+    let step = |level, entry_addr, entry, reserved| WalkStep { level, entry_addr: Pa(entry_addr), entry, reserved };
     let mut report = clean();
     report.mapper = mapper(Layout::PackedDown, LeafRule::VaOnly);
     report.cpu = Cpu::honest(Paging { maxphyaddr: 46, ..Paging::default() });
@@ -84,12 +86,11 @@ pub fn reserved_bit() -> Report {
         rule: Rule::ReservedBit,
         phase: Phase::Map,
         region: Some(1),
-        virt: Some(virt),
+        virt: Some(Va(virt)),
         pages: 512,
-        expected: "PA 0x7e107000".into(),
-        observed: "#PF 0x9 (P RSVD)".into(),
+        expected: Some(Statement::Physical(Pa(0x7e10_7000))),
+        observed: Some(Statement::faulted(Fault::page(ErrorCode(0x9)), Va(virt))),
         remedy: None,
-        error_code: Some(0x9),
         walk: vec![
             step(Level::Pml4e, 0x12_3ff8, 0x12_4063, 0),
             step(Level::Pdpte, 0x12_4fe0, 0x12_5063, 0),
@@ -121,10 +122,9 @@ pub fn kernel_overlap() -> Report {
         region: Some(2),
         virt: None,
         pages: 0,
-        expected: String::new(),
-        observed: String::new(),
+        expected: None,
+        observed: None,
         remedy: None,
-        error_code: None,
         walk: Vec::new(),
         witnesses: vec![Witness::Walk],
         message: "the kernel's text is not mapped as it was".into(),
@@ -178,11 +178,11 @@ fn region(index: usize, ty: MemoryType, phys: u64, pages: u64, virt: Option<u64>
 
 fn fault(virt: u64, code: u32) -> FaultDetail {
     let record = FaultRecord {
-        virt,
+        virt: Va(virt),
         access: Access::write(),
         fault: Fault::page(ErrorCode(code)),
-        cr2: virt,
-        rip: 0xffff_ffff_8000_1234,
+        cr2: Va(virt),
+        rip: Va(0xffff_ffff_8000_1234),
         region: Some(1),
     };
     FaultDetail {

@@ -168,9 +168,10 @@ fn are_set(mask: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mmu::Pa;
 
     fn step(level: Level, entry: u64, reserved: u64) -> WalkStep {
-        WalkStep { level, entry_addr: 0x12_6020, entry, reserved }
+        WalkStep { level, entry_addr: Pa(0x12_6020), entry, reserved }
     }
 
     fn plain(step: WalkStep, paging: &Paging) -> Vec<String> {

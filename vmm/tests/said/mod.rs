@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use efibed::machine::Hypervisor;
+use efibed::unstable::machine::Hypervisor;
 use libtest_mimic::Trial;
 use serde_json::Value;
 

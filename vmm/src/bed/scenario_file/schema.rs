@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::File;
 use crate::check::{ContractItem, Rule};
 use crate::engine::Miscall;
-use crate::firmware::{Misbehaviour, Offence};
+use crate::firmware::{Misbehaviour, ServiceMisbehaviour};
 use crate::memory_map::ListKind;
 
 /// The JSON schema (draft 2020-12) of a scenario TOML.
@@ -73,16 +73,17 @@ pub fn rules(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Every misbehaviour by itself, and with each service that can do it.
-pub fn offences(_: &mut SchemaGenerator) -> Schema {
+pub fn misbehaviours(_: &mut SchemaGenerator) -> Schema {
     let of_services = |what: Misbehaviour| {
-        let possible =
-            efibed_stub::Service::ALL.into_iter().filter_map(move |service| Offence::new(what, service).ok());
-        possible.map(|offence| offence.to_string())
+        let possible = efibed_stub::Service::ALL
+            .into_iter()
+            .filter_map(move |service| ServiceMisbehaviour::new(what, service).ok());
+        possible.map(|misbehaviour| misbehaviour.to_string())
     };
     let each =
         Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_services(*what)));
-    let offence = json_schema!({ "enum": each.collect::<Vec<_>>() });
-    json_schema!({ "type": "array", "items": offence })
+    let misbehaviour = json_schema!({ "enum": each.collect::<Vec<_>>() });
+    json_schema!({ "type": "array", "items": misbehaviour })
 }
 
 pub fn miscalls(_: &mut SchemaGenerator) -> Schema {

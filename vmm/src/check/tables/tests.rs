@@ -68,9 +68,9 @@ impl Memory {
 /// What is checked, and against what.
 struct Case<'a> {
     memory: &'a Memory,
-    kernel: Vec<RangeInclusive<u64>>,
+    kernel: Vec<RangeInclusive<Va>>,
     aliases: Vec<Alias>,
-    arenas: Vec<RangeInclusive<u64>>,
+    arenas: Vec<RangeInclusive<Va>>,
     budget: Budget,
 }
 
@@ -90,7 +90,7 @@ impl<'a> Case<'a> {
     }
 
     fn everywhere_arena(self) -> Self {
-        Self { arenas: vec![0..=HALF - 1, HALF.wrapping_neg()..=u64::MAX], ..self }
+        Self { arenas: vec![Va(0)..=Va(HALF - 1), Va(HALF.wrapping_neg())..=Va(u64::MAX)], ..self }
     }
 
     fn run(&self) -> Outcome {
@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
         let verdict = check.run(&mut marks);
         let map = MemoryMap::from_descriptors("test", Vec::new());
         let findings = marks.into_findings(Phase::Map, &map, None);
-        let found = findings.iter().map(|finding| (finding.rule, finding.virt.unwrap_or(0), finding.pages));
+        let found = findings.iter().map(|finding| (finding.rule, finding.virt.map_or(0, |virt| virt.0), finding.pages));
         Outcome { found: found.collect(), reads: self.memory.reads.get(), verdict }
     }
 }
@@ -125,8 +125,8 @@ fn alias(virt: u64, phys: u64, pages: u64) -> Alias {
     Alias {
         role: Role::Virtual,
         region: None,
-        virt,
-        phys,
+        virt: Va(virt),
+        phys: Pa(phys),
         pages,
         writable: Term::Owed,
         executable: Term::Owed,
@@ -199,7 +199,7 @@ fn a_leaf_that_maps_a_table_is_found_outside_the_arena_too() {
 
 #[test]
 fn the_kernels_direct_map_of_the_tables_is_allowed_and_no_other() {
-    let direct = 0..=SPAN[2] - 1;
+    let direct = Va(0)..=Va(SPAN[2] - 1);
     let memory = Memory::path().filled(PT, 0).with(PT, 0, PT | T).with(PT, 1, ROOT | T);
     let run = |memory: &Memory| Case { kernel: vec![direct.clone()], ..Case::new(memory) }.run().found;
     assert_eq!(run(&memory), []);
@@ -208,7 +208,7 @@ fn the_kernels_direct_map_of_the_tables_is_allowed_and_no_other() {
     assert_eq!(run(&again), [(Rule::SelfMapping, 7 * SPAN[3], 2)]);
     let behind = Memory::path().with(ROOT, 0, 0).with(ROOT, 2, PDPT | T).with(ROOT, 1, PDPT | T);
     let behind = behind.filled(PT, 0).with(PT, 0, PT | T);
-    let direct = 2 * SPAN[4]..=2 * SPAN[4] + SPAN[2] - 1;
+    let direct = Va(2 * SPAN[4])..=Va(2 * SPAN[4] + SPAN[2] - 1);
     let outcome = Case { kernel: vec![direct], ..Case::new(&behind) }.run();
     assert_eq!(outcome.found, [(Rule::SelfMapping, SPAN[4], 1)]);
 }
@@ -299,7 +299,7 @@ fn a_walk_out_of_time_is_not_done_and_no_fault_of_the_tables() {
 #[test]
 fn a_kernel_that_could_not_be_looked_at_is_not_called_intact() {
     let memory = Memory::bomb();
-    let kernel = vec![0..=SPAN[3] - 1];
+    let kernel = vec![Va(0)..=Va(SPAN[3] - 1)];
     let outcome = Case { kernel, budget: Budget::of(1000, 1000, None), ..Case::new(&memory) }.run();
     assert!(!outcome.verdict.kernel_intact);
     assert_eq!(outcome.found, [(Rule::TableLimit, 0, 0)]);
@@ -362,6 +362,6 @@ fn a_user_leaf_is_noted_where_a_table_hides_it_and_found_where_none_does() {
 #[test]
 fn the_kernels_leaves_may_have_any_flag() {
     let memory = Memory::path().with(PT, 0, PAGE | T | 1 << 8);
-    assert_eq!(Case { kernel: vec![0..=0xfff], ..Case::new(&memory) }.run().found, []);
+    assert_eq!(Case { kernel: vec![Va(0)..=Va(0xfff)], ..Case::new(&memory) }.run().found, []);
     assert_eq!(Case::new(&memory).run().found, [(Rule::GlobalLeaf, 0, 1)]);
 }

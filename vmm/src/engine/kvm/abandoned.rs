@@ -2,11 +2,12 @@
 
 use efibed_guest::protocol::Crash;
 use efibed_stub::Service;
+use uefi_raw::Status;
 
 use super::super::course;
 use super::{Run, disassembled};
-use crate::check::{self, FaultRecord, Finding, Rule, Skipped, WalkStep, Witness};
-use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, Offence};
+use crate::check::{self, FaultRecord, Finding, Rule, Skipped, Statement, WalkStep, Witness};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, ServiceMisbehaviour};
 use crate::guest::End;
 use crate::machine::Exit;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
@@ -41,7 +42,7 @@ impl Run<'_, '_> {
     fn judge_fault(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> String {
         let service = abandoned.service;
         let guilty = self.guilty(abandoned, crash);
-        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
         let record = self.record_of(crash, guilty.as_ref());
         if guilty.is_none() && self.is_denied(abandoned, crash) {
             return self.record_fault(abandoned, record, Culprit::AttributesTable);
@@ -50,7 +51,7 @@ impl Run<'_, '_> {
         let (rule, expected, message) = match &guilty {
             Some(misdeed) => {
                 let message = format!("firmware's {service} {}, and faulted: {what}", doing(misdeed.what));
-                (Rule::FirmwareFault, format!("no {} at {:#x}", record.access, record.virt), message)
+                (Rule::FirmwareFault, Statement::NoAccess(record.access, record.virt), message)
             }
             None => self.blameless(abandoned, &record, &what),
         };
@@ -60,10 +61,9 @@ impl Run<'_, '_> {
         self.marks.push_finding(Finding {
             virt: Some(record.virt),
             pages: 1,
-            expected,
-            observed: record.fault.to_string(),
+            expected: Some(expected),
+            observed: Some(Statement::faulted(record.fault, record.cr2)),
             remedy: guilty.as_ref().map(remedy),
-            error_code: (record.fault.vector == Fault::PAGE_FAULT).then_some(record.fault.error_code.0),
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
             // What firmware does says nothing against the region.
@@ -78,7 +78,7 @@ impl Run<'_, '_> {
     }
 
     fn record_fault(&mut self, abandoned: &Abandoned<'_>, record: FaultRecord, culprit: Culprit) -> String {
-        let instruction = self.instruction_of_firmware(abandoned.root, record.rip);
+        let instruction = self.instruction_of_firmware(abandoned.root, record.rip.0);
         let (phase, service) = (self.phase, Some(abandoned.service.name()));
         self.report.faults.push(FaultDetail { phase, record, instruction, service, culprit });
         format!("the guest abandoned it after {}", record.fault)
@@ -88,13 +88,12 @@ impl Run<'_, '_> {
     /// MMU for a witness then.
     fn is_denied(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> bool {
         let Some(firmware) = &self.firmware else { return false };
-        let page = |address: u64| address & !(PAGE_BYTES - 1);
-        let phys = check::physical_of(self.virtual_map(), crash.cr2);
+        let phys = check::physical_of(self.virtual_map(), Va(crash.cr2));
         let is_write = ErrorCode(crash.error_code as u32).contains(ErrorCode::W);
         let is_met = |kind| match kind {
             Kind::Fetch => is_fetch(crash) && crash.cr2 == abandoned.entry,
             Kind::Write => {
-                is_page_fault(crash) && is_write && phys.map(page) == Some(page(firmware.runtime_services()))
+                is_page_fault(crash) && is_write && phys.map(Pa::page) == Some(Pa(firmware.runtime_services()).page())
             }
             Kind::Read => false,
         };
@@ -114,20 +113,20 @@ impl Run<'_, '_> {
 
     /// The rule, what was expected and what to say of a fault in a service that did nothing it must not: it was called
     /// wrongly, or is not mapped as it must be.
-    fn blameless(&self, abandoned: &Abandoned<'_>, record: &FaultRecord, what: &str) -> (Rule, String, String) {
+    fn blameless(&self, abandoned: &Abandoned<'_>, record: &FaultRecord, what: &str) -> (Rule, Statement, String) {
         let Abandoned { service, entry, root, .. } = *abandoned;
         let expected = self.firmware.as_ref().and_then(|firmware| firmware.virtual_entry(service));
         if let Some(expected) = expected.filter(|expected| *expected != entry) {
             let message = format!("{service} was called at {entry:#x}, and faulted: {what}");
-            return (Rule::CallAddress, format!("a call at {expected:#x}, which firmware's table has"), message);
+            return (Rule::CallAddress, Statement::CalledAt(Va(expected)), message);
         }
         if root != abandoned.expected_root {
             let message = format!("{service} was called with CR3 {root:#x}, and faulted: {what}");
-            return (Rule::CallTables, format!("CR3 {:#x}", abandoned.expected_root), message);
+            return (Rule::CallTables, Statement::Register { name: "CR3", value: abandoned.expected_root }, message);
         }
         let expected = match check::physical_of(self.virtual_map(), record.virt) {
-            Some(phys) => format!("PA {phys:#x}"),
-            None => format!("a {} that goes through", record.access),
+            Some(phys) => Statement::Physical(phys),
+            None => Statement::Succeeds(record.access),
         };
         (Rule::CallFault, expected, format!("{service} faulted at what it is owed: {what}"))
     }
@@ -144,11 +143,12 @@ impl Run<'_, '_> {
     /// What firmware did that it must not, if that is what faulted.
     fn guilty(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
         let Some(call) = abandoned.call else { return self.guilty_before_the_trap(abandoned, crash) };
-        let page = |address: u64| address & !(PAGE_BYTES - 1);
         let is_guilty = |misdeed: &&Misdeed| match misdeed.deed {
-            Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(crash.cr2),
+            Deed::Read | Deed::Write => is_page_fault(crash) && misdeed.is_at(Va(crash.cr2)),
             // Whatever is executed there instead is firmware's doing, too.
-            Deed::Execute => misdeed.what != Misbehaviour::AttributesTable && page(rip_of(crash)) == page(misdeed.at),
+            Deed::Execute => {
+                misdeed.what != Misbehaviour::AttributesTable && Va(rip_of(crash)).page() == misdeed.at.page()
+            }
             Deed::Hang | Deed::Answer(_) => false,
         };
         call.misdeeds.iter().find(is_guilty).copied()
@@ -161,8 +161,8 @@ impl Run<'_, '_> {
         (firmware.has_lying_table() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
             what: Misbehaviour::AttributesTable,
             deed: Deed::Execute,
-            at: entry,
-            meant: Some(firmware.entry(service)),
+            at: Va(entry),
+            meant: Some(Pa(firmware.entry(service))),
             reached: None,
         })
     }
@@ -175,17 +175,20 @@ impl Run<'_, '_> {
             _ => Access::read(),
         };
         let virt = if is_page_fault(crash) { crash.cr2 } else { rip_of(crash) };
-        let meant = guilty.and_then(|misdeed| Some(misdeed.meant? + virt.wrapping_sub(misdeed.at)));
-        let phys = meant.or_else(|| check::physical_of(self.virtual_map(), virt)).unwrap_or(virt);
+        let meant =
+            guilty.and_then(|misdeed| Some(misdeed.meant?.wrapping_add(Va(virt).wrapping_offset_from(misdeed.at))));
+        let given = || check::physical_of(self.virtual_map(), Va(virt));
+        // What nobody gave an address for is where it is 1:1.
+        let phys = meant.or_else(given).unwrap_or(Pa(virt));
         let holds = |region: &crate::memory_map::Region| {
-            phys.checked_sub(region.phys).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
+            phys.checked_offset_from(Pa(region.phys)).is_some_and(|offset| offset / PAGE_BYTES < region.pages)
         };
         FaultRecord {
-            virt,
+            virt: Va(virt),
             access,
             fault: Fault { vector: crash.vector as u8, error_code: code },
-            cr2: crash.cr2,
-            rip: rip_of(crash),
+            cr2: Va(crash.cr2),
+            rip: Va(rip_of(crash)),
             region: self.job.map.regions().find(holds).map(|region| region.index),
         }
     }
@@ -200,7 +203,7 @@ impl Run<'_, '_> {
             _ => false,
         };
         let guilty = abandoned.call.and_then(|call| call.misdeeds.iter().find(is_guilty));
-        self.committed.extend(guilty.map(|misdeed| Offence { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
         let rule = match (guilty, is_hang) {
             (Some(_), true) => Rule::FirmwareHang,
             (Some(_), false) => Rule::FirmwareFault,
@@ -212,8 +215,8 @@ impl Run<'_, '_> {
             None => format!("{service} did not return"),
         };
         let finding = Finding {
-            expected: format!("{service} returns"),
-            observed: halt.to_string(),
+            expected: Some(Statement::Returns(service)),
+            observed: Some(Statement::Text(halt.to_string().into())),
             remedy: guilty.map(remedy),
             ..Finding::worded(self.phase, rule, None, message)
         };
@@ -229,9 +232,9 @@ impl Run<'_, '_> {
                 (Deed::Answer(_), _) if call.service == Service::SetVirtualAddressMap => {
                     let message = format!("{did}: no service can be called at a virtual address");
                     let finding = Finding {
-                        expected: "EFI_SUCCESS".into(),
+                        expected: Some(Statement::Answers(Status::SUCCESS)),
                         remedy: Some(remedy(misdeed)),
-                        observed: format!("EFI_{:?}", call.status),
+                        observed: Some(Statement::Answers(call.status)),
                         ..Finding::worded(self.phase, Rule::FirmwareError, None, message)
                     };
                     self.marks.push_finding(finding);
@@ -248,14 +251,14 @@ impl Run<'_, '_> {
         }
     }
 
-    fn find_astray(&mut self, call: &Call, misdeed: &Misdeed, reached: u64, did: String) {
+    fn find_astray(&mut self, call: &Call, misdeed: &Misdeed, reached: Pa, did: String) {
         let access = misdeed.deed.access().unwrap_or(Access::read());
         let virt = misdeed.last();
         let finding = Finding {
             virt: Some(virt),
             pages: 1,
-            expected: misdeed.last_meant().map_or_else(String::new, |meant| format!("PA {meant:#x}")),
-            observed: format!("PA {reached:#x}"),
+            expected: misdeed.last_meant().map(Statement::Physical),
+            observed: Some(Statement::Physical(reached)),
             remedy: Some(remedy(misdeed)),
             walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],
@@ -274,12 +277,14 @@ impl Run<'_, '_> {
         };
         let why =
             if self.given_up { "the guest had given up on runtime services by then" } else { "it was not called" };
-        let offences = self.job.firmware.misbehaves.iter().filter(|offence| !self.committed.contains(offence));
-        let offences = offences
-            .map(|offence| Skipped::not_done(course::offence(offence), firmware.obstacle(offence.what).unwrap_or(why)));
+        let misbehaviours =
+            self.job.firmware.misbehaves.iter().filter(|misbehaviour| !self.committed.contains(misbehaviour));
+        let misbehaviours = misbehaviours.map(|misbehaviour| {
+            Skipped::not_done(course::misbehaviour(misbehaviour), firmware.obstacle(misbehaviour.what).unwrap_or(why))
+        });
         let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
         let miscalls = miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), why));
-        self.report.skipped.extend(offences.chain(miscalls));
+        self.report.skipped.extend(misbehaviours.chain(miscalls));
         // Where something was found, that is why.
         if self.report.findings.is_empty() {
             self.report.skipped.append(&mut self.missed_calls);
@@ -292,8 +297,8 @@ impl Run<'_, '_> {
         self.marks.push_finding(finding);
     }
 
-    fn steps_to(&self, root: u64, virt: u64, access: Access) -> Vec<WalkStep> {
-        let walk = walk(&self.loaded.memory, Pa(root), Va(virt), access, &self.cpu.told);
+    fn steps_to(&self, root: u64, virt: Va, access: Access) -> Vec<WalkStep> {
+        let walk = walk(&self.loaded.memory, Pa(root), virt, access, &self.cpu.told);
         walk.steps().iter().map(WalkStep::from).collect()
     }
 

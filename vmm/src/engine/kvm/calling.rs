@@ -15,12 +15,12 @@ use super::super::firmware_memory::FirmwareMemory;
 use super::Run;
 use super::abandoned::Abandoned;
 use super::serving::{Listener, Served};
-use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped};
-use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Offence, Refusal, verify_tables};
+use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped, Statement};
+use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Refusal, ServiceMisbehaviour, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::memory_map::MemoryDescriptor;
-use crate::mmu::Access;
+use crate::mmu::{Access, Pa, Va};
 use crate::report::CallReport;
 
 /// Where a service is to be called; or why it is not.
@@ -93,13 +93,14 @@ impl Run<'_, '_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let data = firmware.runtime_services();
         let virtual_data = match self.job.earlier {
-            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[data]).pop().flatten(),
-            None => expectation.virtual_of(data),
+            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[Pa(data)]).pop().flatten(),
+            None => expectation.virtual_of(Pa(data)),
         };
+        let virtual_data = virtual_data.map(|virt| virt.0);
         let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
         // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
-            |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
+            |virt, access: Access| if expectation.denies(Va(virt), access.kind) { Access::read() } else { access };
         let has_data = virtual_data.is_some_and(|virt| leads(virt, data, permitted(virt, Access::write())));
         let has_code = |virt, physical| leads(virt, physical, permitted(virt, Access::fetch()));
         let entry = |call: &PlannedCall| -> Entry {
@@ -135,14 +136,14 @@ impl Run<'_, '_> {
         let astray = Cell::new(None);
         let defect = self.defect_of_tables(|virt| {
             let phys = translate(virt);
-            if phys != check::physical_of(virtual_map, virt) {
+            if phys.map(Pa) != check::physical_of(virtual_map, Va(virt)) {
                 astray.set(astray.get().or(Some(virt)));
             }
             phys
         });
         let Some(defect) = defect else { return };
         match astray.get() {
-            Some(virt) => self.marks.push_effect(virt, defect),
+            Some(virt) => self.marks.push_effect(Va(virt), defect),
             None => self.marks.push_finding(defect),
         }
     }
@@ -288,8 +289,8 @@ impl Run<'_, '_> {
                 format!(
                     "the guest says that a runtime service was abandoned in command {found}, and nothing shows why"
                 ),
-                format!("services_abandoned {abandoned}"),
-                format!("services_abandoned {found}"),
+                Statement::Text(format!("services_abandoned {abandoned}").into()),
+                Statement::Text(format!("services_abandoned {found}").into()),
             );
             self.guest.mail().put_services_abandoned(abandoned)?;
         }
@@ -386,7 +387,7 @@ impl Run<'_, '_> {
         }
         // Of a call that did not return, only what ended it is known to have happened.
         let done = call.filter(|_| matches!(fate, Fate::Returned(_))).into_iter().flat_map(|call| &call.misdeeds);
-        self.committed.extend(done.map(|misdeed| Offence { what: misdeed.what, service }));
+        self.committed.extend(done.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
     }
 
     /// How a service was called, and whether it found firmware's state.

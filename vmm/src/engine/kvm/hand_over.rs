@@ -2,8 +2,9 @@
 //! were judged.
 
 use super::Run;
-use crate::check::{Finding, Rule};
+use crate::check::{Finding, Rule, Statement};
 use crate::guest::Altered;
+use crate::mmu::Pa;
 
 impl Run<'_, '_> {
     /// After each batch; large tables are compared at the end of a stage.
@@ -19,8 +20,8 @@ impl Run<'_, '_> {
         for Altered { register, set, found } in self.guest.restore_state(self.loaded_root) {
             self.find_kernel_state(
                 format!("after {after} {register} is {found:#x}, and the kernel had set it to {set:#x}"),
-                format!("{register} {set:#x}"),
-                format!("{register} {found:#x}"),
+                Statement::Register { name: register, value: set },
+                Statement::Register { name: register, value: found },
             );
         }
     }
@@ -33,14 +34,15 @@ impl Run<'_, '_> {
         let what = if change.words.is_some() { "table entry" } else { "page of tables" };
         let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");
         let [expected, observed] = match change.words {
-            Some(words) => words.map(|word| format!("{word:#x} at PA {at:#x}")),
-            None => Default::default(),
+            Some(words) => words.map(|entry| Some(Statement::Entry { at: Pa(at), entry })),
+            None => [None, None],
         };
         let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::TablesChanged, None, message) };
         self.marks.push_finding(finding);
     }
 
-    pub(super) fn find_kernel_state(&mut self, message: String, expected: String, observed: String) {
+    pub(super) fn find_kernel_state(&mut self, message: String, expected: Statement, observed: Statement) {
+        let (expected, observed) = (Some(expected), Some(observed));
         let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::KernelState, None, message) };
         self.marks.push_finding(finding);
     }

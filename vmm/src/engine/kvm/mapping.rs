@@ -8,11 +8,11 @@ use super::super::mapping::Outcome;
 use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course, cpu};
 use super::{Run, disassembled};
-use crate::check::{Finding, Rule, Skipped};
+use crate::check::{Finding, Rule, Skipped, Statement};
 use crate::guest::process::{Called, Ended, Exception, Frame, Place};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
-use crate::mmu::ErrorCode;
+use crate::mmu::{ErrorCode, Pa, Va};
 
 impl Run<'_, '_> {
     /// One phase of the mapper; None: it came to no tables, which is a finding.
@@ -92,31 +92,30 @@ impl Run<'_, '_> {
             message += &format!("; {}", course::at_hand(region, self.job.map));
         }
         let finding = Finding {
-            virt: exception.is_page_fault().then_some(cr2),
+            virt: exception.is_page_fault().then_some(Va(cr2)),
             pages: u64::from(exception.is_page_fault()),
-            expected: expected.into(),
-            observed: fault.to_string(),
-            error_code: exception.is_page_fault().then_some(fault.error_code.0),
+            expected: expected.map(Statement::text),
+            observed: Some(Statement::faulted(fault, Va(cr2))),
             ..Finding::worded(self.phase, rule, None, message)
         };
         self.marks.push_finding(finding);
     }
 
     /// The rule that an exception comes under, what was expected, and what to say.
-    fn account_of(&self, exception: &Exception) -> (Rule, &'static str, String) {
+    fn account_of(&self, exception: &Exception) -> (Rule, Option<&'static str>, String) {
         let Exception { cr2, rip, fault, .. } = *exception;
         let code = self.process.code_at(rip);
         if let Some(number) = exception.system_call(&code) {
             let at = exception.system_call_at();
             let place = format!("{at:#x}{}{}", self.in_source(at), self.caller_of(exception, at));
             let message = format!("the mapping code made system call {number} at RIP {place}: there is no system here");
-            return (Rule::PrivilegedInstruction, "", message);
+            return (Rule::PrivilegedInstruction, None, message);
         }
         let place = format!("RIP {rip:#x}{}{}", self.in_source(rip), self.caller_of(exception, rip));
         let place = if code.is_empty() { place } else { format!("`{}` at {place}", disassembled(&code, rip)) };
         if exception.is_page_fault() && self.process.is_below_the_stack(cr2) {
             let message = format!("the mapping code's stack overflowed: {place}");
-            return (Rule::StackOverflow, "a stack that suffices", message);
+            return (Rule::StackOverflow, Some("a stack that suffices"), message);
         }
         if exception.is_page_fault() {
             let access = access_of(fault.error_code);
@@ -125,12 +124,12 @@ impl Run<'_, '_> {
                 None => "where nothing is".into(),
             };
             let message = format!("the mapping code {access} {cr2:#x}, {what}: {place}");
-            return (Rule::StrayAccess, "an access to what the mapping code was given", message);
+            return (Rule::StrayAccess, Some("an access to what the mapping code was given"), message);
         }
         if self.process.is_privileged(exception) {
-            return (Rule::PrivilegedInstruction, "", format!("the mapping code executed {place}"));
+            return (Rule::PrivilegedInstruction, None, format!("the mapping code executed {place}"));
         }
-        (Rule::MapperFault, "", format!("the mapping code met {fault} at {place}"))
+        (Rule::MapperFault, None, format!("the mapping code met {fault} at {place}"))
     }
 
     /// What was carried out for the mapping code that ring 3 cannot do, as a note.
@@ -200,7 +199,7 @@ struct Watch<'a> {
 
 impl GuestEvents for Watch<'_> {
     /// In ring 3 there is nothing but memory.
-    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
+    fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown

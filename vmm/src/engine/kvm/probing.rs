@@ -4,19 +4,21 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use efibed_guest::protocol::{
-    Command, Fault, IMAGE_BASE, MAX_PROBES, Op, PROBE_DONE, PROBE_NOT_RUN, Probe, ProbeKind, USER_BASE,
+    self, Command, IMAGE_BASE, MAX_PROBES, Op, PROBE_DONE, PROBE_FAULTED, PROBE_NOT_RUN, Probe, ProbeKind, USER_BASE,
 };
+use efibed_stub::stamp::stamped;
 
 use super::super::{Moment, Progress, course};
 use super::stage::Stage;
 use super::sweep::SweepBatch;
 use super::{Run, instruction_at};
 use crate::check::{
-    Behind, Expectation, Ground, Judge, Observations, Phase, Plan, PlannedProbe, ProbeCounts, Random, Skipped,
+    Behind, Exception, Expectation, Ground, Judge, Observation, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
+    Random, Skipped,
 };
 use crate::guest::{End, GuestEvents, PAGE_BYTES, PortAnswer, command};
 use crate::machine::Machine;
-use crate::mmu::{Access, Pa, Va};
+use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 use crate::report::{Culprit, FaultDetail};
 
 impl Run<'_, '_> {
@@ -26,9 +28,9 @@ impl Run<'_, '_> {
         let planning = Instant::now();
         let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
         let plan = {
-            let own =
-                [&self.loaded.memory, self.process.memory()].map(|memory| (memory.base()..memory.end(), Behind::Own));
-            let stamped = self.pages.iter().map(|page| (page.phys..page.phys + PAGE_BYTES, Behind::Stamped));
+            let own = [&self.loaded.memory, self.process.memory()]
+                .map(|memory| (Pa(memory.base())..Pa(memory.end()), Behind::Own));
+            let stamped = self.pages.iter().map(|page| (Pa(page.phys)..Pa(page.phys + PAGE_BYTES), Behind::Stamped));
             let mut memory_behind: Vec<_> = stamped.chain(own).collect();
             memory_behind.sort_unstable_by_key(|(range, _)| range.start);
             let ground = Ground {
@@ -54,7 +56,8 @@ impl Run<'_, '_> {
         self.report.timing.check += planning.elapsed();
 
         let probing = Instant::now();
-        let text = [IMAGE_BASE..self.loaded.image.header().read_only_end, USER_BASE..USER_BASE + PAGE_BYTES];
+        let read_only_end = self.loaded.image.header().read_only_end;
+        let text = [Va(IMAGE_BASE)..Va(read_only_end), Va(USER_BASE)..Va(USER_BASE + PAGE_BYTES)];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
         self.look_at_tables("the probes");
@@ -97,13 +100,15 @@ impl Run<'_, '_> {
     fn judge_records(&mut self, round: &Round<'_>, is_whole: bool, judge: &mut Judge<'_>) -> Result<(), End> {
         let records = self.guest.mail().probes(round.addresses().count())?;
         let mut left = &records[..];
-        for (kind, probes) in &round.probes {
+        for (access, probes) in &round.probes {
             let (records, after) = left.split_at(probes.len());
             left = after;
             let made = if is_whole { None } else { records.iter().position(|record| record.status == PROBE_NOT_RUN) };
             let made = made.unwrap_or(probes.len());
-            judge.probed(*kind, &probes[..made], &records[..made]);
-            if *kind == ProbeKind::Write {
+            let observed =
+                probes.iter().zip(&records[..made]).map(|(probe, record)| observation_of(*access, probe, record));
+            judge.probed(*access, &probes[..made], observed);
+            if *access == Access::write() {
                 self.look_at_scratch(&probes[..made], &records[..made], judge);
             }
         }
@@ -115,8 +120,8 @@ impl Run<'_, '_> {
         for (planned, record) in probes.iter().zip(records) {
             let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
             if self.is_stamped(to.pa.0) {
-                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt);
-                judge.scratch(planned.virt, to.pa.0, found);
+                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt.0);
+                judge.scratch(planned.virt, to.pa, found);
             }
         }
     }
@@ -129,17 +134,17 @@ impl Run<'_, '_> {
         let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
         let sample = (0..SAMPLE).filter_map(|_| {
             let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
-            Some(alias.virt + random.below(alias.pages) * PAGE_BYTES)
+            Some(alias.virt.wrapping_add(random.below(alias.pages) * PAGE_BYTES))
         });
         // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
-        let is_canonical = |virt: &u64| self.cpu.checks.is_canonical(Va(*virt));
+        let is_canonical = |virt: &Va| self.cpu.checks.is_canonical(*virt);
         let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
-        let found: BTreeSet<u64> = found.collect();
+        let found: BTreeSet<Va> = found.collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
             // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
             let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {
-                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), Va(virt), Access::read(), paging);
-                walk.translation().map(|to| to.pa.0)
+                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), virt, Access::read(), paging);
+                walk.translation().map(|to| to.pa)
             });
             if let Ok(answer) = self.guest.machine().translate(virt) {
                 judge.translated(virt, answer, walked);
@@ -163,7 +168,7 @@ impl Run<'_, '_> {
         };
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
-            let instruction = instruction_at(self.loaded, record.rip);
+            let instruction = instruction_at(self.loaded, record.rip.0);
             report.faults.push(FaultDetail {
                 phase,
                 record,
@@ -189,21 +194,21 @@ fn sweep_limits(phase: Phase, limit: u64) -> (u64, u64) {
 #[derive(Default)]
 struct Round<'p> {
     sweeps: SweepBatch,
-    probes: Vec<(ProbeKind, &'p [PlannedProbe])>,
+    probes: Vec<(Access, &'p [PlannedProbe])>,
 }
 
 impl Round<'_> {
     fn addresses(&self) -> impl Iterator<Item = u64> {
-        self.probes.iter().flat_map(|(_, probes)| probes.iter().map(|probe| probe.virt))
+        self.probes.iter().flat_map(|(_, probes)| probes.iter().map(|probe| probe.virt.0))
     }
 
     fn commands(&self) -> impl Iterator<Item = Command> {
         let sweeps = self.sweeps.sweeps().len() as u64;
         let mut first = 0;
-        let probes = self.probes.iter().map(move |(kind, probes)| {
+        let probes = self.probes.iter().map(move |(access, probes)| {
             let count = probes.len() as u64;
             first += count;
-            command(Op::Probe, [first - count, count, *kind as u64, 0, 0, 0])
+            command(Op::Probe, [first - count, count, probe_kind(*access) as u64, 0, 0, 0])
         });
         std::iter::once(command(Op::Sweep, [sweeps, 0, 0, 0, 0, 0])).chain(probes)
     }
@@ -223,13 +228,49 @@ fn rounds(plan: &Plan) -> Vec<Round<'_>> {
                 room = MAX_PROBES;
             }
             let (now, later) = left.split_at(left.len().min(room));
-            last.probes.push((group.kind, now));
+            last.probes.push((group.access, now));
             room -= now.len();
             left = later;
         }
     }
     rounds.push(last);
     rounds
+}
+
+/// How the guest makes an access.
+fn probe_kind(access: Access) -> ProbeKind {
+    match (access.privilege, access.kind) {
+        (Privilege::User, Kind::Read) => ProbeKind::UserRead,
+        (Privilege::User, Kind::Write) => ProbeKind::UserWrite,
+        (Privilege::User, Kind::Fetch) => ProbeKind::UserFetch,
+        (_, Kind::Read) => ProbeKind::Read,
+        (_, Kind::Write) => ProbeKind::Write,
+        (_, Kind::Fetch) => ProbeKind::Fetch,
+    }
+}
+
+/// What came of a probe, by the guest's record of it.
+fn observation_of(access: Access, planned: &PlannedProbe, record: &Probe) -> Observation {
+    match record.status {
+        PROBE_DONE if access.kind == Kind::Write => Observation::Written,
+        PROBE_DONE => reached(planned, record.value),
+        PROBE_FAULTED => Observation::Faulted(exception(record.fault)),
+        _ => Observation::NotMade,
+    }
+}
+
+/// Which page a value is from: that of the guest's own memory which holds it, or the one whose number it has.
+fn reached(planned: &PlannedProbe, value: u64) -> Observation {
+    match planned.predicted {
+        Outcome::Translated(to) if planned.content == Some(value) => Observation::Reached(to.pa),
+        _ => stamped(value).map_or(Observation::ReachedUnknown, |pa| Observation::Reached(Pa(pa))),
+    }
+}
+
+fn exception(fault: protocol::Fault) -> Exception {
+    let protocol::Fault { vector, error_code, cr2, rip, .. } = fault;
+    let fault = Fault { vector: vector as u8, error_code: ErrorCode(error_code) };
+    Exception { fault, cr2: Va(cr2), rip: Va(rip) }
 }
 
 /// Hears where writes arrive: those of sweeps, and of probes, which write their address.
@@ -239,16 +280,48 @@ struct Probing<'b, 'j, 'e> {
 }
 
 impl GuestEvents for Probing<'_, '_, '_> {
-    fn wrote(&mut self, pa: u64, value: u64, bytes: u8) {
+    fn wrote(&mut self, pa: Pa, value: u64, bytes: u8) {
         // What the guest does not write is nobody's write, and judged as such.
-        self.judge.wrote(self.sweeps.written_at(pa, value, bytes).unwrap_or(value), pa);
+        let virt = self.sweeps.written_at(pa, value, bytes).unwrap_or(Va(value));
+        self.judge.wrote(virt, pa);
     }
 
-    fn swept_fault(&mut self, fault: Fault) {
-        self.judge.swept_fault(fault);
+    fn swept_fault(&mut self, fault: protocol::Fault) {
+        self.judge.swept_fault(Va(fault.virt), exception(fault));
     }
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use efibed_stub::stamp::stamp;
+
+    use super::*;
+    use crate::check::Purpose;
+
+    #[test]
+    fn a_record_says_what_was_observed() {
+        let planned = PlannedProbe {
+            virt: Va(0x5000),
+            purpose: Purpose::Nobody,
+            predicted: Outcome::Fault(Fault::page(ErrorCode(0))),
+            content: None,
+        };
+        let of = |access, record| observation_of(access, &planned, &record);
+        let done = |value| Probe { status: PROBE_DONE, value, ..Probe::default() };
+        let number = stamp(0x7e00_3000);
+        assert_eq!(of(Access::read(), done(number)), Observation::Reached(Pa(0x7e00_3000)));
+        assert_eq!(of(Access::fetch(), done(number)), Observation::Reached(Pa(0x7e00_3000)));
+        assert_eq!(of(Access::read(), done(7)), Observation::ReachedUnknown);
+        assert_eq!(of(Access::write(), done(number)), Observation::Written);
+        assert_eq!(of(Access::write().user(), done(number)), Observation::Written);
+        assert_eq!(of(Access::read(), Probe::default()), Observation::NotMade);
+        let fault = protocol::Fault { vector: 14, error_code: 7, cr2: 0x5000, rip: 0x1234, virt: 0x5008 };
+        let fault = Probe { status: PROBE_FAULTED, fault, ..Probe::default() };
+        let exception = Exception { fault: Fault::page(ErrorCode(7)), cr2: Va(0x5000), rip: Va(0x1234) };
+        assert_eq!(of(Access::write().user(), fault), Observation::Faulted(exception));
     }
 }

@@ -8,7 +8,7 @@ use super::super::firmware_memory::FirmwareMemory;
 use crate::firmware::{Answer, Call, Firmware, StubCall};
 use crate::guest::{GuestEvents, OwnMemory, PortAnswer};
 use crate::machine::Machine;
-use crate::mmu::Paging;
+use crate::mmu::{Pa, Paging};
 
 /// Hears what happens while services are called.
 pub(super) struct Listener<'f> {
@@ -29,7 +29,7 @@ pub(super) struct Served<'f> {
 }
 
 impl GuestEvents for Listener<'_> {
-    fn wrote(&mut self, _pa: u64, _value: u64, _bytes: u8) {}
+    fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
 
     fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));

@@ -4,6 +4,7 @@ use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_GROUP, Sweep};
 
 use crate::check::{Frames, PlannedSweep};
 use crate::guest::PAGE_BYTES;
+use crate::mmu::{Pa, Va};
 
 /// Pages swept in one batch: well within a batch's time limit even where a write takes a millisecond.
 const MAX_BATCH_PAGES: u64 = 16_384;
@@ -35,7 +36,7 @@ impl SweepBatch {
                     batches.push(std::mem::take(&mut batch));
                 }
                 let pages = left.min(MAX_BATCH_PAGES - batch.pages);
-                batch.push(virt, pages, sweep.predicted);
+                batch.push(virt.0, pages, sweep.predicted);
                 virt = virt.wrapping_add(pages * PAGE_BYTES);
                 left -= pages;
             }
@@ -71,11 +72,11 @@ impl SweepBatch {
 
     /// The address that so many bytes were written to, by what they are and where in a page they arrived; None: the guest
     /// writes no such thing.
-    pub fn written_at(&self, pa: u64, value: u64, bytes: u8) -> Option<u64> {
+    pub fn written_at(&self, pa: Pa, value: u64, bytes: u8) -> Option<Va> {
         if bytes == 8 {
-            return Some(value);
+            return Some(Va(value));
         }
-        let (bytes, offset) = (u64::from(bytes), pa % PAGE_BYTES);
+        let (bytes, offset) = (u64::from(bytes), pa.page_offset());
         let is_first = offset == PAGE_BYTES - bytes;
         let pair = if is_first { bytes.checked_sub(2)? } else { 6u64.checked_sub(bytes)? };
         let shift = if is_first { 0 } else { 32u64.checked_sub(8 * pair)? };
@@ -88,7 +89,7 @@ impl SweepBatch {
     }
 
     /// The first page of a pair.
-    fn first_page(&self, number: u64, pair: u64) -> Option<u64> {
+    fn first_page(&self, number: u64, pair: u64) -> Option<Va> {
         let index = self.firsts.partition_point(|first| *first <= number).checked_sub(1)?;
         let (sweep, number) = (self.sweeps[index], number - self.firsts[index]);
         let pages = match number.checked_sub(sweep.groups) {
@@ -96,7 +97,7 @@ impl SweepBatch {
             Some(after) if after < sweep.pairs && pair == 0 => sweep.groups * GROUP_PAGES + 2 * after,
             Some(_) => return None,
         };
-        Some(sweep.virt.wrapping_add(pages * PAGE_BYTES))
+        Some(Va(sweep.virt).wrapping_add(pages * PAGE_BYTES))
     }
 }
 
@@ -106,7 +107,7 @@ mod tests {
     use crate::mmu::Fault;
 
     fn planned(virt: u64, pages: u64) -> PlannedSweep {
-        PlannedSweep { virt, pages, alias: 0, predicted: Frames::From(virt) }
+        PlannedSweep { virt: Va(virt), pages, alias: 0, predicted: Frames::From(Pa(virt)) }
     }
 
     /// What the guest writes, as the text of [`Sweep`] has it: address, value and bytes, on tables that map 1:1.
@@ -147,7 +148,7 @@ mod tests {
                 let writes = written(&batch);
                 assert_eq!(writes.len() as u64, batch.pages());
                 for (at, value, bytes) in writes {
-                    assert_eq!(batch.written_at(at, value, bytes), Some(at), "{at:#x} {value:#x} {bytes}");
+                    assert_eq!(batch.written_at(Pa(at), value, bytes), Some(Va(at)), "{at:#x} {value:#x} {bytes}");
                 }
             }
         }
@@ -157,13 +158,13 @@ mod tests {
     fn what_the_guest_does_not_write_has_none() {
         let [batch] = &SweepBatch::all(&[planned(0x10_0000, 15)])[..] else { panic!() };
         // Number 0 is a group, 1 and 2 are pairs.
-        let pair = |number| batch.written_at(0xffe, number, 2);
+        let pair = |number| batch.written_at(Pa(0xffe), number, 2).map(|virt| virt.0);
         assert_eq!([0, 1, 2, 3].map(pair), [Some(0x10_0ffe), Some(0x10_affe), Some(0x10_cffe), None]);
         // Another offset, another length, bits between the two numbers; pair 1 of no group.
         for (pa, value, bytes) in
             [(0xffd, 0, 2), (0xfff, 0, 1), (0, 0, 7), (1, 0, 4), (0xffc, 1 << 16, 4), (0, 1, 4), (0xffd, 1, 3)]
         {
-            assert_eq!(batch.written_at(pa, value, bytes), None, "{pa:#x} {value:#x} {bytes}");
+            assert_eq!(batch.written_at(Pa(pa), value, bytes), None, "{pa:#x} {value:#x} {bytes}");
         }
     }
 
@@ -184,7 +185,7 @@ mod tests {
         let pages = batches.iter().flat_map(written).map(|(at, _, _)| at / PAGE_BYTES);
         let mut pages: Vec<_> = pages.collect();
         pages.sort_unstable();
-        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt / PAGE_BYTES + page));
+        let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt.0 / PAGE_BYTES + page));
         assert!(pages.into_iter().eq(expected));
         assert!(SweepBatch::all(&[]).is_empty());
         // As many ranges as the guest has room for, and one more.

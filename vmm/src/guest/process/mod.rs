@@ -262,7 +262,8 @@ impl Process {
     /// A word of the stack.
     pub fn stack_word(&self, virt: u64) -> Option<u64> {
         let offset = virt.checked_sub(self.stack.start).filter(|_| virt < self.stack.end)?;
-        self.memory.read_u64(self.memory.base() + STACK_END - STACK_BYTES + offset)
+        let stack = self.memory.base().checked_add(STACK_END - STACK_BYTES)?;
+        self.memory.read_u64(stack.checked_add(offset)?)
     }
 
     /// What the code wanted and this test bed has no room for, if that is what it met an exception at.

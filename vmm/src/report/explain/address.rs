@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::{end, granted, joined};
 use crate::check::{self, Accessed, Address, Alias, Due, Finding, Phase, Role, Standing, Term};
 use crate::memory_map::{PAGE_BYTES, Region, type_name};
-use crate::mmu::{Kind, Outcome, Privilege};
+use crate::mmu::{Kind, Outcome, Pa, Privilege, Va};
 use crate::report::map::{Fate, MapReport, Placed};
 use crate::report::style::Paint;
 use crate::report::{Report, walk};
@@ -50,7 +50,7 @@ pub fn explain_address(phases: &[&Address], ground: Ground<'_>) -> String {
 }
 
 /// What each phase makes of every virtual address of a physical one.
-pub fn explain_physical(phys: u64, addresses: &[Address], ground: Ground<'_>) -> String {
+pub fn explain_physical(phys: Pa, addresses: &[Address], ground: Ground<'_>) -> String {
     let mut lines = title(&format!("PA {phys:#x}"), ground);
     lines.push(String::new());
     let mut descriptors = described(phys, ground, |placed| fate(placed, phys, ground));
@@ -58,7 +58,7 @@ pub fn explain_physical(phys: u64, addresses: &[Address], ground: Ground<'_>) ->
         descriptors.push("No descriptor covers it.".into());
     }
     lines.extend(descriptors.iter().flat_map(|text| ground.paint().wrapped(text, 2)));
-    let mut all: Vec<u64> = addresses.iter().map(|address| address.virt).collect();
+    let mut all: Vec<Va> = addresses.iter().map(|address| address.virt).collect();
     all.sort_unstable();
     all.dedup();
     if all.is_empty() {
@@ -148,7 +148,7 @@ fn verdict(address: &Address, ground: Ground<'_>) -> String {
 fn findings<'a>(address: &'a Address, report: &'a Report) -> impl Iterator<Item = &'a Finding> {
     let is_about = |finding: &&Finding| match finding.virt {
         Some(first) => {
-            let distance = (address.virt & !(PAGE_BYTES - 1)).checked_sub(first & !(PAGE_BYTES - 1));
+            let distance = address.virt.page().checked_offset_from(first.page());
             distance.is_some_and(|distance| distance / PAGE_BYTES < finding.pages.max(1))
         }
         None => finding.region.is_some() && finding.region == address.region(),
@@ -218,7 +218,7 @@ fn whose(address: &Address, ground: Ground<'_>) -> Vec<String> {
             let mut text = vec!["The address is in one of the ranges of the kernel that runs the mapping code: its \
                                  image, its direct map, or its code for ring 3."
                 .to_owned()];
-            text.extend(described(virt, ground, |placed| fate(placed, virt, ground)));
+            text.extend(described_1_to_1(virt, ground));
             text
         }
         Standing::NotCanonical => vec![
@@ -227,7 +227,7 @@ fn whose(address: &Address, ground: Ground<'_>) -> Vec<String> {
                 .into(),
         ],
         Standing::Nobody { in_arena } => {
-            let reasons = described(virt, ground, |placed| fate(placed, virt, ground));
+            let reasons = described_1_to_1(virt, ground);
             match reasons.is_empty() {
                 false => reasons,
                 true => vec![nobody(in_arena, ground)],
@@ -239,7 +239,7 @@ fn whose(address: &Address, ground: Ground<'_>) -> Vec<String> {
 fn nobody(in_arena: bool, ground: Ground<'_>) -> String {
     let MapReport { layout, contract, .. } = ground.map;
     let window = contract.window();
-    let range = |range: RangeInclusive<u64>| format!("{:#x} to {:#x}", range.start(), range.end());
+    let range = |range: RangeInclusive<Va>| format!("{:#x} to {:#x}", range.start(), range.end());
     let also = if contract.has_identity() { " and 1:1" } else { "" };
     match in_arena {
         true => format!(
@@ -258,7 +258,7 @@ fn nobody(in_arena: bool, ground: Ground<'_>) -> String {
 }
 
 /// An address that a region, page 0 or the virtual map has, or had.
-fn mapped(alias: &Alias, virt: u64, ground: Ground<'_>) -> Vec<String> {
+fn mapped(alias: &Alias, virt: Va, ground: Ground<'_>) -> Vec<String> {
     let region = alias.region.and_then(|index| ground.map.regions.get(index)).map(|placed| placed.region);
     let mut text: Vec<String> = region.iter().map(|region| in_region(region, alias, virt)).collect();
     match alias.role {
@@ -274,7 +274,7 @@ fn mapped(alias: &Alias, virt: u64, ground: Ground<'_>) -> Vec<String> {
         ),
     }
     if region.is_none() {
-        text.extend(described(virt, ground, |placed| fate(placed, virt, ground)));
+        text.extend(described_1_to_1(virt, ground));
     }
     if alias.stays == Term::Forbidden {
         text.push("The region is boot services, dropped in phase `finish`.".into());
@@ -282,8 +282,8 @@ fn mapped(alias: &Alias, virt: u64, ground: Ground<'_>) -> Vec<String> {
     text
 }
 
-fn in_region(region: &Region, alias: &Alias, virt: u64) -> String {
-    let pa = alias.target(virt);
+fn in_region(region: &Region, alias: &Alias, virt: Va) -> String {
+    let pa = alias.target(virt).0;
     let name = format!("region {}'s ({})", region.index, type_name(region.ty));
     let pages_end = (region.phys & !(PAGE_BYTES - 1)).saturating_add(region.pages.saturating_mul(PAGE_BYTES));
     let at = match pa.checked_sub(region.phys) {
@@ -312,8 +312,14 @@ fn in_region(region: &Region, alias: &Alias, virt: u64) -> String {
     text
 }
 
+/// A sentence for each descriptor that covers the physical address which a virtual one would be 1:1.
+fn described_1_to_1(virt: Va, ground: Ground<'_>) -> Vec<String> {
+    let phys = Pa(virt.0);
+    described(phys, ground, |placed| fate(placed, phys, ground))
+}
+
 /// A sentence for each descriptor that covers a physical address.
-fn described(phys: u64, ground: Ground<'_>, say: impl Fn(&Placed) -> String) -> Vec<String> {
+fn described(phys: Pa, ground: Ground<'_>, say: impl Fn(&Placed) -> String) -> Vec<String> {
     let pages_of = |region: &Region| {
         let first = u128::from(region.phys & !(PAGE_BYTES - 1));
         first..region.end()
@@ -322,7 +328,7 @@ fn described(phys: u64, ground: Ground<'_>, say: impl Fn(&Placed) -> String) -> 
         .map
         .regions
         .iter()
-        .filter(|placed| placed.region.pages > 0 && pages_of(&placed.region).contains(&u128::from(phys)));
+        .filter(|placed| placed.region.pages > 0 && pages_of(&placed.region).contains(&u128::from(phys.0)));
     covering
         .map(|placed| {
             let Region { index, ty, .. } = placed.region;
@@ -332,7 +338,7 @@ fn described(phys: u64, ground: Ground<'_>, say: impl Fn(&Placed) -> String) -> 
 }
 
 /// What the layout does with a descriptor, and why nothing of it is 1:1 if nothing is.
-fn fate(placed: &Placed, phys: u64, ground: Ground<'_>) -> String {
+fn fate(placed: &Placed, phys: Pa, ground: Ground<'_>) -> String {
     let MapReport { layout, contract, .. } = ground.map;
     match placed.fate {
         Fate::LeftOut if placed.region.is_boot_services() => {
@@ -340,7 +346,7 @@ fn fate(placed: &Placed, phys: u64, ground: Ground<'_>) -> String {
         }
         Fate::LeftOut => "layouts map RUNTIME and boot services only".into(),
         Fate::At(virt) | Fate::Outside(virt) => {
-            let at = virt.wrapping_add(phys.wrapping_sub(placed.region.phys));
+            let at = virt.wrapping_add(phys.wrapping_offset_from(Pa(placed.region.phys)));
             let identity = match contract.has_identity() {
                 true => "also 1:1, as far as the lower half reaches",
                 false => "and nothing 1:1",
@@ -353,7 +359,7 @@ fn fate(placed: &Placed, phys: u64, ground: Ground<'_>) -> String {
 }
 
 /// What a virtual address of a physical one is.
-fn role(address: &Address, phys: u64) -> String {
+fn role(address: &Address, phys: Pa) -> String {
     match address.standing {
         Standing::Mapped(alias) | Standing::Dropped(alias) if alias.target(address.virt) == phys => {
             let whose = alias.region.map_or_else(String::new, |index| format!("region {index}'s: "));

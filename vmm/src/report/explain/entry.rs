@@ -2,7 +2,7 @@
 
 use super::joined;
 use crate::check::{WalkStep, memory_type};
-use crate::mmu::{Level, Paging, bits, reserved_reasons};
+use crate::mmu::{Level, Pa, Paging, bits, reserved_reasons};
 use crate::report::style::Paint;
 use crate::report::walk;
 
@@ -23,7 +23,7 @@ pub fn explain_entry(level: Level, entry: u64, paging: &Paging, columns: Option<
     }
     if guilty != 0 {
         lines.push(String::new());
-        let step = WalkStep { level, entry_addr: 0, entry, reserved: guilty };
+        let step = WalkStep { level, entry_addr: Pa(0), entry, reserved: guilty };
         lines.extend(walk::marked(&step, paging, paint));
     }
     lines.push(String::new());

@@ -220,7 +220,7 @@ fn mapped(report: &MapReport<'_>) -> MappedObject {
         identity: report.contract.has_identity(),
         first: totals.virt.map(|(first, _)| Hex(first)),
         last: totals.virt.map(|(_, last)| Hex(last)),
-        window: WindowObject { first: Hex(*window.start()), last: Hex(*window.end()) },
+        window: WindowObject { first: Hex(window.start().0), last: Hex(window.end().0) },
         leaves: (&totals.leaves).into(),
         without: report.regions.iter().filter(is_without).map(|placed| placed.region.index).collect(),
     }

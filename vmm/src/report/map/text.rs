@@ -207,7 +207,7 @@ fn what_is_mapped(report: &MapReport<'_>, sum: Sum) -> String {
 
 fn virtual_range(report: &MapReport<'_>, first: u64, last: u64) -> String {
     let window = report.contract.window();
-    let whole = u128::from(window.end() - window.start()) + 1;
+    let whole = u128::from(window.end().wrapping_offset_from(*window.start())) + 1;
     let used = u128::from(last - first) + 1;
     let share = match used * 1000 / whole {
         0 => "less than 0.1".into(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::differences;
 use crate::check::{Finding, Rule, Severity, Witness};
 use crate::memory_map::type_name;
-use crate::mmu::{Cpu, ErrorCode, reserved_reasons};
+use crate::mmu::{Cpu, reserved_reasons};
 use crate::report::style::{Paint, counted, printable, tally, wrapped};
 use crate::report::{Report, error_code, walk};
 
@@ -58,8 +58,8 @@ fn one(number: usize, finding: &Finding, report: &Report, paint: Paint) -> Vec<S
         wrapped(&sentence(finding, report), paint.width() - INDENT, 0).iter().map(|line| format!("{margin}{line}")),
     );
     let mut say = |label: &str, text: &str| lines.extend(paint.labelled(&format!("{margin}{label}"), text, LABEL));
-    if !finding.expected.is_empty() {
-        say("expected", &printable(&finding.expected));
+    if let Some(expected) = &finding.expected {
+        say("expected", &printable(&expected.to_string()));
     }
     if let Some(found) = found(finding) {
         say("found", &found);
@@ -96,7 +96,7 @@ fn title(number: usize, finding: &Finding, paint: Paint) -> String {
 fn sentence(finding: &Finding, report: &Report) -> String {
     let mut text = finding.message.clone();
     for (word, what) in [("found", &finding.observed), ("expected", &finding.expected)] {
-        if !what.is_empty() {
+        if let Some(what) = what {
             text = text.replacen(&format!("; {word} {what}"), "", 1);
         }
     }
@@ -127,12 +127,9 @@ fn region_name(index: usize, report: &Report) -> String {
 
 /// What was observed; an error code in words, too.
 fn found(finding: &Finding) -> Option<String> {
-    let observed = printable(&finding.observed);
-    match finding.error_code.map(ErrorCode) {
-        Some(code) if observed.is_empty() => Some(format!("#PF {code}: {}", error_code::summary(code))),
-        Some(code) => Some(format!("{observed}: {}", error_code::summary(code))),
-        None => Some(observed.into_owned()).filter(|observed| !observed.is_empty()),
-    }
+    let observed = finding.observed.as_ref()?.to_string();
+    let meaning = finding.error_code().map_or_else(String::new, |code| format!(": {}", error_code::summary(code)));
+    Some(format!("{}{meaning}", printable(&observed)))
 }
 
 fn witnesses(witnesses: &[Witness]) -> String {

@@ -1,7 +1,7 @@
 //! Whole texts, as they stand on a terminal.
 
 use super::*;
-use crate::check::{Rule, SkipKind};
+use crate::check::{Rule, SkipKind, Statement};
 use crate::report::samples;
 use crate::report::style::WIDTH;
 
@@ -299,8 +299,8 @@ fn nobody_drives_the_terminal() {
     report.skipped[0].reason = odd.into();
     report.faults[0].instruction = Some(odd.into());
     report.findings[0].message = odd.into();
-    report.findings[0].expected = odd.into();
-    report.findings[0].observed = odd.into();
+    report.findings[0].expected = Some(Statement::Text(odd.into()));
+    report.findings[0].observed = Some(Statement::Text(odd.into()));
     let text = plain(&report);
     assert!(!text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}'), "{text:?}");
     assert_eq!(text.matches("evil\\u{1b}[2J\\nname\\u{202e}\\r\\u{7}\\u{9b}").count(), 8, "{text}");
