@@ -96,20 +96,22 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// What the guest has recorded of its probes; of a round that ended early, those that it came to.
+    /// What the guest has recorded of its probes; of a round that ended early, those that it came to, and the faults of its
+    /// sweep.
     fn judge_records(&mut self, round: &Round<'_>, is_whole: bool, judge: &mut Judge<'_>) -> Result<(), End> {
-        let records = self.guest.mail().probes(round.addresses().count())?;
+        let mut records = self.guest.mail().probes(round.addresses().count())?;
+        if !is_whole {
+            records.truncate(whole_records(&records));
+            self.guest.mail().take_faults(None, |fault| judge.swept_fault(Va(fault.virt), exception(fault)))?;
+        }
         let mut left = &records[..];
         for (access, probes) in &round.probes {
-            let (records, after) = left.split_at(probes.len());
+            let (records, after) = left.split_at(probes.len().min(left.len()));
             left = after;
-            let made = if is_whole { None } else { records.iter().position(|record| record.status == PROBE_NOT_RUN) };
-            let made = made.unwrap_or(probes.len());
-            let observed =
-                probes.iter().zip(&records[..made]).map(|(probe, record)| observation_of(*access, probe, record));
-            judge.probed(*access, &probes[..made], observed);
+            let observed = probes.iter().zip(records).map(|(probe, record)| observation_of(*access, probe, record));
+            judge.probed(*access, probes, observed);
             if *access == Access::write() {
-                self.look_at_scratch(&probes[..made], &records[..made], judge);
+                self.look_at_scratch(probes, records, judge);
             }
         }
         Ok(())
@@ -237,6 +239,14 @@ fn rounds(plan: &Plan) -> Vec<Round<'_>> {
     rounds
 }
 
+/// How many records are whole of a round that ended early. The guest may have been stopped while it recorded a fault, which
+/// is known by its first word.
+fn whole_records(records: &[Probe]) -> usize {
+    let made = records.iter().position(|record| record.status == PROBE_NOT_RUN).unwrap_or(records.len());
+    let is_last_a_fault = records[..made].last().is_some_and(|last| last.status == PROBE_FAULTED);
+    made - usize::from(is_last_a_fault)
+}
+
 /// How the guest makes an access.
 fn probe_kind(access: Access) -> ProbeKind {
     match (access.privilege, access.kind) {
@@ -301,6 +311,19 @@ mod tests {
 
     use super::*;
     use crate::check::Purpose;
+
+    #[test]
+    fn a_fault_that_may_be_half_recorded_does_not_count() {
+        let of = |statuses: &[u64]| -> Vec<_> {
+            statuses.iter().map(|status| Probe { status: *status, ..Probe::default() }).collect()
+        };
+        let (done, fault, open) = (PROBE_DONE, PROBE_FAULTED, PROBE_NOT_RUN);
+        assert_eq!(whole_records(&of(&[fault, done, open, open])), 2);
+        assert_eq!(whole_records(&of(&[done, fault, open, open])), 1);
+        assert_eq!(whole_records(&of(&[done, fault])), 1);
+        assert_eq!(whole_records(&of(&[open])), 0);
+        assert_eq!(whole_records(&[]), 0);
+    }
 
     #[test]
     fn a_record_says_what_was_observed() {
