@@ -96,7 +96,7 @@ impl Subject {
     /// The frames that led to one, innermost first, as far as can be told; `word` is what is in memory.
     pub fn callers(&self, frame: Frame, word: &dyn Fn(u64) -> Option<u64>) -> impl Iterator<Item = Frame> {
         /// More than enough for a message; a stack may hold anything.
-        const MOST: usize = 64;
+        const MOST: usize = 32;
         let caller = |frame: &Frame| self.symbols()?.caller(frame, word);
         std::iter::successors(Some(frame), caller).skip(1).take(MOST)
     }

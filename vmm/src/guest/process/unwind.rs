@@ -23,6 +23,10 @@ pub struct Frame {
 /// All general registers.
 const REGISTERS: usize = 16;
 
+/// Tables are read from their start for each frame. Those of large programs have some MiB; of a file that is anybody's they
+/// may have as much as the file.
+const MAX_TABLE_BYTES: usize = 16 << 20;
+
 impl Frame {
     /// The one that met an exception at an instruction.
     pub fn at(exception: &Exception, rip: u64) -> Self {
@@ -65,7 +69,8 @@ impl Frame {
         word: &dyn Fn(u64) -> Option<u64>,
     ) -> Option<Self> {
         let section = file.section_by_name(".eh_frame")?;
-        let tables = EhFrame::new(section.data().ok()?, LittleEndian);
+        let data = section.data().ok().filter(|data| data.len() <= MAX_TABLE_BYTES)?;
+        let tables = EhFrame::new(data, LittleEndian);
         let mut bases = BaseAddresses::default().set_eh_frame(section.address());
         if let Some(text) = file.section_by_name(".text") {
             bases = bases.set_text(text.address());
