@@ -94,7 +94,7 @@ const DEFAULT_LIMIT: Duration = Duration::from_secs(300);
 /// How long any stretch of running in the guest may take by default.
 const DEFAULT_STRETCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// Pages that are swept in full by default: 9 GiB, at 1.9 us a page where ring 0 is emulated. The largest known real map
+/// Pages that are swept in full by default: 9 GiB, at 1.2 us a page where ring 0 is emulated. The largest known real map
 /// has 8.9 GiB to map.
 const DEFAULT_SWEEP_LIMIT: u64 = 9 << 18;
 

@@ -12,21 +12,17 @@ use efibed_stub::rflags;
 use crate::protocol::{Command, EFI_ABORTED, EFI_UNSUPPORTED, Mailbox, OddCall, Op};
 
 unsafe extern "C" {
-    fn efibed_calls(first: *mut Command, end: *mut Command) -> *mut Command;
-}
-
-/// Carries out the calls from `first` on, until one is no call or `end` is reached, and returns where that is. The mailbox's
-/// `command_at` must be that of `first`, and goes on with each.
-///
-/// Each service is called at its entry with the EFI calling convention, unless one has been abandoned.
-///
-/// # Safety
-///
-/// The commands must be in the mailbox, `first` before `end`.
-pub(super) unsafe fn calls(first: *mut Command, end: *mut Command) -> *mut Command {
-    // SAFETY: the host vouches for the addresses: firmware's entry points on the tables that are loaded. What firmware may
-    // not change is saved, and a fault comes back there.
-    unsafe { efibed_calls(first, end) }
+    /// Carries out the calls from `first` on, until one is no call or `end` is reached, and returns where that is. The mailbox's
+    /// `command_at` must be that of `first`, and goes on with each.
+    ///
+    /// Each service is called at its entry with the EFI calling convention, unless one has been abandoned. What firmware may
+    /// not change is saved, and a fault comes back there.
+    ///
+    /// # Safety
+    ///
+    /// The commands must be in the mailbox, `first` before `end`, and `first` a call. The host vouches for the addresses in
+    /// them: firmware's entry points on the tables that are loaded.
+    pub(super) fn efibed_calls(first: *mut Command, end: *mut Command) -> *mut Command;
 }
 
 global_asm!(

@@ -58,7 +58,7 @@ unsafe fn carry_out_batch(mail: *mut Mailbox) {
         let mut next = first;
         while next != end {
             if (*next).op == CALL {
-                next = calls::calls(next, end);
+                next = calls::efibed_calls(next, end);
                 continue;
             }
             (*next).result = carry_out(&*next);

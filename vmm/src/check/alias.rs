@@ -128,3 +128,23 @@ impl Alias {
         (pages > 0).then(|| change(Self { virt: self.virt.wrapping_add(skipped), phys: from, pages, ..*self }))
     }
 }
+
+#[cfg(test)]
+impl Alias {
+    /// Somebody's data at the virtual address that firmware is told, for tests.
+    pub(super) fn of_data(virt: Va, phys: Pa, pages: u64) -> Self {
+        Self {
+            role: Role::Virtual,
+            region: None,
+            virt,
+            phys,
+            pages,
+            writable: Term::Owed,
+            executable: Term::Forbidden,
+            cache: PatIndices::only(0),
+            stays: Term::Owed,
+            past_maxphyaddr: false,
+            is_owed: true,
+        }
+    }
+}

@@ -561,7 +561,6 @@ impl PageSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::cache::PatIndices;
     use crate::check::finding::Phase;
     use crate::check::plan::PlannedSweep;
     use crate::memory_map::MemoryMap;
@@ -571,19 +570,7 @@ mod tests {
     const PHYS: Pa = Pa(0x7e00_0000);
 
     fn expectation() -> Expectation {
-        let alias = Alias {
-            role: Role::Virtual,
-            region: None,
-            virt: VIRT,
-            phys: PHYS,
-            pages: 4,
-            writable: Term::Owed,
-            executable: Term::Forbidden,
-            cache: PatIndices::only(0),
-            stays: Term::Owed,
-            past_maxphyaddr: false,
-            is_owed: true,
-        };
+        let alias = Alias::of_data(VIRT, PHYS, 4);
         let (gone, allowed, arenas) = (Vec::new(), Vec::new(), vec![Va(0)..=Va(u64::MAX)]);
         Expectation { placed: vec![alias], aliases: vec![alias], gone, allowed, arenas }
     }

@@ -566,7 +566,6 @@ fn nth_page(first: Va, nth: u64) -> Va {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::cache::PatIndices;
     use crate::mmu::bits::{P, PS, W};
 
     const ARENA: Va = Va(0xffff_ffef_0000_0000);
@@ -597,19 +596,8 @@ mod tests {
     fn expectation(gib: &[u64]) -> Expectation {
         let mut virt = ARENA;
         let aliases = gib.iter().enumerate().map(|(region, gib)| {
-            let alias = Alias {
-                role: Role::Virtual,
-                region: Some(region),
-                virt,
-                phys: Pa(virt.0 - ARENA.0),
-                pages: gib * PAGES_PER_GIB,
-                writable: Term::Owed,
-                executable: Term::Forbidden,
-                cache: PatIndices::only(0),
-                stays: Term::Owed,
-                past_maxphyaddr: false,
-                is_owed: true,
-            };
+            let alias = Alias::of_data(virt, Pa(virt.0 - ARENA.0), gib * PAGES_PER_GIB);
+            let alias = Alias { region: Some(region), ..alias };
             virt = virt.wrapping_add(gib * GIB);
             alias
         });

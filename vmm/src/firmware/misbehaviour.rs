@@ -307,7 +307,7 @@ pub(super) fn is_due(service: Service, is_virtual: bool) -> bool {
     is_virtual != (service == Service::SetVirtualAddressMap)
 }
 
-/// What firmware, in the state that it is in once `service` has been played, makes of an misbehaviour in that call; or why it
+/// What firmware, in the state that it is in once `service` has been played, makes of a misbehaviour in that call; or why it
 /// cannot.
 pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) -> Result<Misdeed, &'static str> {
     let (code, data) = (firmware.code.phys, firmware.data.phys);

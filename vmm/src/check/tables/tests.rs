@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::*;
+use crate::check::Phase;
 use crate::check::budget::Budget;
 use crate::check::expectation::Expectation;
 use crate::check::flags::{EntryKind, FLAGS, Verdict};
-use crate::check::{Phase, Role};
 use crate::memory_map::MemoryMap;
 use crate::mmu::Paging;
 use crate::mmu::bits::{P, PS, U, W};
@@ -122,19 +122,7 @@ impl<'a> Case<'a> {
 }
 
 fn alias(virt: u64, phys: u64, pages: u64) -> Alias {
-    Alias {
-        role: Role::Virtual,
-        region: None,
-        virt: Va(virt),
-        phys: Pa(phys),
-        pages,
-        writable: Term::Owed,
-        executable: Term::Owed,
-        cache: PatIndices::only(0),
-        stays: Term::Owed,
-        past_maxphyaddr: false,
-        is_owed: true,
-    }
+    Alias { executable: Term::Owed, ..Alias::of_data(Va(virt), Pa(phys), pages) }
 }
 
 fn pages(bytes: u64) -> u64 {
