@@ -8,11 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use efibed::Random;
+use efibed::memory_map::synthesize::{Class, synthesize};
 use efibed::report::text::Text;
 use efibed::report::{Report, RunVerdict, json};
 use efibed::{EngineError, EngineName, MemoryMap, TestBed};
+use efibed_tests::from_environment;
 use efibed_tests::hostile;
-use efibed_tests::random::{Random, from_environment};
 
 const MAPS: u64 = 2000;
 const DEFAULT_SEED: u64 = 2013;
@@ -47,7 +49,7 @@ fn no_map_panics_hangs_or_is_wrongly_clean() {
 /// One map, run; the error says what is wrong with how it went.
 fn try_map(bed: &TestBed, seed: u64, run: u64) -> Result<RunVerdict, String> {
     let mut random = Random::of_run(seed, run);
-    let map = hostile::map(&mut random);
+    let map = synthesize(random.number(), Class::Hostile);
     let second = random.once_in(8).then(|| hostile::changed(&map, &mut random));
     let scenario = hostile::scenario(map.clone(), &mut random).engine(EngineName::Walker);
     let what = format!("{scenario:x?}");

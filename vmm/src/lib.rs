@@ -101,6 +101,7 @@ pub mod machine;
 pub mod matrix;
 pub mod memory_map;
 pub mod mmu;
+mod random;
 pub mod report;
 #[cfg(feature = "x86_64")]
 pub mod x86_64;
@@ -122,4 +123,6 @@ pub use firmware::{Misbehaviour, Offence, OffenceError};
 pub use machine::{CpuidRequest, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};
+#[doc(hidden)]
+pub use random::Random;
 pub use report::{EngineName, Report};

@@ -23,7 +23,6 @@
 //! | `flags` | the verdict on each flag of an entry that no access shows |
 //! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
-//! | `random` | the numbers by which it draws samples |
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
 //! | `marks` | runs of pages, gathered until they become findings |
@@ -64,7 +63,6 @@ mod marks;
 #[deny(clippy::arithmetic_side_effects)]
 mod merged;
 mod plan;
-mod random;
 #[deny(clippy::arithmetic_side_effects)]
 mod spans;
 mod strays;
@@ -93,8 +91,6 @@ pub(crate) use marks::{Marks, RootedTables};
 pub(crate) use merged::fits_an_entry;
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
-#[doc(hidden)]
-pub use random::Random;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
 pub(crate) use tables::TableVerdict;

@@ -15,9 +15,9 @@ use super::alias::{Alias, Role};
 use super::budget::Budget;
 use super::contract::Term;
 use super::expectation::Expectation;
-use super::random::Random;
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
+use crate::random::Random;
 
 /// Where in a stamped page its number is, and the word that may be written.
 const NUMBER: u64 = NUMBER_OFFSET as u64;

@@ -31,7 +31,7 @@ use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
 use crate::check::{
     self, Behind, Budget, Expectation, Ground, Judge, Marks, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
-    Question, Random, Rule, Skipped, TableCheck, TableVerdict,
+    Question, Rule, Skipped, TableCheck, TableVerdict,
 };
 use crate::firmware::{Answer, Call, Firmware, Offence, StubCall};
 use crate::guest::process::{Code, Process, open_maps};
@@ -42,6 +42,7 @@ use crate::guest::{
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging, Va};
+use crate::random::Random;
 use crate::report::{Culprit, EngineName, FaultDetail, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.

@@ -11,7 +11,7 @@ use super::configuration::CAPSULE_CLASS;
 use super::services::variable_store::STORE_BYTES;
 use super::test_memory::{Bed, Played, WINDOW, code_and_data, run_script, virtual_map};
 use super::{Answer, ForeignTrap, MAX_MAP_BYTES, Misbehaviour, Offence, PAGE_SIZE, StubCall, verify_tables};
-use crate::check::Random;
+use crate::random::Random;
 
 const REGISTER_SETS: u64 = 1_000_000;
 

@@ -456,7 +456,7 @@ fn notes(memory: &Memory, file: &File) -> Vec<String> {
 mod tests {
     use super::super::compiled::{C, compile};
     use super::*;
-    use crate::check::Random;
+    use crate::random::Random;
 
     const STATIC: [&str; 2] = ["-static", "-nostdlib"];
     const STATIC_PIE: [&str; 2] = ["-static-pie", "-nostdlib"];

@@ -329,7 +329,7 @@ mod tests {
     use super::super::compiled::{C, compile};
     use super::super::{Program, Segment};
     use super::*;
-    use crate::check::Random;
+    use crate::random::Random;
 
     /// Line 2 is inlined into line 3.
     const MAPPER: &str = "\
