@@ -96,6 +96,7 @@ pub mod cli;
 pub mod engine;
 mod error;
 pub mod firmware;
+pub mod fuzz;
 pub mod guest;
 pub mod machine;
 pub mod matrix;

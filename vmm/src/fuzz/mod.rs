@@ -1,0 +1,18 @@
+//! Fuzzing with memory maps: what a finding is known by, and the smallest map that still has it.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `key` | what makes two findings the same |
+//! | `shrink` | the smallest map that still fails |
+//! | `simpler` | maps that are a step simpler than one |
+//! | `weight` | which of two maps is the simpler one |
+//!
+//! The maps come from [`synthesize`](crate::memory_map::synthesize) and [`mutate`](mod@crate::memory_map::mutate).
+
+mod key;
+mod shrink;
+mod simpler;
+mod weight;
+
+pub use key::{FindingKey, Site, keys};
+pub use shrink::{Shrinker, shrink};
