@@ -79,6 +79,8 @@
 //! - [Mapping code on the crate `x86_64`](https://github.com/efibed/efibed/blob/main/docs/x86_64-crate.md), with the feature
 //!   of that name.
 //! - [Mapping code in C](https://github.com/efibed/efibed/blob/main/docs/c-mapper.md), linked into a test or as a program.
+//! - [Fuzzing memory maps](https://github.com/efibed/efibed/blob/main/docs/fuzz.md): maps for property tests, with the
+//!   features `proptest` and `arbitrary`, and the smallest map that still fails.
 //! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
