@@ -28,6 +28,7 @@ const PAGES: &[Page] = &[
         right: "CMapper::new(efibed_map, None)",
         wrong: "CMapper::new(buggy_map, None)",
     },
+    Page { name: "fuzz", tests: 4, right: "LeafRule::CoAligned }", wrong: "LeafRule::VaOnly }" },
     Page { name: "rust-mapper", tests: 2, right: "scenario(map, co_aligned)", wrong: "scenario(map, by_virt_alone)" },
     Page { name: "x86_64-crate", tests: 3, right: "scenario(map, co_aligned)", wrong: "scenario(map, unchecked)" },
 ];

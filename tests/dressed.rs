@@ -3,8 +3,8 @@
 //! named.
 
 use efibed::MemoryMap;
+use efibed::Random;
 use efibed::memory_map::{MemoryDescriptor, OddityKind, ReadError, ReadOptions, oddities};
-use efibed_tests::random::Random;
 
 /// Rows as their programs print them, and what they say: type, start, pages, attribute. By hand.
 struct Sample {
@@ -367,10 +367,10 @@ fn no_damage_is_misread() {
     for (index, (dress, put)) in DRESSES.iter().enumerate() {
         let mut random = Random::new(2013 + index as u64);
         for run in 0..500 {
-            let sample = &SAMPLES[random.below(SAMPLES.len())];
+            let sample = &SAMPLES[random.index(SAMPLES.len())];
             let text = put(sample.rows);
             let mut damaged: Vec<char> = text.chars().collect();
-            let is_cut = (0..1 + random.below(2)).fold(false, |is_cut, _| damage(&mut damaged, &mut random) | is_cut);
+            let is_cut = (0..1 + random.index(2)).fold(false, |is_cut, _| damage(&mut damaged, &mut random) | is_cut);
             let damaged: String = damaged.into_iter().collect();
             let problem = misread(sample, dress, &damaged, is_cut, run % 2 == 1);
             if let Some(problem) = problem {
@@ -384,13 +384,13 @@ fn no_damage_is_misread() {
 /// Damages a text, and says whether its end was cut off.
 fn damage(text: &mut Vec<char>, random: &mut Random) -> bool {
     const OTHERS: [char; 14] = ['"', '\\', '<', '>', '`', '=', ';', '\u{1b}', '\n', '[', ' ', '\u{fffd}', '0', 'x'];
-    let at = random.below(text.len());
-    let way = random.below(4);
+    let at = random.index(text.len());
+    let way = random.index(4);
     match way {
         0 => drop(text.remove(at)),
-        1 => text.insert(at, OTHERS[random.below(OTHERS.len())]),
+        1 => text.insert(at, OTHERS[random.index(OTHERS.len())]),
         2 => text.truncate(at.max(1)),
-        _ => text[at] = OTHERS[random.below(OTHERS.len())],
+        _ => text[at] = OTHERS[random.index(OTHERS.len())],
     }
     way == 2
 }

@@ -10,8 +10,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use efibed::MemoryMap;
+use efibed::Random;
 use efibed::memory_map::{Format, MAX_DESCRIPTORS, ReadError, ReadOptions, WriteFormat, WriteOptions, oddities, write};
-use efibed_tests::random::{Random, from_environment};
 use efibed_tests::*;
 
 /// Inputs for each parser.
@@ -158,12 +158,12 @@ fn seeds(format: Format) -> Vec<Vec<u8>> {
 
 /// A few lines of a seed; now and then all of it. What is no text is cut anywhere.
 fn piece(seed: &[u8], random: &mut Random) -> Vec<u8> {
-    if random.below(2000) == 0 {
+    if random.index(2000) == 0 {
         return seed.to_vec();
     }
     let lines: Vec<&[u8]> = seed.split_inclusive(|byte| *byte == b'\n').collect();
-    let count = 1 + random.below(6);
-    let first = random.below(lines.len());
+    let count = 1 + random.index(6);
+    let first = random.index(lines.len());
     let piece = lines[first..].iter().take(count).copied().collect::<Vec<_>>().concat();
     piece[..piece.len().min(2048)].to_vec()
 }
@@ -195,11 +195,11 @@ const INSERTED: [&str; 22] = [
 ];
 
 fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
-    for _ in 0..1 + random.below(4) {
-        let (at, end) = (random.below(input.len() + 1), random.below(input.len() + 1));
+    for _ in 0..1 + random.index(4) {
+        let (at, end) = (random.index(input.len() + 1), random.index(input.len() + 1));
         let (first, last) = (at.min(end), at.max(end).min(at.min(end) + 64));
-        match random.below(9) {
-            0 if at < input.len() => input[at] ^= 1 << random.below(8),
+        match random.index(9) {
+            0 if at < input.len() => input[at] ^= 1 << random.index(8),
             1 if at < input.len() => input[at] = random.number() as u8,
             2 if at < input.len() => input[at] = *random.one_of(b"0123456789abcdefxF"),
             3 => drop(input.drain(first..last)),
@@ -210,12 +210,12 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut Random) {
             }
             6 => drop(input.splice(at..at, random.one_of(&INSERTED).bytes())),
             7 => {
-                let from = random.below(other.len());
+                let from = random.index(other.len());
                 let to = other.len().min(from + 64);
                 input.splice(at..at, other[from..to].iter().copied());
             }
             _ => {
-                let run = vec![*random.one_of(b"0f |[,\n"); random.below(300)];
+                let run = vec![*random.one_of(b"0f |[,\n"); random.index(300)];
                 input.splice(at..at, run);
             }
         }

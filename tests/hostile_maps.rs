@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use efibed::TestBed;
 use efibed::report::RunVerdict;
+use efibed::{Random, TestBed};
+use efibed_tests::from_environment;
 use efibed_tests::hostile;
-use efibed_tests::random::{Random, from_environment};
 
 const MAPS: u64 = 2000;
 const DEFAULT_SEED: u64 = 2013;

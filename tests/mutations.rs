@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 
 use efibed::MemoryMap;
+use efibed::Random;
 use efibed::memory_map::{MemoryDescriptor, OddityKind, ReadOptions, oddities};
-use efibed_tests::random::Random;
 
 const RUNS: u64 = 500;
 const DEFAULT_SEED: u64 = 13;
@@ -168,9 +168,9 @@ const SHELL_ENTRIES: &[&str] = &[
 fn mutated(row: &str, random: &mut Random) -> String {
     const CHARACTERS: &[u8] = b"0123456789abcdefABCDEFxX-:=|,(){}[] _ZzOo";
     let mut row = row.as_bytes().to_vec();
-    let at = random.below(row.len());
-    let by = CHARACTERS[random.below(CHARACTERS.len())];
-    match random.below(4) {
+    let at = random.index(row.len());
+    let by = CHARACTERS[random.index(CHARACTERS.len())];
+    match random.index(4) {
         0 => row[at] = by,
         1 => row.insert(at, by),
         2 => drop(row.remove(at)),
@@ -250,7 +250,7 @@ fn a_damaged_row_is_read_as_it_stands_or_named() {
         assert_eq!(sound.len(), rows.len(), "{}", form.name);
         let mut random = Random::new(seed);
         for run in 0..RUNS {
-            let damaged = random.below(rows.len());
+            let damaged = random.index(rows.len());
             let mut mutant = rows.clone();
             mutant[damaged] = mutated(&rows[damaged], &mut random);
             for lenient in [false, true] {

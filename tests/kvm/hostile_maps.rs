@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use efibed::Random;
+use efibed::memory_map::synthesize::{Class, synthesize};
 use efibed::{EngineError, EngineName};
 use efibed_tests::hostile;
-use efibed_tests::random::{Random, from_environment};
 use efibed_tests::*;
 use libtest_mimic::Trial;
 
@@ -24,7 +25,7 @@ fn hostile_maps() {
     let (mut verdicts, mut refused) = ([0; 3], 0);
     for run in 0..from_environment("EFIBED_FUZZ_MAPS", MAPS) {
         let mut random = Random::of_run(seed, run);
-        let map = hostile::map(&mut random);
+        let map = synthesize(random.number(), Class::Hostile);
         let scenario = hostile::scenario(map.clone(), &mut random).engine(EngineName::Kvm);
         let what = || format!("EFIBED_FUZZ_SEED={seed}, run {run}: {scenario:x?}");
         let started = Instant::now();

@@ -1,17 +1,17 @@
-//! Memory maps that no firmware should hand out, of random numbers, and what a report on one may not say.
+//! Runs of hostile memory maps, and what a report on one may not say.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use efibed::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use efibed::memory_map::mutate::mutate;
+use efibed::memory_map::synthesize::{Class, Synthesis};
+use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, PAGE_BYTES};
 use efibed::report::text::Text;
 use efibed::report::{Report, RunVerdict, json};
 use efibed::{
     CpuidRequest, DescriptorSize, EngineError, EngineName, FirmwareOptions, KernelOptions, Layout, LeafRule,
-    MaxPhyAddr, Scenario, TestBed,
+    MaxPhyAddr, Random, Scenario, TestBed,
 };
-
-use crate::random::Random;
 
 /// What a run on the walker engine may take past its limit: walks end at it, but the mapping code runs natively, and fills up
 /// to 320 MiB of tables before this engine looks at the clock again. On a busy machine that was seen to take 20 s.
@@ -28,7 +28,7 @@ pub fn try_bytes(bed: &TestBed, bytes: &[u8]) -> Result<RunVerdict, String> {
 /// Runs a random map on the walker engine, now and then with a second kernel after it; the error says what is wrong with
 /// how it went.
 pub fn try_map(bed: &TestBed, random: &mut Random, limit: Duration) -> Result<RunVerdict, String> {
-    let map = map(random);
+    let map = Synthesis::new(Class::Hostile).draw(random);
     let second = random.once_in(8).then(|| changed(&map, random));
     let scenario = scenario(map.clone(), random).engine(EngineName::Walker).limit(limit);
     let what = format!("{scenario:x?}");
@@ -54,57 +54,7 @@ pub fn try_map(bed: &TestBed, random: &mut Random, limit: Duration) -> Result<Ru
     Ok(last.verdict())
 }
 
-/// Addresses at which something ends: of a table's span, of physical and canonical addresses, of the windows, of what is
-/// a machine's own, and the sign bit.
-const BORDERS: [u64; 24] = [
-    0,
-    0x1_0000,
-    1 << 20,
-    2 << 20,
-    1 << 30,
-    0xf000_0000,
-    0xfee0_0000,
-    1 << 32,
-    1 << 36,
-    1 << 39,
-    1 << 40,
-    1 << 46,
-    1 << 47,
-    1 << 48,
-    1 << 51,
-    1 << 52,
-    1 << 56,
-    1 << 57,
-    1 << 63,
-    (1_u64 << 47).wrapping_neg(),
-    (68_u64 << 30).wrapping_neg(),
-    (4_u64 << 30).wrapping_neg(),
-    (2_u64 << 30).wrapping_neg(),
-    0_u64.wrapping_sub(PAGE_BYTES),
-];
-
-/// A map of random descriptors, each with a look at those before it.
-pub fn map(random: &mut Random) -> MemoryMap {
-    let mut descriptors: Vec<MemoryDescriptor> = Vec::new();
-    if !random.once_in(8) {
-        descriptors.push(MemoryDescriptor {
-            ty: MemoryType::CONVENTIONAL,
-            phys_start: 1 << 30,
-            page_count: 1 << 18,
-            ..MemoryDescriptor::default()
-        });
-    }
-    for _ in 0..1 + random.below(10) {
-        let next = descriptor(&descriptors, random);
-        let at = random.below(descriptors.len() + 1);
-        descriptors.insert(at, next);
-    }
-    let table = (0..random.below(5)).map(|_| attributes_entry(&descriptors, random)).collect();
-    let kind = if random.once_in(4) { ListKind::Runtime } else { ListKind::Firmware };
-    MemoryMap::from_descriptors("hostile", descriptors).with_kind(kind).with_attributes_table(table)
-}
-
-/// A run of such a map, under any layout and leaf rule, on any CPU.
+/// A run of a map, under any layout and leaf rule, on any CPU.
 pub fn scenario(map: MemoryMap, random: &mut Random) -> Scenario {
     let mut cpu = CpuidRequest::default();
     cpu.maxphyaddr = *random.one_of(&[None, None, MaxPhyAddr::new(36), Some(MaxPhyAddr::MAX)]);
@@ -127,94 +77,9 @@ pub fn scenario(map: MemoryMap, random: &mut Random) -> Scenario {
 /// How long a run may take.
 pub const LIMIT: Duration = Duration::from_secs(2);
 
-/// The same map as a second kernel may see it: some descriptors changed, or gone.
+/// The same map as a second kernel may see it: changed a little, or not at all.
 pub fn changed(map: &MemoryMap, random: &mut Random) -> MemoryMap {
-    let mut descriptors = map.descriptors().to_vec();
-    for _ in 0..random.below(3) {
-        let at = random.below(descriptors.len());
-        match random.below(3) {
-            0 => descriptors[at] = descriptor(&descriptors, random),
-            1 => descriptors[at].virt_start = address(random),
-            _ => drop(descriptors.swap_remove(at)),
-        }
-        if descriptors.is_empty() {
-            descriptors.push(descriptor(&[], random));
-        }
-    }
-    MemoryMap::from_descriptors("hostile, again", descriptors).with_kind(map.kind())
-}
-
-fn descriptor(before: &[MemoryDescriptor], random: &mut Random) -> MemoryDescriptor {
-    let types = [MemoryType::RUNTIME_SERVICES_CODE, MemoryType::RUNTIME_SERVICES_DATA, MemoryType::BOOT_SERVICES_DATA];
-    let neighbour = (!before.is_empty() && random.once_in(3)).then(|| *random.one_of(before));
-    let page_count = pages(random);
-    let phys_start = match neighbour {
-        Some(d) => match random.below(3) {
-            // It goes on where another ends, overlaps its start, or ends where it starts.
-            0 => d.phys_start.wrapping_add(d.page_count.wrapping_mul(PAGE_BYTES)),
-            1 => d.phys_start.wrapping_add(PAGE_BYTES * random.below(4) as u64),
-            _ => d.phys_start.wrapping_sub(page_count.wrapping_mul(PAGE_BYTES)),
-        },
-        None => address(random),
-    };
-    let usual = MemoryAttribute::WRITE_BACK | MemoryAttribute::RUNTIME;
-    let att = match random.below(8) {
-        0 => MemoryAttribute::from_bits_retain(random.number()),
-        1 => MemoryAttribute::WRITE_BACK,
-        2 => MemoryAttribute::RUNTIME,
-        3 => neighbour.map_or(usual, |d| d.att),
-        _ => usual,
-    };
-    MemoryDescriptor {
-        ty: match random.below(8) {
-            0 => MemoryType(random.below(18) as u32),
-            1 => MemoryType(random.number() as u32),
-            2 => neighbour.map_or(MemoryType::MMIO, |d| d.ty),
-            _ => *random.one_of(&types),
-        },
-        padding: 0,
-        phys_start,
-        virt_start: if random.once_in(3) { 0 } else { address(random) },
-        page_count,
-        att,
-    }
-}
-
-/// Page-aligned most of the time, and near a border as often as not.
-fn address(random: &mut Random) -> u64 {
-    let pages = random.below(8) as u64;
-    let page = match random.below(6) {
-        0 => random.number() & !(PAGE_BYTES - 1),
-        1 | 2 => random.one_of(&BORDERS).wrapping_sub(PAGE_BYTES * pages),
-        3 => random.one_of(&BORDERS).wrapping_add(PAGE_BYTES * pages),
-        _ => random.number() % (1 << 20) * PAGE_BYTES,
-    };
-    if random.once_in(16) { page ^ (random.number() % PAGE_BYTES) } else { page }
-}
-
-fn pages(random: &mut Random) -> u64 {
-    let few = random.below(4) as u64;
-    match random.below(64) {
-        0 => 0,
-        1 => random.number(),
-        2 => (1_u64 << random.below(64)).wrapping_sub(few),
-        3 => (1_u64 << random.below(64)).wrapping_add(few),
-        4 => u64::MAX - few,
-        5 => random.one_of(&BORDERS) / PAGE_BYTES + few,
-        6..=10 => random.below(1 << 18) as u64,
-        11..=20 => 512 * few + few,
-        21..=40 => 1 + random.below(4096) as u64,
-        _ => 1 + few,
-    }
-}
-
-fn attributes_entry(map: &[MemoryDescriptor], random: &mut Random) -> MemoryDescriptor {
-    let of_a_region = !random.once_in(4);
-    let like = if of_a_region { *random.one_of(map) } else { descriptor(map, random) };
-    let kinds = [MemoryAttribute::EXECUTE_PROTECT, MemoryAttribute::READ_ONLY, MemoryAttribute::empty()];
-    let page_count = if random.once_in(2) { like.page_count } else { pages(random) };
-    let phys_start = like.phys_start.wrapping_add(PAGE_BYTES * random.below(3) as u64);
-    MemoryDescriptor { phys_start, page_count, att: MemoryAttribute::RUNTIME | *random.one_of(&kinds), ..like }
+    (0..random.below(3)).fold(map.clone(), |map, _| mutate(&map, random.number()))
 }
 
 /// Why a report cannot be clean, by the map's numbers alone, or by where it says that an address leads; None: it is not

@@ -1,7 +1,6 @@
 //! Helpers of the integration tests: the maps, and tests that need what not every machine has.
 
 pub mod hostile;
-pub mod random;
 
 use std::sync::OnceLock;
 
@@ -75,6 +74,11 @@ fn has(need: Need) -> bool {
         Need::GbPages => *gbpages,
         Need::La57 => *la57,
     }
+}
+
+/// A number that a variable of the environment gives, such as a seed; another one without it.
+pub fn from_environment(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
 }
 
 macro_rules! maps {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
-use crate::check::{self, Address, Contract, Phase, TableCheck};
+use crate::check::{self, Address, Contract, ContractItem, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
 };
@@ -73,6 +73,8 @@ pub struct Scenario {
     mapper: LayoutMapper,
     subject: Subject,
     contract: Option<Contract>,
+    /// The terms that the contract was made of, if it was made of such.
+    contract_items: Vec<ContractItem>,
     cpu: CpuidRequest,
     engine: EngineName,
     seed: u64,
@@ -201,6 +203,7 @@ impl Scenario {
             mapper: LayoutMapper::default(),
             subject: LayoutMapper::default().into(),
             contract: None,
+            contract_items: Vec::new(),
             cpu: CpuidRequest::default(),
             engine: EngineName::default(),
             seed: DEFAULT_SEED,
@@ -288,6 +291,15 @@ impl Scenario {
     #[must_use]
     pub fn contract(mut self, contract: Contract) -> Self {
         self.contract = Some(contract);
+        self.contract_items.clear();
+        self
+    }
+
+    /// The same, of the terms that a command line or a file has.
+    #[must_use]
+    pub(crate) fn contract_of_items(mut self, items: Vec<ContractItem>) -> Self {
+        self.contract = Some(check::contract_of(&items));
+        self.contract_items = items;
         self
     }
 
@@ -403,9 +415,22 @@ impl Scenario {
         &self.kernel
     }
 
+    /// The same run of another memory map.
+    #[must_use]
+    pub fn with_map(mut self, map: MemoryMap) -> Self {
+        self.map = map;
+        self
+    }
+
     /// The memory map.
     pub fn map(&self) -> &MemoryMap {
         &self.map
+    }
+
+    /// How the map is mapped, as tables of a scenario TOML. An ELF file is named by this path.
+    #[cfg(feature = "cli")]
+    pub(crate) fn tables_to_toml(&self, elf: Option<&Path>) -> String {
+        scenario_file::tables(self, elf)
     }
 
     /// The built-in layout that was chosen last.

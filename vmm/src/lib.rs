@@ -79,6 +79,8 @@
 //! - [Mapping code on the crate `x86_64`](https://github.com/efibed/efibed/blob/main/docs/x86_64-crate.md), with the feature
 //!   of that name.
 //! - [Mapping code in C](https://github.com/efibed/efibed/blob/main/docs/c-mapper.md), linked into a test or as a program.
+//! - [Fuzzing memory maps](https://github.com/efibed/efibed/blob/main/docs/fuzz.md): maps for property tests, with the
+//!   features `proptest` and `arbitrary`, and the smallest map that still fails.
 //! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
@@ -111,6 +113,7 @@ pub mod error;
 #[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod firmware;
+pub mod fuzz;
 #[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod guest;
@@ -120,6 +123,7 @@ mod machine;
 mod matrix;
 pub mod memory_map;
 pub mod mmu;
+mod random;
 pub mod report;
 #[cfg(feature = "x86_64")]
 pub mod x86_64;
@@ -142,6 +146,8 @@ pub use firmware::{Misbehaviour, ServiceMisbehaviour, ServiceMisbehaviourError};
 pub use machine::{CpuVendor, CpuidRequest, CpuidSeen, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};
+#[doc(hidden)]
+pub use random::Random;
 pub use report::{EngineName, Report};
 
 /// What efibed is made of: for its own tests, benches and fuzz targets, which turn the feature `unstable` on.

@@ -34,6 +34,9 @@ fn main() {
         kvm("real_x86_maps_are_verified_in_full_under_linux", real_x86_maps_are_verified_in_full_under_linux),
         any("maps_are_shown", maps_are_shown),
         any("a_second_kernel_is_checked_against_the_first", a_second_kernel_is_checked_against_the_first),
+        any("a_finding_is_shrunk_to_a_region_and_replays", a_finding_is_shrunk_to_a_region_and_replays),
+        any("what_has_no_finding_is_not_shrunk", what_has_no_finding_is_not_shrunk),
+        kvm("a_program_is_shrunk_in_the_guest", a_program_is_shrunk_in_the_guest),
         any("real_maps_are_clean_under_window", real_maps_are_clean_under_window),
         any("a_full_window_of_4k_leaves_takes_little_memory", a_full_window_of_4k_leaves_takes_little_memory),
         any("standard_input_is_a_map", standard_input_is_a_map),
@@ -400,6 +403,59 @@ fn a_second_kernel_is_checked_against_the_first() {
     assert_eq!(document["second"]["mapper"]["layout"], "linux-fixed");
     let said = efibed_reading(["kexec", &map, "-", "--engine", "walker", "--layout", "window"], runtime.as_bytes());
     said.ends(FINDINGS).says(&["== the first kernel\nclean", "== the second kernel\n2 findings: kexec-moved (2)"]);
+}
+
+const BUG: [&str; 4] = ["--layout", "packed-down", "--leaf-rule", "va-only"];
+
+fn a_finding_is_shrunk_to_a_region_and_replays() {
+    let folder = Directory::new();
+    let (map, small) = (repository("maps/ovmf-02-mikan.csv.txt"), folder.file("small.toml"));
+    let shrink = |arguments: &[&str]| efibed([&["shrink", &map], &BUG[..], arguments].concat()).ends(CLEAN);
+    let said = shrink(&["-o", &small, "--quiet"]);
+    said.has(&said.err, &["reserved-bit.", " shrunk from 49 descriptors ", " to 1 descriptor and 0x200 pages in "]);
+    let text = fs::read_to_string(&small).unwrap();
+    assert_eq!(text.matches("[[descriptor]]").count(), 1, "{text}");
+    assert!(text.contains("# 1. reserved-bit (error, phase map)"), "{text}");
+    // It says how it is mapped, and needs no option.
+    let (document, said) = check_json(&small, &["--engine", "walker"]);
+    said.ends(FINDINGS);
+    assert_eq!(rules(&document), ["reserved-bit"]);
+    // The result is the same on standard output, its timings aside, and smaller still is nothing.
+    let scenario = |text: &str| text.split_once("[[descriptor]]").map(|(_, scenario)| scenario.to_owned());
+    assert_eq!(scenario(&shrink(&["--quiet"]).out), scenario(&text));
+    let again = efibed(["shrink", &small, "--quiet"]).ends(CLEAN);
+    again.has(&again.err, &["from 1 descriptor and 0x200 pages to 1 descriptor and 0x200 pages"]);
+    // The negative control: with the right leaves the same map has no finding.
+    check(&small, &["--engine", "walker", "--leaf-rule", "co-aligned"]).ends(CLEAN);
+    let said = shrink(&["--runs", "3", "--quiet"]);
+    said.has(&said.err, &["in 3 runs, which are not all: see --runs"]);
+}
+
+fn what_has_no_finding_is_not_shrunk() {
+    let folder = Directory::new();
+    let (map, small) = (repository("maps/ovmf-02-mikan.csv.txt"), folder.file("small.toml"));
+    let shrink = |arguments: &[&str]| efibed([&["shrink", &map, "--quiet", "-o", &small], arguments].concat());
+    shrink(&[]).ends(BAD_INPUT).complains(&["the run has no finding: there is nothing to keep", "efibed check"]);
+    let other = [&BUG[..], &["--rule", "not-present"]].concat();
+    shrink(&other).ends(BAD_INPUT).complains(&["no finding of the rule not-present"]);
+    shrink(&["--rule", "wrong"]).ends(BAD_INPUT).complains(&["invalid value 'wrong'"]);
+    assert!(folder.names().is_empty());
+    efibed(["shrink", &map, "-o", &map]).ends(BAD_INPUT).complains(&["it is an input; name another file"]);
+}
+
+/// A program's contract is kept, and its path works from any folder.
+fn a_program_is_shrunk_in_the_guest() {
+    let folder = Directory::new();
+    let wrong = [("CC", "cc -DATTACK=1 -DBY_VIRTUAL_ALIGNMENT=1"), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    efibed_in(&folder, &wrong, &["build", source, "-o", "mapper.elf"]).ends(CLEAN);
+    let shrink = ["shrink", &ovmf_2013(), "--mapper", "mapper.elf", "--contract", "rising=on", "-o", "small.toml"];
+    let said = efibed_in(&folder, &[], &[&shrink[..], &["--quiet"]].concat()).ends(CLEAN);
+    said.has(&said.err, &["reserved-bit.", " to 1 descriptor "]);
+    let small = folder.file("small.toml");
+    let text = fs::read_to_string(&small).unwrap();
+    assert!(text.contains("contract = [\"rising=on\"]") && text.contains("mapper.elf"), "{text}");
+    check(&small, &[]).ends(FINDINGS).says(&["reserved-bit"]);
 }
 
 /// The maps of x86 machines in `maps`, each page of each mapped region reached by the guest's MMU.

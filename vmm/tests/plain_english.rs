@@ -45,8 +45,20 @@ const ARCHAIC: &[&str] = &[
 
 #[test]
 fn every_help_text_is_plain() {
-    let commands =
-        ["show", "check", "kexec", "build", "convert", "explain", "matrix", "schema", "doctor", "completions", "man"];
+    let commands = [
+        "show",
+        "check",
+        "kexec",
+        "build",
+        "shrink",
+        "convert",
+        "explain",
+        "matrix",
+        "schema",
+        "doctor",
+        "completions",
+        "man",
+    ];
     let listed = efibed(["--help"]).out;
     for command in commands {
         assert!(listed.contains(&format!("\n  {command} ")), "{command}");

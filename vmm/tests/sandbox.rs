@@ -23,6 +23,7 @@ fn main() {
     });
     let others = [
         kvm("two_kernels_are_the_same_inside", two_kernels_are_the_same_inside),
+        kvm("a_map_shrinks_to_the_same_inside", a_map_shrinks_to_the_same_inside),
         kvm("what_firmware_does_is_the_same_inside", what_firmware_does_is_the_same_inside),
         kvm("the_guest_runs_in_a_confined_child", the_guest_runs_in_a_confined_child),
         kvm("without_the_sandbox_there_is_no_child", without_the_sandbox_there_is_no_child),
@@ -60,6 +61,12 @@ fn two_kernels_are_the_same_inside() {
         let said = same(&["kexec", &map, &map, "--layout", layout]);
         assert!(said.out.contains("== the second kernel"), "{said}");
     }
+}
+
+fn a_map_shrinks_to_the_same_inside() {
+    let map = repository("maps/ovmf-2013.toml");
+    let said = same(&["shrink", &map, "--engine", "kvm", "--layout", "packed-down", "--leaf-rule", "va-only"]);
+    assert!(said.out.contains("[[descriptor]]"), "{said}");
 }
 
 /// Faults, hangs and resets take other ways out of the guest.

@@ -7,6 +7,8 @@ mod mapper;
 mod reading;
 #[cfg(feature = "cli")]
 mod schema;
+#[cfg(feature = "cli")]
+mod writing;
 
 use std::fmt::Display;
 use std::path::Path;
@@ -29,6 +31,8 @@ pub use mapper::read_elf;
 pub use reading::Found;
 #[cfg(feature = "cli")]
 pub use schema::schema;
+#[cfg(feature = "cli")]
+pub use writing::tables;
 
 /// A text, and where it is from.
 #[derive(Clone, Copy)]

@@ -24,7 +24,6 @@
 //! | `flags` | the verdict on each flag of an entry that no access shows |
 //! | `budget` | what all walks of a run may cost |
 //! | `plan` | which accesses the guest is to make |
-//! | `random` | the numbers by which it draws samples |
 //! | `observation` | what came of one, as the engines tell it
 //! | `judge` | what came of them, against what had to |
 //! | `address` | one address: whose it is, and what comes of each access to it |
@@ -52,7 +51,6 @@ mod marks;
 mod merged;
 mod observation;
 mod plan;
-mod random;
 mod spans;
 mod statement;
 mod strays;
@@ -83,8 +81,6 @@ pub(crate) use observation::{Exception, Observation};
 pub(crate) use plan::Purpose;
 pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
-#[doc(hidden)]
-pub use random::Random;
 pub use statement::Statement;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;

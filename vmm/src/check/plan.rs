@@ -14,9 +14,9 @@ use super::alias::{Alias, Role};
 use super::budget::Budget;
 use super::contract::Term;
 use super::expectation::Expectation;
-use super::random::Random;
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Access, Fault, Kind, Outcome, Pa, Paging, Run, Runs, TableMemory, Va, walk};
+use crate::random::Random;
 
 /// Where in a stamped page its number is, and the word that may be written.
 const NUMBER: u64 = NUMBER_OFFSET as u64;
@@ -187,7 +187,7 @@ impl Plan {
             plan: Self::default(),
             probes: Default::default(),
             written: BTreeSet::new(),
-            random: Random(ground.seed),
+            random: Random::new(ground.seed),
             reads: 0,
             tried: tried(expectation.aliases.len(), ground.seed),
             room_to_sweep: ground.sweep_owed,
@@ -219,7 +219,7 @@ const MOST_TRIED: usize = 4096;
 
 /// Which of so many aliases are tried in every way; None: all.
 fn tried(aliases: usize, seed: u64) -> Option<BTreeSet<usize>> {
-    let mut random = Random(seed ^ 0x7472_6965);
+    let mut random = Random::new(seed ^ 0x7472_6965);
     (aliases > MOST_TRIED).then(|| (0..MOST_TRIED).map(|_| random.below(aliases as u64) as usize).collect())
 }
 

@@ -1,11 +1,20 @@
 //! The terms of a contract in words, as a command line and a scenario have them.
 
+use std::fmt;
+
 use super::contract::{Arena, Contract, Term};
 use crate::mmu::Va;
 
 /// One term, such as `identity=allowed`.
 #[derive(Clone, Debug)]
-pub(crate) enum ContractItem {
+pub(crate) struct ContractItem {
+    /// As it was read.
+    words: String,
+    meaning: Meaning,
+}
+
+#[derive(Clone, Debug)]
+enum Meaning {
     /// Addresses that are the mapper's to use.
     Arena(Arena),
     /// What must, may or must not be so.
@@ -32,6 +41,28 @@ const SWITCHES: [(&str, Switch); 2] =
 impl ContractItem {
     /// Reads one. The error is a sentence.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Meaning::parse(text).map(|meaning| Self { words: text.into(), meaning })
+    }
+
+    /// What [`Self::parse`] reads, as a regular expression of a JSON schema.
+    #[cfg(feature = "cli")]
+    pub fn pattern() -> String {
+        let terms = TERMS.map(|(name, _)| name).join("|");
+        let switches = SWITCHES.map(|(name, _)| name).join("|");
+        let number = "0x[0-9a-fA-F]{1,16}";
+        format!("^(arena=(low|high|{number}-{number})|({terms})=(owed|allowed|forbidden)|({switches})=(on|off))$")
+    }
+}
+
+/// As it was read.
+impl fmt::Display for ContractItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl Meaning {
+    fn parse(text: &str) -> Result<Self, String> {
         let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as identity=allowed")?;
         if name == "arena" {
             return arena(value).map(Self::Arena);
@@ -46,29 +77,20 @@ impl ContractItem {
         let names = names.collect::<Vec<_>>().join(", ");
         Err(format!("a contract has no term `{name}`; there are arena, {names}"))
     }
-
-    /// What [`Self::parse`] reads, as a regular expression of a JSON schema.
-    #[cfg(feature = "cli")]
-    pub fn pattern() -> String {
-        let terms = TERMS.map(|(name, _)| name).join("|");
-        let switches = SWITCHES.map(|(name, _)| name).join("|");
-        let number = "0x[0-9a-fA-F]{1,16}";
-        format!("^(arena=(low|high|{number}-{number})|({terms})=(owed|allowed|forbidden)|({switches})=(on|off))$")
-    }
 }
 
 /// What any mapper owes, and these terms on top. Several arenas add up.
 pub(crate) fn contract_of(items: &[ContractItem]) -> Contract {
-    let arenas = items.iter().filter_map(|item| match item {
-        ContractItem::Arena(arena) => Some(arena.clone()),
+    let arenas = items.iter().filter_map(|item| match &item.meaning {
+        Meaning::Arena(arena) => Some(arena.clone()),
         _ => None,
     });
     let arenas: Vec<Arena> = arenas.collect();
     let contract = if arenas.is_empty() { Contract::default() } else { Contract::default().arenas(arenas) };
-    items.iter().fold(contract, |contract, item| match item {
-        ContractItem::Arena(_) => contract,
-        ContractItem::Term(set, term) => set(contract, *term),
-        ContractItem::Switch(set, on) => set(contract, *on),
+    items.iter().fold(contract, |contract, item| match &item.meaning {
+        Meaning::Arena(_) => contract,
+        Meaning::Term(set, term) => set(contract, *term),
+        Meaning::Switch(set, on) => set(contract, *on),
     })
 }
 

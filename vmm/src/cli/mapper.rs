@@ -8,7 +8,7 @@ use clap::Args;
 use super::Failure;
 use super::input::Options;
 use crate::bed::{OwnMapper, read_elf};
-use crate::check::{ContractItem, contract_of};
+use crate::check::ContractItem;
 use crate::{EngineName, Scenario};
 
 const MAPPER: &str = "Mapping code of your own";
@@ -68,7 +68,7 @@ impl Mapper {
                 wrong(format!("{named_by} needs the engine kvm: what is in a file runs in a guest, and nowhere else"))
             }
             Some(_) if self.contract.is_empty() => Ok(scenario),
-            Some(_) => Ok(scenario.contract(contract_of(&self.contract))),
+            Some(_) => Ok(scenario.contract_of_items(self.contract.clone())),
         }
     }
 

@@ -25,6 +25,7 @@ mod results;
 mod sandbox;
 mod schema;
 mod show;
+mod shrink;
 mod temporary;
 
 use std::ffi::OsString;
@@ -71,6 +72,7 @@ Start with:
   efibed check MAP                  MAP: a boot log, `memmap` of the UEFI shell, TOML, ...
   efibed show MAP                   its regions, what is odd, and what would be mapped where; needs no KVM
   efibed kexec FIRST SECOND         whether a second kernel finds firmware where the first one put it
+  efibed shrink MAP                 the smallest map that still has the finding
   efibed convert MAP --to toml      a map to edit
   efibed explain reserved-bit       what a finding means";
 
@@ -84,6 +86,8 @@ enum Command {
     Kexec(kexec::Arguments),
     /// Compile mapping code in C, C++ or assembler into a program for the guest
     Build(build::Arguments),
+    /// Find the smallest map on which a run still has the same finding
+    Shrink(shrink::Arguments),
     /// Write a memory map in another format
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
@@ -150,6 +154,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(arguments),
         Command::Kexec(arguments) => kexec::run(arguments),
         Command::Build(arguments) => build::run(arguments),
+        Command::Shrink(arguments) => shrink::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),

@@ -47,6 +47,19 @@ pub fn counted<T>(watching: Watching, things: &str, run: impl FnOnce(&(dyn Fn(u6
     result
 }
 
+/// Runs something long that says now and then how far it is.
+pub fn told<T>(watching: Watching, run: impl FnOnce(&dyn Fn(String)) -> T) -> T {
+    let Display { bar, lines } = Display::new(watching);
+    restart(&bar, SPINNING);
+    let result = run(&|words| {
+        lines.say(|| words.clone());
+        bar.set_message(words);
+        bar.tick();
+    });
+    bar.finish_and_clear();
+    result
+}
+
 struct Display {
     /// Hidden if standard error is no terminal that it can be drawn on, or nothing should be shown.
     bar: ProgressBar,

@@ -9,10 +9,10 @@ use super::deviations::KnownMachine;
 use super::part::Part;
 use super::sets::Plane;
 use crate::bed::TestBed;
-use crate::check::Random;
 use crate::engine::{Abilities, EngineError};
 use crate::machine::CpuidRequest;
 use crate::mmu::Paging;
+use crate::random::Random;
 
 /// One of several equal shares of the work, for several machines or runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -223,7 +223,7 @@ impl Picks {
 
 /// A number that looks like chance.
 fn mix(number: u64) -> u64 {
-    Random(number).number()
+    Random::new(number).number()
 }
 
 #[cfg(test)]

@@ -22,19 +22,22 @@
 //! Rows are read through what texts have around them (JSON, records of loggers, mail, markup): `formats/dress` takes it off.
 //!
 //! Where things are: one file a format in `formats/`, which also tells them apart; `names` knows how UEFI calls
-//! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes.
+//! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes;
+//! [`synthesize`] makes maps from a seed, [`mutate`](mod@mutate) from others.
 
 mod contents;
 mod error;
 mod file;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod formats;
+pub mod mutate;
 #[deny(clippy::arithmetic_side_effects)]
 mod names;
 #[deny(clippy::arithmetic_side_effects)]
 mod oddity;
 #[deny(clippy::arithmetic_side_effects)]
 mod region;
+pub mod synthesize;
 mod write;
 
 use std::path::Path;
@@ -153,6 +156,20 @@ impl MemoryMap {
             attributes_table: Arc::default(),
             partial: None,
         }
+    }
+
+    /// The same map with other descriptors, which are in no text.
+    #[must_use]
+    pub fn with_descriptors(self, descriptors: Vec<MemoryDescriptor>) -> Self {
+        let Self { source, kind, attributes_table, .. } = self;
+        Self { kind, attributes_table, ..Self::from_descriptors(source, descriptors) }
+    }
+
+    /// The same map under another name.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<String>) -> Self {
+        self.source = source.into();
+        self
     }
 
     /// The same map as a list of another kind.

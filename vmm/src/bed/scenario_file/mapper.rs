@@ -15,7 +15,7 @@ use super::Origin;
 #[cfg(feature = "cli")]
 use super::schema;
 use crate::Scenario;
-use crate::check::{ContractItem, contract_of};
+use crate::check::ContractItem;
 use crate::guest::process::program::MAX_BYTES;
 use crate::memory_map::ParseError;
 
@@ -71,9 +71,9 @@ impl Mapper {
         if is_built_in {
             return Err(origin.error(&elf, "`elf` and a built-in layout: only one can run", TWO_MAPPERS));
         }
-        let contract = contract.map(|items| contract_of(items.as_ref()));
+        let contract = contract.map(Spanned::into_inner);
         let under = |scenario: Scenario| match contract {
-            Some(contract) => scenario.contract(contract),
+            Some(contract) => scenario.contract_of_items(contract),
             None => scenario,
         };
         match own {
@@ -237,7 +237,7 @@ mod tests {
         let usual = format!("{:?}", crate::Contract::of(Layout::Linux));
         assert_eq!(contract(OwnMapper::LeftOut).unwrap(), usual);
         // Another program takes the file's place, and not its contract's.
-        let kept = contract_of(&[ContractItem::parse("identity=owed").unwrap()]);
+        let kept = crate::check::contract_of(&[ContractItem::parse("identity=owed").unwrap()]);
         assert_eq!(contract(OwnMapper::Replaced).unwrap(), format!("{kept:?}"));
     }
 }

@@ -14,7 +14,7 @@ use crate::cli::{Failure, Status};
 /// It never returns to the parent's code, and drops nothing of the parent's: the outputs are the parent's to write and to
 /// remove.
 pub fn live<T: Serialize>(pipe: PipeWriter, parent: u32, body: impl FnOnce(Teller) -> Result<T, Failure>) -> ! {
-    let message = match settle(&pipe, parent) {
+    let message: Message<T> = match settle(&pipe, parent) {
         // There is no pipe to tell it through.
         Err(_) => exit(Status::Internal),
         Ok(teller) => {
@@ -92,7 +92,7 @@ fn tell_of_panics(teller: Teller) {
     }
     panic::set_hook(Box::new(move |panic| {
         let words = format!("efibed: {panic}");
-        teller.tell::<()>(&Message::Failed { status: Status::Internal, words });
+        teller.tell(&Message::<()>::Failed { status: Status::Internal, words });
         exit(Status::Internal)
     }));
 }

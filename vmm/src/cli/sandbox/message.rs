@@ -12,9 +12,9 @@ use crate::cli::Status;
 
 /// One message.
 #[derive(Serialize, Deserialize)]
-pub enum Message<T> {
+pub enum Message<T, P = Progress> {
     /// How far it is.
-    Progress(Progress),
+    Progress(P),
     /// The result. It is the last message, as are those below.
     Done(T),
     /// There is no result: the status to end with, and what to say on standard error.
@@ -32,7 +32,7 @@ pub struct Teller(pub(super) ());
 
 impl Teller {
     /// Sends a message.
-    pub fn tell<T: Serialize>(self, message: &Message<T>) {
+    pub fn tell<T: Serialize, P: Serialize>(self, message: &Message<T, P>) {
         // Messages are plain data: they can be written as JSON.
         let mut line = serde_json::to_vec(message).unwrap_or_default();
         line.push(b'\n');

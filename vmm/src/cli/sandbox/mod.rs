@@ -45,11 +45,11 @@ pub struct Sandbox {
 impl Sandbox {
     /// Runs `work` on a test bed, in the sandbox if there is a guest to run, and passes on how far it is. The walker runs
     /// built-in layouts only and calls no KVM, so it needs none.
-    pub fn run<T: Serialize + DeserializeOwned>(
+    pub fn run<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
         self,
         engine: EngineName,
-        work: impl FnOnce(&TestBed, &dyn Fn(Progress)) -> Result<T, EngineError>,
-        progress: &dyn Fn(Progress),
+        work: impl FnOnce(&TestBed, &dyn Fn(P)) -> Result<T, EngineError>,
+        progress: &dyn Fn(P),
     ) -> Result<T, Failure> {
         match engine {
             EngineName::Kvm if !self.no_sandbox => confined(work, progress),
@@ -59,15 +59,15 @@ impl Sandbox {
 }
 
 /// Runs `work` in a confined child, on a test bed whose /dev/kvm was opened before.
-fn confined<T: Serialize + DeserializeOwned>(
-    work: impl FnOnce(&TestBed, &dyn Fn(Progress)) -> Result<T, EngineError>,
-    progress: &dyn Fn(Progress),
+fn confined<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
+    work: impl FnOnce(&TestBed, &dyn Fn(P)) -> Result<T, EngineError>,
+    progress: &dyn Fn(P),
 ) -> Result<T, Failure> {
     in_child(
         |teller| {
             let bed = TestBed::new()?;
             parts::confine()?;
-            Ok(work(&bed, &|progress| teller.tell::<T>(&Message::Progress(progress)))?)
+            Ok(work(&bed, &|progress| teller.tell(&Message::<T, P>::Progress(progress)))?)
         },
         progress,
     )
@@ -83,7 +83,7 @@ pub struct Tried {
 
 /// Tries every part, in a child.
 pub fn try_parts() -> Result<Vec<Tried>, Failure> {
-    let outcomes = in_child(|_| Ok(parts::try_all()), &|_| {})?;
+    let outcomes = in_child(|_| Ok(parts::try_all()), &|_: Progress| {})?;
     Ok(parts::PARTS.iter().zip(outcomes).map(|(part, outcome)| Tried { part: part.name, outcome }).collect())
 }
 
@@ -95,9 +95,9 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 ///
 /// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
 /// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
-fn in_child<T: Serialize + DeserializeOwned>(
+fn in_child<T: Serialize + DeserializeOwned, P: DeserializeOwned>(
     body: impl FnOnce(Teller) -> Result<T, Failure>,
-    progress: &dyn Fn(Progress),
+    progress: &dyn Fn(P),
 ) -> Result<T, Failure> {
     let failed = |error: io::Error| Failure::sandbox(format!("no child process could be started: {error}"));
     if threads() > 1 {
@@ -129,7 +129,11 @@ struct Child {
 
 impl Child {
     /// Hears it out. Nothing but its own word that it is done makes a result.
-    fn hear<T: DeserializeOwned>(mut self, pipe: PipeReader, progress: &dyn Fn(Progress)) -> Result<T, Failure> {
+    fn hear<T: DeserializeOwned, P: DeserializeOwned>(
+        mut self,
+        pipe: PipeReader,
+        progress: &dyn Fn(P),
+    ) -> Result<T, Failure> {
         let mut pipe = BufReader::new(pipe);
         let mut line = Vec::new();
         loop {

@@ -48,7 +48,7 @@ macro_rules! alone {
 
 /// What a child came to that has nothing to say of its progress.
 fn run<T: Serialize + DeserializeOwned>(body: impl FnOnce(Teller) -> Result<T, Failure>) -> Result<T, Failure> {
-    in_child(body, &|_| {})
+    in_child(body, &|_: Progress| {})
 }
 
 /// The status and the words of what failed.
@@ -163,10 +163,10 @@ alone! {
         let result = in_child(
             |teller| {
                 confine()?;
-                (0..all).for_each(|done| teller.tell::<u64>(&Message::Progress(Progress::Sweeping { done, all })));
+                (0..all).for_each(|done| teller.tell(&Message::<u64>::Progress(Progress::Sweeping { done, all })));
                 Ok(all)
             },
-            &|progress| heard.borrow_mut().push(progress),
+            &|progress: Progress| heard.borrow_mut().push(progress),
         );
         assert_eq!(result.ok(), Some(all));
         assert_eq!(heard.take(), (0..all).map(|done| Progress::Sweeping { done, all }).collect::<Vec<_>>());

@@ -14,11 +14,12 @@ use super::sweep::SweepBatch;
 use super::{Run, instruction_at};
 use crate::check::{
     Behind, Exception, Expectation, Ground, Judge, Observation, Observations, Phase, Plan, PlannedProbe, ProbeCounts,
-    Random, Skipped,
+    Skipped,
 };
 use crate::guest::{End, GuestEvents, PAGE_BYTES, PortAnswer, command};
 use crate::machine::Machine;
 use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
+use crate::random::Random;
 use crate::report::{Culprit, FaultDetail};
 
 impl Run<'_, '_> {
@@ -132,7 +133,7 @@ impl Run<'_, '_> {
     fn ask_kvm(&mut self, expectation: &Expectation, root: u64, judge: &mut Judge<'_>) {
         const SAMPLE: usize = 16;
         const AT_FINDINGS: usize = 64;
-        let mut random = Random(self.job.seed ^ 0x4b56_4d00);
+        let mut random = Random::new(self.job.seed ^ 0x4b56_4d00);
         let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
         let sample = (0..SAMPLE).filter_map(|_| {
             let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;

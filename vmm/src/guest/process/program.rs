@@ -455,7 +455,7 @@ fn notes(memory: &Memory, file: &File) -> Vec<String> {
 mod tests {
     use super::super::compiled::{C, compile};
     use super::*;
-    use crate::check::Random;
+    use crate::random::Random;
 
     const STATIC: [&str; 2] = ["-static", "-nostdlib"];
     const STATIC_PIE: [&str; 2] = ["-static-pie", "-nostdlib"];
@@ -669,7 +669,7 @@ mod tests {
     fn damaged_files_are_loaded_soundly_or_refused() {
         const SEED: u64 = 2013;
         let files = [mapper(&STATIC), mapper(&STATIC_PIE), mapper(&["-shared", "-fPIC", "-nostdlib"])];
-        let (mut random, mut loaded) = (Random(SEED), 0);
+        let (mut random, mut loaded) = (Random::new(SEED), 0);
         for run in 0..6000 {
             let mut file = files[run % files.len()].clone();
             for _ in 0..=random.below(3) {

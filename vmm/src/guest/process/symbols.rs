@@ -370,7 +370,7 @@ mod tests {
     use super::super::compiled::{C, compile};
     use super::super::{Program, Segment};
     use super::*;
-    use crate::check::Random;
+    use crate::random::Random;
 
     /// Line 2 is inlined into line 3.
     const MAPPER: &str = "\
@@ -554,7 +554,7 @@ mod tests {
         let program = Program::load(&whole).unwrap();
         let code = program.segments.iter().find(|segment| segment.executable).map(Segment::end).unwrap();
         let addresses = [program.map, program.finish.unwrap(), program.map + 3, code, 0, u64::MAX];
-        let (mut random, mut found) = (Random(SEED), 0);
+        let (mut random, mut found) = (Random::new(SEED), 0);
         for run in 0..3000 {
             let mut file = whole.clone();
             for _ in 0..=random.below(4) {

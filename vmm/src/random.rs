@@ -1,4 +1,4 @@
-//! Numbers that attacks are drawn by: of a seed, whose sequence is the same everywhere, or of a fuzzer's bytes.
+//! Numbers that look like chance: of a seed, with which they come again everywhere, or of a fuzzer's bytes.
 
 /// Where the next number comes from.
 #[derive(Clone, Debug)]
@@ -6,15 +6,16 @@ pub struct Random(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// The library's generator.
-    Seed(efibed::check::Random),
+    /// SplitMix64, whose sequence is stated (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators",
+    /// OOPSLA 2014).
+    Seed(u64),
     Bytes(std::vec::IntoIter<u8>),
 }
 
 impl Random {
     /// The sequence of a seed.
     pub fn new(seed: u64) -> Self {
-        Self(Source::Seed(efibed::check::Random(seed)))
+        Self(Source::Seed(seed))
     }
 
     /// What bytes say, each choice in as few of them as it needs: so a fuzzer's changes are small ones. After the last one
@@ -33,16 +34,30 @@ impl Random {
         self.number_up_to(u64::MAX)
     }
 
-    /// One below `end`; 0 if there is none.
-    pub fn below(&mut self, end: usize) -> usize {
-        let end = end.max(1) as u64;
-        (self.number_up_to(end - 1) % end) as usize
+    /// A number below `end`; 0 where there is none.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.number_up_to(end.saturating_sub(1)).checked_rem(end).unwrap_or(0)
+    }
+
+    /// A place in a list of so many; 0 in an empty one.
+    pub fn index(&mut self, len: usize) -> usize {
+        self.below(len.max(1) as u64) as usize
+    }
+
+    /// True once in so many times.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of several.
+    pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.index(all.len())]
     }
 
     /// One that may be as large as `most`, and larger.
     fn number_up_to(&mut self, most: u64) -> u64 {
         match &mut self.0 {
-            Source::Seed(random) => random.number(),
+            Source::Seed(state) => split_mix(state),
             Source::Bytes(bytes) => {
                 let mut word = [0; 8];
                 let needed = most.checked_ilog2().map_or(0, |highest| highest as usize / 8 + 1);
@@ -51,21 +66,13 @@ impl Random {
             }
         }
     }
-
-    /// True once in so many times.
-    pub fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    /// One of several.
-    pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
 }
 
-/// A number that a variable of the environment gives, such as a seed; another one without it.
-pub fn from_environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 #[cfg(test)]
@@ -78,5 +85,13 @@ mod tests {
         assert_eq!((random.below(5), random.once_in(1), random.below(256)), (2, true, 1));
         assert_eq!((random.below(257), random.below(1 << 16)), (0x3402 % 257, 0x0112));
         assert_eq!((random.number(), random.number(), random.below(9)), (0x0908_0706_0504_0302, 0, 0));
+    }
+
+    /// The first numbers of seed 0, as SplitMix64's authors' program prints them.
+    #[test]
+    fn a_seed_has_the_stated_sequence() {
+        let mut random = Random::new(0);
+        let first = [random.number(), random.number(), random.number()];
+        assert_eq!(first, [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4, 0x06c4_5d18_8009_454f]);
     }
 }

@@ -1,0 +1,195 @@
+//! `efibed shrink`: the smallest map on which a run still has the same finding.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::input::{Input, named};
+use super::limits::Limits;
+use super::mapper::Mapper;
+use super::message::tell;
+use super::output::{self, OutputFile};
+use super::progress::{Watching, told};
+use super::sandbox::Sandbox;
+use super::{Failure, Status};
+use crate::check::Rule;
+use crate::engine::EngineError;
+use crate::fuzz::{FindingKey, Shrinker, keys};
+use crate::memory_map::MemoryMap;
+use crate::report::Report;
+use crate::report::text::Text;
+use crate::{EngineName, Scenario, TestBed};
+
+/// The arguments of `shrink`.
+#[derive(Args)]
+#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    input: Input,
+
+    /// Write to a file in place of standard output: whole or not at all, unless it is a device, a pipe or a hard link
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// The rule of the finding to keep [default: that of the first finding]
+    #[arg(long, value_name = "NAME", value_parser = named::<Rule>(Rule::NAMES), hide_possible_values = true)]
+    rule: Option<Rule>,
+
+    /// What executes and observes [default: walker for a built-in layout, kvm for an ELF file]
+    #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES))]
+    engine: Option<EngineName>,
+
+    /// How many maps to try; then the smallest so far is the result
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    runs: u64,
+
+    #[command(flatten)]
+    mapper: Mapper,
+
+    #[command(flatten)]
+    limits: Limits,
+
+    #[command(flatten)]
+    sandbox: Sandbox,
+
+    #[command(flatten)]
+    watching: Watching,
+}
+
+const ABOUT: &str = "\
+Find the smallest map on which a run still has the same finding
+
+Descriptors are left out, regions shortened, and addresses rounded, as long as the run has the finding. Findings are the same
+if they have the same rule, type of region, phase and level of the guilty table entry. The result is a scenario: the map, how
+it is mapped, and the report on it as a comment. `efibed check` runs it.
+
+The exit status is 0 if there was a finding to keep, and 2 if not.";
+
+const EXAMPLES: &str = "\
+Examples:
+  efibed shrink boot.log --layout packed-down --leaf-rule va-only     the smallest map that shows the bug of 2013
+  efibed shrink found.toml -o small.toml                              what a run found, small
+  efibed shrink found.toml --rule wrong-frame --engine kvm            another of its findings, in a guest";
+
+/// Runs it.
+pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let scenario = arguments.input.scenario(arguments.mapper.own_mapper(&arguments.input.options))?;
+    let has_program = arguments.mapper.input(&scenario).is_some();
+    let engine = arguments.engine.unwrap_or(if has_program { EngineName::Kvm } else { EngineName::Walker });
+    let scenario = arguments.limits.apply(arguments.mapper.apply(scenario, engine)?.engine(engine));
+    let elf = arguments.mapper.input(&scenario).map(Path::to_path_buf);
+    let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(elf.as_deref()).collect();
+    let file = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
+    let Arguments { rule, runs, sandbox, .. } = *arguments;
+    let shrunk = told(arguments.watching, |progress| {
+        sandbox.run(engine, |bed, progress| Shrunk::of(bed, &scenario, rule, runs, progress), progress)
+    })?;
+    let Some(shrunk) = shrunk else { return Err(nothing_to_keep(rule)) };
+    let text = shrunk.to_toml(&scenario, elf.as_deref());
+    match file {
+        Some(file) => file.write(text.as_bytes()).map_err(Failure::Output)?,
+        None => output::print_bytes(text.as_bytes())?,
+    }
+    tell(&format!("efibed: {}", shrunk.in_words()));
+    Ok(Status::Clean)
+}
+
+fn nothing_to_keep(rule: Option<Rule>) -> Failure {
+    let what = rule.map_or_else(|| "no finding".into(), |rule| format!("no finding of the rule {rule}"));
+    let help = "`efibed check` with the same options shows what the run finds; the walker, which is the engine here unless \
+                another is named, does not call firmware";
+    Failure::Input(miette::miette!(help = help, "the run has {what}: there is nothing to keep"))
+}
+
+/// What it came to.
+#[derive(Serialize, Deserialize)]
+struct Shrunk {
+    key: String,
+    /// The smallest map.
+    map: String,
+    /// The report on it, for people.
+    report: String,
+    /// Descriptors and pages, before and after.
+    sizes: [Size; 2],
+    runs: u64,
+    is_cut_short: bool,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Size {
+    descriptors: usize,
+    pages: u128,
+}
+
+impl Size {
+    fn of(map: &MemoryMap) -> Self {
+        let pages = map.regions().map(|region| u128::from(region.pages)).sum();
+        Self { descriptors: map.descriptors().len(), pages }
+    }
+
+    fn in_words(self) -> String {
+        let s = if self.descriptors == 1 { "" } else { "s" };
+        format!("{} descriptor{s} and {:#x} pages", self.descriptors, self.pages)
+    }
+}
+
+impl Shrunk {
+    /// Shrinks a scenario's map. None: the run has no such finding.
+    fn of(
+        bed: &TestBed,
+        scenario: &Scenario,
+        rule: Option<Rule>,
+        most: u64,
+        progress: &dyn Fn(String),
+    ) -> Result<Option<Self>, EngineError> {
+        let mut report = bed.run(scenario)?;
+        let Some(key) = key_to_keep(&report, rule) else { return Ok(None) };
+        let (mut shrinker, mut runs) = (Shrinker::new(scenario.map().clone()), 1);
+        while let Some(map) = shrinker.propose().filter(|_| runs < most) {
+            runs += 1;
+            // A map that cannot be run has no finding.
+            let run = bed.run(&scenario.clone().with_map(map.clone())).ok();
+            if let Some(smaller) = run.filter(|report| keys(report).contains(&key)) {
+                shrinker.accept(map);
+                report = smaller;
+                progress(format!("{runs} maps tried, {} left", Size::of(shrinker.best()).in_words()));
+            }
+        }
+        Ok(Some(Self {
+            key: key.to_string(),
+            map: shrinker.best().to_toml(),
+            report: Text::plain(&report).to_string(),
+            sizes: [scenario.map(), shrinker.best()].map(Size::of),
+            runs,
+            is_cut_short: shrinker.propose().is_some(),
+        }))
+    }
+
+    /// The scenario, for people and for `efibed check`.
+    fn to_toml(&self, scenario: &Scenario, elf: Option<&Path>) -> String {
+        // From the root, since the scenario may lie in any folder.
+        let elf = elf.map(|path| path.canonicalize().unwrap_or_else(|_| path.into()));
+        let report = comment(&self.report);
+        let tables = scenario.tables_to_toml(elf.as_deref());
+        let source = comment(&format!("{}: {}", scenario.map().source(), self.in_words()));
+        format!("{source}#\n{report}\n{}{tables}", self.map)
+    }
+
+    fn in_words(&self) -> String {
+        let [before, after] = self.sizes.map(Size::in_words);
+        let cut = if self.is_cut_short { ", which are not all: see --runs" } else { "" };
+        format!("{} shrunk from {before} to {after} in {} runs{cut}", self.key, self.runs)
+    }
+}
+
+/// The first finding's key, or the first with this rule.
+fn key_to_keep(report: &Report, rule: Option<Rule>) -> Option<FindingKey> {
+    keys(report).into_iter().find(|key| rule.is_none_or(|rule| key.rule == rule))
+}
+
+/// A text as comments of TOML, which must not have control characters.
+fn comment(text: &str) -> String {
+    let line = |line: &str| format!("# {}", line.replace(char::is_control, " ")).trim_end().to_owned() + "\n";
+    text.lines().map(line).collect()
+}

@@ -1,0 +1,137 @@
+//! What makes two findings the same, in one run or in two.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::check::{Finding, Phase, Rule};
+use crate::memory_map::{MemoryType, parse_type, type_name};
+use crate::mmu::Level;
+use crate::report::Report;
+
+/// What a finding is known by, whatever the addresses of a map are.
+///
+/// Its text stays the same, and can be a file's name.
+///
+/// ```
+/// use efibed::fuzz::FindingKey;
+///
+/// let key: FindingKey = "reserved-bit.RuntimeServicesData.map.PDE".parse()?;
+/// assert_eq!(key.rule.name(), "reserved-bit");
+/// assert_eq!(key.to_string(), "reserved-bit.RuntimeServicesData.map.PDE");
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FindingKey {
+    /// The rule that is broken.
+    pub rule: Rule,
+    /// The type of the region, where one is concerned.
+    pub region_type: Option<MemoryType>,
+    /// Where it shows.
+    pub site: Site,
+}
+
+/// Where a finding shows: the phase, and the entry at which the walk to its address ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Site {
+    /// The phase.
+    pub phase: Phase,
+    /// The entry's level, where there was a walk.
+    pub level: Option<Level>,
+}
+
+/// The keys of what a report found, in its order, each once.
+pub fn keys(report: &Report) -> Vec<FindingKey> {
+    let mut keys = Vec::new();
+    for key in report.findings.iter().map(|finding| FindingKey::of(finding, report)) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+impl FindingKey {
+    /// The key of a finding of a report.
+    pub fn of(finding: &Finding, report: &Report) -> Self {
+        let region = finding.region.and_then(|index| report.regions.get(index));
+        let level = finding.walk.last().map(|step| step.level);
+        Self {
+            rule: finding.rule,
+            region_type: region.map(|region| region.region.ty),
+            site: Site { phase: finding.phase, level },
+        }
+    }
+}
+
+const NONE: &str = "none";
+const LEVELS: [Level; 5] = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
+
+impl fmt::Display for FindingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, region_type, site } = self;
+        let region_type = region_type.map_or(NONE.into(), type_name);
+        let level = site.level.map_or(NONE.into(), |level| level.to_string());
+        write!(f, "{rule}.{region_type}.{}.{level}", site.phase)
+    }
+}
+
+/// The error is a sentence.
+impl FromStr for FindingKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<_> = text.split('.').collect();
+        let [rule, region_type, phase, level] = parts[..] else {
+            return Err(format!("`{text}` is no key of a finding: expected RULE.TYPE.PHASE.LEVEL"));
+        };
+        let region_type =
+            or_none(region_type, parse_type).ok_or_else(|| format!("`{region_type}` is no memory type"))?;
+        let level = or_none(level, |name| LEVELS.into_iter().find(|level| level.to_string() == name))
+            .ok_or_else(|| format!("`{level}` is no level of table entries"))?;
+        let phase = phase.parse().map_err(|error: crate::UnknownName| error.to_string())?;
+        let rule = rule.parse().map_err(|error: crate::UnknownName| error.to_string())?;
+        Ok(Self { rule, region_type, site: Site { phase, level } })
+    }
+}
+
+/// A value, or the word for none; None: it is neither.
+fn or_none<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == NONE { Some(None) } else { parse(text).map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        for text in [
+            "reserved-bit.RuntimeServicesData.map.PDE",
+            "not-present.0x70000001.finish.PML4E",
+            "no-room.none.input.none",
+        ] {
+            assert_eq!(text.parse::<FindingKey>().unwrap().to_string(), text);
+        }
+        for (text, says) in [
+            ("reserved-bit", "expected RULE.TYPE.PHASE.LEVEL"),
+            ("wrong.none.map.none", "no rule `wrong`"),
+            ("no-room.Nothing.map.none", "`Nothing` is no memory type"),
+            ("no-room.none.never.none", "no phase `never`"),
+            ("no-room.none.map.PTEs", "`PTEs` is no level"),
+        ] {
+            let error = text.parse::<FindingKey>().unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_can_be_the_name_of_a_file() {
+        for rule in Rule::ALL {
+            let site = Site { phase: Phase::Finish, level: Some(Level::Pml5e) };
+            for region_type in [None, Some(MemoryType::ACPI_NON_VOLATILE), Some(MemoryType(u32::MAX))] {
+                let name = FindingKey { rule: *rule, region_type, site }.to_string();
+                assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)), "{name}");
+            }
+        }
+    }
+}

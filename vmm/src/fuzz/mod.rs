@@ -1,0 +1,26 @@
+//! Fuzzing with memory maps: what a finding is known by, and the smallest map that still has it.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `key` | what makes two findings the same |
+//! | `shrink` | the smallest map that still fails |
+//! | `simpler` | maps that are a step simpler than one |
+//! | `weight` | which of two maps is the simpler one |
+//! | `strategy` | feature `proptest`: maps for its tests, which it shrinks |
+//! | `arbitrary` | feature `arbitrary`: maps of any bytes |
+//!
+//! The maps come from [`synthesize`](crate::memory_map::synthesize) and [`mutate`](mod@crate::memory_map::mutate).
+
+#[cfg(feature = "arbitrary")]
+mod arbitrary;
+mod key;
+mod shrink;
+mod simpler;
+#[cfg(feature = "proptest")]
+mod strategy;
+mod weight;
+
+pub use key::{FindingKey, Site, keys};
+pub use shrink::{Shrinker, shrink};
+#[cfg(feature = "proptest")]
+pub use strategy::{MapStrategy, MapTree, any_map, odd_map, valid_map};
