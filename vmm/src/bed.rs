@@ -19,7 +19,7 @@ use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table}
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "fuzz"))]
 use crate::report::MapperName;
 use crate::report::{EngineName, Report};
 
@@ -428,7 +428,7 @@ impl Scenario {
     }
 
     /// How the map is mapped, as tables of a scenario TOML. An ELF file is named by this path.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "fuzz"))]
     pub(crate) fn tables_to_toml(&self, elf: Option<&Path>) -> String {
         scenario_file::tables(self, elf)
     }
@@ -440,7 +440,7 @@ impl Scenario {
     }
 
     /// The name of the ELF file that holds the mapping code, if one does.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "fuzz"))]
     pub(crate) fn program(&self) -> Option<&str> {
         match self.subject.name() {
             MapperName::Elf(name) => Some(name),

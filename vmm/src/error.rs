@@ -7,6 +7,8 @@ use efibed_stub::UnknownName;
 use crate::bounded::OutOfRange;
 pub use crate::engine::EngineError;
 use crate::firmware::ServiceMisbehaviourError;
+#[cfg(feature = "fuzz")]
+pub use crate::fuzz::FuzzError;
 pub use crate::guest::process::ProcessError;
 pub use crate::guest::{BootError, ImageError, LoadError, OutOfPages};
 pub use crate::machine::{BackingError, CreateError, Internals, NotWorking, OpenError, RegistersError, SlotError};
@@ -60,6 +62,10 @@ pub enum Error {
     /// A list has no such name.
     #[error(transparent)]
     UnknownName(#[from] UnknownName),
+    /// A campaign could not begin, or go on.
+    #[cfg(feature = "fuzz")]
+    #[error(transparent)]
+    Fuzz(#[from] FuzzError),
     /// Firmware cannot misbehave so.
     #[error(transparent)]
     Misbehaviour(#[from] ServiceMisbehaviourError),
@@ -77,6 +83,8 @@ impl fmt::Debug for Error {
             Self::Case(error) => fmt::Debug::fmt(error, f),
             Self::OutOfRange(error) => fmt::Debug::fmt(error, f),
             Self::UnknownName(error) => fmt::Debug::fmt(error, f),
+            #[cfg(feature = "fuzz")]
+            Self::Fuzz(error) => fmt::Debug::fmt(error, f),
             Self::Misbehaviour(error) => fmt::Debug::fmt(error, f),
         }
     }

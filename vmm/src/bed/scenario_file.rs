@@ -7,7 +7,7 @@ mod mapper;
 mod reading;
 #[cfg(feature = "cli")]
 mod schema;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "fuzz"))]
 mod writing;
 
 use std::fmt::Display;
@@ -31,7 +31,7 @@ pub use mapper::read_elf;
 pub use reading::Found;
 #[cfg(feature = "cli")]
 pub use schema::schema;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "fuzz"))]
 pub use writing::tables;
 
 /// A text, and where it is from.

@@ -378,7 +378,7 @@ rules! {
 
 impl Rule {
     /// Whether the memory map and the layout say so by themselves, before anything runs.
-    const fn is_of_the_map(self) -> bool {
+    pub(crate) const fn is_of_the_map(self) -> bool {
         matches!(
             self,
             Self::MapOverlap

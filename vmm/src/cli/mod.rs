@@ -12,6 +12,8 @@ mod completions;
 mod convert;
 mod doctor;
 mod explain;
+#[cfg(feature = "fuzz")]
+mod fuzz;
 mod input;
 mod kexec;
 mod limits;
@@ -72,6 +74,7 @@ Start with:
   efibed check MAP                  MAP: a boot log, `memmap` of the UEFI shell, TOML, ...
   efibed show MAP                   its regions, what is odd, and what would be mapped where; needs no KVM
   efibed kexec FIRST SECOND         whether a second kernel finds firmware where the first one put it
+  efibed fuzz                       maps that break mapping code
   efibed shrink MAP                 the smallest map that still has the finding
   efibed convert MAP --to toml      a map to edit
   efibed explain reserved-bit       what a finding means";
@@ -88,6 +91,9 @@ enum Command {
     Build(build::Arguments),
     /// Find the smallest map on which a run still has the same finding
     Shrink(shrink::Arguments),
+    /// Try memory maps on mapping code, steered by what they show, and keep those that break it
+    #[cfg(feature = "fuzz")]
+    Fuzz(fuzz::Arguments),
     /// Write a memory map in another format
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
@@ -155,6 +161,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Kexec(arguments) => kexec::run(arguments),
         Command::Build(arguments) => build::run(arguments),
         Command::Shrink(arguments) => shrink::run(arguments),
+        #[cfg(feature = "fuzz")]
+        Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),

@@ -15,6 +15,7 @@ use super::sandbox::Sandbox;
 use super::{Failure, Status};
 use crate::check::Rule;
 use crate::engine::EngineError;
+use crate::fuzz::saved::scenario_to_toml;
 use crate::fuzz::{FindingKey, Shrinker, keys};
 use crate::memory_map::MemoryMap;
 use crate::report::Report;
@@ -168,12 +169,8 @@ impl Shrunk {
 
     /// The scenario, for people and for `efibed check`.
     fn to_toml(&self, scenario: &Scenario, elf: Option<&Path>) -> String {
-        // From the root, since the scenario may lie in any folder.
-        let elf = elf.map(|path| path.canonicalize().unwrap_or_else(|_| path.into()));
-        let report = comment(&self.report);
-        let tables = scenario.tables_to_toml(elf.as_deref());
-        let source = comment(&format!("{}: {}", scenario.map().source(), self.in_words()));
-        format!("{source}#\n{report}\n{}{tables}", self.map)
+        let what = format!("{}: {}", scenario.map().source(), self.in_words());
+        scenario_to_toml(&what, &self.report, &self.map, scenario, elf)
     }
 
     fn in_words(&self) -> String {
@@ -186,10 +183,4 @@ impl Shrunk {
 /// The first finding's key, or the first with this rule.
 fn key_to_keep(report: &Report, rule: Option<Rule>) -> Option<FindingKey> {
     keys(report).into_iter().find(|key| rule.is_none_or(|rule| key.rule == rule))
-}
-
-/// A text as comments of TOML, which must not have control characters.
-fn comment(text: &str) -> String {
-    let line = |line: &str| format!("# {}", line.replace(char::is_control, " ")).trim_end().to_owned() + "\n";
-    text.lines().map(line).collect()
 }

@@ -6,6 +6,8 @@
 //! | `shrink` | the smallest map that still fails |
 //! | `simpler` | maps that are a step simpler than one |
 //! | `weight` | which of two maps is the simpler one |
+//! | `saved` | a finding as a scenario file |
+//! | `campaign` | feature `fuzz`: many maps, steered by what they show |
 //! | `strategy` | feature `proptest`: maps for its tests, which it shrinks |
 //! | `arbitrary` | feature `arbitrary`: maps of any bytes |
 //!
@@ -13,13 +15,19 @@
 
 #[cfg(feature = "arbitrary")]
 mod arbitrary;
+#[cfg(feature = "fuzz")]
+mod campaign;
 mod key;
+#[cfg(any(feature = "cli", feature = "fuzz"))]
+pub(crate) mod saved;
 mod shrink;
 mod simpler;
 #[cfg(feature = "proptest")]
 mod strategy;
 mod weight;
 
+#[cfg(feature = "fuzz")]
+pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
 pub use key::{FindingKey, Site, keys};
 pub use shrink::{Shrinker, shrink};
 #[cfg(feature = "proptest")]

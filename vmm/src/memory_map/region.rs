@@ -31,7 +31,7 @@ pub struct Region {
 }
 
 impl Region {
-    pub(super) fn new(index: usize, descriptor: &MemoryDescriptor) -> Self {
+    pub(crate) fn new(index: usize, descriptor: &MemoryDescriptor) -> Self {
         Self {
             index,
             ty: descriptor.ty,

@@ -21,7 +21,7 @@ pub fn kexec_to_json(first: &Report, second: &Report) -> String {
     pretty(&KexecDocument { schema: SCHEMA, first, second })
 }
 
-pub(super) fn pretty(document: &impl Serialize) -> String {
+pub(crate) fn pretty(document: &impl Serialize) -> String {
     // Every key is a string and no value can refuse: this does not fail. If it ever does, a reader is told.
     let mut text = serde_json::to_string_pretty(document)
         .unwrap_or_else(|error| serde_json::json!({ "schema": SCHEMA, "error": error.to_string() }).to_string());

@@ -1,0 +1,248 @@
+//! `efibed fuzz`: many maps for one piece of mapping code.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::input::{Options, named};
+use super::mapper::Mapper;
+use super::output::Outputs;
+use super::progress::{Watching, told};
+use super::{Failure, Status};
+use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
+use crate::memory_map::MemoryMap;
+use crate::{EngineName, Scenario};
+
+/// The arguments of `fuzz`.
+#[derive(Args)]
+#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// Maps to begin with, in any format that `efibed check` reads: those of real machines, for instance
+    #[arg(value_name = "MAP")]
+    maps: Vec<PathBuf>,
+
+    /// End after N maps [default: never]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    runs: Option<u64>,
+
+    /// End after a time: 90s, 10m, 8h [default: never]
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    time: Option<Duration>,
+
+    /// Begin with other maps [default: 2013]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Where maps are run: each natively and those that show something new in a guest, too; each in a guest; each natively
+    /// [default: both, and kvm for an ELF file]
+    #[arg(long, value_name = "both|kvm|walker", value_parser = named::<FuzzEngine>(FuzzEngine::NAMES))]
+    engine: Option<FuzzEngine>,
+
+    /// Processes that run maps [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    cores: Option<NonZeroUsize>,
+
+    /// The folder to write to, and to go on from
+    #[arg(long, value_name = "DIR", default_value = "efibed-fuzz")]
+    out: PathBuf,
+
+    /// Make maps with at most so many pages to map [default: 262144, which is 1 GiB]
+    #[arg(long, value_name = "PAGES")]
+    max_pages: Option<u64>,
+
+    /// Have the guest call firmware's services, too
+    #[arg(long)]
+    calls: bool,
+
+    /// Listen for other campaigns at this port of loopback [default: any that is free]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    listen: Option<u16>,
+
+    /// Exchange maps and findings with the campaign that listens there; nothing on the way is encrypted
+    #[arg(long, value_name = "HOST:PORT")]
+    broker: Option<String>,
+
+    /// Write the summary as JSON to a file, or with `-` to standard output in place of the text
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
+
+    #[command(flatten)]
+    mapper: Mapper,
+
+    /// Run an ELF file's guests in processes that may call anything. Campaigns have no sandbox yet: a file needs this
+    #[arg(long)]
+    no_sandbox: bool,
+
+    #[command(flatten)]
+    watching: Watching,
+}
+
+const ABOUT: &str = "\
+Try memory maps on mapping code, steered by what they show, and keep those that break it
+
+Maps are made from nothing, some as real firmware makes them and most at borders that are hard to map, and changed and \
+crossed. What shows a new finding is a file in DIR/findings: a scenario that `efibed check` runs and `efibed shrink` makes \
+small. Findings are the same if they have the same rule, type of region, phase and level of the guilty entry. What shows \
+something else new is kept in DIR/corpus. A campaign that is started again goes on from both, and reports what is new.
+
+A map that is wrong by itself, or that a layout has no room for, is run too. Of its findings those count that no map \
+excuses: stray accesses, faults of the mapping code, and the like.
+
+Ctrl-C ends a campaign, with its summary. The exit status is 0 if nothing new was found, and 1 if something was.";
+
+const EXAMPLES: &str = "\
+Examples:
+  efibed fuzz --layout packed-down --leaf-rule va-only --runs 1000    finds the bug of 2013
+  efibed fuzz --layout linux --for 10m boot.log                       begins with a real map
+  efibed fuzz --mapper mapper.elf --no-sandbox --for 8h --out night   a mapper of your own
+  efibed shrink efibed-fuzz/findings/reserved-bit.RuntimeServicesData.map.PDE.toml
+  efibed fuzz --broker 127.0.0.1:1337                                 joins another campaign: `--listen 1337` there";
+
+/// Runs it.
+pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let fuzz = campaign(arguments)?;
+    if Fuzz::is_client() {
+        // It does not return.
+        fuzz.run()?;
+    }
+    let inputs: Vec<_> = arguments.maps.iter().map(PathBuf::as_path).collect();
+    let outputs = Outputs::open([arguments.json.as_deref()], &inputs)?;
+    let tell = |tell: &dyn Fn(String)| fuzz.run_telling(&|progress| tell(in_words(progress)));
+    let summary = told(arguments.watching, tell)?;
+    let status = match &summary.status {
+        _ if !summary.findings.is_empty() => Status::Findings,
+        counts if counts.runs == counts.unable => Status::Unable,
+        _ => Status::Clean,
+    };
+    outputs.write(|| text(&summary), &[&|| summary.to_json()], status)
+}
+
+fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
+    let maps: Vec<MemoryMap> =
+        arguments.maps.iter().map(|path| MemoryMap::read(path).map_err(Failure::input)).collect::<Result<_, _>>()?;
+    let scenario = arguments.options.apply(Scenario::new(MemoryMap::from_descriptors("", Vec::new())));
+    let scenario = arguments.mapper.apply(scenario, EngineName::Kvm)?;
+    let is_program = scenario.program().is_some();
+    let engine = match arguments.engine {
+        None if is_program => FuzzEngine::Kvm,
+        Some(engine) if is_program && engine != FuzzEngine::Kvm => return Err(Failure::Output(NOT_NATIVE.into())),
+        engine => engine.unwrap_or_default(),
+    };
+    if is_program && !arguments.no_sandbox {
+        return Err(Failure::Output(NO_SANDBOX.into()));
+    }
+    let cores = arguments.cores.map_or_else(available, NonZeroUsize::get);
+    let mut fuzz = Fuzz::of(scenario).engine(engine).cores(cores).out(&arguments.out).calls(arguments.calls).maps(maps);
+    if let Some(runs) = arguments.runs {
+        fuzz = fuzz.runs(runs);
+    }
+    if let Some(time) = arguments.time {
+        fuzz = fuzz.time(time);
+    }
+    if let Some(seed) = arguments.seed {
+        fuzz = fuzz.seed(seed);
+    }
+    if let Some(pages) = arguments.max_pages {
+        fuzz = fuzz.max_mapped_pages(pages);
+    }
+    if let Some(port) = arguments.listen {
+        fuzz = fuzz.listen(port);
+    }
+    if let Some(broker) = &arguments.broker {
+        fuzz = fuzz.broker(broker);
+    }
+    Ok(fuzz)
+}
+
+const NOT_NATIVE: &str = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
+const NO_SANDBOX: &str = "--mapper needs --no-sandbox: the processes of a campaign are not confined yet, as those of \
+                          `efibed check` are. The file's code itself runs in ring 3 of a guest";
+
+fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// 90s, 10m, 8h.
+fn time(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let seconds = found.and_then(|(number, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
+    let seconds = seconds.filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| "expected a number and s, m, h or d, such as 90s or 10m".into())
+}
+
+fn in_words(progress: &Progress) -> String {
+    let Progress { runs, guests, corpus, cells, covered, findings, .. } = progress;
+    let rate = progress.per_second();
+    let covered = if *covered > 0 { format!(", {covered} counters") } else { String::new() };
+    format!(
+        "{runs} maps, {rate:.0} a second, {guests} in a guest; corpus {corpus}, {cells} cells{covered}; {findings} findings"
+    )
+}
+
+fn text(summary: &Summary) -> String {
+    let Summary { status, seed, findings, saved, .. } = summary;
+    let mut text = String::new();
+    let mut line = |line: &str| {
+        let _ = writeln!(text, "{line}");
+    };
+    for key in findings {
+        line(&format!("found {key}"));
+    }
+    for path in saved {
+        line(&format!("saved {}", path.display()));
+    }
+    if let Some(path) = saved.first() {
+        line(&format!("\nTry:  efibed check {0}\n      efibed shrink {0}\n", path.display()));
+    }
+    let seconds = status.elapsed.as_secs_f64();
+    let rate = status.per_second();
+    let Progress { runs, outside, unable, guests, corpus, cells, covered, .. } = status;
+    line(&format!("{runs} maps in {seconds:.1} s, {rate:.0} a second, {guests} of them in a guest; seed {seed}"));
+    line(&format!("{outside} maps were wrong by themselves, or had no room: few findings count there"));
+    if *unable > 0 {
+        line(&format!("{unable} maps could not be run on this machine"));
+    }
+    let counters = if *covered > 0 { format!(", {covered} counters of the mapping code") } else { String::new() };
+    line(&format!("{corpus} maps in the corpus, {cells} cells of shape{counters}"));
+    match findings.len() {
+        0 => line("nothing new was found"),
+        1 => line("1 new finding"),
+        new => line(&format!("{new} new findings")),
+    }
+    text
+}
+
+impl From<FuzzError> for Failure {
+    fn from(error: FuzzError) -> Self {
+        match error {
+            FuzzError::Corpus(error) => Self::input(error),
+            FuzzError::Client(words) => Self::Told {
+                status: Status::Unable,
+                words: format!("efibed: a process of the campaign could not go on: {words}"),
+            },
+            error => Self::Output(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("8h", 28_800), ("2d", 172_800)] {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)));
+        }
+        for text in ["", "10", "m", "0s", "1.5h", "-3s", "999999999999999999d"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One process that runs maps. Its supervisor starts it, as the same program again, and it ends with its supervisor.
+
+use std::env;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::exit;
+use std::rc::Rc;
+
+use libafl::corpus::{Corpus as _, InMemoryCorpus};
+use libafl::events::{AwaitRestartSafe as _, EventConfig, LlmpEventManager, LlmpEventManagerBuilder, SendExiting as _};
+use libafl::feedback_or;
+use libafl::feedbacks::{MapFeedbackMetadata, MaxMapFeedback};
+use libafl::observers::{CanTrack as _, StdMapObserver};
+use libafl::schedulers::{IndexesLenTimeMinimizerScheduler, QueueScheduler};
+use libafl::stages::StdMutationalStage;
+use libafl::state::{HasCorpus as _, StdState};
+use libafl::{Evaluator as _, Fuzzer as _, HasNamedMetadata as _, HasObjective as _, StdFuzzer};
+use libafl_bolts::rands::StdRand;
+use libafl_bolts::shmem::{ShMemProvider as _, StdShMem};
+use libafl_bolts::tuples::tuple_list;
+
+use super::folder::Folder;
+use super::input::MapInput;
+use super::mutator::Mutate;
+use super::post::{FINDING, Told};
+use super::segments::Segments;
+use super::shape::CELLS;
+use super::slate::{Slate, Word};
+use super::target::{Found, New, NewFinding, Target, Untold};
+use super::trial::Trials;
+use super::{Fuzz, FuzzError, counters};
+use crate::Scenario;
+use crate::fuzz::FindingKey;
+use crate::fuzz::saved::scenario_to_toml;
+use crate::memory_map::MemoryMap;
+use crate::random::Random;
+use crate::report::Report;
+
+/// What a supervisor tells a client, in a variable of the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// The broker's port on loopback.
+    pub port: u16,
+    /// Which client it is, of all that were started.
+    pub number: u64,
+    /// How many maps to run.
+    pub runs: u64,
+    /// The supervisor.
+    pub parent: u32,
+}
+
+/// The variable.
+pub const VARIABLE: &str = "EFIBED_FUZZ_CLIENT";
+
+impl Orders {
+    /// Those that this process was given, if it is a client.
+    pub fn given() -> Option<Self> {
+        Self::parse(&env::var(VARIABLE).ok()?)
+    }
+
+    /// As the variable has them.
+    pub fn to_text(self) -> String {
+        let Self { port, number, runs, parent } = self;
+        format!("{port} {number} {runs} {parent}")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let numbers: Vec<u64> = text.split(' ').map(str::parse).collect::<Result<_, _>>().ok()?;
+        let [port, number, runs, parent] = numbers[..] else { return None };
+        Some(Self { port: port.try_into().ok()?, number, runs, parent: parent.try_into().ok()? })
+    }
+}
+
+type State = StdState<InMemoryCorpus<MapInput>, MapInput, StdRand, InMemoryCorpus<MapInput>>;
+type Manager = LlmpEventManager<(), MapInput, State, StdShMem, Segments>;
+
+/// The observer of shape.
+const SHAPE: &str = "shape";
+/// Maps made of one, before other clients' are looked at, and findings are told. A run in the guest takes milliseconds.
+const ROUND: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
+/// Maps from nothing that a search begins with.
+const FIRST_MAPS: u64 = 32;
+
+/// Runs maps until the orders are carried out; then the process ends.
+pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
+    let ended = end_with(orders.parent).map_err(FuzzError::Process).and_then(|()| search(fuzz, orders));
+    match ended {
+        Ok(()) => exit(0),
+        Err(error) => {
+            // The supervisor shows it.
+            eprintln!("{error:?}");
+            exit(FAILED)
+        }
+    }
+}
+
+/// The status of a client that could not go on, and said why.
+pub const FAILED: i32 = 70;
+
+/// Has the kernel end this process with its supervisor, which may have ended already.
+fn end_with(parent: u32) -> io::Result<()> {
+    // SAFETY: this sets an attribute of the process, and touches no memory.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if std::os::unix::process::parent_id() == parent { Ok(()) } else { exit(0) }
+}
+
+fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
+    let slate = Slate::given().map_err(FuzzError::Process)?;
+    let folder = Folder::open(&fuzz.out)?;
+    let shape = StdMapObserver::owned(SHAPE, vec![0; CELLS]).track_indices();
+    let coverage = counters::observer();
+    let mut feedback = feedback_or!(MaxMapFeedback::new(&shape), MaxMapFeedback::new(&coverage));
+    let (found, untold) = (Found::default(), Untold::default());
+    let mut objective = NewFinding::new(Rc::clone(&found), folder.known()?, Rc::clone(&untold));
+    // A client that takes another's place must not do the same again.
+    let seed = Random::of_run(fuzz.seed, orders.number).number();
+    let corpora = [InMemoryCorpus::new(), InMemoryCorpus::new()];
+    let [corpus, solutions] = corpora;
+    let mut state: State = StdState::new(StdRand::with_seed(seed), corpus, solutions, &mut feedback, &mut objective)?;
+    let scheduler = IndexesLenTimeMinimizerScheduler::new(&shape, QueueScheduler::new());
+    let mut fuzzer = StdFuzzer::new(scheduler, feedback, objective);
+    fuzzer.set_share_objectives(true);
+    let trials = Trials::new(fuzz.scenario.clone(), fuzz.engine);
+    let mut target = Target::new(trials, slate, tuple_list!(shape, coverage), found, orders.runs);
+    let provider = Segments::new()?;
+    let mut manager: Manager =
+        LlmpEventManagerBuilder::new().build_on_port(provider, orders.port, EventConfig::AlwaysUnique)?;
+
+    let mutate = Mutate::new(fuzz.max_mapped_pages);
+    for input in first_maps(fuzz, &folder, &mutate, seed)? {
+        fuzzer.evaluate_input(&mut state, &mut target, &mut manager, &input)?;
+        tell(&fuzz.scenario, &untold, &mut manager)?;
+    }
+    let mut stages = tuple_list!(StdMutationalStage::with_max_iterations(mutate, ROUND));
+    while !target.is_done() {
+        fuzzer.fuzz_one(&mut stages, &mut target, &mut state, &mut manager)?;
+        tell(&fuzz.scenario, &untold, &mut manager)?;
+        target.slate().set(Word::Corpus, state.corpus().count() as u64);
+        for (word, observer) in [(Word::Cells, SHAPE), (Word::Covered, counters::NAME)] {
+            target.slate().set(word, seen(&state, observer));
+        }
+    }
+    manager.send_exiting()?;
+    manager.await_restart_safe();
+    Ok(())
+}
+
+/// The maps that were given, the corpus of an earlier campaign, and maps from nothing.
+fn first_maps(fuzz: &Fuzz, folder: &Folder, mutate: &Mutate, seed: u64) -> Result<Vec<MapInput>, FuzzError> {
+    let mut random = Random::new(seed);
+    let fresh = (0..FIRST_MAPS).map(|_| MapInput::from(&mutate.fresh(&mut random)));
+    Ok(fuzz.maps.iter().cloned().chain(folder.corpus()?).chain(fresh).collect())
+}
+
+/// Tells the supervisor of new findings, each with the scenario that shows it.
+fn tell(scenario: &Scenario, untold: &Untold, manager: &mut Manager) -> Result<(), FuzzError> {
+    for New { key, report, input } in untold.take() {
+        let told = Told { key: key.to_string(), toml: saved(key, &report, &input.to_map(), scenario) };
+        let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
+        manager.llmp.send_buf(FINDING, &message)?;
+    }
+    Ok(())
+}
+
+/// A finding as a file.
+pub fn saved(key: FindingKey, report: &Report, map: &MemoryMap, scenario: &Scenario) -> String {
+    let what = format!("{key}, found by efibed fuzz");
+    scenario_to_toml(&what, &report.to_string(), &map.to_toml(), scenario, scenario.program().map(Path::new))
+}
+
+/// How many cells or counters of an observer were seen set in any run.
+fn seen(state: &State, observer: &str) -> u64 {
+    let metadata = state.named_metadata::<MapFeedbackMetadata<u8>>(observer);
+    metadata.map_or(0, |metadata| metadata.num_covered_map_indexes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_read_as_they_are_written() {
+        let orders = Orders { port: 1337, number: 3, runs: u64::MAX, parent: 4_000_000 };
+        assert_eq!(Orders::parse(&orders.to_text()), Some(orders));
+        for text in ["", "1 2 3", "1 2 3 4 5", "65536 2 3 4", "1 2 x 4"] {
+            assert_eq!(Orders::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A campaign: many maps for one piece of mapping code, steered by what they show.
+//!
+//! The engine is LibAFL: its corpus, feedback, scheduler and broker. A supervisor starts the program again as often as there
+//! are cores. Each of these clients runs maps, and the broker passes between them what showed something new.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `supervisor` | clients, files, signals |
+//! | `client` | a process that runs maps |
+//! | `target` | the mapping code as LibAFL sees it |
+//! | `trial` | one map, run on the engines that were asked for, and which findings count |
+//! | `shape` | what a run did, as cells |
+//! | `counters` | coverage, where the mapping code was compiled with it |
+//! | `mutator` | the next map |
+//! | `input` | a map as it is sent |
+//! | `post` | what clients send |
+//! | `slate` | what a client that died was doing |
+//! | `segments` | shared memory that no process can leave behind |
+//! | `folder` | findings and corpus, as files |
+//! | `summary` | what it came to |
+
+mod client;
+mod counters;
+mod folder;
+mod input;
+mod mutator;
+mod post;
+mod segments;
+mod shape;
+mod slate;
+mod summary;
+mod supervisor;
+mod target;
+mod trial;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use efibed_guest::Mapper;
+
+pub use summary::{Status, Summary};
+
+use self::client::Orders;
+use self::input::MapInput;
+use crate::Scenario;
+use crate::memory_map::{MemoryMap, ReadError};
+
+/// A campaign of memory maps against mapping code: a fuzz target is a `main` that runs one.
+///
+/// ```no_run
+/// # use efibed::{AddressSpace, MapContext, MapError, Mapper};
+/// # #[derive(Clone)]
+/// # struct MyMapper;
+/// # impl Mapper for MyMapper {
+/// #     fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> { unimplemented!() }
+/// # }
+/// use efibed::fuzz::Fuzz;
+///
+/// fn main() -> Result<(), efibed::Error> {
+///     let summary = Fuzz::new(MyMapper).runs(100_000).run()?;
+///     assert!(summary.findings.is_empty(), "{summary:#?}");
+///     Ok(())
+/// }
+/// ```
+///
+/// It starts the program again, once for each core, with the same arguments: what `main` does before [`Fuzz::run`] is done in
+/// each. There `run` does not return.
+#[derive(Clone, Debug)]
+pub struct Fuzz {
+    scenario: Scenario,
+    engine: FuzzEngine,
+    runs: Option<u64>,
+    time: Option<Duration>,
+    seed: u64,
+    cores: usize,
+    out: PathBuf,
+    maps: Vec<MapInput>,
+    max_mapped_pages: u64,
+    listen: Option<u16>,
+    broker: Option<String>,
+}
+
+/// Where maps are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum FuzzEngine {
+    /// Each natively, and those that show something new in a guest, too.
+    #[default]
+    Both,
+    /// Each in a guest.
+    Kvm,
+    /// Each natively: the mapping code is trusted, and no MMU is asked.
+    Walker,
+}
+
+efibed_stub::names! {
+    FuzzEngine, "engine":
+    Both "both",
+    Kvm "kvm",
+    Walker "walker",
+}
+
+/// How long one map may take: those that a campaign makes take milliseconds.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Pages that a guest's MMU is asked about one by one, besides both ends of every run of leaves. The walk looks at all, and a
+/// person who runs the finding again has them all reached.
+const SWEEP_LIMIT: u64 = 512;
+/// What a run may take past its limit before its process is ended: walks end at the limit, native mapping code does not.
+const GRACE: Duration = Duration::from_secs(10);
+/// 1 GiB: larger maps take longer, and show nothing else. A mutation may go past it.
+const MAX_MAPPED_PAGES: u64 = 1 << 18;
+/// The folder where nothing else is said.
+const OUT: &str = "efibed-fuzz";
+const SEED: u64 = 2013;
+
+impl Fuzz {
+    /// A campaign against a function of this process, held to the usual contract: see [`Scenario::mapper`].
+    pub fn new(mapper: impl Mapper + Clone + Send + Sync + 'static) -> Self {
+        Self::of(Scenario::new(no_map()).mapper(mapper))
+    }
+
+    /// A campaign against a scenario's mapping code, under its contract, on its CPU. Its map is not used. Firmware is not
+    /// called, unless [`Self::calls`] says so.
+    pub fn of(scenario: Scenario) -> Self {
+        Self {
+            scenario: scenario.firmware_calls(false).limit(LIMIT).stretch_limit(LIMIT).sweep_limit(SWEEP_LIMIT),
+            engine: FuzzEngine::default(),
+            runs: None,
+            time: None,
+            seed: SEED,
+            cores: 1,
+            out: OUT.into(),
+            maps: Vec::new(),
+            max_mapped_pages: MAX_MAPPED_PAGES,
+            listen: None,
+            broker: None,
+        }
+    }
+
+    /// Where maps are run.
+    #[must_use]
+    pub fn engine(self, engine: FuzzEngine) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// Ends after so many maps; the default is never.
+    #[must_use]
+    pub fn runs(self, runs: u64) -> Self {
+        Self { runs: Some(runs), ..self }
+    }
+
+    /// Ends after so long; the default is never.
+    #[must_use]
+    pub fn time(self, time: Duration) -> Self {
+        Self { time: Some(time), ..self }
+    }
+
+    /// Begins with other maps.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Runs in so many processes; in one at least.
+    #[must_use]
+    pub fn cores(self, cores: usize) -> Self {
+        Self { cores: cores.max(1), ..self }
+    }
+
+    /// Writes to this folder, and goes on from what is there; the default is `efibed-fuzz`.
+    #[must_use]
+    pub fn out(self, out: impl Into<PathBuf>) -> Self {
+        Self { out: out.into(), ..self }
+    }
+
+    /// Begins with these maps: those of real machines, for instance.
+    #[must_use]
+    pub fn maps(self, maps: impl IntoIterator<Item = MemoryMap>) -> Self {
+        Self { maps: maps.into_iter().map(|map| MapInput::from(&map)).collect(), ..self }
+    }
+
+    /// Makes maps with at most so many pages to map; the default is 1 GiB. Changes of such a map may have more.
+    #[must_use]
+    pub fn max_mapped_pages(self, max_mapped_pages: u64) -> Self {
+        Self { max_mapped_pages, ..self }
+    }
+
+    /// Has the guest call firmware's services, too.
+    #[must_use]
+    pub fn calls(self, calls: bool) -> Self {
+        Self { scenario: self.scenario.firmware_calls(calls), ..self }
+    }
+
+    /// The port on loopback at which other campaigns find this one; the default is any that is free.
+    #[must_use]
+    pub fn listen(self, port: u16) -> Self {
+        Self { listen: Some(port), ..self }
+    }
+
+    /// Exchanges maps and findings with the campaign that listens there, as HOST:PORT. Nothing on the way is encrypted, and
+    /// nobody is asked who they are.
+    #[must_use]
+    pub fn broker(self, address: impl Into<String>) -> Self {
+        Self { broker: Some(address.into()), ..self }
+    }
+
+    /// Runs the campaign.
+    pub fn run(&self) -> Result<Summary, FuzzError> {
+        self.run_telling(&|_| {})
+    }
+
+    /// The same, and tells now and then how far it is.
+    pub fn run_telling(&self, tell: &dyn Fn(&Status)) -> Result<Summary, FuzzError> {
+        match Orders::given() {
+            None => supervisor::run(self, tell),
+            Some(orders) => client::run(self, orders),
+        }
+    }
+
+    /// Whether this process is one that a campaign started again: it has nothing to do but come to [`Self::run`].
+    pub fn is_client() -> bool {
+        Orders::given().is_some()
+    }
+
+    fn hang_limit(&self) -> Duration {
+        LIMIT + GRACE
+    }
+}
+
+fn no_map() -> MemoryMap {
+    MemoryMap::from_descriptors("no map", Vec::new())
+}
+
+/// Why a campaign could not begin, or go on.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum FuzzError {
+    /// A file or a folder.
+    #[error("cannot {what} {}: {error}", path.display())]
+    File {
+        /// What was to be done.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it could not be.
+        error: io::Error,
+    },
+    /// A map of the corpus.
+    #[error(transparent)]
+    Corpus(ReadError),
+    /// The port to listen at.
+    #[error("cannot listen at port {0} of this machine: {1}")]
+    Port(u16, io::Error),
+    /// Another campaign's broker.
+    #[error("cannot join the campaign at {0}: {1}")]
+    Broker(String, String),
+    /// A process, or its memory.
+    #[error("cannot start a process of the campaign: {0}")]
+    Process(io::Error),
+    /// A client that could not go on, in its own words.
+    #[error("a process of the campaign could not go on: {0}")]
+    Client(String),
+    /// LibAFL.
+    #[error("LibAFL: {0}")]
+    Engine(String),
+}
+
+/// The same words: no error has more to say.
+impl fmt::Debug for FuzzError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corpus(error) => fmt::Debug::fmt(error, f),
+            _ => fmt::Display::fmt(self, f),
+        }
+    }
+}
+
+impl FuzzError {
+    fn file(what: &'static str, path: &Path, error: io::Error) -> Self {
+        Self::File { what, path: path.into(), error }
+    }
+}
+
+impl From<libafl::Error> for FuzzError {
+    fn from(error: libafl::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
+}

@@ -1,0 +1,55 @@
+//! What a run did, as cells that are set or not. A map that sets a new one is worth building on.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::check::LeafCounts;
+use crate::fuzz::keys;
+use crate::memory_map::{MemoryMap, Region};
+use crate::report::{EngineName, Report};
+
+/// How many there are. A campaign sets some thousand.
+pub const CELLS: usize = 1 << 14;
+
+/// The cells of a run, some more than once.
+pub fn cells(map: &MemoryMap, report: &Report) -> impl Iterator<Item = usize> {
+    let guest = report.engine == EngineName::Kvm;
+    let findings = keys(report).into_iter().map(move |key| cell(&("finding", guest, key)));
+    let regions = report.regions.iter().map(|each| cell(&("region", kind(&each.region), leaves(&each.leaves))));
+    let neighbours = report.runs.windows(2).map(|pair| {
+        let [before, after] = [&pair[0], &pair[1]];
+        let follows = [before.va.0, before.pa.0].map(|start| start.checked_add(before.bytes));
+        let follows = [follows[0] == Some(after.va.0), follows[1] == Some(after.pa.0)];
+        let rights = |run: &crate::mmu::Run| (run.leaf, run.rights, run.pat_index, run.defect.is_some());
+        cell(&("runs", rights(before), rights(after), follows))
+    });
+    let table = map.attributes_table().iter().map(|entry| Region::new(0, entry));
+    let table: Vec<_> = table.map(|entry| cell(&("attributes", kind(&entry), reach(map, &entry)))).collect();
+    findings.chain(regions).chain(neighbours).chain(table)
+}
+
+fn cell(what: &impl Hash) -> usize {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    (hasher.finish() % CELLS as u64) as usize
+}
+
+/// What decides how a region is mapped: how its ends are aligned, and how large it is.
+fn kind(region: &Region) -> (u32, u64, [u32; 2], u32) {
+    let alignment = |address: u64| address.trailing_zeros().clamp(11, 40);
+    let ends = [region.phys, region.end() as u64].map(alignment);
+    (region.ty.0.min(16), region.attribute.bits() >> 60, ends, logarithm(region.pages))
+}
+
+fn leaves(leaves: &LeafCounts) -> [u32; 3] {
+    [leaves.of_4k, leaves.of_2m, leaves.of_1g].map(logarithm)
+}
+
+/// Where an entry of the Memory Attributes Table lies in its region: at its start, its end, or beyond it.
+fn reach(map: &MemoryMap, entry: &Region) -> Option<[bool; 3]> {
+    let region = map.regions().find(|region| region.phys <= entry.phys && u128::from(entry.phys) < region.end())?;
+    Some([region.phys == entry.phys, region.end() == entry.end(), region.end() < entry.end()])
+}
+
+fn logarithm(number: u64) -> u32 {
+    u64::BITS.saturating_sub(number.leading_zeros())
+}

@@ -1,0 +1,296 @@
+//! The process that was started by a person: it starts clients, passes on what they find, writes it to files, and starts
+//! another client where one died.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::env;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use libafl_bolts::llmp::{Listener, LlmpBroker};
+use libafl_bolts::shmem::{ShMemProvider as _, StdShMem};
+use libafl_bolts::tuples::tuple_list;
+use vmm_sys_util::signal::register_signal_handler;
+
+use super::client::{FAILED, Orders, VARIABLE, saved};
+use super::folder::Folder;
+use super::input::MapInput;
+use super::post::{Post, PostHook};
+use super::segments::Segments;
+use super::slate::{Slate, Word};
+use super::summary::{Status, Summary};
+use super::trial::counted;
+use super::{Fuzz, FuzzError};
+use crate::fuzz::saved::scenario_to_toml;
+use crate::{EngineName, TestBed};
+
+/// How long a client may take to come to its end when it is told to.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often everything is looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// How often a person is told.
+const TELL: Duration = Duration::from_millis(250);
+/// Clients that die so soon one after another will not do better: so many in all.
+const MAX_DEATHS: u64 = 1000;
+
+/// Runs a campaign to its end, and tells of it as it goes.
+pub fn run(fuzz: &Fuzz, tell: &dyn Fn(&Status)) -> Result<Summary, FuzzError> {
+    let mut campaign = Campaign::begin(fuzz)?;
+    let mut told = Instant::now();
+    while !campaign.is_over() {
+        campaign.work()?;
+        if told.elapsed() >= TELL {
+            told = Instant::now();
+            tell(&campaign.status());
+        }
+        std::thread::sleep(TICK);
+    }
+    campaign.end()
+}
+
+struct Campaign<'f> {
+    fuzz: &'f Fuzz,
+    folder: Folder,
+    broker: LlmpBroker<(PostHook, ()), StdShMem, Segments>,
+    port: u16,
+    post: Rc<RefCell<Post>>,
+    clients: Vec<Client>,
+    /// Of clients that are gone.
+    before: Status,
+    started: Instant,
+    /// How many clients were started.
+    number: u64,
+    deaths: u64,
+    findings: BTreeSet<String>,
+    saved: Vec<PathBuf>,
+}
+
+struct Client {
+    process: Child,
+    slate: Slate,
+    runs: u64,
+}
+
+impl<'f> Campaign<'f> {
+    fn begin(fuzz: &'f Fuzz) -> Result<Self, FuzzError> {
+        stop_at_signals()?;
+        let folder = Folder::open(&fuzz.out)?;
+        // What is wrong with them is told before anything is started.
+        folder.corpus()?;
+        let port = fuzz.listen.unwrap_or(0);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|error| FuzzError::Port(port, error))?;
+        let port = listener.local_addr().map_err(FuzzError::Process)?.port();
+        let post = Rc::default();
+        let hooks = tuple_list!(PostHook(Rc::clone(&post)));
+        let mut broker = LlmpBroker::new(Segments::new()?, hooks)?;
+        broker.inner_mut().launch_listener(Listener::Tcp(listener))?;
+        if let Some(other) = &fuzz.broker {
+            broker
+                .inner_mut()
+                .connect_b2b(other.as_str())
+                .map_err(|error| FuzzError::Broker(other.clone(), error.to_string()))?;
+        }
+        let mut campaign = Self {
+            fuzz,
+            folder,
+            broker,
+            port,
+            post,
+            clients: Vec::new(),
+            before: Status::default(),
+            started: Instant::now(),
+            number: 0,
+            deaths: 0,
+            findings: BTreeSet::new(),
+            saved: Vec::new(),
+        };
+        for core in 0..fuzz.cores as u64 {
+            campaign.start(share(fuzz.runs, core, fuzz.cores as u64))?;
+        }
+        Ok(campaign)
+    }
+
+    /// Starts this program again, which then finds its orders.
+    fn start(&mut self, runs: u64) -> Result<(), FuzzError> {
+        let (slate, file) = Slate::new().map_err(FuzzError::Process)?;
+        let orders = Orders { port: self.port, number: self.number, runs, parent: process::id() };
+        let mut command = Command::new(env::current_exe().map_err(FuzzError::Process)?);
+        command.args(env::args_os().skip(1)).env(VARIABLE, orders.to_text());
+        command.stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Ctrl-C is for the supervisor, which then tells its clients.
+        let process = command.process_group(0).spawn().map_err(FuzzError::Process)?;
+        self.number += 1;
+        self.clients.push(Client { process, slate, runs });
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        let is_late = self.fuzz.time.is_some_and(|limit| self.started.elapsed() >= limit);
+        is_late || STOP.load(Ordering::Relaxed) || self.clients.is_empty() || self.deaths >= MAX_DEATHS
+    }
+
+    fn work(&mut self) -> Result<(), FuzzError> {
+        self.broker.broker_once()?;
+        self.file()?;
+        let limit = self.fuzz.hang_limit();
+        for client in &mut self.clients {
+            if client.slate.running_for().is_some_and(|time| time > limit) {
+                // It may have ended just now.
+                let _ = client.process.kill();
+            }
+        }
+        let mut at = 0;
+        while at < self.clients.len() {
+            match self.clients[at].process.try_wait().map_err(FuzzError::Process)? {
+                None => at += 1,
+                Some(status) => {
+                    let client = self.clients.remove(at);
+                    self.bury(client, status)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what came in to files.
+    fn file(&mut self) -> Result<(), FuzzError> {
+        let Post { findings, corpus } = self.post.take();
+        for told in findings {
+            self.save(&told.key, &told.toml)?;
+        }
+        corpus.iter().try_for_each(|input| self.folder.save_map(input).map(drop))
+    }
+
+    fn save(&mut self, name: &str, toml: &str) -> Result<(), FuzzError> {
+        self.findings.insert(name.into());
+        self.saved.extend(self.folder.save_finding(name, toml)?);
+        Ok(())
+    }
+
+    /// Counts what a client did that has ended. If it died, the map that it ran is a finding, and another one takes its place.
+    fn bury(&mut self, mut client: Client, status: ExitStatus) -> Result<(), FuzzError> {
+        self.before.add(&client.slate);
+        if status.success() {
+            return Ok(());
+        }
+        let mut words = String::new();
+        if let Some(errors) = &mut client.process.stderr {
+            // What a client says before it dies is short, or the mapping code's.
+            let _ = errors.take(1 << 16).read_to_string(&mut words);
+        }
+        if status.code() == Some(FAILED) {
+            return Err(FuzzError::Client(words.trim_end().into()));
+        }
+        self.deaths += 1;
+        let Some(input) = client.slate.interrupted() else {
+            return Err(FuzzError::Client(format!("it ended with {status}, and ran no map\n{words}")));
+        };
+        self.autopsy(&input, status, &words)?;
+        self.before.runs += 1;
+        let left = client.runs.saturating_sub(client.slate.get(Word::Runs).saturating_add(1));
+        if left > 0 { self.start(left) } else { Ok(()) }
+    }
+
+    /// Runs the map again where mapping code is confined: a guest says which instruction it was, and what is wrong. If there is
+    /// none, or it finds nothing, the map is a finding as it is.
+    fn autopsy(&mut self, input: &MapInput, status: ExitStatus, words: &str) -> Result<(), FuzzError> {
+        let map = input.to_map();
+        let scenario = self.fuzz.scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
+        let report = TestBed::without_kvm().run(&scenario);
+        let keys = report.as_ref().map(counted).unwrap_or_default();
+        if let Ok(report) = &report {
+            for key in &keys {
+                self.save(&key.to_string(), &saved(*key, report, &map, &scenario))?;
+            }
+        }
+        if keys.is_empty() {
+            let how = how_it_ended(status);
+            let guest = report.map_or_else(|error| format!("no guest ran it: {error}"), |report| report.to_string());
+            let what = format!("{how}: the process in which the mapping code ran natively ended so. {words}");
+            self.save(&how, &scenario_to_toml(&what, &guest, &map.to_toml(), &scenario, None))?;
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Status {
+        let mut status = self.before.clone();
+        self.clients.iter().for_each(|client| status.add(&client.slate));
+        status.findings = self.findings.len() as u64;
+        status.elapsed = self.started.elapsed();
+        status
+    }
+
+    /// Has all clients come to their end, and says what was found.
+    fn end(mut self) -> Result<Summary, FuzzError> {
+        self.clients.iter().for_each(|client| client.slate.set(Word::Stop, 1));
+        let asked = Instant::now();
+        while !self.clients.is_empty() && asked.elapsed() < GRACE + self.fuzz.hang_limit() {
+            self.work()?;
+            std::thread::sleep(TICK);
+        }
+        self.broker.broker_once()?;
+        self.file()?;
+        let status = self.status();
+        Ok(Summary {
+            status,
+            seed: self.fuzz.seed,
+            findings: self.findings.iter().cloned().collect(),
+            saved: std::mem::take(&mut self.saved),
+        })
+    }
+}
+
+/// No client outlives its campaign, whichever way that ends.
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A file's name that says how a process ended.
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(libc::SIGKILL) => "ended-by-hanging".into(),
+        Some(signal) => format!("ended-by-signal-{signal}"),
+        None => format!("ended-with-status-{}", status.code().unwrap_or_default()),
+    }
+}
+
+/// A client's part of the runs.
+fn share(runs: Option<u64>, core: u64, cores: u64) -> u64 {
+    runs.map_or(u64::MAX, |runs| runs / cores + u64::from(core < runs % cores))
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// SIGINT and SIGTERM end the campaign, with its summary.
+fn stop_at_signals() -> Result<(), FuzzError> {
+    extern "C" fn stop(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        STOP.store(true, Ordering::Relaxed);
+    }
+    STOP.store(false, Ordering::Relaxed);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        register_signal_handler(signal, stop).map_err(|error| FuzzError::Process(error.into()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_are_all_runs() {
+        for (runs, cores) in [(0, 1), (1, 2), (7, 3), (1_000_000, 7)] {
+            assert_eq!((0..cores).map(|core| share(Some(runs), core, cores)).sum::<u64>(), runs);
+        }
+        assert_eq!(share(None, 0, 2), u64::MAX);
+    }
+}

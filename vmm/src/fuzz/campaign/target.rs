@@ -1,0 +1,143 @@
+//! The mapping code as LibAFL sees it: an executor, the observers that it fills, and what makes an input an objective.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use libafl::Error;
+use libafl::executors::{Executor, ExitKind, HasObservers};
+use libafl::feedbacks::{Feedback, StateInitializer};
+use libafl::observers::{ExplicitTracking, StdMapObserver};
+use libafl::state::HasExecutions;
+use libafl_bolts::Named;
+use libafl_bolts::tuples::RefIndexable;
+
+use super::counters;
+use super::input::MapInput;
+use super::slate::{Slate, Word};
+use super::trial::Trials;
+use crate::fuzz::FindingKey;
+use crate::report::Report;
+
+/// The cells of shape, tracked so that the corpus can be kept small, and the mapping code's own counters.
+pub type Observers = (Shape, (Coverage, ()));
+/// See [`super::shape`].
+pub type Shape = ExplicitTracking<StdMapObserver<'static, u8, false>, true, false>;
+/// See [`super::counters`].
+pub type Coverage = StdMapObserver<'static, u8, false>;
+
+/// What the last run found that counts: shared by the executor, which runs, and the objective, which judges.
+pub type Found = Rc<RefCell<Vec<(FindingKey, Rc<Report>)>>>;
+
+/// What the objective found new, and nobody was told of yet.
+pub type Untold = Rc<RefCell<Vec<New>>>;
+
+/// A finding that none had before.
+pub struct New {
+    /// Its key.
+    pub key: FindingKey,
+    /// The run that had it.
+    pub report: Rc<Report>,
+    /// On this map.
+    pub input: MapInput,
+}
+
+/// Runs inputs.
+pub struct Target {
+    trials: Trials,
+    slate: Slate,
+    observers: Observers,
+    found: Found,
+    /// Maps that this client is still to run.
+    left: u64,
+    buffer: Vec<u8>,
+}
+
+impl Target {
+    /// Runs so many maps, and tells of each on the slate.
+    pub fn new(trials: Trials, slate: Slate, observers: Observers, found: Found, runs: u64) -> Self {
+        Self { trials, slate, observers, found, left: runs, buffer: Vec::new() }
+    }
+
+    /// Whether there is nothing left to run, or nobody who wants it.
+    pub fn is_done(&self) -> bool {
+        self.left == 0 || self.slate.get(Word::Stop) != 0
+    }
+
+    /// Where this client tells how far it is.
+    pub fn slate(&self) -> &Slate {
+        &self.slate
+    }
+}
+
+impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
+    fn run_target(&mut self, _: &mut Z, state: &mut S, _: &mut EM, input: &MapInput) -> Result<ExitKind, Error> {
+        self.found.borrow_mut().clear();
+        if self.is_done() {
+            return Ok(ExitKind::Ok);
+        }
+        self.left -= 1;
+        *state.executions_mut() += 1;
+        let map = input.to_map();
+        self.slate.begin(input, &mut self.buffer);
+        counters::clear();
+        let trial = self.trials.run(&map, &self.slate);
+        self.slate.end();
+        let trial = trial.map_err(|error| Error::unknown(format!("{error:?}")))?;
+        let shape = self.observers.0.as_mut();
+        trial.cells.iter().for_each(|cell| shape[*cell] = 1);
+        let found = trial.runs.into_iter().flat_map(|(report, keys)| {
+            let report = Rc::new(report);
+            keys.into_iter().map(move |key| (key, Rc::clone(&report)))
+        });
+        self.found.borrow_mut().extend(found);
+        Ok(ExitKind::Ok)
+    }
+}
+
+impl HasObservers for Target {
+    type Observers = Observers;
+
+    fn observers(&self) -> RefIndexable<&Observers, Observers> {
+        RefIndexable::from(&self.observers)
+    }
+
+    fn observers_mut(&mut self) -> RefIndexable<&mut Observers, Observers> {
+        RefIndexable::from(&mut self.observers)
+    }
+}
+
+/// An input is an objective if it has a finding that none had before.
+pub struct NewFinding {
+    found: Found,
+    known: HashSet<FindingKey>,
+    untold: Untold,
+}
+
+impl NewFinding {
+    /// With what was known before; new ones go to `untold`.
+    pub fn new(found: Found, known: HashSet<FindingKey>, untold: Untold) -> Self {
+        Self { found, known, untold }
+    }
+}
+
+impl Named for NewFinding {
+    fn name(&self) -> &Cow<'static, str> {
+        &Cow::Borrowed("new finding")
+    }
+}
+
+impl<S> StateInitializer<S> for NewFinding {}
+
+impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewFinding {
+    fn is_interesting(&mut self, _: &mut S, _: &mut EM, input: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
+        let found = self.found.borrow();
+        let new = found.iter().filter(|(key, _)| self.known.insert(*key));
+        let new: Vec<_> =
+            new.map(|(key, report)| New { key: *key, report: Rc::clone(report), input: input.clone() }).collect();
+        let is_new = !new.is_empty();
+        self.untold.borrow_mut().extend(new);
+        Ok(is_new)
+    }
+}
