@@ -12,6 +12,8 @@ use super::Rule;
 use super::cache::CacheRule;
 use super::closed_form::{self, Addresses, BELOW_2G, BELOW_4G, BELOW_68G, ClosedForm};
 use super::merged::{Merged, fits_an_entry};
+#[cfg(feature = "fuzz")]
+use crate::memory_map::PAGE_BYTES;
 use crate::memory_map::{MemoryDescriptor, MemoryMap, Region};
 use crate::mmu::{Paging, Va};
 
@@ -297,6 +299,17 @@ impl Contract {
     /// Whether it is one that the mapper would map if it could.
     pub(crate) fn wants(&self, region: &Region) -> bool {
         region.is_mapped() && (self.regions != Regions::Runtime || region.is_runtime())
+    }
+
+    /// Whether the regions that the mapper is to map could lie side by side where it puts regions: on any CPU, if it puts them
+    /// into a half of the canonical addresses.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn has_room(&self, map: &MemoryMap) -> bool {
+        let bytes =
+            |range: RangeInclusive<Va>| u128::from(range.end().0.saturating_sub(range.start().0)).saturating_add(1);
+        let room: u128 = self.arenas_on(&Paging::default()).into_iter().map(bytes).fold(0, u128::saturating_add);
+        let wanted = map.regions().filter(|region| self.wants(region)).map(|region| u128::from(region.pages));
+        wanted.fold(0, u128::saturating_add).saturating_mul(u128::from(PAGE_BYTES)) <= room
     }
 
     /// Whether a region that the virtual map lists must be mapped there.

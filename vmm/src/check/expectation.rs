@@ -434,13 +434,17 @@ fn without_address(rule: Rule, region: &Region) -> Mark {
 fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
     let Question { map, contract, .. } = *question;
     let mut regions: Vec<&Alias> = placed.iter().filter(|alias| alias.role == Role::Virtual).collect();
-    if map.kind() == ListKind::Runtime {
-        regions.reverse();
-    }
     let descriptors = map.descriptors();
+    let descriptor_of = |alias: &Alias| alias.region.map(|index| &descriptors[index]);
+    if map.kind() == ListKind::Runtime {
+        // Such a list is in the order in which Linux maps, the last first. Neighbours of which it makes one rise together.
+        let kind = |alias: &Alias| descriptor_of(alias).map(|d| (d.ty, d.att));
+        let are_one =
+            |before: &&Alias, after: &&Alias| before.physical_end() == after.phys && kind(before) == kind(after);
+        regions = regions.chunk_by(are_one).rev().flatten().copied().collect();
+    }
     let is_image = |alias: &Alias| {
-        let descriptor = alias.region.map(|index| &descriptors[index]);
-        descriptor.is_some_and(|d| {
+        descriptor_of(alias).is_some_and(|d| {
             d.att.contains(MemoryAttribute::RUNTIME)
                 && matches!(d.ty, MemoryType::RUNTIME_SERVICES_CODE | MemoryType::RUNTIME_SERVICES_DATA)
         })
@@ -457,7 +461,9 @@ fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
                 ..after.mark(Rule::WindowOrder, Witness::Expectation)
             });
         }
-        let contiguous = contract.contiguous_images && before.physical_end() == after.phys;
+        // A region between them in the list, which this mapper need not map, is no part of their image.
+        let follows = before.region.zip(after.region).is_some_and(|(before, after)| before.abs_diff(after) == 1);
+        let contiguous = contract.contiguous_images && follows && before.physical_end() == after.phys;
         if contiguous && is_image(before) && is_image(after) && after.virt != end {
             let expected = Some(Statement::Virtual(end));
             marks.push(Mark { expected, observed, ..after.mark(Rule::NotContiguous, Witness::Expectation) });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::*;
-use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
+use crate::memory_map::{ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES};
 use crate::mmu::bits::{NX, P, PCD, PS, U, W};
 use crate::mmu::{Level, Pa, Paging, TableMemory, Va};
 
@@ -98,6 +98,7 @@ struct Case {
     attributes: Vec<MemoryDescriptor>,
     /// What SetVirtualAddressMap is handed.
     virtual_map: Vec<MemoryDescriptor>,
+    kind: ListKind,
     tables: Tables,
     /// The tables after phase `finish`.
     finished: Option<Tables>,
@@ -115,6 +116,7 @@ impl Default for Case {
             regions: regions(),
             attributes: Vec::new(),
             virtual_map: regions()[1..].iter().map(listed).collect(),
+            kind: ListKind::Firmware,
             tables: Tables::right(),
             finished: None,
         }
@@ -137,7 +139,7 @@ impl Case {
     }
 
     fn found(&self) -> Vec<Found> {
-        let map = MemoryMap::from_descriptors("test", self.regions.clone());
+        let map = MemoryMap::from_descriptors("test", self.regions.clone()).with_kind(self.kind);
         let map = map.with_attributes_table(self.attributes.clone());
         let question = Question {
             map: &map,
@@ -478,7 +480,7 @@ fn a_closed_form_is_one_more_witness() {
 #[test]
 fn order_is_free_unless_the_contract_has_one() {
     let (code, data) = (OFFSET + 0x10_0000, OFFSET);
-    let case = |contract| {
+    let case_of = |contract, is_between: bool| {
         let tables =
             Tables::empty(Paging::default()).pages(code, CODE_AT | X, 2).pages(data, (CODE_AT + 0x2000) | D, 2);
         let mut case = Case::under(contract, tables);
@@ -487,11 +489,40 @@ fn order_is_free_unless_the_contract_has_one() {
             MemoryDescriptor { virt_start: code, ..case.regions[1] },
             MemoryDescriptor { virt_start: data, ..case.regions[2] },
         ];
+        if is_between {
+            case.regions.swap(0, 1);
+        }
         case.found()
     };
+    let case = |contract| case_of(contract, false);
     assert_eq!(case(Contract::default()), []);
     assert_eq!(case(Contract::default().rising(true)), [(Rule::WindowOrder, OF_DATA, data, 2)]);
     assert_eq!(case(Contract::default().contiguous_images(true)), [(Rule::NotContiguous, OF_DATA, data, 2)]);
+    // Boot services lie between them in the list.
+    assert_eq!(case_of(Contract::default().contiguous_images(true), true), []);
+}
+
+/// A list that a first kernel left is the last first. Two alike that follow one another in memory are one to Linux.
+#[test]
+fn a_list_of_a_first_kernels_is_read_backwards_but_for_what_linux_merges() {
+    let low = OFFSET;
+    let case = |physical: [u64; 2], virtual_starts: [u64; 2]| {
+        let tables = [0, 1]
+            .into_iter()
+            .fold(Tables::empty(Paging::default()), |tables, at| tables.pages(virtual_starts[at], physical[at] | D, 1));
+        let contract = Contract::default().rising(true).contiguous_images(true);
+        let mut case = Case { kind: ListKind::Runtime, ..Case::under(contract, tables) };
+        case.regions = physical.map(|phys| descriptor(DATA, RUNTIME | WB, phys, 1)).to_vec();
+        case.virtual_map =
+            [0, 1].map(|at| MemoryDescriptor { virt_start: virtual_starts[at], ..case.regions[at] }).to_vec();
+        case.found().into_iter().map(|(rule, ..)| rule).collect::<Vec<_>>()
+    };
+    let [neighbours, strangers] = [[DATA_AT, DATA_AT + PAGE_BYTES], [DATA_AT, DATA_AT + 2 * PAGE_BYTES]];
+    let [up, down] = [[low, low + PAGE_BYTES], [low + PAGE_BYTES, low]];
+    assert_eq!(case(neighbours, up), []);
+    assert_eq!(case(neighbours, down), [Rule::WindowOrder, Rule::NotContiguous]);
+    assert_eq!(case(strangers, down), []);
+    assert_eq!(case(strangers, up), [Rule::WindowOrder]);
 }
 
 #[test]

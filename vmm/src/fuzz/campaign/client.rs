@@ -27,7 +27,7 @@ use super::post::{FINDING, Told};
 use super::segments::Segments;
 use super::shape::CELLS;
 use super::slate::{Slate, Word};
-use super::target::{Found, New, NewFinding, Target, Untold};
+use super::target::{Hit, Hits, NewFinding, Target};
 use super::trial::Trials;
 use super::{Fuzz, FuzzError, counters};
 use crate::Scenario;
@@ -84,7 +84,8 @@ const FIRST_MAPS: u64 = 32;
 
 /// Runs maps until the orders are carried out; then the process ends.
 pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
-    let ended = end_with(orders.parent).map_err(FuzzError::Process).and_then(|()| search(fuzz, orders));
+    let begun = end_with(orders.parent).and_then(|()| limit_memory()).map_err(FuzzError::Process);
+    let ended = begun.and_then(|()| search(fuzz, orders));
     match ended {
         Ok(()) => exit(0),
         Err(error) => {
@@ -107,13 +108,26 @@ fn end_with(parent: u32) -> io::Result<()> {
     if std::os::unix::process::parent_id() == parent { Ok(()) } else { exit(0) }
 }
 
+/// What mapping code that eats memory may have of it: so the process dies, and not another.
+const MAX_DATA_BYTES: u64 = 8 << 30;
+
+fn limit_memory() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: MAX_DATA_BYTES, rlim_max: MAX_DATA_BYTES };
+    // SAFETY: the call reads `limit`, and nothing else.
+    if unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let slate = Slate::given().map_err(FuzzError::Process)?;
     let folder = Folder::open(&fuzz.out)?;
     let shape = StdMapObserver::owned(SHAPE, vec![0; CELLS]).track_indices();
     let coverage = counters::observer();
     let mut feedback = feedback_or!(MaxMapFeedback::new(&shape), MaxMapFeedback::new(&coverage));
-    let (found, untold) = (Found::default(), Untold::default());
+    let [found, untold] = [Hits::default(), Hits::default()];
     let mut objective = NewFinding::new(Rc::clone(&found), folder.known()?, Rc::clone(&untold));
     // A client that takes another's place must not do the same again.
     let seed = Random::of_run(fuzz.seed, orders.number).number();
@@ -156,9 +170,9 @@ fn first_maps(fuzz: &Fuzz, folder: &Folder, mutate: &Mutate, seed: u64) -> Resul
 }
 
 /// Tells the supervisor of new findings, each with the scenario that shows it.
-fn tell(scenario: &Scenario, untold: &Untold, manager: &mut Manager) -> Result<(), FuzzError> {
-    for New { key, report, input } in untold.take() {
-        let told = Told { key: key.to_string(), toml: saved(key, &report, &input.to_map(), scenario) };
+fn tell(scenario: &Scenario, untold: &Hits, manager: &mut Manager) -> Result<(), FuzzError> {
+    for Hit { key, report, map } in untold.take() {
+        let told = Told { key: key.to_string(), toml: saved(key, &report, &map, scenario) };
         let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
         manager.llmp.send_buf(FINDING, &message)?;
     }

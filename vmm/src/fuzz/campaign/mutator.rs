@@ -10,9 +10,9 @@ use libafl_bolts::Named;
 use libafl_bolts::rands::Rand as _;
 
 use super::input::MapInput;
-use crate::memory_map::MemoryMap;
 use crate::memory_map::mutate::{cross, mutate};
 use crate::memory_map::synthesize::{Class, Synthesis};
+use crate::memory_map::{MemoryMap, Region};
 use crate::random::Random;
 
 /// Descriptors of a map at most: one that runs larger takes long, and shows nothing that a part of it would not.
@@ -21,20 +21,23 @@ const MAX_DESCRIPTORS: usize = 256;
 const FRESH: u64 = 16;
 /// One in so many is crossed with another one that showed something.
 const CROSSED: u64 = 8;
-/// How often a change is made again if what comes of it does not conform to UEFI. Then it is run as it is: mapping code must
-/// survive what firmware gets wrong.
+/// How often changes are made again if what comes of them does not conform to UEFI, or is too large to be run fast.
 const TRIES: u64 = 8;
+/// One in so many that do neither is run as it is: mapping code must survive what firmware gets wrong.
+const WRONG: u64 = 16;
 
 /// Makes maps of maps.
 pub struct Mutate {
     synthesis: [Synthesis; 2],
+    max_mapped_pages: u64,
 }
 
 impl Mutate {
     /// Whose new maps have at most so many pages to map.
     pub fn new(max_mapped_pages: u64) -> Self {
         let synthesis = [Class::Odd, Class::Valid].map(Synthesis::new);
-        Self { synthesis: synthesis.map(|each| each.max_descriptors(32).max_mapped_pages(max_mapped_pages)) }
+        let synthesis = synthesis.map(|each| each.max_descriptors(32).max_mapped_pages(max_mapped_pages));
+        Self { synthesis, max_mapped_pages }
     }
 
     /// A map made from nothing. Three in four are odd: those find more.
@@ -42,6 +45,22 @@ impl Mutate {
         let [odd, valid] = &self.synthesis;
         let synthesis = if random.once_in(4) { valid } else { odd };
         synthesis.draw(random)
+    }
+
+    /// The map with one to four changes, the first of a few tries that comes to a map worth running.
+    fn changed(&self, map: &MemoryMap, random: &mut Random) -> Option<MemoryMap> {
+        let takes_any = random.once_in(WRONG);
+        let change = |random: &mut Random| {
+            let changes = 1 + random.below(4);
+            (0..changes).fold(map.clone(), |map, _| mutate(&map, random.number()))
+        };
+        (0..TRIES).map(|_| change(random)).find(|map| self.is_small(map) && (takes_any || Class::Odd.holds_of(map)))
+    }
+
+    fn is_small(&self, map: &MemoryMap) -> bool {
+        let pages = map.regions().filter(Region::is_mapped).map(|region| region.pages).fold(0, u64::saturating_add);
+        let descriptors = map.descriptors().len().max(map.attributes_table().len());
+        pages <= self.max_mapped_pages && descriptors <= MAX_DESCRIPTORS
     }
 }
 
@@ -62,10 +81,7 @@ impl<S: HasRand + HasCorpus<MapInput>> Mutator<MapInput, S> for Mutate {
         if random.once_in(CROSSED) {
             map = cross(&map, &other(state, random)?, random.number());
         }
-        let changed = conforming(&map, random);
-        if changed.descriptors().len().max(changed.attributes_table().len()) > MAX_DESCRIPTORS {
-            return Ok(MutationResult::Skipped);
-        }
+        let Some(changed) = self.changed(&map, random) else { return Ok(MutationResult::Skipped) };
         *input = (&changed).into();
         Ok(MutationResult::Mutated)
     }
@@ -73,14 +89,6 @@ impl<S: HasRand + HasCorpus<MapInput>> Mutator<MapInput, S> for Mutate {
     fn post_exec(&mut self, _: &mut S, _: Option<CorpusId>) -> Result<(), Error> {
         Ok(())
     }
-}
-
-/// The map with one to four changes, which conforms to UEFI if a few tries come to such a one.
-fn conforming(map: &MemoryMap, random: &mut Random) -> MemoryMap {
-    let changed = |random: &mut Random| (0..=random.below(4)).fold(map.clone(), |map, _| mutate(&map, random.number()));
-    let mut tries = (0..TRIES).map(|_| changed(random));
-    let conforming = tries.find(|map| Class::Odd.holds_of(map));
-    conforming.unwrap_or_else(|| changed(random))
 }
 
 /// Any map of the corpus.

@@ -107,7 +107,8 @@ impl Slate {
         let is_running = self.get(Word::Since) != 0;
         let mut bytes = vec![0; length];
         self.all().read_slice(&mut bytes, MAP_AT).ok()?;
-        postcard::from_bytes(&bytes).ok().filter(|_| is_running)
+        let (input, rest) = postcard::take_from_bytes(&bytes).ok()?;
+        (is_running && rest.is_empty()).then_some(input)
     }
 
     fn all(&self) -> VolatileSlice<'_> {

@@ -2,15 +2,16 @@
 //! another client where one died.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::env;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
-use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::process::{self, Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use libafl_bolts::llmp::{Listener, LlmpBroker};
@@ -25,7 +26,7 @@ use super::post::{Post, PostHook};
 use super::segments::Segments;
 use super::slate::{Slate, Word};
 use super::summary::{Status, Summary};
-use super::trial::counted;
+use super::trial::Judge;
 use super::{Fuzz, FuzzError};
 use crate::fuzz::saved::scenario_to_toml;
 use crate::{EngineName, TestBed};
@@ -38,6 +39,8 @@ const TICK: Duration = Duration::from_millis(5);
 const TELL: Duration = Duration::from_millis(250);
 /// Clients that die so soon one after another will not do better: so many in all.
 const MAX_DEATHS: u64 = 1000;
+/// Bytes of what a client said that are kept.
+const MAX_WORDS: usize = 1 << 14;
 
 /// Runs a campaign to its end, and tells of it as it goes.
 pub fn run(fuzz: &Fuzz, tell: &dyn Fn(&Status)) -> Result<Summary, FuzzError> {
@@ -49,7 +52,7 @@ pub fn run(fuzz: &Fuzz, tell: &dyn Fn(&Status)) -> Result<Summary, FuzzError> {
             told = Instant::now();
             tell(&campaign.status());
         }
-        std::thread::sleep(TICK);
+        thread::sleep(TICK);
     }
     campaign.end()
 }
@@ -75,6 +78,10 @@ struct Client {
     process: Child,
     slate: Slate,
     runs: u64,
+    /// Whether it was ended because its map took too long.
+    is_hung: bool,
+    /// The last words of its standard error, when it has ended.
+    words: Option<JoinHandle<String>>,
 }
 
 impl<'f> Campaign<'f> {
@@ -124,9 +131,10 @@ impl<'f> Campaign<'f> {
         command.args(env::args_os().skip(1)).env(VARIABLE, orders.to_text());
         command.stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
         // Ctrl-C is for the supervisor, which then tells its clients.
-        let process = command.process_group(0).spawn().map_err(FuzzError::Process)?;
+        let mut process = command.process_group(0).spawn().map_err(FuzzError::Process)?;
+        let words = process.stderr.take().map(|errors| thread::spawn(|| last_words(errors)));
         self.number += 1;
-        self.clients.push(Client { process, slate, runs });
+        self.clients.push(Client { process, slate, runs, is_hung: false, words });
         Ok(())
     }
 
@@ -141,6 +149,7 @@ impl<'f> Campaign<'f> {
         let limit = self.fuzz.hang_limit();
         for client in &mut self.clients {
             if client.slate.running_for().is_some_and(|time| time > limit) {
+                client.is_hung = true;
                 // It may have ended just now.
                 let _ = client.process.kill();
             }
@@ -179,41 +188,41 @@ impl<'f> Campaign<'f> {
         if status.success() {
             return Ok(());
         }
-        let mut words = String::new();
-        if let Some(errors) = &mut client.process.stderr {
-            // What a client says before it dies is short, or the mapping code's.
-            let _ = errors.take(1 << 16).read_to_string(&mut words);
-        }
+        let words = client.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
         if status.code() == Some(FAILED) {
             return Err(FuzzError::Client(words.trim_end().into()));
         }
         self.deaths += 1;
-        let Some(input) = client.slate.interrupted() else {
-            return Err(FuzzError::Client(format!("it ended with {status}, and ran no map\n{words}")));
-        };
-        self.autopsy(&input, status, &words)?;
-        self.before.runs += 1;
-        let left = client.runs.saturating_sub(client.slate.get(Word::Runs).saturating_add(1));
+        let mut done = client.slate.get(Word::Runs);
+        if let Some(input) = client.slate.interrupted() {
+            let how = if client.is_hung { "ended-by-hanging".into() } else { how_it_ended(status) };
+            self.autopsy(&input, &how, &words)?;
+            self.before.runs += 1;
+            done = done.saturating_add(1);
+        } else if done == 0 {
+            return Err(FuzzError::Client(format!("it ended before its first map ({status})\n{words}")));
+        }
+        let left = client.runs.saturating_sub(done);
         if left > 0 { self.start(left) } else { Ok(()) }
     }
 
     /// Runs the map again where mapping code is confined: a guest says which instruction it was, and what is wrong. If there is
     /// none, or it finds nothing, the map is a finding as it is.
-    fn autopsy(&mut self, input: &MapInput, status: ExitStatus, words: &str) -> Result<(), FuzzError> {
-        let map = input.to_map();
+    fn autopsy(&mut self, input: &MapInput, how: &str, words: &str) -> Result<(), FuzzError> {
+        let judge = Judge(self.fuzz.scenario.contract_in_force().clone());
+        let map = judge.as_told(input.to_map());
         let scenario = self.fuzz.scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
         let report = TestBed::without_kvm().run(&scenario);
-        let keys = report.as_ref().map(counted).unwrap_or_default();
+        let keys = report.as_ref().map(|report| judge.counted(&map, report)).unwrap_or_default();
         if let Ok(report) = &report {
             for key in &keys {
                 self.save(&key.to_string(), &saved(*key, report, &map, &scenario))?;
             }
         }
         if keys.is_empty() {
-            let how = how_it_ended(status);
             let guest = report.map_or_else(|error| format!("no guest ran it: {error}"), |report| report.to_string());
             let what = format!("{how}: the process in which the mapping code ran natively ended so. {words}");
-            self.save(&how, &scenario_to_toml(&what, &guest, &map.to_toml(), &scenario, None))?;
+            self.save(how, &scenario_to_toml(&what, &guest, &map.to_toml(), &scenario, None))?;
         }
         Ok(())
     }
@@ -232,7 +241,7 @@ impl<'f> Campaign<'f> {
         let asked = Instant::now();
         while !self.clients.is_empty() && asked.elapsed() < GRACE + self.fuzz.hang_limit() {
             self.work()?;
-            std::thread::sleep(TICK);
+            thread::sleep(TICK);
         }
         self.broker.broker_once()?;
         self.file()?;
@@ -254,10 +263,19 @@ impl Drop for Client {
     }
 }
 
+/// The end of what a client says: its own words are short, but the mapping code may say anything.
+fn last_words(mut errors: ChildStderr) -> String {
+    let (mut words, mut buffer) = (VecDeque::new(), [0; 4096]);
+    while let Ok(count @ 1..) = errors.read(&mut buffer) {
+        words.extend(&buffer[..count]);
+        words.drain(..words.len().saturating_sub(MAX_WORDS));
+    }
+    String::from_utf8_lossy(words.make_contiguous()).into_owned()
+}
+
 /// A file's name that says how a process ended.
 fn how_it_ended(status: ExitStatus) -> String {
     match status.signal() {
-        Some(libc::SIGKILL) => "ended-by-hanging".into(),
         Some(signal) => format!("ended-by-signal-{signal}"),
         None => format!("ended-with-status-{}", status.code().unwrap_or_default()),
     }

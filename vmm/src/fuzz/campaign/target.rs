@@ -18,6 +18,7 @@ use super::input::MapInput;
 use super::slate::{Slate, Word};
 use super::trial::Trials;
 use crate::fuzz::FindingKey;
+use crate::memory_map::MemoryMap;
 use crate::report::Report;
 
 /// The cells of shape, tracked so that the corpus can be kept small, and the mapping code's own counters.
@@ -27,20 +28,18 @@ pub type Shape = ExplicitTracking<StdMapObserver<'static, u8, false>, true, fals
 /// See [`super::counters`].
 pub type Coverage = StdMapObserver<'static, u8, false>;
 
-/// What the last run found that counts: shared by the executor, which runs, and the objective, which judges.
-pub type Found = Rc<RefCell<Vec<(FindingKey, Rc<Report>)>>>;
+/// Findings that are passed on: from the executor, which runs, to the objective, which judges, and from there to who tells.
+pub type Hits = Rc<RefCell<Vec<Hit>>>;
 
-/// What the objective found new, and nobody was told of yet.
-pub type Untold = Rc<RefCell<Vec<New>>>;
-
-/// A finding that none had before.
-pub struct New {
+/// A finding that counts.
+#[derive(Clone)]
+pub struct Hit {
     /// Its key.
     pub key: FindingKey,
     /// The run that had it.
     pub report: Rc<Report>,
-    /// On this map.
-    pub input: MapInput,
+    /// The map that was run.
+    pub map: Rc<MemoryMap>,
 }
 
 /// Runs inputs.
@@ -48,7 +47,7 @@ pub struct Target {
     trials: Trials,
     slate: Slate,
     observers: Observers,
-    found: Found,
+    found: Hits,
     /// Maps that this client is still to run.
     left: u64,
     buffer: Vec<u8>,
@@ -56,7 +55,7 @@ pub struct Target {
 
 impl Target {
     /// Runs so many maps, and tells of each on the slate.
-    pub fn new(trials: Trials, slate: Slate, observers: Observers, found: Found, runs: u64) -> Self {
+    pub fn new(trials: Trials, slate: Slate, observers: Observers, found: Hits, runs: u64) -> Self {
         Self { trials, slate, observers, found, left: runs, buffer: Vec::new() }
     }
 
@@ -79,7 +78,7 @@ impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
         }
         self.left -= 1;
         *state.executions_mut() += 1;
-        let map = input.to_map();
+        let map = Rc::new(self.trials.as_told(input.to_map()));
         self.slate.begin(input, &mut self.buffer);
         counters::clear();
         let trial = self.trials.run(&map, &self.slate);
@@ -89,7 +88,8 @@ impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
         trial.cells.iter().for_each(|cell| shape[*cell] = 1);
         let found = trial.runs.into_iter().flat_map(|(report, keys)| {
             let report = Rc::new(report);
-            keys.into_iter().map(move |key| (key, Rc::clone(&report)))
+            let map = Rc::clone(&map);
+            keys.into_iter().map(move |key| Hit { key, report: Rc::clone(&report), map: Rc::clone(&map) })
         });
         self.found.borrow_mut().extend(found);
         Ok(ExitKind::Ok)
@@ -110,14 +110,14 @@ impl HasObservers for Target {
 
 /// An input is an objective if it has a finding that none had before.
 pub struct NewFinding {
-    found: Found,
+    found: Hits,
     known: HashSet<FindingKey>,
-    untold: Untold,
+    untold: Hits,
 }
 
 impl NewFinding {
     /// With what was known before; new ones go to `untold`.
-    pub fn new(found: Found, known: HashSet<FindingKey>, untold: Untold) -> Self {
+    pub fn new(found: Hits, known: HashSet<FindingKey>, untold: Hits) -> Self {
         Self { found, known, untold }
     }
 }
@@ -131,11 +131,9 @@ impl Named for NewFinding {
 impl<S> StateInitializer<S> for NewFinding {}
 
 impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewFinding {
-    fn is_interesting(&mut self, _: &mut S, _: &mut EM, input: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
+    fn is_interesting(&mut self, _: &mut S, _: &mut EM, _: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
         let found = self.found.borrow();
-        let new = found.iter().filter(|(key, _)| self.known.insert(*key));
-        let new: Vec<_> =
-            new.map(|(key, report)| New { key: *key, report: Rc::clone(report), input: input.clone() }).collect();
+        let new: Vec<_> = found.iter().filter(|hit| self.known.insert(hit.key)).cloned().collect();
         let is_new = !new.is_empty();
         self.untold.borrow_mut().extend(new);
         Ok(is_new)

@@ -3,16 +3,17 @@
 use super::FuzzEngine;
 use super::shape::{CELLS, cells};
 use super::slate::{Slate, Word};
-use crate::check::{Rule, Severity};
+use crate::check::{Contract, Rule, Severity};
 use crate::engine::EngineError;
 use crate::fuzz::{FindingKey, keys};
-use crate::memory_map::MemoryMap;
+use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::report::Report;
 use crate::{EngineName, Scenario, TestBed};
 
 /// Runs maps, one after another, on a bed of its own.
 pub struct Trials {
     bed: TestBed,
+    judge: Judge,
     scenario: Scenario,
     engine: FuzzEngine,
     /// The cells that some run has set: [`FuzzEngine::Both`] runs a map in the guest if it sets another one.
@@ -31,7 +32,13 @@ pub struct Trial {
 impl Trials {
     /// Of a scenario's mapping code.
     pub fn new(scenario: Scenario, engine: FuzzEngine) -> Self {
-        Self { bed: TestBed::without_kvm(), scenario, engine, seen: vec![false; CELLS] }
+        let judge = Judge(scenario.contract_in_force().clone());
+        Self { bed: TestBed::without_kvm(), judge, scenario, engine, seen: vec![false; CELLS] }
+    }
+
+    /// The map as the mapping code is told it.
+    pub fn as_told(&self, map: MemoryMap) -> MemoryMap {
+        self.judge.as_told(map)
     }
 
     /// Runs a map, and counts that on the slate. The error: this machine cannot run any.
@@ -47,7 +54,7 @@ impl Trials {
             self.add(EngineName::Kvm, map, slate, &mut trial)?;
         }
         trial.cells.iter().for_each(|cell| self.seen[*cell] = true);
-        if trial.runs.iter().any(|(report, _)| is_outside(report)) {
+        if trial.runs.iter().any(|(report, _)| self.judge.is_outside(map, report)) {
             slate.add(Word::Outside, 1);
         }
         Ok(trial)
@@ -58,7 +65,7 @@ impl Trials {
         match self.bed.run(&scenario) {
             Ok(report) => {
                 trial.cells.extend(cells(map, &report));
-                let keys = counted(&report);
+                let keys = self.judge.counted(map, &report);
                 trial.runs.push((report, keys));
                 Ok(())
             }
@@ -76,16 +83,33 @@ fn is_of_the_map(error: &EngineError) -> bool {
     matches!(error, EngineError::Unable { .. } | EngineError::Load(_))
 }
 
-/// The findings that speak against the mapping code. On a map outside its domain those are few.
-pub fn counted(report: &Report) -> Vec<FindingKey> {
-    let is_outside = is_outside(report);
-    let counts = |key: &FindingKey| !is_excuse(key.rule) && (!is_outside || has_no_excuse(key.rule));
-    keys(report).into_iter().filter(counts).collect()
-}
+/// Says what speaks against mapping code that is held to a contract.
+pub struct Judge(pub Contract);
 
-/// Whether the map itself is wrong, or the layout has no room for it: what is found then may follow from that.
-fn is_outside(report: &Report) -> bool {
-    report.findings.iter().any(|finding| is_excuse(finding.rule))
+impl Judge {
+    /// The findings that do. On a map outside its domain those are few.
+    pub fn counted(&self, map: &MemoryMap, report: &Report) -> Vec<FindingKey> {
+        let is_outside = self.is_outside(map, report);
+        let counts = |key: &FindingKey| !is_excuse(key.rule) && (!is_outside || has_no_excuse(key.rule));
+        keys(report).into_iter().filter(counts).collect()
+    }
+
+    /// The map as the mapping code is told it: one that takes addresses over gets those that a first kernel left.
+    pub fn as_told(&self, map: MemoryMap) -> MemoryMap {
+        let Some(first) = self.0.heir_of() else { return map };
+        let addresses = Contract::of(first).addresses(&map);
+        let with_address = |(index, descriptor): (usize, &MemoryDescriptor)| {
+            let virt = addresses.get(&index).copied().flatten();
+            MemoryDescriptor { virt_start: virt.map_or(0, |virt| virt.0), ..*descriptor }
+        };
+        let descriptors = map.descriptors().iter().enumerate().map(with_address).collect();
+        map.with_descriptors(descriptors)
+    }
+
+    /// Whether the map itself is wrong, or there is no room for it: what is found then may follow from that.
+    fn is_outside(&self, map: &MemoryMap, report: &Report) -> bool {
+        report.findings.iter().any(|finding| is_excuse(finding.rule)) || !self.0.has_room(map)
+    }
 }
 
 /// What says so. Each is found by the map alone, whatever the mapping code did.
@@ -119,10 +143,11 @@ mod tests {
     use crate::{Layout, LeafRule};
 
     fn keys_of(toml: &str, layout: Layout, leaf_rule: LeafRule) -> Vec<String> {
-        let scenario = Scenario::new(MemoryMap::parse(toml).unwrap()).layout(layout).leaf_rule(leaf_rule);
+        let map = MemoryMap::parse(toml).unwrap();
+        let scenario = Scenario::new(map.clone()).layout(layout).leaf_rule(leaf_rule);
         let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker)).unwrap();
         assert!(!report.findings.is_empty(), "nothing to count");
-        counted(&report).into_iter().map(|key| key.rule.to_string()).collect()
+        Judge(Contract::of(layout)).counted(&map, &report).into_iter().map(|key| key.rule.to_string()).collect()
     }
 
     const GUILTY: &str =
@@ -134,6 +159,8 @@ mod tests {
         let overlap = format!("{GUILTY}{GUILTY}");
         assert_eq!(keys_of(&overlap, Layout::PackedDown, LeafRule::VaOnly), [""; 0]);
         let too_high = GUILTY.replace("0x7e107000", "0x200_0000_0000");
-        assert_eq!(keys_of(&too_high, Layout::Window, LeafRule::Right), [""; 0]);
+        assert_eq!(keys_of(&too_high, Layout::Window, LeafRule::CoAligned), [""; 0]);
+        let page_too_large = GUILTY.replace("0x400", "0x1000001").replace("0x7e107000", "0x100000000");
+        assert_eq!(keys_of(&page_too_large, Layout::PackedDown, LeafRule::CoAligned), [""; 0]);
     }
 }

@@ -1,0 +1,196 @@
+//! The command `efibed fuzz`: what it finds, keeps and leaves, and that nothing outlives it.
+//!
+//! On the walker engine, so that it needs no KVM.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn efibed(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(arguments);
+    command
+}
+
+/// A campaign on the walker engine, in one process unless the arguments say otherwise, with JSON on standard output.
+fn campaign(out: &Path, arguments: &[&str]) -> Command {
+    let mut command = efibed(&["fuzz", "--engine", "walker", "--cores", "1", "--max-pages", "2048", "--quiet"]);
+    command.args(["--json", "-", "--out"]).arg(out).args(arguments);
+    command
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+const BUG_OF_2013: [&str; 4] = ["--layout", "packed-down", "--leaf-rule", "va-only"];
+const GUILTY: &str = "reserved-bit.RuntimeServicesData.map.PDE";
+
+#[test]
+fn the_bug_of_2013_is_found_kept_replayed_and_not_reported_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let first = campaign(out, &BUG_OF_2013).args(["--runs", "300"]).output().unwrap();
+    assert_eq!(first.status.code(), Some(1), "{first:?}");
+    let summary = json(&first);
+    assert_eq!((&summary["schema"], &summary["runs"], &summary["seed"]), (&1.into(), &300.into(), &2013.into()));
+    let found: Vec<&str> = summary["findings"].as_array().unwrap().iter().map(|key| key.as_str().unwrap()).collect();
+    assert!(found.contains(&GUILTY), "{found:?}");
+    let saved = summary["saved"].as_array().unwrap();
+    assert_eq!(saved.len(), found.len());
+    // Each file is a whole scenario, and has the finding again.
+    for path in saved {
+        let path = path.as_str().unwrap();
+        let rule = Path::new(path).file_name().unwrap().to_str().unwrap().split('.').next().unwrap();
+        let check = efibed(&["check", path, "--engine", "walker"]).output().unwrap();
+        assert_eq!(check.status.code(), Some(1), "{check:?}");
+        assert!(String::from_utf8(check.stdout).unwrap().contains(rule), "{path}");
+        assert!(fs::read_to_string(path).unwrap().contains("found by efibed fuzz"));
+    }
+    // It goes on from there, and tells nothing twice.
+    let corpus = names(&out.join("corpus")).len();
+    assert!(corpus > 10, "{corpus}");
+    let second = json(&campaign(out, &BUG_OF_2013).args(["--runs", "400", "--seed", "7"]).output().unwrap());
+    let again: Vec<&Value> = second["findings"].as_array().unwrap().iter().collect();
+    assert!(again.iter().all(|key| !found.contains(&key.as_str().unwrap())), "{again:?}");
+    assert!(second["corpus"].as_u64().unwrap() > 10);
+}
+
+#[test]
+fn right_layouts_have_no_findings() {
+    for layout in ["linux", "linux-fixed", "window", "packed-down", "packed-up"] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = campaign(folder.path(), &["--layout", layout, "--runs", "1000"]).output().unwrap();
+        let summary = json(&output);
+        assert_eq!((output.status.code(), &summary["findings"]), (Some(0), &Value::Array(vec![])), "{layout}");
+        let [runs, outside] = ["runs", "outside"].map(|key| summary[key].as_u64().unwrap());
+        assert!(runs == 1000 && outside < 900, "{layout}: {outside} of {runs} maps outside its domain");
+    }
+}
+
+#[test]
+fn a_campaign_of_one_process_can_be_repeated() {
+    let [first, second, other] = [1, 1, 2].map(|seed| {
+        let folder = tempfile::tempdir().unwrap();
+        let seed = seed.to_string();
+        campaign(folder.path(), &BUG_OF_2013).args(["--runs", "200", "--seed", &seed]).output().unwrap();
+        names(&folder.path().join("corpus"))
+    });
+    assert_eq!(first, second);
+    assert_ne!(first, other);
+}
+
+#[test]
+fn two_processes_share_the_runs_and_what_they_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = campaign(folder.path(), &BUG_OF_2013).args(["--runs", "301"]).output().unwrap();
+    assert_eq!(json(&output)["runs"], 301);
+    let mut command = efibed(&["fuzz", "--engine", "walker", "--cores", "2", "--runs", "301", "--json", "-", "--out"]);
+    let output = command.arg(folder.path()).args(["--max-pages", "2048", "--layout", "window"]).output().unwrap();
+    assert_eq!(json(&output)["runs"], 301, "{output:?}");
+}
+
+/// Processes whose environment says that they are clients of this folder's campaign.
+fn clients(out: &Path) -> Vec<u32> {
+    let is_client = |pid: &u32| {
+        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        has(&read("environ"), b"EFIBED_FUZZ_CLIENT=") && has(&read("cmdline"), out.to_str().unwrap().as_bytes())
+    };
+    let entries = fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(is_client).collect()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn endless(out: &Path) -> Child {
+    let child = campaign(out, &["--layout", "window"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("no client ran", || !names_or_none(&out.join("corpus")).is_empty());
+    child
+}
+
+fn names_or_none(folder: &Path) -> Vec<String> {
+    if folder.is_dir() { names(folder) } else { Vec::new() }
+}
+
+#[test]
+fn a_signal_ends_it_with_its_summary() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = endless(folder.path());
+    // SAFETY: a signal to a child that was not waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(json(&output)["runs"].as_u64().unwrap() > 0);
+    wait_until("a client outlived it", || clients(folder.path()).is_empty());
+}
+
+#[test]
+fn a_killed_supervisor_takes_its_clients_along_and_leaves_whole_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = endless(folder.path());
+    assert_eq!(clients(folder.path()).len(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("a client outlived it", || clients(folder.path()).is_empty());
+    let corpus = folder.path().join("corpus");
+    let maps = names(&corpus).into_iter().filter(|name| name.ends_with(".toml"));
+    for name in maps {
+        efibed::MemoryMap::read(&corpus.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+#[test]
+fn a_killed_client_is_a_finding_and_another_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = endless(folder.path());
+    let before = clients(folder.path());
+    // SAFETY: a signal to a process that this test started.
+    assert_eq!(unsafe { libc::kill(before[0] as i32, libc::SIGKILL) }, 0);
+    wait_until("no other client came", || {
+        let now = clients(folder.path());
+        !now.is_empty() && now != before
+    });
+    // SAFETY: as above.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let output = child.wait_with_output().unwrap();
+    let found = json(&output)["findings"].to_string();
+    // Between two maps no map was running that could be blamed.
+    assert!(found == r#"["ended-by-signal-9"]"# || found == "[]", "{found}");
+}
+
+#[test]
+fn what_is_wrong_with_the_folder_is_told_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = campaign(&file, &["--runs", "1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot make the folder") && said.contains("file/findings"), "{said}");
+
+    let corpus = folder.path().join("out/corpus");
+    fs::create_dir_all(&corpus).unwrap();
+    fs::write(corpus.join("bad.toml"), "[[descriptor]]\ntype = 'RuntimeServicesData'\nphys = 0x\n").unwrap();
+    let output = campaign(&folder.path().join("out"), &["--runs", "1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("bad.toml:3:"), "{said}");
+}
