@@ -121,7 +121,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn endless(out: &Path) -> Child {
-    let child = campaign(out, &["--layout", "window"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // If the test fails, it still ends.
+    let mut command = campaign(out, &["--layout", "window", "--for", "2m"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("no client ran", || !names_or_none(&out.join("corpus")).is_empty());
     child
 }

@@ -50,6 +50,7 @@ fn every_help_text_is_plain() {
         "check",
         "kexec",
         "build",
+        "fuzz",
         "shrink",
         "convert",
         "explain",

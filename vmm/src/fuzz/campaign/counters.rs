@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use libafl::observers::StdMapObserver;
 
-use super::target::Coverage;
+/// What watches them.
+pub type Coverage = StdMapObserver<'static, u8, false>;
 
 static START: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);

@@ -13,7 +13,7 @@ use libafl::state::HasExecutions;
 use libafl_bolts::Named;
 use libafl_bolts::tuples::RefIndexable;
 
-use super::counters;
+use super::counters::{self, Coverage};
 use super::input::MapInput;
 use super::slate::{Slate, Word};
 use super::trial::Trials;
@@ -25,8 +25,6 @@ use crate::report::Report;
 pub type Observers = (Shape, (Coverage, ()));
 /// See [`super::shape`].
 pub type Shape = ExplicitTracking<StdMapObserver<'static, u8, false>, true, false>;
-/// See [`super::counters`].
-pub type Coverage = StdMapObserver<'static, u8, false>;
 
 /// Findings that are passed on: from the executor, which runs, to the objective, which judges, and from there to who tells.
 pub type Hits = Rc<RefCell<Vec<Hit>>>;
