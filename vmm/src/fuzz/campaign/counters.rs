@@ -3,7 +3,7 @@
 //! Code is, if rustc got these options for its crate:
 //! `-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
 //! -Cllvm-args=-sanitizer-coverage-pc-table`. (Clang, SanitizerCoverage, "Inline 8bit-counters".) All counters of a program lie
-//! in one section, and its constructors tell where.
+//! in one section, and its constructors tell where. Under cargo-fuzz (`cfg(fuzzing)`) they tell libFuzzer.
 
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -16,6 +16,7 @@ static START: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
 
 /// Called by each instrumented object's constructor, before `main`, with the whole section's bounds.
+#[cfg(not(fuzzing))]
 #[unsafe(no_mangle)]
 extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) {
     START.store(start, Ordering::Relaxed);
@@ -23,6 +24,7 @@ extern "C" fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8) 
 }
 
 /// Called likewise with the addresses that the counters stand for, which are not needed.
+#[cfg(not(fuzzing))]
 #[unsafe(no_mangle)]
 extern "C" fn __sanitizer_cov_pcs_init(_start: *const usize, _stop: *const usize) {}
 
