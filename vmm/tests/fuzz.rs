@@ -91,13 +91,45 @@ fn a_campaign_of_one_process_can_be_repeated() {
 }
 
 #[test]
-fn two_processes_share_the_runs_and_what_they_find() {
+fn two_processes_share_the_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let output = campaign(folder.path(), &BUG_OF_2013).args(["--runs", "301"]).output().unwrap();
-    assert_eq!(json(&output)["runs"], 301);
     let mut command = efibed(&["fuzz", "--engine", "walker", "--cores", "2", "--runs", "301", "--json", "-", "--out"]);
     let output = command.arg(folder.path()).args(["--max-pages", "2048", "--layout", "window"]).output().unwrap();
     assert_eq!(json(&output)["runs"], 301, "{output:?}");
+}
+
+/// A campaign that begins with a map of one region at this address, on a broker.
+fn joined(out: &Path, phys: &str, broker: [&str; 2]) -> Child {
+    let map = out.with_extension("toml");
+    let region = "type = 'RuntimeServicesData'\npages = 3\nattribute = 'RUNTIME|WB'";
+    fs::write(&map, format!("[[descriptor]]\nphys = {phys}\n{region}\n")).unwrap();
+    let mut command = campaign(out, &["--layout", "window", "--for", "2m"]);
+    command.arg(&map).args(broker).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+fn has_map(out: &Path, phys: &str) -> bool {
+    let corpus = out.join("corpus");
+    let texts = names_or_none(&corpus).into_iter().filter_map(|name| fs::read_to_string(corpus.join(name)).ok());
+    texts.filter(|text| text.matches("[[descriptor]]").count() == 1).any(|text| text.contains(phys))
+}
+
+#[test]
+fn two_campaigns_exchange_maps_both_ways() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| folder.path().join(name));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut children = vec![joined(&first, "0x1234000", ["--listen", &port])];
+    wait_until("the first has no map", || has_map(&first, "0x1234000"));
+    children.push(joined(&second, "0x5678000", ["--broker", &format!("127.0.0.1:{port}")]));
+    let started = Instant::now();
+    wait_until("what the first had did not come to the second", || has_map(&second, "0x1234000"));
+    wait_until("what the second had did not come to the first", || has_map(&first, "0x5678000"));
+    println!("both ways in {:?}", started.elapsed());
+    for child in children {
+        // SAFETY: a signal to a child that was not waited for.
+        unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    }
 }
 
 /// Processes whose environment says that they are clients of this folder's campaign.
@@ -160,22 +192,26 @@ fn a_killed_supervisor_takes_its_clients_along_and_leaves_whole_files() {
 }
 
 #[test]
-fn a_killed_client_is_a_finding_and_another_takes_its_place() {
+fn the_map_that_a_killed_client_ran_is_a_finding_and_another_takes_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let child = endless(folder.path());
-    let before = clients(folder.path());
-    // SAFETY: a signal to a process that this test started.
-    assert_eq!(unsafe { libc::kill(before[0] as i32, libc::SIGKILL) }, 0);
-    wait_until("no other client came", || {
-        let now = clients(folder.path());
-        !now.is_empty() && now != before
+    let finding = folder.path().join("findings/ended-by-signal-9.toml");
+    // Between two maps there is none to be blamed: then the next client is killed.
+    wait_until("no client died in a run", || {
+        for client in clients(folder.path()) {
+            // SAFETY: a signal to a process that this test started.
+            unsafe { libc::kill(client as i32, libc::SIGKILL) };
+        }
+        finding.exists()
     });
-    // SAFETY: as above.
+    wait_until("no other client came", || !clients(folder.path()).is_empty());
+    // SAFETY: a signal to a child that was not waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
     let output = child.wait_with_output().unwrap();
-    let found = json(&output)["findings"].to_string();
-    // Between two maps no map was running that could be blamed.
-    assert!(found == r#"["ended-by-signal-9"]"# || found == "[]", "{found}");
+    let summary = json(&output);
+    assert_eq!((output.status.code(), summary["findings"].to_string()), (Some(1), r#"["ended-by-signal-9"]"#.into()));
+    assert!(summary["died"].as_u64().unwrap() > 0);
+    assert!(fs::read_to_string(finding).unwrap().contains("[[descriptor]]"));
 }
 
 #[test]

@@ -301,15 +301,16 @@ impl Contract {
         region.is_mapped() && (self.regions != Regions::Runtime || region.is_runtime())
     }
 
-    /// Whether the regions that the mapper is to map could lie side by side where it puts regions: on any CPU, if it puts them
-    /// into a half of the canonical addresses.
+    /// Whether there are virtual addresses for all regions that the mapper is to map: by the closed form, and since they could
+    /// lie side by side where it puts regions. On any CPU, if that is a half of the canonical addresses.
     #[cfg(feature = "fuzz")]
     pub(crate) fn has_room(&self, map: &MemoryMap) -> bool {
         let bytes =
             |range: RangeInclusive<Va>| u128::from(range.end().0.saturating_sub(range.start().0)).saturating_add(1);
         let room: u128 = self.arenas_on(&Paging::default()).into_iter().map(bytes).fold(0, u128::saturating_add);
         let wanted = map.regions().filter(|region| self.wants(region)).map(|region| u128::from(region.pages));
-        wanted.fold(0, u128::saturating_add).saturating_mul(u128::from(PAGE_BYTES)) <= room
+        let wanted = wanted.fold(0, u128::saturating_add).saturating_mul(u128::from(PAGE_BYTES));
+        wanted <= room && self.gives_up_at(map).is_none() && self.addresses(map).values().all(Option::is_some)
     }
 
     /// Whether a region that the virtual map lists must be mapped there.

@@ -115,10 +115,14 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let outputs = Outputs::open([arguments.json.as_deref()], &inputs)?;
     let tell = |tell: &dyn Fn(String)| fuzz.run_telling(&|progress| tell(in_words(progress)));
     let summary = told(arguments.watching, tell)?;
-    let status = match &summary.status {
-        _ if !summary.findings.is_empty() => Status::Findings,
-        counts if counts.runs == counts.unable => Status::Unable,
-        _ => Status::Clean,
+    let Progress { runs, unable, incomplete, guests, .. } = summary.status;
+    let status = if !summary.findings.is_empty() {
+        Status::Findings
+    } else if runs <= unable + incomplete || (guests == 0 && arguments.engine != Some(FuzzEngine::Walker)) {
+        // What was asked for was done for no map.
+        Status::Unable
+    } else {
+        Status::Clean
     };
     outputs.write(|| text(&summary), &[&|| summary.to_json()], status)
 }
@@ -195,26 +199,29 @@ fn text(summary: &Summary) -> String {
     for key in findings {
         line(&format!("found {key}"));
     }
-    for path in saved {
-        line(&format!("saved {}", path.display()));
-    }
     if let Some(path) = saved.first() {
         line(&format!("\nTry:  efibed check {0}\n      efibed shrink {0}\n", path.display()));
     }
     let seconds = status.elapsed.as_secs_f64();
     let rate = status.per_second();
-    let Progress { runs, outside, unable, guests, corpus, cells, covered, .. } = status;
+    let Progress { runs, outside, unable, incomplete, guests, corpus, cells, covered, died, .. } = status;
     line(&format!("{runs} maps in {seconds:.1} s, {rate:.0} a second, {guests} of them in a guest; seed {seed}"));
     line(&format!("{outside} maps were wrong by themselves, or had no room: few findings count there"));
-    if *unable > 0 {
-        line(&format!("{unable} maps could not be run on this machine"));
+    for (count, what) in [
+        (unable, "maps could not be run on this machine"),
+        (incomplete, "maps could not be asked about in full, or came to a limit"),
+        (died, "processes died: findings named `ended-...` have what a guest did not explain"),
+    ] {
+        if *count > 0 {
+            line(&format!("{count} {what}"));
+        }
     }
     let counters = if *covered > 0 { format!(", {covered} counters of the mapping code") } else { String::new() };
     line(&format!("{corpus} maps in the corpus, {cells} cells of shape{counters}"));
     match findings.len() {
         0 => line("nothing new was found"),
-        1 => line("1 new finding"),
-        new => line(&format!("{new} new findings")),
+        1 => line("1 new finding, a scenario in a file"),
+        new => line(&format!("{new} new findings, each a scenario in a file of its own")),
     }
     text
 }

@@ -55,3 +55,24 @@ pub fn clear() {
         unsafe { start.write_bytes(0, count) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libafl::observers::MapObserver as _;
+
+    use super::*;
+
+    /// The counters of a program are told by its constructors, as here. No other test of this program has any.
+    #[test]
+    fn what_the_mapping_code_counted_is_seen_and_cleared() {
+        assert_eq!((count(), observer().usable_count()), (0, 1));
+        let counters = Vec::leak(vec![0_u8; 7]).as_mut_ptr_range();
+        __sanitizer_cov_8bit_counters_init(counters.start, counters.end);
+        // SAFETY: it is the third of seven bytes that nobody else has.
+        unsafe { counters.start.add(2).write(5) };
+        assert_eq!((count(), observer().usable_count()), (7, 7));
+        assert_eq!((observer().get(2), observer().count_bytes()), (5, 1));
+        clear();
+        assert_eq!(observer().count_bytes(), 0);
+    }
+}

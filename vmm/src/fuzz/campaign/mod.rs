@@ -50,16 +50,11 @@ use crate::memory_map::{MemoryMap, ReadError};
 /// A campaign of memory maps against mapping code: a fuzz target is a `main` that runs one.
 ///
 /// ```no_run
-/// # use efibed::{AddressSpace, MapContext, MapError, Mapper};
-/// # #[derive(Clone)]
-/// # struct MyMapper;
-/// # impl Mapper for MyMapper {
-/// #     fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> { unimplemented!() }
-/// # }
 /// use efibed::fuzz::Fuzz;
+/// # use efibed::LayoutMapper as MyMapper;
 ///
 /// fn main() -> Result<(), efibed::Error> {
-///     let summary = Fuzz::new(MyMapper).runs(100_000).run()?;
+///     let summary = Fuzz::new(MyMapper::default()).runs(100_000).run()?;
 ///     assert!(summary.findings.is_empty(), "{summary:#?}");
 ///     Ok(())
 /// }
@@ -109,7 +104,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SWEEP_LIMIT: u64 = 512;
 /// What a run may take past its limit before its process is ended: walks end at the limit, native mapping code does not.
 const GRACE: Duration = Duration::from_secs(10);
-/// 1 GiB: larger maps take longer, and show nothing else. A mutation may go past it.
+/// 1 GiB: room for leaves of every size. Larger maps take longer.
 const MAX_MAPPED_PAGES: u64 = 1 << 18;
 /// The folder where nothing else is said.
 const OUT: &str = "efibed-fuzz";
@@ -118,7 +113,7 @@ const SEED: u64 = 2013;
 impl Fuzz {
     /// A campaign against a function of this process, held to the usual contract: see [`Scenario::mapper`].
     pub fn new(mapper: impl Mapper + Clone + Send + Sync + 'static) -> Self {
-        Self::of(Scenario::new(no_map()).mapper(mapper))
+        Self::of(Scenario::new(MemoryMap::from_descriptors("", Vec::new())).mapper(mapper))
     }
 
     /// A campaign against a scenario's mapping code, under its contract, on its CPU. Its map is not used. Firmware is not
@@ -181,7 +176,8 @@ impl Fuzz {
         Self { maps: maps.into_iter().map(|map| MapInput::from(&map)).collect(), ..self }
     }
 
-    /// Makes maps with at most so many pages to map; the default is 1 GiB. Changes of such a map may have more.
+    /// Makes maps with at most so many pages to map; the default is 1 GiB. What is made of a larger map that was given may be
+    /// as large as that.
     #[must_use]
     pub fn max_mapped_pages(self, max_mapped_pages: u64) -> Self {
         Self { max_mapped_pages, ..self }
@@ -229,10 +225,6 @@ impl Fuzz {
     }
 }
 
-fn no_map() -> MemoryMap {
-    MemoryMap::from_descriptors("no map", Vec::new())
-}
-
 /// Why a campaign could not begin, or go on.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -262,6 +254,9 @@ pub enum FuzzError {
     /// A client that could not go on, in its own words.
     #[error("a process of the campaign could not go on: {0}")]
     Client(String),
+    /// Findings that a process told of, and that did not arrive.
+    #[error("{0} findings were lost between the processes of the campaign: run it again, in the same folder")]
+    Lost(u64),
     /// LibAFL.
     #[error("LibAFL: {0}")]
     Engine(String),

@@ -7,8 +7,8 @@ use crate::fuzz::keys;
 use crate::memory_map::{MemoryMap, Region};
 use crate::report::{EngineName, Report};
 
-/// How many there are. A campaign sets some thousand.
-pub const CELLS: usize = 1 << 14;
+/// How many there are.
+pub const CELLS: usize = 1 << 16;
 
 /// The cells of a run, some more than once.
 pub fn cells(map: &MemoryMap, report: &Report) -> impl Iterator<Item = usize> {
@@ -33,12 +33,17 @@ fn cell(what: &impl Hash) -> usize {
     (hasher.finish() % CELLS as u64) as usize
 }
 
-/// What decides how a region is mapped: how its ends are aligned, and how large it is.
-fn kind(region: &Region) -> (u32, u64, [u32; 2], u32) {
-    let alignment = |address: u64| address.trailing_zeros().clamp(11, 40);
-    let ends = [region.phys, region.end() as u64].map(alignment);
-    (region.ty.0.min(16), region.attribute.bits() >> 60, ends, logarithm(region.pages))
+/// What decides how a region is mapped: which leaves its ends are aligned to, and which it has room for.
+fn kind(region: &Region) -> (u32, u64, [usize; 3]) {
+    let leaves = |is_met: &dyn Fn(u64) -> bool| SPANS.iter().filter(|span| is_met(**span)).count();
+    let [start, end] = [u128::from(region.phys), region.end()];
+    let alignment = |address: u128| leaves(&|span| address.is_multiple_of(u128::from(span)));
+    let size = leaves(&|span| end - start >= u128::from(span)) + usize::from(region.pages > 1);
+    (region.ty.0.min(16), region.attribute.bits() >> 60, [alignment(start), alignment(end), size])
 }
+
+/// A page, and what one entry of each table governs (SDM vol. 3A, 4.5).
+const SPANS: [u64; 4] = [4 << 10, 2 << 20, 1 << 30, 512 << 30];
 
 fn leaves(leaves: &LeafCounts) -> [u32; 3] {
     [leaves.of_4k, leaves.of_2m, leaves.of_1g].map(logarithm)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use vm_memory::{Bytes as _, FileOffset, MmapRegion, VolatileMemory as _, VolatileSlice};
 
 use super::input::MapInput;
+use crate::memory_map::MAX_DESCRIPTORS;
 
 /// Written by a client, read by its supervisor; only [`Word::Stop`] goes the other way. Each word has one writer.
 pub struct Slate(MmapRegion);
@@ -23,6 +24,8 @@ pub enum Word {
     Outside,
     /// Of those, the ones that could not be run.
     Unable,
+    /// Of those, the ones of which something could not be asked.
+    Incomplete,
     /// Of those, the ones that were run in a guest.
     Guests,
     /// Maps worth building on.
@@ -35,14 +38,16 @@ pub enum Word {
     Since,
     /// Bytes of the present map.
     Length,
+    /// Findings that the supervisor was told of.
+    Told,
     /// That the client is to end.
     Stop,
 }
 
 const WORDS: usize = 16;
 const MAP_AT: usize = WORDS * 8;
-/// Some thousand descriptors, of at most 43 bytes each.
-const BYTES: usize = 1 << 18;
+/// The largest map that can be read, of twice 65,536 descriptors of at most 45 bytes. What is not used takes no memory.
+const BYTES: usize = MAP_AT + 2 * MAX_DESCRIPTORS * 45 + 32;
 
 impl Slate {
     /// A new one, and the file that a client finds it in.
@@ -79,7 +84,7 @@ impl Slate {
         self.set(word, before.saturating_add(more));
     }
 
-    /// Says that a run of this map begins. One that is too long for the slate cannot be told later.
+    /// Says that a run of this map begins.
     pub fn begin(&self, input: &MapInput, buffer: &mut Vec<u8>) {
         buffer.clear();
         let written = postcard::to_extend(input, std::mem::take(buffer));
@@ -128,6 +133,7 @@ fn now() -> Duration {
 mod tests {
     use super::*;
     use crate::memory_map::synthesize::{Class, synthesize};
+    use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 
     #[test]
     fn the_map_of_an_interrupted_run_is_found() {
@@ -140,6 +146,24 @@ mod tests {
         assert!(seen.running_for().is_some());
         slate.end();
         assert_eq!((seen.interrupted(), seen.running_for(), seen.get(Word::Runs)), (None, None, 1));
+    }
+
+    #[test]
+    fn the_largest_map_has_room() {
+        let largest = MemoryDescriptor {
+            ty: MemoryType(u32::MAX),
+            padding: 0,
+            phys_start: u64::MAX,
+            virt_start: u64::MAX,
+            page_count: u64::MAX,
+            att: MemoryAttribute::from_bits_retain(u64::MAX),
+        };
+        let all = vec![largest; MAX_DESCRIPTORS];
+        let map = MemoryMap::from_descriptors("", all.clone()).with_attributes_table(all);
+        let (slate, _) = Slate::new().unwrap();
+        let input = MapInput::from(&map);
+        slate.begin(&input, &mut Vec::new());
+        assert_eq!(slate.interrupted(), Some(input));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Status {
     pub outside: u64,
     /// Of those, the ones that this machine could not run.
     pub unable: u64,
+    /// Of those, the ones of which something could not be asked, or was given up at a limit.
+    pub incomplete: u64,
     /// Of those, the ones that were run in a guest.
     pub guests: u64,
     /// Maps that the largest corpus has.
@@ -25,8 +27,10 @@ pub struct Status {
     pub cells: u64,
     /// Counters of the mapping code's that some run set, likewise; 0 where it was compiled without.
     pub covered: u64,
-    /// Findings, by key.
+    /// New findings.
     pub findings: u64,
+    /// Processes that died. Another took the place of each.
+    pub died: u64,
     /// Since its start.
     pub elapsed: Duration,
 }
@@ -37,6 +41,7 @@ impl Status {
         self.runs += slate.get(Word::Runs);
         self.outside += slate.get(Word::Outside);
         self.unable += slate.get(Word::Unable);
+        self.incomplete += slate.get(Word::Incomplete);
         self.guests += slate.get(Word::Guests);
         self.corpus = self.corpus.max(slate.get(Word::Corpus));
         self.cells = self.cells.max(slate.get(Word::Cells));
@@ -77,10 +82,12 @@ impl Summary {
             saved,
             outside: status.outside,
             unable: status.unable,
+            incomplete: status.incomplete,
             guests: status.guests,
             corpus: status.corpus,
             cells: status.cells,
             covered: status.covered,
+            died: status.died,
         };
         crate::report::json::pretty(&document)
     }
@@ -97,8 +104,10 @@ struct Document<'a> {
     saved: &'a [PathBuf],
     outside: u64,
     unable: u64,
+    incomplete: u64,
     guests: u64,
     corpus: u64,
     cells: u64,
     covered: u64,
+    died: u64,
 }

@@ -2,7 +2,7 @@
 //! another client where one died.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::env;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -37,7 +37,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(5);
 /// How often a person is told.
 const TELL: Duration = Duration::from_millis(250);
-/// Clients that die so soon one after another will not do better: so many in all.
+/// Clients that die, in all: more would not do better.
 const MAX_DEATHS: u64 = 1000;
 /// Bytes of what a client said that are kept.
 const MAX_WORDS: usize = 1 << 14;
@@ -69,9 +69,12 @@ struct Campaign<'f> {
     started: Instant,
     /// How many clients were started.
     number: u64,
-    deaths: u64,
-    findings: BTreeSet<String>,
     saved: Vec<PathBuf>,
+    /// Findings that clients which are gone have told of, and those that came in.
+    told: u64,
+    heard: u64,
+    /// No client takes another's place any more.
+    is_ending: bool,
 }
 
 struct Client {
@@ -96,13 +99,13 @@ impl<'f> Campaign<'f> {
         let post = Rc::default();
         let hooks = tuple_list!(PostHook(Rc::clone(&post)));
         let mut broker = LlmpBroker::new(Segments::new()?, hooks)?;
-        broker.inner_mut().launch_listener(Listener::Tcp(listener))?;
+        // Before there is a listener, which counts clients by itself from then on: it would give the first local one the
+        // number that this connection has, and nothing would pass between the two.
         if let Some(other) = &fuzz.broker {
-            broker
-                .inner_mut()
-                .connect_b2b(other.as_str())
-                .map_err(|error| FuzzError::Broker(other.clone(), error.to_string()))?;
+            let joined = broker.inner_mut().connect_b2b(other.as_str());
+            joined.map_err(|error| FuzzError::Broker(other.clone(), error.to_string()))?;
         }
+        broker.inner_mut().launch_listener(Listener::Tcp(listener))?;
         let mut campaign = Self {
             fuzz,
             folder,
@@ -113,9 +116,10 @@ impl<'f> Campaign<'f> {
             before: Status::default(),
             started: Instant::now(),
             number: 0,
-            deaths: 0,
-            findings: BTreeSet::new(),
             saved: Vec::new(),
+            told: 0,
+            heard: 0,
+            is_ending: false,
         };
         for core in 0..fuzz.cores as u64 {
             campaign.start(share(fuzz.runs, core, fuzz.cores as u64))?;
@@ -140,7 +144,7 @@ impl<'f> Campaign<'f> {
 
     fn is_over(&self) -> bool {
         let is_late = self.fuzz.time.is_some_and(|limit| self.started.elapsed() >= limit);
-        is_late || STOP.load(Ordering::Relaxed) || self.clients.is_empty() || self.deaths >= MAX_DEATHS
+        is_late || STOP.load(Ordering::Relaxed) || self.clients.is_empty()
     }
 
     fn work(&mut self) -> Result<(), FuzzError> {
@@ -171,13 +175,13 @@ impl<'f> Campaign<'f> {
     fn file(&mut self) -> Result<(), FuzzError> {
         let Post { findings, corpus } = self.post.take();
         for told in findings {
+            self.heard += 1;
             self.save(&told.key, &told.toml)?;
         }
         corpus.iter().try_for_each(|input| self.folder.save_map(input).map(drop))
     }
 
     fn save(&mut self, name: &str, toml: &str) -> Result<(), FuzzError> {
-        self.findings.insert(name.into());
         self.saved.extend(self.folder.save_finding(name, toml)?);
         Ok(())
     }
@@ -185,6 +189,7 @@ impl<'f> Campaign<'f> {
     /// Counts what a client did that has ended. If it died, the map that it ran is a finding, and another one takes its place.
     fn bury(&mut self, mut client: Client, status: ExitStatus) -> Result<(), FuzzError> {
         self.before.add(&client.slate);
+        self.told += client.slate.get(Word::Told);
         if status.success() {
             return Ok(());
         }
@@ -192,18 +197,23 @@ impl<'f> Campaign<'f> {
         if status.code() == Some(FAILED) {
             return Err(FuzzError::Client(words.trim_end().into()));
         }
-        self.deaths += 1;
+        self.before.died += 1;
+        if self.before.died > MAX_DEATHS {
+            return Err(FuzzError::Client(format!("{MAX_DEATHS} others had died before it ({status})\n{words}")));
+        }
         let mut done = client.slate.get(Word::Runs);
         if let Some(input) = client.slate.interrupted() {
             let how = if client.is_hung { "ended-by-hanging".into() } else { how_it_ended(status) };
             self.autopsy(&input, &how, &words)?;
             self.before.runs += 1;
             done = done.saturating_add(1);
-        } else if done == 0 {
-            return Err(FuzzError::Client(format!("it ended before its first map ({status})\n{words}")));
+        } else if done == 0 || client.slate.running_for().is_some() {
+            return Err(FuzzError::Client(format!(
+                "it ended, and left no word of a map that it ran ({status})\n{words}"
+            )));
         }
         let left = client.runs.saturating_sub(done);
-        if left > 0 { self.start(left) } else { Ok(()) }
+        if left > 0 && !self.is_ending { self.start(left) } else { Ok(()) }
     }
 
     /// Runs the map again where mapping code is confined: a guest says which instruction it was, and what is wrong. If there is
@@ -230,28 +240,29 @@ impl<'f> Campaign<'f> {
     fn status(&self) -> Status {
         let mut status = self.before.clone();
         self.clients.iter().for_each(|client| status.add(&client.slate));
-        status.findings = self.findings.len() as u64;
+        status.findings = self.saved.len() as u64;
         status.elapsed = self.started.elapsed();
         status
     }
 
     /// Has all clients come to their end, and says what was found.
     fn end(mut self) -> Result<Summary, FuzzError> {
+        self.is_ending = true;
         self.clients.iter().for_each(|client| client.slate.set(Word::Stop, 1));
         let asked = Instant::now();
-        while !self.clients.is_empty() && asked.elapsed() < GRACE + self.fuzz.hang_limit() {
+        while asked.elapsed() < GRACE + self.fuzz.hang_limit() && (!self.clients.is_empty() || self.heard < self.told) {
             self.work()?;
             thread::sleep(TICK);
         }
-        self.broker.broker_once()?;
-        self.file()?;
+        let told = self.clients.iter().fold(self.told, |told, client| told + client.slate.get(Word::Told));
+        if self.heard < told {
+            return Err(FuzzError::Lost(told - self.heard));
+        }
         let status = self.status();
-        Ok(Summary {
-            status,
-            seed: self.fuzz.seed,
-            findings: self.findings.iter().cloned().collect(),
-            saved: std::mem::take(&mut self.saved),
-        })
+        let name = |path: &PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        let mut findings: Vec<String> = self.saved.iter().filter_map(name).collect();
+        findings.sort();
+        Ok(Summary { status, seed: self.fuzz.seed, findings, saved: self.saved })
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use libafl::Error;
 use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::feedbacks::{Feedback, StateInitializer};
-use libafl::observers::{ExplicitTracking, StdMapObserver};
+use libafl::observers::StdMapObserver;
 use libafl::state::HasExecutions;
 use libafl_bolts::Named;
 use libafl_bolts::tuples::RefIndexable;
@@ -21,10 +21,8 @@ use crate::fuzz::FindingKey;
 use crate::memory_map::MemoryMap;
 use crate::report::Report;
 
-/// The cells of shape, tracked so that the corpus can be kept small, and the mapping code's own counters.
-pub type Observers = (Shape, (Coverage, ()));
-/// See [`super::shape`].
-pub type Shape = ExplicitTracking<StdMapObserver<'static, u8, false>, true, false>;
+/// The cells of shape, and the mapping code's own counters.
+pub type Observers = (StdMapObserver<'static, u8, false>, (Coverage, ()));
 
 /// Findings that are passed on: from the executor, which runs, to the objective, which judges, and from there to who tells.
 pub type Hits = Rc<RefCell<Vec<Hit>>>;
@@ -62,6 +60,11 @@ impl Target {
         self.left == 0 || self.slate.get(Word::Stop) != 0
     }
 
+    /// Why a map could not be run, if one could not.
+    pub fn unable(&self) -> Option<&str> {
+        self.trials.unable()
+    }
+
     /// Where this client tells how far it is.
     pub fn slate(&self) -> &Slate {
         &self.slate
@@ -82,7 +85,7 @@ impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
         let trial = self.trials.run(&map, &self.slate);
         self.slate.end();
         let trial = trial.map_err(|error| Error::unknown(format!("{error:?}")))?;
-        let shape = self.observers.0.as_mut();
+        let shape = &mut self.observers.0;
         trial.cells.iter().for_each(|cell| shape[*cell] = 1);
         let found = trial.runs.into_iter().flat_map(|(report, keys)| {
             let report = Rc::new(report);

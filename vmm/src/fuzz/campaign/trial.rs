@@ -7,7 +7,7 @@ use crate::check::{Contract, Rule, Severity};
 use crate::engine::EngineError;
 use crate::fuzz::{FindingKey, keys};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
-use crate::report::Report;
+use crate::report::{Report, RunVerdict};
 use crate::{EngineName, Scenario, TestBed};
 
 /// Runs maps, one after another, on a bed of its own.
@@ -18,6 +18,8 @@ pub struct Trials {
     engine: FuzzEngine,
     /// The cells that some run has set: [`FuzzEngine::Both`] runs a map in the guest if it sets another one.
     seen: Vec<bool>,
+    /// Why a map could not be run, if one could not.
+    unable: Option<String>,
 }
 
 /// What one map came to.
@@ -33,7 +35,7 @@ impl Trials {
     /// Of a scenario's mapping code.
     pub fn new(scenario: Scenario, engine: FuzzEngine) -> Self {
         let judge = Judge(scenario.contract_in_force().clone());
-        Self { bed: TestBed::without_kvm(), judge, scenario, engine, seen: vec![false; CELLS] }
+        Self { bed: TestBed::without_kvm(), judge, scenario, engine, seen: vec![false; CELLS], unable: None }
     }
 
     /// The map as the mapping code is told it.
@@ -45,33 +47,42 @@ impl Trials {
     pub fn run(&mut self, map: &MemoryMap, slate: &Slate) -> Result<Trial, EngineError> {
         let mut trial = Trial::default();
         let [is_native, is_guest] = [self.engine != FuzzEngine::Kvm, self.engine != FuzzEngine::Walker];
+        let mut is_able = true;
         if is_native {
-            self.add(EngineName::Walker, map, slate, &mut trial)?;
+            is_able &= self.add(EngineName::Walker, map, &mut trial)?;
         }
         let is_new = trial.cells.iter().any(|cell| !self.seen[*cell]);
         if is_guest && (is_new || !is_native) {
-            slate.add(Word::Guests, 1);
-            self.add(EngineName::Kvm, map, slate, &mut trial)?;
+            let ran = self.add(EngineName::Kvm, map, &mut trial)?;
+            slate.add(Word::Guests, ran.into());
+            is_able &= ran;
         }
+        slate.add(Word::Unable, (!is_able).into());
         trial.cells.iter().for_each(|cell| self.seen[*cell] = true);
-        if trial.runs.iter().any(|(report, _)| self.judge.is_outside(map, report)) {
-            slate.add(Word::Outside, 1);
-        }
+        let is_any = |holds: &dyn Fn(&Report) -> bool| u64::from(trial.runs.iter().any(|(report, _)| holds(report)));
+        slate.add(Word::Outside, is_any(&|report| self.judge.is_outside(map, report)));
+        slate.add(Word::Incomplete, is_any(&|report| report.verdict() == RunVerdict::Incomplete));
         Ok(trial)
     }
 
-    fn add(&self, engine: EngineName, map: &MemoryMap, slate: &Slate, trial: &mut Trial) -> Result<(), EngineError> {
+    /// Why a map could not be run, if one could not.
+    pub fn unable(&self) -> Option<&str> {
+        self.unable.as_deref()
+    }
+
+    /// Runs a map on one engine. False: this machine cannot run this one.
+    fn add(&mut self, engine: EngineName, map: &MemoryMap, trial: &mut Trial) -> Result<bool, EngineError> {
         let scenario = self.scenario.clone().with_map(map.clone()).engine(engine);
         match self.bed.run(&scenario) {
             Ok(report) => {
                 trial.cells.extend(cells(map, &report));
                 let keys = self.judge.counted(map, &report);
                 trial.runs.push((report, keys));
-                Ok(())
+                Ok(true)
             }
             Err(error) if is_of_the_map(&error) => {
-                slate.add(Word::Unable, 1);
-                Ok(())
+                self.unable = Some(error.to_string());
+                Ok(false)
             }
             Err(error) => Err(error),
         }
@@ -90,7 +101,7 @@ impl Judge {
     /// The findings that do. On a map outside its domain those are few.
     pub fn counted(&self, map: &MemoryMap, report: &Report) -> Vec<FindingKey> {
         let is_outside = self.is_outside(map, report);
-        let counts = |key: &FindingKey| !is_excuse(key.rule) && (!is_outside || has_no_excuse(key.rule));
+        let counts = |key: &FindingKey| !key.rule.is_firmwares() && (!is_outside || has_no_excuse(key.rule));
         keys(report).into_iter().filter(counts).collect()
     }
 
@@ -108,46 +119,49 @@ impl Judge {
 
     /// Whether the map itself is wrong, or there is no room for it: what is found then may follow from that.
     fn is_outside(&self, map: &MemoryMap, report: &Report) -> bool {
-        report.findings.iter().any(|finding| is_excuse(finding.rule)) || !self.0.has_room(map)
+        report.findings.iter().any(|finding| is_of_firmwares_list(finding.rule)) || !self.0.has_room(map)
     }
 }
 
-/// What says so. Each is found by the map alone, whatever the mapping code did.
-fn is_excuse(rule: Rule) -> bool {
-    rule.is_of_the_map() || rule.is_firmwares()
+/// What is found by firmware's map and tables alone, whatever the mapping code does. That there is no room is not among it:
+/// mapping code may say so too, and be wrong.
+fn is_of_firmwares_list(rule: Rule) -> bool {
+    match rule {
+        Rule::WindowOverflow | Rule::NoVirtualStart => false,
+        Rule::AttributesTable => true,
+        _ => rule.is_of_the_map(),
+    }
 }
 
 /// What mapping code must never do, whatever firmware's map says; and what is wrong with this test bed.
 fn has_no_excuse(rule: Rule) -> bool {
-    use Rule::{
-        EmulationFailure, KernelState, MachineStopped, MapperFault, PrivilegedInstruction, StackOverflow, StrayAccess,
-        StrayWrite, TablesChanged,
-    };
-    let of_the_code = [
-        EmulationFailure,
-        KernelState,
-        MachineStopped,
-        MapperFault,
-        PrivilegedInstruction,
-        StackOverflow,
-        StrayAccess,
-        StrayWrite,
-        TablesChanged,
-    ];
-    of_the_code.contains(&rule) || rule.severity() == Severity::Doubt
+    let is_of_the_code = matches!(
+        rule,
+        Rule::EmulationFailure
+            | Rule::KernelState
+            | Rule::MachineStopped
+            | Rule::MapperFault
+            | Rule::PrivilegedInstruction
+            | Rule::StackOverflow
+            | Rule::StrayAccess
+            | Rule::StrayWrite
+            | Rule::TablesChanged
+    );
+    is_of_the_code || rule.severity() == Severity::Doubt
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Layout, LeafRule};
+    use crate::{AddressSpace, Layout, LeafRule, MapContext, MapError, Mapper};
 
-    fn keys_of(toml: &str, layout: Layout, leaf_rule: LeafRule) -> Vec<String> {
+    fn keys_of(toml: &str, scenario: impl Fn(Scenario) -> Scenario) -> Vec<String> {
         let map = MemoryMap::parse(toml).unwrap();
-        let scenario = Scenario::new(map.clone()).layout(layout).leaf_rule(leaf_rule);
-        let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker)).unwrap();
+        let scenario = scenario(Scenario::new(map.clone())).engine(EngineName::Walker);
+        let report = TestBed::without_kvm().run(&scenario).unwrap();
         assert!(!report.findings.is_empty(), "nothing to count");
-        Judge(Contract::of(layout)).counted(&map, &report).into_iter().map(|key| key.rule.to_string()).collect()
+        let judge = Judge(scenario.contract_in_force().clone());
+        judge.counted(&map, &report).into_iter().map(|key| key.rule.to_string()).collect()
     }
 
     const GUILTY: &str =
@@ -155,12 +169,32 @@ mod tests {
 
     #[test]
     fn what_follows_from_the_map_does_not_count() {
-        assert_eq!(keys_of(GUILTY, Layout::PackedDown, LeafRule::VaOnly), ["reserved-bit"]);
-        let overlap = format!("{GUILTY}{GUILTY}");
-        assert_eq!(keys_of(&overlap, Layout::PackedDown, LeafRule::VaOnly), [""; 0]);
+        let buggy = |scenario: Scenario| scenario.layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly);
+        assert_eq!(keys_of(GUILTY, buggy), ["reserved-bit"]);
+        assert_eq!(keys_of(&format!("{GUILTY}{GUILTY}"), buggy), [""; 0]);
         let too_high = GUILTY.replace("0x7e107000", "0x200_0000_0000");
-        assert_eq!(keys_of(&too_high, Layout::Window, LeafRule::CoAligned), [""; 0]);
-        let page_too_large = GUILTY.replace("0x400", "0x1000001").replace("0x7e107000", "0x100000000");
-        assert_eq!(keys_of(&page_too_large, Layout::PackedDown, LeafRule::CoAligned), [""; 0]);
+        assert_eq!(keys_of(&too_high, |scenario| scenario.layout(Layout::Window)), [""; 0]);
+        let too_large = GUILTY.replace("0x400", "0x1000001").replace("0x7e107000", "0x100000000");
+        assert_eq!(keys_of(&too_large, |scenario| scenario.layout(Layout::PackedDown)), [""; 0]);
+    }
+
+    /// Says that there is no room, wherever there is.
+    #[derive(Clone)]
+    struct GivesUp;
+
+    impl Mapper for GivesUp {
+        fn map(&mut self, _: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+            Err(MapError::AddressSpaceFull { index: 0 })
+        }
+    }
+
+    #[test]
+    fn mapping_code_that_gives_up_for_no_reason_is_found() {
+        assert!(keys_of(GUILTY, |scenario| scenario.mapper(GivesUp)).contains(&"window-overflow".into()));
+        let in_the_window = |scenario: Scenario| scenario.mapper(GivesUp).contract(Contract::of(Layout::Window));
+        assert!(keys_of(GUILTY, in_the_window).contains(&"window-overflow".into()));
+        // Here it is right.
+        let too_high = GUILTY.replace("0x7e107000", "0x200_0000_0000");
+        assert_eq!(keys_of(&too_high, in_the_window), [""; 0]);
     }
 }
