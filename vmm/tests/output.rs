@@ -193,13 +193,14 @@ fn a_bad_place_is_told_before_anything_is_done() {
     let (map, nowhere) = (map(), folder.file("no-such/file"));
     // A run, or the search for a KVM, would end with another status.
     let none = ["check", &map, "--cpu", "maxphyaddr=52,la57=on"];
-    let commands: [(&[&str], &str); 8] = [
+    let commands: [(&[&str], &str); 9] = [
         (&none, "--json"),
         (&none, "--junit"),
         (&["kexec", &map, &map], "--json"),
         (&["show", &map], "--json"),
         (&["convert", &map, "--to", "toml"], "-o"),
         (&["shrink", &map], "-o"),
+        (&["fuzz", "--runs", "1"], "--json"),
         (&["doctor"], "--json"),
         (&["check", &map], "--json"),
     ];
