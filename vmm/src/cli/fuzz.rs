@@ -53,6 +53,10 @@ pub struct Arguments {
     #[arg(long, value_name = "PAGES")]
     max_pages: Option<u64>,
 
+    /// How long one map may take [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    limit: Option<u64>,
+
     /// Have the guest call firmware's services, too
     #[arg(long)]
     calls: bool,
@@ -154,6 +158,9 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
     }
     if let Some(pages) = arguments.max_pages {
         fuzz = fuzz.max_mapped_pages(pages);
+    }
+    if let Some(seconds) = arguments.limit {
+        fuzz = fuzz.limit(Duration::from_secs(seconds));
     }
     if let Some(port) = arguments.listen {
         fuzz = fuzz.listen(port);

@@ -186,6 +186,8 @@ fn tell(
         let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
         manager.llmp.send_buf(FINDING, &message)?;
         slate.add(Word::Told, 1);
+        // Its memory goes with this process, unless the supervisor has it too. The next map may be the last.
+        manager.await_restart_safe();
     }
     Ok(())
 }

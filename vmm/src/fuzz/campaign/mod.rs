@@ -73,6 +73,7 @@ pub struct Fuzz {
     out: PathBuf,
     maps: Vec<MapInput>,
     max_mapped_pages: u64,
+    limit: Duration,
     listen: Option<u16>,
     broker: Option<String>,
 }
@@ -102,8 +103,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Pages that a guest's MMU is asked about one by one, besides both ends of every run of leaves. The walk looks at all, and a
 /// person who runs the finding again has them all reached.
 const SWEEP_LIMIT: u64 = 512;
-/// What a run may take past its limit before its process is ended: walks end at the limit, native mapping code does not.
-const GRACE: Duration = Duration::from_secs(10);
 /// 1 GiB: room for leaves of every size. Larger maps take longer.
 const MAX_MAPPED_PAGES: u64 = 1 << 18;
 /// The folder where nothing else is said.
@@ -120,7 +119,7 @@ impl Fuzz {
     /// called, unless [`Self::calls`] says so.
     pub fn of(scenario: Scenario) -> Self {
         Self {
-            scenario: scenario.firmware_calls(false).limit(LIMIT).stretch_limit(LIMIT).sweep_limit(SWEEP_LIMIT),
+            scenario: scenario.firmware_calls(false).sweep_limit(SWEEP_LIMIT),
             engine: FuzzEngine::default(),
             runs: None,
             time: None,
@@ -129,9 +128,11 @@ impl Fuzz {
             out: OUT.into(),
             maps: Vec::new(),
             max_mapped_pages: MAX_MAPPED_PAGES,
+            limit: LIMIT,
             listen: None,
             broker: None,
         }
+        .limit(LIMIT)
     }
 
     /// Where maps are run.
@@ -183,6 +184,13 @@ impl Fuzz {
         Self { max_mapped_pages, ..self }
     }
 
+    /// How long one map may take on one engine; the default is 10 seconds. What runs for half of that in a guest without a word
+    /// counts as hung, which is a finding.
+    #[must_use]
+    pub fn limit(self, limit: Duration) -> Self {
+        Self { scenario: self.scenario.limit(limit).stretch_limit(limit / 2), limit, ..self }
+    }
+
     /// Has the guest call firmware's services, too.
     #[must_use]
     pub fn calls(self, calls: bool) -> Self {
@@ -220,8 +228,9 @@ impl Fuzz {
         Orders::given().is_some()
     }
 
+    /// When a client counts as hung: each engine has its limit, which native mapping code does not keep.
     fn hang_limit(&self) -> Duration {
-        LIMIT + GRACE
+        self.limit * 3
     }
 }
 

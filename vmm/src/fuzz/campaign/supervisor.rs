@@ -190,11 +190,13 @@ impl<'f> Campaign<'f> {
     fn bury(&mut self, mut client: Client, status: ExitStatus) -> Result<(), FuzzError> {
         self.before.add(&client.slate);
         self.told += client.slate.get(Word::Told);
-        if status.success() {
+        // Mapping code may end the process too, and say whatever it likes by that.
+        let was_running = client.slate.running_for().is_some();
+        if status.success() && !was_running {
             return Ok(());
         }
         let words = client.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
-        if status.code() == Some(FAILED) {
+        if status.code() == Some(FAILED) && !was_running {
             return Err(FuzzError::Client(words.trim_end().into()));
         }
         self.before.died += 1;
@@ -207,7 +209,7 @@ impl<'f> Campaign<'f> {
             self.autopsy(&input, &how, &words)?;
             self.before.runs += 1;
             done = done.saturating_add(1);
-        } else if done == 0 || client.slate.running_for().is_some() {
+        } else if done == 0 || was_running {
             return Err(FuzzError::Client(format!(
                 "it ended, and left no word of a map that it ran ({status})\n{words}"
             )));
