@@ -64,7 +64,10 @@ const RUNS: u64 = 12;
 
 /// The fuzz target.
 fn run(how: &str, folder: &str) {
-    let (_, misdeed, _) = MISDEEDS.into_iter().find(|(name, ..)| *name == how).unwrap();
+    if how == EARLY && env::var_os("EFIBED_FUZZ_CLIENT").is_some() {
+        return;
+    }
+    let (_, misdeed, _) = MISDEEDS.into_iter().find(|(name, ..)| *name == how).unwrap_or(MISDEEDS[0]);
     let fuzz = Fuzz::new(Misdoer(misdeed));
     let fuzz =
         fuzz.engine(FuzzEngine::Walker).max_mapped_pages(1024).limit(Duration::from_secs(1)).runs(RUNS).out(folder);
@@ -91,6 +94,19 @@ fn check(how: &str, rule: &str) -> Result<(), Failed> {
     if clients(folder.path()) > 0 { Err("a client was left".into()) } else { Ok(()) }
 }
 
+/// What the fuzz target is called that ends before it comes to its campaign, where it is a client.
+const EARLY: &str = "early";
+
+/// A campaign whose clients run nothing has not found that all is well.
+fn check_early() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path().to_str().ok_or("no text")?;
+    let output = Command::new(env::current_exe()?).args(["--campaign", EARLY, place]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let is_told = said.contains("it ended before it had run a map (exit status: 0)");
+    if output.status.success() || !is_told { Err(format!("{output:?}").into()) } else { Ok(()) }
+}
+
 /// Processes that have the folder on their command line.
 fn clients(folder: &Path) -> usize {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -106,6 +122,7 @@ fn main() {
     {
         return run(how, folder);
     }
-    let tests = MISDEEDS.iter().map(|(how, _, rule)| Trial::test(how.replace(' ', "_"), || check(how, rule))).collect();
-    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+    let misdeeds = MISDEEDS.iter().map(|(how, _, rule)| Trial::test(how.replace(' ', "_"), || check(how, rule)));
+    let early = Trial::test("ends_before_it_comes_to_its_campaign", check_early);
+    libtest_mimic::run(&Arguments::from_args(), misdeeds.chain([early]).collect()).exit();
 }

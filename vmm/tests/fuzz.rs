@@ -196,12 +196,15 @@ fn the_map_that_a_killed_client_ran_is_a_finding_and_another_takes_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let child = endless(folder.path());
     let finding = folder.path().join("findings/ended-by-signal-9.toml");
-    // Between two maps there is none to be blamed: then the next client is killed.
+    // Before the first map and between two there is none to be blamed: then the next client is killed, a little later.
+    let mut patience = Duration::ZERO;
     wait_until("no client died in a run", || {
         for client in clients(folder.path()) {
             // SAFETY: a signal to a process that this test started.
             unsafe { libc::kill(client as i32, libc::SIGKILL) };
         }
+        patience += Duration::from_millis(10);
+        std::thread::sleep(patience);
         finding.exists()
     });
     wait_until("no other client came", || !clients(folder.path()).is_empty());

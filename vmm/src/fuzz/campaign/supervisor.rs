@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_millis(5);
 const TELL: Duration = Duration::from_millis(250);
 /// Clients that die, in all: more would not do better.
 const MAX_DEATHS: u64 = 1000;
+/// Clients in a row that die before they have run a map: the next would too.
+const MAX_BARREN: u64 = 20;
 /// Bytes of what a client said that are kept.
 const MAX_WORDS: usize = 1 << 14;
 
@@ -69,6 +71,8 @@ struct Campaign<'f> {
     started: Instant,
     /// How many clients were started.
     number: u64,
+    /// Those that last died, and had run no map.
+    barren: u64,
     saved: Vec<PathBuf>,
     /// Findings that clients which are gone have told of, and those that came in.
     told: u64,
@@ -116,6 +120,7 @@ impl<'f> Campaign<'f> {
             before: Status::default(),
             started: Instant::now(),
             number: 0,
+            barren: 0,
             saved: Vec::new(),
             told: 0,
             heard: 0,
@@ -190,9 +195,10 @@ impl<'f> Campaign<'f> {
     fn bury(&mut self, mut client: Client, status: ExitStatus) -> Result<(), FuzzError> {
         self.before.add(&client.slate);
         self.told += client.slate.get(Word::Told);
-        // Mapping code may end the process too, and say whatever it likes by that.
+        // Mapping code may end the process too, and say whatever it likes by that; so may the program that has it.
         let was_running = client.slate.running_for().is_some();
-        if status.success() && !was_running {
+        let mut done = client.slate.get(Word::Runs);
+        if status.success() && !was_running && (self.is_ending || done >= client.runs) {
             return Ok(());
         }
         let words = client.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
@@ -203,16 +209,19 @@ impl<'f> Campaign<'f> {
         if self.before.died > MAX_DEATHS {
             return Err(FuzzError::Client(format!("{MAX_DEATHS} others had died before it ({status})\n{words}")));
         }
-        let mut done = client.slate.get(Word::Runs);
         if let Some(input) = client.slate.interrupted() {
             let how = if client.is_hung { "ended-by-hanging".into() } else { how_it_ended(status) };
             self.autopsy(&input, &how, &words)?;
             self.before.runs += 1;
             done = done.saturating_add(1);
-        } else if done == 0 || was_running {
+        } else if was_running {
             return Err(FuzzError::Client(format!(
-                "it ended, and left no word of a map that it ran ({status})\n{words}"
+                "it ended, and left no word of the map that it ran ({status})\n{words}"
             )));
+        }
+        self.barren = if done == 0 { self.barren + 1 } else { 0 };
+        if self.barren == MAX_BARREN {
+            return Err(FuzzError::Client(format!("it ended before it had run a map ({status})\n{words}")));
         }
         let left = client.runs.saturating_sub(done);
         if left > 0 && !self.is_ending { self.start(left) } else { Ok(()) }
