@@ -62,6 +62,14 @@ fn main() {
         any("a_json_file_that_cannot_be_written_is_an_error", a_json_file_that_cannot_be_written_is_an_error),
         any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
+        any("sarif_has_each_finding_in_its_file", sarif_has_each_finding_in_its_file),
+        any("several_maps_have_a_line_each_and_one_verdict", several_maps_have_a_line_each_and_one_verdict),
+        any(
+            "a_file_that_is_no_map_keeps_a_folder_from_being_clean",
+            a_file_that_is_no_map_keeps_a_folder_from_being_clean,
+        ),
+        kvm("several_maps_in_guests_are_as_each_alone", several_maps_in_guests_are_as_each_alone),
+        kvm("the_matrix_and_a_campaign_have_junit_and_sarif_too", the_matrix_and_a_campaign_have_junit_and_sarif_too),
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
@@ -285,11 +293,10 @@ fn assert_marks(said: &Said, bits: &str, marked: &[usize]) {
 }
 
 fn what_is_no_map_is_bad_input() {
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 4] = [
         ("maps/bad/empty.txt", &["empty.txt:1:1: no EFI memory map: there is nothing in it", "help:", "efi=debug"]),
         ("maps/bad/noise.bin", &["noise.bin:1:1: is not UTF-8 text: byte 0xc6 at offset 0"]),
         ("maps/bad/truncated.txt", &["truncated.txt:12:103: the line ends in the middle of the end address"]),
-        ("maps", &["is a directory, not a memory map", "name one of the files in it"]),
         ("maps/no-such-file.toml", &["no-such-file.toml: no such file"]),
     ];
     for (map, parts) in cases {
@@ -379,6 +386,8 @@ fn maps_are_shown() {
     // However odd the map is, it was shown.
     efibed(["show", &repository("maps/bad/overlap.toml")]).ends(CLEAN).says(&["wrong is overlap (1)"]);
     efibed(["show", &repository("maps/README.md")]).ends(BAD_INPUT).complains(&["no EFI memory map"]);
+    let folder = efibed(["show", &repository("maps")]).ends(BAD_INPUT);
+    folder.complains(&["is a directory, not a memory map", "name one of the files in it"]);
 }
 
 fn a_second_kernel_is_checked_against_the_first() {
@@ -396,13 +405,18 @@ fn a_second_kernel_is_checked_against_the_first() {
     let (document, said) = kexec("window");
     said.ends(FINDINGS).without_errors();
     assert_eq!((&document["schema"], &document["first"]["verdict"]), (&1.into(), &"clean".into()));
+    assert_eq!(document["verdict"], "findings");
     let findings = document["second"]["findings"].as_array().unwrap();
     assert!(findings.len() == 2 && findings.iter().all(|finding| finding["rule"] == "kexec-moved"), "{findings:?}");
     let (document, said) = kexec("linux-fixed");
     said.ends(CLEAN).without_errors();
     assert_eq!(document["second"]["mapper"]["layout"], "linux-fixed");
     let said = efibed_reading(["kexec", &map, "-", "--engine", "walker", "--layout", "window"], runtime.as_bytes());
-    said.ends(FINDINGS).says(&["== the first kernel\nclean", "== the second kernel\n2 findings: kexec-moved (2)"]);
+    said.ends(FINDINGS).says(&[
+        "findings: the second kernel\n",
+        "== the first kernel\nclean",
+        "== the second kernel\n2 findings: kexec-moved (2)",
+    ]);
 }
 
 const BUG: [&str; 4] = ["--layout", "packed-down", "--leaf-rule", "va-only"];
@@ -647,8 +661,8 @@ fn usage_errors_are_told() {
     let cases: [(&[&str], &[&str]); 13] = [
         (&[], &["Usage: efibed [OPTIONS] <COMMAND>"]),
         (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
-        (&["check"], &["<MAP>"]),
-        (&["check", &map, "more"], &["unexpected argument 'more'"]),
+        (&["check"], &["<MAP>..."]),
+        (&["show", &map, "more"], &["unexpected argument 'more'"]),
         (&["check", &map, "--no-such-option"], &["unexpected argument '--no-such-option'"]),
         (&["check", &map, "--layout", "no-such"], &["'no-such'", "linux, linux-fixed, window, packed-down, packed-up"]),
         (&["check", &map, "--leaf-rule", "2m"], &["'2m'", "va-only-masked"]),
@@ -1162,6 +1176,120 @@ fn junit_has_a_case_for_each_region() {
     assert!(said.out.starts_with("<?xml") && said.out.contains(r#"errors="0" failures="0""#), "{said}");
     let both = ["--engine", "walker", "--junit", "-", "--json", "-"];
     check(&ovmf_2013(), &both).ends(BAD_INPUT).complains(&["only one of the results"]);
+}
+
+fn sarif(text: &str) -> Value {
+    let document: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(document["version"], "2.1.0");
+    document["runs"][0].clone()
+}
+
+fn sarif_has_each_finding_in_its_file() {
+    let arguments = [&BUG[..], &["--engine", "walker", "--sarif", "-"]].concat();
+    let said = check(&ovmf_2013(), &arguments).ends(FINDINGS);
+    let run = sarif(&said.out);
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for (result, region) in results.iter().zip(["region 2: ", "region 3: "]) {
+        assert_eq!(result["ruleId"], "reserved-bit");
+        let location = &result["locations"][0];
+        let uri = location["physicalLocation"]["artifactLocation"]["uri"].as_str().unwrap();
+        assert!(uri.ends_with("maps/ovmf-2013.toml"), "{uri}");
+        let place = location["logicalLocations"][0]["fullyQualifiedName"].as_str().unwrap();
+        assert!(place.starts_with(region), "{place}");
+    }
+    let said = check(&ovmf_2013(), &["--engine", "walker", "--layout", "window", "--sarif", "-"]).ends(CLEAN);
+    assert_eq!(sarif(&said.out)["results"], serde_json::json!([]));
+    let map = ovmf_2013();
+    let said = efibed([&["kexec", &map, &map, "--engine", "walker", "--sarif", "-"], &BUG[..]].concat()).ends(FINDINGS);
+    assert_eq!(sarif(&said.out)["results"].as_array().unwrap().len(), 4);
+}
+
+fn several_maps_have_a_line_each_and_one_verdict() {
+    let (clean, guilty) = (repository("maps/over-64g.toml"), ovmf_2013());
+    let several = |arguments: &[&str]| efibed([&["check", &clean, &guilty, "--engine", "walker"], arguments].concat());
+    let said = several(&BUG).ends(FINDINGS).without_errors();
+    let lines: Vec<&str> = said.out.lines().collect();
+    assert!(lines[0].starts_with(&clean) && lines[0].contains("clean: 4 regions, 560 pages"), "{said}");
+    assert!(lines[1].starts_with(&guilty) && lines[1].contains("2 findings: reserved-bit (2)"), "{said}");
+    assert_eq!(lines[3..], ["2 maps: 1 clean, 1 with findings".into(), format!("Try:  efibed check {guilty}")]);
+
+    let document: Value = serde_json::from_str(&several(&[&BUG[..], &["--json", "-"]].concat()).out).unwrap();
+    assert_eq!((&document["schema"], &document["verdict"]), (&1.into(), &"findings".into()));
+    let reports: Vec<&Value> = document["maps"].as_array().unwrap().iter().map(|map| &map["report"]).collect();
+    assert_eq!(reports.iter().map(|report| &report["verdict"]).collect::<Vec<_>>(), ["clean", "findings"]);
+    let alone = check(&guilty, &[&BUG[..], &["--engine", "walker", "--json", "-"]].concat());
+    let alone: Value = serde_json::from_str(&alone.out).unwrap();
+    assert_eq!((&reports[1]["findings"], &reports[1]["regions"]), (&alone["findings"], &alone["regions"]));
+
+    let xml = several(&[&BUG[..], &["--junit", "-"]].concat()).out;
+    assert_eq!((xml.matches("<testsuite ").count(), xml.matches("<failure").count()), (2, 2), "{xml}");
+    several(&["--layout", "packed-down"]).ends(CLEAN).says(&["2 maps: 2 clean"]);
+}
+
+fn a_file_that_is_no_map_keeps_a_folder_from_being_clean() {
+    let directory = Directory::new();
+    fs::copy(ovmf_2013(), directory.file("a.toml")).unwrap();
+    fs::write(directory.file("b.txt"), "no map\n").unwrap();
+    fs::write(directory.file("README.md"), "of these maps\n").unwrap();
+    let folder = directory.file("");
+    let said = efibed(["check", &folder, "--engine", "walker", "--layout", "window"]).ends(BAD_INPUT);
+    assert!(said.err.contains("b.txt:1:1: no EFI memory map"), "{said}");
+    said.says(&["clean: 5 regions", "not checked: at 1:1: no EFI memory map", "2 maps: 1 clean, 1 not read"]);
+    for (option, says) in [
+        ("--json", r#""verdict": "incomplete""#),
+        ("--junit", r#"errors="1" failures="0""#),
+        ("--sarif", r#""executionSuccessful": false"#),
+    ] {
+        efibed(["check", &folder, "--engine", "walker", "--layout", "window", option, "-"])
+            .ends(BAD_INPUT)
+            .says(&[says]);
+    }
+    // A result may not be one of the maps.
+    let map = directory.file("a.toml");
+    efibed(["check", &folder, "--engine", "walker", "--json", &map]).ends(BAD_INPUT).complains(&["it is an input"]);
+    fs::remove_file(directory.file("b.txt")).unwrap();
+    efibed(["check", &folder, "--engine", "walker", "--layout", "window"]).ends(CLEAN).says(&["1 map: 1 clean"]);
+}
+
+fn several_maps_in_guests_are_as_each_alone() {
+    let maps = ["ovmf-2013.toml", "lenovo-01.txt", "off-by-page.toml", "bad/overlap.toml"];
+    let maps = maps.map(|map| repository(&format!("maps/{map}")));
+    let of = |maps: &[String], arguments: &[&str]| {
+        let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
+        let said = efibed([&["check", "--quiet", "--json", "-"], &maps[..], arguments].concat());
+        serde_json::from_str::<Value>(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    let each = maps.each_ref().map(|map| of(std::slice::from_ref(map), &[]));
+    for arguments in [&["--jobs", "3"][..], &["--no-sandbox"]] {
+        let all = of(&maps, arguments);
+        assert_eq!(all["verdict"], "findings");
+        for (map, alone) in all["maps"].as_array().unwrap().iter().zip(&each) {
+            for key in ["verdict", "findings", "regions", "calls"] {
+                assert_eq!(map["report"][key], alone[key], "{}", map["source"]);
+            }
+        }
+    }
+}
+
+fn the_matrix_and_a_campaign_have_junit_and_sarif_too() {
+    let directory = Directory::new();
+    let [junit, sarif_file] = ["a.xml", "a.sarif"].map(|name| directory.file(name));
+    let places = ["--junit", &junit, "--sarif", &sarif_file];
+    let results = || {
+        let [xml, run] = [&junit, &sarif_file].map(|file| fs::read_to_string(file).unwrap());
+        (xml, sarif(&run)["results"].as_array().unwrap().len())
+    };
+    efibed([&["matrix", "--sample", "2000", "--quiet"], &places[..]].concat()).ends(CLEAN);
+    let (xml, found) = results();
+    assert!(xml.contains(r#"errors="0" failures="0""#) && xml.contains("combinations of the set access"), "{xml}");
+    assert_eq!(found, 0);
+    let out = directory.file("out");
+    let fuzz = ["fuzz", "--engine", "walker", "--cores", "1", "--runs", "200", "--max-pages", "1024", "--quiet"];
+    efibed([&fuzz[..], &["--out", &out], &BUG[..], &places[..]].concat()).ends(FINDINGS);
+    let (xml, found) = results();
+    assert!(found > 0 && xml.matches("<failure").count() == found, "{found}: {xml}");
+    assert!(xml.contains(r#"type="reserved-bit""#), "{xml}");
 }
 
 fn a_limit_that_is_none_is_a_usage_error() {

@@ -1,41 +1,49 @@
 //! `efibed check`: the main job.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::input::{Input, named};
+use super::input::{MAP_HELP, Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
-use super::output::Outputs;
-use super::progress::{Watching, watched};
-use super::results::{Look, Results};
+use super::progress::{Watching, counted, watched};
+use super::results::{Look, Places, Results};
 use super::sandbox::Sandbox;
+use super::several::{self, Row};
 use super::{Failure, Status};
-use crate::report::{json, junit};
-use crate::{EngineName, Progress, TestBed};
+use crate::report::json;
+use crate::{EngineName, Progress, Scenario, TestBed};
 
 /// The arguments of `check`.
 #[derive(Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
+    /// Memory maps or scenarios, in any known format; folders of them; Linux's runtime-map folder; `-` is standard input
+    #[arg(value_name = "MAP", required = true, long_help = format!("{MAP_HELP} {SEVERAL_HELP}"))]
+    maps: Vec<PathBuf>,
+
     #[command(flatten)]
-    input: Input,
+    read: ReadArguments,
+
+    #[command(flatten)]
+    options: Options,
 
     /// What executes and observes: a KVM guest, or only the software walk, which asks no MMU
     #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES), default_value = "kvm")]
     engine: EngineName,
 
-    /// Write the report as JSON to a file, or with `-` to standard output in place of the text
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
-
-    /// Write the report as JUnit's XML: a test case for each region and each call; `-` as with --json
-    #[arg(long, value_name = "FILE|-")]
-    junit: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
 
     /// Seed for samples: addresses that must fault, and pages that KVM_TRANSLATE is asked about
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+
+    /// Of several maps, how many are checked at a time [default: as many as there are processors]
+    #[arg(long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
 
     #[command(flatten)]
     mapper: Mapper,
@@ -50,27 +58,78 @@ pub struct Arguments {
     watching: Watching,
 }
 
+const SEVERAL_HELP: &str = "\
+Of several maps each has a line, and all have a summary. Any other folder stands for the files in it and in its folders, \
+except those whose names begin with a dot or end in .md. A file that cannot be read is told, the others are checked, and \
+the status is 2 unless there are findings.";
+
+const EXAMPLES: &str = "\
+Examples:
+  efibed check boot.log                                  the main job
+  efibed check boot.log --layout packed-down --leaf-rule va-only
+                                                         the bug of 2013
+  efibed check maps/ other.log --junit results.xml       many maps, a line each
+  efibed check maps/ --mapper mapper.elf --sarif results.sarif";
+
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let own = arguments.mapper.own_mapper(&arguments.input.options);
-    let scenario = arguments.mapper.apply(arguments.input.scenario(own)?, arguments.engine)?;
-    let mut scenario = arguments.limits.apply(scenario.engine(arguments.engine));
-    if let Some(seed) = arguments.seed {
-        scenario = scenario.seed(seed);
+    match several::files(&arguments.maps)? {
+        None => check_one(arguments, &arguments.maps[0]),
+        Some(files) => check_several(arguments, &files),
     }
-    let own_file = arguments.mapper.input(&scenario);
-    let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(own_file).collect();
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
-    let look = Look::of_standard_output();
-    let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
+}
+
+impl Arguments {
+    fn scenario(&self, map: &Path) -> Result<Scenario, Failure> {
+        let own = self.mapper.own_mapper(&self.options);
+        let scenario = self.options.apply(self.read.scenario(map, own)?);
+        let scenario = self.mapper.apply(scenario, self.engine)?;
+        let scenario = self.limits.apply(scenario.engine(self.engine));
+        Ok(match self.seed {
+            Some(seed) => scenario.seed(seed),
+            None => scenario,
+        })
+    }
+}
+
+fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
+    let scenario = arguments.scenario(map)?;
+    let inputs: Vec<&Path> = [map].into_iter().chain(arguments.mapper.input(&scenario)).collect();
+    let outputs = arguments.places.open(&inputs)?;
+    let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
         let report = bed.run_telling(&scenario, progress)?;
-        Ok(Results {
-            status: Status::of(&report),
-            text: look.text(&report),
-            json: is_json.then(|| json::to_json(&report)),
-            junit: is_junit.then(|| junit::to_junit(&[(&report.source, &report)])),
-        })
+        let text = look.text(&report);
+        Ok(Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)]))
     };
     watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
+}
+
+fn check_several(arguments: &Arguments, files: &[PathBuf]) -> Result<Status, Failure> {
+    let scenarios: Vec<Result<Scenario, Box<Row>>> = files
+        .iter()
+        .map(|file| {
+            arguments.scenario(file).map_err(|failure| Box::new(Row::of_failure(&several::name(file), failure)))
+        })
+        .collect();
+    let programs = scenarios.iter().flatten().filter_map(|scenario| arguments.mapper.input(scenario));
+    let inputs: Vec<&Path> = files.iter().map(PathBuf::as_path).chain(programs).collect();
+    let outputs = arguments.places.open(&inputs)?;
+    let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
+    let check = |bed: &TestBed, index: usize| {
+        let name = several::name(&files[index]);
+        match &scenarios[index] {
+            Ok(scenario) => bed
+                .run(scenario)
+                .map_or_else(|error| Row::of_failure(&name, error.into()), |report| Row::of(&name, &report, wanted)),
+            Err(row) => Row::clone(row),
+        }
+    };
+    let jobs = arguments.jobs.map_or_else(several::available, NonZeroUsize::get);
+    let rows = counted(arguments.watching, "maps", |progress| {
+        several::in_order(files, progress, |ended| {
+            arguments.sandbox.run_each(arguments.engine, files.len(), jobs, &check, ended)
+        })
+    })?;
+    several::results(&rows, look.paint(), wanted).write(outputs)
 }

@@ -9,11 +9,14 @@ use clap::Args;
 
 use super::input::{Options, named};
 use super::mapper::Mapper;
-use super::output::Outputs;
 use super::progress::{Watching, told};
+use super::results::{Places, Results};
 use super::{Failure, Status};
+use crate::check::{Rule, Severity};
 use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
 use crate::memory_map::MemoryMap;
+use crate::report::junit::{Case, Outcome, Suite};
+use crate::report::sarif::{Entry, Notice, Part};
 use crate::{EngineName, Scenario};
 
 /// The arguments of `fuzz`.
@@ -69,9 +72,8 @@ pub struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     broker: Option<String>,
 
-    /// Write the summary as JSON to a file, or with `-` to standard output in place of the text
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
 
     #[command(flatten)]
     options: Options,
@@ -116,7 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         fuzz.run()?;
     }
     let inputs: Vec<_> = arguments.maps.iter().map(PathBuf::as_path).collect();
-    let outputs = Outputs::open([arguments.json.as_deref()], &inputs)?;
+    let outputs = arguments.places.open(&inputs)?;
     let tell = |tell: &dyn Fn(String)| fuzz.run_telling(&|progress| tell(in_words(progress)));
     let summary = told(arguments.watching, tell)?;
     let Progress { runs, unable, incomplete, guests, .. } = summary.status;
@@ -128,7 +130,54 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     } else {
         Status::Clean
     };
-    outputs.write(|| text(&summary), &[&|| summary.to_json()], status)
+    let (wanted, parts) = (arguments.places.wanted(), || vec![part(&summary, status)]);
+    Results::new(status, text(&summary), wanted, || summary.to_json(), || vec![suite(&summary, status)], parts)
+        .write(outputs)
+}
+
+const NONE_WAS_RUN: &str = "what was asked for was done for no map";
+
+/// A case for the campaign, and one for each new finding.
+fn suite(summary: &Summary, status: Status) -> Suite {
+    let whole = Case::new("campaign", format!("{} maps, seed {}", summary.status.runs, summary.seed));
+    let whole = match status {
+        Status::Unable => whole.with(Outcome::Error { kind: "not-done".into(), message: NONE_WAS_RUN.into() }),
+        _ => whole,
+    };
+    let findings = found(summary).map(|(name, rule, path)| {
+        let text = format!("efibed check {path}\nefibed shrink {path}");
+        let message = format!("{path} shows it");
+        Case::new("findings", name).with(Outcome::Failed { rule: rule.into(), message, text })
+    });
+    let cases = [whole].into_iter().chain(findings).collect();
+    Suite { name: "fuzz".into(), time: summary.status.elapsed, cases }
+}
+
+fn part(summary: &Summary, status: Status) -> Part {
+    let notices = Some(Notice { message: NONE_WAS_RUN.into(), file: None }).filter(|_| status == Status::Unable);
+    let results = found(summary).map(|(name, id, path)| {
+        let rule = id.parse::<Rule>().ok();
+        Entry {
+            rule: id.into(),
+            summary: rule.map_or("The process that ran the mapping code ended.", Rule::summary).into(),
+            help: rule.map_or("The report in the file says how.", Rule::explanation).into(),
+            is_doubt: rule.is_some_and(|rule| rule.severity() == Severity::Doubt),
+            message: format!("a map shows {name}"),
+            file: Some(path),
+            place: None,
+            fingerprint: name.into(),
+            is_expected: false,
+        }
+    });
+    Part { results: results.collect(), notices: notices.into_iter().collect() }
+}
+
+/// Each new finding: its name, which is its file's; the rule in that; and the file.
+fn found(summary: &Summary) -> impl Iterator<Item = (&str, &str, String)> {
+    summary.saved.iter().filter_map(|path| {
+        let name = path.file_stem()?.to_str()?;
+        Some((name, name.split('.').next().unwrap_or(name), path.display().to_string()))
+    })
 }
 
 fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {

@@ -32,7 +32,7 @@ pub struct Input {
 }
 
 /// What may be given as a map.
-const MAP_HELP: &str = "\
+pub const MAP_HELP: &str = "\
 Memory map in any known format, detected by content: a whole boot log (Linux with `efi=debug`, \
 Xen, FreeBSD's verbose boot, Haiku's loader, EDK II's debug log), the tables of the UEFI shell's `memmap`, GRUB's \
 `lsefimmap` and U-Boot's `efidebug memmap`, what other loaders print, a listing of \

@@ -7,13 +7,12 @@ use clap::Args;
 use super::input::{Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
-use super::output::Outputs;
 use super::progress::{Watching, watched};
-use super::results::{Look, Results};
+use super::results::{Look, Places, Results};
 use super::sandbox::Sandbox;
 use super::{Failure, Status};
 use crate::bed::OwnMapper;
-use crate::report::{json, junit};
+use crate::report::{Report, RunVerdict, json};
 use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `kexec`.
@@ -38,13 +37,8 @@ pub struct Arguments {
     #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES), default_value = "kvm")]
     engine: EngineName,
 
-    /// Write both reports as JSON to a file, or with `-` to standard output in place of the text
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
-
-    /// Write both reports as JUnit's XML, a suite for each kernel; `-` as with --json
-    #[arg(long, value_name = "FILE|-")]
-    junit: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
 
     #[command(flatten)]
     mapper: Mapper,
@@ -76,21 +70,25 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let second = arguments.read.scenario(&arguments.second, OwnMapper::LeftOut)?.map().clone();
     let maps = [arguments.first.as_path(), &arguments.second];
     let inputs: Vec<&Path> = maps.into_iter().chain(mapper.input(&scenario)).collect();
-    let outputs = Outputs::open([arguments.json.as_deref(), arguments.junit.as_deref()], &inputs)?;
-    let look = Look::of_standard_output();
-    let (is_json, is_junit) = (arguments.json.is_some(), arguments.junit.is_some());
+    let outputs = arguments.places.open(&inputs)?;
+    let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
         let reports = bed.kexec_telling(&scenario, second, progress)?;
-        let kernels = [FIRST, SECOND].into_iter().zip(&reports);
         let [first, second] = &reports;
-        Ok(Results {
-            status: Status::of_kernels(reports.each_ref().map(Status::of)),
-            text: kernels.map(|(title, report)| format!("== {title}\n{}\n", look.text(report))).collect(),
-            json: is_json.then(|| json::kexec_to_json(first, second)),
-            junit: is_junit.then(|| junit::to_junit(&[(FIRST, first), (SECOND, second)])),
-        })
+        let kernels = [(FIRST, first), (SECOND, second)];
+        let text = kernels.iter().map(|(title, report)| format!("\n== {title}\n{}", look.text(report)));
+        let text = [format!("{}\n", verdict_of(kernels))].into_iter().chain(text).collect();
+        let status = Status::of_all(&reports.each_ref().map(Status::of));
+        Ok(Results::of(status, text, wanted, || json::kexec_to_json(first, second), &kernels))
     };
     watched(arguments.watching, |progress| arguments.sandbox.run(*engine, run, progress))?.write(outputs)
+}
+
+/// What both come to, and which of them has it.
+fn verdict_of(kernels: [(&str, &Report); 2]) -> String {
+    let verdict = RunVerdict::of_all(&kernels.map(|(_, report)| report.verdict()));
+    let has_it = kernels.iter().filter(|(_, report)| report.verdict() == verdict).map(|(title, _)| *title);
+    format!("{verdict}: {}", has_it.collect::<Vec<_>>().join(" and "))
 }
 
 const FIRST: &str = "the first kernel";

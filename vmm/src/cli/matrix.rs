@@ -1,14 +1,16 @@
 //! `efibed matrix`: every combination of paging's bits against the SDM.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
 use clap::Args;
 
 use super::output::{self, Outputs};
 use super::progress::{Watching, counted};
+use super::results::{Places, Results};
 use super::{Failure, Status, input};
-use crate::matrix::{CaseError, Combination, Matrix, Set, Shard, json, text};
+use crate::matrix::{CaseError, Combination, Matrix, MatrixReport, Mismatch, Set, Shard, json, text};
+use crate::report::junit::{Case, Outcome, Suite};
+use crate::report::sarif::{Entry, Part};
 use crate::{CpuidRequest, TestBed};
 
 /// The arguments of `matrix`.
@@ -40,16 +42,15 @@ pub struct Arguments {
     floor: bool,
 
     /// Run this one combination, and show its tables: the short names of its bits, as a mismatch prints them
-    #[arg(long, value_name = "BITS", conflicts_with_all = ["set", "shard", "sample", "seed", "threads", "floor"])]
+    #[arg(long, value_name = "BITS", conflicts_with_all = ["junit", "sarif", "set", "shard", "sample", "seed", "threads", "floor"])]
     case: Option<Combination>,
 
     /// The guest's CPU, for `--case`: maxphyaddr=N,1g=on|off,la57=on|off,pku=on|off
     #[arg(long, value_name = "LIST", value_parser = input::cpu, requires = "case")]
     cpu: Option<CpuidRequest>,
 
-    /// Write the result as JSON to a file, or with `-` to standard output in place of the text
-    #[arg(long, value_name = "FILE|-")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    places: Places,
 
     #[command(flatten)]
     watching: Watching,
@@ -98,7 +99,8 @@ Exit status: 0 if everything is as the SDM says, except for known deviations; 1 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let bed = TestBed::new()?;
-    let outputs = Outputs::open([arguments.json.as_deref()], &[])?;
+    let outputs = arguments.places.open(&[])?;
+    let wanted = arguments.places.wanted();
     if let Some(combination) = arguments.case {
         return run_case(&bed, combination, arguments, outputs);
     }
@@ -113,11 +115,68 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let report =
         counted(arguments.watching, "combinations", |progress| matrix.run(&bed, &|at| progress(at.done, at.all)))?;
     let status = if report.is_clean() { Status::Clean } else { Status::Findings };
-    outputs.write(
-        || text::Text::plain(&report).columns(output::columns()).to_string(),
-        &[&|| json::to_json(&report)],
-        status,
-    )
+    let text = text::Text::plain(&report).columns(output::columns()).to_string();
+    let suites = || vec![suite(&report)];
+    let parts = || vec![Part { results: wrong(&report).map(entry).collect(), notices: Vec::new() }];
+    Results::new(status, text, wanted, || json::to_json(&report), suites, parts).write(outputs)
+}
+
+/// Everything that makes the status 1: a rule's name, and a sentence.
+fn wrong(report: &MatrixReport) -> impl Iterator<Item = (&'static str, String)> {
+    let shown = report.shown.iter().map(|mismatch| (MISMATCH, in_words(mismatch)));
+    let more = report.mismatches.saturating_sub(report.shown.len() as u64);
+    let more = (more > 0).then(|| (MISMATCH, format!("{more} more combinations are not as the SDM says")));
+    let not_found = report
+        .not_found
+        .iter()
+        .map(|name| (DEVIATION, format!("single accesses show the deviation {name}, and no combination does")));
+    let not_shown = report
+        .not_shown
+        .iter()
+        .map(|name| (DEVIATION, format!("combinations show the deviation {name}, and single accesses do not")));
+    shown.chain(more).chain(not_found).chain(not_shown)
+}
+
+const MISMATCH: &str = "matrix-mismatch";
+const DEVIATION: &str = "matrix-deviation";
+
+fn in_words(mismatch: &Mismatch) -> String {
+    let Mismatch { case, cpu, expected, observed, .. } = mismatch;
+    let cpu = if cpu.is_empty() { String::new() } else { format!(" (cpu {cpu})") };
+    format!("{case}{cpu}: expected {expected}; observed {observed}")
+}
+
+fn suite(report: &MatrixReport) -> Suite {
+    let mut whole = Case::new("matrix", format!("{} combinations of the set {}", report.combinations, report.set));
+    let sentences: Vec<_> = wrong(report).collect();
+    if let Some((rule, message)) = sentences.first().cloned() {
+        let text: Vec<_> = sentences.into_iter().map(|(_, sentence)| sentence).collect();
+        whole.outcome = Outcome::Failed { rule: rule.into(), message, text: text.join("\n") };
+    }
+    let deviations = report.deviations.iter().map(|found| format!("{}: {} combinations", found.name, found.count));
+    let deviations = deviations.collect::<Vec<_>>().join("\n");
+    whole.output = (!deviations.is_empty()).then(|| format!("known deviations of this KVM\n{deviations}"));
+    let skipped = report.skipped.iter().map(|skipped| {
+        let case = Case::new("not run", format!("{} combinations: {}", skipped.count, skipped.what));
+        case.with(Outcome::Skipped { why: skipped.reason.clone() })
+    });
+    let cases = [whole].into_iter().chain(skipped).collect();
+    Suite { name: "matrix".into(), time: report.elapsed, cases }
+}
+
+/// No file shows it: the machine does.
+fn entry((rule, message): (&str, String)) -> Entry {
+    Entry {
+        rule: rule.into(),
+        summary: "A combination of paging's bits does not come out as the SDM says.".into(),
+        help: "This KVM, its hardware or this test bed is wrong. `efibed matrix --case` runs one combination.".into(),
+        is_doubt: true,
+        fingerprint: message.clone(),
+        message,
+        file: None,
+        place: None,
+        is_expected: false,
+    }
 }
 
 fn run_case(
@@ -131,9 +190,7 @@ fn run_case(
         illegal @ CaseError::Illegal(_) => Failure::Input(miette::miette!("{illegal}")),
     })?;
     let status = if single.differs && single.deviations.is_none() { Status::Findings } else { Status::Clean };
-    outputs.write(
-        || text::SingleText::plain(&single).columns(output::columns()).to_string(),
-        &[&|| json::single_to_json(&single)],
-        status,
-    )
+    let text = text::SingleText::plain(&single).columns(output::columns()).to_string();
+    let wanted = arguments.places.wanted();
+    Results::new(status, text, wanted, || json::single_to_json(&single), Vec::new, Vec::new).write(outputs)
 }

@@ -26,6 +26,7 @@ mod progress;
 mod results;
 mod sandbox;
 mod schema;
+mod several;
 mod show;
 mod shrink;
 mod temporary;
@@ -131,10 +132,10 @@ impl Status {
         }
     }
 
-    /// Of two kernels, findings in either come first.
-    fn of_kernels(each: [Self; 2]) -> Self {
-        let is_any = |status| each.contains(&status);
-        [Self::Findings, Self::Unable].into_iter().find(|status| is_any(*status)).unwrap_or(Self::Clean)
+    /// Of several runs: findings in any come first.
+    fn of_all(each: &[Self]) -> Self {
+        let worst_first = [Self::Internal, Self::Findings, Self::BadInput, Self::Unable];
+        worst_first.into_iter().find(|status| each.contains(status)).unwrap_or(Self::Clean)
     }
 }
 
@@ -212,6 +213,16 @@ impl Failure {
         let (status, words) = self.in_words();
         tell_styled(&words, output::colours_of_errors());
         status
+    }
+
+    /// What is wrong, in a sentence.
+    fn in_short(&self) -> String {
+        match self {
+            Self::Input(report) => report.to_string(),
+            Self::Engine(error) => error.to_string(),
+            Self::Output(problem) => problem.clone(),
+            Self::Told { words, .. } => words.lines().next().unwrap_or_default().trim_start_matches("efibed: ").into(),
+        }
     }
 
     /// The status to end with, and what to say on standard error.

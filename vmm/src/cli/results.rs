@@ -1,32 +1,112 @@
-//! What a run comes to: finished texts, so that they can be made in one process and written in another.
+//! What a command has to show when a run is over, as data, so that it can be made in one process and written in another.
 
+use std::path::{Path, PathBuf};
+
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::message::Colours;
 use super::output::{self, Outputs};
 use super::{Failure, Status};
 use crate::report::Report;
+use crate::report::junit::{Suite, to_junit};
+use crate::report::sarif::{Part, to_sarif};
+use crate::report::style::Paint;
 use crate::report::text::Text;
 
-/// Everything that is left to write, and the status to end with.
+/// Where results for programs go.
+#[derive(Args)]
+pub struct Places {
+    /// Write the result as JSON to a file, or with `-` to standard output in place of the text
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+
+    /// Write it as JUnit's XML, for what shows the results of tests: a test case for each thing asked; `-` as with --json
+    #[arg(long, value_name = "FILE|-")]
+    junit: Option<PathBuf>,
+
+    /// Write findings as SARIF 2.1.0, for what shows them beside code; `-` as with --json
+    #[arg(long, value_name = "FILE|-")]
+    sarif: Option<PathBuf>,
+}
+
+impl Places {
+    /// Opens those that were asked for, before the run. None may be an input of it.
+    pub fn open(&self, inputs: &[&Path]) -> Result<Outputs, Failure> {
+        Outputs::open([&self.json, &self.junit, &self.sarif].map(Option::as_deref), inputs)
+    }
+
+    /// What was asked for.
+    pub fn wanted(&self) -> Wanted {
+        Wanted { json: self.json.is_some(), junit: self.junit.is_some(), sarif: self.sarif.is_some() }
+    }
+}
+
+/// Which results are wanted besides the text.
+#[derive(Clone, Copy)]
+pub struct Wanted {
+    json: bool,
+    junit: bool,
+    sarif: bool,
+}
+
+impl Wanted {
+    /// Everything.
+    #[cfg(test)]
+    pub const ALL: Self = Self { json: true, junit: true, sarif: true };
+}
+
+/// Everything that is left to write, and the status to end with. What is not wanted is left empty.
 #[derive(Serialize, Deserialize)]
 pub struct Results {
     /// How the run ended.
     pub status: Status,
     /// For standard output, unless another goes there.
     pub text: String,
-    /// Where it was asked for.
-    pub json: Option<String>,
-    /// Where it was asked for.
-    pub junit: Option<String>,
+    /// One object.
+    pub json: String,
+    /// For JUnit.
+    pub suites: Vec<Suite>,
+    /// For SARIF.
+    pub parts: Vec<Part>,
 }
 
 impl Results {
-    /// Writes them to their places: those of `--json` and `--junit`.
+    /// Makes what is wanted.
+    pub fn new(
+        status: Status,
+        text: String,
+        wanted: Wanted,
+        json: impl FnOnce() -> String,
+        suites: impl FnOnce() -> Vec<Suite>,
+        parts: impl FnOnce() -> Vec<Part>,
+    ) -> Self {
+        Self {
+            status,
+            text,
+            json: if wanted.json { json() } else { String::new() },
+            suites: if wanted.junit { suites() } else { Vec::new() },
+            parts: if wanted.sarif { parts() } else { Vec::new() },
+        }
+    }
+
+    /// Of runs, each with the name that it has among them.
+    pub fn of(
+        status: Status,
+        text: String,
+        wanted: Wanted,
+        json: impl FnOnce() -> String,
+        reports: &[(&str, &Report)],
+    ) -> Self {
+        let suites = || reports.iter().map(|(name, report)| Suite::of(name, report)).collect();
+        let parts = || reports.iter().map(|(_, report)| Part::of(&report.source, report)).collect();
+        Self::new(status, text, wanted, json, suites, parts)
+    }
+
+    /// Writes them to their [`Places`].
     pub fn write(self, outputs: Outputs) -> Result<Status, Failure> {
-        let Self { status, text, json, junit } = self;
-        let [json, junit] = [json, junit].map(Option::unwrap_or_default);
-        outputs.write(|| text, &[&|| json.clone(), &|| junit.clone()], status)
+        let Self { status, text, json, suites, parts } = self;
+        outputs.write(|| text, &[&|| json.clone(), &|| to_junit(&suites), &|| to_sarif(&parts)], status)
     }
 }
 
@@ -50,5 +130,11 @@ impl Look {
             Colours::None => Text::plain(report),
         };
         format!("{}\n", text.columns(self.columns))
+    }
+
+    /// How other text is painted.
+    pub fn paint(self) -> Paint {
+        let paint = if self.colours == Colours::Some { Paint::COLOURED } else { Paint::PLAIN };
+        paint.on(self.columns)
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report};
+use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report, RunVerdict};
 use crate::check::{Finding, LeafCounts, Rule, Skipped, Statement, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
@@ -16,9 +16,11 @@ pub fn to_json(report: &Report) -> String {
     pretty(report)
 }
 
-/// The reports on a kernel and on the one it starts by kexec, as one JSON object: `{schema, first, second}`.
+/// The reports on a kernel and on the one it starts by kexec, as one JSON object: `{schema, verdict, first,
+/// second}`.
 pub fn kexec_to_json(first: &Report, second: &Report) -> String {
-    pretty(&KexecDocument { schema: SCHEMA, first, second })
+    let verdict = RunVerdict::of_all(&[first.verdict(), second.verdict()]).name();
+    pretty(&KexecDocument { schema: SCHEMA, verdict, first, second })
 }
 
 pub(crate) fn pretty(document: &impl Serialize) -> String {
@@ -47,6 +49,7 @@ pub(super) const SCHEMA: u32 = 1;
 #[derive(Serialize)]
 struct KexecDocument<'a> {
     schema: u32,
+    verdict: &'static str,
     first: &'a Report,
     second: &'a Report,
 }

@@ -9,6 +9,8 @@ pub mod junit;
 pub mod map;
 #[cfg(test)]
 mod samples;
+#[cfg(feature = "cli")]
+pub mod sarif;
 pub(crate) mod style;
 pub(crate) mod table;
 pub mod text;

@@ -43,6 +43,11 @@ impl<'a> Text<'a> {
     }
 }
 
+/// The verdict, and how much it stands for, on one line.
+pub(crate) fn headline(report: &Report) -> String {
+    headline::line(report)
+}
+
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { report, paint } = *self;

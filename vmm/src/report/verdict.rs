@@ -21,6 +21,14 @@ efibed_stub::names! {
     Incomplete "incomplete",
 }
 
+impl RunVerdict {
+    /// What several runs come to: whether anything is wrong, and else whether anything could not be done.
+    pub fn of_all(verdicts: &[Self]) -> Self {
+        let worst_first = [Self::Findings, Self::Incomplete];
+        worst_first.into_iter().find(|verdict| verdicts.contains(verdict)).unwrap_or(Self::Clean)
+    }
+}
+
 /// The rules that a scenario expects to be found, against those that were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
@@ -101,6 +109,18 @@ mod tests {
 
     fn judged(report: &Report) -> (RunVerdict, bool) {
         (report.verdict(), report.passes())
+    }
+
+    #[test]
+    fn of_several_runs_the_worst_counts() {
+        use RunVerdict::{Clean, Findings, Incomplete};
+        for (each, all) in [
+            (&[Clean, Clean][..], Clean),
+            (&[Clean, Incomplete], Incomplete),
+            (&[Incomplete, Findings, Clean], Findings),
+        ] {
+            assert_eq!(RunVerdict::of_all(each), all);
+        }
     }
 
     #[test]

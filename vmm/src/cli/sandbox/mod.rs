@@ -21,13 +21,16 @@ mod parts;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::io::{self, BufRead as _, BufReader, PipeReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use clap::Args;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use self::message::{Message, Teller};
 use super::{Failure, Status};
@@ -56,6 +59,107 @@ impl Sandbox {
             EngineName::Kvm | EngineName::Walker => Ok(work(&TestBed::without_kvm(), progress)?),
         }
     }
+}
+
+/// What a child says of the things that it works on.
+#[derive(Serialize, Deserialize)]
+enum Word<T> {
+    Begun(usize),
+    Ended(usize, T),
+}
+
+impl Sandbox {
+    /// Runs `work` on each of `count` things, `jobs` at a time, and tells what came of it: with the engine KVM in as many
+    /// confined children, otherwise in threads. One on which a child ended without a result has failed, and another child
+    /// goes on with the rest.
+    pub fn run_each<T: Serialize + DeserializeOwned>(
+        self,
+        engine: EngineName,
+        count: usize,
+        jobs: usize,
+        work: &(impl Fn(&TestBed, usize) -> T + Sync),
+        told: &(dyn Fn(usize, Result<T, Failure>) + Sync),
+    ) -> Result<(), Failure> {
+        match engine {
+            EngineName::Kvm if !self.no_sandbox => {
+                let mut left: Vec<usize> = (0..count).collect();
+                while !left.is_empty() {
+                    left = crew(&left, jobs, work, told)?;
+                }
+            }
+            EngineName::Kvm => in_threads(&TestBed::new()?, count, jobs, work, told),
+            EngineName::Walker => in_threads(&TestBed::without_kvm(), count, jobs, work, told),
+        }
+        Ok(())
+    }
+}
+
+fn in_threads<T>(
+    bed: &TestBed,
+    count: usize,
+    jobs: usize,
+    work: &(impl Fn(&TestBed, usize) -> T + Sync),
+    told: &(dyn Fn(usize, Result<T, Failure>) + Sync),
+) {
+    let next = AtomicUsize::new(0);
+    let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < count);
+    let run = || std::iter::from_fn(take).for_each(|index| told(index, Ok(work(bed, index))));
+    thread::scope(|scope| (0..jobs.min(count)).for_each(|_| _ = scope.spawn(run)));
+}
+
+/// Shares things among confined children, and returns those that none of them came to: of a child that ended too soon. It
+/// has failed on the one that it had begun. If it had begun none, none would be better.
+fn crew<T: Serialize + DeserializeOwned>(
+    things: &[usize],
+    jobs: usize,
+    work: &(impl Fn(&TestBed, usize) -> T + Sync),
+    told: &(dyn Fn(usize, Result<T, Failure>) + Sync),
+) -> Result<Vec<usize>, Failure> {
+    let jobs = jobs.min(things.len());
+    let share = |first: usize| things.iter().copied().skip(first).step_by(jobs);
+    let body = |first: usize| {
+        move |teller: Teller| {
+            let bed = TestBed::new()?;
+            parts::confine()?;
+            let tell = |word| teller.tell(&Message::<(), Word<T>>::Progress(word));
+            for index in share(first) {
+                tell(Word::Begun(index));
+                tell(Word::Ended(index, work(&bed, index)));
+            }
+            Ok(())
+        }
+    };
+    // All of them before any is heard: a process of several threads makes no child.
+    let children: Vec<_> = (0..jobs).map(|first| start(body(first))).collect::<Result<_, _>>()?;
+    let hear = |(child, pipe): (Child, PipeReader)| {
+        let (begun, ended) = (Cell::new(None), Cell::new(0));
+        let heard = child.hear::<(), Word<T>>(pipe, &|word| match word {
+            Word::Begun(index) => begun.set(Some(index)),
+            Word::Ended(index, result) => {
+                begun.set(None);
+                ended.set(ended.get() + 1);
+                told(index, Ok(result));
+            }
+        });
+        match (heard, begun.get()) {
+            (Ok(()), _) => Ok(ended.get()),
+            (Err(failure), Some(index)) => {
+                told(index, Err(failure));
+                Ok(ended.get() + 1)
+            }
+            (Err(failure), None) => Err(failure),
+        }
+    };
+    let ended: Vec<Result<usize, Failure>> = thread::scope(|scope| {
+        let threads: Vec<_> = children.into_iter().map(|child| scope.spawn(|| hear(child))).collect();
+        let lost = |_| Err(Failure::sandbox("what a child process said could not be heard".into()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+    });
+    let mut left = Vec::new();
+    for (first, ended) in ended.into_iter().enumerate() {
+        left.extend(share(first).skip(ended?));
+    }
+    Ok(left)
 }
 
 /// Runs `work` in a confined child, on a test bed whose /dev/kvm was opened before.
@@ -92,13 +196,19 @@ pub fn try_parts() -> Result<Vec<Tried>, Failure> {
 const MAX_MESSAGE_BYTES: u64 = 1 << 30;
 
 /// Runs `body` in a child process, and returns what it returned.
-///
-/// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
-/// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
 fn in_child<T: Serialize + DeserializeOwned, P: DeserializeOwned>(
     body: impl FnOnce(Teller) -> Result<T, Failure>,
     progress: &dyn Fn(P),
 ) -> Result<T, Failure> {
+    let (child, pipe) = start(body)?;
+    child.hear(pipe, progress)
+}
+
+/// Starts a child process that runs `body`, and tells through the pipe what it returned.
+///
+/// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
+/// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
+fn start<T: Serialize>(body: impl FnOnce(Teller) -> Result<T, Failure>) -> Result<(Child, PipeReader), Failure> {
     let failed = |error: io::Error| Failure::sandbox(format!("no child process could be started: {error}"));
     if threads() > 1 {
         return Err(failed(io::Error::other("this process has several threads")));
@@ -112,7 +222,7 @@ fn in_child<T: Serialize + DeserializeOwned, P: DeserializeOwned>(
         pid => {
             // The pipe ends when the child does.
             drop(writer);
-            Child { pid }.hear(reader, progress)
+            Ok((Child { pid }, reader))
         }
     }
 }

@@ -277,6 +277,36 @@ alone! {
         assert!(words.contains("several threads"), "{words}");
     }
 
+    /// Which of ten things each came to, by two children at a time.
+    fn of_a_child_that_dies_the_rest_is_done_by_another() {
+        let work = |_: &TestBed, index: usize| match index {
+            3 => {
+                // SAFETY: the default action ends the process.
+                unsafe { libc::raise(libc::SIGKILL) };
+                index
+            }
+            4 => std::process::abort(),
+            // Refused, which ends the child too.
+            7 => call(libc::SYS_getppid, [0; 5]) as usize,
+            _ => index * index,
+        };
+        let told = std::sync::Mutex::new(vec![Vec::new(); 10]);
+        let tell = |index: usize, result: Result<usize, Failure>| {
+            told.lock().unwrap()[index].push(result.map_err(|failure| failure.in_words().0));
+        };
+        let sandbox = Sandbox { no_sandbox: false };
+        if let Err(failure) = sandbox.run_each(EngineName::Kvm, 10, 2, &work, &tell) {
+            let (status, words) = failure.in_words();
+            // The negative control of the command: without KVM none is done, and that is told.
+            assert!(status == Status::Unable && words.contains("/dev/kvm"), "{words}");
+            return println!("not tried: {words}");
+        }
+        for (index, told) in told.into_inner().unwrap().into_iter().enumerate() {
+            let fails = [3, 4, 7].contains(&index);
+            assert_eq!(told, [if fails { Err(Status::Internal) } else { Ok(index * index) }], "{index}");
+        }
+    }
+
     /// No child is left over, whether it ended by itself or not.
     fn every_child_is_waited_for() {
         assert!(run(|_| Ok(())).is_ok());

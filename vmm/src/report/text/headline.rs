@@ -8,45 +8,68 @@ use crate::check::{Rule, SkipKind};
 const MAX_NOT_DONE: usize = 16;
 
 pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
-    let verdict = report.verdict();
-    let mut lines = match verdict {
-        RunVerdict::Clean => paint_first(clean(report), paint, |title| paint.right(title)),
-        RunVerdict::Incomplete => paint_first(incomplete(report), paint, |title| paint.wrong(title)),
+    sentences(report).into_iter().flat_map(|(text, is_right)| painted(&text, is_right, paint)).collect()
+}
+
+/// The same on one line, without colour: that something was only sampled is said, and not what.
+pub(super) fn line(report: &Report) -> String {
+    let sentences: Vec<String> = match report.verdict() {
+        RunVerdict::Clean => {
+            let is_sampled = report.skipped.iter().any(|skipped| skipped.kind == SkipKind::Sample);
+            let sampled = if is_sampled { "; in part only sampled" } else { "" };
+            vec![format!("{}{sampled}{}", clean_in_short(report), uncalled(report))]
+        }
+        _ => sentences(report).into_iter().map(|(text, _)| text).collect(),
+    };
+    sentences.join("; ")
+}
+
+/// What there is to say, and whether it is good.
+fn sentences(report: &Report) -> Vec<(String, bool)> {
+    let mut all = match report.verdict() {
+        RunVerdict::Clean => vec![(clean(report), true)],
+        RunVerdict::Incomplete => vec![(incomplete(report), false)],
         RunVerdict::Findings => Vec::new(),
     };
     if let Some(text) = against_expectation(report) {
-        let is_right = report.expected().is_some_and(|expected| expected.is_met());
-        lines.extend(paint_first(text, paint, |title| if is_right { paint.right(title) } else { paint.wrong(title) }));
+        all.push((text, report.expected().is_some_and(|expected| expected.is_met())));
     }
     if !report.findings.is_empty() {
-        lines.extend(paint_first(findings(report), paint, |title| paint.wrong(title)));
+        all.push((findings(report), false));
     }
-    lines
+    all
 }
 
 /// Text as lines, what is before its first colon in colour.
-fn paint_first(text: String, paint: Paint, in_colour: impl Fn(&str) -> String) -> Vec<String> {
-    let mut lines = paint.wrapped(&text, 0);
+fn painted(text: &str, is_right: bool, paint: Paint) -> Vec<String> {
+    let mut lines = paint.wrapped(text, 0);
     if let Some(first) = lines.first_mut() {
         let title = first.split(':').next().unwrap_or_default();
-        *first = in_colour(title) + &first[title.len()..];
+        let in_colour = if is_right { paint.right(title) } else { paint.wrong(title) };
+        *first = in_colour + &first[title.len()..];
     }
     lines
 }
 
 /// How much is clean, and who says so.
 fn clean(report: &Report) -> String {
-    let as_expected = if report.expected_rules.is_some() { ", as expected" } else { "" };
-    let mut text = format!("clean{as_expected}: {}", what_is_clean(report));
+    let mut text = clean_in_short(report);
     let sampled = report.skipped.iter().filter(|skipped| skipped.kind == SkipKind::Sample);
     let sampled: Vec<_> = sampled.map(|row| format!("{} {}", row.count, printable(&row.what))).collect();
     if !sampled.is_empty() {
         text += &format!("; only sampled: {}", sampled.join("; "));
     }
-    if let Some(reason) = &report.uncalled {
-        text += &format!("; no runtime service was called: {}", printable(reason));
-    }
-    text
+    text + &uncalled(report)
+}
+
+fn clean_in_short(report: &Report) -> String {
+    let as_expected = if report.expected_rules.is_some() { ", as expected" } else { "" };
+    format!("clean{as_expected}: {}", what_is_clean(report))
+}
+
+fn uncalled(report: &Report) -> String {
+    let reason = report.uncalled.as_deref().map(printable);
+    reason.map(|reason| format!("; no runtime service was called: {reason}")).unwrap_or_default()
 }
 
 fn what_is_clean(report: &Report) -> String {
