@@ -17,7 +17,6 @@ use crate::report::json::pretty;
 use crate::report::junit::{Case, Outcome, Suite};
 use crate::report::sarif::{Notice, Part};
 use crate::report::style::{Paint, counted};
-use crate::report::text::headline;
 use crate::report::{Report, RunVerdict};
 
 /// The files that are meant, each once, in the order in which they were named, and in folders by name. None: it is one map,
@@ -117,7 +116,7 @@ impl Row {
             status,
             name: name.into(),
             verdict: report.verdict().to_string(),
-            line: headline(report),
+            line: report.headline(),
             words: String::new(),
             time: report.timing.total,
             json: Some(json).filter(|json| !json.is_empty()),

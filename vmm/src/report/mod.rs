@@ -261,6 +261,11 @@ impl Report {
         self.findings.iter().find(|finding| finding.rule == rule)
     }
 
+    /// The verdict, and how much it stands for, on one line.
+    pub fn headline(&self) -> String {
+        text::headline::line(self)
+    }
+
     /// The report as one JSON object: see [`json`].
     pub fn to_json(&self) -> String {
         json::to_json(self)

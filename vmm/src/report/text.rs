@@ -4,7 +4,7 @@
 
 mod faults;
 mod findings;
-mod headline;
+pub(super) mod headline;
 mod regions;
 
 use std::fmt;
@@ -41,11 +41,6 @@ impl<'a> Text<'a> {
     pub fn columns(self, columns: Option<usize>) -> Self {
         Self { paint: self.paint.on(columns), ..self }
     }
-}
-
-/// The verdict, and how much it stands for, on one line.
-pub(crate) fn headline(report: &Report) -> String {
-    headline::line(report)
 }
 
 impl fmt::Display for Text<'_> {

@@ -12,7 +12,7 @@ pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
 }
 
 /// The same on one line, without colour: that something was only sampled is said, and not what.
-pub(super) fn line(report: &Report) -> String {
+pub(in super::super) fn line(report: &Report) -> String {
     let sentences: Vec<String> = match report.verdict() {
         RunVerdict::Clean => {
             let is_sampled = report.skipped.iter().any(|skipped| skipped.kind == SkipKind::Sample);
