@@ -1186,6 +1186,7 @@ fn sarif(text: &str) -> Value {
 
 fn sarif_has_each_finding_in_its_file() {
     let arguments = [&BUG[..], &["--engine", "walker", "--sarif", "-"]].concat();
+    let text = fs::read_to_string(ovmf_2013()).unwrap();
     let said = check(&ovmf_2013(), &arguments).ends(FINDINGS);
     let run = sarif(&said.out);
     let results = run["results"].as_array().unwrap();
@@ -1195,6 +1196,11 @@ fn sarif_has_each_finding_in_its_file() {
         let location = &result["locations"][0];
         let uri = location["physicalLocation"]["artifactLocation"]["uri"].as_str().unwrap();
         assert!(uri.ends_with("maps/ovmf-2013.toml"), "{uri}");
+        let line = location["physicalLocation"]["region"]["startLine"].as_u64().unwrap() as usize;
+        // The table of the descriptor that is meant.
+        let rows: Vec<usize> =
+            text.lines().zip(1..).filter(|(line, _)| line.starts_with("[[")).map(|(_, at)| at).collect();
+        assert_eq!(region, format!("region {}: ", rows.iter().position(|row| *row == line).unwrap()));
         let place = location["logicalLocations"][0]["fullyQualifiedName"].as_str().unwrap();
         assert!(place.starts_with(region), "{place}");
     }

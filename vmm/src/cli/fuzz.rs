@@ -164,6 +164,7 @@ fn part(summary: &Summary, status: Status) -> Part {
             is_doubt: rule.is_some_and(|rule| rule.severity() == Severity::Doubt),
             message: format!("a map shows {name}"),
             file: Some(path),
+            line: None,
             place: None,
             fingerprint: name.into(),
             is_expected: false,

@@ -174,6 +174,7 @@ fn entry((rule, message): (&str, String)) -> Entry {
         fingerprint: message.clone(),
         message,
         file: None,
+        line: None,
         place: None,
         is_expected: false,
     }

@@ -301,7 +301,8 @@ pub fn region_reports(
         .regions()
         .map(|region| {
             let verdict = if region.is_runtime() && region.pages > 0 { unmapped } else { Verdict::NotOwed };
-            RegionReport { region, virt: None, aliases: Vec::new(), leaves: LeafCounts::default(), verdict }
+            let (line, leaves) = (map.line(region.index), LeafCounts::default());
+            RegionReport { region, line, virt: None, aliases: Vec::new(), leaves, verdict }
         })
         .collect();
     if let Some((expectation, tables)) = expectation {

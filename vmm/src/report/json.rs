@@ -124,6 +124,7 @@ struct CpuCheckedObject {
 #[derive(Serialize)]
 struct RegionObject {
     index: usize,
+    line: Option<usize>,
     r#type: String,
     attribute: Hex,
     phys: Hex,
@@ -324,9 +325,10 @@ impl From<&Paging> for CpuObject {
 
 impl From<&RegionReport> for RegionObject {
     fn from(report: &RegionReport) -> Self {
-        let RegionReport { region, virt, aliases, leaves, verdict } = report;
+        let RegionReport { region, line, virt, aliases, leaves, verdict } = report;
         Self {
             index: region.index,
+            line: *line,
             r#type: type_name(region.ty).into_owned(),
             attribute: Hex(region.attribute.bits()),
             phys: Hex(region.phys),
@@ -531,7 +533,7 @@ mod tests {
         );
         assert_eq!(
             value["regions"][1],
-            json!({ "index": 1, "type": "RuntimeServicesData", "attribute": "0x800000000000000f", "phys": "0x7e000000",
+            json!({ "index": 1, "line": 11, "type": "RuntimeServicesData", "attribute": "0x800000000000000f", "phys": "0x7e000000",
                     "pages": 2080, "virt": "0xfffffffefe000000", "aliases": ["0x7e000000"],
                     "leaves": { "4k": 32, "2m": 4, "1g": 0 }, "verdict": "ok" })
         );

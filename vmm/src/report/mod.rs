@@ -135,6 +135,8 @@ efibed_stub::names! {
 pub struct RegionReport {
     /// The descriptor.
     pub region: Region,
+    /// The line, from 1, at which the map's text has it; None: the map is of no text.
+    pub line: Option<usize>,
     /// Its virtual address, if it was given one.
     pub virt: Option<u64>,
     /// Further virtual addresses of it.

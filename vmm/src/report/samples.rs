@@ -173,7 +173,7 @@ fn region(index: usize, ty: MemoryType, phys: u64, pages: u64, virt: Option<u64>
         None => LeafCounts::default(),
     };
     let region = Region { index, ty, attribute, phys, pages, virt: 0 };
-    RegionReport { region, virt, aliases: Vec::new(), leaves, verdict }
+    RegionReport { region, line: Some(10 + index), virt, aliases: Vec::new(), leaves, verdict }
 }
 
 fn fault(virt: u64, code: u32) -> FaultDetail {

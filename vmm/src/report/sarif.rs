@@ -37,6 +37,8 @@ pub struct Entry {
     pub message: String,
     /// The file that shows it, if it is one.
     pub file: Option<String>,
+    /// The line of it, from 1, where one is concerned.
+    pub line: Option<usize>,
     /// The region or the like, where one is concerned.
     pub place: Option<String>,
     /// What it is known by in another run on the same map.
@@ -72,7 +74,8 @@ impl Part {
 }
 
 fn entry(finding: &Finding, file: &str, report: &Report, is_expected: bool) -> Entry {
-    let region = finding.region.and_then(|index| report.regions.get(index)).map(|region| &region.region);
+    let in_report = finding.region.and_then(|index| report.regions.get(index));
+    let region = in_report.map(|region| &region.region);
     let place = region.map(|region| format!("region {}: {} at {:#x}", region.index, type_name(region.ty), region.phys));
     let level = finding.walk.last().map_or_else(|| "none".into(), |step| step.level.to_string());
     let known_by = place.as_deref().unwrap_or("the whole run");
@@ -84,6 +87,7 @@ fn entry(finding: &Finding, file: &str, report: &Report, is_expected: bool) -> E
         message: finding.message.clone(),
         file: Some(file.into()),
         fingerprint: format!("{}; phase {}; {known_by}; {level}", finding.rule, finding.phase),
+        line: in_report.and_then(|region| region.line),
         place,
         is_expected,
     }
@@ -129,17 +133,19 @@ fn level(entry: &Entry) -> &'static str {
 }
 
 fn notification(notice: &Notice) -> Value {
-    let locations = locations(notice.file.as_deref(), None);
+    let locations: Vec<Value> = notice.file.iter().map(|file| location(file, None, None)).collect();
     json!({ "level": "error", "message": { "text": notice.message }, "locations": locations })
 }
 
 fn result(entry: &Entry, rule_index: Option<usize>) -> Value {
+    let locate = |file: &String| location(file, entry.line, entry.place.as_deref());
+    let locations: Vec<Value> = entry.file.iter().map(locate).collect();
     let mut result = json!({
         "ruleId": entry.rule,
         "ruleIndex": rule_index,
         "level": level(entry),
         "message": { "text": entry.message },
-        "locations": locations(entry.file.as_deref(), entry.place.as_deref()),
+        "locations": locations,
         "partialFingerprints": { "efibed/v1": entry.fingerprint },
     });
     if entry.is_expected {
@@ -149,13 +155,11 @@ fn result(entry: &Entry, rule_index: Option<usize>) -> Value {
     result
 }
 
-/// One, if a file shows it.
-fn locations(file: Option<&str>, place: Option<&str>) -> Vec<Value> {
-    file.map(|file| location(file, place)).into_iter().collect()
-}
-
-fn location(file: &str, place: Option<&str>) -> Value {
+fn location(file: &str, line: Option<usize>, place: Option<&str>) -> Value {
     let mut location = json!({ "physicalLocation": { "artifactLocation": { "uri": uri(file) } } });
+    if let Some(line) = line {
+        location["physicalLocation"]["region"] = json!({ "startLine": line });
+    }
     if let Some(place) = place {
         location["logicalLocations"] = json!([{ "fullyQualifiedName": place }]);
     }
@@ -194,6 +198,7 @@ mod tests {
         );
         let location = &result["locations"][0];
         assert_eq!(location["physicalLocation"]["artifactLocation"]["uri"], "maps/a%20b.txt");
+        assert_eq!(location["physicalLocation"]["region"]["startLine"], 11);
         assert!(location["logicalLocations"][0]["fullyQualifiedName"].as_str().unwrap().starts_with("region "));
         assert_eq!(run["invocations"][0]["executionSuccessful"], true);
         assert!(result.get("suppressions").is_none());
