@@ -360,7 +360,7 @@ fn every_attack_of_mapping_code_is_found() {
         let layout = LAYOUTS[index % LAYOUTS.len()];
         let report = bed().run(&attacked(layout, attack)).unwrap_or_else(|error| panic!("{}: {error}", attack.name));
         let rules = rules(&report);
-        println!("{}: {}", attack.name, first_message(&report));
+        efibed_tests::tell!("{}: {}", attack.name, first_message(&report));
         if report.is_clean() || !attack.expected.iter().any(|rule| rules.contains(rule)) {
             wrong.push(format!("{} under {}: {rules:?}, {}", attack.name, layout.name(), first_message(&report)));
         }

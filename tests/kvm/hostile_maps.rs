@@ -44,6 +44,8 @@ fn hostile_maps() {
         verdicts[report.verdict() as usize] += 1;
     }
     let [clean, findings, incomplete] = verdicts;
-    println!("seed {seed}: {clean} clean, {findings} with findings, {incomplete} incomplete, {refused} CPUs refused");
+    efibed_tests::tell!(
+        "seed {seed}: {clean} clean, {findings} with findings, {incomplete} incomplete, {refused} CPUs refused"
+    );
     assert!(clean + findings > refused);
 }

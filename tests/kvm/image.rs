@@ -5,9 +5,9 @@ use std::time::Duration;
 use efibed::MemoryMap;
 use efibed::mmu::Paging;
 use efibed::unstable::guest::{End, Guest, Image, Loaded, NoEvents, Placement, Strides};
-use efibed::unstable::machine::{CpuidRequest, Hypervisor, Machine};
+use efibed::unstable::machine::{CpuidRequest, Machine};
 use efibed_guest::protocol::MAGIC;
-use efibed_tests::{Need, trial};
+use efibed_tests::{Need, hypervisor, trial};
 use libtest_mimic::Trial;
 use object::{Object, ObjectSymbol};
 
@@ -52,8 +52,7 @@ fn loaded() -> Loaded {
 }
 
 fn machine() -> Machine {
-    let hypervisor = Hypervisor::open().unwrap();
-    Machine::new(&hypervisor, &CpuidRequest::default(), Placement::usual_internals()).unwrap()
+    Machine::new(hypervisor(), &CpuidRequest::default(), Placement::usual_internals()).unwrap()
 }
 
 fn boot<'m>(machine: &'m mut Machine, loaded: &'m Loaded) -> Guest<'m> {

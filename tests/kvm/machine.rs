@@ -12,7 +12,7 @@ use efibed::unstable::machine::{
     AccessError, Backing, CpuidRequest, CreateError, Exit, Hypervisor, Internals, MAX_ZONES, Machine, MaxPhyAddr,
     PAGE_BYTES, RunError, Slot, kvm_regs, kvm_segment, kvm_sregs,
 };
-use efibed_tests::{Need, trial, trial_where};
+use efibed_tests::{Need, hypervisor, trial, trial_where};
 use libtest_mimic::Trial;
 
 /// All tests of this file.
@@ -87,10 +87,6 @@ const HLT: u8 = 0xf4;
 /// `jmp .`
 const SPIN: [u8; 2] = [0xeb, 0xfe];
 
-fn kvm() -> Hypervisor {
-    Hypervisor::open().unwrap_or_else(|error| panic!("{error}: {}", error.help()))
-}
-
 /// A machine with `code` at RIP, ready to run in ring 0.
 fn guest(hypervisor: &Hypervisor, code: &[u8]) -> Machine {
     let mut machine = Machine::new(hypervisor, &CpuidRequest::default(), INTERNALS).unwrap();
@@ -149,17 +145,17 @@ fn run(machine: &mut Machine) -> Exit {
 }
 
 fn a_halt_ends_the_run_after_it() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[HLT]);
     assert_eq!(run(&mut machine), Exit::Halt);
     assert_eq!(machine.regs().rip, CODE + 1);
 }
 
 fn port_writes_come_with_size_and_data() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // mov $0x12345678,%eax; out %al,$0x42; out %ax,$0x42; out %eax,$0x42; hlt
     let code = [0xb8, 0x78, 0x56, 0x34, 0x12, 0xe6, 0x42, 0x66, 0xe7, 0x42, 0xe7, 0x42, HLT];
-    let mut machine = guest(&kvm, &code);
+    let mut machine = guest(kvm, &code);
     let mut session = machine.session(LIMIT).unwrap();
     for (size, data) in [(1, 0x78), (2, 0x5678), (4, 0x1234_5678)] {
         let port = 0x42;
@@ -169,9 +165,9 @@ fn port_writes_come_with_size_and_data() {
 }
 
 fn port_reads_are_answered_or_read_ones() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // in $0x42,%eax; mov %eax,%ebx; in $0x42,%ax; hlt
-    let mut machine = guest(&kvm, &[0xe5, 0x42, 0x89, 0xc3, 0x66, 0xe5, 0x42, HLT]);
+    let mut machine = guest(kvm, &[0xe5, 0x42, 0x89, 0xc3, 0x66, 0xe5, 0x42, HLT]);
     assert!(!machine.answer_in(7));
     let mut session = machine.session(LIMIT).unwrap();
     let read = |size| Exit::In { port: 0x42, size, count: 1 };
@@ -184,9 +180,9 @@ fn port_reads_are_answered_or_read_ones() {
 }
 
 fn reads_without_memory_are_answered_or_read_ones() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // mov (%rsi),%rax; mov (%rsi),%ecx; hlt
-    let mut machine = guest(&kvm, &[0x48, 0x8b, 0x06, 0x8b, 0x0e, HLT]);
+    let mut machine = guest(kvm, &[0x48, 0x8b, 0x06, 0x8b, 0x0e, HLT]);
     machine.regs_mut().rsi = NOWHERE;
     let mut session = machine.session(LIMIT).unwrap();
     let read = |len| Exit::MmioRead { pa: NOWHERE, len };
@@ -201,10 +197,10 @@ fn reads_without_memory_are_answered_or_read_ones() {
 }
 
 fn writes_without_memory_and_to_readonly_memory_end_the_run() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // mov %rax,(%rsi); mov %ax,(%rdi); mov (%rdi),%rax; hlt
     let code = [0x48, 0x89, 0x06, 0x66, 0x89, 0x07, 0x48, 0x8b, 0x07, HLT];
-    let mut machine = guest(&kvm, &code);
+    let mut machine = guest(kvm, &code);
     machine.write(READONLY, b"unharmed").unwrap();
     let regs = machine.regs_mut();
     (regs.rsi, regs.rdi, regs.rax) = (NOWHERE, READONLY, 0x0807_0605_0403_0201);
@@ -223,8 +219,8 @@ fn writes_without_memory_and_to_readonly_memory_end_the_run() {
 const WRITE_OWN_ADDRESSES: [u8; 13] = [0x48, 0x89, 0x36, 0x48, 0x83, 0xee, 0x08, 0x48, 0xff, 0xc9, 0x75, 0xf4, HLT];
 
 fn coalesced_writes_come_in_order_and_end_the_run_when_the_ring_is_full() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &WRITE_OWN_ADDRESSES);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &WRITE_OWN_ADDRESSES);
     let covered = machine.coalesce(&[NOWHERE..NOWHERE + 0x10_0000]).unwrap();
     assert_eq!(covered, [NOWHERE..NOWHERE + 0x10_0000]);
     let (first, count) = (NOWHERE + 0x8000, 1000);
@@ -254,8 +250,8 @@ fn coalesced_writes_come_in_order_and_end_the_run_when_the_ring_is_full() {
 }
 
 fn a_coalesced_write_across_pages_becomes_two() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[0x48, 0x89, 0x06, HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[0x48, 0x89, 0x06, HLT]);
     machine.coalesce(&[NOWHERE..NOWHERE + 0x2000]).unwrap();
     let regs = machine.regs_mut();
     (regs.rsi, regs.rax) = (NOWHERE + 0xffd, 0x0807_0605_0403_0201);
@@ -267,16 +263,16 @@ fn a_coalesced_write_across_pages_becomes_two() {
 }
 
 fn as_many_zones_as_are_promised_can_be_had() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[HLT]);
     let covered = machine.coalesce(&[0..1 << 48]).unwrap();
     assert_eq!(covered, [0..(MAX_ZONES as u64) << 30]);
     assert_eq!(run(&mut machine), Exit::Halt);
 }
 
 fn zones_are_added_and_removed_one_by_one() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[0x48, 0x89, 0x36, HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[0x48, 0x89, 0x36, HLT]);
     let (one, two) = (NOWHERE..NOWHERE + 0x1000, NOWHERE + 0x2000..NOWHERE + 0x3000);
     let sets = [vec![two.clone()], vec![one.clone(), two.clone()], vec![one.clone()], vec![]];
     for zones in sets {
@@ -297,8 +293,8 @@ fn zones_are_added_and_removed_one_by_one() {
 }
 
 fn zones_asked_for_again_after_a_reset_are_there_again() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[]);
     for _ in 0..3 {
         machine.coalesce(&[NOWHERE..NOWHERE + 0x1000]).unwrap();
         machine.write(CODE, &[0x48, 0x89, 0x36, HLT]).unwrap();
@@ -311,8 +307,8 @@ fn zones_asked_for_again_after_a_reset_are_there_again() {
 }
 
 fn writes_nobody_drains_do_not_pile_up_for_ever() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &WRITE_OWN_ADDRESSES);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &WRITE_OWN_ADDRESSES);
     machine.coalesce(&[NOWHERE..NOWHERE + 0x100_0000]).unwrap();
     let regs = machine.regs_mut();
     (regs.rsi, regs.rcx) = (NOWHERE + 0xff_0000, 100_000);
@@ -327,9 +323,9 @@ fn writes_nobody_drains_do_not_pile_up_for_ever() {
 }
 
 fn a_triple_fault_is_a_shutdown() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // ud2, with an empty IDT.
-    let mut machine = guest(&kvm, &[0x0f, 0x0b]);
+    let mut machine = guest(kvm, &[0x0f, 0x0b]);
     machine.sregs_mut().idt.limit = 0;
     assert_eq!(run(&mut machine), Exit::Shutdown);
 }
@@ -354,7 +350,7 @@ const CR4_SMAP: u64 = 1 << 21;
 impl Hard {
     /// How running it ends; `None` where the CPU has no such instruction.
     fn run(&self) -> Option<Exit> {
-        let mut machine = guest(&kvm(), &[self.bytes, &[HLT]].concat());
+        let mut machine = guest(hypervisor(), &[self.bytes, &[HLT]].concat());
         if self.cr4 == CR4_SMAP && !machine.cpuid().smap {
             return None;
         }
@@ -384,9 +380,9 @@ impl Hard {
 }
 
 fn a_fetch_where_there_is_no_memory_is_an_internal_error_that_says_so() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // jmp *%rsi
-    let mut machine = guest(&kvm, &[0xff, 0xe6]);
+    let mut machine = guest(kvm, &[0xff, 0xe6]);
     machine.regs_mut().rsi = NOWHERE;
     let Exit::InternalError(error) = run(&mut machine) else {
         panic!("no internal error");
@@ -398,9 +394,9 @@ fn a_fetch_where_there_is_no_memory_is_an_internal_error_that_says_so() {
 }
 
 fn the_watchdog_ends_a_spin_in_either_ring() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     for ring in [0, 3] {
-        let mut machine = guest(&kvm, &SPIN);
+        let mut machine = guest(kvm, &SPIN);
         long_mode(&mut machine, ring);
         assert_watchdog(&mut machine, ring);
     }
@@ -408,9 +404,9 @@ fn the_watchdog_ends_a_spin_in_either_ring() {
 
 /// Some KVMs spin on `vmcall` for ever instead of answering it.
 fn the_watchdog_ends_a_vmcall() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // vmcall; jmp .-3
-    let mut machine = guest(&kvm, &[0x0f, 0x01, 0xc1, 0xeb, 0xfb]);
+    let mut machine = guest(kvm, &[0x0f, 0x01, 0xc1, 0xeb, 0xfb]);
     assert_watchdog(&mut machine, 0);
 }
 
@@ -432,8 +428,8 @@ fn assert_watchdog(machine: &mut Machine, ring: u8) {
 
 /// Neither someone else's signal nor the watchdog's own, left over from another session.
 fn no_signal_ends_the_run_before_its_limit() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &SPIN);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &SPIN);
     // The watchdog takes its signal with the first session.
     drop(machine.session(LIMIT).unwrap());
     let mut signals: Vec<i32> = (libc::SIGRTMIN()..=libc::SIGRTMAX()).filter(|&signal| is_handled(signal)).collect();
@@ -482,17 +478,17 @@ fn handle(signal: i32) {
 }
 
 fn an_endless_row_of_exits_ends_at_the_limit_too() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // out %al,$0x42; jmp .-2
-    let mut machine = guest(&kvm, &[0xe6, 0x42, 0xeb, 0xfc]);
+    let mut machine = guest(kvm, &[0xe6, 0x42, 0xeb, 0xfc]);
     let mut session = machine.session(Duration::from_millis(30)).unwrap();
     while matches!(session.run().unwrap(), Exit::Out { .. }) {}
     assert!(matches!(session.run().unwrap(), Exit::Watchdog { .. }));
 }
 
 fn two_machines_run_in_two_threads() {
-    let kvm = kvm();
-    let (mut spinning, mut halting) = (guest(&kvm, &SPIN), guest(&kvm, &[HLT]));
+    let kvm = hypervisor();
+    let (mut spinning, mut halting) = (guest(kvm, &SPIN), guest(kvm, &[HLT]));
     let run = |machine: &mut Machine| {
         let limit = Duration::from_millis(50);
         machine.session(limit).unwrap().run().unwrap()
@@ -507,9 +503,9 @@ fn two_machines_run_in_two_threads() {
 }
 
 fn a_reset_machine_is_as_a_new_one() {
-    let kvm = kvm();
-    let mut new = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
-    let mut used = guest(&kvm, &[]);
+    let kvm = hypervisor();
+    let mut new = Machine::new(kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let mut used = guest(kvm, &[]);
     spoil(&mut used);
     let spoiled = Traces::of(&mut used);
     used.reset().unwrap();
@@ -535,7 +531,7 @@ fn a_reset_machine_is_as_a_new_one() {
     assert_eq!(session.run().unwrap(), Exit::Halt);
 
     // What only a guest can see.
-    let spoiled = SeenInside::by_the_spoiled_guest(&kvm);
+    let spoiled = SeenInside::by_the_spoiled_guest(kvm);
     used.reset().unwrap();
     let [used, new] = [&mut used, &mut new].map(SeenInside::by_a_guest_of);
     spoiled.assert_differ_everywhere(&new);
@@ -687,8 +683,8 @@ fn spoil(machine: &mut Machine) {
 }
 
 fn a_machine_can_be_reset_before_and_after_each_kind_of_exit() {
-    let kvm = kvm();
-    let mut machine = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let kvm = hypervisor();
+    let mut machine = Machine::new(kvm, &CpuidRequest::default(), INTERNALS).unwrap();
     machine.reset().unwrap();
     let codes: [&[u8]; 5] = [&[0x0f, 0x0b], &SPIN, &[0xe5, 0x42], &[0xe6, 0x42], &[HLT]];
     for code in codes {
@@ -702,8 +698,8 @@ fn a_machine_can_be_reset_before_and_after_each_kind_of_exit() {
 }
 
 fn memory_is_read_and_written_across_slots_and_not_beyond() {
-    let kvm = kvm();
-    let mut machine = Machine::new(&kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let kvm = hypervisor();
+    let mut machine = Machine::new(kvm, &CpuidRequest::default(), INTERNALS).unwrap();
     let memory = Backing::new(0x3000).unwrap();
     // The same first page twice, and the second below the first.
     for (phys, offset) in [(0x2000, 0), (0x1000, 0x1000), (0x8000, 0)] {
@@ -734,8 +730,8 @@ fn memory_is_read_and_written_across_slots_and_not_beyond() {
 }
 
 fn slots_that_cannot_be_are_refused_with_numbers() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[HLT]);
     let memory = Backing::new(0x2000).unwrap();
     let mut add = |phys, bytes, offset| {
         let slot = Slot { phys, bytes, readonly: false, memory: Arc::clone(&memory), offset };
@@ -757,28 +753,28 @@ fn slots_that_cannot_be_are_refused_with_numbers() {
 }
 
 fn internals_must_be_aligned_apart_and_below_4_gib() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     let good = INTERNALS.tss_pages_at;
     for (tss, identity) in [(good + 1, 0x1000), (good, good + 0x2000), (0xffff_e000, 0x1000), (0, 0x8000)] {
         let internals = Internals { tss_pages_at: tss, identity_map_page_at: identity };
-        let error = Machine::new(&kvm, &CpuidRequest::default(), internals).err();
+        let error = Machine::new(kvm, &CpuidRequest::default(), internals).err();
         assert!(matches!(error, Some(CreateError::Internals { .. })), "{internals:x?}");
     }
 }
 
 fn cpuid_says_the_width_asked_for() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     for bits in [36, 40, 52] {
         let request = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(bits).unwrap()).gbpages(false);
-        let machine = Machine::new(&kvm, &request, INTERNALS).unwrap();
+        let machine = Machine::new(kvm, &request, INTERNALS).unwrap();
         assert_eq!(machine.cpuid().maxphyaddr, bits);
         assert!(!machine.cpuid().gbpages);
     }
 }
 
 fn system_registers_that_cannot_be_are_refused_with_their_values() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[HLT]);
     // Paging without protection (SDM vol. 3A, 2.5, CR0.PG).
     machine.sregs_mut().cr0 = 0x8000_0010;
     let error = machine.session(LIMIT).unwrap().run().unwrap_err();
@@ -795,16 +791,16 @@ fn system_registers_that_cannot_be_are_refused_with_their_values() {
 }
 
 fn kvm_translates_by_the_registers_that_were_set() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &[HLT]);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &[HLT]);
     assert_eq!(machine.translate(Va(NOWHERE + 0x123)).unwrap(), Some(Pa(NOWHERE + 0x123)));
     assert_eq!(machine.translate(Va(1 << 30)).unwrap(), None);
 }
 
 fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
-    let kvm = kvm();
+    let kvm = hypervisor();
     // mov (%rsi),%rax; mov (%rdi),%rbx: ring 3 cannot halt, a read from nowhere ends the run as well.
-    let mut machine = guest(&kvm, &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
+    let mut machine = guest(kvm, &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
     long_mode(&mut machine, 3);
     machine.write_u64(STACK, 0x1111).unwrap();
     machine.write_u64(READONLY, 0x2222).unwrap();
@@ -843,7 +839,7 @@ impl Debug {
     }
 
     fn run(self) -> Exit {
-        let mut machine = guest(&kvm(), &TWO_NOPS);
+        let mut machine = guest(hypervisor(), &TWO_NOPS);
         self.set(&mut machine);
         run(&mut machine)
     }
@@ -866,8 +862,8 @@ impl Debug {
 }
 
 fn steps_and_breakpoints_can_be_switched_off() {
-    let kvm = kvm();
-    let mut machine = guest(&kvm, &TWO_NOPS);
+    let kvm = hypervisor();
+    let mut machine = guest(kvm, &TWO_NOPS);
     for debug in [Debug::Step, Debug::Breakpoint] {
         debug.set(&mut machine);
         run(&mut machine);

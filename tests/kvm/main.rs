@@ -14,9 +14,11 @@ mod misbehaviour;
 mod negative_controls;
 mod programs;
 
+use efibed_tests::confined;
 use libtest_mimic::Arguments;
 
 fn main() {
+    confined::prepare();
     let trials = [
         machine::trials(),
         check::trials(),

@@ -68,7 +68,7 @@ fn programs_are_judged_by_what_they_do() {
     for (name, _) in compiled::PROGRAMS {
         let report = run(name);
         let rules = rules(&report);
-        println!("{name}: {}", first_message(&report));
+        efibed_tests::tell!("{name}: {}", first_message(&report));
         let is_right = match expected(name) {
             [] => report.is_clean(),
             any => !report.is_clean() && any.iter().any(|rule| rules.contains(rule)),

@@ -1,5 +1,6 @@
 //! Helpers of the integration tests: the maps, and tests that need what not every machine has.
 
+pub mod confined;
 pub mod hostile;
 
 use std::sync::OnceLock;
@@ -28,19 +29,30 @@ pub fn bed() -> &'static TestBed {
     BED.get_or_init(TestBed::without_kvm)
 }
 
+/// /dev/kvm, opened once.
+pub fn hypervisor() -> &'static Hypervisor {
+    static OPEN: OnceLock<Hypervisor> = OnceLock::new();
+    OPEN.get_or_init(|| Hypervisor::open().unwrap_or_else(|error| panic!("{error}: {}", error.help())))
+}
+
 /// A test that is ignored, by name, where the machine lacks what it needs. With `EFIBED_REQUIRE_KVM=1` lacking /dev/kvm
 /// is no excuse, and the test fails; what a KVM does not do stays an excuse.
 pub fn trial(name: impl Into<String>, need: Need, run: impl FnOnce() + Send + 'static) -> Trial {
-    let kind = match need {
+    let name = name.into();
+    let excuse = confined::excuse(&name);
+    let kind = excuse.unwrap_or(match need {
         Need::Kvm => "kvm",
         Need::GbPages => "kvm with 1G leaves",
         Need::La57 => "kvm with five levels",
-    };
+    });
     let run = move || -> Result<(), Failed> {
+        if confined::is_asked_for() {
+            return confined::run(run);
+        }
         run();
         Ok(())
     };
-    Trial::test(name, run).with_kind(kind).with_ignored_flag(!has(need))
+    Trial::test(name, run).with_kind(kind).with_ignored_flag(excuse.is_some() || !has(need))
 }
 
 /// A test of something that not every KVM does: ignored, by name, where trying says so. It is tried only where there is

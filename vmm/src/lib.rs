@@ -179,4 +179,10 @@ pub mod unstable {
     pub mod matrix {
         pub use crate::matrix::*;
     }
+
+    /// What the command's child processes give up.
+    #[cfg(feature = "cli")]
+    pub mod sandbox {
+        pub use crate::cli::{PIPE, confine};
+    }
 }

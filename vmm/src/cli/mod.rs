@@ -40,6 +40,9 @@ use miette::{MietteHandlerOpts, ReportHandler as _};
 use serde::{Deserialize, Serialize};
 
 use self::colour::Colour;
+#[cfg(feature = "unstable")]
+pub use self::sandbox::{PIPE, confine};
+
 use self::message::{Colours, tell_styled};
 use crate::engine::EngineError;
 use crate::guest::{ImageError, LoadError};

@@ -16,7 +16,7 @@ const USUAL_ZONES: Range<u64> = 0..64 << 30;
 /// For each region past them as much, at most; a write elsewhere is an exit, and no worse.
 const MAX_ZONE: u64 = 64 << 30;
 const GIB: u64 = 1 << 30;
-/// Machines kept; more threads than this at once make their own.
+/// Machines kept, of whatever kinds.
 const MAX_IDLE: usize = 16;
 
 /// The machines of one engine.
@@ -43,7 +43,7 @@ impl Machines {
         let suits =
             |(kind, machine): &(CpuidRequest, Machine)| kind == cpu && Placement::tolerates(map, &machine.internals());
         let index = idle.iter().position(suits)?;
-        Some(idle.swap_remove(index).1)
+        Some(idle.remove(index).1)
     }
 
     /// A waiting machine or a new one, its own pages where they usually are.
@@ -77,8 +77,10 @@ impl Machines {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if idle.len() < MAX_IDLE {
-            idle.push((*cpu, machine));
+        if idle.len() == MAX_IDLE {
+            // The one that has waited longest: its kind may never be asked for again.
+            idle.remove(0);
         }
+        idle.push((*cpu, machine));
     }
 }

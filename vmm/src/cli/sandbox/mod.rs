@@ -32,6 +32,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::message::PIPE;
 use self::message::{Message, Teller};
 use super::{Failure, Status};
 use crate::engine::EngineError;
@@ -175,6 +176,13 @@ fn confined<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
         },
         progress,
     )
+}
+
+/// Confines this process for good, as a child is that runs a guest. The error is a sentence.
+///
+/// What it is refused later ends it, with a message to [`PIPE`].
+pub fn confine() -> Result<(), String> {
+    parts::confine().map_err(|failure| failure.in_words().1)
 }
 
 /// A part of the confinement, tried.

@@ -80,8 +80,9 @@ const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 4] = [
     (libc::RLIMIT_CORE, 0),
     // Standard error may be a file. Pipes have no size.
     (libc::RLIMIT_FSIZE, 0),
-    // /dev/kvm, the pipe, the standard three, and two for each machine: one for each CPU that was asked for.
-    (libc::RLIMIT_NOFILE, 32),
+    // /dev/kvm, the pipe, the standard three, and two for each machine: the one that runs, and 16 at most that wait, each
+    // for another CPU.
+    (libc::RLIMIT_NOFILE, 64),
     (libc::RLIMIT_AS, ADDRESS_SPACE_BYTES),
 ];
 
