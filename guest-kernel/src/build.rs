@@ -113,6 +113,7 @@ impl Toolchain {
             "--cfg=efibed_image",
             "--cap-lints=allow",
             "-Copt-level=2",
+            "-Coverflow-checks=on",
             "-Cpanic=abort",
             "-Crelocation-model=static",
             // Without it a link in the top 2 GiB fails.

@@ -121,7 +121,9 @@ pub const FLAGS: [FlagRule; 13] = [
         name: "D",
         of: Leaf,
         verdict: Allowed,
-        reason: "the CPU sets it at the first write, and the mapper may before, as Linux's __PAGE_KERNEL does (SDM vol. 3A, 4.8)",
+        reason: "the CPU sets it at the first write, and the mapper may before, as Linux's __PAGE_KERNEL does (SDM vol. 3A, 4.8). \
+                 With R/W clear it makes a shadow-stack page only where CR4.CET and IA32_S_CET ask for shadow stacks (4.6), \
+                 which the guest does not; and what was written before phase `finish` made it read-only keeps its D",
     },
     FlagRule {
         flag: bits::D,
