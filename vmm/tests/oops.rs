@@ -16,6 +16,7 @@ fn main() {
         any("a_damaged_log_is_read_or_refused", a_damaged_log_is_read_or_refused),
         any("what_is_no_page_fault_is_told_apart", what_is_no_page_fault_is_told_apart),
         any("the_first_fault_about_efi_is_taken", the_first_fault_about_efi_is_taken),
+        any("a_wild_jump_of_a_kernel_is_not_firmwares", a_wild_jump_of_a_kernel_is_not_firmwares),
         any("text_of_strangers_is_escaped", text_of_strangers_is_escaped),
         any("the_readme_shows_what_is_printed", the_readme_shows_what_is_printed),
         kvm("every_kind_of_access_is_met_again", every_kind_of_access_is_met_again),
@@ -238,6 +239,28 @@ fn the_first_fault_about_efi_is_taken() {
     assert_eq!((&found["pattern"], &found["other_faults"]), (&"null-pointer".into(), &2.into()), "{found}");
     assert_eq!(found["line"], other.lines().count() + 2, "{found}");
     assert_eq!(explained_text(&format!("{other}{other}"))["pattern"], "not-efi");
+}
+
+/// Low addresses are firmware's only where nothing else can be there.
+fn a_wild_jump_of_a_kernel_is_not_firmwares() {
+    let fault = |code: &str, cs: &str, entries: &str| {
+        format!(
+            "BUG: unable to handle page fault for address: 0000000041414141\n#PF: error_code(0x{code})\n{entries}\n\
+             RIP: {cs}:0x41414141\n"
+        )
+    };
+    for (code, cs, entries, is_efis) in [
+        // A wild jump, one to a user's page that SMEP forbids, and code of a user program.
+        ("0010", "0010", "PGD 0 P4D 0", false),
+        ("0011", "0010", "PGD 1067 P4D 1067 PUD 2067 PMD 3067 PTE 41414067", false),
+        ("0011", "0010", "", false),
+        ("0014", "0033", "PGD 1067 P4D 1067 PUD 2067 PMD 3067 PTE 0", false),
+        // The supervisor's own page, mapped 1:1: firmware's.
+        ("0011", "0010", "PGD 1063 P4D 1063 PUD 2063 PMD 3063 PTE 8000000041414063", true),
+    ] {
+        let found = explained_text(&fault(code, cs, entries));
+        assert_eq!(found["efi"], is_efis, "{code} {cs} {entries}: {found}");
+    }
 }
 
 fn text_of_strangers_is_escaped() {

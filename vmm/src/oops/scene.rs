@@ -4,6 +4,7 @@ use efibed_stub::Service;
 
 use super::fault::{Fault, Printer};
 use super::place::{Area, Place};
+use crate::mmu::bits;
 
 /// When it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +69,16 @@ impl Scene {
         let any = |list: &[&str]| names(fault).any(|name| list.contains(&name));
         let is_in_switch = any(&SWITCH) || service == Some(Service::SetVirtualAddressMap);
         let is_call = service.is_some() || any(&CALLS);
-        let is_in_window = |place: Option<&Place>| place.is_some_and(|place| place.area == Area::Window);
+        // The window is Linux's; others may have anything there.
+        let has_window = fault.printer == Printer::Linux;
+        let is_in_window = |place: Option<&Place>| has_window && place.is_some_and(|place| place.area == Area::Window);
         let is_region = |place: Option<&Place>| {
-            place.and_then(|place| place.region).is_some_and(|region| region.is_runtime() || region.is_code())
+            is_supervisor(fault)
+                && place.and_then(|place| place.region).is_some_and(|region| region.is_runtime() || region.is_code())
         };
-        let is_low = by.is_some_and(|by| by.area == Area::Low && by.address < FOUR_GIB) && is_supervisor(fault);
+        let is_low = by.is_some_and(|by| by.area == Area::Low && by.address < FOUR_GIB)
+            && is_supervisor(fault)
+            && is_code_of_the_supervisor(fault);
         let evidence = match () {
             () if fault.printer == Printer::Edk2 => Some("firmware's own exception handler printed it"),
             () if fault.is_firmwares_by_kernel => Some("the kernel says that firmware caused it"),
@@ -115,6 +121,13 @@ fn is_supervisor(fault: &Fault) -> bool {
         (Some(cs), _) => cs & 3 == 0,
         (None, is_user) => is_user != Some(true),
     }
+}
+
+/// Whether what is executed at RIP is known to be the supervisor's, and to be there at all. Where the fetch itself faulted, it
+/// may have been a wild jump, or one to a user's page that SMEP forbids: only a leaf without U shows that it was neither.
+fn is_code_of_the_supervisor(fault: &Fault) -> bool {
+    let is_fetch = fault.rip == fault.address;
+    !is_fetch || fault.leaf().is_some_and(|leaf| leaf.value & bits::U == 0)
 }
 
 fn names(fault: &Fault) -> impl Iterator<Item = &str> {

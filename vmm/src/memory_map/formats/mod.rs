@@ -121,12 +121,12 @@ impl Format {
     }
 }
 
-/// Gives every line of a text, without what is around lines there (JSON, records of loggers, mail, markup), and with its
+/// Gives every line of a text, without what is around lines there (JSON, records of loggers, mail, markup), and what tells its
 /// number in the text as it is.
-pub(crate) fn each_undressed_line(text: &str, each: &mut dyn FnMut(usize, &str)) {
+pub(crate) fn each_undressed_line(text: &str, each: &mut dyn FnMut(&dyn Fn() -> usize, &str)) {
     let strand = dress::undress(text);
     for (at, line) in offset::lines(strand.text()) {
-        each(strand.place(at).0, line);
+        each(&|| strand.place(at).0, line);
     }
 }
 

@@ -35,6 +35,9 @@ const MAX_FAULTS: usize = 64;
 /// How many lines a fault has at most. Linux's has up to some hundred, with its modules and two traces.
 const MAX_LINES: usize = 300;
 
+/// No line that begins a fault is shorter: `Oops: 0`. A log may be nothing but line feeds.
+const MIN_BYTES: usize = 7;
+
 const FORMS: [&Form; 4] = [&linux::FORM, &xen::FORM, &edk2::FORM, &freebsd::FORM];
 
 /// Reads the page faults of a text.
@@ -59,12 +62,15 @@ struct Open {
 }
 
 impl Reader {
-    fn line(&mut self, number: usize, line: &str) {
+    fn line(&mut self, number: &dyn Fn() -> usize, line: &str) {
         let is_open = self.open.is_some();
+        if !is_open && line.len() < MIN_BYTES {
+            return;
+        }
         let starts = |form: &&'static Form| (form.begins)(line) || !is_open && (form.resumes)(line);
         if let Some(form) = FORMS.into_iter().find(starts) {
             self.close();
-            let fault = Fault { printer: form.printer, line: number, ..Fault::default() };
+            let fault = Fault { printer: form.printer, line: number(), ..Fault::default() };
             self.open = Some(Open { form, fault, lines_left: MAX_LINES });
         }
         let Some(open) = &mut self.open else { return };
@@ -164,6 +170,78 @@ mod tests {
             levels("PGD 1 P4D 1 PUD 2\nCR4: 0000000000771ef0"),
             [(Level::Pml5e, 1), (Level::Pml4e, 1), (Level::Pdpte, 2)]
         );
+    }
+
+    /// Heads and codes as kernels of different years print them (arch/x86/mm/fault.c, arch/x86/kernel/head64.c).
+    #[test]
+    fn every_spelling_of_linux_is_read() {
+        for (text, address, code, rip) in [
+            (
+                "Unable to handle kernel paging request at ffff810012345678 RIP:\nOops: 0002 [1] SMP",
+                Some(0xffff_8100_1234_5678),
+                Some(2),
+                None,
+            ),
+            (
+                "BUG: unable to handle kernel paging request at ffffc90000000000\nIP: [<ffffffff81000010>] f+0x1/0x2\nOops: 0000 [#1] SMP",
+                Some(0xffff_c900_0000_0000),
+                Some(0),
+                Some(0xffff_ffff_8100_0010),
+            ),
+            (
+                "BUG: unable to handle kernel NULL pointer dereference at (null)\nOops: 0010 [#1]",
+                Some(0),
+                Some(0x10),
+                None,
+            ),
+            (
+                "BUG: unable to handle kernel NULL pointer dereference at 0000000000000008\nOops: 0000 [#1]",
+                Some(8),
+                Some(0),
+                None,
+            ),
+            (
+                "BUG: kernel NULL pointer dereference, address: 0000000000000010\n#PF: error_code(0x0002) - not-present page",
+                Some(0x10),
+                Some(2),
+                None,
+            ),
+            (
+                "BUG: unable to handle page fault for address: ffffb1edc0068000\nOops: Oops: 0000 [#1] SMP",
+                Some(0xffff_b1ed_c006_8000),
+                Some(0),
+                None,
+            ),
+            ("[Firmware Bug]: Page fault caused by firmware at PA: 0x6792e7f0", Some(0x6792_e7f0), None, None),
+            (
+                "PANIC: early exception 0x0e IP 10:ffffffff8b0a1d3c error 2 cr2 0xffffffffff281000",
+                Some(0xffff_ffff_ff28_1000),
+                Some(2),
+                Some(0xffff_ffff_8b0a_1d3c),
+            ),
+            (
+                "PANIC: early exception 0e rip 10:ffffffff8b0a1d3c error 9 cr2 ffffffffff281000",
+                Some(0xffff_ffff_ff28_1000),
+                Some(9),
+                Some(0xffff_ffff_8b0a_1d3c),
+            ),
+            (
+                "Oops: 0011 [#1] SMP\nRIP: 0010:0x1094f0\nCR2: 00000000001094f0 CR3: 1",
+                Some(0x10_94f0),
+                Some(0x11),
+                Some(0x10_94f0),
+            ),
+        ] {
+            let found = faults(text);
+            let [fault] = found.kept.as_slice() else { panic!("{text}: {found:?}") };
+            assert_eq!((fault.address, fault.code.map(|code| code.0), fault.rip), (address, code, rip), "{text}");
+        }
+        for none in [
+            "PANIC: early exception 0x0d IP 10:ffffffff8b0a1d3c error 0 cr2 0x0",
+            "Oops: general protection fault, probably for non-canonical address 0xdead000000000000: 0000 [#1] SMP",
+        ] {
+            assert!(faults(none).kept.is_empty(), "{none}");
+        }
     }
 
     #[test]
