@@ -16,6 +16,8 @@ fn main() {
         any("a_damaged_log_is_read_or_refused", a_damaged_log_is_read_or_refused),
         any("what_is_no_page_fault_is_told_apart", what_is_no_page_fault_is_told_apart),
         any("the_first_fault_about_efi_is_taken", the_first_fault_about_efi_is_taken),
+        any("page_zero_is_page_zero_whatever_the_map_has_there", page_zero_is_page_zero_whatever_the_map_has_there),
+        any("the_instruction_is_shown_with_what_it_accessed", the_instruction_is_shown_with_what_it_accessed),
         any("a_wild_jump_of_a_kernel_is_not_firmwares", a_wild_jump_of_a_kernel_is_not_firmwares),
         any("text_of_strangers_is_escaped", text_of_strangers_is_escaped),
         any("the_readme_shows_what_is_printed", the_readme_shows_what_is_printed),
@@ -239,6 +241,22 @@ fn the_first_fault_about_efi_is_taken() {
     assert_eq!((&found["pattern"], &found["other_faults"]), (&"null-pointer".into(), &2.into()), "{found}");
     assert_eq!(found["line"], other.lines().count() + 2, "{found}");
     assert_eq!(explained_text(&format!("{other}{other}"))["pattern"], "not-efi");
+}
+
+/// In many maps page 0 is boot services': a null pointer is one all the more.
+fn page_zero_is_page_zero_whatever_the_map_has_there() {
+    let found = explained(&arguments("linux-4.6-null-in-window.txt", Some("maps/ovmf-01.txt")));
+    assert_eq!(
+        (&found["pattern"], &found["at"]["region"]["type"]),
+        (&"null-pointer".into(), &"BootServicesCode".into())
+    );
+}
+
+/// The bytes and registers of a log say what an instruction read, even where the kernel prints no error code.
+fn the_instruction_is_shown_with_what_it_accessed() {
+    let said = efibed(["oops", "--no-replay", &log("linux-5.15-t2-past-argument.txt")]).ends(CLEAN);
+    let shown = "`movdqu (%rsi),%xmm0`, which reads 0xffffa79840067ffa to 0xffffa79840068009";
+    assert!(joined(&said.out).contains(shown), "{said}");
 }
 
 /// Low addresses are firmware's only where nothing else can be there.

@@ -144,7 +144,10 @@ fn replayed(account: &Account, arguments: &Arguments) -> Result<Outcome, Failure
 fn unless_unable(failure: Failure) -> Result<Outcome, Failure> {
     let is_engine = matches!(failure, Failure::Engine(_) | Failure::Told { .. });
     match failure.in_words() {
-        (Status::Unable, words) if is_engine => Ok(Outcome::Skipped(words)),
+        (Status::Unable, words) if is_engine => {
+            let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+            Ok(Outcome::Skipped(words.trim_start_matches("efibed: ").to_owned()))
+        }
         (status, words) => Err(Failure::Told { status, words }),
     }
 }

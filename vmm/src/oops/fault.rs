@@ -29,6 +29,8 @@ pub struct Fault {
     pub entries: Vec<Entry>,
     /// The symbols of the call trace, and what else has the form of one, in the order of the log.
     pub names: Vec<String>,
+    /// The general-purpose registers: RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8 to R15.
+    pub registers: [Option<u64>; 16],
     /// The bytes of the instruction, and of those after it.
     pub instruction: Vec<u8>,
     /// The kernel itself says that firmware caused it (`efi_crash_gracefully_on_page_fault()` of Linux).

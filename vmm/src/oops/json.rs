@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::account::Account;
+use super::instruction;
 use super::place::Place;
 use super::replay::Outcome;
-use super::words;
 use crate::memory_map::{attribute_names, type_name};
 use crate::mmu::{ErrorCode, Kind};
 use crate::report::json::{Hex, SCHEMA, pretty};
@@ -27,7 +27,7 @@ pub fn to_json(account: &Account, outcome: &Outcome) -> String {
         },
         rip: fault.rip.map(Hex),
         symbol: fault.symbol.as_deref(),
-        instruction: words::disassembled(fault),
+        instruction: instruction::disassembled(fault),
         efi: account.scene.evidence.is_some(),
         evidence: account.scene.evidence,
         moment: account.scene.moment.name(),

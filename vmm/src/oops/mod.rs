@@ -4,6 +4,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `fault` | a page fault as a log tells it |
+//! | `instruction` | the instruction that made the access |
 //! | `read/` | reading one: Linux, Xen, EDK II, FreeBSD |
 //! | `place` | whose an address is |
 //! | `scene` | whether firmware is in it, in which service, before or after the switch |
@@ -16,6 +17,7 @@
 
 mod account;
 mod fault;
+mod instruction;
 mod json;
 mod place;
 mod read;

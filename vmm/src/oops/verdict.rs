@@ -283,16 +283,7 @@ pub const PATTERNS: &[Pattern] = &[
             "the firmware of a replay has 64 bits, and no layout here maps the kernel's memory 1:1 for 32-bit firmware",
         ),
     },
-    Pattern {
-        name: "boot-services-gone",
-        holds: |case| case.lacks(Missing::Translation) && case.region().is_some_and(|region| region.is_boot_services()),
-        blame: Blame::Firmware,
-        why: "boot-services memory was accessed after ExitBootServices, when it is the kernel's (UEFI 2.10, 7.4.6)",
-        museum: Some(15),
-        survives: "boot-services regions kept, mapped 1:1 and virtually, for as long as firmware may run (Linux: efi=debug keeps \
-                   them)",
-        no_replay: None,
-    },
+    // Before boot services: in many maps page 0 is some of theirs.
     Pattern {
         name: "page-zero-in-switch",
         holds: |case| {
@@ -308,9 +299,19 @@ pub const PATTERNS: &[Pattern] = &[
         name: "null-pointer",
         holds: |case| case.lacks(Missing::Translation) && case.is_in(Area::PageZero) && case.scene.is_in_firmware,
         blame: Blame::Firmware,
-        why: "a runtime service followed a null pointer",
+        why: "a runtime service accessed page 0: through a null pointer, or for the BIOS data area",
         museum: None,
         survives: "page 0 mapped 1:1 for good, which hides it; Linux abandons a service that faults, but not for page 0",
+        no_replay: None,
+    },
+    Pattern {
+        name: "boot-services-gone",
+        holds: |case| case.lacks(Missing::Translation) && case.region().is_some_and(|region| region.is_boot_services()),
+        blame: Blame::Firmware,
+        why: "boot-services memory was accessed after ExitBootServices, when it is the kernel's (UEFI 2.10, 7.4.6)",
+        museum: Some(15),
+        survives: "boot-services regions kept, mapped 1:1 and virtually, for as long as firmware may run (Linux: efi=debug keeps \
+                   them)",
         no_replay: None,
     },
     // Xen leaves out what it cannot give a cache type.

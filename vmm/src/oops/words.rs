@@ -1,9 +1,8 @@
 //! An account as a person reads it.
 
-use iced_x86::{Decoder, DecoderOptions, Formatter as _, GasFormatter};
-
 use super::account::Account;
 use super::fault::{Entry, Fault};
+use super::instruction::{disassembled, operand};
 use super::place::Place;
 use super::replay::Outcome;
 use crate::memory_map::{attribute_names, type_name};
@@ -82,21 +81,15 @@ fn instruction(account: &Account) -> String {
             None => "an instruction that the log does not tell".into(),
         };
     };
-    let decoded = disassembled(fault).map(|it| format!("; it is `{it}`")).unwrap_or_default();
+    let decoded = disassembled(fault).map(|it| format!("; it is `{it}`{}", operand_words(fault))).unwrap_or_default();
     format!("{symbol}RIP {:#x}, {}{decoded}", by.address, whose(&by, account))
 }
 
-/// The instruction at RIP, where the log has its bytes.
-pub fn disassembled(fault: &Fault) -> Option<String> {
-    let bits = if fault.is_mixed_mode() { 32 } else { 64 };
-    let mut decoder = Decoder::with_ip(bits, &fault.instruction, fault.rip.unwrap_or_default(), DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    if instruction.is_invalid() {
-        return None;
-    }
-    let mut words = String::new();
-    GasFormatter::new().format(&instruction, &mut words);
-    Some(words)
+fn operand_words(fault: &Fault) -> String {
+    let Some(operand) = operand(fault) else { return String::new() };
+    let verb = if operand.is_write { "writes" } else { "reads" };
+    let last = operand.address.wrapping_add(operand.bytes.saturating_sub(1));
+    format!(", which {verb} {:#x} to {last:#x}", operand.address)
 }
 
 fn moment(account: &Account) -> String {

@@ -9,7 +9,7 @@
 //! ```
 
 use super::super::fault::{Fault, Printer};
-use super::form::{Form, keep};
+use super::form::{Form, keep, keep_registers};
 use super::scan::{number_after, register};
 use crate::mmu::ErrorCode;
 
@@ -41,4 +41,5 @@ fn take(fault: &mut Fault, line: &str) {
     keep(&mut fault.cr4, register(line, "CR4"));
     keep(&mut fault.rip, register(line, "RIP"));
     keep(&mut fault.cs, register(line, "CS"));
+    keep_registers(fault, line);
 }

@@ -1,7 +1,8 @@
 //! How a printer's faults are read: where one begins, what a line of it adds, and whether it was a page fault at all.
 
 use super::super::fault::{Entry, Fault, Printer};
-use super::scan::symbol;
+use super::super::instruction::NAMES;
+use super::scan::{register, symbol};
 
 /// The way of one printer.
 pub struct Form {
@@ -47,3 +48,25 @@ pub fn keep_names(fault: &mut Fault, line: &str) {
     });
     fault.names.extend(words.filter_map(symbol).take(room).map(str::to_owned));
 }
+
+/// Keeps the general-purpose registers of a line. Linux writes R8 as `R08`.
+pub fn keep_registers(fault: &mut Fault, line: &str) {
+    for (slot, name) in fault.registers.iter_mut().zip(NAMES) {
+        let padded = || name.strip_prefix('r').map(|number| register(line, &format!("r0{number}")))?;
+        keep(slot, register(line, name).or_else(padded));
+    }
+}
+
+/// Keeps the bytes of an instruction: those from the one in `<>` on, to which RIP points, in a line of bytes.
+pub fn keep_instruction(fault: &mut Fault, bytes: &str) {
+    if !fault.instruction.is_empty() {
+        return;
+    }
+    let Some((_, rest)) = bytes.split_once('<') else { return };
+    let bytes = rest.split_whitespace().map(|byte| byte.trim_end_matches('>'));
+    let bytes = bytes.map_while(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| byte.len() == 2));
+    fault.instruction = bytes.take(LONGEST_INSTRUCTION).collect();
+}
+
+/// SDM vol. 2A, 2.3.11.
+const LONGEST_INSTRUCTION: usize = 15;

@@ -8,7 +8,7 @@
 //! ```
 
 use super::super::fault::{Fault, Printer};
-use super::form::{Form, keep, keep_names};
+use super::form::{Form, keep, keep_names, keep_registers};
 use super::scan::{after, number, number_after};
 use crate::mmu::ErrorCode;
 use crate::report::explain::read_error_code;
@@ -36,5 +36,6 @@ fn take(fault: &mut Fault, line: &str) {
         keep(&mut fault.cs, number(selector));
         keep(&mut fault.rip, number(rip));
     }
+    keep_registers(fault, line);
     keep_names(fault, line);
 }

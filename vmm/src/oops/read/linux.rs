@@ -15,7 +15,7 @@
 //! the tables on a line of its own. Before there are handlers it is `PANIC: early exception 0x0e IP 10:... error 2 cr2 ...`.
 
 use super::super::fault::{Entry, Fault, Printer};
-use super::form::{Form, keep, keep_names};
+use super::form::{Form, keep, keep_entry, keep_instruction, keep_names, keep_registers};
 use super::scan::{after, bracketed, number, number_after, register, symbol};
 use crate::mmu::{ErrorCode, Level};
 
@@ -81,9 +81,10 @@ fn take(fault: &mut Fault, line: &str) {
     keep(&mut fault.cr4, register(line, "CR4"));
     tables(fault, line);
     // The kernel's own message about firmware has registers and code of two places: first its own.
-    let is_kernels_own = fault.is_firmwares_by_kernel && fault.rip.is_none();
-    if fault.instruction.is_empty() && !is_kernels_own {
-        fault.instruction = instruction(line);
+    if !fault.is_firmwares_by_kernel || fault.rip.is_some() {
+        keep_registers(fault, line);
+        // `show_opcodes()` of arch/x86/kernel/dumpstack.c.
+        after(line, "Code: ").into_iter().for_each(|bytes| keep_instruction(fault, bytes));
     }
     keep_names(fault, line);
     // The queue of Linux's calls, which is no symbol: `Workqueue: efi_rts_wq efi_call_rts`.
@@ -148,7 +149,7 @@ fn tables(fault: &mut Fault, line: &str) {
             _ => continue,
         };
         let Some(value) = words.clone().next().and_then(number) else { continue };
-        super::form::keep_entry(&mut fault.entries, Entry { level, value });
+        keep_entry(&mut fault.entries, Entry { level, value });
     }
 }
 
@@ -169,14 +170,3 @@ pub fn settle_levels(fault: &mut Fault) {
         }
     }
 }
-
-/// The bytes from the one in `<>` on: RIP points there (`show_opcodes()` of arch/x86/kernel/dumpstack.c).
-fn instruction(line: &str) -> Vec<u8> {
-    let Some((_, rest)) = after(line, "Code: ").and_then(|bytes| bytes.split_once('<')) else { return Vec::new() };
-    let bytes = rest.split_whitespace().map(|byte| byte.trim_end_matches('>'));
-    let bytes = bytes.map_while(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| byte.len() == 2));
-    bytes.take(LONGEST_INSTRUCTION).collect()
-}
-
-/// SDM vol. 2A, 2.3.11.
-const LONGEST_INSTRUCTION: usize = 15;

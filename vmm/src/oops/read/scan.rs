@@ -19,7 +19,11 @@ pub fn register(line: &str, name: &str) -> Option<u64> {
         .find_map(|(at, window)| {
             let rest = str::from_utf8(line.get(at.saturating_add(window.len())..)?).ok()?;
             let is_label = rest.trim_start().starts_with([':', '=', '-']);
-            number(rest).filter(|_| is_label)
+            // Linux has a selector before RSP: `RSP: 0018:ffffb7cd010bfb88`.
+            let value = rest.trim_start_matches([' ', ':', '=', '-']);
+            let value =
+                value.split_once(':').filter(|(selector, _)| selector.len() == 4).map_or(value, |(_, value)| value);
+            number(value).filter(|_| is_label)
         })
 }
 

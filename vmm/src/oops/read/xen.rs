@@ -14,7 +14,7 @@
 //! ```
 
 use super::super::fault::{Entry, Fault, Printer};
-use super::form::{Form, keep, keep_entry, keep_names};
+use super::form::{Form, keep, keep_entry, keep_instruction, keep_names, keep_registers};
 use super::scan::{after, bracketed, number, number_after, register};
 use crate::mmu::{ErrorCode, Level};
 
@@ -47,9 +47,22 @@ fn take(fault: &mut Fault, line: &str) {
         keep(&mut fault.rip, bracketed(place));
         keep(&mut fault.symbol, place.split_whitespace().find_map(super::scan::symbol).map(str::to_owned));
     }
+    keep_registers(fault, line);
+    if is_code(line) {
+        keep_instruction(fault, line);
+    }
     tables(fault, line);
     keep_names(fault, line);
 }
+
+/// The line below `Xen code around`: bytes, that at RIP in `<>`.
+fn is_code(line: &str) -> bool {
+    let is_byte = |word: &&str| word.len() == 2 && word.bytes().all(|digit| digit.is_ascii_hexdigit());
+    line.split_whitespace().filter(is_byte).count() >= MIN_CODE_BYTES && line.contains(" <")
+}
+
+/// Of the thirty-two that Xen prints, some may be unreadable.
+const MIN_CODE_BYTES: usize = 8;
 
 /// ` L4[0x000] = 000000103b8ed063 ffffffffffffffff`: the entry, and the guest's frame number.
 fn tables(fault: &mut Fault, line: &str) {
