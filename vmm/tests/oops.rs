@@ -16,6 +16,7 @@ fn main() {
         any("a_damaged_log_is_read_or_refused", a_damaged_log_is_read_or_refused),
         any("what_is_no_page_fault_is_told_apart", what_is_no_page_fault_is_told_apart),
         any("the_first_fault_about_efi_is_taken", the_first_fault_about_efi_is_taken),
+        any("what_is_read_only_is_blamed_on_nobody_without_a_map", what_is_read_only_is_blamed_on_nobody_without_a_map),
         any("page_zero_is_page_zero_whatever_the_map_has_there", page_zero_is_page_zero_whatever_the_map_has_there),
         any("the_instruction_is_shown_with_what_it_accessed", the_instruction_is_shown_with_what_it_accessed),
         any("a_wild_jump_of_a_kernel_is_not_firmwares", a_wild_jump_of_a_kernel_is_not_firmwares),
@@ -241,6 +242,13 @@ fn the_first_fault_about_efi_is_taken() {
     assert_eq!((&found["pattern"], &found["other_faults"]), (&"null-pointer".into(), &2.into()), "{found}");
     assert_eq!(found["line"], other.lines().count() + 2, "{found}");
     assert_eq!(explained_text(&format!("{other}{other}"))["pattern"], "not-efi");
+}
+
+/// Without a map nobody knows whose a read-only page is, and whose fault.
+fn what_is_read_only_is_blamed_on_nobody_without_a_map() {
+    for (address, pattern) in [("fffffffef694b1b8", "not-writable"), ("ffffa00000000000", "read-only-argument")] {
+        assert_eq!(explained_text(&oops(address, "0003"))["pattern"], pattern, "{address}");
+    }
 }
 
 /// In many maps page 0 is boot services': a null pointer is one all the more.

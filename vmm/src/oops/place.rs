@@ -38,7 +38,7 @@ impl Area {
             Self::PageZero => "in page 0",
             Self::Low => "in the lower half, where addresses are physical ones mapped 1:1, or a user program's",
             Self::Window => "in Linux's window for EFI (-68 GiB to -4 GiB)",
-            Self::Kernel => "in the kernel's half, outside of the window for EFI",
+            Self::Kernel => "in the upper half, outside of Linux's window for EFI",
         }
     }
 

@@ -138,7 +138,7 @@ pub const PATTERNS: &[Pattern] = &[
         blame: Blame::Kernel,
         why: "an entry has a bit set that this CPU reserves: an address past its MAXPHYADDR, PS of a 1 GiB page that it does \
               not have, or XD without EFER.NXE",
-        museum: Some(40),
+        museum: None,
         survives: "tables without such bits; a region past MAXPHYADDR cannot be mapped at all",
         no_replay: None,
     },
@@ -238,13 +238,27 @@ pub const PATTERNS: &[Pattern] = &[
     Pattern {
         name: "read-only-argument",
         holds: |case| {
-            case.lacks(Missing::Write) && case.scene.is_in_call() && case.region().is_none_or(|it| !it.is_runtime())
+            let is_kernels = match case.region() {
+                Some(region) => !region.is_runtime(),
+                None => case.fault.is_mixed_mode() || case.is_in(Area::Kernel),
+            };
+            case.lacks(Missing::Write) && case.scene.is_in_call() && is_kernels
         },
         blame: Blame::Kernel,
         why: "firmware writes its result to memory that the kernel handed it, through a mapping that is read-only",
         museum: Some(22),
         survives: "arguments in memory that is mapped writable on the tables of the call",
         no_replay: Some(NO_LAYOUT),
+    },
+    Pattern {
+        name: "not-writable",
+        holds: |case| case.lacks(Missing::Write) && case.scene.is_in_call(),
+        blame: Blame::Open,
+        why: "what firmware writes to was mapped read-only: a RUNTIME region of which its Memory Attributes Table says RO, or memory \
+              of the kernel's; the log has neither the table nor the map",
+        museum: None,
+        survives: "what firmware writes to mapped writable; a map with the table would show whose it is",
+        no_replay: None,
     },
     // Not present, from here on.
     Pattern {
