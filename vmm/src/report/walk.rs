@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::style::{Paint, wrapped};
 use crate::check::WalkStep;
-use crate::mmu::{Level, Pa, Paging, bits, reserved_reasons};
+use crate::mmu::{Level, Paging, bits, reserved_reasons};
 
 /// The entries of a walk, from the top down, judged by `paging`.
 ///
@@ -30,8 +30,9 @@ pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<St
 }
 
 /// One entry of which only the value is known, and below it, bit by bit, what is reserved in it.
+#[cfg(feature = "cli")]
 pub(crate) fn entry_lines(level: Level, entry: u64, reserved: u64, paging: &Paging, paint: Paint) -> Vec<String> {
-    let step = WalkStep { level, entry_addr: Pa(0), entry, reserved };
+    let step = WalkStep { level, entry_addr: crate::mmu::Pa(0), entry, reserved };
     let mut lines = vec![format!("{level:<5}  {entry:#018x}  {:<16} {}", flags(level, entry), leads_to(&step))];
     if reserved != 0 {
         lines.extend(marked(&step, paging, paint));

@@ -123,6 +123,7 @@ impl Format {
 
 /// Gives every line of a text, without what is around lines there (JSON, records of loggers, mail, markup), and what tells its
 /// number in the text as it is.
+#[cfg(feature = "cli")]
 pub(crate) fn each_undressed_line(text: &str, each: &mut dyn FnMut(&dyn Fn() -> usize, &str)) {
     let strand = dress::undress(text);
     for (at, line) in offset::lines(strand.text()) {
