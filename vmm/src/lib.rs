@@ -123,6 +123,9 @@ mod machine;
 mod matrix;
 pub mod memory_map;
 pub mod mmu;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+mod oops;
 mod random;
 pub mod report;
 #[cfg(feature = "x86_64")]
@@ -142,7 +145,7 @@ pub use engine::{
     TrialResult, VariableBytes,
 };
 pub use error::Error;
-pub use firmware::{Misbehaviour, ServiceMisbehaviour, ServiceMisbehaviourError};
+pub use firmware::{Misbehaviour, ServiceMisbehaviour, ServiceMisbehaviourError, WildAccess};
 pub use machine::{CpuVendor, CpuidRequest, CpuidSeen, MaxPhyAddr};
 pub use memory_map::MemoryMap;
 pub use mmu::{Pa, Va};

@@ -57,4 +57,18 @@ fn no_input_takes_more_memory_than_is_stated() {
         // The largest command so far held its input: less would mean that something else was measured.
         assert!((bytes.len() as u64..BOUND).contains(&peak), "{name}: {} MiB", peak >> 20);
     }
+    let fault = "Oops: 0011 [#1]\nRIP: 0010:efi_call+0x1/0x2\n";
+    let record = "{\"MESSAGE\":\"Oops: 0011 \\n PGD 1\"}\n";
+    let logs: [(&str, Vec<u8>); 3] = [
+        ("a log of faults", fault.repeat(60 * MIB / fault.len()).into()),
+        ("a log of records", record.repeat(60 * MIB / record.len()).into()),
+        ("a log of stray bytes", [vec![0x80; 60 * MIB], format!("\n{fault}").into()].concat()),
+    ];
+    for (name, bytes) in logs {
+        let path = directory.file("log");
+        fs::write(&path, &bytes).unwrap();
+        efibed(["oops", "--no-replay", &path]).ends(CLEAN);
+        let peak = largest_child_bytes();
+        assert!(peak < BOUND, "{name}: {} MiB", peak >> 20);
+    }
 }

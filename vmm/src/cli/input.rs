@@ -119,7 +119,8 @@ fn firmware_help() -> String {
         .collect();
     format!(
         "How firmware behaves, as a list. It can misbehave, in the service named with @SERVICE or else the usual one:\n\
-         {misbehaviours}SetVirtualAddressMap does it when it is called, any other service after the switch. And:\n  \
+         {misbehaviours}SetVirtualAddressMap does it when it is called, any other service after the switch. `faults` may be told \
+         its access, as in faults=write:0x386aae88@GetTime; it is read, write or fetch. And:\n  \
          calls=on|off          whether runtime services are called at all\n  \
          descriptor-size=N     the DescriptorSize that it reports (default 48; U-Boot has 40)\n  \
          descriptor-version=N  the DescriptorVersion that it reports (default 1; it accepts no other)"
@@ -344,10 +345,10 @@ fn firmware_item(item: &str) -> Result<FirmwareItem, String> {
         Some(("calls", value)) => switch(item, value).map(FirmwareItem::Calls),
         Some(("descriptor-size", value)) => bounded(item, value).map(FirmwareItem::DescriptorSize),
         Some(("descriptor-version", value)) => number(item, value).map(FirmwareItem::DescriptorVersion),
-        Some((name, _)) => {
-            Err(format!("`{name}`: expected calls, descriptor-size, descriptor-version, or a misbehaviour without `=`"))
-        }
-        None => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: ServiceMisbehaviourError| error.to_string()),
+        Some((name, _)) if name != Misbehaviour::Faults.name() => Err(format!(
+            "`{name}`: expected calls, descriptor-size, descriptor-version, faults, or a misbehaviour without `=`"
+        )),
+        _ => item.parse().map(FirmwareItem::Misbehaves).map_err(|error: ServiceMisbehaviourError| error.to_string()),
     }
 }
 
@@ -415,7 +416,7 @@ mod tests {
 
     #[test]
     fn firmware_and_the_kernel_are_lists_too() {
-        let seam = ServiceMisbehaviour { what: Misbehaviour::Seam, service: efibed_stub::Service::GetVariable };
+        let seam: ServiceMisbehaviour = "seam@GetVariable".parse().unwrap();
         for (item, expected) in [
             ("calls=off", FirmwareItem::Calls(false)),
             ("descriptor-size=40", FirmwareItem::DescriptorSize(DescriptorSize::U_BOOT)),

@@ -21,6 +21,7 @@ mod man;
 mod mapper;
 mod matrix;
 mod message;
+mod oops;
 mod output;
 mod progress;
 mod results;
@@ -81,7 +82,8 @@ Start with:
   efibed fuzz                       maps that break mapping code
   efibed shrink MAP                 the smallest map that still has the finding
   efibed convert MAP --to toml      a map to edit
-  efibed explain reserved-bit       what a finding means";
+  efibed explain reserved-bit       what a finding means
+  efibed oops LOG                   what a page fault in a log means";
 
 #[derive(Subcommand)]
 enum Command {
@@ -102,6 +104,8 @@ enum Command {
     Convert(convert::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
     Explain(explain::Arguments),
+    /// Explain a page fault in a log: whose address, which right, who is to blame; and make the same access in a guest
+    Oops(oops::Arguments),
     /// Try every combination of paging's bits in a guest, and compare the results with the SDM
     Matrix(matrix::Arguments),
     /// Print the JSON schema of scenario files: a map, how to map it, with what firmware, and what must be found
@@ -169,6 +173,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
+        Command::Oops(arguments) => oops::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),
         Command::Schema => schema::run(),
         Command::Doctor(arguments) => doctor::run(arguments),

@@ -31,6 +31,8 @@ use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, PagingRules};
 
+#[cfg(feature = "cli")]
+pub(crate) use course::misbehaviour as misbehaviour_in_words;
 pub use kvm::Kvm;
 pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;

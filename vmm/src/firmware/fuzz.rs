@@ -65,7 +65,7 @@ impl Chance {
 
     fn misbehaviour(&mut self) -> ServiceMisbehaviour {
         let what = Misbehaviour::ALL[self.below(Misbehaviour::ALL.len() as u64) as usize];
-        ServiceMisbehaviour { what, service: Service::ALL[self.below(Service::COUNT as u64) as usize] }
+        ServiceMisbehaviour { what, service: Service::ALL[self.below(Service::COUNT as u64) as usize], access: None }
     }
 
     fn argument(&mut self) -> u64 {

@@ -95,16 +95,59 @@ misbehaviours! {
 pub struct ServiceMisbehaviour {
     pub(crate) what: Misbehaviour,
     pub(crate) service: Service,
+    /// Of `faults`: the access, in place of its own wild one.
+    pub(crate) access: Option<WildAccess>,
 }
 
 impl From<Misbehaviour> for ServiceMisbehaviour {
     fn from(what: Misbehaviour) -> Self {
-        Self { what, service: what.usual_service() }
+        Self { what, service: what.usual_service(), access: None }
+    }
+}
+
+/// An access that firmware is told to make, wherever it leads: one that a real log tells of, for example.
+///
+/// As text it is `KIND:ADDRESS`: `read:0x800000`, `write:0x400` or `fetch:0xfffffffef694b1b9`. The address is hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WildAccess {
+    /// What it does. A read or a write is of 8 bytes.
+    pub kind: mmu::Kind,
+    /// At which virtual address.
+    pub at: u64,
+}
+
+impl WildAccess {
+    const KINDS: [(mmu::Kind, &'static str); 3] =
+        [(mmu::Kind::Read, "read"), (mmu::Kind::Write, "write"), (mmu::Kind::Fetch, "fetch")];
+
+    /// From its text.
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, address) = text.split_once(':')?;
+        let (kind, _) = Self::KINDS.into_iter().find(|(_, name)| *name == kind)?;
+        let digits = address.strip_prefix("0x")?;
+        let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let at = u64::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
+        Some(Self { kind, at })
+    }
+
+    const fn deed(self) -> Deed {
+        match self.kind {
+            mmu::Kind::Read => Deed::Read,
+            mmu::Kind::Write => Deed::Write,
+            mmu::Kind::Fetch => Deed::Execute,
+        }
+    }
+}
+
+impl fmt::Display for WildAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = Self::KINDS.into_iter().find(|(kind, _)| *kind == self.kind);
+        write!(f, "{}:{:#x}", kind.map_or("read", |(_, name)| name), self.at)
     }
 }
 
 /// A text or a pair that is no misbehaviour.
-#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServiceMisbehaviourError {
     /// There is no misbehaviour or service of that name.
@@ -120,6 +163,9 @@ pub enum ServiceMisbehaviourError {
         /// Why it cannot.
         why: &'static str,
     },
+    /// What stands after `=` is no access, or the misbehaviour takes none.
+    #[error("`{0}`: only `faults` takes an access, as in faults=write:0x386aae88; it is read, write or fetch")]
+    Access(String),
 }
 
 /// What a test prints that ends with this error.
@@ -129,32 +175,56 @@ impl fmt::Debug for ServiceMisbehaviourError {
     }
 }
 
-/// From `MISBEHAVIOUR`, for its usual service, or `MISBEHAVIOUR@SERVICE`.
+/// From `MISBEHAVIOUR`, for its usual service, or `MISBEHAVIOUR@SERVICE`; `faults` may be told its access: `faults=ACCESS`.
 impl FromStr for ServiceMisbehaviour {
     type Err = ServiceMisbehaviourError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('@') {
-            Some((what, service)) => Self::new(what.parse()?, service.parse()?),
-            None => Ok(text.parse::<Misbehaviour>()?.into()),
+        let (kind, service) = text.split_once('@').map_or((text, None), |(kind, service)| (kind, Some(service)));
+        let (what, access) = kind.split_once('=').map_or((kind, None), |(what, access)| (what, Some(access)));
+        let what: Misbehaviour = what.parse()?;
+        let misbehaviour = match service {
+            Some(service) => Self::new(what, service.parse()?)?,
+            None => what.into(),
+        };
+        match access {
+            None => Ok(misbehaviour),
+            Some(access) => {
+                let access = WildAccess::parse(access).filter(|_| what == Misbehaviour::Faults);
+                access
+                    .map(|access| misbehaviour.with_access(access))
+                    .ok_or_else(|| ServiceMisbehaviourError::Access(kind.to_owned()))
+            }
         }
     }
 }
 
-/// As `MISBEHAVIOUR@SERVICE`.
+/// As `MISBEHAVIOUR@SERVICE` or `faults=ACCESS@SERVICE`.
 impl fmt::Display for ServiceMisbehaviour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.what, self.service)
+        match self.access {
+            Some(access) => write!(f, "{}={access}@{}", self.what, self.service),
+            None => write!(f, "{}@{}", self.what, self.service),
+        }
     }
 }
 
 impl ServiceMisbehaviour {
     /// A misbehaviour by a service. The error says why that service cannot be guilty of it.
     pub fn new(what: Misbehaviour, service: Service) -> Result<Self, ServiceMisbehaviourError> {
-        let misbehaviour = Self { what, service };
+        let misbehaviour = Self { what, service, access: None };
         misbehaviour
             .objection()
             .map_or(Ok(misbehaviour), |why| Err(ServiceMisbehaviourError::Impossible { what, service, why }))
+    }
+
+    /// `faults` with this access by a service.
+    pub fn faults(access: WildAccess, service: Service) -> Result<Self, ServiceMisbehaviourError> {
+        Ok(Self::new(Misbehaviour::Faults, service)?.with_access(access))
+    }
+
+    fn with_access(self, access: WildAccess) -> Self {
+        Self { access: Some(access), ..self }
     }
 
     /// What.
@@ -194,6 +264,8 @@ impl ServiceMisbehaviour {
 pub struct Misdeed {
     /// Why.
     pub what: Misbehaviour,
+    /// The access that it was told to make, if it was told.
+    pub access: Option<WildAccess>,
     /// What it does.
     pub deed: Deed,
     /// At which address, as firmware has it.
@@ -205,6 +277,11 @@ pub struct Misdeed {
 }
 
 impl Misdeed {
+    /// What was asked for, if a service does this.
+    pub const fn by(&self, service: Service) -> ServiceMisbehaviour {
+        ServiceMisbehaviour { what: self.what, service, access: self.access }
+    }
+
     /// Whether an access at this address is part of it.
     pub fn is_at(&self, virt: Va) -> bool {
         virt.wrapping_offset_from(self.at) < self.deed.bytes()
@@ -309,7 +386,12 @@ pub(super) fn is_due(service: Service, is_virtual: bool) -> bool {
 
 /// What firmware, in the state that it is in once `service` has been played, makes of a misbehaviour in that call; or why it
 /// cannot.
-pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) -> Result<Misdeed, &'static str> {
+pub(super) fn misdeed(
+    firmware: &Firmware,
+    asked: ServiceMisbehaviour,
+    regs: &StubCall,
+) -> Result<Misdeed, &'static str> {
+    let ServiceMisbehaviour { what, access, .. } = asked;
     let (code, data) = (firmware.code.phys, firmware.data.phys);
     let in_switch = firmware.moved.is_some();
     let (virtual_code, virtual_data) = match (firmware.virtual_entry(Service::GetTime), firmware.virtual_mode) {
@@ -345,10 +427,10 @@ pub(super) fn misdeed(firmware: &Firmware, what: Misbehaviour, regs: &StubCall) 
             let other = if in_switch { virtual_code } else { code };
             (Deed::Execute, other.wrapping_add(RET), Some(code.wrapping_add(RET)))
         }
-        Misbehaviour::Faults => (Deed::Read, WILD, None),
+        Misbehaviour::Faults => (access.map_or(Deed::Read, WildAccess::deed), access.map_or(WILD, |it| it.at), None),
     };
     // Before the switch, and 1:1, a virtual address is the physical one.
-    Ok(Misdeed { what, deed, at: Va(at), meant: meant.map(Pa), reached: None })
+    Ok(Misdeed { what, access, deed, at: Va(at), meant: meant.map(Pa), reached: None })
 }
 
 impl Misdeed {
@@ -429,9 +511,39 @@ mod tests {
             ("physical-pointer@SetVirtualAddressMap", "are physical"),
             ("past-argument@SetVirtualAddressMap", "no pointer"),
             ("attributes-table@SetTime", "concerns all services"),
+            ("faults=jump:0x10", "it is read, write or fetch"),
+            ("faults=read:10@GetTime", "only `faults` takes an access"),
+            ("faults=read:0x+1", "takes an access"),
+            ("faults=read:0x10000000000000000", "takes an access"),
+            ("seam=read:0x10", "only `faults` takes an access"),
         ] {
             let error = text.parse::<ServiceMisbehaviour>().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn faults_may_be_told_its_access() {
+        for (text, kind, at) in [
+            ("faults=read:0x66660000@GetTime", mmu::Kind::Read, 0x6666_0000),
+            ("faults=write:0xffffa79840068000@SetVariable", mmu::Kind::Write, 0xffff_a798_4006_8000),
+            ("faults=fetch:0xfffffffef694b1b9@SetVirtualAddressMap", mmu::Kind::Fetch, 0xffff_fffe_f694_b1b9),
+        ] {
+            let asked: ServiceMisbehaviour = text.parse().unwrap();
+            assert_eq!(asked, ServiceMisbehaviour::faults(WildAccess { kind, at }, asked.service).unwrap());
+            assert_eq!(asked.to_string(), text);
+        }
+        for (misbehaviour, expected) in [
+            ("faults=read:0x777000", Played::Faulted(0x77_7000)),
+            ("faults=write:0x777010", Played::Faulted(0x77_7010)),
+            ("faults=fetch:0x777020", Played::Jumped(0x77_7020)),
+        ] {
+            let mut bed = bed(misbehaviour);
+            bed.switch();
+            bed.memory.map(0x77_7000, None);
+            let (call, played) = get_time(&mut bed);
+            assert_eq!((call.misdeeds[0].reached, played), (None, expected), "{misbehaviour}");
+            assert_eq!(call.misdeeds[0].by(Service::GetTime).to_string(), format!("{misbehaviour}@GetTime"));
         }
     }
 
@@ -514,9 +626,13 @@ mod tests {
             let firmware = Firmware::lay_out(&map, &[], |_| true).unwrap();
             assert_eq!(firmware.haunts.seam, found);
             let reason = found.is_none().then_some("no RUNTIME region follows that of firmware's data");
-            assert_eq!(firmware.obstacle(Misbehaviour::Seam), reason);
+            assert_eq!(firmware.obstacle(Misbehaviour::Seam.into()), reason);
         }
-        let at = misdeed(&Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap(), Misbehaviour::Seam, &trap(0x10));
+        let at = misdeed(
+            &Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap(),
+            Misbehaviour::Seam.into(),
+            &trap(0x10),
+        );
         assert!(at.is_err());
     }
 

@@ -46,7 +46,7 @@ pub use call::{Answer, Call, ForeignTrap, LostState};
 pub(crate) use configuration::CAPSULE_CLASS;
 pub use guest::{GuestMemory, StubCall};
 pub use misbehaviour::{
-    Deed, Misbehaviour, Misdeed, ServiceMisbehaviour, ServiceMisbehaviourError, lying_attributes_table,
+    Deed, Misbehaviour, Misdeed, ServiceMisbehaviour, ServiceMisbehaviourError, WildAccess, lying_attributes_table,
 };
 pub use placement::{NoFirmware, RegionDefect};
 pub use refusal::{MAX_MAP_BYTES, Refusal};
@@ -159,16 +159,14 @@ impl Firmware {
     }
 
     /// Why firmware cannot do this here, for any caller.
-    pub fn obstacle(&self, what: Misbehaviour) -> Option<&'static str> {
-        misbehaviour::misdeed(self, what, &StubCall::default()).err()
+    pub fn obstacle(&self, misbehaviour: ServiceMisbehaviour) -> Option<&'static str> {
+        misbehaviour::misdeed(self, misbehaviour, &StubCall::default()).err()
     }
 
     /// What firmware, as it is now, does that it must not when this service is called.
-    pub fn misbehaviours_of(&self, service: Service) -> impl Iterator<Item = Misbehaviour> {
+    pub fn misbehaviours_of(&self, service: Service) -> impl Iterator<Item = ServiceMisbehaviour> {
         let of_it = self.misbehaviours.iter().filter(move |misbehaviour| misbehaviour.service == service);
-        of_it
-            .filter(|misbehaviour| misbehaviour::is_due(misbehaviour.service, self.is_virtual()))
-            .map(|misbehaviour| misbehaviour.what)
+        of_it.filter(|misbehaviour| misbehaviour::is_due(misbehaviour.service, self.is_virtual())).copied()
     }
 
     /// The pages to be put into guest memory: physical address, contents, index of the region's descriptor.
@@ -229,7 +227,7 @@ impl Firmware {
         // Before the service runs: new addresses are not for use until SetVirtualAddressMap has returned.
         let script_at = self.script();
         let mut accesses = Vec::new();
-        if !guilt.contains(&Misbehaviour::Errors) {
+        if !guilt.iter().any(|guilt| guilt.what == Misbehaviour::Errors) {
             let mut caller = Caller::new(regs, memory);
             let played = services::play(self, call.service, &mut caller);
             accesses = caller.into_accesses();
@@ -249,7 +247,7 @@ impl Firmware {
             }
         }
         // What cannot be done is left out; the report says that it was not done.
-        for mut misdeed in guilt.into_iter().filter_map(|what| misbehaviour::misdeed(self, what, regs).ok()) {
+        for mut misdeed in guilt.into_iter().filter_map(|asked| misbehaviour::misdeed(self, asked, regs).ok()) {
             if let Deed::Answer(status) = misdeed.deed {
                 call.status = status;
             }

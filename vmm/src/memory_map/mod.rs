@@ -51,6 +51,8 @@ pub use error::{ParseError, ReadError};
 pub(crate) use file::check_size;
 pub use file::read_bytes;
 pub(crate) use formats::choose;
+#[cfg(feature = "cli")]
+pub(crate) use formats::each_undressed_line;
 pub use formats::{Format, detect, toml_format};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
 pub use oddity::{Oddity, OddityKind, oddities};

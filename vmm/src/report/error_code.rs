@@ -4,7 +4,7 @@ use super::style::Paint;
 use crate::mmu::ErrorCode;
 
 /// What the CPU says happened, in one clause: `a supervisor read met a reserved bit`.
-pub(super) fn summary(code: ErrorCode) -> String {
+pub(crate) fn summary(code: ErrorCode) -> String {
     let has = |flag| code.contains(flag);
     let privilege = if has(ErrorCode::U) { "user-mode" } else { "supervisor" };
     let access = match (has(ErrorCode::I), has(ErrorCode::W)) {

@@ -44,7 +44,7 @@ impl Serialize for Report {
 }
 
 /// The version of the keys' meaning.
-pub(super) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
 struct KexecDocument<'a> {
@@ -238,7 +238,7 @@ struct TimingObject {
 }
 
 /// An address or a bit pattern.
-pub(super) struct Hex(pub u64);
+pub(crate) struct Hex(pub u64);
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

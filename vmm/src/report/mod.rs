@@ -1,7 +1,7 @@
 //! What a run found, and how it is shown: [`text`] for people, [`json`] for programs; [`explain`] says what it means. And a
 //! [`map`] by itself, before anything is run.
 
-mod error_code;
+pub(crate) mod error_code;
 pub mod explain;
 pub mod json;
 #[cfg(feature = "cli")]
@@ -15,7 +15,7 @@ pub(crate) mod style;
 pub(crate) mod table;
 pub mod text;
 mod verdict;
-mod walk;
+pub(crate) mod walk;
 
 use std::fmt;
 use std::time::Duration;

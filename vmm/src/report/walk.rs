@@ -29,6 +29,17 @@ pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<St
     lines
 }
 
+/// One entry of which only the value is known, and below it, bit by bit, what is reserved in it.
+#[cfg(feature = "cli")]
+pub(crate) fn entry_lines(level: Level, entry: u64, reserved: u64, paging: &Paging, paint: Paint) -> Vec<String> {
+    let step = WalkStep { level, entry_addr: crate::mmu::Pa(0), entry, reserved };
+    let mut lines = vec![format!("{level:<5}  {entry:#018x}  {:<16} {}", flags(level, entry), leads_to(&step))];
+    if reserved != 0 {
+        lines.extend(marked(&step, paging, paint));
+    }
+    lines
+}
+
 /// Where the lines below an entry begin: under its address.
 const INDENT: usize = 7;
 /// What callers put before each line, at most.

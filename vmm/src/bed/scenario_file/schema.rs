@@ -72,7 +72,7 @@ pub fn rules(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": rules })
 }
 
-/// Every misbehaviour by itself, and with each service that can do it.
+/// Every misbehaviour by itself, and with each service that can do it. `faults` may be told its access, too.
 pub fn misbehaviours(_: &mut SchemaGenerator) -> Schema {
     let of_services = |what: Misbehaviour| {
         let possible = efibed_stub::Service::ALL
@@ -82,7 +82,9 @@ pub fn misbehaviours(_: &mut SchemaGenerator) -> Schema {
     };
     let each =
         Misbehaviour::ALL.iter().flat_map(|what| std::iter::once(what.name().to_owned()).chain(of_services(*what)));
-    let misbehaviour = json_schema!({ "enum": each.collect::<Vec<_>>() });
+    let faults =
+        json_schema!({ "type": "string", "pattern": "^faults=(read|write|fetch):0x[0-9a-fA-F]{1,16}(@[A-Za-z]+)?$" });
+    let misbehaviour = json_schema!({ "anyOf": [{ "enum": each.collect::<Vec<_>>() }, faults] });
     json_schema!({ "type": "array", "items": misbehaviour })
 }
 

@@ -7,7 +7,7 @@ use uefi_raw::Status;
 use super::super::course;
 use super::{Run, disassembled};
 use crate::check::{self, FaultRecord, Finding, Rule, Skipped, Statement, WalkStep, Witness};
-use crate::firmware::{Call, Deed, Misbehaviour, Misdeed, ServiceMisbehaviour};
+use crate::firmware::{Call, Deed, Misbehaviour, Misdeed};
 use crate::guest::End;
 use crate::machine::Exit;
 use crate::memory_map::{MemoryDescriptor, PAGE_BYTES, type_name};
@@ -42,7 +42,7 @@ impl Run<'_, '_> {
     fn judge_fault(&mut self, abandoned: &Abandoned<'_>, crash: &Crash) -> String {
         let service = abandoned.service;
         let guilty = self.guilty(abandoned, crash);
-        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| misdeed.by(service)));
         let record = self.record_of(crash, guilty.as_ref());
         if guilty.is_none() && self.is_denied(abandoned, crash) {
             return self.record_fault(abandoned, record, Culprit::AttributesTable);
@@ -160,6 +160,7 @@ impl Run<'_, '_> {
         let Abandoned { service, entry, .. } = *abandoned;
         (firmware.has_lying_table() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
             what: Misbehaviour::AttributesTable,
+            access: None,
             deed: Deed::Execute,
             at: Va(entry),
             meant: Some(Pa(firmware.entry(service))),
@@ -203,7 +204,7 @@ impl Run<'_, '_> {
             _ => false,
         };
         let guilty = abandoned.call.and_then(|call| call.misdeeds.iter().find(is_guilty));
-        self.committed.extend(guilty.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
+        self.committed.extend(guilty.map(|misdeed| misdeed.by(service)));
         let rule = match (guilty, is_hang) {
             (Some(_), true) => Rule::FirmwareHang,
             (Some(_), false) => Rule::FirmwareFault,
@@ -280,7 +281,7 @@ impl Run<'_, '_> {
         let misbehaviours =
             self.job.firmware.misbehaves.iter().filter(|misbehaviour| !self.committed.contains(misbehaviour));
         let misbehaviours = misbehaviours.map(|misbehaviour| {
-            Skipped::not_done(course::misbehaviour(misbehaviour), firmware.obstacle(misbehaviour.what).unwrap_or(why))
+            Skipped::not_done(course::misbehaviour(misbehaviour), firmware.obstacle(*misbehaviour).unwrap_or(why))
         });
         let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
         let miscalls = miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), why));

@@ -16,7 +16,7 @@ use super::Run;
 use super::abandoned::Abandoned;
 use super::serving::{Listener, Served};
 use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped, Statement};
-use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Refusal, ServiceMisbehaviour, verify_tables};
+use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Refusal, verify_tables};
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::memory_map::MemoryDescriptor;
@@ -387,7 +387,7 @@ impl Run<'_, '_> {
         }
         // Of a call that did not return, only what ended it is known to have happened.
         let done = call.filter(|_| matches!(fate, Fate::Returned(_))).into_iter().flat_map(|call| &call.misdeeds);
-        self.committed.extend(done.map(|misdeed| ServiceMisbehaviour { what: misdeed.what, service }));
+        self.committed.extend(done.map(|misdeed| misdeed.by(service)));
     }
 
     /// How a service was called, and whether it found firmware's state.

@@ -121,6 +121,16 @@ impl Format {
     }
 }
 
+/// Gives every line of a text, without what is around lines there (JSON, records of loggers, mail, markup), and what tells its
+/// number in the text as it is.
+#[cfg(feature = "cli")]
+pub(crate) fn each_undressed_line(text: &str, each: &mut dyn FnMut(&dyn Fn() -> usize, &str)) {
+    let strand = dress::undress(text);
+    for (at, line) in offset::lines(strand.text()) {
+        each(&|| strand.place(at).0, line);
+    }
+}
+
 /// What a format cannot carry.
 #[derive(Debug)]
 pub(super) struct Unwritable {
