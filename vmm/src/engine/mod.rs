@@ -14,6 +14,7 @@ mod firmware_memory;
 mod kvm;
 mod machines;
 mod mapping;
+mod memories;
 mod native;
 mod options;
 mod snapshot;
@@ -32,6 +33,7 @@ use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, PagingRules};
 
 pub use kvm::Kvm;
+pub use memories::Memories;
 pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;
 pub use trials::{Abilities, TrialResult};

@@ -82,16 +82,17 @@ impl Snapshot {
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
         let stretch = |(range, free): (Range<u64>, Free)| {
-            let bytes = (range.end - range.start) as usize;
+            let touched_end = memory.touched(range.clone()).last().map_or(range.start, |part| part.end.min(range.end));
+            let bytes = (touched_end - range.start) as usize;
             let before = if bytes <= MOST_KEPT {
                 let mut before = vec![0; bytes];
                 // All of it is the guest's own memory.
                 let _ = memory.read(range.start, &mut before);
                 Before::Bytes(before)
             } else {
-                Before::Digests(pages(&range).map(|page| digest(memory, page, free)).collect())
+                Before::Digests(pages(&(range.start..touched_end)).map(|page| digest(memory, page, free)).collect())
             };
-            Stretch { range, before, free }
+            Stretch { range, zeros: touched_end, before, free }
         };
         Self { stretches: ranges.into_iter().map(stretch).collect() }
     }
@@ -108,17 +109,25 @@ fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
 
 /// The first word of a range that is not 0.
 pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
-    const ZEROS: [u8; CHUNK] = [0; CHUNK];
-    memory.prepare_to_read(range.start, range.end - range.start);
     let mut chunk = [0; CHUNK];
-    range.clone().step_by(CHUNK).find_map(|at| {
-        let bytes = &mut chunk[..CHUNK.min((range.end - at) as usize)];
-        // As slices: byte by byte the pool of a large map takes milliseconds.
-        let is_zero = memory.read(at, bytes) && *bytes == ZEROS[..bytes.len()];
-        let offset = bytes.iter().position(|byte| *byte != 0).unwrap_or(0) as u64;
-        (!is_zero).then_some(at + offset / 8 * 8)
+    parts(memory, &range).find_map(|part| {
+        part.clone().step_by(CHUNK).find_map(|at| {
+            let bytes = &mut chunk[..CHUNK.min((part.end - at) as usize)];
+            // As slices: byte by byte the pool of a large map takes milliseconds.
+            let is_zero = memory.read(at, bytes) && *bytes == ZEROS[..bytes.len()];
+            let offset = bytes.iter().position(|byte| *byte != 0).unwrap_or(0) as u64;
+            (!is_zero).then_some(at + offset / 8 * 8)
+        })
     })
 }
+
+/// What of a range may be other than zeros.
+fn parts(memory: &OwnMemory, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let (start, end) = (range.start, range.end);
+    memory.touched(range.clone()).map(move |part| part.start.max(start)..part.end.min(end))
+}
+
+const ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// Bytes that are compared at once.
 const CHUNK: usize = PAGE_BYTES as usize;
@@ -130,6 +139,9 @@ const MOST_KEPT: usize = 8 << 20;
 #[derive(Debug)]
 struct Stretch {
     range: Range<u64>,
+    /// From here on it was never touched, and so is zeros.
+    zeros: u64,
+    /// What came before.
     before: Before,
     free: Free,
 }
@@ -144,35 +156,42 @@ enum Before {
 
 impl Stretch {
     fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
-        match &self.before {
-            Before::Bytes(before) => self.first_word(before, memory),
-            Before::Digests(before) => pages(&self.range)
+        let change = match &self.before {
+            Before::Bytes(before) => before
+                .chunks(CHUNK)
+                .zip(self.range.clone().step_by(CHUNK))
+                .find_map(|(before, at)| self.first_word(before, at, memory)),
+            Before::Digests(before) => pages(&(self.range.start..self.zeros))
                 .zip(before)
                 .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
                 .map(|(page, _)| Change { at: page.start, words: None }),
-        }
+        };
+        change.or_else(|| {
+            let touched = parts(memory, &(self.zeros..self.range.end));
+            let mut touched = touched.flat_map(|part| pages(&part));
+            touched.find_map(|page| self.first_word(&ZEROS[..(page.end - page.start) as usize], page.start, memory))
+        })
     }
 
-    fn first_word(&self, before: &[u8], memory: &OwnMemory) -> Option<Change> {
+    /// The first word from an address on that is not what it was before.
+    fn first_word(&self, before: &[u8], at: u64, memory: &OwnMemory) -> Option<Change> {
         let mut chunk = [0; CHUNK];
-        before.chunks(CHUNK).zip(self.range.clone().step_by(CHUNK)).find_map(|(before, at)| {
-            let now = &mut chunk[..before.len()];
-            let is_read = memory.read(at, now);
-            if is_read && now == before {
-                return None;
-            }
-            let words = before.chunks_exact(8).zip(now.chunks_exact(8)).zip((at..).step_by(8));
-            let mut words = words.map(|((before, now), at)| (at, [word(before), word(now)]));
-            let changed = words.find(|(at, [before, now])| {
-                let free = self.free.bits(at - self.range.start);
-                !is_read || before & !free != now & !free
-            });
-            changed.map(|(at, words)| Change { at, words: Some(words) })
-        })
+        let now = &mut chunk[..before.len()];
+        let is_read = memory.read(at, now);
+        if is_read && now == before {
+            return None;
+        }
+        let words = before.chunks_exact(8).zip(now.chunks_exact(8)).zip((at..).step_by(8));
+        let mut words = words.map(|((before, now), at)| (at, [word(before), word(now)]));
+        let changed = words.find(|(at, [before, now])| {
+            let free = self.free.bits(at - self.range.start);
+            !is_read || before & !free != now & !free
+        });
+        changed.map(|(at, words)| Change { at, words: Some(words) })
     }
 }
 
-fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
     let end = range.end;
     range.clone().step_by(CHUNK).map(move |at| at..end.min(at + PAGE_BYTES))
 }
