@@ -6,6 +6,7 @@ use std::sync::Arc;
 use efibed_guest::mapper::{MapRequest, MapResult};
 use efibed_guest::protocol::{Command, Crash, Fault, OddCall, Panic, Probe, Sweep};
 
+use super::PAGE_BYTES;
 use crate::machine::{Backing, BackingError};
 use crate::mmu::{Pa, TableMemory};
 
@@ -58,6 +59,24 @@ impl OwnMemory {
     #[inline]
     pub fn read_u64(&self, pa: u64) -> Option<u64> {
         self.backing.read_u64(self.offset(pa, 8)?)
+    }
+
+    /// The 64 bytes at `pa`, a multiple of 64, as words; None outside.
+    #[inline]
+    pub fn read_line(&self, pa: u64) -> Option<[u64; 8]> {
+        self.backing.read_line(self.offset(pa, 64)?)
+    }
+
+    /// Fills in the page at `pa`, by lines; false if that is not all inside.
+    #[must_use]
+    pub fn read_page(&self, pa: u64, page: &mut [[u64; 8]; 64]) -> bool {
+        self.offset(pa, PAGE_BYTES).is_some_and(|offset| self.backing.read_page(offset, page))
+    }
+
+    /// Whether all bytes of a range are zero; false if they are not all inside.
+    pub fn is_zero(&self, range: Range<u64>) -> bool {
+        let bytes = range.end.saturating_sub(range.start);
+        self.offset(range.start, bytes).is_some_and(|offset| self.backing.is_zero(offset..offset.saturating_add(bytes)))
     }
 
     /// Fills `bytes` from `pa`; false if that is not all inside.
@@ -153,5 +172,10 @@ impl TableMemory for OwnMemory {
     #[inline]
     fn entry(&self, at: Pa) -> Option<u64> {
         self.read_u64(at.0)
+    }
+
+    #[inline]
+    fn line(&self, at: Pa) -> Option<[u64; 8]> {
+        self.read_line(at.0)
     }
 }
