@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 
 use efibed::check::{Arena, Contract, Rule, Statement, Term, Witness};
+use efibed::memory_map::synthesize::{Class, Synthesis};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{ErrorCode, Level, Va};
 use efibed::report::map::{Fate, MapReport, Text};
 use efibed::report::{Report, RunVerdict};
-use efibed::{CpuidRequest, EngineName, Layout, LeafRule, MaxPhyAddr, Moment, Pa, Progress, Scenario, Tamper};
+use efibed::{
+    AddressSpace, CpuidRequest, EngineName, Layout, LeafRule, MapContext, MapError, Mapper, MaxPhyAddr, Moment, Pa,
+    Progress, Scenario, Tamper, TestBed,
+};
 use efibed_tests::*;
 
 fn run(scenario: &Scenario) -> Report {
@@ -226,6 +230,81 @@ fn a_full_window_of_4k_leaves_is_walked_to_its_last_entry() {
     assert_eq!(report.translate(middle - 1), Some(Pa(0x8_1234_4fff)));
     assert_eq!(report.translate(middle), None);
     assert_eq!(report.translate(middle + 0x1000), Some(Pa(0x8_1234_6000)));
+}
+
+/// Mapping code that leaves its memory in a state of every kind.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    /// Tables of its own, all of them full.
+    FullTables,
+    /// A word where it must not write: so far behind what it has used.
+    Stray(u64),
+    /// A panic, with tables that it does not account for.
+    Panic,
+    /// Much of its log.
+    Log,
+    /// An error, with tables that nobody looks at.
+    Error,
+}
+
+impl Mapper for Leaves {
+    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+        let pages: Vec<u64> = (0..8).map_while(|_| context.tables.allocate().ok()).collect();
+        for page in &pages {
+            context.tables.table(*page)?.fill(0x0010_0000_0000_0067);
+        }
+        let last = *pages.last().ok_or(MapError::OutOfTablePages)?;
+        match self {
+            Self::FullTables => Ok(AddressSpace::existing(last, 4)),
+            Self::Stray(pages) => {
+                let table = context.tables.reach().pointer(last + *pages * 4096).ok_or(MapError::OutOfTablePages)?;
+                // SAFETY: a page of the pool, which is this mapper's.
+                unsafe { (*table)[77] = 0x1007 };
+                Ok(context.space)
+            }
+            Self::Panic => panic!("with tables that it does not account for"),
+            Self::Log => {
+                (0..200).for_each(|line| context.log(format_args!("line {line}: a log that is nearly full")));
+                Ok(context.space)
+            }
+            Self::Error => Err(context.fail("it does not want to")),
+        }
+    }
+}
+
+/// One bed keeps memory from run to run; a new one has none.
+#[test]
+fn no_report_depends_on_the_runs_before_it() {
+    let told = |bed: &TestBed, scenario: &Scenario| {
+        let mut report = bed.run(scenario).unwrap();
+        report.timing = Default::default();
+        format!("{report:?}")
+    };
+    let mut scenarios = Vec::new();
+    for seed in 0..25 {
+        for class in [Class::Hostile, Class::Odd, Class::Valid] {
+            let map = Synthesis::new(class).max_mapped_pages(4096).map(seed);
+            let layout = Layout::ALL[seed as usize % Layout::ALL.len()];
+            let rule = LeafRule::ALL[seed as usize % LeafRule::ALL.len()];
+            let scenario = Scenario::new(map).engine(EngineName::Walker);
+            scenarios.push(scenario.clone().layout(layout).leaf_rule(rule));
+            let mapper = match seed % 5 {
+                0 => Leaves::FullTables,
+                1 => Leaves::Stray(1 + seed / 5),
+                2 => Leaves::Panic,
+                3 => Leaves::Log,
+                _ => Leaves::Error,
+            };
+            scenarios.push(scenario.mapper(mapper));
+        }
+    }
+    let bed = TestBed::without_kvm();
+    for _ in 0..2 {
+        for scenario in &scenarios {
+            let (again, new) = (told(&bed, scenario), told(&TestBed::without_kvm(), scenario));
+            assert!(again == new, "{scenario:?}\nagain: {again}\nnew: {new}");
+        }
+    }
 }
 
 #[test]

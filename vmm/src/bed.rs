@@ -13,7 +13,8 @@ use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
 use crate::check::{self, Address, Contract, ContractItem, Phase, TableCheck};
 use crate::engine::{
-    Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Progress, Subject, Tamper, walker,
+    Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Memories, Progress, Subject, Tamper,
+    walker,
 };
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
 use crate::machine::{CpuidRequest, Machine};
@@ -46,6 +47,7 @@ pub(crate) use scenario_file::{Found, Origin, OwnMapper};
 #[derive(Clone, Default)]
 pub struct TestBed {
     kvm: Arc<OnceLock<Kvm>>,
+    memories: Arc<Memories>,
 }
 
 /// What to run: a memory map, mapping code, and a CPU to run it on.
@@ -124,7 +126,7 @@ impl TestBed {
         let job = scenario.job(&map, contract, progress);
         let mut report = match scenario.engine {
             EngineName::Kvm => self.kvm()?.run(&job)?,
-            EngineName::Walker => walker::run(&job)?,
+            EngineName::Walker => walker::run(&job, &self.memories)?,
         };
         report.expected_rules.clone_from(&scenario.expected);
         Ok(report)
@@ -486,7 +488,8 @@ impl Scenario {
     }
 
     fn look(&self, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
-        walker::run_and_look(&self.job(&self.map_as_told(), self.contract_in_force(), &|_| {}), look)
+        let map = self.map_as_told();
+        walker::run_and_look(&self.job(&map, self.contract_in_force(), &|_| {}), &Memories::default(), look)
     }
 
     /// The memory map, with the Memory Attributes Table that firmware hands out.

@@ -82,9 +82,15 @@ impl Budget {
     /// Pays for one entry.
     #[inline]
     pub fn read_entry(&self) -> Result<(), Cut> {
-        let left = self.entries().checked_sub(1).ok_or_else(|| self.stop(Cut::Entries))?;
+        self.read_entries(1)
+    }
+
+    /// Pays for some entries, if there are as many.
+    #[inline]
+    pub fn read_entries(&self, count: u64) -> Result<(), Cut> {
+        let left = self.entries().checked_sub(count).ok_or_else(|| self.stop(Cut::Entries))?;
         self.entries.set(left);
-        match self.until_look.get().checked_sub(1) {
+        match self.until_look.get().checked_sub(count) {
             Some(until_look) => self.until_look.set(until_look),
             None => self.look_at_the_clock()?,
         }

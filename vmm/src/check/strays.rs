@@ -45,6 +45,18 @@ struct Below {
     is_table: bool,
 }
 
+impl Below {
+    fn add(&mut self, other: Self) {
+        self.is_anything |= other.is_anything;
+        self.is_table |= other.is_table;
+    }
+}
+
+/// The last address under an entry, none past `last`.
+fn last_under(virt: Va, level: Level, last: Va) -> Va {
+    Va(virt.0 | level.span_bytes().wrapping_sub(1)).min(last)
+}
+
 impl<'a> Strays<'a> {
     /// Nothing looked at yet.
     pub fn new(check: &'a TableCheck<'a>, survey: &'a Survey, marks: &'a mut Marks) -> Self {
@@ -63,18 +75,39 @@ impl<'a> Strays<'a> {
         let mut all = Below::default();
         let mut next = Some(first);
         while let Some(virt) = next.filter(|virt| *virt <= last) {
+            if let Some((line, end)) = self.line(at, level, virt, last) {
+                next = end.checked_add(1);
+                if line.iter().fold(0, |bits, entry| bits | entry) == 0 {
+                    self.check.budget.read_entries(8)?;
+                    continue;
+                }
+                let mut virt = virt;
+                for entry in line {
+                    self.check.budget.read_entry()?;
+                    let end = last_under(virt, level, last);
+                    all.add(self.entry(entry, level, virt..=end, ground)?);
+                    virt = end.wrapping_add(1);
+                }
+                continue;
+            }
             self.check.budget.read_entry()?;
             let Some(entry) = self.check.memory.entry(level.entry_addr(at, virt)) else {
                 self.stray(Rule::TableUnreachable, virt..=last, Statement::Physical(at), ground);
                 return Ok(Below { is_anything: true, ..all });
             };
-            let end = Va(virt.0 | level.span_bytes().wrapping_sub(1)).min(last);
-            let below = self.entry(entry, level, virt..=end, ground)?;
-            all.is_anything |= below.is_anything;
-            all.is_table |= below.is_table;
+            let end = last_under(virt, level, last);
+            all.add(self.entry(entry, level, virt..=end, ground)?);
             next = end.checked_add(1);
         }
         Ok(all)
+    }
+
+    /// Eight entries from that for `virt` on, and the last address under them, if they are a line and none of it is past `last`.
+    fn line(&self, at: Pa, level: Level, virt: Va, last: Va) -> Option<([u64; 8], Va)> {
+        let end = Va(virt.0 | level.span_bytes().wrapping_mul(8).wrapping_sub(1));
+        let is_line = level.index(virt).is_multiple_of(8) && end <= last;
+        let line = || self.check.memory.line(level.entry_addr(at, virt));
+        is_line.then(line).flatten().map(|line| (line, end))
     }
 
     fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {

@@ -14,6 +14,7 @@ mod firmware_memory;
 mod kvm;
 mod machines;
 mod mapping;
+mod memories;
 mod native;
 mod options;
 mod snapshot;
@@ -34,6 +35,7 @@ use crate::mmu::{Level, PagingRules};
 #[cfg(feature = "cli")]
 pub(crate) use course::misbehaviour as misbehaviour_in_words;
 pub use kvm::Kvm;
+pub use memories::Memories;
 pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;
 pub use trials::{Abilities, TrialResult};

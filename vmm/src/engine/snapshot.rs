@@ -72,7 +72,7 @@ impl Snapshot {
 
     /// Whether it is compared in no time.
     pub fn is_small(&self) -> bool {
-        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Bytes(_)))
+        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Lines(_)))
     }
 
     /// The first word that has changed.
@@ -82,16 +82,21 @@ impl Snapshot {
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
         let stretch = |(range, free): (Range<u64>, Free)| {
-            let bytes = (range.end - range.start) as usize;
-            let before = if bytes <= MOST_KEPT {
-                let mut before = vec![0; bytes];
-                // All of it is the guest's own memory.
-                let _ = memory.read(range.start, &mut before);
-                Before::Bytes(before)
+            let zeros = touched(memory, &range).last().map_or(range.start, |part| part.end);
+            let used = range.start..zeros;
+            let before = if used.end - used.start <= MOST_KEPT {
+                let mut lines = Vec::new();
+                each_line(memory, &used, |at, words| {
+                    if words.iter().fold(0, |bits, word| bits | word) != 0 {
+                        lines.push(Line { at, words: *words });
+                    }
+                    None::<()>
+                });
+                Before::Lines(lines)
             } else {
-                Before::Digests(pages(&range).map(|page| digest(memory, page, free)).collect())
+                Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect())
             };
-            Stretch { range, before, free }
+            Stretch { range, zeros, before, free }
         };
         Self { stretches: ranges.into_iter().map(stretch).collect() }
     }
@@ -108,28 +113,61 @@ fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
 
 /// The first word of a range that is not 0.
 pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
-    const ZEROS: [u8; CHUNK] = [0; CHUNK];
-    memory.prepare_to_read(range.start, range.end - range.start);
-    let mut chunk = [0; CHUNK];
-    range.clone().step_by(CHUNK).find_map(|at| {
-        let bytes = &mut chunk[..CHUNK.min((range.end - at) as usize)];
-        // As slices: byte by byte the pool of a large map takes milliseconds.
-        let is_zero = memory.read(at, bytes) && *bytes == ZEROS[..bytes.len()];
-        let offset = bytes.iter().position(|byte| *byte != 0).unwrap_or(0) as u64;
-        (!is_zero).then_some(at + offset / 8 * 8)
+    let mut pages = touched(memory, &range).flat_map(|part| pages(&part));
+    // As a whole first: word by word the pool of a large map takes milliseconds.
+    let page = pages.find(|page| !memory.is_zero(page.clone()))?;
+    each_line(memory, &page, |at, words| {
+        let mut words = words.iter().zip((at..).step_by(8));
+        words.find(|(word, _)| **word != 0).map(|(_, at)| at)
     })
 }
 
-/// Bytes that are compared at once.
+/// What of a range may be other than zeros.
+fn touched(memory: &OwnMemory, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let (start, end) = (range.start, range.end);
+    memory.touched(range.clone()).map(move |part| part.start.max(start)..part.end.min(end))
+}
+
+/// Looks at the lines of a range, until something comes of one. What of them is not in the range is 0.
+#[inline]
+fn each_line<T>(
+    memory: &OwnMemory,
+    range: &Range<u64>,
+    mut look: impl FnMut(u64, &[u64; 8]) -> Option<T>,
+) -> Option<T> {
+    let mut lines = [ZEROS; 64];
+    pages(range).find_map(|page| {
+        let first = page.start & !(PAGE_BYTES - 1);
+        if page.end - page.start < PAGE_BYTES || !memory.read_page(first, &mut lines) {
+            let word = |at: u64| memory.read_u64(at).filter(|_| page.contains(&at)).unwrap_or(0);
+            let words = lines.as_flattened_mut().iter_mut().zip((first..).step_by(8));
+            words.for_each(|(slot, at)| *slot = word(at));
+        }
+        lines.iter().zip((first..).step_by(64)).find_map(|(words, at)| look(at, words))
+    })
+}
+
+const ZEROS: [u64; 8] = [0; 8];
+
+/// The bits that are not the same in some word: a comparison of arrays would be a call.
+#[inline(always)]
+fn difference(one: &[u64; 8], other: &[u64; 8]) -> u64 {
+    one.iter().zip(other).fold(0, |bits, (one, other)| bits | (one ^ other))
+}
+
+/// Bytes of a page.
 const CHUNK: usize = PAGE_BYTES as usize;
 
 /// Of a stretch of more bytes only a digest of each page is kept. That there is a change is known as surely; what was there
 /// is not.
-const MOST_KEPT: usize = 8 << 20;
+const MOST_KEPT: u64 = 8 << 20;
 
 #[derive(Debug)]
 struct Stretch {
     range: Range<u64>,
+    /// From here on it had never been touched.
+    zeros: u64,
+    /// What came before.
     before: Before,
     free: Free,
 }
@@ -137,44 +175,60 @@ struct Stretch {
 /// What was there.
 #[derive(Debug)]
 enum Before {
-    Bytes(Vec<u8>),
+    /// The lines that were not all zeros, by address: of most tables that is a small part.
+    Lines(Vec<Line>),
     /// One for each page.
     Digests(Vec<u64>),
 }
 
+#[derive(Debug)]
+struct Line {
+    at: u64,
+    words: [u64; 8],
+}
+
 impl Stretch {
     fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
-        match &self.before {
-            Before::Bytes(before) => self.first_word(before, memory),
-            Before::Digests(before) => pages(&self.range)
+        let used = self.range.start..self.zeros;
+        let change = match &self.before {
+            Before::Lines(before) => self.first_of_lines(before, &used, memory),
+            Before::Digests(before) => pages(&used)
                 .zip(before)
                 .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
                 .map(|(page, _)| Change { at: page.start, words: None }),
-        }
+        };
+        let mut behind = touched(memory, &(self.zeros..self.range.end));
+        change.or_else(|| behind.find_map(|part| self.first_of_lines(&[], &part, memory)))
     }
 
-    fn first_word(&self, before: &[u8], memory: &OwnMemory) -> Option<Change> {
-        let mut chunk = [0; CHUNK];
-        before.chunks(CHUNK).zip(self.range.clone().step_by(CHUNK)).find_map(|(before, at)| {
-            let now = &mut chunk[..before.len()];
-            let is_read = memory.read(at, now);
-            if is_read && now == before {
+    /// The first word of a range that is not what it was: 0 where no line was kept.
+    fn first_of_lines(&self, before: &[Line], range: &Range<u64>, memory: &OwnMemory) -> Option<Change> {
+        let mut kept = before.iter().peekable();
+        each_line(memory, range, |at, now| {
+            let before = kept.next_if(|line| line.at == at).map(|line| &line.words);
+            let is_same = match before {
+                Some(before) => difference(now, before) == 0,
+                None => now.iter().fold(0, |bits, word| bits | word) == 0,
+            };
+            if is_same {
                 return None;
             }
-            let words = before.chunks_exact(8).zip(now.chunks_exact(8)).zip((at..).step_by(8));
-            let mut words = words.map(|((before, now), at)| (at, [word(before), word(now)]));
+            let before = before.unwrap_or(&ZEROS);
+            let words = before.iter().zip(now).zip((at..).step_by(8));
+            let mut words = words.map(|((before, now), at)| (at, [*before, *now]));
             let changed = words.find(|(at, [before, now])| {
-                let free = self.free.bits(at - self.range.start);
-                !is_read || before & !free != now & !free
+                let free = if range.contains(at) { self.free.bits(at - self.range.start) } else { 0 };
+                before & !free != now & !free
             });
             changed.map(|(at, words)| Change { at, words: Some(words) })
         })
     }
 }
 
-fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
-    let end = range.end;
-    range.clone().step_by(CHUNK).map(move |at| at..end.min(at + PAGE_BYTES))
+/// The pages that a range has a part in, as much of each as it has.
+fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let Range { start, end } = *range;
+    (start & !(PAGE_BYTES - 1)..end).step_by(CHUNK).map(move |at| at.max(start)..end.min(at + PAGE_BYTES))
 }
 
 /// Of a page, without what may change. Only tables are so large, and what is free in them is so in every word.
@@ -302,7 +356,7 @@ mod tests {
 
     #[test]
     fn of_large_tables_a_digest_is_kept() {
-        let memory = OwnMemory::new(0x10_0000, MOST_KEPT as u64 + PAGE_BYTES).unwrap();
+        let memory = OwnMemory::new(0x10_0000, MOST_KEPT + PAGE_BYTES).unwrap();
         let snapshot = Snapshot::take(&memory, [(memory.base()..memory.end(), Free::AccessedAndDirty)]);
         assert!(!snapshot.is_small());
         let change = |at: u64, value: u64| {

@@ -8,21 +8,25 @@ use efibed_guest::mapper::Step;
 
 use super::native;
 use super::snapshot::Snapshot;
-use super::{EngineError, Job, Moment, Progress};
+use super::{EngineError, Job, Memories, Moment, Progress};
 use super::{course, cpu};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, Skipped, TableCheck, TableVerdict};
-use crate::guest::{Image, Loaded, MappedTables, Placement};
+use crate::guest::{Image, LoadError, Loaded, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::{Cpu, Pa, Paging, USUAL_MAXPHYADDR, Va, Vendor};
 use crate::report::{EngineName, Report};
 
-/// Runs a job without a machine.
-pub fn run(job: &Job<'_>) -> Result<Report, EngineError> {
-    run_and_look(job, &mut |_, _| {})
+/// Runs a job without a machine, on one of some memories.
+pub fn run(job: &Job<'_>, memories: &Memories) -> Result<Report, EngineError> {
+    run_and_look(job, memories, &mut |_, _| {})
 }
 
 /// Runs a job, and shows each phase's tables, if there are any: those of phase `finish` only where it changed them.
-pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>)) -> Result<Report, EngineError> {
+pub fn run_and_look(
+    job: &Job<'_>,
+    memories: &Memories,
+    look: &mut dyn FnMut(Phase, &TableCheck<'_>),
+) -> Result<Report, EngineError> {
     let start = Instant::now();
     let Some(mapper) = job.subject.mapper() else {
         let what = "an ELF file's mapping code under engine walker".into();
@@ -50,7 +54,8 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
             return Ok(report);
         }
     };
-    let loaded = Loaded::new(image, job.map, job.strides(), placement, &[], &paging)?;
+    let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
+    let loaded = Loaded::on(memory, image, job.map, job.strides(), placement, &[], &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
 
     let kernel = course::ranges(&loaded.keep);
@@ -63,6 +68,7 @@ pub fn run_and_look(job: &Job<'_>, look: &mut dyn FnMut(Phase, &TableCheck<'_>))
     report.skipped.extend(course::asked_of_services(job).map(|what| Skipped::not_done(what, NO_SERVICES)));
     report.regions = course::region_reports(job.map, known, &report.findings);
     report.runs = judged.map_or_else(Vec::new, |(_, tables)| tables.runs);
+    memories.give_back(loaded);
     report.timing.total = start.elapsed();
     Ok(report)
 }

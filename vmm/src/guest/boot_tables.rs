@@ -61,19 +61,33 @@ impl<'m> BootTables<'m> {
 
     /// Maps `pages` pages at `virt` to `phys`. `flags` are of the leaf; U goes into the entries above it too.
     pub fn map(&mut self, root: u64, virt: u64, phys: u64, pages: u64, leaf: u64) -> Result<(), OutOfPages> {
-        for offset in (0..bytes_of(pages)).step_by(PAGE_BYTES as usize) {
-            self.set_leaf(root, virt.wrapping_add(offset), phys.wrapping_add(offset) | leaf, 1)?;
+        let mut done = 0;
+        while done < pages {
+            let [virt, phys] = [virt, phys].map(|start| start.wrapping_add(bytes_of(done)));
+            let at = entry_at(self.table_at(root, virt, 1, leaf & flags::U)?, virt, 1);
+            let left = (PAGE_BYTES.saturating_sub(at % PAGE_BYTES) / 8).min(pages.saturating_sub(done));
+            let entries: Vec<u64> = (0..left).map(|page| phys.wrapping_add(bytes_of(page)) | leaf).collect();
+            if !self.memory.write_objects(at, &entries) {
+                return Err(OutOfPages);
+            }
+            done = done.saturating_add(left);
         }
         Ok(())
     }
 
     /// Puts `entry` at `level` (1: PTE) for `virt`, with tables above it.
     pub fn set_leaf(&mut self, root: u64, virt: u64, entry: u64, level: u32) -> Result<(), OutOfPages> {
+        let table = self.table_at(root, virt, level, entry & flags::U)?;
+        self.set(entry_at(table, virt, level), entry)
+    }
+
+    /// The table whose entries for `virt` are of `level`, with tables above it.
+    fn table_at(&mut self, root: u64, virt: u64, level: u32, user: u64) -> Result<u64, OutOfPages> {
         let mut table = root;
         for above in (1..=self.levels).rev().take_while(|above| *above > level) {
-            table = self.below(table, virt, above, entry & flags::U)?;
+            table = self.below(table, virt, above, user)?;
         }
-        self.set(entry_at(table, virt, level), entry)
+        Ok(table)
     }
 
     /// The table below the entry for `virt` in a table of level `above`, made if it is not there.

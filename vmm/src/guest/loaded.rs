@@ -29,6 +29,8 @@ pub struct Loaded {
     pub kernel_root: u64,
     /// The kernel's, and what firmware needs at its physical addresses.
     pub boot_root: u64,
+    /// Where the boot tables' pages end that are in use.
+    boot_tables_end: u64,
     /// In the pool: the root that the mapper is given, and the pages that it takes.
     given_root: u64,
     given_pages: u64,
@@ -109,6 +111,19 @@ impl Loaded {
         paging: &Paging,
     ) -> Result<Self, LoadError> {
         let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
+        Ok(Self::on(memory, image, map, strides, placement, identity, paging)?)
+    }
+
+    /// The same on memory that there is, all zeros and as large as the placement.
+    pub fn on(
+        memory: OwnMemory,
+        image: &'static Image,
+        map: &MemoryMap,
+        strides: Strides,
+        placement: Placement,
+        identity: &[u64],
+        paging: &Paging,
+    ) -> Result<Self, OutOfPages> {
         let map_bytes = descriptor_bytes(map.descriptors(), strides.firmware);
         let attributes = attributes_table(map.attributes_table(), strides.kernel);
         let written = memory.write(placement.base, image.read_only())
@@ -116,7 +131,7 @@ impl Loaded {
             && memory.write(placement.attributes().start, &attributes)
             && write_descriptor_tables(&memory, image, &placement);
         if !written {
-            return Err(OutOfPages.into());
+            return Err(OutOfPages);
         }
         let mut loaded = Self {
             keep: keep(image, &placement),
@@ -125,6 +140,7 @@ impl Loaded {
             image,
             kernel_root: 0,
             boot_root: 0,
+            boot_tables_end: 0,
             given_root: 0,
             given_pages: 0,
             strides,
@@ -135,6 +151,29 @@ impl Loaded {
         loaded.build_tables(identity, paging)?;
         Ok(loaded)
     }
+
+    /// What was written to by this, and by mapping code that ran natively, as far as its result says so; by address, none in
+    /// another.
+    pub fn written(&self) -> [Range<u64>; Self::PARTS] {
+        let MapResult { mapped, table_pages, log_used, .. } = self.result();
+        let first = |range: Range<u64>, bytes: u64| range.start..range.start.saturating_add(bytes).min(range.end);
+        let placement = &self.placement;
+        let descriptor_tables = self.physical(self.image.header().descriptor_tables);
+        [
+            first(placement.image(), self.image.read_only().len() as u64),
+            first(descriptor_tables..placement.image().end, PAGE_BYTES),
+            first(placement.memory_map(), self.map_bytes),
+            self.virtual_map_at(mapped),
+            first(placement.attributes(), self.attributes_bytes),
+            first(placement.desk(), PAGE_BYTES),
+            first(self.log(), log_used),
+            first(placement.boot_tables(), self.boot_tables_end.saturating_sub(placement.boot_tables().start)),
+            first(placement.pool(), bytes_of(table_pages)),
+        ]
+    }
+
+    /// How many parts [`Self::written`] has.
+    pub const PARTS: usize = 9;
 
     /// Gives the image's initialised data the values that it was built with, before a guest is booted. One that was booted
     /// here before may have left others.
@@ -300,7 +339,7 @@ impl Loaded {
         for page in identity.iter().copied().chain(map.step_by(PAGE_BYTES as usize)).filter(|_| boot != kernel) {
             tables.map(boot, page, page, 1, flags::P | flags::W)?;
         }
-        (self.kernel_root, self.boot_root) = (kernel, boot);
+        (self.kernel_root, self.boot_root, self.boot_tables_end) = (kernel, boot, tables.next());
         let pool = self.placement.pool();
         if !pool.is_empty() {
             let mut tables = BootTables::new(&self.memory, pool.start, pool.end, levels);

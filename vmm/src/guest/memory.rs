@@ -1,10 +1,12 @@
 //! The memory a guest owns, seen from the host: one stretch of physical addresses over one backing.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use efibed_guest::mapper::{MapRequest, MapResult};
 use efibed_guest::protocol::{Command, Crash, Fault, OddCall, Panic, Probe, Sweep};
 
+use super::PAGE_BYTES;
 use crate::machine::{Backing, BackingError};
 use crate::mmu::{Pa, TableMemory};
 
@@ -12,13 +14,20 @@ use crate::mmu::{Pa, TableMemory};
 #[derive(Clone, Debug)]
 pub struct OwnMemory {
     base: u64,
+    bytes: u64,
     backing: Arc<Backing>,
 }
 
 impl OwnMemory {
     /// Zeroed memory at `base`.
     pub fn new(base: u64, bytes: u64) -> Result<Self, BackingError> {
-        Ok(Self { base, backing: Backing::new(bytes)? })
+        let backing = Backing::new(bytes)?;
+        Ok(Self { base, bytes: backing.bytes(), backing })
+    }
+
+    /// The first `bytes` of a backing, which has as many at least, at `base`.
+    pub fn on(backing: Arc<Backing>, base: u64, bytes: u64) -> Self {
+        Self { base, bytes: bytes.min(backing.bytes()), backing }
     }
 
     /// Its first physical address.
@@ -28,12 +37,17 @@ impl OwnMemory {
 
     /// The end, exclusive.
     pub fn end(&self) -> u64 {
-        self.base.saturating_add(self.backing.bytes())
+        self.base.saturating_add(self.bytes)
     }
 
     /// What is behind it.
     pub fn backing(&self) -> &Arc<Backing> {
         &self.backing
+    }
+
+    /// What is behind it, alone.
+    pub fn into_backing(self) -> Arc<Backing> {
+        self.backing
     }
 
     /// Host address minus physical address, wrapping.
@@ -44,26 +58,46 @@ impl OwnMemory {
     /// The 8 bytes at `pa`, None outside.
     #[inline]
     pub fn read_u64(&self, pa: u64) -> Option<u64> {
-        self.backing.read_u64(pa.checked_sub(self.base)?)
+        self.backing.read_u64(self.offset(pa, 8)?)
+    }
+
+    /// The 64 bytes at `pa`, a multiple of 64, as words; None outside.
+    #[inline]
+    pub fn read_line(&self, pa: u64) -> Option<[u64; 8]> {
+        self.backing.read_line(self.offset(pa, 64)?)
+    }
+
+    /// Fills in the page at `pa`, by lines; false if that is not all inside.
+    #[must_use]
+    pub fn read_page(&self, pa: u64, page: &mut [[u64; 8]; 64]) -> bool {
+        self.offset(pa, PAGE_BYTES).is_some_and(|offset| self.backing.read_page(offset, page))
+    }
+
+    /// Whether all bytes of a range are zero; false if they are not all inside.
+    pub fn is_zero(&self, range: Range<u64>) -> bool {
+        let bytes = range.end.saturating_sub(range.start);
+        self.offset(range.start, bytes).is_some_and(|offset| self.backing.is_zero(offset..offset.saturating_add(bytes)))
     }
 
     /// Fills `bytes` from `pa`; false if that is not all inside.
     #[must_use]
     pub fn read(&self, pa: u64, bytes: &mut [u8]) -> bool {
-        pa.checked_sub(self.base).is_some_and(|offset| self.backing.read(offset, bytes))
+        self.offset(pa, bytes.len() as u64).is_some_and(|offset| self.backing.read(offset, bytes))
     }
 
-    /// Has `bytes` from `pa` on there to be read: for what is large, and was perhaps never touched.
-    pub fn prepare_to_read(&self, pa: u64, bytes: u64) {
-        if let Some(offset) = pa.checked_sub(self.base) {
-            self.backing.prepare_to_read(offset, bytes);
-        }
+    /// The parts of a range, in whole pages, that may have been touched since the memory was new: they are there to be read. All
+    /// else is zeros.
+    pub fn touched(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let base = self.base;
+        let offset = |pa: u64| pa.clamp(base, self.end()).saturating_sub(base);
+        let parts = self.backing.touched(offset(range.start)..offset(range.end));
+        parts.into_iter().map(move |part| part.start.saturating_add(base)..part.end.saturating_add(base))
     }
 
     /// Puts `bytes` at `pa`; false if that is not all inside.
     #[must_use]
     pub fn write(&self, pa: u64, bytes: &[u8]) -> bool {
-        pa.checked_sub(self.base).is_some_and(|offset| self.backing.write(offset, bytes))
+        self.offset(pa, bytes.len() as u64).is_some_and(|offset| self.backing.write(offset, bytes))
     }
 
     /// A structure at `pa`, None outside.
@@ -95,6 +129,13 @@ impl OwnMemory {
     #[must_use]
     pub fn write_u64(&self, pa: u64, value: u64) -> bool {
         self.write(pa, &value.to_le_bytes())
+    }
+
+    /// How far into the backing so many bytes from `pa` on lie; None if they are not all inside.
+    #[inline]
+    fn offset(&self, pa: u64, bytes: u64) -> Option<u64> {
+        let offset = pa.checked_sub(self.base)?;
+        (bytes <= self.bytes.checked_sub(offset)?).then_some(offset)
     }
 }
 
@@ -131,5 +172,10 @@ impl TableMemory for OwnMemory {
     #[inline]
     fn entry(&self, at: Pa) -> Option<u64> {
         self.read_u64(at.0)
+    }
+
+    #[inline]
+    fn line(&self, at: Pa) -> Option<[u64; 8]> {
+        self.read_line(at.0)
     }
 }

@@ -23,6 +23,8 @@ pub struct Runs<'m, M: ?Sized> {
     paging: Paging,
     /// The tables open, by the level of their entries; slot 0 stays unused.
     tables: [OpenTable; Level::Pml5e as usize + 1],
+    /// Of each such table the line that was read last.
+    lines: [Line; Level::Pml5e as usize + 1],
     level: Level,
     /// The next address to look at; none at the end.
     cursor: Option<Va>,
@@ -99,6 +101,7 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
             memory,
             paging: *paging,
             tables: [open; Level::Pml5e as usize + 1],
+            lines: [NO_LINE; Level::Pml5e as usize + 1],
             level: paging.top_level(),
             cursor: None,
             last: Va(last),
@@ -126,6 +129,9 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
                 self.cursor = None;
                 break;
             }
+            if self.skip_absent(va) {
+                continue;
+            }
             self.budget -= 1;
             if let Some(run) = self.look_at(va) {
                 return Some(run);
@@ -134,13 +140,32 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
         None
     }
 
+    /// Moves past eight entries from that for `va` on, if they are a line of zeros, all of it in the range. Most of most tables
+    /// is absent, and an entry of zero is absent whatever the rules.
+    #[inline]
+    fn skip_absent(&mut self, va: Va) -> bool {
+        let level = self.level;
+        let last = va.0 | (8 * level.span_bytes() - 1);
+        if !level.index(va).is_multiple_of(8) || self.budget < 8 || last > self.last.0 {
+            return false;
+        }
+        let at = level.entry_addr(self.tables[level as usize].at, va);
+        let is_absent = |line: &Line| line.entries.iter().fold(0, |bits, entry| bits | entry) == 0;
+        if !self.read_line(level, at).is_some_and(is_absent) {
+            return false;
+        }
+        self.budget -= 8;
+        self.move_to(last.checked_add(1));
+        true
+    }
+
     /// Reads the entry for `va` in the table now open, and moves on: past it, or into its table.
     #[inline]
     fn look_at(&mut self, va: Va) -> Option<Run> {
         let level = self.level;
         let table = self.tables[level as usize];
         let entry_addr = level.entry_addr(table.at, va);
-        let entry = self.memory.entry(entry_addr);
+        let entry = self.entry(level, entry_addr);
         let judgement = entry.map(|entry| (entry, judge(level, entry, &self.paging)));
 
         let found = match judgement {
@@ -193,15 +218,37 @@ impl<'m, M: TableMemory + ?Sized> Runs<'m, M> {
         let pages_left = (self.last.0 - va.0) / page;
         let in_table = (511 - Level::Pte.index(va)) as u64;
         let most = in_table.min(pages_left).min(self.budget);
-        let continues = |nth: &u64| {
-            let Some(entry) = self.memory.entry(Pa(entry_addr.0 + nth * 8)) else { return false };
+        let mut continues = |nth: &u64| {
+            let at = Pa(entry_addr.0 + nth * 8);
+            if at.0.is_multiple_of(64) && nth + 7 <= most {
+                self.read_line(Level::Pte, at);
+            }
+            let Some(entry) = self.entry(Level::Pte, at) else { return false };
             let same_kind = (entry ^ first) & !OWN == 0;
             let next_frame = entry & bits::ADDRESS == (first & bits::ADDRESS) + nth * page;
             same_kind && next_frame && judge(Level::Pte, entry, &paging) == Judgement::Leaf
         };
-        let count = (1..=most).take_while(continues).count() as u64;
+        let count = (1..=most).take_while(|nth| continues(nth)).count() as u64;
         self.budget -= count;
         count
+    }
+
+    /// Reads the line at an address.
+    #[inline]
+    fn read_line(&mut self, level: Level, at: Pa) -> Option<&Line> {
+        let line = &mut self.lines[level as usize];
+        *line = Line { at, entries: self.memory.line(at)? };
+        Some(line)
+    }
+
+    /// The entry at an address: out of the line that was read last, or of memory.
+    #[inline]
+    fn entry(&self, level: Level, at: Pa) -> Option<u64> {
+        let line = &self.lines[level as usize];
+        match line.at.0 == at.0 & !63 {
+            true => Some(line.entries[(at.0 >> 3 & 7) as usize]),
+            false => self.memory.entry(at),
+        }
     }
 
     /// The last address under the entry for `va`, within the range and its canonical half.
@@ -297,6 +344,16 @@ impl Run {
         alike
     }
 }
+
+/// Eight entries, and where they lie.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    at: Pa,
+    entries: [u64; 8],
+}
+
+/// No line lies at such an address.
+const NO_LINE: Line = Line { at: Pa(1), entries: [0; 8] };
 
 /// A table on the way down, and the rights on reaching it.
 #[derive(Clone, Copy, Debug)]

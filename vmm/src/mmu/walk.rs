@@ -28,11 +28,25 @@ pub fn walk(memory: &(impl TableMemory + ?Sized), root: Pa, va: Va, access: Acce
 pub trait TableMemory {
     /// The 8 bytes at `at`, which is a multiple of 8. None: nothing is there.
     fn entry(&self, at: Pa) -> Option<u64>;
+
+    /// The eight entries from `at` on, which is a multiple of 64. None: of some of them nothing is there. To read whole tables
+    /// line by line is faster than entry by entry.
+    fn line(&self, at: Pa) -> Option<[u64; 8]> {
+        let mut line = [0; 8];
+        for (nth, entry) in (0..).zip(&mut line) {
+            *entry = self.entry(Pa(at.0 | nth << 3))?;
+        }
+        Some(line)
+    }
 }
 
 impl<M: TableMemory + ?Sized> TableMemory for &M {
     fn entry(&self, at: Pa) -> Option<u64> {
         (**self).entry(at)
+    }
+
+    fn line(&self, at: Pa) -> Option<[u64; 8]> {
+        (**self).line(at)
     }
 }
 

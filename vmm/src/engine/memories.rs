@@ -1,0 +1,180 @@
+//! Memories that wait for their next use by engine walker.
+//!
+//! The memory of a small map costs more than all else that is done with the map, if it is new: the system gives and takes back
+//! page by page. So it is kept from run to run, and zeroed where the last run is known to have written. That is not believed:
+//! of everything else the system tells what was ever touched, and one byte of it that is not zero is the end of that memory.
+//!
+//! This is done when the memory is taken, not when it is given back. So it also finds what somebody wrote in between: a thread
+//! that mapping code has left behind, which it must not.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::guest::{Loaded, OwnMemory, PAGE_BYTES};
+use crate::machine::{Backing, BackingError};
+
+/// The memories of one bed.
+#[derive(Default)]
+pub struct Memories {
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// Bytes of each. The guest image and the tables of 32 regions that are scattered take half of it. What needs more is made anew
+/// for each run, which takes its time anyway. The system lets every process lock 8 MiB (RLIMIT_MEMLOCK, since Linux 5.16).
+const BYTES: u64 = 4 << 20;
+
+/// Pages touched of a memory that is kept, at most: to look at them all takes longer than to touch as many anew.
+const MOST_TOUCHED: u64 = 512;
+
+/// Memories kept; more threads than this at once make their own.
+const MAX_IDLE: usize = 16;
+
+impl Memories {
+    /// Zeros at `base`.
+    pub fn take(&self, base: u64, bytes: u64) -> Result<OwnMemory, BackingError> {
+        if bytes > BYTES {
+            return OwnMemory::new(base, bytes);
+        }
+        let waiting = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        let backing = match waiting.and_then(Idle::cleaned) {
+            Some(backing) => backing,
+            None => Backing::that_tells_touched(BYTES)?,
+        };
+        Ok(OwnMemory::on(backing, base, bytes))
+    }
+
+    /// Takes the memory of a run back.
+    pub fn give_back(&self, loaded: Loaded) {
+        let offset = |range: Range<u64>| range.start - loaded.memory.base()..range.end - loaded.memory.base();
+        let written = loaded.written().map(offset);
+        let backing = loaded.memory.into_backing();
+        if backing.bytes() == BYTES && backing.tells_touched() {
+            let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            idle.truncate(MAX_IDLE - 1);
+            idle.push(Idle { backing, written });
+        }
+    }
+}
+
+/// A memory that nobody uses.
+struct Idle {
+    backing: Arc<Backing>,
+    /// Where its last run is known to have written, by offset.
+    written: [Range<u64>; Loaded::PARTS],
+}
+
+impl Idle {
+    /// The memory as zeros; None: something in it is not.
+    fn cleaned(self) -> Option<Arc<Backing>> {
+        let Self { backing, written } = self;
+        let touched = backing.touched(0..BYTES);
+        let pages: u64 = touched.iter().map(|part| (part.end - part.start) / PAGE_BYTES).sum();
+        written.iter().for_each(|range| backing.zero(range.clone()));
+        let mut rest = touched.iter().flat_map(|part| outside(part, &written));
+        (pages <= MOST_TOUCHED && rest.all(|range| backing.is_zero(range))).then_some(backing)
+    }
+}
+
+/// What of a range is in none of some others, which are in order and apart.
+fn outside<'a>(range: &Range<u64>, others: &'a [Range<u64>]) -> impl Iterator<Item = Range<u64>> + use<'a> {
+    let (start, end) = (range.start, range.end);
+    let starts = [start].into_iter().chain(others.iter().map(|other| other.end));
+    let ends = others.iter().map(|other| other.start).chain([end]);
+    let between = starts.zip(ends).map(move |(from, to)| from.max(start)..to.min(end));
+    between.filter(|range| !range.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use efibed_guest::mapper::CpuAbilities;
+
+    use super::*;
+    use crate::guest::{Image, Placement, Strides};
+    use crate::memory_map::MemoryMap;
+    use crate::mmu::Paging;
+
+    /// A guest on one of the memories, with all that the host puts there.
+    fn loaded(memories: &Memories) -> Loaded {
+        let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
+        let map = MemoryMap::parse(text).unwrap();
+        let image = Image::built_in().unwrap();
+        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 16, 0);
+        let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
+        let memory = memories.take(placement.base, sizes.total()).unwrap();
+        let paging = Paging::default();
+        let loaded = Loaded::on(memory, image, &map, Strides::default(), placement, &[], &paging).unwrap();
+        assert!(loaded.ask(CpuAbilities::default(), 0));
+        loaded
+    }
+
+    /// What becomes of a memory to which `write` was done, beside what the host did: None where it is not used again.
+    fn after(write: impl Fn(&Loaded)) -> Option<Arc<Backing>> {
+        let memories = Memories::default();
+        let run = loaded(&memories);
+        assert!(run.memory.backing().tells_touched(), "this process may not lock 4 MiB (RLIMIT_MEMLOCK)");
+        write(&run);
+        memories.give_back(run);
+        let idle = memories.idle.lock().unwrap().pop().expect("it was given back");
+        idle.cleaned()
+    }
+
+    #[test]
+    fn what_a_run_is_known_to_have_written_is_zero_again() {
+        let result = |run: &Loaded, pages: u64| {
+            let result = efibed_guest::mapper::MapResult { table_pages: pages, mapped: 1, log_used: 5, ..run.result() };
+            assert!(run.memory.write_object(run.result_at(), &result));
+        };
+        let cleaned = after(|run| {
+            result(run, 9);
+            let at = [run.placement.pool().start + 9 * PAGE_BYTES - 8, run.placement.virtual_map().start + 40];
+            at.into_iter()
+                .chain([run.placement.desk().start + PAGE_BYTES])
+                .for_each(|at| assert!(run.memory.write(at, &[1])));
+        });
+        assert!(cleaned.expect("it is used again").is_zero(0..BYTES));
+        // More than there is room for.
+        assert!(after(|run| result(run, u64::MAX)).expect("it is used again").is_zero(0..BYTES));
+    }
+
+    #[test]
+    fn a_memory_that_somebody_else_has_written_to_is_not_used_again() {
+        let at = |place: fn(&Loaded) -> u64| after(move |run| assert!(run.memory.write(place(run), &[1]))).is_some();
+        assert!(at(|run| run.memory.base()), "the image is written anew");
+        assert!(!at(|run| run.memory.base() + run.image.read_only().len() as u64));
+        assert!(!at(|run| run.placement.memory_map().end - 1));
+        assert!(!at(|run| run.placement.virtual_map().start));
+        assert!(!at(|run| run.placement.desk().end - 1));
+        assert!(!at(|run| run.placement.boot_tables().end - 1));
+        assert!(!at(|run| run.placement.pool().end - 1));
+        // Past the memory of this guest, and nowhere.
+        let past = after(|run| assert!(run.memory.backing().write(run.placement.sizes.total(), &[1])));
+        assert!(past.is_none());
+        assert!(after(|_| {}).is_some());
+    }
+
+    #[test]
+    fn a_memory_of_which_too_much_was_touched_is_not_used_again() {
+        let touch = |pages: u64| {
+            after(move |run| {
+                let end = run.memory.backing().bytes();
+                (0..pages).for_each(|page| assert!(run.memory.backing().write(end - (page + 1) * PAGE_BYTES, &[0])));
+            })
+        };
+        assert!(touch(MOST_TOUCHED - 64).is_some());
+        assert!(touch(MOST_TOUCHED).is_none());
+    }
+
+    #[test]
+    fn what_lies_outside_of_ranges_is_found() {
+        let outside = |others: &[Range<u64>]| -> Vec<[u64; 2]> {
+            outside(&(2..8), others).map(|range| [range.start, range.end]).collect()
+        };
+        let all = [[2, 8]];
+        assert_eq!(outside(&[]), all);
+        assert_eq!(outside(&[0..3, 4..4, 5..6, 8..9]), [[3, 4], [4, 5], [6, 8]]);
+        assert_eq!(outside(&[0..1, 9..9]), all);
+        for inside in [0..9, 2..8] {
+            assert_eq!(outside(&[inside, 9..10]), [[0; 2]; 0]);
+        }
+    }
+}
