@@ -269,6 +269,18 @@ alone! {
         assert_eq!(open.ok().unwrap(), [0, 1, 2, PIPE as u64]);
     }
 
+    /// A bed keeps a file open for the process. What a child closed is not its to close again: the number may be another's.
+    fn a_child_closes_nothing_of_its_parents_twice() {
+        let Ok(bed) = TestBed::new() else { return println!("not tried: no /dev/kvm") };
+        drop(bed);
+        let child = run(|_| {
+            let bed = TestBed::new()?;
+            parts::confine()?;
+            Ok(bed.run(&crate::Scenario::new(crate::MemoryMap::from_descriptors("", Vec::new()))).is_ok())
+        });
+        assert_eq!(child.map_err(|failure| failure.in_words()), Ok(true));
+    }
+
     fn a_process_of_several_threads_makes_no_child() {
         let other = std::thread::spawn(std::thread::park);
         let (status, words) = failed(run(|_| Ok(())));

@@ -51,7 +51,9 @@ fn with_file<T>(run: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
     let mut slot = MAPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let process = std::process::id();
     if slot.as_ref().is_none_or(|(owner, _)| *owner != process) {
-        *slot = Some((process, File::open("/proc/self/maps")?));
+        let before = slot.replace((process, File::open("/proc/self/maps")?));
+        // A child process may have closed all that its parent had open, and have given the number to another file.
+        std::mem::forget(before);
     }
     match slot.as_ref() {
         Some((_, file)) => run(file),
