@@ -83,6 +83,7 @@ pub struct Scenario {
     limit: Duration,
     stretch_limit: Duration,
     sweep_limit: u64,
+    dumps_tables: bool,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
     expected: Option<Vec<check::Rule>>,
@@ -212,6 +213,7 @@ impl Scenario {
             limit: DEFAULT_LIMIT,
             stretch_limit: DEFAULT_STRETCH_LIMIT,
             sweep_limit: DEFAULT_SWEEP_LIMIT,
+            dumps_tables: false,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
             expected: None,
@@ -355,6 +357,13 @@ impl Scenario {
     #[must_use]
     pub fn sweep_limit(mut self, pages: u64) -> Self {
         self.sweep_limit = pages;
+        self
+    }
+
+    /// Whether the report has the whole tables ([`Report::tables`]), and shows them.
+    #[must_use]
+    pub fn dump_tables(mut self, dumps: bool) -> Self {
+        self.dumps_tables = dumps;
         self
     }
 
@@ -518,6 +527,7 @@ impl Scenario {
             earlier: self.earlier.as_deref().map(|(map, virtual_map)| Earlier { map, virtual_map }),
             tampers: &self.tampers,
             rules: self.rules,
+            dumps_tables: self.dumps_tables,
             progress,
         }
     }

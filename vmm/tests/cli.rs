@@ -63,6 +63,7 @@ fn main() {
         any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
         any("sarif_has_each_finding_in_its_file", sarif_has_each_finding_in_its_file),
+        any("tables_are_shown_run_by_run", tables_are_shown_run_by_run),
         any("several_maps_have_a_line_each_and_one_verdict", several_maps_have_a_line_each_and_one_verdict),
         any(
             "a_file_that_is_no_map_keeps_a_folder_from_being_clean",
@@ -1209,6 +1210,29 @@ fn sarif_has_each_finding_in_its_file() {
     let map = ovmf_2013();
     let said = efibed([&["kexec", &map, &map, "--engine", "walker", "--sarif", "-"], &BUG[..]].concat()).ends(FINDINGS);
     assert_eq!(sarif(&said.out)["results"].as_array().unwrap().len(), 4);
+}
+
+fn tables_are_shown_run_by_run() {
+    let said = check(&ovmf_2013(), &["--layout", "window", "--engine", "walker", "--tables"]).ends(CLEAN);
+    // The one large leaf of region 2: VA = -4 GiB - 0x80000000 + PA (window), at the one multiple of 2 MiB that has room.
+    let row = "0xfffffffefde00000-0xfffffffefdffffff     2 MiB    2M  RWX-    WB (0)    0x7de00000  region 2 RuntimeServicesCode";
+    said.says(&["page tables after phase map", row]);
+    // Two phases, where the second changes something: boot services are unmapped.
+    let said = check(&ovmf_2013(), &["--engine", "walker", "--tables", "--json", "-"]);
+    let document: Value = serde_json::from_str(&said.out).unwrap();
+    let runs = |phase: usize, phys: &str| {
+        let runs = document["tables"][phase]["runs"].as_array().unwrap();
+        runs.iter().filter(|run| run["phys"] == phys && run["leaf"] == "PDE").count()
+    };
+    assert_eq!((&document["tables"][0]["phase"], &document["tables"][1]["phase"]), (&"map".into(), &"finish".into()));
+    // 1:1, and in the window.
+    assert_eq!((runs(0, "0x800000"), runs(1, "0x800000")), (2, 0));
+    let without = check(&ovmf_2013(), &["--engine", "walker", "--json", "-"]);
+    assert!(without.out.contains(r#""tables": []"#), "{without}");
+    let said = efibed([&["show", &ovmf_2013(), "--tables"], &BUG[..]].concat()).ends(CLEAN);
+    said.says(&["nothing translates: reserved bits 0x166000"]);
+    let both = efibed(["check", &ovmf_2013(), &ovmf_2013(), "--tables", "--engine", "walker"]).ends(BAD_INPUT);
+    both.complains(&["--tables is for one map"]);
 }
 
 fn several_maps_have_a_line_each_and_one_verdict() {

@@ -41,6 +41,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
+    /// Show the page tables that the mapping code made, as Linux's ptdump does: runs, leaves, rights, cache types, owners
+    #[arg(long)]
+    tables: bool,
+
     /// Of several maps, how many are checked at a time [default: as many as there are processors]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -74,6 +78,9 @@ Examples:
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     match several::files(&arguments.maps)? {
+        Some(_) if arguments.tables => {
+            Err(Failure::Output("--tables is for one map: of several each has one line".into()))
+        }
         None => check_one(arguments, &arguments.maps[0]),
         Some(files) => check_several(arguments, &files),
     }
@@ -93,7 +100,7 @@ impl Arguments {
 }
 
 fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
-    let scenario = arguments.scenario(map)?;
+    let scenario = arguments.scenario(map)?.dump_tables(arguments.tables);
     let inputs: Vec<&Path> = [map].into_iter().chain(arguments.mapper.input(&scenario)).collect();
     let outputs = arguments.places.open(&inputs)?;
     let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());

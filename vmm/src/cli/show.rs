@@ -8,9 +8,11 @@ use super::input::Input;
 use super::mapper::{NoMapper, refuse_program};
 use super::message::Colours;
 use super::output::{self, Outputs};
+use super::results::Look;
 use super::{Failure, Status};
 use crate::report::map::{MapReport, PhysWidth, Text};
-use crate::{CpuidRequest, MaxPhyAddr, TestBed};
+use crate::report::text::table_lines;
+use crate::{CpuidRequest, EngineName, MaxPhyAddr, Scenario, TestBed};
 
 /// The arguments of `show`.
 #[derive(Args)]
@@ -22,6 +24,11 @@ pub struct Arguments {
     /// Write everything as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    /// Show the page tables that the layout's mapping code makes of it, too, as Linux's ptdump does; the code is run for that,
+    /// natively
+    #[arg(long)]
+    tables: bool,
 
     #[command(flatten)]
     no_mapper: NoMapper,
@@ -41,7 +48,17 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
     let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
-    outputs.write(|| text(&report), &[&|| report.to_json()], Status::Clean)
+    let tables = if arguments.tables { Some(tables(scenario.clone())?) } else { None };
+    let text = || text(&report) + &tables.unwrap_or_default();
+    outputs.write(text, &[&|| report.to_json()], Status::Clean)
+}
+
+/// The tables that the layout's mapping code makes, natively.
+fn tables(scenario: Scenario) -> Result<String, Failure> {
+    let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker).dump_tables(true))?;
+    let lines = table_lines(&report, Look::of_standard_output().paint());
+    let why_none = || format!("there are no page tables: {}", report.headline());
+    Ok(format!("\n{}\n", if lines.is_empty() { why_none() } else { lines.join("\n") }))
 }
 
 const WHY_NO_PROGRAM: &str = "where a program maps regions is seen only when it runs, and `show` runs nothing";

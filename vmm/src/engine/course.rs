@@ -11,14 +11,14 @@ use super::mapping::Outcome as Mapped;
 use super::{Job, Miscall, Moment};
 use crate::check::{
     self, Alias, Contract, Denial, Expectation, Finding, LeafCounts, Marks, Phase, Question, Role, Rule, Severity,
-    Skipped, Statement, TableVerdict, WalkStep, Witness,
+    Skipped, Statement, TableCheck, TableVerdict, WalkStep, Witness,
 };
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
-use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, PagingRules, Va, Vendor, walk};
-use crate::report::{EngineName, RegionReport, Report, Timing, Verdict};
+use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, PagingRules, Runs, Va, Vendor, walk};
+use crate::report::{EngineName, RegionReport, Report, TableDump, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
 /// where it is mapped 1:1 too. That is 320 MiB; and a walk of as many tables takes a second.
@@ -99,6 +99,29 @@ pub fn report_on_walk(verdict: &TableVerdict, report: &mut Report) {
     }
     report.skipped.extend(verdict.not_done.clone());
 }
+
+/// Lists all of the tables, if the job asks for it. What that costs is no part of the run's budget: somebody wants to see it.
+pub fn dump(job: &Job<'_>, phase: Phase, tables: &TableCheck<'_>, report: &mut Report) {
+    if !job.dumps_tables {
+        return;
+    }
+    let all = Va(0)..=Va(u64::MAX);
+    let mut dump = TableDump { phase, runs: Vec::new(), kernel: tables.kernel.to_vec(), is_cut: false };
+    for run in Runs::new(tables.memory, tables.root, all, tables.told, MOST_DUMPED_ENTRIES) {
+        match run {
+            Ok(run) if dump.runs.len() < MOST_DUMPED_RUNS => dump.runs.push(run),
+            Ok(_) | Err(_) => {
+                dump.is_cut = true;
+                break;
+            }
+        }
+    }
+    report.tables.push(dump);
+}
+
+/// Entries read for that, and runs listed: far more than right tables have, and few enough for a second and some megabytes.
+const MOST_DUMPED_ENTRIES: u64 = 1 << 24;
+const MOST_DUMPED_RUNS: usize = 1 << 16;
 
 /// Something that a run had no time for.
 pub fn out_of_time(what: &str, limit: Duration) -> Skipped {
@@ -262,6 +285,7 @@ pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
         timing: Timing::default(),
         runs: Vec::new(),
         virtual_map: Vec::new(),
+        tables: Vec::new(),
     }
 }
 

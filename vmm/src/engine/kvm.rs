@@ -306,6 +306,7 @@ impl Run<'_, '_> {
             budget: &self.budget,
         };
         let verdict = check.run(&mut self.marks);
+        course::dump(self.job, self.phase, &check, &mut self.report);
         course::report_on_walk(&verdict, &mut self.report);
         self.report.timing.check += checking.elapsed();
         verdict

@@ -69,6 +69,8 @@ pub struct Job<'a> {
     pub tampers: &'a [Tamper],
     /// The walker's rules in force, for negative controls.
     pub rules: PagingRules,
+    /// Whether the whole tables are to be in the report.
+    pub dumps_tables: bool,
     /// Told now and then how far the run is.
     pub progress: &'a dyn Fn(Progress),
 }

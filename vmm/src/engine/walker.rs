@@ -181,6 +181,7 @@ impl WalkerRun<'_> {
         };
         let verdict = tables.run(&mut self.marks);
         course::report_on_walk(&verdict, &mut self.report);
+        course::dump(self.job, phase, &tables, &mut self.report);
         (self.look)(phase, &tables);
         self.conclude(phase, Some(root));
         self.report.timing.check += checking.elapsed();

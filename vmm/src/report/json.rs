@@ -5,11 +5,11 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report, RunVerdict};
+use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report, RunVerdict, TableDump};
 use crate::check::{Finding, LeafCounts, Rule, Skipped, Statement, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
-use crate::mmu::{Fault, Kind, Paging, Privilege};
+use crate::mmu::{Fault, Kind, Paging, Privilege, Run};
 
 /// The report as JSON, over many lines, with a newline at the end.
 pub fn to_json(report: &Report) -> String {
@@ -74,7 +74,47 @@ struct Document<'a> {
     calls: Vec<CallObject<'a>>,
     skipped: Vec<SkippedObject<'a>>,
     notes: &'a [String],
+    tables: Vec<TablesObject>,
     timing: TimingObject,
+}
+
+/// Of a phase, where they were asked for.
+#[derive(Serialize)]
+struct TablesObject {
+    phase: &'static str,
+    runs: Vec<RunObject>,
+    cut: bool,
+}
+
+#[derive(Serialize)]
+struct RunObject {
+    virt: Hex,
+    bytes: u64,
+    leaf: String,
+    writable: bool,
+    executable: bool,
+    user: bool,
+    global: bool,
+    pat_index: u8,
+    /// None: nothing translates.
+    phys: Option<Hex>,
+}
+
+impl From<&TableDump> for TablesObject {
+    fn from(dump: &TableDump) -> Self {
+        let run = |run: &Run| RunObject {
+            virt: Hex(run.va.0),
+            bytes: run.bytes,
+            leaf: run.leaf.to_string(),
+            writable: run.rights.writable,
+            executable: run.rights.executable,
+            user: run.rights.user,
+            global: run.global,
+            pat_index: run.pat_index,
+            phys: run.defect.is_none().then_some(Hex(run.pa.0)),
+        };
+        Self { phase: dump.phase.name(), runs: dump.runs.iter().map(run).collect(), cut: dump.is_cut }
+    }
 }
 
 #[derive(Serialize)]
@@ -293,6 +333,7 @@ fn document(report: &Report) -> Document<'_> {
         calls: report.calls.iter().map(CallObject::from).collect(),
         skipped: report.skipped.iter().map(SkippedObject::from).collect(),
         notes: &report.notes,
+        tables: report.tables.iter().map(TablesObject::from).collect(),
         timing: TimingObject::from(&report.timing),
     }
 }
@@ -503,6 +544,7 @@ mod tests {
                 "calls",
                 "skipped",
                 "notes",
+                "tables",
                 "timing"
             ]
         );

@@ -18,6 +18,7 @@ mod verdict;
 pub(crate) mod walk;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule};
@@ -27,7 +28,7 @@ pub use verdict::{Expected, RunVerdict};
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::{MemoryDescriptor, Region};
-use crate::mmu::{Cpu, Pa, Run};
+use crate::mmu::{Cpu, Pa, Run, Va};
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -68,6 +69,21 @@ pub struct Report {
     pub runs: Vec<Run>,
     /// What the mapper handed to SetVirtualAddressMap, in its order.
     pub virtual_map: Vec<MemoryDescriptor>,
+    /// The whole tables of each phase that made or changed them, where the scenario asks for that.
+    pub tables: Vec<TableDump>,
+}
+
+/// All that is present in the tables of a phase, as the walk reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableDump {
+    /// The phase after which they were read.
+    pub phase: Phase,
+    /// By virtual address.
+    pub runs: Vec<Run>,
+    /// Where the kernel's own mapping is, first and last address of each range.
+    pub kernel: Vec<RangeInclusive<Va>>,
+    /// Whether there is more than is listed.
+    pub is_cut: bool,
 }
 
 /// The mapping code that was run.

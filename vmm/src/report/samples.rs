@@ -69,6 +69,7 @@ pub fn clean() -> Report {
         },
         runs: Vec::new(),
         virtual_map: Vec::new(),
+        tables: Vec::new(),
     }
 }
 

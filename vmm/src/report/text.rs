@@ -6,6 +6,7 @@ mod faults;
 mod findings;
 pub(super) mod headline;
 mod regions;
+mod tables;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +18,12 @@ use super::{CallReport, EngineName, Report};
 use crate::check::{ProbeCounts, Skipped};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Paging, Vendor};
+
+/// The whole tables of a report that has them, on lines. A text has them too.
+#[cfg(feature = "cli")]
+pub(crate) fn table_lines(report: &Report, paint: Paint) -> Vec<String> {
+    tables::lines(report, paint)
+}
 
 /// A report to be displayed. No newline at the end.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +57,7 @@ impl fmt::Display for Text<'_> {
             headline::lines(report, paint),
             what_was_run(report, paint),
             regions::lines(report, paint),
+            tables::lines(report, paint),
             findings::lines(report, paint),
             faults::lines(report, paint),
             calls(&report.calls, paint),

@@ -32,6 +32,7 @@ use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "unstable")]
 pub use self::message::PIPE;
 use self::message::{Message, Teller};
 use super::{Failure, Status};
@@ -181,6 +182,7 @@ fn confined<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
 /// Confines this process for good, as a child is that runs a guest. The error is a sentence.
 ///
 /// What it is refused later ends it, with a message to [`PIPE`].
+#[cfg(feature = "unstable")]
 pub fn confine() -> Result<(), String> {
     parts::confine().map_err(|failure| failure.in_words().1)
 }
