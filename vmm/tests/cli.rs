@@ -63,6 +63,7 @@ fn main() {
         any("a_file_that_fails_in_the_end_loses_no_report", a_file_that_fails_in_the_end_loses_no_report),
         any("junit_has_a_case_for_each_region", junit_has_a_case_for_each_region),
         any("sarif_has_each_finding_in_its_file", sarif_has_each_finding_in_its_file),
+        any("what_changed_from_map_to_map_is_told", what_changed_from_map_to_map_is_told),
         any("tables_are_shown_run_by_run", tables_are_shown_run_by_run),
         any("several_maps_have_a_line_each_and_one_verdict", several_maps_have_a_line_each_and_one_verdict),
         any(
@@ -1210,6 +1211,31 @@ fn sarif_has_each_finding_in_its_file() {
     let map = ovmf_2013();
     let said = efibed([&["kexec", &map, &map, "--engine", "walker", "--sarif", "-"], &BUG[..]].concat()).ends(FINDINGS);
     assert_eq!(sarif(&said.out)["results"].as_array().unwrap().len(), 4);
+}
+
+fn what_changed_from_map_to_map_is_told() {
+    let truth = |name: &str| repository(&format!("truth/{name}.txt"));
+    let (q35, smm) = (truth("q35-2g.memmap"), truth("q35-smm-2g.memmap"));
+    efibed(["diff", &q35, &q35]).ends(CLEAN).says(&["the same: ", "hibernation: Linux's e820 table is the same\n"]);
+    // What Linux mapped is what firmware had, and a page of boot services that Linux keeps.
+    let said = efibed(["diff", &q35, &truth("q35-2g.runtime-map")]).ends(CLEAN);
+    said.says(&[
+        "1 range changed, 1 of them with RUNTIME",
+        "0x7d778000-0x7d778fff  4 KiB  attributes  usable memory  BootServicesData UC|WC|WT|WB|RUNTIME",
+        "linux        computes the same address for each of 5 regions",
+        "hibernation: not compared",
+    ]);
+    // Firmware with SMM has its regions elsewhere.
+    let said = efibed(["diff", &q35, &smm]).ends(FINDINGS);
+    said.says(&[
+        "linux-fixed  finds other memory there",
+        "Linux does not resume",
+        "0x30000-0x4ffff, usable before and reserved",
+    ]);
+    let document: Value = serde_json::from_str(&efibed(["diff", &q35, &smm, "--json", "-"]).out).unwrap();
+    assert_eq!((&document["breaks"], &document["addresses"][0]["layout"]), (&true.into(), &"linux".into()));
+    assert!(document["changes"].as_array().unwrap().len() > document["e820"].as_array().unwrap().len());
+    efibed(["diff", &q35]).ends(BAD_INPUT).complains(&["<SECOND>"]);
 }
 
 fn tables_are_shown_run_by_run() {

@@ -54,6 +54,7 @@ fn every_help_text_is_plain() {
         "shrink",
         "convert",
         "explain",
+        "diff",
         "oops",
         "matrix",
         "schema",

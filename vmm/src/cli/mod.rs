@@ -10,6 +10,7 @@ mod check;
 mod colour;
 mod completions;
 mod convert;
+mod diff;
 mod doctor;
 mod explain;
 #[cfg(feature = "fuzz")]
@@ -82,6 +83,7 @@ Start with:
   efibed fuzz                       maps that break mapping code
   efibed shrink MAP                 the smallest map that still has the finding
   efibed convert MAP --to toml      a map to edit
+  efibed diff FIRST SECOND          what changed from one map to another, and what that breaks
   efibed explain reserved-bit       what a finding means
   efibed oops LOG                   what a page fault in a log means";
 
@@ -102,6 +104,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Write a memory map in another format
     Convert(convert::Arguments),
+    /// Compare two memory maps: what is new, gone or other, and what breaks by that under kexec and hibernation
+    Diff(diff::Arguments),
     /// Explain a rule, a page-fault error code, a table entry, or an address under a map
     Explain(explain::Arguments),
     /// Explain a page fault in a log: whose address, which right, who is to blame; and make the same access in a guest
@@ -172,6 +176,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         #[cfg(feature = "fuzz")]
         Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
+        Command::Diff(arguments) => diff::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Oops(arguments) => oops::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),

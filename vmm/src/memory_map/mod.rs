@@ -25,7 +25,10 @@
 //! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes;
 //! [`synthesize`] makes maps from a seed, [`mutate`](mod@mutate) from others.
 
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+mod compare;
 mod contents;
+mod e820;
 mod error;
 mod file;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
@@ -45,7 +48,9 @@ use std::sync::Arc;
 
 pub use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
+pub use compare::{Change, E820Change, Said, compare, compare_e820};
 pub use contents::{Contents, decode};
+pub use e820::E820Type;
 pub(crate) use error::drives_terminal;
 pub use error::{ParseError, ReadError};
 pub(crate) use file::check_size;

@@ -1,6 +1,7 @@
 //! What a run found, and how it is shown: [`text`] for people, [`json`] for programs; [`explain`] says what it means. And a
 //! [`map`] by itself, before anything is run.
 
+pub mod diff;
 pub(crate) mod error_code;
 pub mod explain;
 pub mod json;
