@@ -99,7 +99,6 @@ pub struct Row {
     line: String,
     /// Why there is no report, at length.
     words: String,
-    time: Duration,
     /// The report as JSON, where it is wanted and there is one.
     json: Option<String>,
     suites: Vec<Suite>,
@@ -118,7 +117,6 @@ impl Row {
             verdict: report.verdict().to_string(),
             line: report.headline(),
             words: String::new(),
-            time: report.timing.total,
             json: Some(json).filter(|json| !json.is_empty()),
             suites,
             parts,
@@ -142,7 +140,6 @@ impl Row {
                 None => format!("not checked: {message}"),
             },
             words,
-            time: Duration::ZERO,
             json: None,
             suites: vec![Suite { name: name.into(), time: Duration::ZERO, cases: vec![case] }],
             parts: vec![Part { results: Vec::new(), notices: vec![Notice { message, file: Some(name.into()) }] }],
