@@ -23,10 +23,10 @@ pub struct Diff<'a> {
     /// The second one.
     pub after: &'a MemoryMap,
     /// Every range of which they say different things, by address. Where one of them is not firmware's whole map, only what is
-    /// RUNTIME in one.
+    /// RUNTIME in one; where one is a part of a map, only what it has.
     pub changes: Vec<Change>,
     /// For each layout that computes addresses, how many of firmware's regions both maps have, and how many of those would be
-    /// given another address.
+    /// given another address. Empty where one is a part of a map: addresses depend on the whole.
     pub addresses: Vec<Moves>,
     /// Where Linux's e820 tables differ; None: one of the maps is not firmware's whole map.
     pub e820: Option<Vec<E820Change>>,
@@ -49,10 +49,15 @@ const COMPUTING: [Layout; 4] = [Layout::Linux, Layout::Window, Layout::PackedDow
 impl<'a> Diff<'a> {
     /// Compares them.
     pub fn new(before: &'a MemoryMap, after: &'a MemoryMap) -> Self {
-        let addresses = COMPUTING.map(|layout| moves(layout, before, after)).to_vec();
         let is_whole = is_whole(before) && is_whole(after);
+        let is_partial = [before, after].map(|map| map.partial().is_some());
+        let addresses = if is_partial.contains(&true) { &[][..] } else { &COMPUTING };
+        let addresses = addresses.iter().map(|layout| moves(*layout, before, after)).collect();
         let mut changes = compare(before, after);
         changes.retain(|change| is_whole || is_runtime(change.before) || is_runtime(change.after));
+        // That a part of a map says nothing means nothing.
+        let is_told = |said: Option<Said>, is_partial: bool| said.is_some() || !is_partial;
+        changes.retain(|change| is_told(change.before, is_partial[0]) && is_told(change.after, is_partial[1]));
         let e820 = is_whole.then(|| compare_e820(before, after));
         Self { before, after, changes, addresses, e820 }
     }
@@ -92,12 +97,14 @@ impl<'a> Diff<'a> {
 
     fn title(&self, paint: Paint) -> Vec<String> {
         let names = [self.before, self.after].map(|map| printable(map.source()).into_owned());
+        let partial = if self.addresses.is_empty() { ", as far as both go: one is a part of a map" } else { "" };
         if self.changes.is_empty() {
-            return vec![format!("{}: {} and {}", paint.right("the same"), names[0], names[1])];
+            return vec![format!("{}{partial}: {} and {}", paint.right("the same"), names[0], names[1])];
         }
         let of_runtime = self.of_runtime().count();
         let count = counted(self.changes.len() as u64, "range");
-        let text = format!("{count} changed, {of_runtime} of them with RUNTIME, from {} to {}", names[0], names[1]);
+        let text =
+            format!("{count} changed{partial}, {of_runtime} of them with RUNTIME, from {} to {}", names[0], names[1]);
         paint.wrapped(&text, 0)
     }
 
@@ -160,8 +167,14 @@ impl<'a> Diff<'a> {
             )];
         };
         let Some(first) = e820.first() else {
-            let rest = if self.keeps_firmware() { "" } else { "; but firmware's own regions changed, see above" };
-            return vec![format!("{}: Linux's e820 table is the same{rest}", paint.right("hibernation"))];
+            let same = "Linux's e820 table is the same";
+            return vec![match self.keeps_firmware() {
+                true => format!("{}: {same}", paint.right("hibernation")),
+                false => format!(
+                    "{}: {same}, so Linux resumes; but firmware's own regions changed, see above",
+                    paint.wrong("hibernation")
+                ),
+            }];
         };
         let name =
             |ty: Option<_>| ty.map_or_else(|| "nothing".into(), |ty: crate::memory_map::E820Type| ty.to_string());
