@@ -34,6 +34,7 @@ fn main() {
 
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
+const UNABLE: i32 = 3;
 const BAD_INPUT: i32 = 2;
 
 /// A public fault, and what is right about it.
@@ -383,6 +384,12 @@ fn a_kept_scenario_shows_the_fault_again() {
     let fault = &report["faults"][0];
     assert_eq!((&fault["cr2"], &fault["error_code"]), (&"0x1094f0".into(), &"0x11".into()), "{report}");
     assert_eq!(fault["misbehaviour"], "faults", "{report}");
+    // Where there is none, that is told, and is no success.
+    let none = folder.0.join("none.toml").display().to_string();
+    let log = repository("oopses/linux-6.1-reserved-bit.txt");
+    let said = efibed(["oops", &log, "--no-replay", "-o", &none]).ends(UNABLE);
+    assert!(said.err.contains("no scenario is written: it is no EFI fault"), "{said}");
+    assert!(!std::path::Path::new(&none).exists());
 }
 
 fn the_readme_shows_what_is_printed() {

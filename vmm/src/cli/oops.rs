@@ -62,7 +62,7 @@ Then fake firmware makes the same access in a guest, on the same memory map, whi
 the same error code and CR2.
 
 The exit status is 0 if the fault was explained and the replay met it, or was skipped for the reason that is given; 1 if the \
-replay did not meet it; and 2 if there is no page fault to read.";
+replay did not meet it; 2 if there is no page fault to read; and 3 if `-o` asks for a scenario and there is none.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,10 +92,12 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let outputs = Outputs::open([arguments.json.as_deref()], &inputs)?;
     let kept = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
     let outcome = replayed(&account, arguments)?;
-    if let Some(file) = kept {
-        keep(&account, &outcome, file)?;
-    }
-    let status = if matches!(outcome, Outcome::NotMet(_)) { Status::Findings } else { Status::Clean };
+    let is_kept = kept.map_or(Ok(true), |file| keep(&account, &outcome, file))?;
+    let status = match outcome {
+        Outcome::NotMet(_) => Status::Findings,
+        _ if !is_kept => Status::Unable,
+        _ => Status::Clean,
+    };
     let columns = output::columns();
     outputs.write(|| oops::text(&account, &outcome, columns), &[&|| oops::to_json(&account, &outcome)], status)
 }
@@ -152,15 +154,16 @@ fn unless_unable(failure: Failure) -> Result<Outcome, Failure> {
     }
 }
 
-/// Writes the scenario.
-fn keep(account: &Account, outcome: &Outcome, file: OutputFile) -> Result<(), Failure> {
+/// Writes the scenario. False: there is none, which is told.
+fn keep(account: &Account, outcome: &Outcome, file: OutputFile) -> Result<bool, Failure> {
     let Ok(Replay { scenario, .. }) = &account.replay else {
         let why = account.replay.as_ref().err().map_or("", String::as_str);
         tell(&format!("efibed: no scenario is written: {why}"));
-        return Ok(());
+        return Ok(false);
     };
     let what = format!("The page fault of {}, line {}", account.source, account.fault.line);
     let report = oops::text(account, outcome, None);
     let text = scenario_to_toml(&what, &report, &scenario.map().to_toml(), scenario, None);
-    file.write(text.as_bytes()).map_err(Failure::Output)
+    file.write(text.as_bytes()).map_err(Failure::Output)?;
+    Ok(true)
 }
