@@ -15,11 +15,11 @@ mod negative_controls;
 mod programs;
 
 use efibed_tests::confined;
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     confined::prepare();
-    let trials = [
+    let trials: Vec<Trial> = [
         machine::trials(),
         check::trials(),
         hostile::trials(),
@@ -37,5 +37,6 @@ fn main() {
     .into_iter()
     .flatten()
     .collect();
+    confined::check(&trials);
     libtest_mimic::run(&Arguments::from_args(), trials).exit()
 }

@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::{io, panic};
 
 use efibed::unstable::sandbox::{PIPE, confine};
-use libtest_mimic::Failed;
+use libtest_mimic::{Failed, Trial};
 
 use crate::{OVMF_2013, bed, hypervisor, scenario};
 
@@ -51,6 +51,13 @@ macro_rules! tell {
             println!($($words)*);
         }
     };
+}
+
+/// Panics if one of them is no test any more.
+pub fn check(trials: &[Trial]) {
+    for (name, _) in NOT_A_CHILDS {
+        assert!(trials.iter().any(|trial| trial.name() == name), "{name} is not a test");
+    }
 }
 
 /// Why a test cannot be run so; None: it can, or tests do not run so.

@@ -11,7 +11,7 @@ use super::input::{Options, named};
 use super::mapper::Mapper;
 use super::progress::{Watching, told};
 use super::results::{Places, Results};
-use super::{Failure, Status};
+use super::{Failure, Status, several};
 use crate::check::{Rule, Severity};
 use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
 use crate::memory_map::MemoryMap;
@@ -195,7 +195,7 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
     if is_program && !arguments.no_sandbox {
         return Err(Failure::Output(NO_SANDBOX.into()));
     }
-    let cores = arguments.cores.map_or_else(available, NonZeroUsize::get);
+    let cores = arguments.cores.map_or_else(several::available, NonZeroUsize::get);
     let mut fuzz = Fuzz::of(scenario).engine(engine).cores(cores).out(&arguments.out).calls(arguments.calls).maps(maps);
     if let Some(runs) = arguments.runs {
         fuzz = fuzz.runs(runs);
@@ -224,10 +224,6 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
 const NOT_NATIVE: &str = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
 const NO_SANDBOX: &str = "--mapper needs --no-sandbox: the processes of a campaign are not confined yet, as those of \
                           `efibed check` are. The file's code itself runs in ring 3 of a guest";
-
-fn available() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
 
 /// 90s, 10m, 8h.
 fn time(text: &str) -> Result<Duration, String> {

@@ -188,7 +188,7 @@ fn text(rows: &[Row], paint: Paint) -> String {
     lines.push(String::new());
     lines.push(sum(rows));
     if let Some(row) = rows.iter().find(|row| row.status == Status::Findings) {
-        lines.push(format!("Try:  efibed check {}", row.name));
+        lines.push(format!("The whole report:  efibed check {}  (and the same options)", row.name));
     }
     lines.join("\n") + "\n"
 }
