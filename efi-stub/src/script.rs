@@ -43,7 +43,7 @@ pub struct Step {
 pub enum Op {
     /// Returns to the caller with a status.
     Return = 0,
-    /// Reads the first and the last of the bytes, which are in one page.
+    /// Reads the first and the last of the bytes, which are in one page or in two.
     Read = 1,
     /// Copies the bytes from firmware's data.
     Write = 2,

@@ -55,6 +55,8 @@ pub enum Op {
     /// all of the [`TrialKind`] in argument 2 and with RFLAGS from argument 3. The result is the number that succeeded, and
     /// from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
     Try = 7,
+    /// A [`Op::Call`] that is made in the manner of [`Mailbox::odd_call`].
+    OddCall = 8,
 }
 
 /// Where in the page of descriptor tables the IDT is whose handlers record the faults of [`Op::Try`].
@@ -279,8 +281,6 @@ pub struct Mailbox {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct OddCall {
-    /// Its command, counted from 1; 0: none.
-    pub command: u64,
     /// Bytes that the stack pointer is below a multiple of 16.
     pub stack_bytes: u64,
     /// RFLAGS during the call.

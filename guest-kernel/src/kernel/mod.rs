@@ -49,6 +49,7 @@ extern "C" fn efibed_main() -> ! {
 /// The mailbox must be ours.
 unsafe fn carry_out_batch(mail: *mut Mailbox) {
     const CALL: u64 = Op::Call as u64;
+    const ODD_CALL: u64 = Op::OddCall as u64;
     // SAFETY: as the caller promises; the commands up to `end` are in it, and nothing else refers to them.
     unsafe {
         let first = (&raw mut (*mail).commands).cast::<Command>();
@@ -57,7 +58,7 @@ unsafe fn carry_out_batch(mail: *mut Mailbox) {
         at.write_volatile(0);
         let mut next = first;
         while next != end {
-            if (*next).op == CALL {
+            if let CALL | ODD_CALL = (*next).op {
                 next = calls::efibed_calls(next, end);
                 continue;
             }

@@ -14,7 +14,7 @@ use crate::mmu::{self, Pa, Va};
 /// Memory that a service touches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// So many bytes, all in one page.
+    /// So many bytes, in one page or in two: of each its stub reads one, and no more than the first and the last.
     Read { at: u64, bytes: u64 },
     /// These bytes.
     Write { at: u64, data: Vec<u8> },
@@ -100,13 +100,13 @@ impl<'m> Caller<'m> {
 
     /// Has the stub write to where an argument points. Nothing is written before the stub goes on.
     pub fn write(&mut self, argument: &'static str, at: u64, data: &[u8]) -> Result<(), Refusal> {
-        for (at, part) in parts(at, data.len()) {
+        for (at, _) in parts(at, data.len()) {
             let phys = self.reach(argument, at, mmu::Access::write())?;
             if !self.memory.read(phys, &mut [0]) {
                 return Err(Refusal::Unreachable { argument, at, phys: Some(phys) });
             }
-            self.accesses.push(Access::Write { at, data: data[part].to_vec() });
         }
+        self.accesses.push(Access::Write { at, data: data.to_vec() });
         Ok(())
     }
 
@@ -115,11 +115,11 @@ impl<'m> Caller<'m> {
         reached.map(|pa| pa.0).ok_or(Refusal::Unreachable { argument, at, phys: None })
     }
 
-    /// Strings are read unit by unit, and need no step for each.
+    /// Strings are read unit by unit, and need no step for each. What lies across a border of two pages needs one.
     fn note_read(&mut self, at: u64, bytes: u64) {
         if let Some(Access::Read { at: first, bytes: before }) = self.accesses.last_mut()
             && first.wrapping_add(*before) == at
-            && *first / PAGE_SIZE == at / PAGE_SIZE
+            && (at / PAGE_SIZE).wrapping_sub(*first / PAGE_SIZE) <= 1
         {
             *before = before.saturating_add(bytes);
         } else {
@@ -151,12 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn reads_go_page_by_page_and_are_noted_as_such() {
+    fn of_every_page_a_byte_is_read() {
         let mut memory = memory();
+        memory.put(0x3000, &[0x5A; 0x1000]);
         let mut caller = Caller::new(&StubCall::default(), &mut memory);
         assert_eq!(caller.bytes("Data", 0x1FFD, 5).unwrap(), [0x5A; 5]);
         assert_eq!(caller.array("Data", 0x2002).unwrap(), [0x5A; 2]);
-        let expected = [Access::Read { at: 0x1FFD, bytes: 3 }, Access::Read { at: 0x2000, bytes: 4 }];
+        // Three pages are more than the first and the last byte stand for.
+        assert_eq!(caller.bytes("Data", 0x1FFF, 0x1002).unwrap(), [0x5A; 0x1002]);
+        let read = |at, bytes| Access::Read { at, bytes };
+        let expected = [read(0x1FFD, 7), read(0x1FFF, 0x1001), read(0x3000, 1)];
         assert_eq!(caller.into_accesses(), expected);
     }
 

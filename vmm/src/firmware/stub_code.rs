@@ -18,15 +18,18 @@ const BASE: u64 = 0xffff_fffe_8080_0000 + IMAGE_PAGE_OFFSET as u64;
 
 /// All that a stub may consist of: each of these runs in ring 0 under every KVM, by the processor or by KVM's
 /// emulator (which knows next to no SSE, no popcnt, no stac, no int3, and takes lzcnt for bsr).
-const PERMITTED: [Mnemonic; 12] = [
+const PERMITTED: [Mnemonic; 15] = [
     Mnemonic::Add,
     Mnemonic::Cmp,
+    Mnemonic::Ja,
     Mnemonic::Jae,
     Mnemonic::Jb,
     Mnemonic::Je,
     Mnemonic::Jmp,
     Mnemonic::Jne,
+    Mnemonic::Js,
     Mnemonic::Mov,
+    Mnemonic::Neg,
     Mnemonic::Out,
     Mnemonic::Ret,
     Mnemonic::Sub,
@@ -95,7 +98,7 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
         memory.segment() != Register::FS
             && memory.segment() != Register::GS
             && WRITABLE.contains(&memory.base())
-            && memory.index() == Register::None
+            && (memory.index() == Register::None || WRITABLE.contains(&memory.index()))
     });
     if !addresses_by_pointer {
         return Some("has an address of its own");

@@ -42,7 +42,7 @@ impl<'m> Mail<'m> {
         Ok(commands.into_iter().map(|command| command.result).collect())
     }
 
-    /// Makes one call of the next batch an odd one; none, if its command is 0.
+    /// The manner of the next batch's odd call, if it has one.
     pub fn put_odd_call(&self, odd: OddCall) -> Result<(), End> {
         self.put(offset_of!(Mailbox, odd_call), &odd)
     }

@@ -181,6 +181,7 @@ impl Run<'_, '_> {
         }
         let mut commands = Vec::new();
         let mut loaded = None;
+        let odd = self.odd_call();
         // The command of each call, and the tables it is made on.
         let mut made = Vec::new();
         for (call, entry) in calls.calls.iter().zip(entries) {
@@ -190,15 +191,12 @@ impl Run<'_, '_> {
                     commands.push(command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]));
                 }
                 let [a, b, c, d, e] = call.args;
-                commands.push(command(Op::Call, [entry, a, b, c, d, e]));
+                let is_odd = odd.is_some_and(|(service, _)| service == call.service);
+                commands.push(command(if is_odd { Op::OddCall } else { Op::Call }, [entry, a, b, c, d, e]));
                 (commands.len() - 1, entry, root)
             }));
         }
-        let command_of = |service| {
-            let index = calls.calls.iter().position(|call| call.service == service)?;
-            Some(made[index].ok()?.0)
-        };
-        self.guest.mail().put_odd_call(self.odd_call(command_of))?;
+        self.guest.mail().put_odd_call(odd.map_or_else(OddCall::default, |(_, odd)| odd))?;
         self.expect_services(self.services_abandoned)?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         if outcome.is_ok() {
@@ -247,17 +245,18 @@ impl Run<'_, '_> {
         }
     }
 
-    /// The one call of a phase that is made in an odd manner.
-    fn odd_call(&self, command_of: impl Fn(Service) -> Option<usize>) -> OddCall {
-        let (service, stack_bytes, rflags) = match self.phase {
+    /// The one service that is called in an odd manner in this phase, and the manner.
+    fn odd_call(&self) -> Option<(Service, OddCall)> {
+        match self.phase {
             Phase::Map if self.miscalls(Miscall::Interrupts) => {
-                (Service::SetVirtualAddressMap, 0, rflags::FIXED | rflags::INTERRUPTS)
+                let odd = OddCall { stack_bytes: 0, rflags: rflags::FIXED | rflags::INTERRUPTS };
+                Some((Service::SetVirtualAddressMap, odd))
             }
-            Phase::Finish if self.miscalls(Miscall::MisalignedStack) => (Service::GetTime, 8, rflags::FIXED),
-            _ => return OddCall::default(),
-        };
-        let command = command_of(service).map_or(0, |command| command as u64 + 1);
-        OddCall { command, stack_bytes, rflags }
+            Phase::Finish if self.miscalls(Miscall::MisalignedStack) => {
+                Some((Service::GetTime, OddCall { stack_bytes: 8, rflags: rflags::FIXED }))
+            }
+            _ => None,
+        }
     }
 
     fn run_calls(&mut self, commands: &[Command], root: u64) -> Batch {
