@@ -50,6 +50,8 @@ pub fn trials() -> Vec<Trial> {
         system_registers_that_cannot_be_are_refused_with_their_values,
         kvm_translates_by_the_registers_that_were_set,
         a_page_table_the_host_edits_is_seen_once_translations_are_forgotten,
+        memory_that_is_put_back_after_a_reset_is_translated_anew,
+        memory_that_is_not_put_back_after_a_reset_is_gone,
         steps_and_breakpoints_can_be_switched_off,
     ];
     trials.extend(HARD_TO_EMULATE.each_ref().map(|hard| {
@@ -817,6 +819,48 @@ fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
         assert_eq!(machine.regs().rax, value);
     }
     assert_eq!(machine.slots().count(), 2);
+}
+
+fn memory_that_is_put_back_after_a_reset_is_translated_anew() {
+    // As above, but KVM has the memory still, which it need not be told of twice.
+    let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
+    machine.write_u64(STACK, 0x1111).unwrap();
+    machine.write_u64(READONLY, 0x2222).unwrap();
+    let page = 0x3fe0_0000;
+    let slots: Vec<Slot> = machine.slots().cloned().collect();
+    for (frame, offset, value) in [(0, STACK, 0x1111), (READONLY, 0, 0x2222), (0, STACK, 0x1111)] {
+        machine.write_u64(PD + (page >> 21) * 8, frame | 0x87).unwrap();
+        long_mode(&mut machine, 3);
+        let regs = machine.regs_mut();
+        (regs.rsi, regs.rdi) = (page + offset, NOWHERE);
+        assert_eq!(run(&mut machine), Exit::MmioRead { pa: NOWHERE, len: 8 });
+        assert!(machine.finish_io().unwrap());
+        assert_eq!(machine.regs().rax, value);
+        machine.reset().unwrap();
+        slots.iter().for_each(|slot| machine.add_slot(slot.clone()).unwrap());
+    }
+}
+
+fn memory_that_is_not_put_back_after_a_reset_is_gone() {
+    // mov (%rsi),%rax; hlt
+    let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, HLT]);
+    let read = |machine: &mut Machine| {
+        long_mode(machine, 0);
+        machine.regs_mut().rsi = READONLY;
+        run(machine)
+    };
+    assert_eq!(read(&mut machine), Exit::Halt);
+    let slots: Vec<Slot> = machine.slots().cloned().collect();
+    machine.reset().unwrap();
+    machine.add_slot(slots[0].clone()).unwrap();
+    assert_eq!(read(&mut machine), Exit::MmioRead { pa: READONLY, len: 8 });
+    machine.reset().unwrap();
+    // Another slot where one was, with other memory.
+    let memory = Backing::new(MEMORY_BYTES + PAGE_BYTES).unwrap();
+    machine.add_slot(slots[0].clone()).unwrap();
+    machine.add_slot(Slot { memory, ..slots[1].clone() }).unwrap();
+    machine.write_u64(READONLY, 0x3333).unwrap();
+    assert_eq!((read(&mut machine), machine.regs().rax), (Exit::Halt, 0x3333));
 }
 
 /// What ends a run between two instructions; some KVMs ignore it.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
-use crate::check::{self, Address, Contract, ContractItem, Phase, TableCheck};
+use crate::check::{self, Address, Contract, ContractItem, Depth, Phase, TableCheck};
 use crate::engine::{
     Abilities, Earlier, EngineError, FirmwareOptions, Job, KernelOptions, Kvm, Memories, Progress, Subject, Tamper,
     walker,
@@ -83,6 +83,7 @@ pub struct Scenario {
     limit: Duration,
     stretch_limit: Duration,
     sweep_limit: u64,
+    depth: Depth,
     dumps_tables: bool,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
@@ -213,6 +214,7 @@ impl Scenario {
             limit: DEFAULT_LIMIT,
             stretch_limit: DEFAULT_STRETCH_LIMIT,
             sweep_limit: DEFAULT_SWEEP_LIMIT,
+            depth: Depth::Full,
             dumps_tables: false,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
@@ -360,6 +362,13 @@ impl Scenario {
         self
     }
 
+    /// How much the guest's MMU is asked.
+    #[must_use]
+    pub(crate) fn depth(mut self, depth: Depth) -> Self {
+        self.depth = depth;
+        self
+    }
+
     /// Whether the report has the whole tables ([`Report::tables`]), and shows them.
     #[must_use]
     pub fn dump_tables(mut self, dumps: bool) -> Self {
@@ -379,6 +388,11 @@ impl Scenario {
     pub fn firmware_calls(mut self, calls: bool) -> Self {
         self.firmware.calls = calls;
         self
+    }
+
+    /// See [`Self::firmware_calls`].
+    pub(crate) fn calls_firmware(&self) -> bool {
+        self.firmware.calls
     }
 
     /// Has firmware do something that it must not, besides what it does already.
@@ -522,6 +536,7 @@ impl Scenario {
             limit: self.limit,
             stretch_limit: self.stretch_limit,
             sweep_limit: self.sweep_limit,
+            depth: self.depth,
             firmware: &self.firmware,
             kernel: &self.kernel,
             earlier: self.earlier.as_deref().map(|(map, virtual_map)| Earlier { map, virtual_map }),

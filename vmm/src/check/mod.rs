@@ -79,7 +79,7 @@ pub(crate) use merged::fits_an_entry;
 pub(crate) use observation::{Exception, Observation};
 #[cfg(test)]
 pub(crate) use plan::Purpose;
-pub(crate) use plan::{Behind, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
+pub(crate) use plan::{Behind, Depth, Frames, Ground, Plan, PlannedProbe, PlannedSweep};
 pub use plan::{SkipKind, Skipped};
 pub use statement::Statement;
 pub(crate) use table_check::TableCheck;

@@ -29,6 +29,18 @@ const MAX_READS: u64 = 4096;
 const MAX_SWEPT_FAULTS: u64 = 1 << 15;
 /// Of all that is past what may be swept, pages swept at random.
 const SWEPT_SAMPLE: u64 = 1024;
+/// The same where every page is asked about once.
+const SHALLOW_SAMPLE: u64 = 64;
+
+/// How much the guest's MMU is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// Every page, every alias in every way, its neighbours, and a sample of what nobody owns.
+    #[default]
+    Full,
+    /// Every page once, and no more: for one run among thousands.
+    Pages,
+}
 
 /// What the guest is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -168,6 +180,8 @@ pub struct Ground<'a> {
     pub memory_behind: &'a [(Range<Pa>, Behind)],
     /// The kernel's own ranges.
     pub kernel: &'a [RangeInclusive<Va>],
+    /// How much is asked.
+    pub depth: Depth,
     /// Of the sample.
     pub seed: u64,
     /// Pages swept at most at the addresses that SetVirtualAddressMap is told, and at others; of the rest a sample.
@@ -207,8 +221,10 @@ impl Plan {
             });
             maker.room_to_sweep = ground.sweep_others;
         }
-        maker.gone();
-        maker.sample();
+        if ground.depth == Depth::Full {
+            maker.gone();
+            maker.sample();
+        }
         maker.finish()
     }
 }
@@ -282,8 +298,12 @@ impl Maker<'_> {
             }
         }
         self.faulting(index, next, alias.last().wrapping_add(1));
-        if !self.is_tried(index) {
-            let reason = "a seeded sample of them was; of the others pages were swept";
+        let why_not = match self.ground.depth {
+            Depth::Full if self.is_tried(index) => None,
+            Depth::Full => Some("a seeded sample of them was; of the others pages were swept"),
+            Depth::Pages => Some("every page was reached once"),
+        };
+        if let Some(reason) = why_not {
             return self.skip(SkipKind::Sample, "addresses of regions to be tried in every way", reason, 1);
         }
         self.ends(alias.virt, alias.last());
@@ -385,7 +405,8 @@ impl Maker<'_> {
         if all == 0 {
             return;
         }
-        let picked: BTreeSet<u64> = (0..SWEPT_SAMPLE).map(|_| self.random.below(all)).collect();
+        let sample = if self.ground.depth == Depth::Full { SWEPT_SAMPLE } else { SHALLOW_SAMPLE };
+        let picked: BTreeSet<u64> = (0..sample).map(|_| self.random.below(all)).collect();
         let reason = match self.tried {
             None => "a seeded sample of them was reached, and both ends of every run of leaves",
             Some(_) => "a seeded sample of them was reached",
@@ -417,6 +438,9 @@ impl Maker<'_> {
             );
         };
         self.push_sweep(PlannedSweep { virt: start, pages, alias, predicted: Frames::Fault(fault) });
+        if self.ground.depth == Depth::Pages {
+            return;
+        }
         self.ends(start, end.wrapping_sub(1));
         self.add(Access::write(), start);
         self.add(Access::fetch(), start);
@@ -607,6 +631,10 @@ mod tests {
     }
 
     fn plan(window: &Window, expectation: &Expectation, seed: u64) -> Plan {
+        plan_of_depth(Depth::Full, window, expectation, seed)
+    }
+
+    fn plan_of_depth(depth: Depth, window: &Window, expectation: &Expectation, seed: u64) -> Plan {
         let checks = Paging::default();
         let ground = Ground {
             memory: window,
@@ -615,6 +643,7 @@ mod tests {
             memory_behind: &[],
             kernel: &[],
             budget: &Budget::new(None),
+            depth,
             seed,
             sweep_owed: MAX_SWEPT,
             sweep_others: 0,
@@ -629,6 +658,21 @@ mod tests {
 
     fn swept(plan: &Plan) -> u64 {
         plan.sweeps.iter().map(|sweep| sweep.pages).sum()
+    }
+
+    #[test]
+    fn a_shallow_plan_reaches_every_page_once_and_says_what_it_leaves_out() {
+        // The second of two GiB is not mapped.
+        let expectation = expectation(&[2]);
+        let plan = plan_of_depth(Depth::Pages, &Window { gib: 1, gap: 0 }, &expectation, 1);
+        let fine = plan.sweeps.iter().filter(|sweep| matches!(sweep.predicted, Frames::From(_)));
+        assert_eq!(fine.map(|sweep| sweep.pages).sum::<u64>(), PAGES_PER_GIB);
+        assert!(plan.sweeps.iter().any(|sweep| matches!(sweep.predicted, Frames::Fault(_))));
+        assert!(plan.groups.iter().all(|group| group.probes.is_empty()));
+        let skipped = plan.skipped.iter().find(|skipped| skipped.what.contains("in every way")).unwrap();
+        assert_eq!((skipped.kind, skipped.count), (SkipKind::Sample, 1));
+        let full = plan_of_depth(Depth::Full, &Window { gib: 1, gap: 0 }, &expectation, 1);
+        assert!(full.groups.iter().any(|group| !group.probes.is_empty()));
     }
 
     #[test]

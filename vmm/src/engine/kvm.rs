@@ -23,7 +23,7 @@ use efibed_guest::mapper::{RegionAtHand, Step};
 use site::Site;
 use stage::Stage;
 
-use super::machines::Machines;
+use super::machines::{Lodging, Machines};
 use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
 use super::{EngineError, Job, Miscall, Moment, Progress, course, cpu};
@@ -71,7 +71,7 @@ impl Kvm {
 
     /// Takes it back.
     pub fn give_back(&self, cpu: &CpuidRequest, machine: Machine) {
-        self.machines.give_back(cpu, machine);
+        self.machines.give_back(cpu, machine, Lodging::default());
     }
 
     /// Runs a job to its report.
@@ -91,12 +91,15 @@ impl Kvm {
         }
         let (firmware, uncalled) = site::firmware(job, &cpu);
         report.uncalled = uncalled;
-        let reused = self.machines.reuse(&job.cpu, job.map);
-        let site = match Site::find(job, &cpu, Image::built_in()?, firmware, reused.as_ref()) {
+        let (reused, mut lodging) = match self.machines.reuse(&job.cpu, job.map) {
+            Some((machine, lodging)) => (Some(machine), lodging),
+            None => (None, Lodging::default()),
+        };
+        let site = match Site::find(job, &cpu, Image::built_in()?, firmware, reused.as_ref(), &lodging) {
             Ok(site) => site,
             Err(no_room) => {
                 if let Some(machine) = reused {
-                    self.machines.give_back(&job.cpu, machine);
+                    self.machines.give_back(&job.cpu, machine, lodging);
                 }
                 input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
                 report.findings = input.into_findings(Phase::Input, job.map, None);
@@ -106,8 +109,8 @@ impl Kvm {
         };
         report.findings = input.into_findings(Phase::Input, job.map, None);
 
-        let loaded = site.load(job, &cpu)?;
-        let process = Process::new(&loaded, site.process_at, &cpu.told, &code)?;
+        let loaded = site.load(job, &cpu, lodging.guest.take())?;
+        let process = Process::new(&loaded, site.process_memory(&code, lodging.process.take())?, &cpu.told, &code)?;
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, site.internals)?,
@@ -150,9 +153,10 @@ impl Kvm {
             budget: Budget::new(start.checked_add(job.limit)),
         };
         run.carry_out();
-        let mut report = run.report;
+        let Run { mut report, process, .. } = run;
         report.timing.total = start.elapsed();
-        self.machines.give_back(&job.cpu, machine);
+        let lodging = Lodging { guest: Some(loaded.memory), process: Some(process.into_memory()) };
+        self.machines.give_back(&job.cpu, machine, lodging);
         Ok(report)
     }
 }

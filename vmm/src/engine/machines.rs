@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::EngineError;
-use crate::guest::Placement;
+use crate::guest::{OwnMemory, Placement};
 use crate::machine::{CpuidRequest, CpuidSeen, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 
@@ -22,7 +22,22 @@ const MAX_IDLE: usize = 16;
 /// The machines of one engine.
 pub struct Machines {
     hypervisor: Hypervisor,
-    idle: Mutex<Vec<(CpuidRequest, Machine)>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// A machine that waits.
+struct Idle {
+    kind: CpuidRequest,
+    machine: Machine,
+    lodging: Lodging,
+}
+
+/// The memory that a machine's last guest had, and its mapping code. KVM has it still: where the next guest has it at the same
+/// place, KVM need not be told of it anew.
+#[derive(Default)]
+pub struct Lodging {
+    pub guest: Option<OwnMemory>,
+    pub process: Option<OwnMemory>,
 }
 
 impl Machines {
@@ -37,19 +52,19 @@ impl Machines {
 
     /// A waiting machine of this kind whose own pages do not disturb the map. After a fork, those of the parent are dropped:
     /// they run only there.
-    pub fn reuse(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Option<Machine> {
+    pub fn reuse(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Option<(Machine, Lodging)> {
         let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        idle.retain(|(_, machine)| machine.is_of_this_process());
-        let suits =
-            |(kind, machine): &(CpuidRequest, Machine)| kind == cpu && Placement::tolerates(map, &machine.internals());
+        idle.retain(|idle| idle.machine.is_of_this_process());
+        let suits = |idle: &Idle| idle.kind == *cpu && Placement::tolerates(map, &idle.machine.internals());
         let index = idle.iter().position(suits)?;
-        Some(idle.remove(index).1)
+        let Idle { machine, lodging, .. } = idle.remove(index);
+        Some((machine, lodging))
     }
 
     /// A waiting machine or a new one, its own pages where they usually are.
     pub fn any(&self, cpu: &CpuidRequest, map: &MemoryMap) -> Result<Machine, EngineError> {
         match self.reuse(cpu, map) {
-            Some(machine) => Ok(machine),
+            Some((machine, _)) => Ok(machine),
             None => self.create(cpu, Placement::usual_internals()),
         }
     }
@@ -72,7 +87,7 @@ impl Machines {
     }
 
     /// Takes a machine back; one that cannot be reset is dropped.
-    pub fn give_back(&self, cpu: &CpuidRequest, mut machine: Machine) {
+    pub fn give_back(&self, cpu: &CpuidRequest, mut machine: Machine, lodging: Lodging) {
         if machine.reset().is_err() {
             return;
         }
@@ -81,6 +96,6 @@ impl Machines {
             // The one that has waited longest: its kind may never be asked for again.
             idle.remove(0);
         }
-        idle.push((*cpu, machine));
+        idle.push(Idle { kind: *cpu, machine, lodging });
     }
 }

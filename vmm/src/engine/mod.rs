@@ -25,7 +25,7 @@ pub mod walker;
 use std::fmt;
 use std::time::Duration;
 
-use crate::check::Contract;
+use crate::check::{Contract, Depth};
 use crate::guest::process::ProcessError;
 use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
@@ -57,6 +57,8 @@ pub struct Job<'a> {
     pub limit: Duration,
     /// For each stretch of running in the guest, which counts as hung after it.
     pub stretch_limit: Duration,
+    /// How much the guest's MMU is asked.
+    pub depth: Depth,
     /// Pages swept at most at the addresses that SetVirtualAddressMap is told; of the rest, a sample.
     pub sweep_limit: u64,
     /// How firmware behaves.

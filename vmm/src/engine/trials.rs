@@ -11,7 +11,7 @@ use efibed_stub::stamp::{stamp, stamp_page};
 
 use super::EngineError;
 use super::course;
-use super::machines::Machines;
+use super::machines::{Lodging, Machines};
 use crate::guest::{
     BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command,
     flags,
@@ -71,7 +71,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let seen = *machine.cpuid();
     let asked = course::told(&seen, request);
     let result = ask_what_is_taken(&mut machine, &map, &asked);
-    machines.give_back(request, machine);
+    machines.give_back(request, machine, Lodging::default());
     let (Answers { mut checks, high_half_start, mut trials }, taken) = result?;
     let mut tell = |what, asked: bool, taken: bool| {
         if asked {

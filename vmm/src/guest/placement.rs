@@ -70,15 +70,36 @@ const DIRECT_MAP_BYTES: u64 = 1 << 46;
 impl Placement {
     /// Finds room below physical address `limit`, off what is `taken`.
     pub fn find(map: &MemoryMap, sizes: Sizes, limit: u64, taken: &[Range<u64>]) -> Result<Self, NoRoom> {
+        Self::find_at(None, map, sizes, limit, taken)
+    }
+
+    /// The same, at `wish` if there is room.
+    pub fn find_at(
+        wish: Option<u64>,
+        map: &MemoryMap,
+        sizes: Sizes,
+        limit: u64,
+        taken: &[Range<u64>],
+    ) -> Result<Self, NoRoom> {
         let (bytes, limit) = (sizes.total(), limit.min(DIRECT_MAP_BYTES));
-        let base = room(map, bytes, limit, taken).ok_or(NoRoom { who: "the guest", bytes, limit })?;
+        let wish = wish.filter(|at| is_room(map, stretch(*at, bytes), limit, taken));
+        let base = wish.or_else(|| room(map, bytes, limit, taken)).ok_or(NoRoom { who: "the guest", bytes, limit })?;
         Ok(Self { base, sizes })
     }
 
-    /// Finds room for so many bytes more, off the guest's memory and off what is `taken`.
-    pub fn more(&self, map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Result<u64, NoRoom> {
+    /// Finds room for so many bytes more, off the guest's memory and off what is `taken`: at `wish`, if there is some
+    /// there.
+    pub fn more_at(
+        &self,
+        wish: Option<u64>,
+        map: &MemoryMap,
+        bytes: u64,
+        limit: u64,
+        taken: &[Range<u64>],
+    ) -> Result<u64, NoRoom> {
         let taken: Vec<_> = taken.iter().cloned().chain([self.all()]).collect();
-        room(map, bytes, limit, &taken).ok_or(NoRoom { who: "the mapping code", bytes, limit })
+        let wish = wish.filter(|at| is_room(map, stretch(*at, bytes), limit, &taken));
+        wish.or_else(|| room(map, bytes, limit, &taken)).ok_or(NoRoom { who: "the mapping code", bytes, limit })
     }
 
     /// Finds room for KVM's own pages, off the guest's and off what it has `more`.
@@ -180,6 +201,13 @@ fn is_free(region: &Region) -> bool {
 
 fn is_of(region: &Region, ty: MemoryType) -> bool {
     region.ty == ty && !region.is_mapped()
+}
+
+/// Whether nothing is in the way of a range.
+fn is_room(map: &MemoryMap, range: Range<u64>, limit: u64, taken: &[Range<u64>]) -> bool {
+    let mut obstacles = occupied(map, taken, is_free).into_iter();
+    let is_usable = LOWEST <= range.start && range.start < range.end && range.end <= limit;
+    is_usable && obstacles.all(|obstacle| obstacle.end <= range.start || range.end <= obstacle.start)
 }
 
 /// The lowest room of `bytes` in the first kind of place that has any.
@@ -298,6 +326,27 @@ mod tests {
         assert_eq!(Placement::find(&data, SIZES, 1 << 36, &[]).unwrap().base, 0x10_0000);
         let none = map(&[(MemoryType::RESERVED, 0, 0x200)]);
         assert_eq!(Placement::find(&none, SIZES, 1 << 36, &[]).unwrap().base, 0x20_0000);
+    }
+
+    #[test]
+    fn a_guest_lies_where_it_is_wished_unless_something_is_there() {
+        let map = map(&[
+            (MemoryType::CONVENTIONAL, 0x10_0000, 0x1f00),
+            (MemoryType::RUNTIME_SERVICES_DATA, 0x200_0000, 0x10),
+            (MemoryType::LOADER_DATA, 0x300_0000, 0x1000),
+        ]);
+        let taken = 0x380_0000..0x380_1000;
+        let at =
+            |wish| Placement::find_at(Some(wish), &map, SIZES, 1 << 36, std::slice::from_ref(&taken)).unwrap().base;
+        let usual = Placement::find(&map, SIZES, 1 << 36, &[]).unwrap().base;
+        assert_eq!(at(0x100_0000), 0x100_0000);
+        // LoaderData, and a hole.
+        assert_eq!([at(0x300_0000), at(0x1_0000_0000)], [0x300_0000, 0x1_0000_0000]);
+        // Runtime data, what is taken, the local APIC's page, past the limit, page 0, addresses that wrap.
+        let too_high = (1 << 36) - SIZES.total() + PAGE_BYTES;
+        for wish in [0x200_0000, taken.start - PAGE_BYTES, 0xfee0_0000, too_high, 0, u64::MAX & !0xfff] {
+            assert_eq!(at(wish), usual, "{wish:#x}");
+        }
     }
 
     #[test]

@@ -349,7 +349,10 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
     if pages.is_empty() {
         return Ok(());
     }
-    let backing = Backing::new(bytes_of(pages.len() as u64))?;
+    let bytes = bytes_of(pages.len() as u64);
+    // Every byte of it is written below.
+    let before = pages.first().and_then(|first| machine.memory_before_reset(first.phys, bytes));
+    let backing = before.map_or_else(|| Backing::new(bytes), Ok)?;
     for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
         // As many pages as there are: each is inside.
         let _ = backing.write(offset, &page.content);

@@ -187,9 +187,15 @@ impl Backing {
 
     /// Makes it all zeros again and gives its pages back. Not for while a guest runs on it.
     pub fn clear(&self) -> Result<(), errno::Error> {
-        // SAFETY: the range is this mapping, private and anonymous, so that its pages read as zeros
+        self.clear_first(self.bytes())
+    }
+
+    /// The same of its first bytes, in whole pages.
+    pub fn clear_first(&self, bytes: u64) -> Result<(), errno::Error> {
+        let bytes = bytes.min(self.bytes()) as usize;
+        // SAFETY: the range is a part of this mapping, private and anonymous, so that its pages read as zeros
         // afterwards; all access to it is volatile or atomic, so none is surprised by a new value.
-        let result = unsafe { libc::madvise(self.region.as_ptr().cast(), self.region.size(), libc::MADV_DONTNEED) };
+        let result = unsafe { libc::madvise(self.region.as_ptr().cast(), bytes, libc::MADV_DONTNEED) };
         if result != 0 {
             return Err(errno::Error::last());
         }
@@ -220,7 +226,7 @@ pub struct AccessError {
 }
 
 /// Why a slot was refused. Addresses are guest-physical, ends exclusive.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum SlotError {
     /// An address or length is not a multiple of the page size.
     #[error("slot at {phys:#x} ({bytes:#x} bytes, offset {offset:#x}): not in whole 4-KiB pages")]
@@ -289,9 +295,25 @@ impl Machine {
         self.memory.add(&self.vm, slot, range)
     }
 
-    /// Takes all memory away.
-    pub fn clear_slots(&mut self) -> Result<(), SlotError> {
-        self.memory.clear(&self.vm)
+    /// Takes all memory away. KVM lets go of it before the next run, except of what is there again by then: to make that anew
+    /// costs more.
+    pub(super) fn set_slots_aside(&mut self) {
+        self.memory.set_aside();
+    }
+
+    /// Memory that was shown at this address when the machine was last reset, if it has so many bytes and nobody uses it any
+    /// more. What is in it is what was left there.
+    pub fn memory_before_reset(&self, phys: u64, bytes: u64) -> Option<Arc<Backing>> {
+        self.memory.set_aside_at(phys).filter(|backing| backing.bytes() == bytes).cloned()
+    }
+
+    /// Before a run: has KVM let go of what was there before the last reset, and of the translations it knew then. The host
+    /// has written other tables since, where there may be the same memory.
+    pub(super) fn settle_slots(&mut self) -> Result<(), SlotError> {
+        if self.memory.settle(&self.vm)? {
+            self.forget_translations()?;
+        }
+        Ok(())
     }
 
     /// The slots there are, by address.
@@ -357,6 +379,11 @@ impl Machine {
 }
 
 impl Slot {
+    fn is_same(&self, other: &Self) -> bool {
+        let place = |slot: &Self| (slot.phys, slot.bytes, slot.readonly, slot.offset);
+        place(self) == place(other) && Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
     fn check(&self) -> Result<Range<u64>, SlotError> {
         let Self { phys, bytes, offset, .. } = *self;
         if (phys | bytes | offset) & (PAGE_BYTES - 1) != 0 {
@@ -378,6 +405,10 @@ impl Slot {
 /// The slots of a machine, by address.
 pub(super) struct Memory {
     mounted: Vec<Mounted>,
+    /// Those from before the last reset, which KVM still has.
+    aside: Vec<Mounted>,
+    /// KVM may know translations from before the last reset.
+    is_stale: bool,
     /// Numbers of slots that were removed, to be used again.
     free_numbers: Vec<u32>,
     /// Where the last search ended: a page-table walk stays in one slot.
@@ -393,7 +424,14 @@ struct Mounted {
 
 impl Memory {
     pub(super) fn new(limit: usize) -> Self {
-        Self { mounted: Vec::new(), free_numbers: Vec::new(), last: AtomicUsize::new(0), limit }
+        Self {
+            mounted: Vec::new(),
+            aside: Vec::new(),
+            is_stale: false,
+            free_numbers: Vec::new(),
+            last: AtomicUsize::new(0),
+            limit,
+        }
     }
 
     fn add(&mut self, vm: &VmFd, slot: Slot, range: Range<u64>) -> Result<(), SlotError> {
@@ -402,6 +440,13 @@ impl Memory {
             && overlap(&other.range, &range)
         {
             return Err(SlotError::Overlap { slot: range, other: other.range.clone(), internal: false });
+        }
+        if let Some(same) = self.aside.iter().position(|aside| aside.slot.is_same(&slot)) {
+            self.mounted.insert(index, self.aside.swap_remove(same));
+            return Ok(());
+        }
+        while let Some(other) = self.aside.iter().position(|aside| overlap(&aside.range, &range)) {
+            self.let_go(vm, other)?;
         }
         let number = self.take_number()?;
         if let Err(cause) = tell(vm, number, &slot, slot.bytes) {
@@ -414,18 +459,41 @@ impl Memory {
     }
 
     fn take_number(&mut self) -> Result<u32, SlotError> {
-        if self.mounted.len() >= self.limit {
+        if self.mounted.len() + self.aside.len() >= self.limit {
             return Err(SlotError::Full { limit: self.limit });
         }
         // Numbers are handed out densely: those in use and those free are all there have been.
-        let unused = (self.mounted.len() + self.free_numbers.len()) as u32;
+        let unused = (self.mounted.len() + self.aside.len() + self.free_numbers.len()) as u32;
         Ok(self.free_numbers.pop().unwrap_or(unused))
     }
 
-    pub(super) fn clear(&mut self, vm: &VmFd) -> Result<(), SlotError> {
-        while !self.mounted.is_empty() {
-            self.remove(vm, self.mounted.len() - 1)?;
+    fn set_aside(&mut self) {
+        self.is_stale |= !self.mounted.is_empty();
+        self.aside.append(&mut self.mounted);
+    }
+
+    /// What was shown at an address, if nothing but slots has it.
+    fn set_aside_at(&self, phys: u64) -> Option<&Arc<Backing>> {
+        let at = self.aside.iter().find(|aside| aside.range.start == phys)?;
+        let memory = &at.slot.memory;
+        let shown = self.aside.iter().filter(|aside| Arc::ptr_eq(&aside.slot.memory, memory)).count();
+        (Arc::strong_count(memory) == shown).then_some(memory)
+    }
+
+    /// Lets go of all that was set aside. True: KVM may still know translations from before.
+    fn settle(&mut self, vm: &VmFd) -> Result<bool, SlotError> {
+        while let Some(last) = self.aside.len().checked_sub(1) {
+            self.let_go(vm, last)?;
         }
+        Ok(std::mem::take(&mut self.is_stale))
+    }
+
+    /// A slot that KVM would not let go of stays, and with it the memory it shows. With one that it does let go of it forgets
+    /// all translations.
+    fn let_go(&mut self, vm: &VmFd, index: usize) -> Result<(), SlotError> {
+        unmount(vm, &self.aside[index])?;
+        self.free_numbers.push(self.aside.swap_remove(index).number);
+        self.is_stale = false;
         Ok(())
     }
 
@@ -436,14 +504,10 @@ impl Memory {
         }
     }
 
-    /// A slot that KVM would not let go of stays, and with it the memory it shows.
+    /// See [`Self::let_go`].
     fn remove(&mut self, vm: &VmFd, index: usize) -> Result<(), SlotError> {
-        let mounted = &self.mounted[index];
-        if let Err(cause) = tell(vm, mounted.number, &mounted.slot, 0) {
-            return Err(SlotError::Kvm { slot: mounted.range.clone(), cause });
-        }
-        self.free_numbers.push(mounted.number);
-        self.mounted.remove(index);
+        unmount(vm, &self.mounted[index])?;
+        self.free_numbers.push(self.mounted.remove(index).number);
         Ok(())
     }
 
@@ -532,6 +596,10 @@ pub(super) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 }
 
 /// Tells KVM of a slot, or with no `bytes` that it is gone.
+fn unmount(vm: &VmFd, mounted: &Mounted) -> Result<(), SlotError> {
+    tell(vm, mounted.number, &mounted.slot, 0).map_err(|cause| SlotError::Kvm { slot: mounted.range.clone(), cause })
+}
+
 fn tell(vm: &VmFd, number: u32, slot: &Slot, bytes: u64) -> Result<(), errno::Error> {
     let flags = if slot.readonly { KVM_MEM_READONLY } else { 0 };
     let region = kvm_userspace_memory_region {

@@ -1,14 +1,14 @@
 //! A used machine made as new: cheaper than another one, and as clean.
 //!
 //! What a vCPU is made of is read once when the machine is new, and put back. Memory slots and coalesced
-//! zones are removed; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM
+//! zones are removed, by the next run at the latest; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM
 //! would refuse another; the time-stamp counter goes on counting.
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno;
 
-use super::{CreateError, Machine, RunError, SlotError, failed};
+use super::{CreateError, Machine, RunError, failed};
 
 impl Machine {
     /// Makes the machine as it was when new. On error it must not be used again.
@@ -19,7 +19,7 @@ impl Machine {
             return Err(ResetError::Unfinished);
         }
         self.coalesced.reset(&mut self.vcpu);
-        self.clear_slots()?;
+        self.set_slots_aside();
         self.debug(false, &[]).map_err(refused("KVM_SET_GUEST_DEBUG"))?;
         self.pristine.restore(&self.vcpu)?;
         self.pristine.show_registers(&mut self.vcpu);
@@ -36,9 +36,6 @@ pub enum ResetError {
     /// KVM would not finish the last instruction.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// KVM would not let go of memory.
-    #[error(transparent)]
-    Slot(#[from] SlotError),
     /// A model-specific register has changed and cannot be changed back.
     #[error("MSR {index:#x} cannot be set back to {value:#x}")]
     Msr {

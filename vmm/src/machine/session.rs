@@ -9,7 +9,7 @@ use vmm_sys_util::errno;
 
 use super::coalesced::MAX_QUEUED;
 use super::watchdog::Watchdog;
-use super::{CoalesceError, Exit, Machine, RegistersError, WatchdogError, exit};
+use super::{CoalesceError, Exit, Machine, RegistersError, SlotError, WatchdogError, exit};
 
 /// Parts of one instruction's accesses that [`Machine::finish_io`] lets come before it gives up.
 const MAX_PARTS: u32 = 64;
@@ -43,6 +43,7 @@ impl Session<'_> {
             return Err(RunError::Undrained { queued });
         }
         self.machine.coalesced.remove_stale(&self.machine.vm)?;
+        self.machine.settle_slots()?;
         self.machine.commit_system_registers()?;
         while !self.watchdog.expired() {
             match self.machine.enter() {
@@ -79,6 +80,9 @@ pub enum RunError {
     /// KVM would not let go of the zones of before the last reset.
     #[error(transparent)]
     Coalesce(#[from] CoalesceError),
+    /// KVM would not let go of memory from before the last reset.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
     /// Too many writes wait to be drained.
     #[error("{queued} coalesced writes wait to be drained, {MAX_QUEUED} may")]
     Undrained {

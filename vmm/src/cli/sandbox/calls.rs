@@ -16,6 +16,7 @@ use seccompiler::{
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
 use super::message::PIPE;
+use crate::guest::process::PROCMAP_QUERY;
 
 /// A system call that is allowed.
 pub struct Call {
@@ -32,13 +33,13 @@ enum Arguments {
     OneOf(u8, &'static [u64]),
     /// The argument of this index has none of these bits.
     Without(u8, u64),
-    /// The second argument is one of [`KVM_REQUESTS`].
-    Kvm,
+    /// The second argument is one of [`KVM_REQUESTS`], or [`PROCMAP_QUERY`].
+    Requests,
     /// The first argument is the number of the process that makes the filter.
     ThisProcess,
 }
 
-use Arguments::{Any, Kvm, OneOf, ThisProcess, Without};
+use Arguments::{Any, OneOf, Requests, ThisProcess, Without};
 
 /// A row: the name is the number's.
 macro_rules! calls {
@@ -48,9 +49,9 @@ macro_rules! calls {
 }
 
 /// Every call that is allowed.
-pub const CALLS: [Call; 24] = calls![
-    // The machine.
-    SYS_ioctl Kvm,
+pub const CALLS: [Call; 26] = calls![
+    // The machine; what this process has mapped at an address.
+    SYS_ioctl Requests,
     // A vCPU's shared page, guest memory, and the allocator's. No memory can be executed that could not be before.
     SYS_mmap Without(2, libc::PROT_EXEC as u64),
     SYS_mprotect Without(2, libc::PROT_EXEC as u64),
@@ -58,6 +59,9 @@ pub const CALLS: [Call; 24] = calls![
     SYS_mremap Any,
     SYS_madvise Any,
     SYS_brk Any,
+    // Which pages of a guest's memory were touched: it is locked as it is.
+    SYS_mlock2 Any,
+    SYS_mincore Any,
     // Machines that are dropped. In debug builds the standard library asks first whether the file is open.
     SYS_close Any,
     SYS_fcntl OneOf(1, &[libc::F_GETFD as u64]),
@@ -166,7 +170,10 @@ impl Arguments {
             OneOf(index, values) => values.iter().map(|value| rule(index, SeccompCmpOp::Eq, *value)).collect(),
             Without(index, bits) => Ok(vec![rule(index, SeccompCmpOp::MaskedEq(bits), 0)?]),
             ThisProcess => Ok(vec![rule(0, SeccompCmpOp::Eq, std::process::id().into())?]),
-            Kvm => KVM_REQUESTS.iter().map(|(_, number)| rule(1, SeccompCmpOp::Eq, *number)).collect(),
+            Requests => {
+                let numbers = KVM_REQUESTS.iter().map(|(_, number)| *number).chain([PROCMAP_QUERY]);
+                numbers.map(|number| rule(1, SeccompCmpOp::Eq, number)).collect()
+            }
         }
     }
 }
@@ -174,7 +181,7 @@ impl Arguments {
 /// A refused call, by its number and its second argument.
 pub fn in_words(call: i64, second: u64) -> String {
     match CALLS.iter().find(|known| known.number == call) {
-        Some(Call { name, arguments: Kvm, .. }) => format!("{name} with request {second:#x}"),
+        Some(Call { name, arguments: Requests, .. }) => format!("{name} with request {second:#x}"),
         Some(Call { name, .. }) => format!("{name} with these arguments (the second is {second:#x})"),
         None => format!("system call {call}"),
     }

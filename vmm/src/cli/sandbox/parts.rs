@@ -45,6 +45,7 @@ impl Part {
 
 /// Confines this process, for good.
 pub fn confine() -> Result<(), Failure> {
+    keep_the_heap();
     for part @ Part { name, is_needed, .. } in &PARTS {
         match part.apply() {
             Err(why) if *is_needed => {
@@ -58,6 +59,16 @@ pub fn confine() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Has the C library's allocator give nothing back to the system. Before it does, on another thread than the first, glibc opens
+/// /proc/sys/vm/overcommit_memory.
+fn keep_the_heap() {
+    // SAFETY: it has no conditions. Where it fails, the allocator stays as it is.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
 }
 
 /// Tries every part, whether or not another was refused.

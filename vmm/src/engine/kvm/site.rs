@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use efibed_stub::stamp::stamp_page;
 
+use super::super::machines::Lodging;
 use super::super::{Job, course};
-use crate::check;
+use crate::check::{self, Depth};
 use crate::firmware::Firmware;
-use crate::guest::process::PROCESS_BYTES;
-use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, PAGE_BYTES, Placement, Sizes};
-use crate::machine::{APIC_PAGE, Internals, Machine};
+use crate::guest::process::{Code, PROCESS_BYTES, Process, ProcessError};
+use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes};
+use crate::machine::{APIC_PAGE, Backing, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::Cpu;
 
@@ -37,6 +38,7 @@ impl Site {
         image: &'static Image,
         mut firmware: Option<Firmware>,
         machine: Option<&Machine>,
+        lodging: &Lodging,
     ) -> Result<Self, NoRoom> {
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
         let pool = course::pool_pages(job.map, job.contract);
@@ -44,19 +46,56 @@ impl Site {
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
         let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
-        let (placement, process_at, internals) = place(job.map, sizes, limit, &taken, machine)?;
+        // Among thousands of runs it does not matter where the guest lies. A report names addresses of its tables, and does not
+        // depend on the runs before it.
+        let last = if job.depth == Depth::Pages { Some(lodging) } else { None };
+        let (placement, process_at, internals) = place(job.map, sizes, limit, &taken, machine, last)?;
         // The table that the mapper is given is firmware's own.
         if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
             firmware.name_attributes_table(placement.attributes().start);
         }
-        let pages = backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr);
+        let pages = match (&firmware, job.depth) {
+            // No service is called, and nothing is fetched.
+            (None, Depth::Pages) => Vec::new(),
+            _ => backed_pages(job.map, firmware.as_ref(), cpu.checks.maxphyaddr),
+        };
         Ok(Self { image, placement, identity, process_at, internals, firmware, pages })
     }
 
-    /// The guest's memory, with all in it that it starts with.
-    pub fn load(&self, job: &Job<'_>, cpu: &Cpu) -> Result<Loaded, LoadError> {
-        Loaded::new(self.image, job.map, job.strides(), self.placement, &self.identity, &cpu.told)
+    /// The guest's memory, with all in it that it starts with, where a machine's last guest had its own.
+    pub fn load(&self, job: &Job<'_>, cpu: &Cpu, last: Option<OwnMemory>) -> Result<Loaded, LoadError> {
+        let (base, bytes) = (self.placement.base, self.placement.sizes.total());
+        let last = last.map(OwnMemory::into_backing);
+        let memory = match last.filter(|memory| memory.bytes() >= bytes && blank(memory)) {
+            Some(memory) => memory,
+            None if bytes <= USUAL_BYTES => Backing::that_tells_touched(USUAL_BYTES)?,
+            None => Backing::new(bytes)?,
+        };
+        let (memory, image, strides) = (OwnMemory::on(memory, base, bytes), self.image, job.strides());
+        Ok(Loaded::on(memory, image, job.map, strides, self.placement, &self.identity, &cpu.told)?)
     }
+
+    /// The memory of the process that runs the mapping code, the same way.
+    pub fn process_memory(&self, code: &Code<'_>, last: Option<OwnMemory>) -> Result<OwnMemory, ProcessError> {
+        let last = last.map(OwnMemory::into_backing);
+        match last.filter(|memory| memory.bytes() == PROCESS_BYTES && Process::clear(memory, code).is_ok()) {
+            Some(memory) => Ok(OwnMemory::on(memory, self.process_at, PROCESS_BYTES)),
+            None => Ok(OwnMemory::new(self.process_at, PROCESS_BYTES)?),
+        }
+    }
+}
+
+/// Bytes of a guest's memory that is kept: enough for most maps. The system is to tell what was touched of it, and lets every
+/// process lock 8 MiB, half of which engine walker may have.
+const USUAL_BYTES: u64 = 2 << 20;
+
+/// Makes a used memory all zeros. False: a new one costs less.
+fn blank(memory: &Backing) -> bool {
+    if !memory.tells_touched() {
+        return memory.clear().is_ok();
+    }
+    memory.touched(0..memory.bytes()).into_iter().for_each(|part| memory.zero(part));
+    true
 }
 
 /// Firmware as the job wants it; or why no runtime service is called.
@@ -93,11 +132,14 @@ fn place(
     limit: u64,
     taken: &[Range<u64>],
     machine: Option<&Machine>,
+    last: Option<&Lodging>,
 ) -> Result<(Placement, u64, Internals), NoRoom> {
     let internals = machine.map(Machine::internals);
     let taken: Vec<_> = taken.iter().cloned().chain(internals.iter().flat_map(Internals::ranges)).collect();
-    let placement = Placement::find(map, sizes, limit, &taken)?;
-    let process_at = placement.more(map, PROCESS_BYTES, limit, &taken)?;
+    let at = |memory: &Option<OwnMemory>| memory.as_ref().map(OwnMemory::base);
+    let [guest_at, process_at] = last.map_or([None; 2], |last| [at(&last.guest), at(&last.process)]);
+    let placement = Placement::find_at(guest_at, map, sizes, limit, &taken)?;
+    let process_at = placement.more_at(process_at, map, PROCESS_BYTES, limit, &taken)?;
     let internals = match internals {
         Some(internals) => internals,
         None => placement.internals(map, process_at..process_at + PROCESS_BYTES)?,

@@ -39,12 +39,13 @@ use efibed_guest::mapper::Step;
 
 use super::stretch::stretch;
 use super::{Loaded, OwnMemory, PAGE_BYTES};
-use crate::machine::{BackingError, Machine};
+use crate::machine::{Backing, BackingError, Machine};
 use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
+use vmm_sys_util::errno;
 
 pub use exception::{Exception, SYSTEM_CALL_AT};
 use loading::Loading;
-pub use maps::open as open_maps;
+pub use maps::{PROCMAP_QUERY, open as open_maps};
 use own::Pages;
 pub use own::{Called, call_natively};
 pub use program::{Program, ProgramError, Segment};
@@ -88,6 +89,7 @@ pub struct Process {
     direct_map: u64,
     paging: Paging,
     served: BTreeMap<&'static str, u64>,
+    has_foreseen: bool,
     ended: Option<Ended>,
 }
 
@@ -104,9 +106,18 @@ pub enum Ended {
 }
 
 impl Process {
-    /// A process with [`PROCESS_BYTES`] of memory from physical address `at` on.
-    pub fn new(loaded: &Loaded, at: u64, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
-        let memory = OwnMemory::new(at, PROCESS_BYTES)?;
+    /// Makes the memory of a process that has come to its end fit for another.
+    pub fn clear(memory: &Backing, code: &Code<'_>) -> Result<(), errno::Error> {
+        match code {
+            // No page of the copies is shown before something else is copied to it, all of it.
+            Code::Own => memory.clear_first(PROCESS_BYTES - COPY_BYTES),
+            Code::Program(_) => memory.clear(),
+        }
+    }
+
+    /// A process with [`PROCESS_BYTES`] of memory, which is new or was cleared.
+    pub fn new(loaded: &Loaded, memory: OwnMemory, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
+        let at = memory.base();
         // Code of this process finds things where this process has them.
         let [own_map, direct_map] = match code {
             Code::Own => [memory.host_offset(), loaded.memory.host_offset()],
@@ -151,6 +162,7 @@ impl Process {
             memory,
             paging: *paging,
             served: BTreeMap::new(),
+            has_foreseen: false,
             ended: None,
         })
     }
@@ -163,6 +175,11 @@ impl Process {
     /// Its memory.
     pub fn memory(&self) -> &OwnMemory {
         &self.memory
+    }
+
+    /// Its memory, once it has come to its end.
+    pub fn into_memory(self) -> OwnMemory {
+        self.memory
     }
 
     /// The root of its tables.
@@ -187,11 +204,27 @@ impl Process {
     /// A fresh stack, with the address to return to on it, as after a call (System V ABI for x86-64, 3.2.2).
     fn begin(&mut self, start: Start) -> Start {
         self.ended = None;
+        self.foresee();
         let rsp = self.stack.end.wrapping_sub(8);
         let top = self.heap_at().wrapping_sub(8);
         // The stack is a part of this memory.
         let _ = self.memory.write_u64(top, self.source.leave());
         Start { rsp, ..start }
+    }
+
+    /// Maps, once, what mapping code touches anyway: each fault that is spared is an exit.
+    fn foresee(&mut self) {
+        /// Of the stack.
+        const TOP_BYTES: u64 = 16 * PAGE_BYTES;
+        if std::mem::replace(&mut self.has_foreseen, true) {
+            return;
+        }
+        let starts = self.space.starts().collect::<Vec<_>>();
+        let top = self.stack.end.saturating_sub(TOP_BYTES);
+        self.space.foresee(&self.memory, starts.into_iter().filter(|start| *start != self.stack.start).chain([top]));
+        if let Source::Own(pages) = &mut self.source {
+            pages.foresee(&self.memory, &mut self.space);
+        }
     }
 
     /// How it was left, if it was.

@@ -16,9 +16,10 @@ use std::sync::{Once, OnceLock};
 
 use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, carry_out};
 
+use super::super::stretch::length;
 use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
-use super::space::{Rights, Space};
+use super::space::Space;
 use super::start::Start;
 use super::{Loaded, OwnMemory, PAGE_BYTES};
 
@@ -184,43 +185,50 @@ impl Pages {
 
     /// Copies the page at an address, and those around it; false: this process has none, or it is there already.
     pub fn provide(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) -> bool {
-        if self.guests.iter().any(|guest| guest.contains(&virt)) {
-            return false;
+        let is_new = !self.copied.contains(&(virt & !(PAGE_BYTES - 1)));
+        self.copy_chunk(virt, memory, space);
+        let is_provided = is_new && self.copied.contains(&(virt & !(PAGE_BYTES - 1)));
+        if is_provided {
+            needed::note(virt & !(CHUNK - 1));
         }
-        let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return false };
+        is_provided
+    }
+
+    /// Copies what guests of this thread needed lately, before it is asked for.
+    pub fn foresee(&mut self, memory: &OwnMemory, space: &mut Space) {
+        for chunk in needed::lately() {
+            self.copy_chunk(chunk, memory, space);
+        }
+    }
+
+    /// Copies what there is of a chunk, and is not there yet.
+    fn copy_chunk(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) {
+        if self.guests.iter().any(|guest| guest.contains(&virt)) {
+            return;
+        }
+        let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return };
         let chunk = virt & !(CHUNK - 1);
         let (first, end) = (chunk.max(range.start), chunk.saturating_add(CHUNK).min(range.end));
-        let mut found = false;
-        for page in (first..end).step_by(PAGE_BYTES as usize) {
-            let is_new = !self.copied.contains(&page) && self.copy(page, rights, memory, space);
-            found |= is_new && page == virt & !(PAGE_BYTES - 1);
+        let missing = (first..end).step_by(PAGE_BYTES as usize).filter(|page| !self.copied.contains(page));
+        let missing: Vec<u64> = missing.take((length(&self.free) / PAGE_BYTES) as usize).collect();
+        for (page, mut bytes) in read_own(&missing) {
+            redirect(page, &mut bytes);
+            let phys = self.free.start;
+            if memory.write(phys, &bytes) && space.map(memory, page, phys, 1, rights) {
+                self.free.start = phys.saturating_add(PAGE_BYTES);
+                self.copied.insert(page);
+            }
         }
-        found
     }
 
-    fn copy(&mut self, page: u64, rights: Rights, memory: &OwnMemory, space: &mut Space) -> bool {
-        let mut bytes = [0; PAGE_BYTES as usize];
-        if self.free.is_empty() || !read_own(page, &mut bytes) {
-            return false;
-        }
-        redirect(page, &mut bytes);
-        let phys = self.free.start;
-        let is_there = memory.write(phys, &bytes) && space.map(memory, page, phys, 1, rights);
-        if is_there {
-            self.free.start = phys.saturating_add(PAGE_BYTES);
-            self.copied.insert(page);
-        }
-        is_there
-    }
-
-    /// What this process has mapped at an address. Asked again where nothing is known: it may be new.
+    /// What this process has mapped at an address. The system is asked where nothing is known.
     fn mapping(&mut self, virt: u64) -> Option<Mapping> {
-        let find = |mappings: &[Mapping]| mappings.iter().find(|mapping| mapping.range.contains(&virt)).cloned();
-        if let Some(known) = find(&self.mappings) {
-            return Some(known);
+        if let Some(known) = self.mappings.iter().find(|mapping| mapping.range.contains(&virt)) {
+            return Some(known.clone());
         }
-        self.mappings = maps::read().ok()?;
-        find(&self.mappings)
+        let found = maps::at(virt).ok()??;
+        self.mappings.push(found.clone());
+        Some(found)
     }
 
     /// Whether there is a page at an address that was not copied for want of room.
@@ -243,18 +251,66 @@ impl Pages {
     }
 }
 
-/// Reads a page of this process, which another thread may unmap meanwhile; false: it is not there.
-fn read_own(page: u64, bytes: &mut [u8; PAGE_BYTES as usize]) -> bool {
-    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(page as usize), iov_len: bytes.len() };
-    // SAFETY: the local bytes are this function's to write to; those at the page are only read, and the system checks that
-    // they can be.
-    let read = unsafe { libc::process_vm_readv(std::process::id() as i32, &local, 1, &remote, 1, 0) };
-    usize::try_from(read) == Ok(bytes.len())
+type Page = [u8; PAGE_BYTES as usize];
+
+/// Reads pages of this process; those that another thread has unmapped meanwhile are left out.
+fn read_own(pages: &[u64]) -> Vec<(u64, Page)> {
+    let mut contents = vec![[0; PAGE_BYTES as usize]; pages.len()];
+    let mut is_there = vec![false; pages.len()];
+    let mut at = 0_usize;
+    while let (Some(left @ [_, ..]), Some(into)) = (pages.get(at..), contents.get_mut(at..)) {
+        let read = read_pages(left, into);
+        is_there.iter_mut().skip(at).take(read).for_each(|it| *it = true);
+        // The one after them cannot be read.
+        at = at.saturating_add(read).saturating_add(1);
+    }
+    let read = pages.iter().copied().zip(contents).zip(is_there);
+    read.filter_map(|(page, is_there)| is_there.then_some(page)).collect()
+}
+
+/// How many of these pages, from the first on, could be read.
+fn read_pages(pages: &[u64], into: &mut [Page]) -> usize {
+    let vector = |at: *mut libc::c_void, bytes| libc::iovec { iov_base: at, iov_len: bytes };
+    let bytes = into.as_flattened_mut();
+    let local = vector(bytes.as_mut_ptr().cast(), bytes.len());
+    let page = |page: &u64| vector(ptr::with_exposed_provenance_mut(*page as usize), PAGE_BYTES as usize);
+    let remote: Vec<_> = pages.iter().map(page).collect();
+    let process = std::process::id() as i32;
+    // SAFETY: the local bytes are the caller's to write to; those of the pages are only read, and the system checks that they
+    // can be.
+    let read = unsafe { libc::process_vm_readv(process, &local, 1, remote.as_ptr(), remote.len() as u64, 0) };
+    usize::try_from(read).map_or(0, |bytes| bytes / PAGE_BYTES as usize)
+}
+
+/// Which chunks guests of this thread needed that nobody had foreseen: mapping code mostly needs the same from run to run.
+mod needed {
+    use std::cell::RefCell;
+
+    /// More than any mapper of ours needs, and few enough that those of others before it do no harm.
+    const MOST: usize = 32;
+
+    thread_local! {
+        static CHUNKS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A thread that comes to its end foresees nothing.
+    pub fn note(chunk: u64) {
+        let _ = CHUNKS.try_with(|chunks| {
+            let mut chunks = chunks.borrow_mut();
+            if chunks.len() == MOST {
+                chunks.remove(0);
+            }
+            chunks.push(chunk);
+        });
+    }
+
+    pub fn lately() -> Vec<u64> {
+        CHUNKS.try_with(|chunks| chunks.borrow().clone()).unwrap_or_default()
+    }
 }
 
 /// Puts the jumps to our own `malloc` into the copy of a page.
-fn redirect(page: u64, bytes: &mut [u8; PAGE_BYTES as usize]) {
+fn redirect(page: u64, bytes: &mut Page) {
     static REDIRECTIONS: OnceLock<Vec<(u64, [u8; JUMP_BYTES])>> = OnceLock::new();
     for (address, jump) in REDIRECTIONS.get_or_init(heap::redirections) {
         for (at, byte) in (*address..).zip(jump) {
