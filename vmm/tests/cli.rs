@@ -32,6 +32,8 @@ fn main() {
         any("odd_maps_are_notes_walker", || odd_maps_are_notes("walker")),
         kvm("odd_maps_are_notes_kvm", || odd_maps_are_notes("kvm")),
         kvm("real_x86_maps_are_verified_in_full_under_linux", real_x86_maps_are_verified_in_full_under_linux),
+        any("the_demonstration_shows_the_bug_of_2013", the_demonstration_shows_the_bug_of_2013),
+        kvm("the_demonstration_runs_in_a_guest_where_it_can", the_demonstration_runs_in_a_guest_where_it_can),
         any("maps_are_shown", maps_are_shown),
         any("a_second_kernel_is_checked_against_the_first", a_second_kernel_is_checked_against_the_first),
         any("a_finding_is_shrunk_to_a_region_and_replays", a_finding_is_shrunk_to_a_region_and_replays),
@@ -292,6 +294,32 @@ fn assert_marks(said: &Said, bits: &str, marked: &[usize]) {
     let column = |bit: usize| start + (31 - bit) + (31 - bit) / 4;
     assert_eq!(columns, marked.iter().map(|&bit| column(bit)).collect::<Vec<_>>(), "{said}");
     assert!(marks.chars().all(|mark| matches!(mark, ' ' | '^')), "{marks}");
+}
+
+fn the_demonstration_shows_the_bug_of_2013() {
+    let said = efibed(["demo", "--engine", "walker"]).ends(CLEAN);
+    // Between right, wrong, and right again with the same wrong leaves.
+    let parts: Vec<&str> = said.out.split("Step ").collect();
+    assert_eq!(parts.len(), 4, "{}", said.out);
+    let shows = |part: usize, what: &str| assert!(parts[part].contains(what), "{what}: {}", parts[part]);
+    shows(1, "4774 pages");
+    shows(1, "1259x4K");
+    // 0x7dd66000 as a 2 MiB leaf: bits 20, 18:17, 14:13 of the address (SDM vol. 3A, table 4-18).
+    shows(2, "bits 20, 18:17, 14:13 are set");
+    shows(2, "#PF 0x9 (P RSVD)");
+    shows(3, "1x2M 747x4K");
+    // -4 GiB - 0x80000000 + 0x800000.
+    shows(3, "0xfffffffe80800000");
+    assert!(!parts[1].contains("reserved") && !parts[3].contains("reserved bit is set"), "{}", said.out);
+    shows(3, "Your turn");
+}
+
+fn the_demonstration_runs_in_a_guest_where_it_can() {
+    let [alone, named] = [efibed::<&str>([]).ends(CLEAN), efibed(["demo"]).ends(CLEAN)];
+    assert_eq!(alone.out, named.out);
+    let clean = "clean: 5 regions, 4774 pages, each reached by the guest's MMU";
+    assert_eq!(named.out.matches(clean).count(), 2, "{}", named.out);
+    assert!(named.out.contains("the guest's MMU, the software walk"), "{}", named.out);
 }
 
 fn what_is_no_map_is_bad_input() {
@@ -660,8 +688,7 @@ fn what_cannot_be_read_is_skipped_if_asked() {
 
 fn usage_errors_are_told() {
     let map = ovmf_2013();
-    let cases: [(&[&str], &[&str]); 13] = [
-        (&[], &["Usage: efibed [OPTIONS] <COMMAND>"]),
+    let cases: [(&[&str], &[&str]); 12] = [
         (&["no-such-command"], &["unrecognized subcommand 'no-such-command'"]),
         (&["check"], &["<MAP>..."]),
         (&["show", &map, "more"], &["unexpected argument 'more'"]),
@@ -685,7 +712,7 @@ fn help_is_no_error() {
         (
             &["--help"],
             &[
-                "Usage: efibed [OPTIONS] <COMMAND>",
+                "Usage: efibed [OPTIONS] [COMMAND]",
                 "check",
                 "convert",
                 "explain",

@@ -53,6 +53,7 @@ fn every_help_text_is_plain() {
         "fuzz",
         "shrink",
         "convert",
+        "demo",
         "explain",
         "diff",
         "oops",

@@ -10,6 +10,7 @@ mod check;
 mod colour;
 mod completions;
 mod convert;
+mod demo;
 mod diff;
 mod doctor;
 mod explain;
@@ -61,7 +62,7 @@ struct Arguments {
     colour: Colour,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 /// With the commit, if it was built in a checkout.
@@ -76,6 +77,7 @@ Text keeps to the terminal's width, from 80 columns up. In a file or a pipe pros
 takes up to 100 columns, and each row of a table stays on one line.
 
 Start with:
+  efibed                            what it does, shown on a bug of 2013
   efibed doctor                     what this machine's KVM can do
   efibed check MAP                  MAP: a boot log, `memmap` of the UEFI shell, TOML, ...
   efibed show MAP                   its regions, what is odd, and what would be mapped where; needs no KVM
@@ -89,6 +91,8 @@ Start with:
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show what efibed does, on the bug of October 2013, in a few seconds; `efibed` alone does the same
+    Demo(demo::Arguments),
     /// Show a memory map: regions, holes, what is odd about it, and what would be mapped where
     Show(show::Arguments),
     /// Map a memory map in a guest, and ask its MMU about every page
@@ -167,7 +171,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     arguments.colour.choose();
-    let ended = match &arguments.command {
+    let command = arguments.command.unwrap_or_else(|| Command::Demo(demo::Arguments::default()));
+    let ended = match &command {
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Show(arguments) => show::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Kexec(arguments) => kexec::run(arguments),

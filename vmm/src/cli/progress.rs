@@ -11,7 +11,7 @@ use super::message::tell;
 use crate::Progress;
 
 /// Whether anything is shown at all.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone, Copy, Default)]
 pub struct Watching {
     /// Show no progress on standard error
     #[arg(long)]

@@ -25,6 +25,24 @@ pub(crate) fn table_lines(report: &Report, paint: Paint) -> Vec<String> {
     tables::lines(report, paint)
 }
 
+/// Its verdict, its regions and its findings, for those who show no more.
+#[cfg(feature = "cli")]
+pub(crate) fn headline_lines(report: &Report, paint: Paint) -> Vec<String> {
+    headline::lines(report, paint)
+}
+
+/// See [`headline_lines`].
+#[cfg(feature = "cli")]
+pub(crate) fn region_lines(report: &Report, paint: Paint) -> Vec<String> {
+    regions::lines(report, paint)
+}
+
+/// See [`headline_lines`].
+#[cfg(feature = "cli")]
+pub(crate) fn finding_lines(report: &Report, paint: Paint) -> Vec<String> {
+    findings::lines(report, paint)
+}
+
 /// A report to be displayed. No newline at the end.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {

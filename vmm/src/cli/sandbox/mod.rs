@@ -40,7 +40,7 @@ use crate::engine::EngineError;
 use crate::{EngineName, Progress, TestBed};
 
 /// Whether the guest runs in a sandbox.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone, Copy, Default)]
 pub struct Sandbox {
     /// Run the guest in this process; by default it runs in a child that may call little more than KVM
     #[arg(long)]
