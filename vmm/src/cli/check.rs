@@ -9,11 +9,11 @@ use super::input::{MAP_HELP, Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
 use super::progress::{Watching, counted, watched};
-use super::results::{Look, Places, Results};
+use super::results::{DrawnPlaces, Look, Results};
 use super::sandbox::Sandbox;
 use super::several::{self, Row};
 use super::{Failure, Status};
-use crate::report::json;
+use crate::report::{html, json};
 use crate::{EngineName, Progress, Scenario, TestBed};
 
 /// The arguments of `check`.
@@ -35,7 +35,7 @@ pub struct Arguments {
     engine: EngineName,
 
     #[command(flatten)]
-    places: Places,
+    places: DrawnPlaces,
 
     /// Seed for samples: addresses that must fault, and pages that KVM_TRANSLATE is asked about
     #[arg(long, value_name = "N")]
@@ -77,9 +77,12 @@ Examples:
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
+    let one_only = [(arguments.tables, "--tables"), (arguments.places.wanted().html, "--html")];
+    let one_only = one_only.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, option)| option);
     match several::files(&arguments.maps)? {
-        Some(_) if arguments.tables => {
-            Err(Failure::Output("--tables is for one map: of several each has one line".into()))
+        Some(_) if one_only.is_some() => {
+            let option = one_only.unwrap_or_default();
+            Err(Failure::Output(format!("{option} is for one map: of several each has one line; name one of them")))
         }
         None => check_one(arguments, &arguments.maps[0]),
         Some(files) => check_several(arguments, &files),
@@ -100,14 +103,22 @@ impl Arguments {
 }
 
 fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
-    let scenario = arguments.scenario(map)?.dump_tables(arguments.tables);
+    let wanted = arguments.places.wanted();
+    let scenario = arguments.scenario(map)?.dump_tables(arguments.tables || wanted.html);
     let inputs: Vec<&Path> = [map].into_iter().chain(arguments.mapper.input(&scenario)).collect();
     let outputs = arguments.places.open(&inputs)?;
-    let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
+    let look = Look::of_standard_output();
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-        let report = bed.run_telling(&scenario, progress)?;
+        let mut report = bed.run_telling(&scenario, progress)?;
+        let page = if wanted.html { html::of_report("check", &report) } else { String::new() };
+        if !arguments.tables {
+            // They are for the page alone.
+            report.tables.clear();
+        }
         let text = look.text(&report);
-        Ok(Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)]))
+        let results =
+            Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)]);
+        Ok(results.drawn(wanted, || page))
     };
     watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
 }

@@ -38,7 +38,39 @@ impl Places {
 
     /// What was asked for.
     pub fn wanted(&self) -> Wanted {
-        Wanted { json: self.json.is_some(), junit: self.junit.is_some(), sarif: self.sarif.is_some() }
+        Wanted { json: self.json.is_some(), junit: self.junit.is_some(), sarif: self.sarif.is_some(), html: false }
+    }
+}
+
+/// The same with a page for a browser, of what can be drawn.
+#[derive(Args)]
+pub struct DrawnPlaces {
+    #[command(flatten)]
+    places: Places,
+
+    #[command(flatten)]
+    page: PagePlace,
+}
+
+/// Where a page goes.
+#[derive(Args)]
+pub struct PagePlace {
+    /// Write a page for a browser: both address spaces to scale, what leads where, what is wrong, and the walk of any page;
+    /// `-` as with --json
+    #[arg(long, value_name = "FILE|-")]
+    pub html: Option<PathBuf>,
+}
+
+impl DrawnPlaces {
+    /// As [`Places::open`].
+    pub fn open(&self, inputs: &[&Path]) -> Result<Outputs, Failure> {
+        let Places { json, junit, sarif } = &self.places;
+        Outputs::open([json, junit, sarif, &self.page.html].map(Option::as_deref), inputs)
+    }
+
+    /// As [`Places::wanted`].
+    pub fn wanted(&self) -> Wanted {
+        Wanted { html: self.page.html.is_some(), ..self.places.wanted() }
     }
 }
 
@@ -48,12 +80,14 @@ pub struct Wanted {
     json: bool,
     junit: bool,
     sarif: bool,
+    /// A page, which needs the tables of the run.
+    pub html: bool,
 }
 
 impl Wanted {
     /// Everything.
     #[cfg(test)]
-    pub const ALL: Self = Self { json: true, junit: true, sarif: true };
+    pub const ALL: Self = Self { json: true, junit: true, sarif: true, html: true };
 }
 
 /// Everything that is left to write, and the status to end with. What is not wanted is left empty.
@@ -69,6 +103,8 @@ pub struct Results {
     pub suites: Vec<Suite>,
     /// For SARIF.
     pub parts: Vec<Part>,
+    /// A page for a browser.
+    pub html: String,
 }
 
 impl Results {
@@ -87,7 +123,14 @@ impl Results {
             json: if wanted.json { json() } else { String::new() },
             suites: if wanted.junit { suites() } else { Vec::new() },
             parts: if wanted.sarif { parts() } else { Vec::new() },
+            html: String::new(),
         }
+    }
+
+    /// With a page, if one is wanted.
+    #[must_use]
+    pub fn drawn(self, wanted: Wanted, html: impl FnOnce() -> String) -> Self {
+        Self { html: if wanted.html { html() } else { String::new() }, ..self }
     }
 
     /// Of runs, each with the name that it has among them.
@@ -105,8 +148,10 @@ impl Results {
 
     /// Writes them to their [`Places`].
     pub fn write(self, outputs: Outputs) -> Result<Status, Failure> {
-        let Self { status, text, json, suites, parts } = self;
-        outputs.write(|| text, &[&|| json.clone(), &|| to_junit(&suites), &|| to_sarif(&parts)], status)
+        let Self { status, text, json, suites, parts, html } = self;
+        let results: [&dyn Fn() -> String; 4] =
+            [&|| json.clone(), &|| to_junit(&suites), &|| to_sarif(&parts), &|| html.clone()];
+        outputs.write(|| text, &results, status)
     }
 }
 

@@ -8,10 +8,11 @@ use super::input::Input;
 use super::mapper::{NoMapper, refuse_program};
 use super::message::Colours;
 use super::output::{self, Outputs};
-use super::results::Look;
+use super::results::{Look, PagePlace};
 use super::{Failure, Status};
 use crate::report::map::{MapReport, PhysWidth, Text};
 use crate::report::text::table_lines;
+use crate::report::{Report, html};
 use crate::{CpuidRequest, EngineName, MaxPhyAddr, Scenario, TestBed};
 
 /// The arguments of `show`.
@@ -31,6 +32,9 @@ pub struct Arguments {
     tables: bool,
 
     #[command(flatten)]
+    page: PagePlace,
+
+    #[command(flatten)]
     no_mapper: NoMapper,
 }
 
@@ -46,19 +50,25 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     arguments.no_mapper.refuse(WHY_NO_PROGRAM, WHAT_INSTEAD)?;
     let scenario = arguments.input.scenario(arguments.input.options.own_mapper())?;
     refuse_program(&scenario, WHY_NO_PROGRAM, WHAT_INSTEAD)?;
-    let outputs = Outputs::open([arguments.json.as_deref()], &[&arguments.input.map])?;
+    let places = [arguments.json.as_deref(), arguments.page.html.as_deref()];
+    let outputs = Outputs::open(places, &[&arguments.input.map])?;
     let report = MapReport::new(scenario.map(), scenario.built_in().layout, maxphyaddr(scenario.cpu_request()));
-    let tables = if arguments.tables { Some(tables(scenario.clone())?) } else { None };
-    let text = || text(&report) + &tables.unwrap_or_default();
-    outputs.write(text, &[&|| report.to_json()], Status::Clean)
+    let is_run = arguments.tables || arguments.page.html.is_some();
+    let run = if is_run { Some(run_natively(scenario.clone())?) } else { None };
+    let tables = || run.as_ref().filter(|_| arguments.tables).map(tables).unwrap_or_default();
+    let results: [&dyn Fn() -> String; 2] = [&|| report.to_json(), &|| html::of_map(&report, run.as_ref())];
+    outputs.write(|| text(&report) + &tables(), &results, Status::Clean)
 }
 
-/// The tables that the layout's mapping code makes, natively.
-fn tables(scenario: Scenario) -> Result<String, Failure> {
-    let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker).dump_tables(true))?;
-    let lines = table_lines(&report, Look::of_standard_output().paint());
+/// The layout's mapping code, run for its tables.
+fn run_natively(scenario: Scenario) -> Result<Report, Failure> {
+    Ok(TestBed::without_kvm().run(&scenario.engine(EngineName::Walker).dump_tables(true))?)
+}
+
+fn tables(report: &Report) -> String {
+    let lines = table_lines(report, Look::of_standard_output().paint());
     let why_none = || format!("there are no page tables: {}", report.headline());
-    Ok(format!("\n{}\n", if lines.is_empty() { why_none() } else { lines.join("\n") }))
+    format!("\n{}\n", if lines.is_empty() { why_none() } else { lines.join("\n") })
 }
 
 const WHY_NO_PROGRAM: &str = "where a program maps regions is seen only when it runs, and `show` runs nothing";

@@ -17,7 +17,7 @@ use crate::firmware::{Misbehaviour, ServiceMisbehaviour};
 use crate::guest::{Loaded, MappedTables, OwnMemory, Strides};
 use crate::machine::{CpuidRequest, CpuidSeen};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, PAGE_BYTES, type_name};
-use crate::mmu::{Access, Cpu, Kind, Outcome, Pa, Paging, PagingRules, Runs, Va, Vendor, walk};
+use crate::mmu::{Access, Cpu, Kind, Listing, Outcome, Pa, Paging, PagingRules, Runs, Va, Vendor, walk};
 use crate::report::{EngineName, RegionReport, Report, TableDump, Timing, Verdict};
 
 /// Pages for tables that a mapper is given at most: a 64 GiB window of 4 KiB leaves takes 32,836, and as many again
@@ -106,7 +106,9 @@ pub fn dump(job: &Job<'_>, phase: Phase, tables: &TableCheck<'_>, report: &mut R
         return;
     }
     let all = Va(0)..=Va(u64::MAX);
-    let mut dump = TableDump { phase, runs: Vec::new(), kernel: tables.kernel.to_vec(), is_cut: false };
+    let listing = Listing::of(tables.memory, tables.root, tables.told, MOST_LISTED_TABLES, MOST_DUMPED_RUNS);
+    let kernel = tables.kernel.to_vec();
+    let mut dump = TableDump { phase, runs: Vec::new(), kernel, is_cut: false, root: tables.root, listing };
     for run in Runs::new(tables.memory, tables.root, all, tables.told, MOST_DUMPED_ENTRIES) {
         match run {
             Ok(run) if dump.runs.len() < MOST_DUMPED_RUNS => dump.runs.push(run),
@@ -122,6 +124,8 @@ pub fn dump(job: &Job<'_>, phase: Phase, tables: &TableCheck<'_>, report: &mut R
 /// Entries read for that, and runs listed: far more than right tables have, and few enough for a second and some megabytes.
 const MOST_DUMPED_ENTRIES: u64 = 1 << 24;
 const MOST_DUMPED_RUNS: usize = 1 << 16;
+/// Tables that are listed entry by entry: those of 32 GiB in 4 KiB leaves.
+const MOST_LISTED_TABLES: usize = 1 << 14;
 
 /// Something that a run had no time for.
 pub fn out_of_time(what: &str, limit: Duration) -> Skipped {

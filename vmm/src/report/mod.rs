@@ -4,6 +4,9 @@
 pub mod diff;
 pub(crate) mod error_code;
 pub mod explain;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+pub mod html;
 pub mod json;
 #[cfg(feature = "cli")]
 pub mod junit;
@@ -29,7 +32,7 @@ pub use verdict::{Expected, RunVerdict};
 use crate::check::{FaultRecord, Finding, LeafCounts, Phase, ProbeCounts, Rule, Skipped};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::{MemoryDescriptor, Region};
-use crate::mmu::{Cpu, Pa, Run, Va};
+use crate::mmu::{Cpu, Listing, Pa, Run, Va};
 
 /// What a run found.
 #[derive(Clone, Debug)]
@@ -85,6 +88,10 @@ pub struct TableDump {
     pub kernel: Vec<RangeInclusive<Va>>,
     /// Whether there is more than is listed.
     pub is_cut: bool,
+    /// Where they begin: CR3.
+    pub root: Pa,
+    /// The same tables entry by entry.
+    pub listing: Listing,
 }
 
 /// The mapping code that was run.

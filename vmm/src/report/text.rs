@@ -2,11 +2,11 @@
 //!
 //! Sections with nothing to say are left out, and so is what is all alike: JSON has every detail.
 
-mod faults;
-mod findings;
+pub(super) mod faults;
+pub(super) mod findings;
 pub(super) mod headline;
 mod regions;
-mod tables;
+pub(super) mod tables;
 
 use std::fmt;
 use std::time::Duration;
@@ -117,7 +117,7 @@ fn what_was_run(report: &Report, paint: Paint) -> Vec<String> {
 }
 
 /// What the guest was told of its CPU. What every x86-64 CPU has is named only where it is missing.
-fn told(paging: &Paging) -> String {
+pub(super) fn told(paging: &Paging) -> String {
     let mut words = vec![format!("MAXPHYADDR {}", paging.maxphyaddr), levels(paging).into()];
     for Feature { name, set, is_usual } in features(paging) {
         match (set, is_usual) {
@@ -177,7 +177,7 @@ fn features(paging: &Paging) -> [Feature; 6] {
 }
 
 /// Services that were called alike, one after another, share an entry.
-fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
+pub(super) fn calls(calls: &[CallReport], paint: Paint) -> Vec<String> {
     if calls.is_empty() {
         return Vec::new();
     }
@@ -238,7 +238,7 @@ fn status_name(status: u64) -> String {
     }
 }
 
-fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
+pub(super) fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
     if skipped.is_empty() {
         return Vec::new();
     }
@@ -251,7 +251,7 @@ fn skipped(skipped: &[Skipped], paint: Paint) -> Vec<String> {
     lines
 }
 
-fn notes(notes: &[String], paint: Paint) -> Vec<String> {
+pub(super) fn notes(notes: &[String], paint: Paint) -> Vec<String> {
     if notes.is_empty() {
         return Vec::new();
     }

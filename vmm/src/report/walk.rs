@@ -62,7 +62,13 @@ fn flags(level: Level, entry: u64) -> String {
     if entry & bits::P == 0 {
         return "-".into();
     }
-    let leaf = level.maps_page(entry);
+    let set = named_bits(level, level.maps_page(entry)).filter(|(bit, _)| entry & bit != 0);
+    set.map(|(_, name)| name).collect::<Vec<_>>().join(" ")
+}
+
+/// The bits that have a short name in an entry of a level, a leaf or one that refers to a table; PS and PAT are one bit or
+/// another by kind.
+pub(super) fn named_bits(level: Level, leaf: bool) -> impl Iterator<Item = (u64, &'static str)> {
     let large = leaf && level != Level::Pte;
     let names = [
         (true, bits::P, "P"),
@@ -78,8 +84,7 @@ fn flags(level: Level, entry: u64) -> String {
         (leaf, bits::G, "G"),
         (true, bits::NX, "NX"),
     ];
-    let set = names.into_iter().filter(|(counts, bit, _)| *counts && entry & bit != 0);
-    set.map(|(_, _, name)| name).collect::<Vec<_>>().join(" ")
+    names.into_iter().filter(|(counts, ..)| *counts).map(|(_, bit, name)| (bit, name))
 }
 
 fn leads_to(step: &WalkStep) -> String {
@@ -114,14 +119,19 @@ pub(super) fn marked(step: &WalkStep, paging: &Paging, paint: Paint) -> Vec<Stri
         lines.push(format!("{margin}{name:<6}{digits}"));
         lines.push(format!("{margin}      {}", paint.wrong(carets.trim_end())));
     }
-    for (guilty, why) in reasons(step, paging) {
-        // The rule's text is the manual's; here stands the width that it speaks of.
-        let width = format!("51:{} must be 0, as MAXPHYADDR is {0}", paging.maxphyaddr);
-        let text = format!("{}: {}", are_set(guilty), why.replace("51:MAXPHYADDR must be 0", &width));
+    for text in why_reserved(step, paging) {
         let wrapped = wrapped(&text, paint.width() - 3 * INDENT, 2);
         lines.extend(wrapped.iter().map(|line| format!("{margin}{}", paint.wrong(line))));
     }
     lines
+}
+
+/// For each rule against which an entry offends, its guilty bits and the rule in words.
+pub(super) fn why_reserved(step: &WalkStep, paging: &Paging) -> Vec<String> {
+    // The rule's text is the manual's; here stands the width that it speaks of.
+    let width = format!("51:{} must be 0, as MAXPHYADDR is {0}", paging.maxphyaddr);
+    let words = |why: &str| why.replace("51:MAXPHYADDR must be 0", &width);
+    reasons(step, paging).into_iter().map(|(guilty, why)| format!("{}: {}", are_set(guilty), words(why))).collect()
 }
 
 /// The bits to show, from and up to, a line each: half of an entry is easier to read, if the guilty bits are all in it.

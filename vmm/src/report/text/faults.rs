@@ -10,7 +10,7 @@ use crate::report::{Culprit, FaultDetail, Report, error_code};
 const MAX_SHOWN: usize = 12;
 const MAX_CODES: usize = 4;
 
-pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+pub(in crate::report) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     if report.faults.is_empty() && report.faults_omitted == 0 {
         return Vec::new();
     }

@@ -36,6 +36,13 @@ pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     lines
 }
 
+/// Each finding by itself, its title first, however many there are; on lines of 80 columns.
+#[cfg(feature = "cli")]
+pub(in crate::report) fn each(report: &Report) -> impl Iterator<Item = Vec<String>> {
+    let paint = Paint::PLAIN.on(Some(80));
+    (1..).zip(&report.findings).map(move |(number, finding)| one(number, finding, report, paint))
+}
+
 /// What is shown, and what is only counted.
 fn chosen(findings: &[Finding]) -> (Vec<&Finding>, Vec<&Finding>) {
     let mut of_rule = BTreeMap::<Rule, usize>::new();

@@ -48,7 +48,7 @@ fn row(run: &Run, dump: &TableDump, report: &Report) -> [String; COLUMNS] {
     [virt, size(u128::from(run.bytes)), leaf, rights(run), cache, global.into(), physical, what]
 }
 
-fn rights(run: &Run) -> String {
+pub(in crate::report) fn rights(run: &Run) -> String {
     let flags = [(true, 'R'), (run.rights.writable, 'W'), (run.rights.executable, 'X'), (run.rights.user, 'U')];
     flags.into_iter().map(|(has, letter)| if has { letter } else { '-' }).collect()
 }
@@ -73,7 +73,7 @@ mod tests {
     use super::super::super::samples;
     use super::*;
     use crate::check::Phase;
-    use crate::mmu::{Level, Pa, PagingRules, Rights, Va};
+    use crate::mmu::{Level, Listing, Pa, PagingRules, Rights, Va};
 
     fn run(va: u64, pa: u64, bytes: u64, leaf: Level) -> Run {
         let rights = Rights { writable: true, user: false, executable: false, pkey: 0 };
@@ -94,7 +94,8 @@ mod tests {
             Run { rights: code, pat_index: 3, global: true, ..run(u64::MAX << 31, 0x10_0000, 4096, Level::Pte) };
         let runs = vec![run(virt, 0x7e00_0000, 4 << 21, Level::Pde), wrong, kernel];
         let kernel = vec![Va(u64::MAX << 31)..=Va(u64::MAX)];
-        report.tables = vec![TableDump { phase: Phase::Map, runs, kernel, is_cut: true }];
+        let (root, listing) = (Pa(0x1000), Listing::default());
+        report.tables = vec![TableDump { phase: Phase::Map, runs, kernel, is_cut: true, root, listing }];
         let lines = lines(&report, Paint::PLAIN);
         let words = |index: usize| lines[index].split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words(0).starts_with("page tables after phase map (3 runs"), "{lines:#?}");
