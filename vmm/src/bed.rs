@@ -4,6 +4,8 @@ mod require_kvm;
 mod scenario_file;
 
 use std::borrow::Cow;
+#[cfg(feature = "cli")]
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -17,6 +19,10 @@ use crate::engine::{
     walker,
 };
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
+#[cfg(feature = "cli")]
+use crate::guest::process::{Code, Debugger};
+#[cfg(feature = "cli")]
+use crate::machine::LONGEST_LIMIT;
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};
@@ -129,6 +135,21 @@ impl TestBed {
             EngineName::Kvm => self.kvm()?.run(&job)?,
             EngineName::Walker => walker::run(&job, &self.memories)?,
         };
+        report.expected_rules.clone_from(&scenario.expected);
+        Ok(report)
+    }
+
+    /// The same in a guest, with a debugger that looks on. The limit for the whole run is off: somebody sits before it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn run_debugged(
+        &self,
+        scenario: &Scenario,
+        debugger: &RefCell<dyn Debugger>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Report, EngineError> {
+        let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
+        let job = scenario.job(&map, contract, progress);
+        let mut report = self.kvm()?.run(&Job { debugger: Some(debugger), limit: LONGEST_LIMIT, ..job })?;
         report.expected_rules.clone_from(&scenario.expected);
         Ok(report)
     }
@@ -459,6 +480,16 @@ impl Scenario {
         }
     }
 
+    /// Where the first segment of an ELF file with mapping code is put that was not linked for a fixed address; None: it is no
+    /// such file.
+    #[cfg(feature = "cli")]
+    pub(crate) fn program_base(&self) -> Option<u64> {
+        match self.subject.code() {
+            Ok(Code::Program(program)) if program.bias != 0 => program.segments.first().map(|segment| segment.virt),
+            _ => None,
+        }
+    }
+
     /// What must hold of its result.
     pub(crate) fn contract_in_force(&self) -> &Contract {
         self.contract.as_ref().unwrap_or(self.subject.contract())
@@ -528,6 +559,7 @@ impl Scenario {
             tampers: &self.tampers,
             rules: self.rules,
             dumps_tables: self.dumps_tables,
+            debugger: None,
             progress,
         }
     }

@@ -107,6 +107,9 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+mod debugger;
 #[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 mod engine;
 pub mod error;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::gdb::Gdb;
 use super::input::{MAP_HELP, Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
@@ -13,7 +14,7 @@ use super::results::{Look, Places, Results};
 use super::sandbox::Sandbox;
 use super::several::{self, Row};
 use super::{Failure, Status};
-use crate::report::json;
+use crate::report::{Report, json};
 use crate::{EngineName, Progress, Scenario, TestBed};
 
 /// The arguments of `check`.
@@ -53,6 +54,9 @@ pub struct Arguments {
     mapper: Mapper,
 
     #[command(flatten)]
+    gdb: Gdb,
+
+    #[command(flatten)]
     limits: Limits,
 
     #[command(flatten)]
@@ -81,6 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         Some(_) if arguments.tables => {
             Err(Failure::Output("--tables is for one map: of several each has one line".into()))
         }
+        Some(_) if arguments.gdb.is_wanted() => Err(Failure::Output("--gdb is for one map: name one".into())),
         None => check_one(arguments, &arguments.maps[0]),
         Some(files) => check_several(arguments, &files),
     }
@@ -104,12 +109,19 @@ fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
     let inputs: Vec<&Path> = [map].into_iter().chain(arguments.mapper.input(&scenario)).collect();
     let outputs = arguments.places.open(&inputs)?;
     let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
-    let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-        let report = bed.run_telling(&scenario, progress)?;
+    let results = |report: Report| {
         let text = look.text(&report);
-        Ok(Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)]))
+        Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)])
     };
-    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
+    let session = arguments.gdb.wait(&scenario, arguments.engine)?;
+    watched(arguments.watching, |progress| match session {
+        Some(session) => session.run(arguments.sandbox, &scenario, results, |results| results.status, progress),
+        None => {
+            let run = |bed: &TestBed, progress: &dyn Fn(Progress)| Ok(results(bed.run_telling(&scenario, progress)?));
+            arguments.sandbox.run(arguments.engine, run, progress)
+        }
+    })?
+    .write(outputs)
 }
 
 fn check_several(arguments: &Arguments, files: &[PathBuf]) -> Result<Status, Failure> {

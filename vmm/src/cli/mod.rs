@@ -15,6 +15,7 @@ mod doctor;
 mod explain;
 #[cfg(feature = "fuzz")]
 mod fuzz;
+mod gdb;
 mod input;
 mod kexec;
 mod limits;
