@@ -21,8 +21,6 @@ use crate::engine::{
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
 #[cfg(feature = "cli")]
 use crate::guest::process::{Code, Debugger};
-#[cfg(feature = "cli")]
-use crate::machine::LONGEST_LIMIT;
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};
@@ -139,17 +137,18 @@ impl TestBed {
         Ok(report)
     }
 
-    /// The same in a guest, with a debugger that looks on. The limit for the whole run is off: somebody sits before it.
+    /// The same in a guest, with a debugger that looks on, and another limit for the whole run.
     #[cfg(feature = "cli")]
     pub(crate) fn run_debugged(
         &self,
         scenario: &Scenario,
+        limit: Duration,
         debugger: &RefCell<dyn Debugger>,
         progress: &dyn Fn(Progress),
     ) -> Result<Report, EngineError> {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
         let job = scenario.job(&map, contract, progress);
-        let mut report = self.kvm()?.run(&Job { debugger: Some(debugger), limit: LONGEST_LIMIT, ..job })?;
+        let mut report = self.kvm()?.run(&Job { debugger: Some(debugger), limit, ..job })?;
         report.expected_rules.clone_from(&scenario.expected);
         Ok(report)
     }
@@ -493,6 +492,12 @@ impl Scenario {
     /// What must hold of its result.
     pub(crate) fn contract_in_force(&self) -> &Contract {
         self.contract.as_ref().unwrap_or(self.subject.contract())
+    }
+
+    /// How long the run may take.
+    #[cfg(feature = "cli")]
+    pub(crate) fn limit_of_run(&self) -> Duration {
+        self.limit
     }
 
     /// What the CPU reports.

@@ -77,7 +77,9 @@ Examples:
   efibed check boot.log --layout packed-down --leaf-rule va-only
                                                          the bug of 2013
   efibed check maps/ other.log --junit results.xml       many maps, a line each
-  efibed check maps/ --mapper mapper.elf --sarif results.sarif";
+  efibed check maps/ --mapper mapper.elf --sarif results.sarif
+  efibed check boot.log --mapper mapper.elf --gdb        a session with gdb on the mapping code
+  efibed replay found/1.toml --gdb                       the same on a scenario that was saved";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
@@ -85,9 +87,11 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         Some(_) if arguments.tables => {
             Err(Failure::Output("--tables is for one map: of several each has one line".into()))
         }
-        Some(_) if arguments.gdb.is_wanted() => Err(Failure::Output("--gdb is for one map: name one".into())),
         None => check_one(arguments, &arguments.maps[0]),
-        Some(files) => check_several(arguments, &files),
+        Some(files) => match arguments.gdb.wanted() {
+            Some(option) => Err(Failure::Output(format!("{option} is for one map: name one"))),
+            None => check_several(arguments, &files),
+        },
     }
 }
 
@@ -113,10 +117,12 @@ fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
         let text = look.text(&report);
         Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)])
     };
+    let core = arguments.gdb.open_core(arguments.engine, &inputs)?;
     let session = arguments.gdb.wait(&scenario, arguments.engine)?;
-    watched(arguments.watching, |progress| match session {
-        Some(session) => session.run(arguments.sandbox, &scenario, results, |results| results.status, progress),
-        None => {
+    watched(arguments.watching, |progress| match (session, core) {
+        (Some(session), _) => session.run(arguments.sandbox, &scenario, results, |results| results.status, progress),
+        (None, Some(core)) => core.run(arguments.sandbox, &scenario, results, progress),
+        (None, None) => {
             let run = |bed: &TestBed, progress: &dyn Fn(Progress)| Ok(results(bed.run_telling(&scenario, progress)?));
             arguments.sandbox.run(arguments.engine, run, progress)
         }

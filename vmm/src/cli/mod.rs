@@ -93,6 +93,7 @@ enum Command {
     /// Show a memory map: regions, holes, what is odd about it, and what would be mapped where
     Show(show::Arguments),
     /// Map a memory map in a guest, and ask its MMU about every page
+    #[command(visible_alias = "replay")]
     Check(check::Arguments),
     /// Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
     Kexec(kexec::Arguments),

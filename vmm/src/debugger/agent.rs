@@ -22,6 +22,7 @@ pub struct Agent {
     known: Known,
     /// What was at each breakpoint.
     breakpoints: BTreeMap<u64, u8>,
+    watched: Vec<Watched>,
     going: Going,
     has_started: bool,
     /// Somebody is there.
@@ -37,6 +38,7 @@ impl Agent {
             wire,
             known,
             breakpoints: BTreeMap::new(),
+            watched: Vec::new(),
             going: Going::On,
             has_started: false,
             attached: true,
@@ -61,7 +63,7 @@ impl Debugger for Agent {
             return Resume::PassOn;
         }
         let Some(event) = self.event(why, process) else {
-            process.step(self.going != Going::On);
+            process.step(self.steps());
             return Resume::GoOn;
         };
         self.looked_on = true;
@@ -69,7 +71,7 @@ impl Debugger for Agent {
         match self.take_orders(event, process) {
             End::Going(going) => {
                 self.going = going;
-                process.step(going != Going::On && !is_own);
+                process.step(self.steps() && !is_own);
                 if is_own {
                     // A message that quotes the code is to quote the code's own.
                     self.lift(process);
@@ -85,6 +87,27 @@ impl Debugger for Agent {
                 Resume::End
             }
         }
+    }
+}
+
+/// Memory that is watched.
+struct Watched {
+    virt: u64,
+    bytes: usize,
+    /// What was there when it was last looked at.
+    last: Vec<u8>,
+}
+
+/// Watchpoints at a time, and bytes of each: all are read after each instruction.
+const MOST_WATCHED: usize = 16;
+const MOST_WATCHED_BYTES: usize = 64;
+
+impl Watched {
+    fn look(&self, process: &mut Halted<'_>) -> Vec<u8> {
+        let mut now = vec![0; self.bytes.min(MOST_WATCHED_BYTES)];
+        let length = process.read(self.virt, &mut now);
+        now.truncate(length);
+        now
     }
 }
 
@@ -107,7 +130,7 @@ impl Agent {
             Halt::Asked => Event::Asked,
             Halt::Served => return self.stepped(process),
             Halt::Trap(exception) if self.is_at_breakpoint(exception, process) => Event::Breakpoint,
-            Halt::Trap(exception) if exception.fault.vector == Fault::DEBUG && self.going != Going::On => {
+            Halt::Trap(exception) if exception.fault.vector == Fault::DEBUG && self.steps() => {
                 return self.stepped(process);
             }
             Halt::Trap(exception) | Halt::Exception(exception) => Event::Signal(signal(exception.fault)),
@@ -115,9 +138,52 @@ impl Agent {
         })
     }
 
-    fn stepped(&self, process: &Halted<'_>) -> Option<Event> {
-        let is_within = matches!(self.going, Going::Steps(from, to) if (from..to).contains(&process.registers().rip));
-        (!is_within).then_some(Event::Step)
+    /// Whether it goes on step by step: watchpoints are looked at after each. That is slower than the CPU's debug registers, and
+    /// works on every KVM: on some these do nothing in ring 3.
+    fn steps(&self) -> bool {
+        self.going != Going::On || !self.watched.is_empty()
+    }
+
+    fn stepped(&mut self, process: &mut Halted<'_>) -> Option<Event> {
+        if let Some(virt) = self.changed(process) {
+            return Some(Event::Watch(virt));
+        }
+        match self.going {
+            Going::On => None,
+            Going::Steps(from, to) if (from..to).contains(&process.registers().rip) => None,
+            Going::Step | Going::Steps(..) => Some(Event::Step),
+        }
+    }
+
+    /// Where watched memory has changed since it was last looked at.
+    fn changed(&mut self, process: &mut Halted<'_>) -> Option<u64> {
+        let mut changed = None;
+        for watched in &mut self.watched {
+            let now = watched.look(process);
+            if now != watched.last {
+                watched.last = now;
+                changed = changed.or(Some(watched.virt));
+            }
+        }
+        changed
+    }
+
+    /// Watches memory for changes.
+    fn watch(&mut self, virt: u64, bytes: usize, process: &mut Halted<'_>) -> bool {
+        let mut watched = Watched { virt, bytes, last: Vec::new() };
+        watched.last = watched.look(process);
+        let is_watched = (1..=MOST_WATCHED_BYTES).contains(&bytes)
+            && watched.last.len() == bytes
+            && self.watched.len() < MOST_WATCHED;
+        if is_watched {
+            self.watched.push(watched);
+        }
+        is_watched
+    }
+
+    fn unwatch(&mut self, virt: u64, bytes: usize) -> bool {
+        let index = self.watched.iter().position(|watched| (watched.virt, watched.bytes) == (virt, bytes));
+        index.map(|index| self.watched.remove(index)).is_some()
     }
 
     /// Whether a trap is that of a breakpoint of ours: RIP, which is behind it, goes back to it.
@@ -161,6 +227,8 @@ impl Agent {
             Order::Write { virt, bytes } => Said::Done(self.write(virt, bytes, process)),
             Order::Break(at) => Said::Done(self.set_breakpoint(at, process)),
             Order::Unbreak(at) => Said::Done(self.remove_breakpoint(at, process)),
+            Order::Watch { virt, bytes } => Said::Done(self.watch(virt, bytes, process)),
+            Order::Unwatch { virt, bytes } => Said::Done(self.unwatch(virt, bytes)),
             Order::Monitor(command) => Said::Text(monitor::answer(&command, &self.known, process)),
             Order::Go(_) | Order::Halt | Order::Detach | Order::Kill => Said::Done(false),
         }
@@ -225,6 +293,7 @@ impl Agent {
     /// From now on the code runs as if there had been nobody.
     fn leave(&mut self, process: &mut Halted<'_>) {
         self.lift(process);
+        self.watched.clear();
         process.step(false);
         self.going = Going::On;
         self.attached = false;
@@ -232,7 +301,7 @@ impl Agent {
 }
 
 /// The signal with which Linux answers an exception of ring 3 (`arch/x86/kernel/traps.c`).
-fn signal(fault: Fault) -> i32 {
+pub(super) fn signal(fault: Fault) -> i32 {
     match fault.vector {
         Fault::DEBUG | Fault::BREAKPOINT => libc::SIGTRAP,
         Fault::INVALID_OPCODE => libc::SIGILL,
@@ -244,7 +313,8 @@ fn signal(fault: Fault) -> i32 {
     }
 }
 
-fn registers(process: &Halted<'_>) -> Registers {
+/// All registers of ring 3.
+pub(super) fn registers(process: &Halted<'_>) -> Registers {
     let r = process.registers();
     let (selectors, bases) = process.segments();
     Registers {

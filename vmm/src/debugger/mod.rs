@@ -6,12 +6,15 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `agent` | halts mapping code, and does what it is told until it goes on |
+//! | `core` | an ELF core of the guest |
 //! | `monitor` | answers to gdb's `monitor` |
 //! | `wire` | the messages |
 
 mod agent;
+mod core;
 mod monitor;
 mod wire;
 
 pub use agent::Agent;
+pub use core::{Core, CoreTaker};
 pub use wire::{Event, Going, Order, Registers, Said, Wire};

@@ -17,8 +17,8 @@ pub struct Known {
 }
 
 const HELP: &str = "\
-monitor walk VA [ROOT]     the walk of an address: through the tables that the mapping code has named as its
-                           result, before that through those it was given, or through those at ROOT
+monitor walk VA [ROOT]     the walk of an address: through the tables that the mapping code makes, whose root
+                           is result->root, or through those at ROOT
 monitor own VA             the same through the tables on which the mapping code itself runs
 monitor regions            the memory map, and where the mapping code has put each region so far
 monitor findings           what the host has found so far, and where the guilty table entries are
@@ -31,7 +31,7 @@ physical address plus request->direct_map.
 pub fn answer(command: &str, known: &Known, process: &Halted<'_>) -> String {
     let words: Vec<&str> = command.split_whitespace().collect();
     let answer = match words[..] {
-        ["walk", virt] => address(virt).map(|virt| walked(virt, made_or_given(process), process)),
+        ["walk", virt] => address(virt).and_then(|virt| Ok(walked(virt, made(process)?, process))),
         ["walk", virt, root] => address(virt).and_then(|virt| {
             let root = address(root)?;
             Ok(walked(virt, (root, format!("the tables at PA {root:#x}")), process))
@@ -62,15 +62,10 @@ fn number(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("`{text}` is no number from 1 to {MOST_WORDS}"))
 }
 
-/// The root of the tables that matter, and what they are.
-fn made_or_given(process: &Halted<'_>) -> (u64, String) {
-    match process.made_root() {
-        Some(root) => (root, format!("the tables that the mapping code has made, at PA {root:#x}")),
-        None => {
-            let root = process.given_root();
-            (root, format!("the tables at PA {root:#x}, which the mapping code was given: it has named no others yet"))
-        }
-    }
+/// The root of the tables that the mapping code makes, and what they are.
+fn made(process: &Halted<'_>) -> Result<(u64, String), String> {
+    let root = process.made_root().ok_or("result->root is 0: name a root")?;
+    Ok((root, format!("the mapping code's tables, at PA {root:#x}")))
 }
 
 fn walked(virt: u64, (root, tables): (u64, String), process: &Halted<'_>) -> String {

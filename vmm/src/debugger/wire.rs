@@ -22,6 +22,10 @@ pub enum Order {
     Break(u64),
     /// Take it away. [`Said::Done`].
     Unbreak(u64),
+    /// Halt after an instruction that has changed memory. [`Said::Done`].
+    Watch { virt: u64, bytes: usize },
+    /// No more. [`Said::Done`].
+    Unwatch { virt: u64, bytes: usize },
     /// Answer a command of gdb's `monitor`. [`Said::Text`].
     Monitor(String),
     /// Go on. The next that is heard is a halt.
@@ -71,6 +75,8 @@ pub enum Event {
     Step,
     /// It is at a breakpoint.
     Breakpoint,
+    /// It has changed memory that is watched, at this address.
+    Watch(u64),
     /// It met an exception of its own: the number of the signal that stands for it under Linux.
     Signal(i32),
     /// The host has found something.

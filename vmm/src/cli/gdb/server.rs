@@ -11,6 +11,7 @@ use gdbstub::common::Signal;
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine as Machine;
 use gdbstub::stub::{DisconnectReason, GdbStub, SingleThreadStopReason};
+use gdbstub::target::ext::breakpoints::WatchKind;
 
 use super::target::Guest;
 use crate::cli::Status;
@@ -166,6 +167,7 @@ fn reason(event: Event) -> SingleThreadStopReason<u64> {
         Event::Start => SingleThreadStopReason::Signal(Signal::SIGTRAP),
         Event::Step => SingleThreadStopReason::DoneStep,
         Event::Breakpoint => SingleThreadStopReason::SwBreak(()),
+        Event::Watch(addr) => SingleThreadStopReason::Watch { tid: (), kind: WatchKind::Write, addr },
         Event::Asked => SingleThreadStopReason::Signal(Signal::SIGINT),
         // What no signal of the system's stands for: gdb prints its name.
         Event::Finding => SingleThreadStopReason::Signal(Signal::SIGUSR1),

@@ -6,7 +6,10 @@ use gdbstub::target::ext::base::singlethread::{
     SingleThreadBase, SingleThreadRangeStepping, SingleThreadRangeSteppingOps, SingleThreadResume,
     SingleThreadResumeOps, SingleThreadSingleStep, SingleThreadSingleStepOps,
 };
-use gdbstub::target::ext::breakpoints::{Breakpoints, BreakpointsOps, SwBreakpoint, SwBreakpointOps};
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
+    SwBreakpointOps, WatchKind,
+};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::section_offsets::{Offsets, SectionOffsets, SectionOffsetsOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
@@ -146,6 +149,37 @@ impl SingleThreadRangeStepping for Guest {
 impl Breakpoints for Guest {
     fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
         Some(self)
+    }
+
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+/// All code is in memory that can be written to, so INT3 does for these too, and is there on every KVM.
+impl HwBreakpoint for Guest {
+    fn add_hw_breakpoint(&mut self, at: u64, kind: usize) -> TargetResult<bool, Self> {
+        self.add_sw_breakpoint(at, kind)
+    }
+
+    fn remove_hw_breakpoint(&mut self, at: u64, kind: usize) -> TargetResult<bool, Self> {
+        self.remove_sw_breakpoint(at, kind)
+    }
+}
+
+/// Changes are seen, and what is only read is not.
+impl HwWatchpoint for Guest {
+    fn add_hw_watchpoint(&mut self, virt: u64, bytes: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        let bytes = bytes as usize;
+        Ok(kind == WatchKind::Write && self.done(&Order::Watch { virt, bytes }).map_err(TargetError::Fatal)?)
+    }
+
+    fn remove_hw_watchpoint(&mut self, virt: u64, bytes: u64, _: WatchKind) -> TargetResult<bool, Self> {
+        self.done(&Order::Unwatch { virt, bytes: bytes as usize }).map_err(TargetError::Fatal)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Ended, Exception, Process};
 use crate::check::Finding;
 use crate::machine::{Machine, kvm_regs};
 use crate::memory_map::MemoryDescriptor;
-use crate::mmu::{Access, Fault, Pa, Paging, Va, Walk, walk};
+use crate::mmu::{Access, Fault, Pa, Paging, Run, Runs, Va, Walk, walk};
 
 /// Somebody who looks on while mapping code runs, and may halt it.
 pub trait Debugger {
@@ -78,6 +78,9 @@ const FRAME_RSP: u64 = 24;
 
 /// RFLAGS.TF (SDM vol. 3B, 18.3.1.4): #DB after the next instruction.
 const TRAP_FLAG: u64 = 1 << 8;
+
+/// Far more than right tables have.
+const MOST_RUNS: usize = 1 << 16;
 
 impl<'a> Halted<'a> {
     /// A process in ring 3, its registers in the CPU.
@@ -204,14 +207,9 @@ impl<'a> Halted<'a> {
         self.process.root()
     }
 
-    /// The root that the mapping code has named as its result; None: it has named none so far.
+    /// The root in the mapping code's result. It is the one that it was given until it says otherwise; None: it is none.
     pub fn made_root(&self) -> Option<u64> {
         Some(self.loaded.result().root).filter(|root| *root != 0)
-    }
-
-    /// The root that the mapping code was given.
-    pub fn given_root(&self) -> u64 {
-        self.loaded.boot_root
     }
 
     /// Descriptors of the virtual map that the mapping code has made so far.
@@ -227,6 +225,14 @@ impl<'a> Halted<'a> {
     /// A walk through tables anywhere in the guest's memory.
     pub fn walk(&self, root: u64, virt: u64, access: Access) -> Walk {
         walk(&Physical(self.machine), Pa(root), Va(virt), access, &self.process.paging)
+    }
+
+    /// What tables map, as far as so many entries tell, and at most [`MOST_RUNS`].
+    pub fn runs(&self, root: u64, limit_entries: u64) -> Vec<Run> {
+        let memory = Physical(self.machine);
+        let all = Va(0)..=Va(u64::MAX);
+        let runs = Runs::new(&memory, Pa(root), all, &self.process.paging, limit_entries);
+        runs.map_while(Result::ok).take(MOST_RUNS).collect()
     }
 
     /// The guest's memory: a physical range for each slot.
@@ -274,7 +280,7 @@ fn left_in_page(at: u64) -> usize {
     PAGE_BYTES.wrapping_sub(at & PAGE_BYTES.wrapping_sub(1)) as usize
 }
 
-/// The registers of an exception in ring 3: those of its handler, but for what the frame has.
+/// The registers of an exception in ring 3: what the frame has, and otherwise those of its handler.
 fn registers_of(handlers: kvm_regs, word: impl Fn(u64) -> u64) -> kvm_regs {
     kvm_regs { rip: word(FRAME_RIP), rsp: word(FRAME_RSP), rflags: word(FRAME_RFLAGS), ..handlers }
 }
