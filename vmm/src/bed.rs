@@ -479,11 +479,17 @@ impl Scenario {
         }
     }
 
+    /// What a guest's process runs of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn code(&self) -> Result<Code<'_>, EngineError> {
+        self.subject.code()
+    }
+
     /// Where the first segment of an ELF file with mapping code is put that was not linked for a fixed address; None: it is no
     /// such file.
     #[cfg(feature = "cli")]
     pub(crate) fn program_base(&self) -> Option<u64> {
-        match self.subject.code() {
+        match self.code() {
             Ok(Code::Program(program)) if program.bias != 0 => program.segments.first().map(|segment| segment.virt),
             _ => None,
         }

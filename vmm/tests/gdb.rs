@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use efibed::{AddressSpace, MapContext, MapError, Mapper, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Arguments, Trial};
 
 use said::{Directory, any, efibed, efibed_in, kvm, repository};
@@ -27,6 +28,9 @@ const UNABLE: i32 = 3;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() {
+    if let Some(place) = std::env::var_os(PLACE) {
+        return map_under_gdb(place.to_str().unwrap());
+    }
     let trials = vec![
         gdb("the_session_of_the_page_goes_as_it_says", the_session_of_the_page_goes_as_it_says),
         gdb("a_fault_halts_at_its_instruction", a_fault_halts_at_its_instruction),
@@ -43,6 +47,7 @@ fn main() {
         gdb("a_signal_removes_the_socket", a_signal_removes_the_socket),
         gdb("gdb_opens_the_core_of_a_fault", gdb_opens_the_core_of_a_fault),
         gdb("gdb_opens_the_core_of_a_finding", gdb_opens_the_core_of_a_finding),
+        gdb("mapping_code_of_a_test_has_its_symbols", mapping_code_of_a_test_has_its_symbols),
         kvm("a_clean_run_has_no_core", a_clean_run_has_no_core),
         any("what_makes_no_sense_is_refused", what_makes_no_sense_is_refused),
     ];
@@ -235,7 +240,10 @@ fn a_gdb_that_dies_leaves_the_run_alone() {
         let mut gdb = Remote(UnixStream::connect(&bed.socket).unwrap());
         gdb.ask("?");
         // A breakpoint at the first instruction, which must not be there any more.
+        let first = gdb.ask("m401000,1");
         assert_eq!(gdb.ask("Z0,401000,1"), "OK");
+        // It is not to be seen.
+        assert!(first != "cc" && gdb.ask("m401000,1") == first, "{first}");
         if let Some(order) = order {
             gdb.send(order);
             let halt = gdb.answer();
@@ -303,6 +311,67 @@ fn gdb_opens_the_core_of_a_finding() {
     in_batch(&folder, &script, &["mapper.elf", "mapper.core"]).in_order(&[&format!("\t{}", words[2])]);
     let size = fs::metadata(folder.0.join("mapper.core")).unwrap().len();
     assert!(size < 65 << 20, "{size}");
+}
+
+/// Where this test, run again by itself, waits for gdb.
+const PLACE: &str = "EFIBED_TEST_GDB_PLACE";
+
+/// Mapping code that does nothing but to look at what it was given, and that maps nothing.
+#[derive(Clone)]
+struct Looker {
+    looks: u64,
+}
+
+impl Mapper for Looker {
+    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
+        for region in context.memory_map.iter() {
+            look_at(&mut self.looks, region.phys_start);
+        }
+        Ok(context.space)
+    }
+}
+
+#[inline(never)]
+fn look_at(looks: &mut u64, phys_start: u64) {
+    *looks += phys_start;
+}
+
+fn map_under_gdb(place: &str) {
+    let scenario = Scenario::new(MemoryMap::read(ovmf_2013().as_ref()).unwrap()).mapper(Looker { looks: 7 });
+    let scenario = scenario.stretch_limit(Duration::from_secs(1));
+    let report = TestBed::new().unwrap().run_under_gdb(&scenario, place).unwrap();
+    println!("{}", report.headline());
+}
+
+fn mapping_code_of_a_test_has_its_symbols() {
+    let folder = Directory::new();
+    let own = std::env::current_exe().unwrap();
+    let mut command = Command::new(&own);
+    command.env(PLACE, format!("unix:{}", folder.file("socket"))).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (socket, stderr) = place_told(&mut child);
+    child.stderr = Some(stderr);
+    let bed = Bed { child, folder: &folder, socket };
+    let script = "break gdb::look_at\ncontinue\nshell sleep 2\nprint *looks\nprint/x phys_start\nbacktrace 3\ncontinue\nprint/x phys_start\ndelete\n\
+                  continue\nmonitor findings\ncontinue\n";
+    // The first two regions of the map.
+    bed.gdb(script, own.to_str().unwrap()).in_order(&[
+        "Breakpoint 1, gdb::look_at",
+        "$1 = 7",
+        "$2 = 0x800000",
+        "#1 ",
+        "::map (self=",
+        "$3 = 0x7c000000",
+        "SIGUSR1",
+        "not-mapped",
+        "exited with code 01",
+    ]);
+    let ended = bed.end();
+    assert_eq!(ended.status.code(), Some(CLEAN), "{ended:?}");
+    // Nothing of the limit of a second, though somebody has looked at it for two.
+    let headline = String::from_utf8(ended.stdout).unwrap();
+    assert!(headline.contains("not-mapped") && !headline.contains("watchdog"), "{headline}");
+    assert_eq!(folder.names(), [""; 0]);
 }
 
 fn a_clean_run_has_no_core() {

@@ -240,6 +240,11 @@ impl Failure {
         }
     }
 
+    /// What to say of it.
+    fn into_words(self) -> String {
+        self.in_words().1
+    }
+
     /// The status to end with, and what to say on standard error.
     fn in_words(self) -> (Status, String) {
         match self {

@@ -6,6 +6,7 @@ use crate::check::{Finding, WalkStep};
 use crate::guest::process::Halted;
 use crate::memory_map::{MemoryMap, type_name};
 use crate::mmu::{Access, Outcome, Pa};
+use crate::report::style::counted;
 use crate::report::walk::plain_lines as walk_lines;
 
 /// What is known of the run.
@@ -118,7 +119,7 @@ fn findings(known: &Known, process: &Halted<'_>) -> String {
     for finding in &known.findings {
         let _ = writeln!(text, "{}: {}", finding.rule, finding.message);
         if let Some(virt) = finding.virt {
-            let _ = writeln!(text, "  from {virt:#x} on, {} pages", finding.pages);
+            let _ = writeln!(text, "  from {virt:#x} on, {}", counted(finding.pages, "page"));
         }
         for line in walk_lines(&finding.walk, process.paging()) {
             let _ = writeln!(text, "  {line}");

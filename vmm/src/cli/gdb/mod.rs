@@ -6,10 +6,12 @@
 //!
 //! | file | holds |
 //! | --- | --- |
+//! | `own` | the same for mapping code of a test's own process |
 //! | `place` | where gdb finds us, and waiting for it there |
 //! | `server` | the session: who may speak next |
 //! | `target` | what gdb asks of a target |
 
+mod own;
 mod place;
 mod server;
 mod target;

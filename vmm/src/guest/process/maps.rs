@@ -33,6 +33,12 @@ pub fn open() -> io::Result<()> {
     with_file(|_| Ok(()))
 }
 
+/// Where this process has the first page of a file; None: nowhere.
+pub fn first_address_of(path: &str) -> io::Result<Option<u64>> {
+    let of_it = read()?.into_iter().filter(|mapping| mapping.name == path);
+    Ok(of_it.map(|mapping| mapping.range.start).min())
+}
+
 /// What there is now, by address.
 pub fn read() -> io::Result<Vec<Mapping>> {
     let mut text = Vec::new();

@@ -47,7 +47,7 @@ use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 pub use exception::{Exception, SYSTEM_CALL_AT};
 pub use halted::{Debugger, Halt, Halted, Resume};
 use loading::Loading;
-pub use maps::open as open_maps;
+pub use maps::{first_address_of, open as open_maps};
 use own::Pages;
 pub use own::{Called, call_natively};
 pub use program::{Program, ProgramError, Segment};
