@@ -4,6 +4,8 @@ mod require_kvm;
 mod scenario_file;
 
 use std::borrow::Cow;
+#[cfg(feature = "cli")]
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -17,6 +19,8 @@ use crate::engine::{
     walker,
 };
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
+#[cfg(feature = "cli")]
+use crate::guest::process::{Code, Debugger};
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};
@@ -130,6 +134,22 @@ impl TestBed {
             EngineName::Kvm => self.kvm()?.run(&job)?,
             EngineName::Walker => walker::run(&job, &self.memories)?,
         };
+        report.expected_rules.clone_from(&scenario.expected);
+        Ok(report)
+    }
+
+    /// The same in a guest, with a debugger that looks on, and another limit for the whole run.
+    #[cfg(feature = "cli")]
+    pub(crate) fn run_debugged(
+        &self,
+        scenario: &Scenario,
+        limit: Duration,
+        debugger: &RefCell<dyn Debugger>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Report, EngineError> {
+        let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
+        let job = scenario.job(&map, contract, progress);
+        let mut report = self.kvm()?.run(&Job { debugger: Some(debugger), limit, ..job })?;
         report.expected_rules.clone_from(&scenario.expected);
         Ok(report)
     }
@@ -473,9 +493,31 @@ impl Scenario {
         }
     }
 
+    /// What a guest's process runs of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn code(&self) -> Result<Code<'_>, EngineError> {
+        self.subject.code()
+    }
+
+    /// Where the first segment of an ELF file with mapping code is put that was not linked for a fixed address; None: it is no
+    /// such file.
+    #[cfg(feature = "cli")]
+    pub(crate) fn program_base(&self) -> Option<u64> {
+        match self.code() {
+            Ok(Code::Program(program)) if program.bias != 0 => program.segments.first().map(|segment| segment.virt),
+            _ => None,
+        }
+    }
+
     /// What must hold of its result.
     pub(crate) fn contract_in_force(&self) -> &Contract {
         self.contract.as_ref().unwrap_or(self.subject.contract())
+    }
+
+    /// How long the run may take.
+    #[cfg(feature = "cli")]
+    pub(crate) fn limit_of_run(&self) -> Duration {
+        self.limit
     }
 
     /// What the CPU reports.
@@ -543,6 +585,7 @@ impl Scenario {
             tampers: &self.tampers,
             rules: self.rules,
             dumps_tables: self.dumps_tables,
+            debugger: None,
             progress,
         }
     }

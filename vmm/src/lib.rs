@@ -81,6 +81,7 @@
 //! - [Mapping code in C](https://github.com/efibed/efibed/blob/main/docs/c-mapper.md), linked into a test or as a program.
 //! - [Fuzzing memory maps](https://github.com/efibed/efibed/blob/main/docs/fuzz.md): maps for property tests, with the
 //!   features `proptest` and `arbitrary`, and the smallest map that still fails.
+//! - [Mapping code under gdb](https://github.com/efibed/efibed/blob/main/docs/gdb.md), by the command or in a test.
 //! - [Tests on CI machines](https://github.com/efibed/efibed/blob/main/docs/ci.md), and [`require_kvm!`] for machines that
 //!   may have no KVM.
 //! - [`MapContext`] is what a mapper is given. [`check::Rule`] lists what can be found. [`report`] is what is reported, for
@@ -107,6 +108,9 @@ pub mod check;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+mod debugger;
 #[cfg_attr(not(feature = "unstable"), allow(dead_code, unused_imports))]
 mod engine;
 pub mod error;

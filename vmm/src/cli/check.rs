@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::gdb::Gdb;
 use super::input::{MAP_HELP, Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
@@ -13,7 +14,7 @@ use super::results::{DrawnPlaces, Look, Results};
 use super::sandbox::Sandbox;
 use super::several::{self, Row};
 use super::{Failure, Status};
-use crate::report::{html, json};
+use crate::report::{Report, html, json};
 use crate::{EngineName, Progress, Scenario, TestBed};
 
 /// The arguments of `check`.
@@ -53,6 +54,9 @@ pub struct Arguments {
     mapper: Mapper,
 
     #[command(flatten)]
+    gdb: Gdb,
+
+    #[command(flatten)]
     limits: Limits,
 
     #[command(flatten)]
@@ -73,7 +77,9 @@ Examples:
   efibed check boot.log --layout packed-down --leaf-rule va-only
                                                          the bug of 2013
   efibed check maps/ other.log --junit results.xml       many maps, a line each
-  efibed check maps/ --mapper mapper.elf --sarif results.sarif";
+  efibed check maps/ --mapper mapper.elf --sarif results.sarif
+  efibed check boot.log --mapper mapper.elf --gdb        a session with gdb on the mapping code
+  efibed replay found/1.toml --gdb                       the same on a scenario that was saved";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
@@ -85,7 +91,10 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
             Err(Failure::Output(format!("{option} is for one map: of several each has one line; name one of them")))
         }
         None => check_one(arguments, &arguments.maps[0]),
-        Some(files) => check_several(arguments, &files),
+        Some(files) => match arguments.gdb.wanted() {
+            Some(option) => Err(Failure::Output(format!("{option} is for one map: name one"))),
+            None => check_several(arguments, &files),
+        },
     }
 }
 
@@ -108,8 +117,7 @@ fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
     let inputs: Vec<&Path> = [map].into_iter().chain(arguments.mapper.input(&scenario)).collect();
     let outputs = arguments.places.open(&inputs)?;
     let look = Look::of_standard_output();
-    let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-        let mut report = bed.run_telling(&scenario, progress)?;
+    let results = |mut report: Report| {
         let page = if wanted.html { html::of_report("check", &report) } else { String::new() };
         if !arguments.tables {
             // They are for the page alone.
@@ -118,9 +126,19 @@ fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
         let text = look.text(&report);
         let results =
             Results::of(Status::of(&report), text, wanted, || json::to_json(&report), &[(&report.source, &report)]);
-        Ok(results.drawn(wanted, || page))
+        results.drawn(wanted, || page)
     };
-    watched(arguments.watching, |progress| arguments.sandbox.run(arguments.engine, run, progress))?.write(outputs)
+    let core = arguments.gdb.open_core(arguments.engine, &inputs)?;
+    let session = arguments.gdb.wait(&scenario, arguments.engine)?;
+    watched(arguments.watching, |progress| match (session, core) {
+        (Some(session), _) => session.run(arguments.sandbox, &scenario, results, |results| results.status, progress),
+        (None, Some(core)) => core.run(arguments.sandbox, &scenario, results, progress),
+        (None, None) => {
+            let run = |bed: &TestBed, progress: &dyn Fn(Progress)| Ok(results(bed.run_telling(&scenario, progress)?));
+            arguments.sandbox.run(arguments.engine, run, progress)
+        }
+    })?
+    .write(outputs)
 }
 
 fn check_several(arguments: &Arguments, files: &[PathBuf]) -> Result<Status, Failure> {

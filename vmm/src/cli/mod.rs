@@ -16,6 +16,7 @@ mod doctor;
 mod explain;
 #[cfg(feature = "fuzz")]
 mod fuzz;
+mod gdb;
 mod input;
 mod kexec;
 mod limits;
@@ -96,6 +97,7 @@ enum Command {
     /// Show a memory map: regions, holes, what is odd about it, and what would be mapped where
     Show(show::Arguments),
     /// Map a memory map in a guest, and ask its MMU about every page
+    #[command(visible_alias = "replay")]
     Check(check::Arguments),
     /// Map a memory map, start a second kernel, and see whether it finds firmware where the first one put it
     Kexec(kexec::Arguments),
@@ -242,6 +244,11 @@ impl Failure {
             Self::Output(problem) => problem.clone(),
             Self::Told { words, .. } => words.lines().next().unwrap_or_default().trim_start_matches("efibed: ").into(),
         }
+    }
+
+    /// What to say of it.
+    fn into_words(self) -> String {
+        self.in_words().1
     }
 
     /// The status to end with, and what to say on standard error.

@@ -97,7 +97,6 @@ struct Name {
 impl Name {
     /// Takes a name in a folder for what is made of it.
     fn take<T>(folder: &Path, mut make: impl FnMut(&Path) -> io::Result<T>) -> io::Result<(Self, T)> {
-        remove_at_signals();
         let mut listed = None;
         let make = |path: &Path| {
             // Listed first: a signal may come as soon as the file is there.
@@ -122,11 +121,13 @@ impl Name {
 /// The names that a signal removes: more than a command has results.
 static NAMES: [AtomicPtr<c_char>; 8] = [const { AtomicPtr::new(ptr::null_mut()) }; 8];
 
-/// A name in [`NAMES`].
-struct Listed(&'static AtomicPtr<c_char>);
+/// A name in [`NAMES`], as long as it lives.
+pub struct Listed(&'static AtomicPtr<c_char>);
 
 impl Listed {
-    fn new(path: &Path) -> io::Result<Self> {
+    /// Lists one.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        remove_at_signals();
         let name = CString::new(path.as_os_str().as_bytes())?.into_raw();
         let take = |place: &&AtomicPtr<c_char>| {
             place.compare_exchange(ptr::null_mut(), name, Ordering::AcqRel, Ordering::Relaxed).is_ok()

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod calling;
+mod debugging;
 mod hand_over;
 mod mapping;
 mod probing;
@@ -336,7 +337,9 @@ impl Run<'_, '_> {
         let marks = std::mem::take(&mut self.marks);
         self.report.findings_omitted += marks.omitted();
         let tables = root.map(|root| self.tables_at(root));
-        self.report.findings.extend(marks.into_findings(self.phase, self.job.map, tables));
+        let findings = marks.into_findings(self.phase, self.job.map, tables);
+        self.report.findings.extend(findings);
+        self.show_to_debugger();
     }
 
     fn tables_at(&self, root: u64) -> check::RootedTables<'_> {
@@ -347,6 +350,10 @@ impl Run<'_, '_> {
     fn ended(&mut self, end: &End) {
         if matches!(end, End::OutOfTime) {
             self.report.skipped.extend(self.stage.not_done(self.job.limit));
+            return self.conclude(None);
+        }
+        if matches!(end, End::Killed) {
+            self.report.skipped.extend(self.stage.killed());
             return self.conclude(None);
         }
         let rule = match end {

@@ -22,11 +22,12 @@ mod subject;
 mod trials;
 pub mod walker;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use crate::check::{Contract, Depth};
-use crate::guest::process::ProcessError;
+use crate::guest::process::{Debugger, ProcessError};
 use crate::guest::{BootError, ImageError, LoadError, Strides};
 use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
@@ -73,6 +74,8 @@ pub struct Job<'a> {
     pub rules: PagingRules,
     /// Whether the whole tables are to be in the report.
     pub dumps_tables: bool,
+    /// Who looks on while the mapping code runs in a guest.
+    pub debugger: Option<&'a RefCell<dyn Debugger>>,
     /// Told now and then how far the run is.
     pub progress: &'a dyn Fn(Progress),
 }

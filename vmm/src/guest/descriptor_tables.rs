@@ -10,6 +10,7 @@ const IDT_AT: u64 = 0;
 const GDT_AT: u64 = VECTORS * 16;
 const TSS_AT: u64 = 0x280;
 const VECTORS: u64 = 32;
+const BREAKPOINT: usize = 3;
 const PAGE_FAULT: usize = 14;
 const GDT_BYTES: u64 = 7 * 8;
 const TSS_BYTES: u64 = 104;
@@ -55,7 +56,7 @@ pub fn page(at: u64, handlers: &Handlers, ist_top: u64) -> Vec<u8> {
 }
 
 fn idt(handlers: &[u64; VECTORS as usize]) -> Vec<u8> {
-    let gates = handlers.iter().enumerate().flat_map(|(vector, handler)| gate(*handler, interrupt_stack(vector)));
+    let gates = handlers.iter().enumerate().flat_map(|(vector, handler)| gate(vector, *handler));
     gates.collect()
 }
 
@@ -102,12 +103,15 @@ fn interrupt_stack(vector: usize) -> u64 {
     }
 }
 
-fn gate(handler: u64, stack: u64) -> [u8; 16] {
-    // Ring 3 reaches #BP and #UD as exceptions only, so every gate is ring 0's.
+fn gate(vector: usize, handler: u64) -> [u8; 16] {
+    // An INT n or INTO of ring 3 is #GP. INT3 is #BP, as under any kernel that has debuggers; some KVMs take it for that whatever
+    // the gate says (SDM vol. 3A, 6.12.1.2).
+    let ring = if vector == BREAKPOINT { 3 } else { 0 };
     let low = (handler & 0xffff)
         | u64::from(selector::KERNEL_CODE) << 16
-        | stack << 32
+        | interrupt_stack(vector) << 32
         | INTERRUPT_GATE << 40
+        | ring << 45
         | 1 << 47
         | (handler >> 16 & 0xffff) << 48;
     let mut gate = [0; 16];

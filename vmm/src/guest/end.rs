@@ -21,6 +21,8 @@ pub enum End {
     Exit(Exit),
     /// A listener stopped it after a write to a port.
     Stopped,
+    /// A debugger ended the mapping code.
+    Killed,
     /// The time for all that the guest was to do is over.
     OutOfTime,
     /// KVM would not run it.
@@ -56,6 +58,7 @@ impl fmt::Display for End {
             Self::Exit(Exit::InternalError(error)) => write!(f, "{error}"),
             Self::Exit(exit) => write!(f, "unexpected exit: {exit:x?}"),
             Self::Stopped => f.write_str("the guest asked for a reset of its machine"),
+            Self::Killed => f.write_str("the debugger ended the mapping code"),
             Self::OutOfTime => f.write_str("the time for the whole run is over"),
             Self::Run(error) => write!(f, "{error}"),
             Self::Watchdog(error) => write!(f, "{error}"),

@@ -36,7 +36,7 @@ pub use loaded::{LoadError, Loaded, Strides};
 pub use mailbox::Mail;
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
-pub use session::{BackedPage, BootError, Guest, GuestEvents, MappedTables, NoEvents, PortAnswer, command};
+pub use session::{BackedPage, BootError, Guest, GuestEvents, MappedTables, NoEvents, Pace, PortAnswer, command};
 pub use state::Altered;
 
 /// Bytes of a page.

@@ -11,7 +11,7 @@ use efibed_stub::stamp::stamp;
 
 use super::end::End;
 use super::mailbox::Mail;
-use super::process::{Ended, Exception, Process, SYSTEM_CALL_AT, Start};
+use super::process::{Debugger, Ended, Exception, Halt, Halted, Process, SYSTEM_CALL_AT, Start};
 use super::state::{Altered, State};
 use super::stretch::{bytes_of, length};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};
@@ -43,8 +43,28 @@ pub trait GuestEvents {
     }
     /// Some time has passed, and the guest is not done.
     fn still_running(&mut self) {}
+    /// The same, with the machine stopped.
+    fn pause(&mut self, _machine: &mut Machine) -> Pace {
+        self.still_running();
+        Pace::Timed
+    }
+    /// Who looks on while mapping code runs.
+    fn debugger(&mut self) -> Option<&mut (dyn Debugger + 'static)> {
+        None
+    }
     /// The guest wrote to a port that is not the guest image's own.
     fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer;
+}
+
+/// How a guest goes on that has run for some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Within its limits.
+    Timed,
+    /// They begin anew: somebody has halted it.
+    Anew,
+    /// It is not to run any more: [`End::Stopped`].
+    Stop,
 }
 
 /// What becomes of a guest that wrote to a port.
@@ -179,7 +199,10 @@ impl<'m> Guest<'m> {
         *self.machine.regs_mut() =
             kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: rflags::FIXED, ..Default::default() };
         let loaded = self.loaded;
-        let outcome = self.run(&mut ProcessEvents { process, loaded, events });
+        let outcome = match begin(process, self.machine, loaded, events) {
+            true => self.run(&mut ProcessEvents { process, loaded, events }),
+            false => Err(End::Stopped),
+        };
         self.machine.finish_io().map_err(End::Run)?;
         *self.machine.regs_mut() = kernel.0;
         *self.machine.sregs_mut() = kernel.1;
@@ -189,6 +212,11 @@ impl<'m> Guest<'m> {
             // The kernel has no batch at hand.
             (Ok(()), _) => Err(End::Corrupt),
         }
+    }
+
+    /// A process that it has run, and has left.
+    pub fn left<'a>(&'a mut self, process: &'a mut Process) -> Halted<'a> {
+        Halted::left(process, self.machine, self.loaded)
     }
 
     /// Its mailbox.
@@ -240,20 +268,27 @@ impl<'m> Guest<'m> {
     fn run(&mut self, events: &mut dyn GuestEvents) -> Result<(), End> {
         /// Short enough for people who watch, and long enough to cost nothing.
         const SLICE: Duration = Duration::from_millis(250);
-        let started = Instant::now();
+        let mut started = Instant::now();
         loop {
             let now = Instant::now();
             let left = self.limit.saturating_sub(now.saturating_duration_since(started));
             let left_of_all = self.deadline.map_or(left, |deadline| deadline.saturating_duration_since(now));
             match self.run_for(SLICE.min(left).min(left_of_all), events) {
                 Err(End::Exit(Exit::Watchdog { rip, cpl, .. })) => {
+                    match events.pause(self.machine) {
+                        Pace::Timed => {}
+                        Pace::Anew => {
+                            started = Instant::now();
+                            continue;
+                        }
+                        Pace::Stop => return Err(End::Stopped),
+                    }
                     if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(End::OutOfTime);
                     }
                     if started.elapsed() >= self.limit {
                         return Err(End::Exit(Exit::Watchdog { limit: self.limit, rip, cpl }));
                     }
-                    events.still_running();
                 }
                 ended => return ended,
             }
@@ -383,6 +418,13 @@ fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError
     }
 }
 
+/// Shows a process that is about to run to a debugger, if there is one. False: it is not to run.
+fn begin(process: &mut Process, machine: &mut Machine, loaded: &Loaded, events: &mut dyn GuestEvents) -> bool {
+    let Some(debugger) = events.debugger() else { return true };
+    let resume = debugger.halted(Halt::Start, &mut Halted::in_ring_3(process, machine, loaded));
+    process.resumed(resume, true)
+}
+
 /// Answers the exceptions of a process, and passes on whatever else happens while it runs.
 struct ProcessEvents<'a, 'e> {
     process: &'a mut Process,
@@ -395,8 +437,17 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         self.events.wrote(pa, value, bytes);
     }
 
-    fn still_running(&mut self) {
+    fn pause(&mut self, machine: &mut Machine) -> Pace {
         self.events.still_running();
+        let Some(debugger) = self.events.debugger() else { return Pace::Timed };
+        // In ring 0 it is on its way to a halt, or will be back in ring 3 the next time.
+        if machine.cpl() == 3 && debugger.wants_halt() {
+            let resume = debugger.halted(Halt::Asked, &mut Halted::in_ring_3(self.process, machine, self.loaded));
+            if !self.process.resumed(resume, true) {
+                return Pace::Stop;
+            }
+        }
+        if debugger.looked_on() { Pace::Anew } else { Pace::Timed }
     }
 
     fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer {
@@ -405,10 +456,13 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         }
         match Exception::read(machine, self.loaded) {
             None => PortAnswer::Unknown,
-            Some(exception) => match self.process.handle(exception, machine, self.loaded) {
-                true => PortAnswer::GoOn,
-                false => PortAnswer::Stop,
-            },
+            Some(exception) => {
+                let goes_on = match self.events.debugger() {
+                    None => self.process.handle(exception, machine, self.loaded),
+                    Some(debugger) => self.process.handle_under(debugger, exception, machine, self.loaded),
+                };
+                if goes_on { PortAnswer::GoOn } else { PortAnswer::Stop }
+            }
         }
     }
 }

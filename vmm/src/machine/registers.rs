@@ -161,6 +161,16 @@ impl Machine {
         unsafe { self.vcpu.set_xsave(&xsave) }
     }
 
+    /// The legacy region of the extended state (SDM vol. 1, 13.4.1); None: KVM does not say.
+    pub fn fxsave(&self) -> Option<[u8; 512]> {
+        let xsave = self.vcpu.get_xsave().ok()?;
+        let mut region = [0; 512];
+        for (bytes, word) in region.chunks_exact_mut(4).zip(xsave.region) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Some(region)
+    }
+
     /// Pending exceptions, interrupts and the like.
     pub fn events(&self) -> Result<kvm_vcpu_events, errno::Error> {
         self.vcpu.get_vcpu_events()

@@ -21,6 +21,10 @@ pub struct Fault {
 pub struct ErrorCode(pub u32);
 
 impl Fault {
+    /// #DB, debug exception (SDM 6.15).
+    pub const DEBUG: u8 = 1;
+    /// #BP, breakpoint (SDM 6.15).
+    pub const BREAKPOINT: u8 = 3;
     /// #UD, invalid opcode (SDM 6.15).
     pub const INVALID_OPCODE: u8 = 6;
     /// #SS, stack-segment fault (SDM 6.15).

@@ -29,6 +29,12 @@ pub(super) fn lines(steps: &[WalkStep], paging: &Paging, paint: Paint) -> Vec<St
     lines
 }
 
+/// The same without colours, for a caller that is no report.
+#[cfg(feature = "cli")]
+pub(crate) fn plain_lines(steps: &[WalkStep], paging: &Paging) -> Vec<String> {
+    lines(steps, paging, Paint::PLAIN)
+}
+
 /// One entry of which only the value is known, and below it, bit by bit, what is reserved in it.
 #[cfg(feature = "cli")]
 pub(crate) fn entry_lines(level: Level, entry: u64, reserved: u64, paging: &Paging, paint: Paint) -> Vec<String> {

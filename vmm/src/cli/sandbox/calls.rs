@@ -15,7 +15,7 @@ use seccompiler::{
 };
 use vmm_sys_util::ioctl::{_IOC_NONE, _IOC_READ, _IOC_WRITE, ioctl_expr};
 
-use super::message::PIPE;
+use super::message::{BESIDE, PIPE};
 use crate::guest::process::PROCMAP_QUERY;
 
 /// A system call that is allowed.
@@ -49,7 +49,7 @@ macro_rules! calls {
 }
 
 /// Every call that is allowed.
-pub const CALLS: [Call; 26] = calls![
+pub const CALLS: [Call; 28] = calls![
     // The machine; what this process has mapped at an address.
     SYS_ioctl Requests,
     // A vCPU's shared page, guest memory, and the allocator's. No memory can be executed that could not be before.
@@ -81,6 +81,9 @@ pub const CALLS: [Call; 26] = calls![
     SYS_getpid Any,
     // The messages to the parent; the last words of the standard library before it aborts.
     SYS_write OneOf(0, &[PIPE as u64, libc::STDERR_FILENO as u64]),
+    // The debugger, over a socket of this command's own.
+    SYS_sendto OneOf(0, &[BESIDE as u64]),
+    SYS_recvfrom OneOf(0, &[BESIDE as u64]),
     // This process's own pages, and the list of them, for mapping code in ring 3.
     SYS_process_vm_readv ThisProcess,
     SYS_pread64 Any,

@@ -1,20 +1,27 @@
 //! The child's life, from the fork to its last message.
 
 use std::io::{self, PipeWriter};
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::panic;
 
 use serde::Serialize;
 
-use super::message::{Message, PIPE, Teller};
+use super::message::{BESIDE, Message, PIPE, Teller};
 use crate::cli::{Failure, Status};
 
 /// Does what the child is for, tells the parent the result, and ends.
 ///
 /// It never returns to the parent's code, and drops nothing of the parent's: the outputs are the parent's to write and to
 /// remove.
-pub fn live<T: Serialize>(pipe: PipeWriter, parent: u32, body: impl FnOnce(Teller) -> Result<T, Failure>) -> ! {
-    let message: Message<T> = match settle(&pipe, parent) {
+///
+/// `beside` is a socket that it is to have too.
+pub fn live<T: Serialize>(
+    pipe: PipeWriter,
+    beside: Option<&OwnedFd>,
+    parent: u32,
+    body: impl FnOnce(Teller) -> Result<T, Failure>,
+) -> ! {
+    let message: Message<T> = match settle(&pipe, beside, parent) {
         // There is no pipe to tell it through.
         Err(_) => exit(Status::Internal),
         Ok(teller) => {
@@ -39,7 +46,7 @@ pub fn exit(status: Status) -> ! {
 }
 
 /// Ties the child to the parent, and cuts it off from what the parent has open.
-fn settle(pipe: &PipeWriter, parent: u32) -> io::Result<Teller> {
+fn settle(pipe: &PipeWriter, beside: Option<&OwnedFd>, parent: u32) -> io::Result<Teller> {
     // SAFETY: neither call has conditions.
     let parent_now = unsafe {
         check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
@@ -51,8 +58,18 @@ fn settle(pipe: &PipeWriter, parent: u32) -> io::Result<Teller> {
     }
     default_signals();
     // SAFETY: whatever has this number is never used or dropped in the child, which does not return to its owner.
-    unsafe { check(libc::dup2(pipe.as_raw_fd(), PIPE))? };
-    close_from(PIPE + 1)?;
+    unsafe {
+        // Out of the way first: it may have the pipe's number.
+        let beside = match beside {
+            Some(socket) => Some(checked(libc::fcntl(socket.as_raw_fd(), libc::F_DUPFD, BESIDE + 1))?),
+            None => None,
+        };
+        check(libc::dup2(pipe.as_raw_fd(), PIPE))?;
+        if let Some(socket) = beside {
+            check(libc::dup2(socket, BESIDE))?;
+        }
+    }
+    close_from(if beside.is_some() { BESIDE } else { PIPE } + 1)?;
     Ok(Teller(()))
 }
 
@@ -99,5 +116,10 @@ fn tell_of_panics(teller: Teller) {
 
 /// Of a call of the C library that answers -1 if it fails.
 pub fn check(answer: i32) -> io::Result<()> {
-    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    checked(answer).map(drop)
+}
+
+/// The same, with the answer.
+fn checked(answer: i32) -> io::Result<i32> {
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

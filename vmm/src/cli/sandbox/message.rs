@@ -26,6 +26,9 @@ pub enum Message<T, P = Progress> {
 /// The file descriptor of the child's end of the pipe. One that is known before lets the filter of system calls name it.
 pub const PIPE: RawFd = 3;
 
+/// The file descriptor of a socket that a child may have beside it, for a debugger.
+pub const BESIDE: RawFd = PIPE + 1;
+
 /// The child's end of the pipe. Exists only in a child that has put it there.
 #[derive(Clone, Copy)]
 pub struct Teller(pub(super) ());

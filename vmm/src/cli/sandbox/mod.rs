@@ -23,6 +23,7 @@ mod tests;
 
 use std::cell::Cell;
 use std::io::{self, BufRead as _, BufReader, PipeReader, Read as _};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "unstable")]
 pub use self::message::PIPE;
-use self::message::{Message, Teller};
+use self::message::{BESIDE, Message, Teller};
 use super::{Failure, Status};
 use crate::engine::EngineError;
 use crate::{EngineName, Progress, TestBed};
@@ -60,6 +61,35 @@ impl Sandbox {
             EngineName::Kvm if !self.no_sandbox => confined(work, progress),
             EngineName::Kvm | EngineName::Walker => Ok(work(&TestBed::without_kvm(), progress)?),
         }
+    }
+}
+
+impl Sandbox {
+    /// The same on KVM with a socket for a debugger, the other end of which this process has. `begun` is called once it may have
+    /// threads.
+    pub fn run_beside<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
+        self,
+        socket: OwnedFd,
+        work: impl FnOnce(&TestBed, OwnedFd, &dyn Fn(P)) -> Result<T, EngineError>,
+        begun: impl FnOnce(),
+        progress: &dyn Fn(P),
+    ) -> Result<T, Failure> {
+        if self.no_sandbox {
+            begun();
+            return Ok(work(&TestBed::without_kvm(), socket, progress)?);
+        }
+        let body = |teller: Teller| {
+            let bed = TestBed::new()?;
+            parts::confine()?;
+            // SAFETY: the child has it there, and nobody else in it owns it.
+            let socket = unsafe { OwnedFd::from_raw_fd(BESIDE) };
+            Ok(work(&bed, socket, &|progress| teller.tell(&Message::<T, P>::Progress(progress)))?)
+        };
+        let (child, pipe) = start(Some(&socket), body)?;
+        // So that it ends when the child does.
+        drop(socket);
+        begun();
+        child.hear(pipe, progress)
     }
 }
 
@@ -132,7 +162,7 @@ fn crew<T: Serialize + DeserializeOwned>(
         }
     };
     // All of them before any is heard: a process of several threads makes no child.
-    let children: Vec<_> = (0..jobs).map(|first| start(body(first))).collect::<Result<_, _>>()?;
+    let children: Vec<_> = (0..jobs).map(|first| start(None, body(first))).collect::<Result<_, _>>()?;
     let hear = |(child, pipe): (Child, PipeReader)| {
         let (begun, ended) = (Cell::new(None), Cell::new(0));
         let heard = child.hear::<(), Word<T>>(pipe, &|word| match word {
@@ -210,15 +240,19 @@ fn in_child<T: Serialize + DeserializeOwned, P: DeserializeOwned>(
     body: impl FnOnce(Teller) -> Result<T, Failure>,
     progress: &dyn Fn(P),
 ) -> Result<T, Failure> {
-    let (child, pipe) = start(body)?;
+    let (child, pipe) = start(None, body)?;
     child.hear(pipe, progress)
 }
 
-/// Starts a child process that runs `body`, and tells through the pipe what it returned.
+/// Starts a child process that runs `body`, and tells through the pipe what it returned. It has a socket beside the pipe, if one
+/// is given.
 ///
 /// Refused in a process of several threads: the others would be missing in the child, and the locks that they hold would
 /// stay locked. The command has one until it shows a spinner, or makes a machine: KVM adds a thread of its own.
-fn start<T: Serialize>(body: impl FnOnce(Teller) -> Result<T, Failure>) -> Result<(Child, PipeReader), Failure> {
+fn start<T: Serialize>(
+    beside: Option<&OwnedFd>,
+    body: impl FnOnce(Teller) -> Result<T, Failure>,
+) -> Result<(Child, PipeReader), Failure> {
     let failed = |error: io::Error| Failure::sandbox(format!("no child process could be started: {error}"));
     if threads() > 1 {
         return Err(failed(io::Error::other("this process has several threads")));
@@ -228,7 +262,7 @@ fn start<T: Serialize>(body: impl FnOnce(Teller) -> Result<T, Failure>) -> Resul
     // SAFETY: fork has no conditions, and with one thread no lock is held by another that the child will not have.
     match unsafe { libc::fork() } {
         -1 => Err(failed(io::Error::last_os_error())),
-        0 => child::live(writer, parent, body),
+        0 => child::live(writer, beside, parent, body),
         pid => {
             // The pipe ends when the child does.
             drop(writer);

@@ -1,5 +1,6 @@
 //! The mapping code's two phases, in ring 3 of the guest.
 
+use std::cell::{RefCell, RefMut};
 use std::time::Instant;
 
 use efibed_guest::mapper::Step;
@@ -9,7 +10,7 @@ use super::super::snapshot::{Snapshot, first_nonzero};
 use super::super::{Job, Progress, course, cpu};
 use super::{Run, disassembled};
 use crate::check::{Finding, Rule, Skipped, Statement};
-use crate::guest::process::{Called, Ended, Exception, Frame, Place};
+use crate::guest::process::{Called, Debugger, Ended, Exception, Frame, Place};
 use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
 use crate::mmu::{ErrorCode, Pa, Va};
@@ -32,6 +33,7 @@ impl Run<'_, '_> {
                 self.judge_exception(&exception);
                 None
             }
+            Ended::Killed => return Err(End::Killed),
         };
         if tables.is_none() {
             self.conclude(None);
@@ -55,9 +57,11 @@ impl Run<'_, '_> {
         let untouchable = Snapshot::untouchable(self.loaded, self.phase);
         let kernels_own = Snapshot::kernels_own(self.loaded);
         let pages = self.page_contents();
-        let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job };
+        let debugger = self.job.debugger.map(RefCell::borrow_mut);
+        let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job, debugger };
         let started = Instant::now();
         let ended = self.guest.run_process(&mut self.process, start, &mut watch);
+        drop(watch);
         self.report.timing.map += started.elapsed();
         if let (Ok(Ended::Returned { rax }), None) = (&ended, &self.mapper) {
             self.loaded.conclude(*rax as i32);
@@ -195,6 +199,7 @@ struct Watch<'a> {
     built: u64,
     loaded: &'a Loaded,
     job: &'a Job<'a>,
+    debugger: Option<RefMut<'a, dyn Debugger + 'static>>,
 }
 
 impl GuestEvents for Watch<'_> {
@@ -203,6 +208,10 @@ impl GuestEvents for Watch<'_> {
 
     fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
         PortAnswer::Unknown
+    }
+
+    fn debugger(&mut self) -> Option<&mut (dyn Debugger + 'static)> {
+        self.debugger.as_deref_mut()
     }
 
     /// Tables are usually taken from the pool one after another, and none stays empty.

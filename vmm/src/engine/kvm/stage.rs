@@ -28,7 +28,15 @@ impl Stage {
 
     /// What a run that has come no further has not done, or not to the end.
     pub fn not_done(self, limit: Duration) -> impl Iterator<Item = Skipped> {
-        let open = Self::ALL.into_iter().filter(move |(stage, _)| *stage >= self);
-        open.map(move |(_, what)| course::out_of_time(what, limit))
+        self.open().map(move |what| course::out_of_time(what, limit))
+    }
+
+    /// The same of a run that a debugger has ended.
+    pub fn killed(self) -> impl Iterator<Item = Skipped> {
+        self.open().map(|what| Skipped::not_done(what, "the debugger ended the run"))
+    }
+
+    fn open(self) -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().filter(move |(stage, _)| *stage >= self).map(|(_, what)| what)
     }
 }

@@ -35,6 +35,12 @@ pub fn open() -> io::Result<()> {
     with_file(|_| Ok(()))
 }
 
+/// Where this process has the first page of a file; None: nowhere.
+pub fn first_address_of(path: &str) -> io::Result<Option<u64>> {
+    let of_it = read()?.into_iter().filter(|mapping| mapping.name == path);
+    Ok(of_it.map(|mapping| mapping.range.start).min())
+}
+
 /// What there is now at an address.
 ///
 /// Linux 6.11 and later answer for one address (PROCMAP_QUERY, `linux/fs.h`). Of an older one the whole list is read, which

@@ -11,6 +11,7 @@
 //! | `maps` | which pages this process has |
 //! | `heap` | `malloc` and its like, for code of this process |
 //! | `exception` | one exception, and the instruction at which it came |
+//! | `halted` | ring 3 halted, for a debugger |
 //! | `unwind` | from one frame of the stack to the next |
 //! | `program` | an ELF file with mapping code |
 //! | `loading` | such a file in ring 3 |
@@ -21,6 +22,7 @@
 #[cfg(test)]
 mod compiled;
 mod exception;
+mod halted;
 mod heap;
 mod loading;
 mod maps;
@@ -39,13 +41,14 @@ use efibed_guest::mapper::Step;
 
 use super::stretch::stretch;
 use super::{Loaded, OwnMemory, PAGE_BYTES};
-use crate::machine::{Backing, BackingError, Machine};
+use crate::machine::{Backing, BackingError, Machine, kvm_regs};
 use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 use vmm_sys_util::errno;
 
 pub use exception::{Exception, SYSTEM_CALL_AT};
+pub use halted::{Debugger, Halt, Halted, Resume};
 use loading::Loading;
-pub use maps::{PROCMAP_QUERY, open as open_maps};
+pub use maps::{PROCMAP_QUERY, first_address_of, open as open_maps};
 use own::Pages;
 pub use own::{Called, call_natively};
 pub use program::{Program, ProgramError, Segment};
@@ -91,6 +94,10 @@ pub struct Process {
     served: BTreeMap<&'static str, u64>,
     has_foreseen: bool,
     ended: Option<Ended>,
+    /// The bases of FS and GS.
+    bases: [u64; 2],
+    /// The registers with which it was left last.
+    left_with: kvm_regs,
 }
 
 /// How ring 3 was left.
@@ -103,6 +110,8 @@ pub enum Ended {
     },
     /// An exception that nothing could be done about.
     Exception(Box<Exception>),
+    /// A debugger ended it.
+    Killed,
 }
 
 impl Process {
@@ -164,6 +173,8 @@ impl Process {
             served: BTreeMap::new(),
             has_foreseen: false,
             ended: None,
+            bases: [0; 2],
+            left_with: kvm_regs::default(),
         })
     }
 
@@ -205,6 +216,7 @@ impl Process {
     fn begin(&mut self, start: Start) -> Start {
         self.ended = None;
         self.foresee();
+        self.bases = start.bases;
         let rsp = self.stack.end.wrapping_sub(8);
         let top = self.heap_at().wrapping_sub(8);
         // The stack is a part of this memory.
@@ -240,6 +252,7 @@ impl Process {
     /// What becomes of an exception, with the machine stopped in ring 0's handler. True: ring 3 goes on.
     pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, loaded: &Loaded) -> bool {
         if exception.fault.vector == Fault::INVALID_OPCODE && exception.rip == self.source.leave() {
+            self.leave_with(&exception, loaded);
             self.ended = Some(Ended::Returned { rax: exception.registers.rax });
             return false;
         }
@@ -251,6 +264,7 @@ impl Process {
             *count = count.saturating_add(1);
             return true;
         }
+        self.leave_with(&exception, loaded);
         self.ended = Some(Ended::Exception(Box::new(exception)));
         false
     }
