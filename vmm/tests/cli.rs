@@ -312,6 +312,16 @@ fn the_demonstration_shows_the_bug_of_2013() {
     shows(3, "0xfffffffe80800000");
     assert!(!parts[1].contains("reserved") && !parts[3].contains("reserved bit is set"), "{}", said.out);
     shows(3, "Your turn");
+
+    let directory = Directory::new();
+    let page = directory.file("bug.html");
+    let drawn = efibed(["demo", "--engine", "walker", "--html", &page]).ends(CLEAN);
+    assert_eq!(drawn.out, said.out);
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("reserved-bit"), "{page}");
+    // What cannot be written is told before anything is run.
+    let nowhere = efibed(["demo", "--engine", "walker", "--html", &directory.file("no/such")]).ends(BAD_INPUT);
+    assert!(nowhere.out.is_empty(), "{}", nowhere.out);
 }
 
 fn the_demonstration_runs_in_a_guest_where_it_can() {

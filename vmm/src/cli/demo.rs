@@ -1,12 +1,16 @@
 //! `efibed demo`, and `efibed` alone: the bug of October 2013, from the map to the fault and what became of it.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::input::named;
+use super::output::OutputFile;
 use super::progress::{Watching, watched};
 use super::results::Look;
 use super::sandbox::Sandbox;
 use super::{Failure, Status, output};
+use crate::report::html;
 use crate::report::style::{Paint, wrapped};
 use crate::report::text::{finding_lines, headline_lines, region_lines};
 use crate::{EngineName, Layout, LeafRule, Progress, Report, Scenario, TestBed};
@@ -17,6 +21,10 @@ pub struct Arguments {
     /// What executes and observes [default: a guest, where this machine can run one, else the software walk]
     #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES))]
     engine: Option<EngineName>,
+
+    /// Draw the step with the bug on a page for a browser: what is mapped where, and the walk to the guilty entry
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 
     #[command(flatten)]
     sandbox: Sandbox,
@@ -34,6 +42,7 @@ struct Scene {
     text: &'static str,
     layout: Layout,
     leaf_rule: LeafRule,
+    is_the_bug: bool,
     details: fn(&Report, Paint) -> Vec<String>,
 }
 
@@ -46,6 +55,7 @@ const SCENES: [Scene; 3] = [
                page:",
         layout: Layout::PackedDown,
         leaf_rule: LeafRule::CoAligned,
+        is_the_bug: false,
         details: region_lines,
     },
     Scene {
@@ -54,6 +64,7 @@ const SCENES: [Scene; 3] = [
                and its low bits fall on reserved bits of the entry:",
         layout: Layout::PackedDown,
         leaf_rule: LeafRule::VaOnly,
+        is_the_bug: true,
         details: finding_lines,
     },
     Scene {
@@ -62,6 +73,7 @@ const SCENES: [Scene; 3] = [
                rule does no harm. Layout window, the same leaves:",
         layout: Layout::Window,
         leaf_rule: LeafRule::VaOnly,
+        is_the_bug: false,
         details: region_lines,
     },
 ];
@@ -73,6 +85,7 @@ in October 2013.";
 const YOUR_TURN: &str = "\
 Your turn
   efibed check MAP                  your map: a boot log, `memmap` of the UEFI shell, TOML, ...
+  efibed demo --html bug.html       the bug as a picture, for a browser; `check` draws yours so
   efibed build mapper.c             your code, in C; then: efibed check MAP --mapper mapper.elf
   efibed explain reserved-bit       what a finding means
   efibed oops LOG                   what a page fault in a log means
@@ -83,17 +96,25 @@ Your turn
 /// Runs it. The status is about the demonstration: that the bug is found is what it is for.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let (engine, remark) = arguments.engine.map_or_else(usual_engine, |engine| (engine, None));
-    let look = Look::of_standard_output();
-    let paint = look.paint();
+    let mut file = arguments.html.as_deref().map(|path| OutputFile::open(path, &[])).transpose()?;
+    let paint = Look::of_standard_output().paint();
     let mut text = paragraph(INTRODUCTION, paint);
     text += &remark.map_or_else(String::new, |remark| paragraph(&remark, paint));
     output::print(&text)?;
     for (index, scene) in SCENES.iter().enumerate() {
         let scenario = Scenario::parse("demo.toml", MAP).map_err(Failure::input)?;
-        let scenario = scenario.layout(scene.layout).leaf_rule(scene.leaf_rule).engine(engine);
-        let run =
-            |bed: &TestBed, progress: &dyn Fn(Progress)| Ok(shown(scene, bed.run_telling(&scenario, progress)?, paint));
-        let lines = watched(arguments.watching, |progress| arguments.sandbox.run(engine, run, progress))?;
+        let page = file.take_if(|_| scene.is_the_bug);
+        let scenario =
+            scenario.dump_tables(page.is_some()).layout(scene.layout).leaf_rule(scene.leaf_rule).engine(engine);
+        let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
+            let report = bed.run_telling(&scenario, progress)?;
+            let drawn = page.as_ref().map(|_| html::of_report("demo", &report));
+            Ok((shown(scene, report, paint), drawn))
+        };
+        let (lines, drawn) = watched(arguments.watching, |progress| arguments.sandbox.run(engine, run, progress))?;
+        if let (Some(file), Some(drawn)) = (page, drawn) {
+            file.write(drawn.as_bytes()).map_err(Failure::Output)?;
+        }
         let title = paint.bold(&format!("Step {}: {}", index + 1, scene.title));
         output::print(&format!("{title}\n{}{}\n\n", paragraph(scene.text, paint), lines.join("\n")))?;
     }
