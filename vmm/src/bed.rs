@@ -383,6 +383,7 @@ impl Scenario {
     }
 
     /// How much the guest's MMU is asked.
+    #[cfg(feature = "fuzz")]
     #[must_use]
     pub(crate) fn depth(mut self, depth: Depth) -> Self {
         self.depth = depth;
@@ -411,6 +412,7 @@ impl Scenario {
     }
 
     /// See [`Self::firmware_calls`].
+    #[cfg(feature = "fuzz")]
     pub(crate) fn calls_firmware(&self) -> bool {
         self.firmware.calls
     }

@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         if let (Some(file), Some(drawn)) = (page, drawn) {
             file.write(drawn.as_bytes()).map_err(Failure::Output)?;
         }
-        let title = paint.bold(&format!("Step {}: {}", index + 1, scene.title));
+        let title = paint.bold(format!("Step {}: {}", index + 1, scene.title));
         output::print(&format!("{title}\n{}{}\n\n", paragraph(scene.text, paint), lines.join("\n")))?;
     }
     output::print(YOUR_TURN)?;

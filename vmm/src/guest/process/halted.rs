@@ -227,7 +227,7 @@ impl<'a> Halted<'a> {
         walk(&Physical(self.machine), Pa(root), Va(virt), access, &self.process.paging)
     }
 
-    /// What tables map, as far as so many entries tell, and at most [`MOST_RUNS`].
+    /// What tables map, as far as so many entries tell, and at most `MOST_RUNS`.
     pub fn runs(&self, root: u64, limit_entries: u64) -> Vec<Run> {
         let memory = Physical(self.machine);
         let all = Va(0)..=Va(u64::MAX);

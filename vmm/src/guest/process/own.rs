@@ -279,7 +279,7 @@ fn read_pages(pages: &[u64], into: &mut [Page]) -> usize {
     // SAFETY: the local bytes are the caller's to write to; those of the pages are only read, and the system checks that they
     // can be.
     let read = unsafe { libc::process_vm_readv(process, &local, 1, remote.as_ptr(), remote.len() as u64, 0) };
-    usize::try_from(read).map_or(0, |bytes| bytes / PAGE_BYTES as usize)
+    u64::try_from(read).map_or(0, |bytes| (bytes / PAGE_BYTES) as usize)
 }
 
 /// Which chunks guests of this thread needed that nobody had foreseen: mapping code mostly needs the same from run to run.
