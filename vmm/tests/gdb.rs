@@ -43,6 +43,7 @@ fn main() {
             an_own_breakpoint_of_the_code_is_found_as_without_gdb,
         ),
         gdb("a_gdb_that_dies_leaves_the_run_alone", a_gdb_that_dies_leaves_the_run_alone),
+        gdb("what_is_no_gdb_leaves_the_run_alone", what_is_no_gdb_leaves_the_run_alone),
         gdb("a_port_is_free_for_one_gdb", a_port_is_free_for_one_gdb),
         gdb("a_signal_removes_the_socket", a_signal_removes_the_socket),
         gdb("gdb_opens_the_core_of_a_fault", gdb_opens_the_core_of_a_fault),
@@ -254,6 +255,32 @@ fn a_gdb_that_dies_leaves_the_run_alone() {
         assert_eq!(ended.status.code(), Some(CLEAN), "{ended:?}");
         assert_eq!(folder.names(), ["mapper.elf"]);
     }
+}
+
+/// Packets of lengths and addresses that cannot be, and what is no packet at all.
+fn what_is_no_gdb_leaves_the_run_alone() {
+    let folder = built("NOTHING", &[]);
+    let long = format!("${}#00", "A".repeat(100_000));
+    for junk in ["-", "GET / HTTP/1.1\r\n\r\n", "\x03\x03\x03", &long] {
+        let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
+        // It may be cut short: nobody listens any more.
+        let _ = UnixStream::connect(&bed.socket).unwrap().write_all(junk.as_bytes());
+        assert_eq!(bed.end().status.code(), Some(CLEAN), "{junk}");
+    }
+    let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
+    let mut gdb = Remote(UnixStream::connect(&bed.socket).unwrap());
+    for (packet, answer) in [
+        ("m0,8", "E0e"),
+        ("mfffffffffffffff8,10", "E0e"),
+        ("Z0,0,1", "E16"),
+        ("Z2,401000,ffffffff", "E16"),
+        ("Z3,401000,8", "E16"),
+        ("z0,401000,1", "E16"),
+    ] {
+        assert_eq!(gdb.ask(packet), answer, "{packet}");
+    }
+    drop(gdb);
+    assert_eq!(bed.end().status.code(), Some(CLEAN));
 }
 
 fn a_port_is_free_for_one_gdb() {
