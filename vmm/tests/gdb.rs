@@ -304,7 +304,7 @@ fn a_signal_removes_the_socket() {
     let folder = built("NOTHING", &[]);
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     // SAFETY: the child was not waited for, so its number is not another's.
-    unsafe { libc::kill(bed.child.id() as i32, libc::SIGTERM) };
+    unsafe { libc::kill(bed.child.as_ref().unwrap().id() as i32, libc::SIGTERM) };
     assert_eq!(bed.end().status.code(), None);
     assert_eq!(folder.names(), ["mapper.elf"]);
 }
@@ -380,7 +380,7 @@ fn mapping_code_of_a_test_has_its_symbols() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (socket, stderr) = place_told(&mut child);
     child.stderr = Some(stderr);
-    let bed = Bed { child, folder: &folder, socket };
+    let bed = Bed { child: Some(child), folder: &folder, socket };
     let script = "break gdb::look_at\ncontinue\nshell sleep 2\nprint *looks\nprint/x phys_start\nbacktrace 3\ncontinue\nprint/x phys_start\ndelete\n\
                   continue\nmonitor findings\ncontinue\n";
     // The first two regions of the map.
@@ -456,7 +456,8 @@ fn built(attack: &str, options: &[&str]) -> Directory {
 
 /// `efibed check --gdb`, waiting.
 struct Bed<'a> {
-    child: Child,
+    /// None: it has ended.
+    child: Option<Child>,
     folder: &'a Directory,
     socket: String,
 }
@@ -466,10 +467,9 @@ impl<'a> Bed<'a> {
         let socket = folder.file("socket");
         let place = format!("unix:{socket}");
         let own = ["check", map, "--mapper", mapper, "--quiet", "--gdb", &place];
-        let child = Self::waiting(folder, &[&own, arguments].concat());
-        let mut bed = Self { child, folder, socket };
-        bed.child.stderr = Some(place_told(&mut bed.child).1);
-        bed
+        let mut child = Self::waiting(folder, &[&own, arguments].concat());
+        child.stderr = Some(place_told(&mut child).1);
+        Self { child: Some(child), folder, socket }
     }
 
     fn waiting(folder: &Directory, arguments: &[&str]) -> Child {
@@ -484,8 +484,18 @@ impl<'a> Bed<'a> {
         in_batch(self.folder, &(connect + script), &[program])
     }
 
-    fn end(self) -> Output {
-        ended(self.child)
+    fn end(mut self) -> Output {
+        ended(self.child.take().unwrap())
+    }
+}
+
+/// A test that has failed leaves nobody who waits for gdb.
+impl Drop for Bed<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
