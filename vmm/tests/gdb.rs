@@ -43,6 +43,7 @@ fn main() {
             an_own_breakpoint_of_the_code_is_found_as_without_gdb,
         ),
         gdb("a_gdb_that_dies_leaves_the_run_alone", a_gdb_that_dies_leaves_the_run_alone),
+        gdb("what_is_no_gdb_leaves_the_run_alone", what_is_no_gdb_leaves_the_run_alone),
         gdb("a_port_is_free_for_one_gdb", a_port_is_free_for_one_gdb),
         gdb("a_signal_removes_the_socket", a_signal_removes_the_socket),
         gdb("gdb_opens_the_core_of_a_fault", gdb_opens_the_core_of_a_fault),
@@ -256,6 +257,32 @@ fn a_gdb_that_dies_leaves_the_run_alone() {
     }
 }
 
+/// Packets of lengths and addresses that cannot be, and what is no packet at all.
+fn what_is_no_gdb_leaves_the_run_alone() {
+    let folder = built("NOTHING", &[]);
+    let long = format!("${}#00", "A".repeat(100_000));
+    for junk in ["-", "GET / HTTP/1.1\r\n\r\n", "\x03\x03\x03", &long] {
+        let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
+        // It may be cut short: nobody listens any more.
+        let _ = UnixStream::connect(&bed.socket).unwrap().write_all(junk.as_bytes());
+        assert_eq!(bed.end().status.code(), Some(CLEAN), "{junk}");
+    }
+    let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
+    let mut gdb = Remote(UnixStream::connect(&bed.socket).unwrap());
+    for (packet, answer) in [
+        ("m0,8", "E0e"),
+        ("mfffffffffffffff8,10", "E0e"),
+        ("Z0,0,1", "E16"),
+        ("Z2,401000,ffffffff", "E16"),
+        ("Z3,401000,8", "E16"),
+        ("z0,401000,1", "E16"),
+    ] {
+        assert_eq!(gdb.ask(packet), answer, "{packet}");
+    }
+    drop(gdb);
+    assert_eq!(bed.end().status.code(), Some(CLEAN));
+}
+
 fn a_port_is_free_for_one_gdb() {
     let folder = built("NOTHING", &[]);
     let mut bed = Bed::waiting(&folder, &["check", &ovmf_2013(), "--mapper", "mapper.elf", "--gdb", "127.0.0.1:0"]);
@@ -277,7 +304,7 @@ fn a_signal_removes_the_socket() {
     let folder = built("NOTHING", &[]);
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     // SAFETY: the child was not waited for, so its number is not another's.
-    unsafe { libc::kill(bed.child.id() as i32, libc::SIGTERM) };
+    unsafe { libc::kill(bed.child.as_ref().unwrap().id() as i32, libc::SIGTERM) };
     assert_eq!(bed.end().status.code(), None);
     assert_eq!(folder.names(), ["mapper.elf"]);
 }
@@ -353,7 +380,7 @@ fn mapping_code_of_a_test_has_its_symbols() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (socket, stderr) = place_told(&mut child);
     child.stderr = Some(stderr);
-    let bed = Bed { child, folder: &folder, socket };
+    let bed = Bed { child: Some(child), folder: &folder, socket };
     let script = "break gdb::look_at\ncontinue\nshell sleep 2\nprint *looks\nprint/x phys_start\nbacktrace 3\ncontinue\nprint/x phys_start\ndelete\n\
                   continue\nmonitor findings\ncontinue\n";
     // The first two regions of the map.
@@ -429,7 +456,8 @@ fn built(attack: &str, options: &[&str]) -> Directory {
 
 /// `efibed check --gdb`, waiting.
 struct Bed<'a> {
-    child: Child,
+    /// None: it has ended.
+    child: Option<Child>,
     folder: &'a Directory,
     socket: String,
 }
@@ -439,10 +467,9 @@ impl<'a> Bed<'a> {
         let socket = folder.file("socket");
         let place = format!("unix:{socket}");
         let own = ["check", map, "--mapper", mapper, "--quiet", "--gdb", &place];
-        let child = Self::waiting(folder, &[&own, arguments].concat());
-        let mut bed = Self { child, folder, socket };
-        bed.child.stderr = Some(place_told(&mut bed.child).1);
-        bed
+        let mut child = Self::waiting(folder, &[&own, arguments].concat());
+        child.stderr = Some(place_told(&mut child).1);
+        Self { child: Some(child), folder, socket }
     }
 
     fn waiting(folder: &Directory, arguments: &[&str]) -> Child {
@@ -457,8 +484,18 @@ impl<'a> Bed<'a> {
         in_batch(self.folder, &(connect + script), &[program])
     }
 
-    fn end(self) -> Output {
-        ended(self.child)
+    fn end(mut self) -> Output {
+        ended(self.child.take().unwrap())
+    }
+}
+
+/// A test that has failed leaves nobody who waits for gdb.
+impl Drop for Bed<'_> {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

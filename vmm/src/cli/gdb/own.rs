@@ -45,7 +45,7 @@ impl TestBed {
 
 impl Scenario {
     /// Where the first segment of the executable lies that has the mapping code, if it may lie elsewhere than it was linked for.
-    fn base_of_code(&self) -> io::Result<Option<u64>> {
+    pub(super) fn base_of_code(&self) -> io::Result<Option<u64>> {
         match self.code() {
             Ok(Code::Own) => {
                 let executable = fs::read_link("/proc/self/exe")?;
