@@ -1,8 +1,8 @@
 //! Ring 3 of the guest: the address space in which mapping code runs, and what becomes of its exceptions.
 //!
 //! Mapping code sees what it was given (memory map, pool, request, result, log) where this process has the guest's memory
-//! mapped; a stack and a heap; and the pages that its code lies in. All of that is mapped as it is touched. The kernel is
-//! there too, out of its reach.
+//! mapped; a stack and a heap; and the pages that its code lies in. All of that is mapped as it is touched, and what is touched
+//! by nearly all mapping code beforehand. The kernel is there too, out of its reach.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -1,8 +1,8 @@
 //! Code of this process in ring 3: its pages, at their own addresses, and the way into a mapper and out of it.
 //!
-//! A page is copied when it is first touched, with its neighbours. So the guest works on what was there then, and what it
-//! changes stays its own; it holds no lock of this process, and what other threads unmap meanwhile is a page that cannot be
-//! read, and no more.
+//! A page is copied when it is first touched, with its neighbours, or before mapping code is entered, if other guests of this
+//! thread needed it lately. So the guest works on what was there then, and what it changes stays its own; it holds no lock of
+//! this process, and what other threads unmap meanwhile is a page that cannot be read, and no more.
 
 use std::any::Any;
 use std::arch::{asm, global_asm};
