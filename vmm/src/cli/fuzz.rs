@@ -2,22 +2,24 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
-use super::input::{Options, named};
+use super::input::{Options, ReadArguments, named};
 use super::mapper::Mapper;
 use super::progress::{Watching, told};
-use super::results::{Places, Results};
+use super::results::{DrawnPlaces, Results};
 use super::{Failure, Status, several};
+use crate::bed::OwnMapper;
 use crate::check::{Rule, Severity};
 use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
 use crate::memory_map::MemoryMap;
 use crate::report::junit::{Case, Outcome, Suite};
 use crate::report::sarif::{Entry, Notice, Part};
-use crate::{EngineName, Scenario};
+use crate::report::{Report, html};
+use crate::{EngineName, Scenario, TestBed};
 
 /// The arguments of `fuzz`.
 #[derive(Args)]
@@ -73,7 +75,7 @@ pub struct Arguments {
     broker: Option<String>,
 
     #[command(flatten)]
-    places: Places,
+    places: DrawnPlaces,
 
     #[command(flatten)]
     options: Options,
@@ -131,7 +133,9 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         Status::Clean
     };
     let (wanted, parts) = (arguments.places.wanted(), || vec![part(&summary, status)]);
+    let page = || html::of_runs("fuzz", &drawn(&summary), omitted(&summary));
     Results::new(status, text(&summary), wanted, || summary.to_json(), || vec![suite(&summary, status)], parts)
+        .drawn(wanted, page)
         .write(outputs)
 }
 
@@ -171,6 +175,27 @@ fn part(summary: &Summary, status: Status) -> Part {
         }
     });
     Part { results: results.collect(), notices: notices.into_iter().collect() }
+}
+
+/// Findings drawn on one page at most.
+const MAX_DRAWN: usize = 16;
+
+/// New findings, each with the report of its map, which is run once more in a guest; or why there is none.
+fn drawn(summary: &Summary) -> Vec<(String, Result<Report, String>)> {
+    let bed = TestBed::without_kvm();
+    let run = |path: &Path| {
+        let scenario =
+            ReadArguments::default().scenario(path, OwnMapper::Read).map_err(|failure| failure.in_short())?;
+        bed.run(&scenario.engine(EngineName::Kvm).dump_tables(true)).map_err(|error| Failure::from(error).in_short())
+    };
+    let shown = summary.saved.iter().take(MAX_DRAWN);
+    shown.map(|path| (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), run(path))).collect()
+}
+
+/// What a page with so many findings has no room for.
+fn omitted(summary: &Summary) -> Option<String> {
+    let more = summary.saved.len().checked_sub(MAX_DRAWN).filter(|more| *more > 0)?;
+    Some(format!("{more} more findings, each in a file that `efibed check FILE --html PAGE` draws"))
 }
 
 /// Each new finding: its name, which is its file's; the rule in that; and the file.

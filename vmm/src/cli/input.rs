@@ -43,7 +43,7 @@ input.";
 const READING: &str = "Reading the map";
 
 /// How a map is read if its content does not show it, or is damaged.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct ReadArguments {
     /// Which list to use, from 1, if the text has several [default: the first complete one from firmware]
     #[arg(long, value_name = "N", help_heading = READING)]

@@ -8,11 +8,11 @@ use super::input::{Options, ReadArguments, named};
 use super::limits::Limits;
 use super::mapper::Mapper;
 use super::progress::{Watching, watched};
-use super::results::{Look, Places, Results};
+use super::results::{DrawnPlaces, Look, Results};
 use super::sandbox::Sandbox;
 use super::{Failure, Status};
 use crate::bed::OwnMapper;
-use crate::report::{Report, RunVerdict, json};
+use crate::report::{Report, RunVerdict, html, json};
 use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `kexec`.
@@ -38,7 +38,7 @@ pub struct Arguments {
     engine: EngineName,
 
     #[command(flatten)]
-    places: Places,
+    places: DrawnPlaces,
 
     #[command(flatten)]
     mapper: Mapper,
@@ -72,14 +72,21 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let inputs: Vec<&Path> = maps.into_iter().chain(mapper.input(&scenario)).collect();
     let outputs = arguments.places.open(&inputs)?;
     let (look, wanted) = (Look::of_standard_output(), arguments.places.wanted());
+    let scenario = scenario.dump_tables(wanted.html);
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-        let reports = bed.kexec_telling(&scenario, second, progress)?;
+        let mut reports = bed.kexec_telling(&scenario, second, progress)?;
+        let [first, second] = &reports;
+        let page =
+            if wanted.html { html::of_reports("kexec", &[(FIRST, first), (SECOND, second)]) } else { String::new() };
+        // They are for the page alone.
+        reports.iter_mut().for_each(|report| report.tables.clear());
         let [first, second] = &reports;
         let kernels = [(FIRST, first), (SECOND, second)];
         let text = kernels.iter().map(|(title, report)| format!("\n== {title}\n{}", look.text(report)));
         let text = [format!("{}\n", verdict_of(kernels))].into_iter().chain(text).collect();
         let status = Status::of_all(&reports.each_ref().map(Status::of));
-        Ok(Results::of(status, text, wanted, || json::kexec_to_json(first, second), &kernels))
+        let results = Results::of(status, text, wanted, || json::kexec_to_json(first, second), &kernels);
+        Ok(results.drawn(wanted, || page))
     };
     watched(arguments.watching, |progress| arguments.sandbox.run(*engine, run, progress))?.write(outputs)
 }

@@ -8,6 +8,7 @@ use super::input::{ReadArguments, stdin};
 use super::message::tell;
 use super::output::{self, OutputFile, Outputs};
 use super::progress::{Watching, watched};
+use super::results::PagePlace;
 use super::sandbox::Sandbox;
 use super::{Failure, Status};
 use crate::bed::OwnMapper;
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// Write everything as JSON to a file, or with `-` to standard output in place of the text
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
+
+    #[command(flatten)]
+    page: PagePlace,
 
     /// Write the scenario that makes the access, for `efibed check`
     #[arg(long, short, value_name = "FILE")]
@@ -89,7 +93,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let account = Account::of(&name, &text, map.as_ref()).map_err(Failure::input)?;
     drop(text);
     let inputs: Vec<&Path> = [arguments.log.as_path()].into_iter().chain(arguments.map.as_deref()).collect();
-    let outputs = Outputs::open([arguments.json.as_deref()], &inputs)?;
+    let outputs = Outputs::open([arguments.json.as_deref(), arguments.page.html.as_deref()], &inputs)?;
     let kept = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
     let outcome = replayed(&account, arguments)?;
     let is_kept = kept.map_or(Ok(true), |file| keep(&account, &outcome, file))?;
@@ -99,7 +103,9 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         _ => Status::Clean,
     };
     let columns = output::columns();
-    outputs.write(|| oops::text(&account, &outcome, columns), &[&|| oops::to_json(&account, &outcome)], status)
+    let results: [&dyn Fn() -> String; 2] =
+        [&|| oops::to_json(&account, &outcome), &|| oops::to_html(&account, &outcome, map.as_ref())];
+    outputs.write(|| oops::text(&account, &outcome, columns), &results, status)
 }
 
 fn is_standard(path: &Path) -> bool {

@@ -41,7 +41,8 @@ pub struct Arguments {
 const ABOUT: &str = "\
 Show a memory map: regions, holes, overlaps, what is odd about it, and what would be mapped where
 
-Nothing is run: addresses follow from the layout's rule; `efibed check` tests what mapping code really does. The \
+Nothing is run, except for --tables and --html, which show what the layout's mapping code makes natively: addresses \
+follow from the layout's rule; `efibed check` tests what mapping code really does. The \
 Memory Attributes Table is shown if the text has one. The CPU's physical-address width is that of this machine's \
 guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it. The status is 0 however odd the map is.";
 

@@ -12,6 +12,7 @@
 //! | `replay` | the same access in a guest |
 //! | `account` | all of it together |
 //! | `words`, `json` | how a person and a program read that |
+//! | `page` | where it is on the map, in a browser |
 //!
 //! What a log does not tell is said, and not guessed.
 
@@ -19,6 +20,7 @@ mod account;
 mod fault;
 mod instruction;
 mod json;
+mod page;
 mod place;
 mod read;
 mod replay;
@@ -28,5 +30,6 @@ mod words;
 
 pub use account::Account;
 pub use json::to_json;
+pub use page::to_html;
 pub use replay::{Outcome, Replay};
 pub use words::text;

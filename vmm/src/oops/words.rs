@@ -154,7 +154,7 @@ fn missing(fault: &Fault) -> String {
     format!("{}{denying}{kind}", missing.words())
 }
 
-fn blame(account: &Account) -> String {
+pub fn blame(account: &Account) -> String {
     let museum = account.pattern.museum.map(|number| format!(", museum {number}")).unwrap_or_default();
     format!("{} ({}{museum})", account.pattern.blame.words(), account.pattern.name)
 }

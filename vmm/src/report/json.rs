@@ -278,6 +278,7 @@ struct TimingObject {
 }
 
 /// An address or a bit pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hex(pub u64);
 
 impl Serialize for Hex {

@@ -11,6 +11,9 @@ pub mod json;
 #[cfg(feature = "cli")]
 pub mod junit;
 pub mod map;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+pub mod run_diff;
 #[cfg(test)]
 mod samples;
 #[cfg(feature = "cli")]

@@ -23,6 +23,7 @@ pub fn picture(map: &MapReport<'_>, run: Option<&Report>) -> (Picture, Vec<Item>
         name: format!("by the rule of layout {}", map.layout.name()),
         columns: ["virtual", "physical"],
         map: index,
+        right_map: None,
         left: left.collect(),
         right: right.map(|(index, _)| Block { region: Some(index), ..Block::default() }).collect(),
         tables: None,
@@ -41,7 +42,7 @@ fn placed_region(placed: &Placed, kinds: &mut Vec<Kind>) -> PlacedRegion {
         pages: Hex(region.pages),
         virt: fate.virt().map(Hex),
         aliases: Vec::new(),
-        verdict: fate.name(),
+        verdict: fate.name().into(),
         line: None,
     }
 }

@@ -48,7 +48,7 @@ fn add(title: &str, report: &Report, picture: &mut Picture) {
     let (columns, right) = (["virtual", "physical"], physical(report));
     if report.tables.is_empty() {
         let name = name("where regions are to go");
-        picture.views.push(View { name, columns, map, left: planned(report), right, tables: None });
+        picture.views.push(View { name, columns, map, right_map: None, left: planned(report), right, tables: None });
         return;
     }
     let owners = Owners::of(report.regions.iter().map(|report| &report.region));
@@ -56,7 +56,7 @@ fn add(title: &str, report: &Report, picture: &mut Picture) {
         let left = dump_blocks(dump, report, &owners, &mut picture.kinds);
         let tables = Some(tables(dump, report));
         let name = name(&format!("phase {}", dump.phase));
-        picture.views.push(View { name, columns, map, left, right: physical(report), tables });
+        picture.views.push(View { name, columns, map, right_map: None, left, right: physical(report), tables });
     }
 }
 
@@ -69,7 +69,7 @@ fn placed_region(report: &RegionReport, kinds: &mut Vec<Kind>) -> PlacedRegion {
         pages: Hex(region.pages),
         virt: virt.map(Hex),
         aliases: aliases.iter().copied().map(Hex).collect(),
-        verdict: verdict.name(),
+        verdict: verdict.name().into(),
         line: *line,
     }
 }
@@ -207,19 +207,43 @@ pub fn headline(title: &str, report: &Report) -> Headline {
     Headline { line, verdict: report.verdict().name(), is_good: report.passes() }
 }
 
-/// What was run.
-pub fn facts(title: &str, report: &Report) -> Vec<(String, String)> {
-    let label = |name: &str| if title.is_empty() { name.to_owned() } else { format!("{title}, {name}") };
+/// How many runs each show something new.
+pub fn new_findings(count: usize) -> Headline {
+    let line = match count {
+        0 => "nothing new was found".into(),
+        _ => format!("{}; each map was run once more", counted(count as u64, "new finding")),
+    };
+    Headline { line, verdict: if count == 0 { "clean" } else { "findings" }, is_good: count == 0 }
+}
+
+/// What was run. What all runs have in common is said once.
+pub fn facts(reports: &[(&str, &Report)]) -> Vec<(String, String)> {
+    let of_runs: Vec<_> = reports.iter().map(|(title, report)| (*title, facts_of(report))).collect();
+    let Some((_, first)) = of_runs.first() else { return Vec::new() };
+    let mut all = Vec::new();
+    for (nth, (name, value)) in first.iter().enumerate() {
+        let values = of_runs.iter().filter_map(|(title, facts)| Some((*title, &facts.get(nth)?.1)));
+        match values.clone().all(|(_, other)| other == value) {
+            true => all.push(((*name).to_owned(), value.clone())),
+            // More than two have their names in the choice of views.
+            false if of_runs.len() > 2 => {}
+            false => all.extend(values.map(|(title, value)| (format!("{title}, {name}"), value.clone()))),
+        }
+    }
+    all
+}
+
+fn facts_of(report: &Report) -> [(&'static str, String); 4] {
     let descriptors = counted(report.regions.len() as u64, "descriptor");
     let engine = match report.engine {
         EngineName::Kvm => "kvm: the guest's MMU was asked",
         EngineName::Walker => "walker: the mapping code ran natively, and no MMU was asked",
     };
-    vec![
-        (label("map"), format!("{}, {descriptors}", report.source)),
-        (label("mapper"), report.mapper.to_string()),
-        (label("engine"), engine.into()),
-        (label("cpu"), text::told(&report.cpu.told)),
+    [
+        ("map", format!("{}, {descriptors}", report.source)),
+        ("mapper", report.mapper.to_string()),
+        ("engine", engine.into()),
+        ("cpu", text::told(&report.cpu.told)),
     ]
 }
 

@@ -3,6 +3,8 @@
 "use strict";
 
 const PAGE = 4096n;
+/** Views that have a button each; more are a list. */
+const MOST_SIDE_BY_SIDE = 5;
 const SVG = "http://www.w3.org/2000/svg";
 
 const picture = JSON.parse(document.getElementById("picture").textContent);
@@ -29,6 +31,8 @@ const stage = document.getElementById("stage");
 const search = document.getElementById("search");
 
 function start() {
+  // A campaign that found nothing has nothing to draw.
+  if (!views.length) return document.body.classList.add("undrawn");
   makeViewChoice();
   listen();
   show(0);
@@ -42,6 +46,7 @@ function show(index) {
   state.axes = axesOf(state.view, state.isEven);
   state.windows = state.axes.map((axis) => ({ top: 0, span: axis.height }));
   document.querySelectorAll("#views input").forEach((input, nth) => (input.checked = nth === index));
+  document.querySelectorAll("#views select").forEach((select) => (select.value = String(index)));
   makeLegend();
   makeRegions();
   draw();
@@ -53,13 +58,14 @@ function show(index) {
 /** A view with its blocks as objects that know where they are. */
 function readView(view) {
   const regions = picture.maps[view.map];
+  const maps = [regions, picture.maps[view.right_map ?? view.map]];
   const read = (column) => (block, index) => {
-    const region = block.region === undefined ? undefined : regions[block.region];
+    const region = block.region === undefined ? undefined : maps[column][block.region];
     const first = BigInt(block.at ?? region.phys);
     const pages = BigInt(block.pages ?? region.pages);
     const end = clip((first & ~(PAGE - 1n)) + pages * PAGE + (first % PAGE ? PAGE : 0n));
     const to = block.to === undefined ? undefined : BigInt(block.to);
-    return { ...block, column, index, first, end, to, kind: picture.kinds[block.kind ?? region.kind] };
+    return { ...block, column, index, first, end, to, descriptor: region, kind: picture.kinds[block.kind ?? region.kind] };
   };
   const columns = [view.left.map(read(0)), view.right.map(read(1))];
   for (const blocks of columns) {
@@ -276,15 +282,15 @@ function drawGaps(layer, column, place) {
     const isNamed = bottom - top >= 11;
     const ends = isNamed ? [middle - 7, middle + 7] : [middle, middle];
     gap.append(element("path", { d: `M${center} ${round(top)}V${round(ends[0])}M${center} ${round(ends[1])}V${round(bottom)}` }));
-    if (isNamed) gap.append(label(center, middle + 4, gapName(segment), "middle"));
+    if (isNamed) gap.append(label(center, middle + 4, gapName(segment, column), "middle"));
     layer.append(gap);
   }
 }
 
 /** A gap's size, and whether most of it is what no address can be (SDM vol. 1, 3.3.7.1). */
-function gapName({ first, end }) {
+function gapName({ first, end }, column) {
   const half = halfOf(state.view.tables);
-  const isHole = first <= half && end >= (1n << 64n) - half;
+  const isHole = state.view.columns[column].startsWith("virtual") && first <= half && end >= (1n << 64n) - half;
   return `gap of ${size(end - first)}${isHole ? ", most of it not canonical" : ""}`;
 }
 
@@ -316,16 +322,19 @@ function drawnBlock(block, top, bottom, isChosen, place) {
   // What lies far outside of the stage is not drawn: browsers are exact only for so many pixels.
   const [from, to] = [Math.max(top, -20), Math.min(bottom, place.height + 20)];
   const box = { x, y: round(from), width, height: round(Math.max(to - from, 1)) };
-  const group = element("g", { class: `block ${block.kind.class}`, "data-block": `${block.column} ${block.index}` });
+  const known = { class: `block ${block.kind.class}`, "data-block": `${block.column} ${block.index}` };
+  // Thousands of them are drawn at once: a line, and nothing in it.
+  if (box.height < 3 && !isChosen) return element("rect", { ...box, ...known });
+  const group = element("g", known);
   group.classList.toggle("chosen", isChosen);
   group.classList.toggle("planned", block.planned === true);
   group.classList.toggle("defect", block.defect !== undefined);
   if (block.change) group.classList.add(`change-${block.change}`);
-  group.append(element("rect", { ...box, class: box.height < 3 ? "body thin" : "body" }));
-  if (box.height >= 3 && block.rights) {
+  group.append(element("rect", { ...box, class: "body" }));
+  if (block.rights) {
     group.append(element("rect", { ...box, class: "texture", fill: `url(#rights-${texture(block.rights)})` }));
   }
-  if (box.height >= 3 && block.leaf) {
+  if (block.leaf) {
     group.append(element("rect", { ...box, x: x + width - 8, width: 8, class: "texture", fill: `url(#leaf-${block.leaf})` }));
   }
   if (box.height >= 8 && state.axes[block.column].cuts.has(block.first)) {
@@ -532,10 +541,11 @@ function granted(steps) {
 // ---------------------------------------------------------------------------------------------------------------------------
 // What is selected
 
-/** The block of a column that an address lies in: of several the smallest. */
+/** The block of a column that an address lies in: of several the one that begins there, or the smallest. */
 function blockAt(column, address) {
   const inside = state.view.blocks[column].filter((block) => block.first <= address && address < block.end);
-  return inside.sort((one, other) => compare(one.end - one.first, other.end - other.first))[0];
+  const begins = inside.find((block) => block.first === address);
+  return begins ?? inside.sort((one, other) => compare(one.end - one.first, other.end - other.first))[0];
 }
 
 /** All blocks that have to do with what is selected: its own, and those that lead to the same bytes. */
@@ -599,7 +609,7 @@ function virtualOf(physical) {
 function showChosen() {
   const { block, address } = state.chosen;
   document.getElementById("status").textContent = describe(block);
-  const region = block.region === undefined ? undefined : state.view.regions[block.region];
+  const region = block.descriptor;
   const rows = [[state.view.columns[block.column], `${rangeOf(block)}, ${size(block.end - block.first)}`]];
   if (block.to !== undefined) rows.push([state.view.columns[1], rangeOf(targetOf(block)) + (block.to === block.first ? " (1:1)" : "")]);
   if (block.leaf) rows.push(["leaves", [block.leaf, block.rights, block.cache].filter(Boolean).join(", ")]);
@@ -613,8 +623,18 @@ function showChosen() {
   const list = html("dl", {}, ...rows.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value))));
   const swatch = block.defect ? "untranslated" : block.kind.class;
   document.getElementById("selected").replaceChildren(html("h3", { class: `swatch ${swatch}` }, nameOf(block)), list);
-  document.getElementById("walk").replaceChildren(...(block.column === 0 ? walkOf(block, address) : waysTo(address)));
+  const how = block.column === 0 ? walkOf(address) : waysTo(address);
+  document.getElementById("walk").replaceChildren(...how, ...saidOf(block.column, address));
   markRegion(block.region);
+}
+
+/** What the list says of a page. That a walk arrives does not make it right. */
+function saidOf(column, address) {
+  const viewIndex = views.indexOf(state.view);
+  const isAbout = (item) => item.view === viewIndex && item.column === column && item.first < address + PAGE && address < item.end;
+  return places.flatMap((item, index) => (item.first !== undefined && isAbout(item) ? [index] : [])).map((index) =>
+    html("p", { class: "wrong said" }, `${index + 1}. ${titleOfItem(index)}`),
+  );
 }
 
 /** Of a physical page: the virtual addresses that lead to it. */
@@ -626,11 +646,12 @@ function waysTo(address) {
   });
   const title = html("h3", {}, `${state.view.columns[1]} ${hex(address)} `, ...pageButtons());
   if (!ways.length) return [title, html("p", {}, "No address of the other column leads to this page.")];
-  return [title, html("p", {}, "It is at:"), html("ul", { class: "ways" }, ...ways)];
+  const where = state.view.right_map === undefined ? "It is at:" : "Before, it was at:";
+  return [title, html("p", {}, where), html("ul", { class: "ways" }, ...ways)];
 }
 
 /** Of a virtual page: the walk, entry by entry. */
-function walkOf(block, address) {
+function walkOf(address) {
   const { tables } = state.view;
   const title = html("h3", {}, `${tables ? "Walk of" : "Page"} ${hex(address)} `, ...pageButtons());
   if (!tables) return [title, html("p", {}, "There are no tables to walk in this view.")];
@@ -781,6 +802,11 @@ function reveal(block, page) {
 function makeViewChoice() {
   const choice = document.getElementById("views");
   choice.hidden = views.length < 2;
+  if (views.length > MOST_SIDE_BY_SIDE) {
+    const select = html("select", { "aria-label": "View" }, ...views.map((view, index) => html("option", { value: String(index) }, view.name)));
+    select.addEventListener("change", () => show(Number(select.value)));
+    return choice.append(select);
+  }
   views.forEach((view, index) => {
     const input = html("input", { type: "radio", name: "view", value: String(index) });
     input.addEventListener("change", () => show(index));
@@ -791,7 +817,8 @@ function makeViewChoice() {
 function makeRegions() {
   const view = state.view ?? views[0];
   const section = document.getElementById("regions");
-  section.hidden = !view.regions.length;
+  // Of two maps the list has what is different.
+  section.hidden = !view.regions.length || view.right_map !== undefined;
   const rows = view.regions.map((region, index) => {
     const button = html("button", { type: "button" }, picture.kinds[region.kind].name);
     button.addEventListener("click", () => chooseRegion(index));
@@ -871,7 +898,7 @@ function chooseItem(index) {
     tell(`nothing is mapped at ${hex(place.first)}`);
     const y = pixel(place.column, place.first, frame());
     move(place.column, y - frame().height / 2);
-    if (place.column === 0 && state.view.tables) document.getElementById("walk").replaceChildren(...walkOf(undefined, place.first));
+    if (place.column === 0 && state.view.tables) document.getElementById("walk").replaceChildren(...walkOf(place.first));
     draw();
   }
 }
@@ -1050,7 +1077,7 @@ function findAddress(address) {
   if (!block) {
     const gap = state.axes[0].segments.find((segment) => segment.first <= address && address < segment.end);
     tell(`nothing is at ${hex(address)}${gap ? `: it lies in a gap of ${size(gap.end - gap.first)}` : ""}`);
-    if (state.view.tables) document.getElementById("walk").replaceChildren(...walkOf(undefined, pageOf(address)));
+    if (state.view.tables) document.getElementById("walk").replaceChildren(...walkOf(pageOf(address)));
     return;
   }
   choose(block, address);

@@ -63,7 +63,7 @@ pub struct PlacedRegion {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Hex>,
     /// What became of it, in a word.
-    pub verdict: &'static str,
+    pub verdict: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
 }
@@ -76,6 +76,9 @@ pub struct View {
     pub columns: [&'static str; 2],
     /// The number of its map.
     pub map: usize,
+    /// That of the right one's, where it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub right_map: Option<usize>,
     pub left: Vec<Block>,
     pub right: Vec<Block>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,102 @@
+//! The picture of one access on a map: a page fault of a log, for instance.
+
+use super::markup::{Headline, Item};
+use super::of_report::{self, planned_block};
+use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View, number_of};
+use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, attribute_names};
+use crate::report::json::Hex;
+
+/// An access, and what is said of it.
+pub struct Access<'a> {
+    /// What it was, in a few words.
+    pub title: String,
+    /// Who is to blame, or the like.
+    pub headline: String,
+    /// What there is to say, on lines.
+    pub lines: Vec<String>,
+    /// Where it is, the first mark first in the list.
+    pub marks: Vec<Mark>,
+    /// The map, and for each of its regions the virtual address, as far as it is known.
+    pub map: Option<(&'a MemoryMap, Vec<Option<u64>>)>,
+}
+
+/// A place to be marked.
+pub struct Mark {
+    /// What it is.
+    pub name: String,
+    /// Where.
+    pub address: u64,
+    /// Whether the address is a physical one.
+    pub is_physical: bool,
+}
+
+/// The picture, and the list of the marks.
+pub fn picture(access: &Access<'_>) -> (Picture, Vec<Item>) {
+    let mut picture = of_report::blank();
+    let outside = Kind { name: "in no region, as far as is known".into(), ..Kind::ownerless() };
+    let outside = number_of(&mut picture.kinds, outside);
+    let regions: Vec<(Region, Option<u64>)> = match &access.map {
+        Some((map, virtuals)) => {
+            map.regions().map(|region| (region, virtuals.get(region.index).copied().flatten())).collect()
+        }
+        None => Vec::new(),
+    };
+    let placed = regions.iter().map(|(region, virt)| placed_region(region, *virt, &mut picture.kinds)).collect();
+    picture.maps.push(placed);
+    let with_pages = regions.iter().filter(|(region, _)| region.pages > 0);
+    let right = with_pages.map(|(region, _)| Block { region: Some(region.index), ..Block::default() });
+    let mut view = View {
+        name: "the access".into(),
+        columns: ["virtual", "physical"],
+        map: 0,
+        right_map: None,
+        left: regions.iter().filter_map(|(region, virt)| planned_block(region.index, region, *virt)).collect(),
+        right: right.collect(),
+        tables: None,
+    };
+    for mark in access.marks.iter().filter(|mark| !is_in_a_block(mark, &regions)) {
+        // Else no part of the drawing would have it.
+        let at = Some(Hex(mark.address & !(PAGE_BYTES - 1)));
+        let column = if mark.is_physical { &mut view.right } else { &mut view.left };
+        if column.iter().any(|block| block.at == at) {
+            continue;
+        }
+        let block = Block { at, pages: Some(Hex(1)), kind: Some(outside), ..Block::default() };
+        column.push(block);
+    }
+    picture.views.push(view);
+    let items = access.marks.iter().enumerate().map(|(index, mark)| {
+        let (column, at) = (usize::from(mark.is_physical), Some(Hex(mark.address)));
+        picture.places.push(Place { view: Some(0), column, at, pages: Some(Hex(1)) });
+        Item::said(mark.name.clone(), if index == 0 { access.lines.clone() } else { Vec::new() })
+    });
+    let items = items.collect();
+    (picture, items)
+}
+
+fn placed_region(region: &Region, virt: Option<u64>, kinds: &mut Vec<Kind>) -> PlacedRegion {
+    PlacedRegion {
+        kind: number_of(kinds, Kind::of(region.ty)),
+        attribute: attribute_names(region.attribute).join("|"),
+        phys: Hex(region.phys),
+        pages: Hex(region.pages),
+        virt: virt.map(Hex),
+        aliases: Vec::new(),
+        verdict: String::new(),
+        line: None,
+    }
+}
+
+/// Whether a region has the address.
+fn is_in_a_block(mark: &Mark, regions: &[(Region, Option<u64>)]) -> bool {
+    regions.iter().any(|(region, virt)| {
+        let first = if mark.is_physical { Some(region.phys) } else { *virt };
+        let offset = first.and_then(|first| mark.address.checked_sub(first));
+        offset.is_some_and(|offset| u128::from(offset) < u128::from(region.pages).saturating_mul(PAGE_BYTES.into()))
+    })
+}
+
+/// What it came to.
+pub fn headline(access: &Access<'_>) -> Headline {
+    Headline { line: access.headline.clone(), verdict: "explained", is_good: false }
+}

@@ -1,0 +1,144 @@
+//! What page tables grant of a region: rights and cache types, page by page, whatever leaves map it.
+
+use super::Difference;
+use super::told::{Address, ToldRegion, ToldReport, ToldRun, ToldTables};
+use crate::check::memory_type;
+use crate::memory_map::PAGE_BYTES;
+
+/// The phases of which both runs have whole tables.
+pub struct Comparable<'a> {
+    phases: Vec<[&'a ToldTables; 2]>,
+}
+
+/// What can be compared, and in words what not.
+pub fn comparable<'a>(sides: [(&str, &'a ToldReport); 2], not_compared: &mut Vec<String>) -> Comparable<'a> {
+    const HOW: &str = "`efibed check MAP --tables --json FILE` writes them";
+    let without: Vec<&str> =
+        sides.iter().filter(|(_, report)| report.tables.is_empty()).map(|(name, _)| *name).collect();
+    let [(_, first), (_, second)] = sides;
+    match without.as_slice() {
+        [] => {}
+        [one] => not_compared.push(format!("rights and cache types: {one} has no page tables; {HOW}")),
+        both => not_compared.push(format!("rights and cache types: {} have no page tables; {HOW}", both.join(" and "))),
+    }
+    let mut phases = Vec::new();
+    for before in first.tables.iter().filter(|_| without.is_empty()) {
+        match second.tables.iter().find(|after| after.phase == before.phase) {
+            Some(after) if before.cut || after.cut => {
+                not_compared.push(format!("rights and cache types of phase {}: the tables are cut", before.phase));
+            }
+            Some(after) => phases.push([before, after]),
+            None => not_compared.push(format!("rights and cache types of phase {}: one run has none", before.phase)),
+        }
+    }
+    Comparable { phases }
+}
+
+impl Comparable<'_> {
+    /// What is granted of a region in one run, and not so in the other, in each phase.
+    pub fn differences(&self, before: &ToldRegion, after: &ToldRegion) -> Vec<Difference> {
+        let of_phase = |[first, second]: &[&ToldTables; 2]| {
+            let (before, after) = (granted(before, first), granted(after, second));
+            let what = if first.phase == "finish" { "rights after the switch" } else { "rights" };
+            (before != after).then(|| Difference { what, before: in_words(&before), after: in_words(&after) })
+        };
+        self.phases.iter().filter_map(of_phase).collect()
+    }
+}
+
+/// A stretch of a region of which all pages have the same: from which byte on, how many bytes, and what.
+type Stretch = (u64, u64, String);
+
+/// What the tables grant at a region's virtual address, alike stretches joined. Where nothing translates, nothing is granted.
+fn granted(region: &ToldRegion, tables: &ToldTables) -> Vec<Stretch> {
+    let Some(Address(virt)) = region.virt else { return Vec::new() };
+    let bytes = region.pages.saturating_mul(PAGE_BYTES);
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for run in &tables.runs {
+        let (first, end) = (run.virt.0.max(virt), run.virt.0.saturating_add(run.bytes).min(virt.saturating_add(bytes)));
+        if first >= end {
+            continue;
+        }
+        let (offset, bytes, words) = (first.saturating_sub(virt), end.saturating_sub(first), words(run));
+        match stretches.last_mut() {
+            Some((before, length, same)) if before.saturating_add(*length) == offset && *same == words => {
+                *length = length.saturating_add(bytes);
+            }
+            _ => stretches.push((offset, bytes, words)),
+        }
+    }
+    stretches
+}
+
+fn words(run: &ToldRun) -> String {
+    if run.phys.is_none() {
+        return "nothing translates".into();
+    }
+    let flags = [(true, 'R'), (run.writable, 'W'), (run.executable, 'X'), (run.user, 'U')];
+    let rights: String = flags.into_iter().map(|(has, letter)| if has { letter } else { '-' }).collect();
+    format!("{rights} {}", memory_type(run.pat_index))
+}
+
+/// Stretches named at most.
+const MAX_NAMED: usize = 4;
+
+fn in_words(stretches: &[Stretch]) -> String {
+    let one = |(offset, bytes, words): &Stretch| match stretches.len() {
+        1 => words.clone(),
+        _ => format!("{words} for {} pages from {offset:#x}", bytes / PAGE_BYTES),
+    };
+    let mut all: Vec<String> = stretches.iter().take(MAX_NAMED).map(one).collect();
+    if stretches.len() > MAX_NAMED {
+        all.push(format!("and {} more", stretches.len().saturating_sub(MAX_NAMED)));
+    }
+    if all.is_empty() { "none".into() } else { all.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, RunDiff};
+    use super::*;
+
+    /// A report of one region in leaves of two pages each.
+    fn report(tables: &str) -> ToldReport {
+        let text = format!(
+            r#"{{"schema":1,"verdict":"clean","map":{{"source":"m"}},"mapper":{{"elf":"a.elf"}},"findings":[],"tables":{tables},
+            "regions":[{{"type":"RuntimeServicesCode","attribute":"0xf","phys":"0x1000","pages":4,"virt":"0xa000",
+            "leaves":{{"4k":4,"2m":0,"1g":0}},"verdict":"ok"}}]}}"#
+        );
+        ToldReport::read("a", &text).unwrap().unwrap()
+    }
+
+    fn run(virt: u64, bytes: u64, executable: bool, pat_index: u8) -> String {
+        format!(
+            r#"{{"virt":"{virt:#x}","bytes":{bytes},"writable":true,"executable":{executable},"user":false,"pat_index":{pat_index},"phys":"0x1000"}}"#
+        )
+    }
+
+    fn tables(runs: &[String], cut: bool) -> String {
+        format!(r#"[{{"phase":"map","runs":[{}],"cut":{cut}}}]"#, runs.join(","))
+    }
+
+    #[test]
+    fn other_rights_and_another_cache_type_are_changes_and_other_leaves_are_none() {
+        let whole = report(&tables(&[run(0x8000, 0x8000, true, 0)], false));
+        let pieces = report(&tables(&[run(0x8000, 0x4000, true, 0), run(0xc000, 0x2000, true, 0)], false));
+        assert!(RunDiff::new(("a", &whole), ("b", &pieces)).is_empty());
+        let denied = report(&tables(&[run(0xa000, 0x2000, true, 0), run(0xc000, 0x2000, false, 3)], false));
+        let diff = RunDiff::new(("a", &whole), ("b", &denied));
+        assert_eq!(diff.regions[0].change, Change::Changed);
+        let after = "RWX- WB for 2 pages from 0x0, RW-- UC for 2 pages from 0x2000".into();
+        let expected = Difference { what: "rights", before: "RWX- WB".into(), after };
+        assert_eq!((&diff.regions[0].differences[..], diff.not_compared.len()), (&[expected][..], 0));
+    }
+
+    #[test]
+    fn what_one_file_does_not_tell_is_said() {
+        let (with, without) = (report(&tables(&[run(0xa000, 0x4000, true, 0)], false)), report("[]"));
+        let diff = RunDiff::new(("a.json", &with), ("b.json", &without));
+        assert!(diff.is_empty() && diff.not_compared[0].contains("b.json has no page tables"), "{diff:?}");
+        let cut = report(&tables(&[], true));
+        let diff = RunDiff::new(("a.json", &with), ("b.json", &cut));
+        assert!(diff.is_empty() && diff.not_compared[0].contains("the tables are cut"), "{diff:?}");
+    }
+}
