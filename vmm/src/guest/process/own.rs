@@ -185,23 +185,24 @@ impl Pages {
 
     /// Copies the page at an address, and those around it; false: this process has none, or it is there already.
     pub fn provide(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) -> bool {
-        let is_new = !self.copied.contains(&(virt & !(PAGE_BYTES - 1)));
-        self.copy_chunk(virt, memory, space);
-        let is_provided = is_new && self.copied.contains(&(virt & !(PAGE_BYTES - 1)));
-        if is_provided {
-            needed::note(virt & !(CHUNK - 1));
+        let page = virt & !(PAGE_BYTES - 1);
+        let was_there = self.copied.contains(&page);
+        self.copy_chunk(page, memory, space);
+        let is_new = !was_there && self.copied.contains(&page);
+        if is_new {
+            needed::note(page);
         }
-        is_provided
+        is_new
     }
 
     /// Copies what guests of this thread needed lately, before it is asked for.
     pub fn foresee(&mut self, memory: &OwnMemory, space: &mut Space) {
-        for chunk in needed::lately() {
-            self.copy_chunk(chunk, memory, space);
+        for page in needed::lately() {
+            self.copy_chunk(page, memory, space);
         }
     }
 
-    /// Copies what there is of a chunk, and is not there yet.
+    /// Copies what this process has around an address, in one mapping and one chunk, and is not there yet.
     fn copy_chunk(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) {
         if self.guests.iter().any(|guest| guest.contains(&virt)) {
             return;
@@ -282,7 +283,7 @@ fn read_pages(pages: &[u64], into: &mut [Page]) -> usize {
     u64::try_from(read).map_or(0, |bytes| (bytes / PAGE_BYTES) as usize)
 }
 
-/// Which chunks guests of this thread needed that nobody had foreseen: mapping code mostly needs the same from run to run.
+/// Which pages guests of this thread needed that nobody had foreseen: mapping code mostly needs the same from run to run.
 mod needed {
     use std::cell::RefCell;
 
@@ -290,22 +291,33 @@ mod needed {
     const MOST: usize = 32;
 
     thread_local! {
-        static CHUNKS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+        static PAGES: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     }
 
     /// A thread that comes to its end foresees nothing.
-    pub fn note(chunk: u64) {
-        let _ = CHUNKS.try_with(|chunks| {
-            let mut chunks = chunks.borrow_mut();
-            if chunks.len() == MOST {
-                chunks.remove(0);
+    pub fn note(page: u64) {
+        let _ = PAGES.try_with(|pages| {
+            let mut pages = pages.borrow_mut();
+            pages.retain(|known| *known != page);
+            if pages.len() == MOST {
+                pages.remove(0);
             }
-            chunks.push(chunk);
+            pages.push(page);
         });
     }
 
     pub fn lately() -> Vec<u64> {
-        CHUNKS.try_with(|chunks| chunks.borrow().clone()).unwrap_or_default()
+        PAGES.try_with(|pages| pages.borrow().clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_last_ones_are_known_once_each() {
+        let told = std::thread::spawn(|| {
+            (0..=MOST as u64).chain([7, 7]).for_each(note);
+            lately()
+        });
+        let others = (1..=MOST as u64).filter(|page| *page != 7);
+        assert_eq!(told.join().unwrap(), others.chain([7]).collect::<Vec<_>>());
     }
 }
 
