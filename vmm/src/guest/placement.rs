@@ -82,13 +82,11 @@ impl Placement {
         taken: &[Range<u64>],
     ) -> Result<Self, NoRoom> {
         let (bytes, limit) = (sizes.total(), limit.min(DIRECT_MAP_BYTES));
-        let wish = wish.filter(|at| is_room(map, stretch(*at, bytes), limit, taken));
-        let base = wish.or_else(|| room(map, bytes, limit, taken)).ok_or(NoRoom { who: "the guest", bytes, limit })?;
+        let base = room(wish, map, bytes, limit, taken).ok_or(NoRoom { who: "the guest", bytes, limit })?;
         Ok(Self { base, sizes })
     }
 
-    /// Finds room for so many bytes more, off the guest's memory and off what is `taken`: at `wish`, if there is some
-    /// there.
+    /// Finds room for so many bytes more, off the guest's memory and off what is `taken`: at `wish`, if there is some.
     pub fn more_at(
         &self,
         wish: Option<u64>,
@@ -98,8 +96,7 @@ impl Placement {
         taken: &[Range<u64>],
     ) -> Result<u64, NoRoom> {
         let taken: Vec<_> = taken.iter().cloned().chain([self.all()]).collect();
-        let wish = wish.filter(|at| is_room(map, stretch(*at, bytes), limit, &taken));
-        wish.or_else(|| room(map, bytes, limit, &taken)).ok_or(NoRoom { who: "the mapping code", bytes, limit })
+        room(wish, map, bytes, limit, &taken).ok_or(NoRoom { who: "the mapping code", bytes, limit })
     }
 
     /// Finds room for KVM's own pages, off the guest's and off what it has `more`.
@@ -111,7 +108,7 @@ impl Placement {
             return Ok(usual);
         }
         let (bytes, limit) = (4 * PAGE_BYTES, 1 << 32);
-        let pages = room(map, bytes, limit, &own).ok_or(NoRoom { who: "KVM", bytes, limit })?;
+        let pages = room(None, map, bytes, limit, &own).ok_or(NoRoom { who: "KVM", bytes, limit })?;
         Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages.wrapping_add(3 * PAGE_BYTES) })
     }
 
@@ -210,8 +207,11 @@ fn is_room(map: &MemoryMap, range: Range<u64>, limit: u64, taken: &[Range<u64>])
     is_usable && obstacles.all(|obstacle| obstacle.end <= range.start || range.end <= obstacle.start)
 }
 
-/// The lowest room of `bytes` in the first kind of place that has any.
-fn room(map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option<u64> {
+/// Room of `bytes` at `wish`, or else the lowest in the first kind of place that has any.
+fn room(wish: Option<u64>, map: &MemoryMap, bytes: u64, limit: u64, taken: &[Range<u64>]) -> Option<u64> {
+    if let Some(at) = wish.filter(|at| is_room(map, stretch(*at, bytes), limit, taken)) {
+        return Some(at);
+    }
     let of_type = |ty| {
         let places = map.regions().filter(|region| is_of(region, ty)).filter_map(|r| extent(&r)).collect();
         first_fit(places, occupied(map, taken, |region| is_of(region, ty)), bytes, limit)

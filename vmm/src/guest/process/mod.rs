@@ -231,9 +231,7 @@ impl Process {
         if std::mem::replace(&mut self.has_foreseen, true) {
             return;
         }
-        let starts = self.space.starts().collect::<Vec<_>>();
-        let top = self.stack.end.saturating_sub(TOP_BYTES);
-        self.space.foresee(&self.memory, starts.into_iter().filter(|start| *start != self.stack.start).chain([top]));
+        self.space.foresee(&self.memory, self.stack.end.saturating_sub(TOP_BYTES));
         if let Source::Own(pages) = &mut self.source {
             pages.foresee(&self.memory, &mut self.space);
         }

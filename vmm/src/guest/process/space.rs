@@ -94,15 +94,11 @@ impl Space {
         self.touch_pages(memory, virt, PAGES_AT_ONCE)
     }
 
-    /// Where the areas start.
-    pub fn starts(&self) -> impl Iterator<Item = u64> {
-        self.areas.iter().map(|area| area.virt)
-    }
-
-    /// Maps some pages before they are touched, from each of these addresses on, as far as areas go.
-    pub fn foresee(&mut self, memory: &OwnMemory, addresses: impl IntoIterator<Item = u64>) {
-        for virt in addresses {
-            // What is in no area is not touched either.
+    /// Maps some pages before they are touched: the first ones of each area, and those from an address on.
+    pub fn foresee(&mut self, memory: &OwnMemory, virt: u64) {
+        let starts: Vec<u64> = self.areas.iter().map(|area| area.virt).collect();
+        for virt in starts.into_iter().chain([virt]) {
+            // Without room for tables they are missing when they are touched, too.
             let _ = self.touch_pages(memory, virt, PAGES_FORESEEN);
         }
     }
