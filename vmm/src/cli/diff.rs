@@ -52,8 +52,8 @@ Of two runs (files of `efibed check MAP --json FILE`) it says which regions move
 another cache type, and which findings are gone or new. A region is the same if its type and its first physical address are; a \
 finding, if its rule, phase and region are. Rights and cache types are compared if both files have page tables (`--tables`).
 
-The exit status is 0 if nothing of firmware's and nothing in the e820 table changed, or if two runs are the same; and 1 \
-otherwise.";
+The exit status is 0 if nothing of firmware's and nothing in the e820 table changed, or if two runs are the same; 3 if one run \
+tells what the other leaves out, and all else is the same; and 1 otherwise.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -101,7 +101,11 @@ fn of_runs(arguments: &Arguments, first: &ToldReport, second: &ToldReport) -> Re
     let outputs = Outputs::open(places, &[&arguments.first, &arguments.second])?;
     let [first_name, second_name] = [&arguments.first, &arguments.second].map(|path| path.display().to_string());
     let diff = RunDiff::new((&first_name, first), (&second_name, second));
-    let status = if diff.is_empty() { Status::Clean } else { Status::Findings };
+    let status = match diff.is_empty() {
+        false => Status::Findings,
+        true if diff.is_partial => Status::Unable,
+        true => Status::Clean,
+    };
     let results: [&dyn Fn() -> String; 2] = [&|| diff.to_json(), &|| html::of_diff(&diff)];
     outputs.write(|| diff.text(Look::of_standard_output().paint()), &results, status)
 }

@@ -3,7 +3,7 @@
 //! Keys are stable, new ones may be added. Counts, indices and vectors are numbers; addresses and bit patterns are
 //! strings in hexadecimal, since not every reader of JSON has 64-bit integers.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report, RunVerdict, TableDump};
 use crate::check::{Finding, LeafCounts, Rule, Skipped, Statement, WalkStep};
@@ -175,14 +175,15 @@ struct RegionObject {
     verdict: &'static str,
 }
 
-#[derive(Serialize)]
+/// Leaves by size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LeavesObject {
     #[serde(rename = "4k")]
-    of_4k: u64,
+    pub of_4k: u64,
     #[serde(rename = "2m")]
-    of_2m: u64,
+    pub of_2m: u64,
     #[serde(rename = "1g")]
-    of_1g: u64,
+    pub of_1g: u64,
 }
 
 /// Rules by name.

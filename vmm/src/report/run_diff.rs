@@ -37,6 +37,9 @@ pub struct RunDiff<'a> {
     pub findings: Vec<FindingChange<'a>>,
     /// What is not compared, and why.
     pub not_compared: Vec<String>,
+    /// One of the runs tells of something that the other leaves out: no difference in the rest says that they are the same.
+    #[serde(skip)]
+    pub is_partial: bool,
 }
 
 /// One of the runs.
@@ -123,6 +126,7 @@ impl<'a> RunDiff<'a> {
         let (before, after) = (first.1, second.1);
         let mut not_compared = Vec::new();
         let rights = rights::comparable([first, second], &mut not_compared);
+        let is_partial = rights.is_partial || before.findings_omitted > 0 || after.findings_omitted > 0;
         for (name, report) in [first, second] {
             if report.findings_omitted > 0 {
                 let omitted = report.findings_omitted;
@@ -133,7 +137,16 @@ impl<'a> RunDiff<'a> {
         let regions = pairs.values().filter_map(|pair| region_change(*pair, &rights)).collect();
         let pairs = pairs.into_values().map(indices).collect();
         let findings = finding_changes(before, after);
-        Self { schema: SCHEMA, first: side(first), second: side(second), pairs, regions, findings, not_compared }
+        Self {
+            schema: SCHEMA,
+            first: side(first),
+            second: side(second),
+            pairs,
+            regions,
+            findings,
+            not_compared,
+            is_partial,
+        }
     }
 
     /// Whether there is no difference in all that could be compared.
@@ -279,9 +292,21 @@ mod tests {
     fn the_same_run_has_no_difference_but_what_is_not_told() {
         let report = told(&samples::clean());
         let diff = RunDiff::new(("a", &report), ("b", &report));
-        assert!(diff.is_empty(), "{diff:?}");
+        assert!(diff.is_empty() && !diff.is_partial, "{diff:?}");
         assert_eq!(diff.not_compared.len(), 1, "{:?}", diff.not_compared);
         assert!(diff.not_compared[0].starts_with("rights and cache types: a and b have no page tables"));
+    }
+
+    #[test]
+    fn runs_that_leave_out_findings_are_not_said_to_be_the_same() {
+        let [whole, cut] = [0, 5].map(|omitted| {
+            let mut report = samples::reserved_bit();
+            report.findings_omitted = omitted;
+            told(&report)
+        });
+        assert!(!RunDiff::new(("a", &whole), ("b", &whole)).is_partial);
+        let diff = RunDiff::new(("a", &whole), ("b", &cut));
+        assert!(diff.is_empty() && diff.is_partial && diff.not_compared.iter().any(|what| what.contains("5 findings")));
     }
 
     #[test]

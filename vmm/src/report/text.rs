@@ -19,29 +19,12 @@ use crate::check::{ProbeCounts, Skipped};
 use crate::memory_map::PAGE_BYTES;
 use crate::mmu::{Paging, Vendor};
 
-/// The whole tables of a report that has them, on lines. A text has them too.
+/// Parts of it on lines, for those who show no more.
 #[cfg(feature = "cli")]
-pub(crate) fn table_lines(report: &Report, paint: Paint) -> Vec<String> {
-    tables::lines(report, paint)
-}
-
-/// Its verdict, its regions and its findings, for those who show no more.
-#[cfg(feature = "cli")]
-pub(crate) fn headline_lines(report: &Report, paint: Paint) -> Vec<String> {
-    headline::lines(report, paint)
-}
-
-/// See [`headline_lines`].
-#[cfg(feature = "cli")]
-pub(crate) fn region_lines(report: &Report, paint: Paint) -> Vec<String> {
-    regions::lines(report, paint)
-}
-
-/// See [`headline_lines`].
-#[cfg(feature = "cli")]
-pub(crate) fn finding_lines(report: &Report, paint: Paint) -> Vec<String> {
-    findings::lines(report, paint)
-}
+pub(crate) use self::{
+    findings::lines as finding_lines, headline::lines as headline_lines, regions::lines as region_lines,
+    tables::lines as table_lines,
+};
 
 /// A report to be displayed. No newline at the end.
 #[derive(Clone, Copy, Debug)]

@@ -4,10 +4,13 @@ use super::Difference;
 use super::told::{Address, ToldRegion, ToldReport, ToldRun, ToldTables};
 use crate::check::memory_type;
 use crate::memory_map::PAGE_BYTES;
+use crate::report::text::tables::letters;
 
 /// The phases of which both runs have whole tables.
 pub struct Comparable<'a> {
     phases: Vec<[&'a ToldTables; 2]>,
+    /// One of them has tables that the other lacks, or that are cut.
+    pub is_partial: bool,
 }
 
 /// What can be compared, and in words what not.
@@ -31,7 +34,9 @@ pub fn comparable<'a>(sides: [(&str, &'a ToldReport); 2], not_compared: &mut Vec
             None => not_compared.push(format!("rights and cache types of phase {}: one run has none", before.phase)),
         }
     }
-    Comparable { phases }
+    let has_tables = |report: &ToldReport| !report.tables.is_empty();
+    let is_partial = (has_tables(first) || has_tables(second)) && !not_compared.is_empty();
+    Comparable { phases, is_partial }
 }
 
 impl Comparable<'_> {
@@ -74,9 +79,7 @@ fn words(run: &ToldRun) -> String {
     if run.phys.is_none() {
         return "nothing translates".into();
     }
-    let flags = [(true, 'R'), (run.writable, 'W'), (run.executable, 'X'), (run.user, 'U')];
-    let rights: String = flags.into_iter().map(|(has, letter)| if has { letter } else { '-' }).collect();
-    format!("{rights} {}", memory_type(run.pat_index))
+    format!("{} {}", letters(run.writable, run.executable, run.user), memory_type(run.pat_index))
 }
 
 /// Stretches named at most.
@@ -133,12 +136,22 @@ mod tests {
     }
 
     #[test]
+    fn other_rights_of_the_same_pages_are_a_change() {
+        let [all, none] = [true, false].map(|executable| report(&tables(&[run(0xa000, 0x4000, executable, 0)], false)));
+        let expected = Difference { what: "rights", before: "RWX- WB".into(), after: "RW-- WB".into() };
+        assert_eq!(RunDiff::new(("a", &all), ("b", &none)).regions[0].differences, [expected]);
+    }
+
+    #[test]
     fn what_one_file_does_not_tell_is_said() {
         let (with, without) = (report(&tables(&[run(0xa000, 0x4000, true, 0)], false)), report("[]"));
         let diff = RunDiff::new(("a.json", &with), ("b.json", &without));
-        assert!(diff.is_empty() && diff.not_compared[0].contains("b.json has no page tables"), "{diff:?}");
+        assert!(diff.is_empty() && diff.is_partial, "{diff:?}");
+        assert!(diff.not_compared[0].contains("b.json has no page tables"), "{diff:?}");
         let cut = report(&tables(&[], true));
         let diff = RunDiff::new(("a.json", &with), ("b.json", &cut));
-        assert!(diff.is_empty() && diff.not_compared[0].contains("the tables are cut"), "{diff:?}");
+        assert!(diff.is_empty() && diff.is_partial, "{diff:?}");
+        assert!(diff.not_compared[0].contains("the tables are cut"), "{diff:?}");
+        assert!(!RunDiff::new(("a", &with), ("b", &with)).is_partial);
     }
 }

@@ -16,7 +16,8 @@ impl RunDiff<'_> {
         let [first, second] = [&self.first, &self.second].map(|side| printable(side.file));
         let names = format!("{first} and {second}");
         let mut lines = match self.is_empty() {
-            true => vec![format!("{}: {names}", paint.right("the same"))],
+            true if self.not_compared.is_empty() => vec![format!("{}: {names}", paint.right("the same"))],
+            true => paint.wrapped(&format!("the same, as far as both tell: {names}"), 0),
             false => {
                 let regions = counted(self.regions.len() as u64, "region");
                 let of = |change| self.findings.iter().filter(|finding| finding.change == change).count();

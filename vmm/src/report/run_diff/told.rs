@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-use crate::report::json::SCHEMA;
+use crate::report::json::{LeavesObject, SCHEMA};
 
 /// A run of `efibed check`, as a file has it.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,21 +36,11 @@ pub struct ToldRegion {
     pub virt: Option<Address>,
     #[serde(default)]
     pub aliases: Vec<Address>,
-    pub leaves: ToldLeaves,
+    pub leaves: LeavesObject,
     pub verdict: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct ToldLeaves {
-    #[serde(rename = "4k")]
-    of_4k: u64,
-    #[serde(rename = "2m")]
-    of_2m: u64,
-    #[serde(rename = "1g")]
-    of_1g: u64,
-}
-
-impl fmt::Display for ToldLeaves {
+impl fmt::Display for LeavesObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x1G {}x2M {}x4K", self.of_1g, self.of_2m, self.of_4k)
     }

@@ -16,7 +16,7 @@ const MAX_SHOWN: usize = 24;
 const INDENT: usize = 3;
 const LABEL: usize = 14;
 
-pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+pub(crate) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let (shown, hidden) = chosen(&report.findings);
     let mut lines = Vec::new();
     for (index, finding) in shown.into_iter().enumerate() {

@@ -7,7 +7,7 @@ use crate::check::{Rule, SkipKind};
 /// What was not done, named at most; JSON has all of it.
 const MAX_NOT_DONE: usize = 16;
 
-pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+pub(crate) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     sentences(report).into_iter().flat_map(|(text, is_right)| painted(&text, is_right, paint)).collect()
 }
 

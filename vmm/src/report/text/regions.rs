@@ -14,7 +14,7 @@ const MAX_ALIASES: usize = 2;
 
 /// A table of what is mapped or has to be. What is wrong comes before what is right if not all find room, yet
 /// everything stays in list order.
-pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+pub(crate) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let (owed, others): (Vec<_>, Vec<_>) = report.regions.iter().partition(|region| region.verdict != Verdict::NotOwed);
     let identity = Identity::of(&owed);
     let mut lines = Vec::new();

@@ -12,7 +12,7 @@ const COLUMNS: usize = 8;
 const TITLES: [&str; COLUMNS] = ["virtual", "size", "leaf", "rights", "cache", "", "physical", "what"];
 const RIGHT: [bool; COLUMNS] = [false, true, true, false, false, false, true, false];
 
-pub(super) fn lines(report: &Report, paint: Paint) -> Vec<String> {
+pub(crate) fn lines(report: &Report, paint: Paint) -> Vec<String> {
     let of_phases: Vec<_> = report.tables.iter().map(|dump| of_phase(dump, report, paint)).collect();
     of_phases.join(&String::new())
 }
@@ -49,7 +49,12 @@ fn row(run: &Run, dump: &TableDump, report: &Report) -> [String; COLUMNS] {
 }
 
 pub(in crate::report) fn rights(run: &Run) -> String {
-    let flags = [(true, 'R'), (run.rights.writable, 'W'), (run.rights.executable, 'X'), (run.rights.user, 'U')];
+    letters(run.rights.writable, run.rights.executable, run.rights.user)
+}
+
+/// What may be done with a page besides reading it, a letter or a dash each.
+pub(in crate::report) fn letters(writable: bool, executable: bool, user: bool) -> String {
+    let flags = [(true, 'R'), (writable, 'W'), (executable, 'X'), (user, 'U')];
     flags.into_iter().map(|(has, letter)| if has { letter } else { '-' }).collect()
 }
 
