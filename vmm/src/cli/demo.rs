@@ -10,6 +10,7 @@ use super::progress::{Watching, watched};
 use super::results::Look;
 use super::sandbox::Sandbox;
 use super::{Failure, Status, output};
+use crate::check::Rule;
 use crate::report::html;
 use crate::report::style::{Paint, wrapped};
 use crate::report::text::{finding_lines, headline_lines, region_lines};
@@ -42,7 +43,8 @@ struct Scene {
     text: &'static str,
     layout: Layout,
     leaf_rule: LeafRule,
-    is_the_bug: bool,
+    /// What it finds.
+    expected: &'static [Rule],
     details: fn(&Report, Paint) -> Vec<String>,
 }
 
@@ -55,7 +57,7 @@ const SCENES: [Scene; 3] = [
                page:",
         layout: Layout::PackedDown,
         leaf_rule: LeafRule::CoAligned,
-        is_the_bug: false,
+        expected: &[],
         details: region_lines,
     },
     Scene {
@@ -64,7 +66,7 @@ const SCENES: [Scene; 3] = [
                and its low bits fall on reserved bits of the entry:",
         layout: Layout::PackedDown,
         leaf_rule: LeafRule::VaOnly,
-        is_the_bug: true,
+        expected: &[Rule::ReservedBit],
         details: finding_lines,
     },
     Scene {
@@ -73,7 +75,7 @@ const SCENES: [Scene; 3] = [
                rule does no harm. Layout window, the same leaves:",
         layout: Layout::Window,
         leaf_rule: LeafRule::VaOnly,
-        is_the_bug: false,
+        expected: &[],
         details: region_lines,
     },
 ];
@@ -93,7 +95,7 @@ Your turn
   efibed --help                     everything else
 ";
 
-/// Runs it. The status is about the demonstration: that the bug is found is what it is for.
+/// Runs it. The status is about the demonstration: that the bug is found is what it is for, and that nothing else is.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let (engine, remark) = arguments.engine.map_or_else(usual_engine, |engine| (engine, None));
     let mut file = arguments.html.as_deref().map(|path| OutputFile::open(path, &[])).transpose()?;
@@ -101,25 +103,31 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let mut text = paragraph(INTRODUCTION, paint);
     text += &remark.map_or_else(String::new, |remark| paragraph(&remark, paint));
     output::print(&text)?;
+    let mut statuses = Vec::new();
     for (index, scene) in SCENES.iter().enumerate() {
         let scenario = Scenario::parse("demo.toml", MAP).map_err(Failure::input)?;
-        let page = file.take_if(|_| scene.is_the_bug);
-        let scenario =
-            scenario.dump_tables(page.is_some()).layout(scene.layout).leaf_rule(scene.leaf_rule).engine(engine);
+        let page = file.take_if(|_| !scene.expected.is_empty());
+        let scenario = scenario.layout(scene.layout).leaf_rule(scene.leaf_rule).engine(engine);
+        let scenario = scenario.expect(scene.expected.to_vec()).dump_tables(page.is_some());
         let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-            let report = bed.run_telling(&scenario, progress)?;
+            let mut report = bed.run_telling(&scenario, progress)?;
+            let status = Status::of(&report);
+            // A newcomer expects nothing.
+            report.expected_rules = None;
             let drawn = page.as_ref().map(|_| html::of_report("demo", &report));
-            Ok((shown(scene, report, paint), drawn))
+            Ok((status, shown(scene, report, paint), drawn))
         };
-        let (lines, drawn) = watched(arguments.watching, |progress| arguments.sandbox.run(engine, run, progress))?;
+        let (status, lines, drawn) =
+            watched(arguments.watching, |progress| arguments.sandbox.run(engine, run, progress))?;
         if let (Some(file), Some(drawn)) = (page, drawn) {
             file.write(drawn.as_bytes()).map_err(Failure::Output)?;
         }
+        statuses.push(status);
         let title = paint.bold(format!("Step {}: {}", index + 1, scene.title));
         output::print(&format!("{title}\n{}{}\n\n", paragraph(scene.text, paint), lines.join("\n")))?;
     }
     output::print(YOUR_TURN)?;
-    Ok(Status::Clean)
+    Ok(Status::of_all(&statuses))
 }
 
 /// KVM; or the software walk, and why.
