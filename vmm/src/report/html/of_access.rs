@@ -3,7 +3,7 @@
 use super::markup::{Headline, Item};
 use super::of_report::{self, planned_block};
 use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View, number_of};
-use crate::memory_map::{MemoryMap, PAGE_BYTES, Region, attribute_names};
+use crate::memory_map::{MemoryMap, PAGE_BYTES, Region};
 use crate::report::json::Hex;
 
 /// An access, and what is said of it.
@@ -41,7 +41,10 @@ pub fn picture(access: &Access<'_>) -> (Picture, Vec<Item>) {
         }
         None => Vec::new(),
     };
-    let placed = regions.iter().map(|(region, virt)| placed_region(region, *virt, &mut picture.kinds)).collect();
+    let placed = regions
+        .iter()
+        .map(|(region, virt)| PlacedRegion { virt: virt.map(Hex), ..PlacedRegion::of(region, &mut picture.kinds) });
+    let placed = placed.collect();
     picture.maps.push(placed);
     let with_pages = regions.iter().filter(|(region, _)| region.pages > 0);
     let right = with_pages.map(|(region, _)| Block { region: Some(region.index), ..Block::default() });
@@ -72,19 +75,6 @@ pub fn picture(access: &Access<'_>) -> (Picture, Vec<Item>) {
     });
     let items = items.collect();
     (picture, items)
-}
-
-fn placed_region(region: &Region, virt: Option<u64>, kinds: &mut Vec<Kind>) -> PlacedRegion {
-    PlacedRegion {
-        kind: number_of(kinds, Kind::of(region.ty)),
-        attribute: attribute_names(region.attribute).join("|"),
-        phys: Hex(region.phys),
-        pages: Hex(region.pages),
-        virt: virt.map(Hex),
-        aliases: Vec::new(),
-        verdict: String::new(),
-        line: None,
-    }
 }
 
 /// Whether a region has the address.

@@ -2,8 +2,8 @@
 
 use super::markup::{Headline, Item};
 use super::of_report::{self, planned_block};
-use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View, number_of};
-use crate::memory_map::{Region, attribute_names};
+use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View};
+use crate::memory_map::Region;
 use crate::report::Report;
 use crate::report::json::Hex;
 use crate::report::map::{MapReport, Odd, Placed, is_memory};
@@ -35,16 +35,8 @@ pub fn picture(map: &MapReport<'_>, run: Option<&Report>) -> (Picture, Vec<Item>
 
 fn placed_region(placed: &Placed, kinds: &mut Vec<Kind>) -> PlacedRegion {
     let Placed { region, fate, .. } = placed;
-    PlacedRegion {
-        kind: number_of(kinds, Kind::of(region.ty)),
-        attribute: attribute_names(region.attribute).join("|"),
-        phys: Hex(region.phys),
-        pages: Hex(region.pages),
-        virt: fate.virt().map(Hex),
-        aliases: Vec::new(),
-        verdict: fate.name().into(),
-        line: None,
-    }
+    let virt = fate.virt().map(Hex);
+    PlacedRegion { virt, verdict: fate.name().into(), ..PlacedRegion::of(region, kinds) }
 }
 
 fn item(odd: &Odd, map: &MapReport<'_>, places: &mut Vec<Place>) -> Item {

@@ -4,7 +4,7 @@ use super::markup::{Headline, Item, List};
 use super::owners::Owners;
 use super::picture::{Block, EntryRun, Kind, Picture, Place, PlacedRegion, Table, Tables, View, number_of};
 use crate::check::{Finding, Severity, WalkStep, memory_type};
-use crate::memory_map::{PAGE_BYTES, Region, attribute_names};
+use crate::memory_map::{PAGE_BYTES, Region};
 use crate::mmu::{self, Defect, Level, ListedTable, Pa, Run};
 use crate::report::json::Hex;
 use crate::report::style::{Paint, counted};
@@ -63,14 +63,11 @@ fn add(title: &str, report: &Report, picture: &mut Picture) {
 fn placed_region(report: &RegionReport, kinds: &mut Vec<Kind>) -> PlacedRegion {
     let RegionReport { region, line, virt, aliases, verdict, .. } = report;
     PlacedRegion {
-        kind: number_of(kinds, Kind::of(region.ty)),
-        attribute: attribute_names(region.attribute).join("|"),
-        phys: Hex(region.phys),
-        pages: Hex(region.pages),
         virt: virt.map(Hex),
         aliases: aliases.iter().copied().map(Hex).collect(),
         verdict: verdict.name().into(),
         line: *line,
+        ..PlacedRegion::of(region, kinds)
     }
 }
 

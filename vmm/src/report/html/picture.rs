@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::memory_map::{MemoryType, type_name};
+use crate::memory_map::{MemoryType, Region, attribute_names, type_name};
 use crate::report::json::Hex;
 
 /// All of it.
@@ -66,6 +66,22 @@ pub struct PlacedRegion {
     pub verdict: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
+}
+
+impl PlacedRegion {
+    /// A descriptor of which nothing else is known.
+    pub fn of(region: &Region, kinds: &mut Vec<Kind>) -> Self {
+        Self {
+            kind: number_of(kinds, Kind::of(region.ty)),
+            attribute: attribute_names(region.attribute).join("|"),
+            phys: Hex(region.phys),
+            pages: Hex(region.pages),
+            virt: None,
+            aliases: Vec::new(),
+            verdict: String::new(),
+            line: None,
+        }
+    }
 }
 
 /// Two address spaces beside each other.
