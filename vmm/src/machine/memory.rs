@@ -595,11 +595,11 @@ pub(super) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// Tells KVM of a slot, or with no `bytes` that it is gone.
 fn unmount(vm: &VmFd, mounted: &Mounted) -> Result<(), SlotError> {
     tell(vm, mounted.number, &mounted.slot, 0).map_err(|cause| SlotError::Kvm { slot: mounted.range.clone(), cause })
 }
 
+/// Tells KVM of a slot, or with no `bytes` that it is gone.
 fn tell(vm: &VmFd, number: u32, slot: &Slot, bytes: u64) -> Result<(), errno::Error> {
     let flags = if slot.readonly { KVM_MEM_READONLY } else { 0 };
     let region = kvm_userspace_memory_region {

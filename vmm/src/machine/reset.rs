@@ -1,8 +1,9 @@
 //! A used machine made as new: cheaper than another one, and as clean.
 //!
 //! What a vCPU is made of is read once when the machine is new, and put back. Memory slots and coalesced
-//! zones are removed, by the next run at the latest; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM
-//! would refuse another; the time-stamp counter goes on counting.
+//! zones are removed, by the next run at the latest; what memory holds belongs to its
+//! [`Backing`](super::Backing). CPUID stays, for KVM would refuse another; the time-stamp counter goes on
+//! counting.
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::VcpuFd;
