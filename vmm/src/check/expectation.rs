@@ -11,7 +11,7 @@ use super::contract::{Contract, Term, low_bits};
 use super::given::Given;
 use super::holders::{Extent, holders, virtual_addresses};
 use super::marks::{Mark, Marks};
-use super::merged::fits_an_entry;
+use super::merged::{fits_an_entry, in_mapping_order};
 use super::spans::Spans;
 use super::statement::Statement;
 use super::{Phase, Rule, Witness};
@@ -437,10 +437,13 @@ fn check_order(question: &Question<'_>, placed: &[Alias], marks: &mut Marks) {
     let descriptors = map.descriptors();
     let descriptor_of = |alias: &Alias| alias.region.map(|index| &descriptors[index]);
     if map.kind() == ListKind::Runtime {
-        // Such a list is in the order in which Linux maps, the last first. Neighbours of which it makes one rise together.
-        let kind = |alias: &Alias| descriptor_of(alias).map(|d| (d.ty, d.att));
-        let are_one =
-            |before: &&Alias, after: &&Alias| before.physical_end() == after.phys && kind(before) == kind(after);
+        // Such a list is in the order in which Linux maps, the last first. What of it Linux makes one region of rises together.
+        let merged = in_mapping_order(map);
+        let parts =
+            merged.iter().zip(0..).flat_map(|(one, number)| one.parts.iter().map(move |part| (part.index, number)));
+        let numbers: HashMap<usize, usize> = parts.collect();
+        let number = |alias: &Alias| alias.region.and_then(|index| numbers.get(&index));
+        let are_one = |before: &&Alias, after: &&Alias| number(before).is_some_and(|one| number(after) == Some(one));
         regions = regions.chunk_by(are_one).rev().flatten().copied().collect();
     }
     let is_image = |alias: &Alias| {

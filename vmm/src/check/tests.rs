@@ -506,7 +506,7 @@ fn order_is_free_unless_the_contract_has_one() {
 #[test]
 fn a_list_of_a_first_kernels_is_read_backwards_but_for_what_linux_merges() {
     let low = OFFSET;
-    let case = |physical: [u64; 2], virtual_starts: [u64; 2]| {
+    let case_of = |physical: [u64; 2], virtual_starts: [u64; 2], is_between: bool| {
         let tables = [0, 1]
             .into_iter()
             .fold(Tables::empty(Paging::default()), |tables, at| tables.pages(virtual_starts[at], physical[at] | D, 1));
@@ -515,14 +515,21 @@ fn a_list_of_a_first_kernels_is_read_backwards_but_for_what_linux_merges() {
         case.regions = physical.map(|phys| descriptor(DATA, RUNTIME | WB, phys, 1)).to_vec();
         case.virtual_map =
             [0, 1].map(|at| MemoryDescriptor { virt_start: virtual_starts[at], ..case.regions[at] }).to_vec();
+        if is_between {
+            case.regions.insert(1, descriptor(MemoryType::LOADER_DATA, WB, 0x100_0000, 1));
+        }
         case.found().into_iter().map(|(rule, ..)| rule).collect::<Vec<_>>()
     };
+    let case = |physical, virtual_starts| case_of(physical, virtual_starts, false);
     let [neighbours, strangers] = [[DATA_AT, DATA_AT + PAGE_BYTES], [DATA_AT, DATA_AT + 2 * PAGE_BYTES]];
     let [up, down] = [[low, low + PAGE_BYTES], [low + PAGE_BYTES, low]];
     assert_eq!(case(neighbours, up), []);
     assert_eq!(case(neighbours, down), [Rule::WindowOrder, Rule::NotContiguous]);
     assert_eq!(case(strangers, down), []);
     assert_eq!(case(strangers, up), [Rule::WindowOrder]);
+    // To Linux what lies between them in the list keeps them apart, mapped or not.
+    assert_eq!(case_of(neighbours, down, true), []);
+    assert_eq!(case_of(neighbours, up, true), [Rule::WindowOrder]);
 }
 
 #[test]
