@@ -1,9 +1,12 @@
-//! Builds the guest image, which the library carries inside, and finds out which commit it is built from.
+//! Builds what the library carries inside: the guest image, and for campaigns the layouts with coverage. It finds out, too, which
+//! commit all is built from.
 
 #[path = "build/commit.rs"]
 mod commit;
 
 use std::path::Path;
+
+use efibed_guest::build::BuildError;
 
 fn main() {
     tell_version();
@@ -13,13 +16,18 @@ fn main() {
         println!("cargo::rustc-cfg=docsrs");
         return;
     }
-    match efibed_guest::build::image() {
-        Ok(path) => println!("cargo::rustc-env=EFIBED_GUEST_IMAGE={}", path.display()),
-        Err(error) => {
-            eprintln!("{error}");
-            std::process::exit(1);
-        }
+    if let Err(error) = build() {
+        eprintln!("{error}");
+        std::process::exit(1);
     }
+}
+
+fn build() -> Result<(), BuildError> {
+    println!("cargo::rustc-env=EFIBED_GUEST_IMAGE={}", efibed_guest::build::image()?.display());
+    if std::env::var_os("CARGO_FEATURE_FUZZ").is_some() {
+        efibed_guest::build::counted_layouts()?;
+    }
+    Ok(())
 }
 
 /// The version, and the commit if there is a checkout: `0.1.0 (1234567890ab)`.

@@ -1,8 +1,8 @@
 //! EFI structures, and the guest code of efibed's fake runtime services.
 //!
-//! The crate is compiled twice: for the host, which lays the tables and the stubs out in guest memory and answers
-//! the calls, and (with `--cfg efibed_image`, by a bare `rustc`) into the guest image, which reads the tables and
-//! calls the stubs. Everything that both must agree on is here, and only here:
+//! The crate is compiled for the host, which lays the tables and the stubs out in guest memory and answers the calls, and
+//! (with `--cfg efibed_image`, by a bare `rustc`) into the guest image, which reads the tables and calls the stubs. With
+//! `--cfg efibed_counted` it goes into the layouts with coverage, which need its lists alone. Everything that both must agree on is here, and only here:
 //!
 //! - [`memory`]: the memory map's descriptors (UEFI 2.10, 7.2.3)
 //! - [`table`]: the system table and the runtime-services table (UEFI 2.10, chapter 4)
@@ -15,7 +15,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
-#[cfg(not(efibed_image))]
+#[cfg(not(any(efibed_image, efibed_counted)))]
 pub mod image;
 pub mod memory;
 #[cfg(not(efibed_image))]
@@ -27,7 +27,7 @@ pub mod service;
 pub mod stamp;
 pub mod table;
 
-#[cfg(not(efibed_image))]
+#[cfg(not(any(efibed_image, efibed_counted)))]
 pub use image::{TRAP_PORT, image};
 pub use memory::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION, MemoryDescriptor};
 #[cfg(not(efibed_image))]

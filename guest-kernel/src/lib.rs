@@ -28,6 +28,20 @@ pub mod kernel;
 #[cfg(not(efibed_image))]
 pub const HEADER: &str = include_str!("../include/efibed.h");
 
+/// The options with which rustc makes code that counts what it runs. LLVM's SanitizerCoverage: a byte for each edge, in one
+/// section of the program or library, which its constructors announce.
+#[cfg(not(efibed_image))]
+pub const COUNTED: [&str; 4] = [
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=3",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+];
+
+/// What a program needs besides that whose code counts what it runs, in C.
+#[cfg(not(efibed_image))]
+pub const COVERAGE: &str = include_str!("../include/coverage.c");
+
 #[cfg(not(efibed_image))]
 pub use layouts::{Layout, LayoutMapper};
 #[cfg(not(efibed_image))]

@@ -495,6 +495,24 @@ impl Scenario {
         }
     }
 
+    /// The same, where it is a built-in layout, in code that counts what it runs: for runs in this process.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn counted(mut self) -> Self {
+        if let MapperName::Layout { .. } = self.subject.name() {
+            self.subject = Subject::layout(self.mapper, crate::fuzz::counted_layout(self.mapper));
+        }
+        self
+    }
+
+    /// How many counters an ELF file's mapping code has.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn program_counters(&self) -> usize {
+        match self.subject.code() {
+            Ok(Code::Program(program)) => program.counters.clone().count(),
+            _ => 0,
+        }
+    }
+
     /// What a guest's process runs of it.
     #[cfg(feature = "cli")]
     pub(crate) fn code(&self) -> Result<Code<'_>, EngineError> {

@@ -3,6 +3,8 @@
 //! Each is a small state machine over the descriptors in list order. The host computes the same addresses from the
 //! layouts' closed forms, independently, and compares. What Linux does besides giving addresses is in `linux.rs`.
 
+#[cfg(efibed_counted)]
+mod door;
 mod linux;
 
 use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};

@@ -8,7 +8,7 @@ mod request;
 use core::fmt::{self, Write};
 use core::ops::Range;
 
-pub use c::{CFunction, CMapper};
+pub use c::{CFunction, CMapper, Elsewhere};
 pub use efibed_stub::memory::{MemoryDescriptor, attribute, memory_type};
 pub use error::{MapError, MapStatus};
 pub use page_table::{AddressSpace, LeafRule, Tables};

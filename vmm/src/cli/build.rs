@@ -26,6 +26,10 @@ pub struct Arguments {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Have the program count what it runs: `efibed fuzz` goes on from maps that make it run something new
+    #[arg(long)]
+    coverage: bool,
+
     /// Print efibed.h, which says what mapping code gets and what it returns, and compile nothing
     #[arg(long, exclusive = true)]
     header: bool,
@@ -37,6 +41,7 @@ Examples:
   efibed check MAP --mapper mapper.elf              and runs it under a memory map
   efibed build mapper.cpp tables.S -o paper.elf     several sources
   CC='clang -Wall' efibed build mapper.c            with another compiler
+  efibed build --coverage mapper.c                  for `efibed fuzz --mapper mapper.elf`
 
 mapper.c defines `efibed_map`, which builds page tables, and may define
 `efibed_finish`, which is called after SetVirtualAddressMap; in C++ both are
@@ -46,7 +51,8 @@ the code calls, memcpy too, must be in the sources.
 The compiler is $CC, or else cc; for C++ $CXX, or else c++. The options are
 -O2 -g -ffreestanding -fno-stack-protector, in C++ -fno-exceptions -fno-rtti too,
 and to link -static -nostdlib -z noexecstack -e efibed_map. Any program that is
-linked so will do.
+linked so will do. With --coverage GCC gets -fsanitize-coverage=trace-pc, and
+clang -fsanitize-coverage=edge,inline-8bit-counters.
 
 Exit status: 0 made, 2 the sources do not compile or make no mapper, 3 no compiler.";
 
@@ -61,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let inputs: Vec<&Path> = arguments.sources.iter().map(PathBuf::as_path).collect();
     // First, so that a path where nothing can be written costs no compilation.
     let file = OutputFile::open(&path, &inputs)?;
-    let bytes = Workshop::new(efibed_guest::HEADER)?.make(&sources)?;
+    let bytes = Workshop::new()?.make(&sources, arguments.coverage)?;
     let name = path.display();
     let program = Program::load(&bytes)
         .map_err(|error| Failure::Output(format!("{name} is not written: what was linked {error}")))?;
@@ -81,7 +87,8 @@ fn program_of(sources: &[PathBuf]) -> PathBuf {
 fn summary(program: &Program) -> String {
     let finish = program.finish.map_or(format!("no {FINISH}"), |virt| format!("{FINISH} at {virt:#x}"));
     let segments: Vec<_> = program.segments.iter().map(segment).collect();
-    format!("{MAP} at {:#x}, {finish}; {}", program.map, segments.join(", "))
+    let coverage = if program.counters.is_empty() { "" } else { "; counts what it runs" };
+    format!("{MAP} at {:#x}, {finish}; {}{coverage}", program.map, segments.join(", "))
 }
 
 fn segment(segment: &Segment) -> String {
@@ -138,15 +145,29 @@ impl Language {
     /// Runs its compiler, which says itself what is wrong. It may take as long as it likes: who runs a compiler can
     /// stop it.
     fn run(&self, arguments: &[&OsStr], what: &str) -> Result<(), Failure> {
+        self.output(arguments, what, Stdio::inherit()).map(drop)
+    }
+
+    /// The options with which its compiler makes code that counts.
+    fn counting(&self) -> Result<&'static str, Failure> {
+        let defined = ["-dM", "-E", "-x", "c", "/dev/null"].map(OsStr::new);
+        let defined = self.output(&defined, "say what it is", Stdio::piped())?;
+        let is_clang = String::from_utf8_lossy(&defined).contains("__clang__");
+        Ok(if is_clang { "-fsanitize-coverage=edge,inline-8bit-counters" } else { "-fsanitize-coverage=trace-pc" })
+    }
+
+    /// What its compiler writes.
+    fn output(&self, arguments: &[&OsStr], what: &str, to: Stdio) -> Result<Vec<u8>, Failure> {
         let [variable, usual] = self.compiler;
         let command = std::env::var(variable).unwrap_or_default();
         // It may have options, as make has it.
         let mut words = command.split_whitespace();
         let compiler = words.next().unwrap_or(usual);
-        let ended = Command::new(compiler).args(words).args(arguments).stdin(Stdio::null()).status();
+        let mut command = Command::new(compiler);
+        command.args(words).args(arguments).stdin(Stdio::null()).stdout(to).stderr(Stdio::inherit());
         let failed = |status, words| Err(Failure::Told { status, words });
-        match ended {
-            Ok(status) if status.success() => Ok(()),
+        match command.output() {
+            Ok(output) if output.status.success() => Ok(output.stdout),
             Ok(_) => failed(Status::BadInput, format!("efibed: `{compiler}` failed to {what}")),
             Err(error) => failed(
                 Status::Unable,
@@ -164,18 +185,24 @@ impl Language {
 struct Workshop(TempDir);
 
 impl Workshop {
-    /// With efibed.h in it.
-    fn new(header: &str) -> Result<Self, Failure> {
+    /// With the files in it that sources have of efibed.
+    fn new() -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("efibed-build-").tempdir();
         let folder = folder.map_err(|error| unable("a temporary folder", &error))?;
-        fs::write(folder.path().join("efibed.h"), header).map_err(|error| unable("efibed.h", &error))?;
+        for (name, text) in [("efibed.h", efibed_guest::HEADER), (COVERAGE, efibed_guest::COVERAGE)] {
+            fs::write(folder.path().join(name), text).map_err(|error| unable(name, &error))?;
+        }
         Ok(Self(folder))
     }
 
     /// Compiles and links.
-    fn make(&self, sources: &[Source]) -> Result<Vec<u8>, Failure> {
-        let objects = sources.iter().enumerate().map(|(index, source)| self.compile(index, source));
-        let objects = objects.collect::<Result<Vec<_>, _>>()?;
+    fn make(&self, sources: &[Source], counts: bool) -> Result<Vec<u8>, Failure> {
+        let objects = sources.iter().enumerate().map(|(index, source)| self.compile(index, source, counts));
+        let mut objects = objects.collect::<Result<Vec<_>, _>>()?;
+        if counts {
+            let path = self.0.path().join(COVERAGE);
+            objects.push(self.compile(objects.len(), &Source { path: &path, language: &C }, false)?);
+        }
         let program = self.0.path().join("program.elf");
         let mut arguments: Vec<&OsStr> = LINK.map(OsStr::new).to_vec();
         arguments.extend(objects.iter().map(|object| object.as_os_str()));
@@ -186,17 +213,23 @@ impl Workshop {
         fs::read(&program).map_err(|error| unable("the linked program", &error))
     }
 
-    fn compile(&self, index: usize, source: &Source) -> Result<PathBuf, Failure> {
+    fn compile(&self, index: usize, source: &Source, counts: bool) -> Result<PathBuf, Failure> {
         // Sources in two folders may have one name.
         let object = self.0.path().join(format!("{index}.o"));
         let mut include = OsString::from("-I");
         include.push(self.0.path());
         let mut arguments: Vec<&OsStr> = COMPILE.iter().chain(source.language.options).map(OsStr::new).collect();
+        if counts {
+            arguments.push(OsStr::new(source.language.counting()?));
+        }
         arguments.extend([&include, OsStr::new("-o"), object.as_os_str(), source.path.as_os_str()]);
         source.language.run(&arguments, &format!("compile {}", source.path.display()))?;
         Ok(object)
     }
 }
+
+/// The source of what counts.
+const COVERAGE: &str = "coverage.c";
 
 fn unable(what: &str, error: &std::io::Error) -> Failure {
     Failure::Told { status: Status::Unable, words: format!("efibed: {what}: {error}") }

@@ -290,6 +290,7 @@ pub fn empty_report(job: &Job<'_>, engine: EngineName, cpu: Cpu) -> Report {
         runs: Vec::new(),
         virtual_map: Vec::new(),
         tables: Vec::new(),
+        counters: Vec::new(),
     }
 }
 

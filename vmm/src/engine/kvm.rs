@@ -155,6 +155,7 @@ impl Kvm {
         };
         run.carry_out();
         let Run { mut report, process, .. } = run;
+        report.counters = process.counters();
         report.timing.total = start.elapsed();
         let lodging = Lodging { guest: Some(loaded.memory), process: Some(process.into_memory()) };
         self.machines.give_back(&job.cpu, machine, lodging);

@@ -34,6 +34,11 @@ impl Subject {
         Self::new(MapperName::Function(type_name::<M>().into()), Contract::default(), mapper)
     }
 
+    /// A built-in layout, in code that does the same.
+    pub fn layout(mapper: LayoutMapper, code: impl Mapper + Clone + Send + Sync + 'static) -> Self {
+        Self::new(mapper.into(), Contract::of(mapper.layout), code)
+    }
+
     /// An ELF file of that name.
     pub fn program(name: String, elf: &[u8]) -> Self {
         let loaded = Program::load(elf).map(|program| {
@@ -115,7 +120,7 @@ static OWN_SYMBOLS: OnceLock<Symbols> = OnceLock::new();
 
 impl From<LayoutMapper> for Subject {
     fn from(mapper: LayoutMapper) -> Self {
-        Self::new(mapper.into(), Contract::of(mapper.layout), mapper)
+        Self::layout(mapper, mapper)
     }
 }
 

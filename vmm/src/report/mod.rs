@@ -78,6 +78,9 @@ pub struct Report {
     pub virtual_map: Vec<MemoryDescriptor>,
     /// The whole tables of each phase that made or changed them, where the scenario asks for that.
     pub tables: Vec<TableDump>,
+    /// What a program has counted of its coverage, a byte for each edge; empty: it was compiled to count nothing, or is no
+    /// program.
+    pub counters: Vec<u8>,
 }
 
 /// All that is present in the tables of a phase, as the walk reads them.

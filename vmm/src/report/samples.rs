@@ -70,6 +70,7 @@ pub fn clean() -> Report {
         runs: Vec::new(),
         virtual_map: Vec::new(),
         tables: Vec::new(),
+        counters: Vec::new(),
     }
 }
 

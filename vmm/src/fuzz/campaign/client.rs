@@ -125,7 +125,7 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let slate = Slate::given().map_err(FuzzError::Process)?;
     let folder = Folder::open(&fuzz.out)?;
     let shape = StdMapObserver::owned(SHAPE, vec![0; CELLS]);
-    let coverage = counters::observer();
+    let coverage = counters::observer(fuzz.scenario.program_counters());
     let mut feedback = feedback_or!(MaxMapFeedback::new(&shape), MaxMapFeedback::new(&coverage));
     let [found, untold] = [Hits::default(), Hits::default()];
     let mut objective = NewFinding::new(Rc::clone(&found), folder.known()?, Rc::clone(&untold));

@@ -11,6 +11,7 @@
 //! | `trial` | one map, run on the engines that were asked for, and which findings count |
 //! | `shape` | what a run did, as cells |
 //! | `counters` | coverage, where the mapping code was compiled with it |
+//! | `counted` | the built-in layouts, compiled with it |
 //! | `mutator` | the next map |
 //! | `input` | a map as it is sent |
 //! | `post` | what clients send |
@@ -20,6 +21,7 @@
 //! | `summary` | what it came to |
 
 mod client;
+mod counted;
 mod counters;
 mod folder;
 mod input;
@@ -40,6 +42,7 @@ use std::time::Duration;
 
 use efibed_guest::Mapper;
 
+pub use counted::layout as counted_layout;
 pub use summary::{Status, Summary};
 
 use self::client::Orders;

@@ -10,8 +10,8 @@ use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::feedbacks::{Feedback, StateInitializer};
 use libafl::observers::StdMapObserver;
 use libafl::state::HasExecutions;
-use libafl_bolts::Named;
 use libafl_bolts::tuples::RefIndexable;
+use libafl_bolts::{Named, ToSliceMut as _};
 
 use super::counters::{self, Coverage};
 use super::input::MapInput;
@@ -85,7 +85,8 @@ impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
         let trial = self.trials.run(&map, &self.slate);
         self.slate.end();
         let trial = trial.map_err(|error| Error::unknown(format!("{error:?}")))?;
-        let shape = &mut self.observers.0;
+        let (shape, (coverage, ())) = &mut self.observers;
+        counters::collect(coverage.to_slice_mut(), trial.runs.iter().map(|(report, _)| report));
         trial.cells.iter().for_each(|cell| shape[*cell] = 1);
         let found = trial.runs.into_iter().flat_map(|(report, keys)| {
             let report = Rc::new(report);

@@ -15,6 +15,8 @@ pub struct Trials {
     bed: TestBed,
     judge: Judge,
     scenario: Scenario,
+    /// The same natively, with counters if the mapping code has any.
+    native: Scenario,
     engine: FuzzEngine,
     /// Whether services are called.
     calls: bool,
@@ -38,7 +40,18 @@ impl Trials {
     pub fn new(scenario: Scenario, engine: FuzzEngine) -> Self {
         let judge = Judge(scenario.contract_in_force().clone());
         let calls = scenario.calls_firmware();
-        Self { bed: TestBed::without_kvm(), judge, scenario, engine, calls, seen: vec![false; CELLS], unable: None }
+        let native = scenario.clone().engine(EngineName::Walker).counted();
+        let scenario = scenario.engine(EngineName::Kvm);
+        Self {
+            bed: TestBed::without_kvm(),
+            judge,
+            scenario,
+            native,
+            engine,
+            calls,
+            seen: vec![false; CELLS],
+            unable: None,
+        }
     }
 
     /// The map as the mapping code is told it.
@@ -75,7 +88,8 @@ impl Trials {
 
     /// Runs a map on one engine. False: this machine cannot run this one.
     fn add(&mut self, engine: EngineName, map: &MemoryMap, trial: &mut Trial) -> Result<bool, EngineError> {
-        let full = self.scenario.clone().with_map(map.clone()).engine(engine);
+        let scenario = if engine == EngineName::Kvm { &self.scenario } else { &self.native };
+        let full = scenario.clone().with_map(map.clone());
         let is_quick = engine == EngineName::Kvm && !self.calls;
         let scenario = if is_quick { full.clone().depth(Depth::Pages) } else { full.clone() };
         let Some(report) = self.run_scenario(&scenario)? else { return Ok(false) };

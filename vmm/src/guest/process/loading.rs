@@ -18,6 +18,7 @@ pub struct Loading {
     map: u64,
     finish: Option<u64>,
     leave: u64,
+    counters: Range<u64>,
     segments: Vec<(Range<u64>, Rights)>,
 }
 
@@ -40,7 +41,8 @@ impl Loading {
             return Err(OutOfPages);
         }
         let segments = program.segments.iter().map(|segment| (segment.virt..segment.end(), rights(segment)));
-        Ok(Self { map: program.map, finish: program.finish, leave, segments: segments.collect() })
+        let (Program { map, finish, .. }, counters) = (program, program.counters.clone());
+        Ok(Self { map: *map, finish: *finish, leave, counters, segments: segments.collect() })
     }
 
     /// The function for a step, if there is one.
@@ -54,6 +56,11 @@ impl Loading {
     /// Where it returns to.
     pub fn leave(&self) -> u64 {
         self.leave
+    }
+
+    /// Where its counters of coverage are.
+    pub fn counters(&self) -> Range<u64> {
+        self.counters.clone()
     }
 
     /// What lies at an address, for a message.

@@ -281,13 +281,34 @@ impl Process {
     /// The instruction at an address, as ring 3 sees it, and what follows it: 15 bytes at most (SDM vol. 2A, 2.3.11).
     pub fn code_at(&self, rip: u64) -> Vec<u8> {
         let byte = |offset: u64| {
-            let (virt, access) = (Va(rip.wrapping_add(offset)), Access::fetch().user());
-            let walk = walk(&self.memory, Pa(self.root()), virt, access, &self.paging);
-            let at = walk.translation()?.pa.0;
             let mut byte = [0];
-            self.memory.read(at, &mut byte).then_some(byte[0])
+            self.read(rip.wrapping_add(offset), Access::fetch(), &mut byte).then_some(byte[0])
         };
         (0..15).map_while(byte).collect()
+    }
+
+    /// What a program has counted of its coverage; empty: nothing counts.
+    pub fn counters(&self) -> Vec<u8> {
+        let Source::Program(loading) = &self.source else { return Vec::new() };
+        let range = loading.counters();
+        let mut counters = vec![0; range.end.saturating_sub(range.start) as usize];
+        let mut rest = &mut counters[..];
+        let mut virt = range.start;
+        while !rest.is_empty() {
+            let in_page = PAGE_BYTES.saturating_sub(virt % PAGE_BYTES);
+            let (part, others) = rest.split_at_mut(rest.len().min(in_page as usize));
+            // What cannot be read was not counted in.
+            let _ = self.read(virt, Access::read(), part);
+            virt = virt.saturating_add(in_page);
+            rest = others;
+        }
+        counters
+    }
+
+    /// Reads what ring 3 sees at an address, within a page; false: it sees nothing there.
+    fn read(&self, virt: u64, access: Access, bytes: &mut [u8]) -> bool {
+        let walk = walk(&self.memory, Pa(self.root()), Va(virt), access.user(), &self.paging);
+        walk.translation().is_some_and(|translation| self.memory.read(translation.pa.0, bytes))
     }
 
     /// What lies at an address; None: nothing.

@@ -7,6 +7,8 @@
 //! addresses say and reports neither their permissions nor symbols nor relocations. Those would have to be read beside
 //! it, by another reader of the same headers.
 
+use std::ops::Range;
+
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64, Rela64, Sym64};
 use object::read::elf::{
@@ -35,6 +37,12 @@ const MAX_RELOCATION_BYTES: u64 = 16 << 20;
 /// As much of a symbol's name as a message has.
 const MAX_NAME_CHARS: usize = 200;
 
+/// The section of counters of coverage, as LLVM names it.
+pub const COUNTERS: &str = "__sancov_cntrs";
+
+/// The most of them: mapping code has hundreds.
+const MAX_COUNTERS: u64 = 1 << 20;
+
 /// The end of what a program may be linked to. Above it is what a program is given.
 pub const END: u64 = 0x3000_0000_0000;
 
@@ -51,6 +59,8 @@ pub struct Program {
     pub finish: Option<u64>,
     /// What was added to the addresses in the file: what [`Symbols::of_elf`](super::Symbols::of_elf) needs to know.
     pub bias: u64,
+    /// Where its counters of coverage are, a byte each; empty: it has none.
+    pub counters: Range<u64>,
     /// What is odd about it, each a sentence for its owner.
     pub notes: Vec<String>,
 }
@@ -152,7 +162,8 @@ impl Program {
         memory.relocate(&file)?;
         let map = memory.function(MAP, &file)?.ok_or(ProgramError::NoMap)?;
         let finish = memory.function(FINISH, &file)?;
-        Ok(Self { map, finish, bias: file.bias, notes: notes(&memory, &file), segments: memory.0 })
+        let counters = memory.counters(&file);
+        Ok(Self { map, finish, bias: file.bias, notes: notes(&memory, &file), counters, segments: memory.0 })
     }
 }
 
@@ -421,6 +432,19 @@ impl Memory {
         Ok(())
     }
 
+    /// Where counters are that can be counted in. They steer campaigns, and no verdict depends on them.
+    fn counters(&mut self, file: &File) -> Range<u64> {
+        let section = file.sections.section_by_name(LE, COUNTERS.as_bytes());
+        let section = section.filter(|(_, section)| section.sh_flags(LE).contains(elf::SHF_ALLOC));
+        let Some((_, section)) = section else { return 0..0 };
+        let start = section.sh_addr(LE).wrapping_add(file.bias);
+        let end = start.saturating_add(section.sh_size(LE).min(MAX_COUNTERS));
+        match self.segment(start) {
+            Some(segment) if segment.writable => start..end.min(segment.end()),
+            _ => 0..0,
+        }
+    }
+
     /// The address of a function, if there is a symbol of that name.
     fn function(&mut self, name: &'static str, file: &File) -> Result<Option<u64>, ProgramError> {
         let Some(value) = file.symbol(name) else { return Ok(None) };
@@ -442,8 +466,9 @@ fn notes(memory: &Memory, file: &File) -> Vec<String> {
         )
     });
     let has_locals = file.segments.iter().any(|header| header.p_type(LE) == elf::PT_TLS);
-    let has_constructors =
-        file.sections.iter().any(|section| section.sh_type(LE) == elf::SHT_INIT_ARRAY && section.sh_size(LE) != 0);
+    // What counts has constructors that tell where the counters are.
+    let has_constructors = file.sections.section_by_name(LE, COUNTERS.as_bytes()).is_none()
+        && file.sections.iter().any(|section| section.sh_type(LE) == elf::SHT_INIT_ARRAY && section.sh_size(LE) != 0);
     let others = [
         (has_locals, "it has thread-local variables, and there are no threads: an access to one is a fault"),
         (has_constructors, "it has constructors, such as those of C++ for global variables, and nothing calls them"),
