@@ -1,6 +1,7 @@
 //! A memory map as a person reads it: what it holds, the regions by address, what is odd, and what would be mapped.
 
 mod attributes_table;
+mod kernel;
 mod regions;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ impl fmt::Display for Text<'_> {
             odd(report, false, paint),
             mapped(report, paint),
             attributes_table::lines(report, paint),
+            kernel::lines(report, paint),
         ];
         let mut between = "";
         for section in sections.iter().filter(|section| !section.is_empty()) {
