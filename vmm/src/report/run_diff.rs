@@ -18,8 +18,8 @@ use serde::Serialize;
 use self::told::ToldFinding;
 use super::json::{SCHEMA, pretty};
 
-pub(in crate::report) use self::told::ToldRegion;
 pub use self::told::{Address, NoReport, ToldReport};
+pub(in crate::report) use self::told::{ToldRegion, ToldRun, ToldTables};
 
 /// What changed from one run to another.
 #[derive(Clone, Debug, Serialize)]
