@@ -1,5 +1,6 @@
 //! The picture of one access on a map: a page fault of a log, for instance.
 
+use super::ladder::Walk;
 use super::markup::{Headline, Item};
 use super::of_report::{self, planned_block};
 use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View, number_of};
@@ -16,6 +17,8 @@ pub struct Access<'a> {
     pub lines: Vec<String>,
     /// Where it is, the first mark first in the list.
     pub marks: Vec<Mark>,
+    /// The walks of the access.
+    pub walks: Vec<Walk>,
     /// The map, and for each of its regions the virtual address, as far as it is known.
     pub map: Option<(&'a MemoryMap, Vec<Option<u64>>)>,
 }
