@@ -48,6 +48,8 @@ fn main() {
         gdb("a_signal_removes_the_socket", a_signal_removes_the_socket),
         gdb("gdb_opens_the_core_of_a_fault", gdb_opens_the_core_of_a_fault),
         gdb("gdb_opens_the_core_of_a_finding", gdb_opens_the_core_of_a_finding),
+        gdb("a_core_under_gdb_is_that_of_a_run_without", a_core_under_gdb_is_that_of_a_run_without),
+        gdb("a_fault_of_firmware_is_told_with_its_own_registers", a_fault_of_firmware_is_told_with_its_own_registers),
         gdb("mapping_code_of_a_test_has_its_symbols", mapping_code_of_a_test_has_its_symbols),
         kvm("a_clean_run_has_no_core", a_clean_run_has_no_core),
         any("what_makes_no_sense_is_refused", what_makes_no_sense_is_refused),
@@ -342,6 +344,37 @@ fn gdb_opens_the_core_of_a_finding() {
     assert!(size < 65 << 20, "{size}");
 }
 
+/// Of a fault and of a finding, with breakpoints set: the core has the code's own bytes, and the registers at the halt.
+fn a_core_under_gdb_is_that_of_a_run_without() {
+    for attack in ["WRITE_NULL", "BY_VIRTUAL_ALIGNMENT"] {
+        let folder = built(attack, &[]);
+        let map = ovmf_2013();
+        efibed_in(&folder, &[], &["check", &map, "--mapper", "mapper.elf", "--core", "alone.core"]).ends(FINDINGS);
+        let bed = Bed::start(&folder, &map, "mapper.elf", &["--core", "halted.core"]);
+        bed.gdb("break write_to\nbreak efibed_map\ncontinue\ncontinue\ncontinue\ncontinue\n", "mapper.elf");
+        let ended = bed.end();
+        assert_eq!(ended.status.code(), Some(FINDINGS), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("halted.core: "), "{ended:?}");
+        let [alone, halted] = ["alone.core", "halted.core"].map(|name| fs::read(folder.0.join(name)).unwrap());
+        assert!(alone == halted, "{attack}: {} and {} bytes, not the same", alone.len(), halted.len());
+    }
+}
+
+/// GetTime writes to where nothing is mapped, in ring 0. What gdb shows of ring 3 is not of that.
+fn a_fault_of_firmware_is_told_with_its_own_registers() {
+    let folder = built("NOTHING", &[]);
+    let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &["--firmware", "faults=write:0x386aae88@GetTime"]);
+    bed.gdb("continue\nmonitor findings\ncontinue\n", "mapper.elf").in_order(&[
+        "SIGUSR1",
+        "firmware-fault: firmware's GetTime",
+        "GetTime of firmware met #PF 0x2",
+        "at 0x386aae88 in ring 0, at RIP 0x",
+        "gdb's registers are not of ring 0",
+        "exited with code 01",
+    ]);
+    assert_eq!(bed.end().status.code(), Some(FINDINGS));
+}
+
 /// Where this test, run again by itself, waits for gdb.
 const PLACE: &str = "EFIBED_TEST_GDB_PLACE";
 
@@ -420,7 +453,6 @@ fn what_makes_no_sense_is_refused() {
         (&["--core", "/tmp/core", "--engine", "walker"], "--core needs the engine kvm"),
         (&[&map, &repository("maps/over-2g.toml"), "--gdb"], "--gdb is for one map"),
         (&["--gdb", "unix:/proc/efibed"], "--gdb: /proc/efibed: "),
-        (&["--gdb", ":0", "--core", "x"], "cannot be used with"),
     ] {
         efibed([&["check", &map], arguments].concat()).ends(BAD_INPUT).complains(&[told]);
     }
