@@ -29,7 +29,8 @@ monitor findings           what the host has found so far, where the guilty tabl
 monitor phys PA [COUNT]    quadwords at a physical address: 1, or COUNT up to 512
 Addresses are hexadecimal. gdb sees memory as the mapping code does; what it was given is at its
 physical address plus request->direct_map. At a finding gdb's registers are those with which the
-mapping code was left; a service of firmware's runs in ring 0, and has others.
+mapping code was left; a service of firmware's runs in ring 0, and has others. Watchpoints are made of
+single steps.
 ";
 
 /// The answer to a command.

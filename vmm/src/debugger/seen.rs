@@ -33,3 +33,17 @@ pub(super) fn registers(process: &Halted<'_>) -> Registers {
         fxsave: process.fxsave().map_or_else(Vec::new, |region| region.to_vec()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exceptions by their vectors (SDM vol. 3A, table 6-1).
+    #[test]
+    fn each_exception_has_the_signal_that_linux_gives_it() {
+        let told = [0, 1, 3, 6, 11, 12, 13, 14, 16, 17, 19]
+            .map(|vector| signal(Fault { vector, error_code: Default::default() }));
+        let (fpe, trap, ill, bus, segv) = (libc::SIGFPE, libc::SIGTRAP, libc::SIGILL, libc::SIGBUS, libc::SIGSEGV);
+        assert_eq!(told, [fpe, trap, trap, ill, bus, bus, segv, segv, fpe, bus, fpe]);
+    }
+}

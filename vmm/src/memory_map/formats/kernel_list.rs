@@ -61,3 +61,42 @@ fn in_order(first: u64, last: u64, span: Range<usize>) -> Result<(u64, u64), Bad
     }
     Ok((first, last))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::{Agreement, MemoryMap};
+    use super::*;
+
+    /// Rows of every spelling.
+    const ROWS: &str = "\
+BIOS-provided physical RAM map:
+[    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
+ BIOS-e820: 0000000000100000 - ffffffffffffffff (reserved)
+BIOS-e820: [gap 0x00000000000a0000-0x00000000000effff]
+user: [mem 0xfffffffffffff000-0xffffffffffffffff]  1.9 GB System RAM
+00001000-ffffffffffffffff : System RAM
+  00002000-00002fff : Reserved
+";
+
+    proptest! {
+        #[test]
+        fn no_text_panics_and_neither_does_a_comparison(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(b"0f x-[]():\n".to_vec())), 0..8),
+            lines in prop::collection::vec(any::<prop::sample::Index>(), 1..8),
+        ) {
+            let known: Vec<&str> = ROWS.split_inclusive('\n').collect();
+            let mut text: Vec<u8> = lines.iter().flat_map(|line| line.get(&known).bytes()).collect();
+            for (at, by) in edits {
+                *at.get_mut(&mut text) = by;
+            }
+            let text = String::from_utf8(text).unwrap();
+            let map = "RT_Data    FFFFFFFFFFFF0000-FFFFFFFFFFFFFFFF 0000000000000010 800000000000000F";
+            match KernelList::parse("log", &text) {
+                Ok(list) => drop(Agreement::new(&MemoryMap::parse(map).unwrap(), list)),
+                Err(error) => prop_assert!(error.line() >= 1 && error.column() >= 1),
+            }
+        }
+    }
+}

@@ -81,7 +81,7 @@ pub fn of_map(map: &MapReport<'_>, run: Option<&Report>) -> String {
         no_items: "Nothing is odd about this map.".into(),
         items,
         walks: Vec::new(),
-        lists: Vec::new(),
+        lists: of_map::lists(map),
         picture,
     }
     .to_html()

@@ -93,3 +93,30 @@ fn is_in_a_block(mark: &Mark, regions: &[(Region, Option<u64>)]) -> bool {
 pub fn headline(access: &Access<'_>) -> Headline {
     Headline { line: access.headline.clone(), verdict: "explained", is_good: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_map::{MemoryDescriptor, MemoryType};
+
+    /// What no region has gets a block of its own, and what one has gets none.
+    #[test]
+    fn a_mark_outside_of_all_regions_is_drawn_by_itself() {
+        let ty = MemoryType::RUNTIME_SERVICES_DATA;
+        let region = MemoryDescriptor { ty, phys_start: 0x10_0000, page_count: 4, ..Default::default() };
+        let map = MemoryMap::from_descriptors("", vec![region]);
+        let mark = |address, is_physical| Mark { name: String::new(), address, is_physical };
+        let access = Access {
+            title: String::new(),
+            headline: String::new(),
+            lines: Vec::new(),
+            marks: vec![mark(0xffff_8000_0010_3fff, false), mark(0x10_4008, true), mark(0x10_4ff8, true)],
+            walks: Vec::new(),
+            map: Some((&map, vec![Some(0xffff_8000_0010_0000)])),
+        };
+        let (picture, items) = picture(&access);
+        let view = &picture.views[0];
+        assert_eq!((view.left.len(), view.right.len(), items.len()), (1, 2, 3));
+        assert_eq!(view.right[1].at.as_ref().map(|at| at.0), Some(0x10_4000));
+    }
+}

@@ -227,3 +227,62 @@ pub fn facts(diff: &RunDiff<'_>) -> Vec<(String, String)> {
     let [first, second] = diff.sides();
     [("first", first), ("second", second)].map(fact).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::samples;
+
+    fn told(report: &crate::report::Report) -> ToldReport {
+        ToldReport::read("run.json", &report.to_json()).unwrap().unwrap()
+    }
+
+    fn at(place: &Place) -> (usize, Option<u64>) {
+        (place.column, place.at.as_ref().map(|at| at.0))
+    }
+
+    #[test]
+    fn a_change_is_where_it_is_now_and_a_finding_in_the_run_that_has_it() {
+        let (first, mut second) = (samples::clean(), samples::reserved_bit());
+        second.regions[1] = samples::clean().regions[1].clone();
+        second.regions[1].virt = Some(0xffff_fffe_fd00_0000);
+        let (first, second) = (told(&first), told(&second));
+        let places = |first, second| picture(&RunDiff::new(("a", first), ("b", second))).0.places;
+        let there = places(&first, &second);
+        assert_eq!(at(&there[0]), (1, Some(0xffff_fffe_fd00_0000)));
+        assert_eq!(at(there.last().unwrap()), (1, Some(0xffff_ffff_0000_0000)));
+        let back = places(&second, &first);
+        assert_eq!(at(&back[0]), (1, Some(0xffff_fffe_fe00_0000)));
+        assert_eq!(at(back.last().unwrap()), (0, Some(0xffff_ffff_0000_0000)));
+    }
+
+    /// A leaf of 2 MiB over the ends of two regions; and the kernel's own.
+    #[test]
+    fn a_leaf_is_cut_where_its_memory_changes_hands() {
+        let told = r#"{"schema":1,"verdict":"clean","map":{"source":"m"},"mapper":{"elf":"a.elf"},"findings":[],"tables":[
+            {"phase":"map","cut":false,"kernel":[["0xffffffff80000000","0xffffffff80000fff"]],"runs":[
+            {"virt":"0xffff000000200000","bytes":2097152,"leaf":"PDE","writable":true,"executable":false,"user":false,"pat_index":0,"phys":"0x200000"},
+            {"virt":"0xffffffff80000000","bytes":4096,"leaf":"PTE","writable":true,"executable":true,"user":false,"pat_index":0,"phys":"0x200000"}]}],
+            "regions":[
+            {"type":"RuntimeServicesCode","attribute":"0xf","phys":"0x200000","pages":256,"virt":null,"leaves":{"4k":0,"2m":0,"1g":0},"verdict":"ok"},
+            {"type":"RuntimeServicesData","attribute":"0xf","phys":"0x300000","pages":128,"virt":null,"leaves":{"4k":0,"2m":0,"1g":0},"verdict":"ok"}]}"#;
+        let report = ToldReport::read("a", told).unwrap().unwrap();
+        let (picture, _) = picture(&RunDiff::new(("a", &report), ("b", &report)));
+        let names: Vec<&str> = picture.views.iter().map(|view| view.name.as_str()).collect();
+        assert_eq!(names, ["virtual addresses", "first run: phase map", "second run: phase map"]);
+        let blocks = picture.views[1].left.iter().map(|block| {
+            let kind = block.kind.map(|kind| picture.kinds[kind].class.as_str());
+            (block.at.as_ref().unwrap().0, block.pages.as_ref().unwrap().0, block.region, kind, block.leaf.unwrap())
+        });
+        assert_eq!(
+            blocks.collect::<Vec<_>>(),
+            [
+                (0xffff_0000_0020_0000, 256, Some(0), None, "2M"),
+                (0xffff_0000_0030_0000, 128, Some(1), None, "2M"),
+                (0xffff_0000_0038_0000, 128, None, Some("ownerless"), "2M"),
+                (0xffff_ffff_8000_0000, 1, None, Some("kernel"), "4K"),
+            ]
+        );
+        assert_eq!(picture.views[1].right.len(), 2);
+    }
+}

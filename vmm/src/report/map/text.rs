@@ -7,6 +7,8 @@ mod regions;
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub(in crate::report) use kernel::lines as kernel_lines;
+
 use super::{Fate, Given, MapReport, Odd, PhysWidth, Sum, is_memory};
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
 use crate::mmu::USUAL_MAXPHYADDR;

@@ -155,6 +155,19 @@ mod tests {
     }
 
     #[test]
+    fn rights_are_compared_in_each_phase() {
+        let phase = |name: &str, executable| {
+            format!(r#"{{"phase":"{name}","runs":[{}],"cut":false}}"#, run(0xa000, 0x4000, executable, 0))
+        };
+        let both = |finish| report(&format!("[{},{}]", phase("map", true), phase("finish", finish)));
+        let (kept, tightened) = (both(true), both(false));
+        let diff = RunDiff::new(("a", &kept), ("b", &tightened));
+        let expected =
+            Difference { what: "rights after the switch", before: "RWX- WB".into(), after: "RW-- WB".into() };
+        assert_eq!(diff.regions[0].differences, [expected]);
+    }
+
+    #[test]
     fn what_one_file_does_not_tell_is_said() {
         let (with, without) = (report(&tables(&[run(0xa000, 0x4000, true, 0)], false)), report("[]"));
         let diff = RunDiff::new(("a.json", &with), ("b.json", &without));

@@ -12,7 +12,7 @@ use crate::report::table::Columns;
 const MAX_RANGES: usize = 100;
 
 /// The ranges by weight, then by address. Nothing if there is no list.
-pub(super) fn lines(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
+pub(in crate::report) fn lines(report: &MapReport<'_>, paint: Paint) -> Vec<String> {
     let Some(agreement) = &report.kernel else { return Vec::new() };
     let mut lines = vec![title(agreement, paint)];
     let mut say = |label: &str, text: &str| lines.extend(paint.labelled(&format!("  {label}"), text, LABEL));
