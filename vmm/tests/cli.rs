@@ -76,6 +76,7 @@ fn main() {
         kvm("the_matrix_and_a_campaign_have_junit_and_sarif_too", the_matrix_and_a_campaign_have_junit_and_sarif_too),
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
+        compiler("a_build_is_the_same_in_any_folder", a_build_is_the_same_in_any_folder),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
         kvm("a_scenario_names_a_mapper_of_ones_own", a_scenario_names_a_mapper_of_ones_own),
         kvm("a_mapper_of_ones_own_is_started_twice", a_mapper_of_ones_own_is_started_twice),
@@ -840,6 +841,30 @@ fn sources_are_built() {
     let said = efibed_in(&folder, &USUAL, &["build", "alone.c", "-o", "sources/other.elf"]).ends(CLEAN);
     said.has(&said.err, &["alone.c:1:2: warning: #warning odd"]);
     said.says(&["sources/other.elf: efibed_map at 0x", ", no efibed_finish; 0x", " r-x 4 KiB"]);
+}
+
+/// With a line of efibed.h in the debug information, and a source below the current folder.
+fn a_build_is_the_same_in_any_folder() {
+    let built = |source: &str| {
+        let folder = Directory::new();
+        fs::create_dir(folder.0.join("sources")).unwrap();
+        fs::write(folder.file("sources/mapper.c"), source).unwrap();
+        fs::write(folder.file("finish.s"), ".globl efibed_finish\nefibed_finish: ret\n").unwrap();
+        efibed_in(&folder, &USUAL, &["build", "sources/mapper.c", "finish.s", "-o", "mapper.elf"]).ends(CLEAN);
+        let program = fs::read(folder.file("mapper.elf")).unwrap();
+        (folder.0.clone(), program)
+    };
+    let source = "#include \"efibed.h\"\nint efibed_map(const efibed_request *request, efibed_result *result) {\n    return \
+                  efibed_page(request, result) == 0;\n}\n";
+    let [(first_folder, first), (second_folder, second)] = [built(source), built(source)];
+    assert_ne!(first_folder, second_folder);
+    assert!(first == second, "{} and {} bytes, not the same", first.len(), second.len());
+    let has = |program: &[u8], name: &str| program.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+    assert!(has(&first, "efibed.h\0") && has(&first, "mapper.c\0"));
+    for folder in [first_folder.as_path(), &std::env::temp_dir(), Path::new("efibed-build-")] {
+        assert!(!has(&first, folder.to_str().unwrap()), "{} is named", folder.display());
+    }
+    assert!(first != built(&source.replace("== 0", "== 1")).1);
 }
 
 /// A mapper that gives each RUNTIME region an address in [-1 TiB, -1 TiB + 2 GiB).

@@ -48,6 +48,8 @@ fn main() {
         gdb("a_signal_removes_the_socket", a_signal_removes_the_socket),
         gdb("gdb_opens_the_core_of_a_fault", gdb_opens_the_core_of_a_fault),
         gdb("gdb_opens_the_core_of_a_finding", gdb_opens_the_core_of_a_finding),
+        gdb("a_core_under_gdb_is_that_of_a_run_without", a_core_under_gdb_is_that_of_a_run_without),
+        gdb("a_fault_of_firmware_is_told_with_its_own_registers", a_fault_of_firmware_is_told_with_its_own_registers),
         gdb("mapping_code_of_a_test_has_its_symbols", mapping_code_of_a_test_has_its_symbols),
         kvm("a_clean_run_has_no_core", a_clean_run_has_no_core),
         any("what_makes_no_sense_is_refused", what_makes_no_sense_is_refused),
@@ -276,6 +278,23 @@ fn what_is_no_gdb_leaves_the_run_alone() {
         ("Z2,401000,ffffffff", "E16"),
         ("Z3,401000,8", "E16"),
         ("z0,401000,1", "E16"),
+        ("Z2,403000,8", "OK"),
+        ("z2,403000,8", "OK"),
+        ("z2,403000,8", "E16"),
+    ] {
+        assert_eq!(gdb.ask(packet), answer, "{packet}");
+    }
+    // What is written where a breakpoint is, is there with it and without it.
+    let original = gdb.ask("m401000,1");
+    let restored = format!("M401000,1:{original}");
+    for (packet, answer) in [
+        ("Z0,401000,1", "OK"),
+        ("m401000,1", &original),
+        ("M401000,1:90", "OK"),
+        ("m401000,1", "90"),
+        ("z0,401000,1", "OK"),
+        ("m401000,1", "90"),
+        (&restored, "OK"),
     ] {
         assert_eq!(gdb.ask(packet), answer, "{packet}");
     }
@@ -340,6 +359,48 @@ fn gdb_opens_the_core_of_a_finding() {
     in_batch(&folder, &script, &["mapper.elf", "mapper.core"]).in_order(&[&format!("\t{}", words[2])]);
     let size = fs::metadata(folder.0.join("mapper.core")).unwrap().len();
     assert!(size < 65 << 20, "{size}");
+}
+
+/// Of a fault and of a finding, with breakpoints set: the core has the code's own bytes, and the registers at the halt.
+fn a_core_under_gdb_is_that_of_a_run_without() {
+    for attack in ["WRITE_NULL", "BY_VIRTUAL_ALIGNMENT"] {
+        let folder = built(attack, &[]);
+        let map = ovmf_2013();
+        efibed_in(&folder, &[], &["check", &map, "--mapper", "mapper.elf", "--core", "alone.core"]).ends(FINDINGS);
+        let bed = Bed::start(&folder, &map, "mapper.elf", &["--core", "halted.core"]);
+        bed.gdb("break write_to\nbreak efibed_map\ncontinue\ncontinue\ncontinue\ncontinue\n", "mapper.elf");
+        let ended = bed.end();
+        assert_eq!(ended.status.code(), Some(FINDINGS), "{ended:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("halted.core: "), "{ended:?}");
+        let [alone, halted] = ["alone.core", "halted.core"].map(|name| fs::read(folder.0.join(name)).unwrap());
+        assert!(of_program(&alone) == of_program(&halted), "{attack}: the program's memory or its registers differ");
+    }
+}
+
+/// Of a core, what is the program's: its notes, with registers, and its segments, by address (ELF-64 program headers).
+fn of_program(core: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let word = |at: usize| u64::from_le_bytes(core[at..at + 8].try_into().unwrap());
+    let count = u16::from_le_bytes(core[56..58].try_into().unwrap());
+    let headers = (0..usize::from(count)).map(|nth| 64 + 56 * nth);
+    let parts = headers.map(|at| (word(at + 16), core[word(at + 8) as usize..][..word(at + 32) as usize].to_vec()));
+    let parts: Vec<_> = parts.filter(|(virt, _)| *virt == 0 || (0x40_0000..0x50_0000).contains(virt)).collect();
+    assert!(parts.len() >= 3, "notes, code and data: {}", parts.len());
+    parts
+}
+
+/// GetTime writes to where nothing is mapped, in ring 0. What gdb shows of ring 3 is not of that.
+fn a_fault_of_firmware_is_told_with_its_own_registers() {
+    let folder = built("NOTHING", &[]);
+    let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &["--firmware", "faults=write:0x386aae88@GetTime"]);
+    bed.gdb("continue\nmonitor findings\ncontinue\n", "mapper.elf").in_order(&[
+        "SIGUSR1",
+        "firmware-fault: firmware's GetTime",
+        "GetTime of firmware met #PF 0x2",
+        "at 0x386aae88 in ring 0, at RIP 0x",
+        "gdb's registers are not of ring 0",
+        "exited with code 01",
+    ]);
+    assert_eq!(bed.end().status.code(), Some(FINDINGS));
 }
 
 /// Where this test, run again by itself, waits for gdb.
@@ -420,7 +481,6 @@ fn what_makes_no_sense_is_refused() {
         (&["--core", "/tmp/core", "--engine", "walker"], "--core needs the engine kvm"),
         (&[&map, &repository("maps/over-2g.toml"), "--gdb"], "--gdb is for one map"),
         (&["--gdb", "unix:/proc/efibed"], "--gdb: /proc/efibed: "),
-        (&["--gdb", ":0", "--core", "x"], "cannot be used with"),
     ] {
         efibed([&["check", &map], arguments].concat()).ends(BAD_INPUT).complains(&[told]);
     }

@@ -86,6 +86,10 @@ const ROWS: &[Row] = &[
     row("linux-6.1-reserved-bit.txt", ("write", "0xb", "0xffffc9000002d000"), ("reserved-bits", "-"), ("kernel", "-"), "unknown", NOT_EFI),
     row("linux-6.1-poisoned-pte.txt", ("read", "0x0", "0xffff8a08a90ab128"), ("present", "PTE"), ("kernel", "-"), "unknown", NOT_EFI),
     row("linux-6.2-read-only.txt", ("write", "0x3", "0xffff9e7989271cff"), ("write", "PTE"), ("kernel", "-"), "unknown", NOT_EFI),
+    // A guest's, of which Xen prints the walk first; the second one is of a release build, which tells no code.
+    row("xen-4.1-dom0.txt", ("read", "0x0", "0xffffea000005b2d0"), ("present", "PML4E"), ("kernel", "-"), "unknown", NOT_EFI),
+    row("xen-4.19-dom0.txt", ("-", "-", "0xffffc9003ffffff8"), ("-", "-"), ("kernel", "-"), "unknown", NOT_EFI),
+    row("xen-4.22-early.txt", ("read", "0x9", "0x1100202"), ("reserved-bits", "-"), ("low", "-"), "unknown", NOT_EFI),
     row("xen-no-address.txt", ("write", "0x2", "-"), ("present", "-"), ("-", "-"), "unknown", NOT_EFI),
     row("freebsd-vmwgfx.txt", ("read", "0x0", "0x18"), ("present", "-"), ("page-zero", "-"), "unknown", NOT_EFI),
     row("freebsd-nmap.txt", ("read", "0x0", "0x10007"), ("present", "-"), ("low", "-"), "unknown", NOT_EFI),

@@ -317,6 +317,11 @@ fn an_access_is_marked_on_the_map() {
     assert_eq!(browser.value("hex(places[0].first)"), address);
     assert_eq!(browser.count(".mark.chosen"), 1);
     assert!(browser.text("#items li pre").contains("blame"));
+    // The walk of the log: PGD to PMD, the last with the five bits that must be 0 (SDM vol. 3A, table 4-18).
+    assert_eq!(browser.text(".ladder h2"), format!("The walk in the log, of {address}"));
+    assert_eq!(browser.count(".ladder tr:not(.bits) td:first-child"), 3);
+    assert_eq!(browser.count(".ladder tr.denies.reserved"), 1);
+    assert_eq!(browser.count(".ladder mark"), 5);
     keep_pictures(&mut browser, "oops");
     assert_eq!(browser.complaints, [""; 0]);
 }
@@ -346,7 +351,28 @@ fn two_runs_are_drawn_beside_each_other() {
     browser.click("#items li:nth-child(3) button");
     assert!(browser.text("#selected").contains("#2 RuntimeServicesCode · moved"));
     keep_pictures(&mut browser, "diff");
+    physical_addresses_are_beside_virtual_ones(&mut browser);
     assert_eq!(browser.complaints, [""; 0]);
+}
+
+/// Each run has a view of its own for each phase, with what the tables translate; `packed-down` has no second one. Region 2 is 0x7dc5b000, 0x4eb pages, RuntimeServicesCode: under `packed-down` it is at -4 GiB less
+/// the pages of regions 0 to 2, 0xfffffffeff2f5000. It begins with leaves of 4 KiB, as it does
+/// under `linux`.
+fn physical_addresses_are_beside_virtual_ones(browser: &mut Chromium) {
+    let names = browser.value("[...document.querySelectorAll('#views label')].map(label => label.textContent)");
+    let expected = ["virtual addresses", "first run: phase map", "second run: phase map", "second run: phase finish"];
+    assert_eq!(names, serde_json::json!(expected));
+    for (view, virt) in [(2, "0xfffffffeff2f5000"), (3, "0xfffffffeff45b000")] {
+        browser.click(&format!("#views label:nth-of-type({view})"));
+        assert_eq!(browser.value("state.view.blocks[1].length"), 5);
+        let block = format!("state.view.blocks[0].find(block => hex(block.first) === '{virt}')");
+        assert_eq!(
+            browser.value(&format!("(block => [block.region, hex(block.to), block.leaf, block.change])({block})")),
+            serde_json::json!([2, "0x7dc5b000", "4K", "moved"])
+        );
+        assert!(browser.count(".ribbon") >= 5, "a ribbon from each region's address to its memory");
+    }
+    keep_pictures(browser, "diff, one run");
 }
 
 /// A campaign of which the bug of 2013 is known: each new finding has a view, and a finding in the list at least.

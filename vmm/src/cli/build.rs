@@ -50,6 +50,7 @@ the code calls, memcpy too, must be in the sources.
 
 The compiler is $CC, or else cc; for C++ $CXX, or else c++. The options are
 -O2 -g -ffreestanding -fno-stack-protector, in C++ -fno-exceptions -fno-rtti too,
+-ffile-prefix-map, with which the same sources make the same bytes in any folder,
 and to link -static -nostdlib -z noexecstack -e efibed_map. Any program that is
 linked so will do. With --coverage GCC gets -fsanitize-coverage=trace-pc, and
 clang -fsanitize-coverage=edge,inline-8bit-counters.
@@ -218,13 +219,29 @@ impl Workshop {
         let object = self.0.path().join(format!("{index}.o"));
         let mut include = OsString::from("-I");
         include.push(self.0.path());
+        let renamed = self.renamed()?;
         let mut arguments: Vec<&OsStr> = COMPILE.iter().chain(source.language.options).map(OsStr::new).collect();
+        arguments.extend(renamed.iter().map(OsString::as_os_str));
         if counts {
             arguments.push(OsStr::new(source.language.counting()?));
         }
         arguments.extend([&include, OsStr::new("-o"), object.as_os_str(), source.path.as_os_str()]);
         source.language.run(&arguments, &format!("compile {}", source.path.display()))?;
         Ok(object)
+    }
+}
+
+impl Workshop {
+    /// Debug information names the current folder and this one `.`: so it is the same wherever the sources are built, and
+    /// debuggers show `efibed.h`. This folder comes last, as it may be in the other one.
+    fn renamed(&self) -> Result<[OsString; 2], Failure> {
+        let current = std::env::current_dir().map_err(|error| unable("the current folder", &error))?;
+        Ok([current.as_path(), self.0.path()].map(|folder| {
+            let mut option = OsString::from("-ffile-prefix-map=");
+            option.push(folder);
+            option.push("=.");
+            option
+        }))
     }
 }
 

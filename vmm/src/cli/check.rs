@@ -131,7 +131,9 @@ fn check_one(arguments: &Arguments, map: &Path) -> Result<Status, Failure> {
     let core = arguments.gdb.open_core(arguments.engine, &inputs)?;
     let session = arguments.gdb.wait(&scenario, arguments.engine)?;
     watched(arguments.watching, |progress| match (session, core) {
-        (Some(session), _) => session.run(arguments.sandbox, &scenario, results, |results| results.status, progress),
+        (Some(session), core) => {
+            session.run(core, arguments.sandbox, &scenario, results, |results| results.status, progress)
+        }
         (None, Some(core)) => core.run(arguments.sandbox, &scenario, results, progress),
         (None, None) => {
             let run = |bed: &TestBed, progress: &dyn Fn(Progress)| Ok(results(bed.run_telling(&scenario, progress)?));

@@ -14,7 +14,7 @@ use super::{Failure, Status};
 use crate::bed::OwnMapper;
 use crate::fuzz::saved::scenario_to_toml;
 use crate::memory_map::{MemoryMap, ReadOptions, choose, decode, read_bytes};
-use crate::oops::{self, Account, Outcome, Replay};
+use crate::oops::{self, Account, Outcome, Replay, Replayed};
 use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `oops`.
@@ -95,8 +95,9 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let inputs: Vec<&Path> = [arguments.log.as_path()].into_iter().chain(arguments.map.as_deref()).collect();
     let outputs = Outputs::open([arguments.json.as_deref(), arguments.page.html.as_deref()], &inputs)?;
     let kept = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
-    let outcome = replayed(&account, arguments)?;
-    let is_kept = kept.map_or(Ok(true), |file| keep(&account, &outcome, file))?;
+    let replayed = replayed(&account, arguments)?;
+    let outcome = &replayed.outcome;
+    let is_kept = kept.map_or(Ok(true), |file| keep(&account, outcome, file))?;
     let status = match outcome {
         Outcome::NotMet(_) => Status::Findings,
         _ if !is_kept => Status::Unable,
@@ -104,8 +105,8 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     };
     let columns = output::columns();
     let results: [&dyn Fn() -> String; 2] =
-        [&|| oops::to_json(&account, &outcome), &|| oops::to_html(&account, &outcome, map.as_ref())];
-    outputs.write(|| oops::text(&account, &outcome, columns), &results, status)
+        [&|| oops::to_json(&account, outcome), &|| oops::to_html(&account, &replayed, map.as_ref())];
+    outputs.write(|| oops::text(&account, outcome, columns), &results, status)
 }
 
 fn is_standard(path: &Path) -> bool {
@@ -134,27 +135,32 @@ fn map_in_log(name: &str, text: &str) -> Option<MemoryMap> {
     MemoryMap::parse_all(name, text, &options).ok().map(choose)
 }
 
-fn replayed(account: &Account, arguments: &Arguments) -> Result<Outcome, Failure> {
+fn replayed(account: &Account, arguments: &Arguments) -> Result<Replayed, Failure> {
     let replay = match &account.replay {
-        _ if arguments.no_replay => return Ok(Outcome::Skipped("--no-replay".into())),
-        Err(why) => return Ok(Outcome::Skipped(why.clone())),
+        _ if arguments.no_replay => return Ok(skipped("--no-replay".into())),
+        Err(why) => return Ok(skipped(why.clone())),
         Ok(replay) => replay,
     };
+    let scenario = replay.scenario.clone().dump_tables(arguments.page.html.is_some());
     let run = |bed: &TestBed, progress: &dyn Fn(Progress)| {
-        let report = bed.run_telling(&replay.scenario, progress)?;
-        Ok(replay.judge(&report))
+        let report = bed.run_telling(&scenario, progress)?;
+        Ok(Replayed { outcome: replay.judge(&report), walk: replay.walk(&report) })
     };
     let outcome = watched(arguments.watching, |progress| arguments.sandbox.run(EngineName::Kvm, run, progress));
     outcome.or_else(unless_unable)
 }
 
+fn skipped(why: String) -> Replayed {
+    Replayed { outcome: Outcome::Skipped(why), walk: Vec::new() }
+}
+
 /// A machine that cannot run a guest explains as well as any: what it cannot do is told as the reason.
-fn unless_unable(failure: Failure) -> Result<Outcome, Failure> {
+fn unless_unable(failure: Failure) -> Result<Replayed, Failure> {
     let is_engine = matches!(failure, Failure::Engine(_) | Failure::Told { .. });
     match failure.in_words() {
         (Status::Unable, words) if is_engine => {
             let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-            Ok(Outcome::Skipped(words.trim_start_matches("efibed: ").to_owned()))
+            Ok(skipped(words.trim_start_matches("efibed: ").to_owned()))
         }
         (status, words) => Err(Failure::Told { status, words }),
     }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::core::{Core, CoreTaker};
 use super::monitor::{self, Known};
+use super::seen::{registers, signal};
 use super::wire::{Event, Going, MOST_BYTES, Order, Registers, Said, Wire};
 use crate::check::Finding;
-use crate::guest::process::{Debugger, Exception, Halt, Halted, Resume};
+use crate::guest::process::{Debugger, Exception, FaultOfRing0, Halt, Halted, Resume};
 use crate::machine::kvm_regs;
 use crate::memory_map::MemoryMap;
 use crate::mmu::Fault;
@@ -28,12 +30,14 @@ pub struct Agent {
     /// Somebody is there.
     attached: bool,
     looked_on: bool,
+    /// Takes a core, if one is wanted.
+    core: Option<CoreTaker>,
 }
 
 impl Agent {
     /// For a run on a memory map.
     pub fn new(wire: Wire, map: MemoryMap) -> Self {
-        let known = Known { map, findings: Vec::new() };
+        let known = Known { map, findings: Vec::new(), faults: Vec::new() };
         Self {
             wire,
             known,
@@ -43,7 +47,19 @@ impl Agent {
             has_started: false,
             attached: true,
             looked_on: false,
+            core: None,
         }
+    }
+
+    /// With a core of the first fault or finding, as it is when gdb halts there.
+    #[must_use]
+    pub fn with_core(self, wanted: bool) -> Self {
+        Self { core: wanted.then(CoreTaker::default), ..self }
+    }
+
+    /// The core, if it came to one.
+    pub fn into_core(self) -> Option<Core> {
+        self.core?.core
     }
 }
 
@@ -60,6 +76,7 @@ impl Debugger for Agent {
     fn halted(&mut self, why: Halt<'_>, process: &mut Halted<'_>) -> Resume {
         // The exception is passed on, if it is one.
         if !self.attached {
+            self.take_core(why, process);
             return Resume::PassOn;
         }
         let Some(event) = self.event(why, process) else {
@@ -68,6 +85,9 @@ impl Debugger for Agent {
         };
         self.looked_on = true;
         let is_own = matches!(event, Event::Signal(_));
+        if is_own || event == Event::Finding {
+            self.take_core(why, process);
+        }
         match self.take_orders(event, process) {
             End::Going(going) => {
                 self.going = going;
@@ -134,7 +154,7 @@ impl Agent {
                 return self.stepped(process);
             }
             Halt::Trap(exception) | Halt::Exception(exception) => Event::Signal(signal(exception.fault)),
-            Halt::Findings(findings) => return self.found(findings),
+            Halt::Findings(findings, faults) => return self.found(findings, faults),
         })
     }
 
@@ -194,10 +214,25 @@ impl Agent {
     }
 
     /// None: nothing new.
-    fn found(&mut self, findings: &[Finding]) -> Option<Event> {
+    fn found(&mut self, findings: &[Finding], faults: &[FaultOfRing0]) -> Option<Event> {
         let is_new = findings.len() > self.known.findings.len();
         self.known.findings = findings.to_vec();
+        self.known.faults = faults.to_vec();
         is_new.then_some(Event::Finding)
+    }
+
+    /// Memory is the code's own in it: without breakpoints.
+    fn take_core(&mut self, why: Halt<'_>, process: &mut Halted<'_>) {
+        let Some(core) = &mut self.core else { return };
+        for (at, original) in &self.breakpoints {
+            // It was written to before.
+            let _ = process.write(*at, &[*original]);
+        }
+        // It passes on all that it sees.
+        let _ = core.halted(why, process);
+        for at in self.breakpoints.keys() {
+            let _ = process.write(*at, &[BREAKPOINT]);
+        }
     }
 
     fn take_orders(&mut self, event: Event, process: &mut Halted<'_>) -> End {
@@ -297,36 +332,6 @@ impl Agent {
         process.step(false);
         self.going = Going::On;
         self.attached = false;
-    }
-}
-
-/// The signal with which Linux answers an exception of ring 3 (`arch/x86/kernel/traps.c`).
-pub(super) fn signal(fault: Fault) -> i32 {
-    match fault.vector {
-        Fault::DEBUG | Fault::BREAKPOINT => libc::SIGTRAP,
-        Fault::INVALID_OPCODE => libc::SIGILL,
-        // #DE, #MF, #XM.
-        0 | 16 | 19 => libc::SIGFPE,
-        // #NP, #SS, #AC.
-        11 | Fault::STACK | 17 => libc::SIGBUS,
-        _ => libc::SIGSEGV,
-    }
-}
-
-/// All registers of ring 3.
-pub(super) fn registers(process: &Halted<'_>) -> Registers {
-    let r = process.registers();
-    let (selectors, bases) = process.segments();
-    Registers {
-        general: [
-            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14,
-            r.r15,
-        ],
-        rip: r.rip,
-        rflags: r.rflags,
-        selectors,
-        bases,
-        fxsave: process.fxsave().map_or_else(Vec::new, |region| region.to_vec()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use object::elf::{ET_CORE, NT_PRFPREG, NT_PRSTATUS, PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use serde::{Deserialize, Serialize};
 
-use super::agent::{registers, signal};
+use super::seen::{registers, signal};
 use super::wire::Registers;
 use crate::check::{Finding, Severity};
 use crate::guest::PAGE_BYTES;
@@ -56,7 +56,7 @@ impl Debugger for CoreTaker {
         let is_error = |finding: &Finding| finding.rule.severity() == Severity::Error;
         let signal = match why {
             Halt::Trap(exception) | Halt::Exception(exception) => Some(signal(exception.fault)),
-            Halt::Findings(findings) if findings.iter().any(is_error) => Some(libc::SIGUSR1),
+            Halt::Findings(findings, _) if findings.iter().any(is_error) => Some(libc::SIGUSR1),
             _ => None,
         };
         if let (Some(signal), None) = (signal, &self.core) {

@@ -8,11 +8,13 @@
 //! | `agent` | halts mapping code, and does what it is told until it goes on |
 //! | `core` | an ELF core of the guest |
 //! | `monitor` | answers to gdb's `monitor` |
+//! | `seen` | what is told of a halted process |
 //! | `wire` | the messages |
 
 mod agent;
 mod core;
 mod monitor;
+mod seen;
 mod wire;
 
 pub use agent::Agent;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::check::{Finding, WalkStep};
-use crate::guest::process::Halted;
+use crate::guest::process::{FaultOfRing0, Halted};
 use crate::memory_map::{MemoryMap, type_name};
 use crate::mmu::{Access, Outcome, Pa};
 use crate::report::style::counted;
@@ -15,6 +15,8 @@ pub struct Known {
     pub map: MemoryMap,
     /// What the host has found so far.
     pub findings: Vec<Finding>,
+    /// Faults of firmware's services.
+    pub faults: Vec<FaultOfRing0>,
 }
 
 const HELP: &str = "\
@@ -22,10 +24,13 @@ monitor walk VA [ROOT]     the walk of an address: through the tables that the m
                            is result->root, or through those at ROOT
 monitor own VA             the same through the tables on which the mapping code itself runs
 monitor regions            the memory map, and where the mapping code has put each region so far
-monitor findings           what the host has found so far, and where the guilty table entries are
+monitor findings           what the host has found so far, where the guilty table entries are, and faults
+                           of firmware's services
 monitor phys PA [COUNT]    quadwords at a physical address: 1, or COUNT up to 512
 Addresses are hexadecimal. gdb sees memory as the mapping code does; what it was given is at its
-physical address plus request->direct_map.
+physical address plus request->direct_map. At a finding gdb's registers are those with which the
+mapping code was left; a service of firmware's runs in ring 0, and has others. Watchpoints are made of
+single steps.
 ";
 
 /// The answer to a command.
@@ -127,6 +132,12 @@ fn findings(known: &Known, process: &Halted<'_>) -> String {
         if let Some(last) = finding.walk.last() {
             let _ = writeln!(text, "  {}", where_gdb_reads(last.entry_addr, process));
         }
+    }
+    for FaultOfRing0 { service, fault, rip, cr2 } in &known.faults {
+        let _ = writeln!(text, "{service} of firmware met {fault} at {cr2:#x} in ring 0, at RIP {rip:#x}");
+    }
+    if !known.faults.is_empty() {
+        text.push_str("gdb's registers are not of ring 0: with them the mapping code was left\n");
     }
     if text.is_empty() { "nothing so far\n".into() } else { text }
 }

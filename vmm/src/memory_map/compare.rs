@@ -71,22 +71,62 @@ pub fn compare_e820(before: &MemoryMap, after: &MemoryMap) -> Vec<E820Change> {
 }
 
 /// What holds from an address on, up to the next key.
-type Pieces<T> = BTreeMap<u128, Option<T>>;
+pub(super) type Pieces<T> = BTreeMap<u128, Option<T>>;
+
+/// A range of which two things are said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Joint<A, B> {
+    pub start: u128,
+    /// Exclusive.
+    pub end: u128,
+    pub one: Option<A>,
+    pub other: Option<B>,
+}
 
 /// What holds from each address on, by the regions of a map.
-fn pieces<T: Copy>(map: &MemoryMap, said: impl Fn(&Region) -> Option<T>) -> Pieces<T> {
-    let mut pieces = Pieces::from([(0, None)]);
-    // In reverse: what comes first in the list is written last.
+pub(super) fn pieces<T: Copy>(map: &MemoryMap, said: impl Fn(&Region) -> Option<T>) -> Pieces<T> {
     let regions: Vec<Region> = map.regions().filter(|region| region.pages > 0).collect();
-    for region in regions.iter().rev() {
-        let (start, end) = (u128::from(region.phys), region.end());
+    // In reverse: what comes first in the list counts.
+    laid(regions.iter().rev().map(|region| (u128::from(region.phys), region.end(), said(region))))
+}
+
+/// What holds from each address on, by ranges (start, end) of which a later one counts before those that it overlaps.
+pub(super) fn laid<T: Copy>(ranges: impl Iterator<Item = (u128, u128, Option<T>)>) -> Pieces<T> {
+    let mut pieces = Pieces::from([(0, None)]);
+    for (start, end, said) in ranges {
         let behind = pieces.range(..=end).next_back().and_then(|(_, said)| *said);
         let inside: Vec<u128> = pieces.range(start..end).map(|(at, _)| *at).collect();
         inside.iter().for_each(|at| _ = pieces.remove(at));
-        pieces.insert(start, said(region));
+        pieces.insert(start, said);
         pieces.insert(end, behind);
     }
     pieces
+}
+
+/// All ranges from the first address to the last border. Neighbours that say the same are one, except at the addresses of
+/// `cuts`.
+pub(super) fn joined<A: Copy + PartialEq, B: Copy + PartialEq>(
+    one: &Pieces<A>,
+    other: &Pieces<B>,
+    cuts: &[u128],
+) -> Vec<Joint<A, B>> {
+    let mut borders: Vec<u128> = one.keys().chain(other.keys()).chain(cuts).copied().collect();
+    borders.sort_unstable();
+    borders.dedup();
+    let mut all: Vec<Joint<A, B>> = Vec::new();
+    for pair in borders.windows(2) {
+        let (start, end) = (pair[0], pair[1]);
+        let (said, said_otherwise) = (at(one, start), at(other, start));
+        match all.last_mut() {
+            Some(last) if !cuts.contains(&start) && (last.one, last.other) == (said, said_otherwise) => last.end = end,
+            _ => all.push(Joint { start, end, one: said, other: said_otherwise }),
+        }
+    }
+    all
+}
+
+fn at<T: Copy>(pieces: &Pieces<T>, address: u128) -> Option<T> {
+    pieces.range(..=address).next_back().and_then(|(_, said)| *said)
 }
 
 fn differences<T: Copy + PartialEq, C>(
@@ -94,27 +134,8 @@ fn differences<T: Copy + PartialEq, C>(
     after: &Pieces<T>,
     change: impl Fn(u128, u128, Option<T>, Option<T>) -> C,
 ) -> Vec<C> {
-    let mut borders: Vec<u128> = before.keys().chain(after.keys()).copied().collect();
-    borders.sort_unstable();
-    borders.dedup();
-    let at = |pieces: &Pieces<T>, start: u128| pieces.range(..=start).next_back().and_then(|(_, said)| *said);
-    let mut open: Option<(u128, u128, Option<T>, Option<T>)> = None;
-    let mut changes = Vec::new();
-    for pair in borders.windows(2) {
-        let (start, end) = (pair[0], pair[1]);
-        let (was, is) = (at(before, start), at(after, start));
-        match open.take() {
-            Some((first, last, before, after)) if last == start && (before, after) == (was, is) => {
-                open = Some((first, end, before, after));
-            }
-            done => {
-                changes.extend(done.map(|(first, last, before, after)| change(first, last, before, after)));
-                open = (was != is).then_some((start, end, was, is));
-            }
-        }
-    }
-    changes.extend(open.map(|(first, last, before, after)| change(first, last, before, after)));
-    changes
+    let changed = joined(before, after, &[]).into_iter().filter(|joint| joint.one != joint.other);
+    changed.map(|joint| change(joint.start, joint.end, joint.one, joint.other)).collect()
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@
 //! types and attributes; `region` does arithmetic on page ranges; `contents` tells text from binary; `write` writes;
 //! [`synthesize`] makes maps from a seed, [`mutate`](mod@mutate) from others.
 
+#[deny(clippy::arithmetic_side_effects)]
+mod agreement;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod compare;
 mod contents;
@@ -33,6 +35,8 @@ mod error;
 mod file;
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod formats;
+#[deny(clippy::arithmetic_side_effects)]
+mod kernel_list;
 pub mod mutate;
 #[deny(clippy::arithmetic_side_effects)]
 mod names;
@@ -48,6 +52,7 @@ use std::sync::Arc;
 
 pub use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
+pub use agreement::{Agreement, Disagreement, MapSays, Weight};
 pub use compare::{Change, E820Change, Said, compare, compare_e820};
 pub use contents::{Contents, decode};
 pub use e820::E820Type;
@@ -59,6 +64,7 @@ pub(crate) use formats::choose;
 #[cfg(feature = "cli")]
 pub(crate) use formats::each_undressed_line;
 pub use formats::{Format, detect, toml_format};
+pub use kernel_list::{KernelList, KernelListKind, KernelRow, KernelUse, OtherList};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
 pub use oddity::{Oddity, OddityKind, oddities};
 pub use region::Region;

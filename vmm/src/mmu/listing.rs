@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::address::Pa;
+use super::address::{Pa, Va};
 use super::entry::{Judgement, judge, table_address};
 use super::level::{Level, bits};
 use super::paging::Paging;
@@ -48,7 +48,44 @@ pub const fn step_bytes(level: Level, entry: u64) -> u64 {
     if level.maps_page(entry) { level.span_bytes() } else { Level::Pte.span_bytes() }
 }
 
+/// An entry of a walk through listed tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedStep {
+    /// Its level.
+    pub level: Level,
+    /// Where it lies.
+    pub at: Pa,
+    /// Its value.
+    pub entry: u64,
+    /// Its reserved bits.
+    pub reserved: u64,
+}
+
 impl Listing {
+    /// The entries on the way to an address, from the root down to the leaf, or to the first that ends the way: one that is not
+    /// present, that has reserved bits, or whose table is not listed.
+    pub fn walk(&self, va: Va) -> Vec<ListedStep> {
+        let mut steps = Vec::new();
+        let mut next = self.tables.first().map(|table| (table.at, table.level));
+        while let Some((at, level)) = next {
+            let table = self.tables.iter().find(|table| (table.at, table.level) == (at, level));
+            let Some(entries) = table.and_then(|table| table.entries.as_ref()) else { break };
+            let index = level.index(va);
+            let run = entries
+                .iter()
+                .find(|run| (run.index.into()..usize::from(run.index) + usize::from(run.count)).contains(&index));
+            let entry = run.map_or(0, |run| {
+                let nth = (index - usize::from(run.index)) as u64;
+                run.entry.wrapping_add(nth.wrapping_mul(step_bytes(level, run.entry)))
+            });
+            let reserved = run.map_or(0, |run| run.reserved);
+            steps.push(ListedStep { level, at: level.entry_addr(at, va), entry, reserved });
+            let goes_on = entry & bits::P != 0 && reserved == 0 && !level.maps_page(entry);
+            next = level.below().filter(|_| goes_on).map(|below| (Pa(entry & bits::ADDRESS), below));
+        }
+        steps
+    }
+
     /// Of the tables at `root` (CR3, its flags ignored). `most_tables` and `most_runs` bound what is read and kept, whatever the
     /// tables refer to.
     pub fn of(

@@ -57,7 +57,7 @@ pub use entry::reserved_reasons;
 pub(crate) use entry::{Judgement, frame, judge, table_address};
 pub use fault::{ErrorCode, Fault};
 pub use level::{Level, bits};
-pub use listing::{EntryRun, ListedTable, Listing, step_bytes};
+pub use listing::{EntryRun, ListedStep, ListedTable, Listing, step_bytes};
 pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 pub use permission::Rights;
 pub use rules::{PagingRule, PagingRules};

@@ -40,7 +40,7 @@ pub struct NoFault {
 }
 
 const HELP: &str = "looked for `BUG: unable to handle ...`, `Oops:` and `[Firmware Bug]: Page fault caused by firmware` of \
-                    Linux on x86-64, `FATAL PAGE FAULT` of Xen with the registers above it, `X64 Exception Type - 0E` of EDK \
+                    Linux on x86-64, `FATAL PAGE FAULT` of Xen with the registers above it, a guest's that Xen prints, `X64 Exception Type - 0E` of EDK \
                     II, and `Fatal trap 12: page fault` of FreeBSD. `efibed explain ERROR_CODE` explains a code alone";
 
 impl Account {

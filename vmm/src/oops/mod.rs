@@ -31,5 +31,5 @@ mod words;
 pub use account::Account;
 pub use json::to_json;
 pub use page::to_html;
-pub use replay::{Outcome, Replay};
+pub use replay::{Outcome, Replay, Replayed};
 pub use words::text;

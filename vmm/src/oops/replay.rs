@@ -14,8 +14,8 @@ use super::verdict::{Blame, Case, Pattern};
 use crate::Scenario;
 use crate::firmware::{ServiceMisbehaviour, WildAccess};
 use crate::memory_map::MemoryAttribute;
-use crate::mmu::ErrorCode;
-use crate::report::{FaultDetail, Report};
+use crate::mmu::{ErrorCode, ListedStep, Va};
+use crate::report::{FaultDetail, Report, TableDump};
 
 /// What a replay came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,34 @@ impl Outcome {
         match self {
             Self::Skipped(words) | Self::Met(words) | Self::NotMet(words) => words,
         }
+    }
+}
+
+/// What a replay came to, and what its tables have on the way to the address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replayed {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// From the top down. Empty where no guest was run, or its tables were not asked for.
+    pub walk: Vec<Step>,
+}
+
+/// An entry of that walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The number of its level, 1 for a PTE.
+    pub level: u8,
+    /// Where it lies.
+    pub at: u64,
+    /// Its value.
+    pub entry: u64,
+    /// Its reserved bits.
+    pub reserved: u64,
+}
+
+impl From<&ListedStep> for Step {
+    fn from(step: &ListedStep) -> Self {
+        Self { level: step.level as u8, at: step.at.0, entry: step.entry, reserved: step.reserved }
     }
 }
 
@@ -82,6 +110,15 @@ impl Replay {
         let asked = ServiceMisbehaviour::faults(access, service).map_err(|error| error.to_string())?;
         let scenario = mapped(case, ground)?.misbehave(asked).sweep_limit(SWEPT_PAGES);
         Ok(Self { scenario, asked, code, address })
+    }
+
+    /// The entries that the tables of a run have on the way to the address, where the run has tables.
+    pub fn walk(&self, report: &Report) -> Vec<Step> {
+        let service = self.asked.service().name();
+        let fault = report.faults.iter().find(|fault| fault.service == Some(service));
+        let of_phase = |dump: &&TableDump| fault.is_none_or(|fault| fault.phase == dump.phase);
+        let steps = report.tables.iter().rev().find(of_phase).map(|dump| dump.listing.walk(Va(self.address)));
+        steps.unwrap_or_default().iter().map(Step::from).collect()
     }
 
     /// What a run of it came to.

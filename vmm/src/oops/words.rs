@@ -82,7 +82,11 @@ fn instruction(account: &Account) -> String {
         };
     };
     let decoded = disassembled(fault).map(|it| format!("; it is `{it}`{}", operand_words(fault))).unwrap_or_default();
-    format!("{symbol}RIP {:#x}, {}{decoded}", by.address, whose(&by, account))
+    let place = match account.at {
+        Some(at) if at.address == by.address => "which is the address itself".into(),
+        _ => whose(&by, account, None),
+    };
+    format!("{symbol}RIP {:#x}, {place}{decoded}", by.address)
 }
 
 fn operand_words(fault: &Fault) -> String {
@@ -103,18 +107,23 @@ fn moment(account: &Account) -> String {
 
 fn address(account: &Account) -> String {
     match account.at {
-        Some(at) => whose(&at, account),
+        Some(at) => whose(&at, account, account.by.filter(|by| by.address != at.address).as_ref()),
         None => "the log does not tell it".into(),
     }
 }
 
-/// Whose an address is.
-fn whose(place: &Place, account: &Account) -> String {
-    let mut words = place.area.words().to_owned();
+/// Whose an address is. What is said of another place already is not said again.
+fn whose(place: &Place, account: &Account, said: Option<&Place>) -> String {
+    let is_said = said.is_some_and(|said| said.area == place.area);
+    let words = place.area.words();
+    let mut words = if is_said { words.split(',').next().unwrap_or(words).to_owned() } else { words.to_owned() };
     if let Some((phys, source)) = place.phys {
         words += &format!("; PA {phys:#x} {}", source.words());
     }
     match (place.region, &account.map) {
+        (Some(region), _) if said.is_some_and(|said| said.region == Some(region)) => {
+            words += &format!("; region {} of the map, too", region.index);
+        }
         (Some(region), _) => {
             words += &format!(
                 "; region {} of the map ({} at {:#x}, {:#x} pages, {})",

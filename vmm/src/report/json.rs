@@ -83,6 +83,8 @@ struct Document<'a> {
 struct TablesObject {
     phase: &'static str,
     runs: Vec<RunObject>,
+    /// Where the kernel's own mapping is: first and last address of each range.
+    kernel: Vec<[Hex; 2]>,
     cut: bool,
 }
 
@@ -113,7 +115,13 @@ impl From<&TableDump> for TablesObject {
             pat_index: run.pat_index,
             phys: run.defect.is_none().then_some(Hex(run.pa.0)),
         };
-        Self { phase: dump.phase.name(), runs: dump.runs.iter().map(run).collect(), cut: dump.is_cut }
+        let kernel = dump.kernel.iter().map(|range| [Hex(range.start().0), Hex(range.end().0)]);
+        Self {
+            phase: dump.phase.name(),
+            runs: dump.runs.iter().map(run).collect(),
+            kernel: kernel.collect(),
+            cut: dump.is_cut,
+        }
     }
 }
 

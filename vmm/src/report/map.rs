@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, HashMap};
 use efibed_guest::Layout;
 
 pub use text::Text;
+pub(in crate::report) use text::kernel_lines;
 
 use crate::check::{self, Contract, EntryRefusal, LeafCounts};
 use crate::machine::MaxPhyAddr;
-use crate::memory_map::{MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
+use crate::memory_map::{Agreement, KernelList, MemoryMap, MemoryType, PAGE_BYTES, Region, oddities};
 use crate::mmu::{USUAL_MAXPHYADDR, Va};
 
 /// A memory map, what is odd about it, and where a layout puts its regions.
@@ -50,6 +51,8 @@ pub struct MapReport<'a> {
     pub oddities: Vec<Odd>,
     /// For each entry of the Memory Attributes Table, why Linux does not take it, if it does not.
     pub refusals: Vec<Option<EntryRefusal>>,
+    /// Where a kernel's list of its memory disagrees, if there is one.
+    pub kernel: Option<Agreement>,
 }
 
 /// Bits of physical address, and whose they are.
@@ -222,7 +225,14 @@ impl<'a> MapReport<'a> {
             holes: holes(map),
             oddities: odd(map, maxphyaddr.bits()),
             refusals: check::refusals(map),
+            kernel: None,
         }
+    }
+
+    /// The same report, with a kernel's list of its memory beside the map.
+    #[must_use]
+    pub fn kernel_list(self, list: Option<KernelList>) -> Self {
+        Self { kernel: list.map(|list| Agreement::new(self.map, list)), ..self }
     }
 
     /// The report as JSON, over many lines, with a newline at the end.

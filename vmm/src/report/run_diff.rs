@@ -18,8 +18,8 @@ use serde::Serialize;
 use self::told::ToldFinding;
 use super::json::{SCHEMA, pretty};
 
-pub(in crate::report) use self::told::ToldRegion;
 pub use self::told::{Address, NoReport, ToldReport};
+pub(in crate::report) use self::told::{ToldRegion, ToldRun, ToldTables};
 
 /// What changed from one run to another.
 #[derive(Clone, Debug, Serialize)]
@@ -328,6 +328,38 @@ mod tests {
         let moved =
             Difference { what: "virtual", before: "0xfffffffefe000000".into(), after: "0xfffffffefd000000".into() };
         assert_eq!(diff.regions[0].differences, [moved]);
+    }
+
+    #[test]
+    fn other_aliases_and_another_verdict_of_the_run_are_differences() {
+        let (first, mut second) = (samples::clean(), samples::clean());
+        second.regions[1].aliases = vec![0x7e00_0000, 0x1000];
+        let (first, second) = (told(&first), told(&second));
+        let difference =
+            Difference { what: "aliases", before: "0x7e000000".into(), after: "0x7e000000, 0x1000".into() };
+        assert_eq!(RunDiff::new(("a", &first), ("b", &second)).regions[0].differences, [difference]);
+        let mut incomplete = told(&samples::clean());
+        incomplete.verdict = "incomplete".into();
+        let diff = RunDiff::new(("a", &first), ("b", &incomplete));
+        assert!(diff.regions.is_empty() && diff.findings.is_empty() && !diff.is_empty(), "{diff:?}");
+    }
+
+    #[test]
+    fn of_findings_alike_the_ones_too_many_are_told_and_phases_are_apart() {
+        let once = samples::reserved_bit();
+        let (mut thrice, mut later) = (once.clone(), once.clone());
+        thrice.findings.extend([once.findings[0].clone(), once.findings[0].clone()]);
+        later.findings[0].phase = crate::check::Phase::Finish;
+        let [once, thrice, later] = [once, thrice, later].each_ref().map(told);
+        let changes = |first, second| {
+            let diff = RunDiff::new(("a", first), ("b", second));
+            diff.findings.iter().map(|finding| finding.change).collect::<Vec<_>>()
+        };
+        assert_eq!(changes(&once, &thrice), [Change::New; 2]);
+        assert_eq!(changes(&thrice, &once), [Change::Gone; 2]);
+        let mut moved = changes(&once, &later);
+        moved.sort_unstable();
+        assert_eq!(moved, [Change::Gone, Change::New]);
     }
 
     #[test]

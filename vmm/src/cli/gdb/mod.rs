@@ -50,13 +50,14 @@ pub struct Gdb {
     )]
     place: Option<Place>,
 
-    /// Write an ELF core of the guest at the mapping code's first fault, or at the first finding: gdb opens it with the program
-    #[arg(long, value_name = "FILE", conflicts_with = "place", help_heading = "Debugging")]
+    /// Write an ELF core of the guest at the mapping code's first fault, or at the first finding: gdb opens it with the program.
+    /// With --gdb it is as gdb found it there
+    #[arg(long, value_name = "FILE", help_heading = "Debugging")]
     core: Option<PathBuf>,
 }
 
 impl Gdb {
-    /// The option of the two that is there.
+    /// The first option of the two that is there.
     pub fn wanted(&self) -> Option<&'static str> {
         self.place.as_ref().map(|_| "--gdb").or(self.core.as_ref().map(|_| "--core"))
     }
@@ -142,9 +143,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Runs a scenario under gdb, confined or not. `of` makes what is told of the report in the process of the guest.
+    /// Runs a scenario under gdb, confined or not. `of` makes what is told of the report in the process of the guest. The core,
+    /// if one is wanted, is written at the end.
     pub fn run<T: serde::Serialize + serde::de::DeserializeOwned>(
         self,
+        core: Option<CoreFile>,
         sandbox: Sandbox,
         scenario: &Scenario,
         of: impl FnOnce(Report) -> T,
@@ -152,9 +155,12 @@ impl Session {
         progress: &dyn Fn(Progress),
     ) -> Result<T, Failure> {
         let Self { gdb, ours, guests, base } = self;
-        let work = |bed: &TestBed, socket: OwnedFd, progress: &dyn Fn(Progress)| -> Result<T, EngineError> {
-            let agent = RefCell::new(Agent::new(Wire::new(socket), scenario.map().clone()));
-            Ok(of(bed.run_debugged(scenario, LONGEST_LIMIT, &agent, progress)?))
+        let has_core = core.is_some();
+        let work = |bed: &TestBed, socket: OwnedFd, progress: &dyn Fn(Progress)| -> Result<_, EngineError> {
+            let agent = Agent::new(Wire::new(socket), scenario.map().clone()).with_core(has_core);
+            let agent = RefCell::new(agent);
+            let told = of(bed.run_debugged(scenario, LONGEST_LIMIT, &agent, progress)?);
+            Ok((told, agent.into_inner().into_core()))
         };
         let mut server = None;
         // A process of several threads makes no child: the session's begins once there is one.
@@ -162,8 +168,10 @@ impl Session {
             || server = Server::start(gdb, ours, base).map_err(|error| tell(&format!("efibed: gdb: {error}"))).ok();
         let result = sandbox.run_beside(guests, work, begun, progress);
         if let Some(server) = server {
-            server.end(result.as_ref().map_or(Status::Internal, status));
+            server.end(result.as_ref().map_or(Status::Internal, |(told, _)| status(told)));
         }
-        result
+        let (told, taken) = result?;
+        core.map_or(Ok(()), |core| core.write(taken))?;
+        Ok(told)
     }
 }

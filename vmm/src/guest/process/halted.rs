@@ -37,8 +37,21 @@ pub enum Halt<'a> {
     Served,
     /// An exception after which it cannot go on.
     Exception(&'a Exception),
-    /// The host has found these so far. Ring 3 has been left.
-    Findings(&'a [Finding]),
+    /// The host has found these so far, and services of firmware have met these faults. Ring 3 has been left.
+    Findings(&'a [Finding], &'a [FaultOfRing0]),
+}
+
+/// A fault in ring 0: of a service of firmware's, with which ring 3 has nothing to do.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultOfRing0 {
+    /// The service.
+    pub service: &'static str,
+    /// The exception.
+    pub fault: Fault,
+    /// The instruction.
+    pub rip: u64,
+    /// CR2.
+    pub cr2: u64,
 }
 
 /// What becomes of it then.

@@ -46,7 +46,7 @@ use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 use vmm_sys_util::errno;
 
 pub use exception::{Exception, SYSTEM_CALL_AT};
-pub use halted::{Debugger, Halt, Halted, Resume};
+pub use halted::{Debugger, FaultOfRing0, Halt, Halted, Resume};
 use loading::Loading;
 pub use maps::{PROCMAP_QUERY, first_address_of, open as open_maps};
 use own::Pages;

@@ -12,6 +12,7 @@ mod freebsd;
 pub(super) mod grub;
 mod haiku;
 pub(super) mod json;
+mod kernel_list;
 mod linux_arm64;
 mod linux_descriptor;
 mod linux_e820;

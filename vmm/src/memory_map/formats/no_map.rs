@@ -76,7 +76,7 @@ fn is_e820(line: &str) -> bool {
 }
 
 /// `00001000-0009fbff : System RAM`
-fn is_iomem(line: &str) -> bool {
+pub(super) fn is_iomem(line: &str) -> bool {
     let is_address = |text: &str| text.len() >= 8 && text.len() <= 16 && text.bytes().all(|c| c.is_ascii_hexdigit());
     let Some((range, name)) = line.trim().split_once(" : ") else { return false };
     !name.is_empty() && range.split_once('-').is_some_and(|(start, end)| is_address(start) && is_address(end))

@@ -13,7 +13,8 @@ use super::form::{Form, keep, keep_registers};
 use super::scan::{number_after, register};
 use crate::mmu::ErrorCode;
 
-pub const FORM: Form = Form { printer: Printer::Edk2, begins, resumes: |_| false, take, is_page_fault, ends };
+pub const FORM: Form =
+    Form { printer: Printer::Edk2, begins, resumes: |_| false, continues: |_, _| false, take, is_page_fault, ends };
 
 /// Older ones print the vector as 16 digits.
 fn begins(line: &str) -> bool {

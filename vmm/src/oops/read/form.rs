@@ -12,6 +12,8 @@ pub struct Form {
     pub begins: fn(line: &str) -> bool,
     /// Whether this line is from the middle of a fault, which may have lost its beginning.
     pub resumes: fn(line: &str) -> bool,
+    /// Whether this line, which would begin a fault, is of the one that is being read.
+    pub continues: fn(fault: &Fault, line: &str) -> bool,
     /// Takes what a line tells, from that in which it begins. The first line to tell something decides.
     pub take: fn(fault: &mut Fault, line: &str),
     /// Whether what was taken is a page fault. Other exceptions begin alike.

@@ -13,7 +13,8 @@ use super::scan::{after, number, number_after};
 use crate::mmu::ErrorCode;
 use crate::report::explain::read_error_code;
 
-pub const FORM: Form = Form { printer: Printer::FreeBsd, begins, resumes: |_| false, take, is_page_fault, ends };
+pub const FORM: Form =
+    Form { printer: Printer::FreeBsd, begins, resumes: |_| false, continues: |_, _| false, take, is_page_fault, ends };
 
 fn begins(line: &str) -> bool {
     line.contains("Fatal trap 12: page fault")

@@ -19,7 +19,8 @@ use super::form::{Form, keep, keep_entry, keep_instruction, keep_names, keep_reg
 use super::scan::{after, bracketed, number, number_after, register, symbol};
 use crate::mmu::{ErrorCode, Level};
 
-pub const FORM: Form = Form { printer: Printer::Linux, begins, resumes, take, is_page_fault, ends };
+pub const FORM: Form =
+    Form { printer: Printer::Linux, begins, resumes, continues: |_, _| false, take, is_page_fault, ends };
 
 const HEADS: [&str; 4] =
     ["BUG: unable to handle ", "BUG: kernel NULL pointer dereference", "Unable to handle kernel ", FIRMWARE_BUG];

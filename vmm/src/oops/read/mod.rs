@@ -68,7 +68,9 @@ impl Reader {
             return;
         }
         let starts = |form: &&'static Form| (form.begins)(line) || !is_open && (form.resumes)(line);
-        if let Some(form) = FORMS.into_iter().find(starts) {
+        let continues = |open: &Open| (open.form.continues)(&open.fault, line);
+        let starting = FORMS.into_iter().find(starts).filter(|_| !self.open.as_ref().is_some_and(continues));
+        if let Some(form) = starting {
             self.close();
             let fault = Fault { printer: form.printer, line: number(), ..Fault::default() };
             self.open = Some(Open { form, fault, lines_left: MAX_LINES });
@@ -105,7 +107,7 @@ mod tests {
     use crate::random::Random;
 
     /// A line or two of every form.
-    const PIECES: [&str; 16] = [
+    const PIECES: [&str; 18] = [
         "BUG: unable to handle page fault for address: fffffffef694b1b9",
         "BUG: unable to handle kernel NULL pointer dereference at           (null)",
         "#PF: error_code(0x0011) - permissions violation",
@@ -118,6 +120,8 @@ mod tests {
         "(XEN) ----[ Xen-4.19-unstable  x86_64  debug=y  Not tainted ]----",
         "(XEN)  L2[0x116] = 8000000062c001e3 ffffffffffffffff (PSE)",
         "(XEN) Faulting linear address: 0000000062ccfa70",
+        "(XEN) d0:v0: unhandled page fault (ec=0000)",
+        "(XEN) Pagetable walk from ffffc9003ffffff8:",
         "!!!! X64 Exception Type - 0E(#PF - Page-Fault)  CPU Apic ID - 00000000 !!!!",
         "ExceptionData - 0000000000000003  I:0 R:0 U:0 W:1 P:1 PK:0 SS:0 SGX:0",
         "Fatal trap 12: page fault while in kernel mode",

@@ -12,17 +12,43 @@
 //! (XEN) [error_code=0011]
 //! (XEN) Faulting linear address: 0000000062ccfa70
 //! ```
+//!
+//! Of a guest, and of itself before it has handlers, it prints the walk or the code first, and then the registers; a release
+//! build prints no code of a guest (`pv_inject_event()`, `early_page_fault()`):
+//!
+//! ```text
+//! (XEN) d0:v0: unhandled page fault (ec=0000)
+//! (XEN) Early fatal page fault at e008:ffff82d0403b38e0 (cr2=0000000001100202, ec=0009)
+//! (XEN) Pagetable walk from ffffea000005b2d0:
+//! (XEN) ----[ Xen-4.1.5-pre  x86_64  debug=y  Tainted:    C ]----
+//! ```
 
 use super::super::fault::{Entry, Fault, Printer};
 use super::form::{Form, keep, keep_entry, keep_instruction, keep_names, keep_registers};
 use super::scan::{after, bracketed, number, number_after, register};
 use crate::mmu::{ErrorCode, Level};
 
-pub const FORM: Form = Form { printer: Printer::Xen, begins, resumes: |_| false, take, is_page_fault, ends };
+pub const FORM: Form = Form { printer: Printer::Xen, begins, resumes, continues, take, is_page_fault, ends };
 
 fn begins(line: &str) -> bool {
+    is_head(line) || CODES.iter().any(|label| line.contains("page fault") && line.contains(label))
+}
+
+fn is_head(line: &str) -> bool {
     line.contains("----[ Xen-")
 }
+
+fn resumes(line: &str) -> bool {
+    line.contains("Pagetable walk from ")
+}
+
+/// The registers come after the walk or the code.
+fn continues(fault: &Fault, line: &str) -> bool {
+    is_head(line) && fault.rip.is_none() && is_page_fault(fault)
+}
+
+/// What stands before the code in the first line.
+const CODES: [&str; 2] = ["(ec=", ", ec="];
 
 /// What an address is printed after that was not there to be reached.
 fn ends(line: &str) -> bool {
@@ -38,7 +64,8 @@ fn take(fault: &mut Fault, line: &str) {
     let walked = ["Faulting linear address: ", "Pagetable walk from "];
     keep(&mut fault.address, walked.into_iter().find_map(|label| number_after(line, label)));
     keep(&mut fault.address, register(line, "cr2"));
-    let code = number_after(line, "error_code").and_then(|code| u32::try_from(code).ok());
+    let codes = ["error_code", "#PF["].into_iter().chain(CODES);
+    let code = codes.into_iter().find_map(|label| number_after(line, label)).and_then(|code| u32::try_from(code).ok());
     keep(&mut fault.code, code.map(ErrorCode));
     keep(&mut fault.cr3, register(line, "cr3"));
     keep(&mut fault.cr4, register(line, "cr4"));

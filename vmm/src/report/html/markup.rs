@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest as _, Sha256};
 
+use super::ladder::{self, Walk};
 use super::picture::Picture;
 use crate::report::style::printable;
 
@@ -22,6 +23,7 @@ pub struct Page {
     pub no_items: String,
     /// Each at its place of [`Picture::places`].
     pub items: Vec<Item>,
+    pub walks: Vec<Walk>,
     pub lists: Vec<List>,
     pub picture: Picture,
 }
@@ -110,6 +112,7 @@ impl Page {
                         @for (index, item) in self.items.iter().enumerate() { (one(index, item)) }
                     }
                 }
+                @for walk in &self.walks { (ladder::section(walk)) }
                 @for list in &self.lists {
                     section.said {
                         h2 { (printable(&list.title)) }

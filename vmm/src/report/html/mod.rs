@@ -8,10 +8,12 @@
 //! | `of_map` | that of a map by itself |
 //! | `of_access` | that of one access on a map |
 //! | `of_diff` | that of two runs |
+//! | `ladder` | a walk entry by entry, for those that no table of the picture has |
 //! | `owners` | whose a physical page is |
 //! | `markup` | the page around it |
 //! | `page.js`, `page.css` | what the browser runs: it draws, and has no rules of its own |
 
+mod ladder;
 mod markup;
 mod of_access;
 mod of_diff;
@@ -20,6 +22,7 @@ mod of_report;
 mod owners;
 mod picture;
 
+pub use ladder::{Rung, Walk};
 use markup::{Item, List, Page};
 pub use of_access::{Access, Mark};
 
@@ -61,6 +64,7 @@ fn page_of_reports(command: &str, reports: &[(&str, &Report)]) -> Page {
         items_title: "Findings",
         no_items: of_report::no_findings(reports),
         items,
+        walks: Vec::new(),
         lists,
         picture,
     }
@@ -76,18 +80,19 @@ pub fn of_map(map: &MapReport<'_>, run: Option<&Report>) -> String {
         items_title: "Odd",
         no_items: "Nothing is odd about this map.".into(),
         items,
-        lists: Vec::new(),
+        walks: Vec::new(),
+        lists: of_map::lists(map),
         picture,
     }
     .to_html()
 }
 
 /// The page of an access on a map.
-pub fn of_access(command: &str, access: &Access<'_>) -> String {
-    let (picture, items) = of_access::picture(access);
+pub fn of_access(command: &str, access: Access<'_>) -> String {
+    let (picture, items) = of_access::picture(&access);
     Page {
         title: format!("{command} {}", access.title),
-        headlines: vec![of_access::headline(access)],
+        headlines: vec![of_access::headline(&access)],
         facts: Vec::new(),
         items_title: "The access",
         no_items: "The log tells no address.".into(),
@@ -97,6 +102,7 @@ pub fn of_access(command: &str, access: &Access<'_>) -> String {
             false => Vec::new(),
         },
         items,
+        walks: access.walks,
         picture,
     }
     .to_html()
@@ -113,6 +119,7 @@ pub fn of_diff(diff: &RunDiff<'_>) -> String {
         items_title: "Changes",
         no_items: "None, as far as both files tell.".into(),
         items,
+        walks: Vec::new(),
         lists: Some(not_compared).into_iter().filter(|list| !list.lines.is_empty()).collect(),
         picture,
     }

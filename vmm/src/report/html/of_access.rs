@@ -1,5 +1,6 @@
 //! The picture of one access on a map: a page fault of a log, for instance.
 
+use super::ladder::Walk;
 use super::markup::{Headline, Item};
 use super::of_report::{self, planned_block};
 use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View, number_of};
@@ -16,6 +17,8 @@ pub struct Access<'a> {
     pub lines: Vec<String>,
     /// Where it is, the first mark first in the list.
     pub marks: Vec<Mark>,
+    /// The walks of the access.
+    pub walks: Vec<Walk>,
     /// The map, and for each of its regions the virtual address, as far as it is known.
     pub map: Option<(&'a MemoryMap, Vec<Option<u64>>)>,
 }
@@ -89,4 +92,31 @@ fn is_in_a_block(mark: &Mark, regions: &[(Region, Option<u64>)]) -> bool {
 /// What it came to.
 pub fn headline(access: &Access<'_>) -> Headline {
     Headline { line: access.headline.clone(), verdict: "explained", is_good: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory_map::{MemoryDescriptor, MemoryType};
+
+    /// What no region has gets a block of its own, and what one has gets none.
+    #[test]
+    fn a_mark_outside_of_all_regions_is_drawn_by_itself() {
+        let ty = MemoryType::RUNTIME_SERVICES_DATA;
+        let region = MemoryDescriptor { ty, phys_start: 0x10_0000, page_count: 4, ..Default::default() };
+        let map = MemoryMap::from_descriptors("", vec![region]);
+        let mark = |address, is_physical| Mark { name: String::new(), address, is_physical };
+        let access = Access {
+            title: String::new(),
+            headline: String::new(),
+            lines: Vec::new(),
+            marks: vec![mark(0xffff_8000_0010_3fff, false), mark(0x10_4008, true), mark(0x10_4ff8, true)],
+            walks: Vec::new(),
+            map: Some((&map, vec![Some(0xffff_8000_0010_0000)])),
+        };
+        let (picture, items) = picture(&access);
+        let view = &picture.views[0];
+        assert_eq!((view.left.len(), view.right.len(), items.len()), (1, 2, 3));
+        assert_eq!(view.right[1].at.as_ref().map(|at| at.0), Some(0x10_4000));
+    }
 }

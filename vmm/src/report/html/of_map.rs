@@ -1,13 +1,13 @@
 //! The picture of a map by itself: where a layout puts its regions.
 
-use super::markup::{Headline, Item};
+use super::markup::{Headline, Item, List};
 use super::of_report::{self, planned_block};
 use super::picture::{Block, Kind, Picture, Place, PlacedRegion, View};
 use crate::memory_map::Region;
 use crate::report::Report;
 use crate::report::json::Hex;
-use crate::report::map::{MapReport, Odd, Placed, is_memory};
-use crate::report::style::{counted, size};
+use crate::report::map::{MapReport, Odd, Placed, is_memory, kernel_lines};
+use crate::report::style::{Paint, counted, size};
 
 /// The picture, and the list of what is odd. The tables are those of a run on the same map, where there are some.
 pub fn picture(map: &MapReport<'_>, run: Option<&Report>) -> (Picture, Vec<Item>) {
@@ -49,6 +49,12 @@ fn item(odd: &Odd, map: &MapReport<'_>, places: &mut Vec<Place>) -> Item {
     });
     let wrong = if odd.is_finding { "`efibed check` finds it" } else { "odd, but not wrong" };
     Item { is_doubt: !odd.is_finding, ..Item::said(format!("{} ({wrong})", odd.kind), vec![odd.message.clone()]) }
+}
+
+/// What a kernel takes memory for, if that is known.
+pub fn lists(map: &MapReport<'_>) -> Vec<List> {
+    let mut lines = kernel_lines(map, Paint::PLAIN).into_iter();
+    lines.next().map(|title| List { title, lines: lines.collect() }).into_iter().collect()
 }
 
 /// What there is, and how much of it is odd.

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Fate, MapReport, Placed, Range, Sum};
 use crate::check;
-use crate::memory_map::{MemoryDescriptor, Region, type_name};
+use crate::memory_map::{Agreement, Disagreement, KernelUse, MapSays, MemoryDescriptor, Region, type_name};
 use crate::report::json::{Hex, LeavesObject, SCHEMA, pretty};
 
 /// The report as JSON, over many lines, with a newline at the end.
@@ -32,6 +32,52 @@ struct Document<'a> {
     oddities: Vec<OddityObject<'a>>,
     attributes_table: Vec<EntryObject>,
     mapped: MappedObject,
+    /// Only with a kernel's list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel_memory: Option<KernelObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct KernelObject<'a> {
+    source: &'a str,
+    list: &'static str,
+    line: usize,
+    rows: usize,
+    /// Whether the line that heads the list is there.
+    has_beginning: bool,
+    not_read: Vec<OtherListObject>,
+    dangerous: bool,
+    disagreements: Vec<DisagreementObject>,
+    /// What every kernel keeps to itself.
+    own_cuts: Vec<WideRangeObject>,
+}
+
+#[derive(Serialize)]
+struct OtherListObject {
+    list: &'static str,
+    line: usize,
+    rows: usize,
+}
+
+#[derive(Serialize)]
+struct DisagreementObject {
+    #[serde(flatten)]
+    range: WideRangeObject,
+    /// `usable`, or the name of a type; None: nothing.
+    map: Option<String>,
+    /// None: the memory is usable, or the map says nothing of it.
+    attribute: Option<Hex>,
+    /// The type of e820, or `device`; None: the kernel does not know of it.
+    kernel: Option<String>,
+    weight: &'static str,
+    breaks: &'static str,
+}
+
+#[derive(Serialize)]
+struct WideRangeObject {
+    first: WideHex,
+    last: WideHex,
+    bytes: u128,
 }
 
 #[derive(Serialize)]
@@ -149,6 +195,7 @@ fn document<'a>(report: &'a MapReport<'a>) -> Document<'a> {
         oddities: oddities(report),
         attributes_table: attributes_table(report),
         mapped: mapped(report),
+        kernel_memory: report.kernel.as_ref().map(KernelObject::from),
     }
 }
 
@@ -208,6 +255,48 @@ fn attributes_table(report: &MapReport<'_>) -> Vec<EntryObject> {
         refused: refusal.map(check::EntryRefusal::name),
     };
     entries.map(object).collect()
+}
+
+impl<'a> From<&'a Agreement> for KernelObject<'a> {
+    fn from(agreement: &'a Agreement) -> Self {
+        let list = &agreement.list;
+        let others = list.others.iter();
+        let others =
+            others.map(|other| OtherListObject { list: other.kind.name(), line: other.line, rows: other.rows });
+        Self {
+            source: &list.source,
+            list: list.kind.name(),
+            line: list.line,
+            rows: list.rows.len(),
+            has_beginning: list.has_beginning,
+            not_read: others.collect(),
+            dangerous: agreement.is_dangerous(),
+            disagreements: agreement.disagreements.iter().map(DisagreementObject::from).collect(),
+            own_cuts: agreement.own_cuts.iter().map(|&(start, end)| WideRangeObject::new(start, end)).collect(),
+        }
+    }
+}
+
+impl From<&Disagreement> for DisagreementObject {
+    fn from(range: &Disagreement) -> Self {
+        let (map, attribute) = match range.map {
+            None => (None, None),
+            Some(MapSays::Usable) => (Some("usable".into()), None),
+            Some(MapSays::Other(said)) => (Some(type_name(said.ty).into_owned()), Some(Hex(said.attribute.bits()))),
+        };
+        let kernel = range.kernel.map(|takes| match takes {
+            KernelUse::E820(ty) => ty.to_string(),
+            KernelUse::Device => "device".into(),
+        });
+        let (weight, breaks) = (range.weight.name(), range.breaks);
+        Self { range: WideRangeObject::new(range.start, range.end), map, attribute, kernel, weight, breaks }
+    }
+}
+
+impl WideRangeObject {
+    fn new(start: u128, end: u128) -> Self {
+        Self { first: WideHex(start), last: WideHex(end.saturating_sub(1)), bytes: end.saturating_sub(start) }
+    }
 }
 
 fn mapped(report: &MapReport<'_>) -> MappedObject {

@@ -1,10 +1,13 @@
 //! A memory map as a person reads it: what it holds, the regions by address, what is odd, and what would be mapped.
 
 mod attributes_table;
+mod kernel;
 mod regions;
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+pub(in crate::report) use kernel::lines as kernel_lines;
 
 use super::{Fate, Given, MapReport, Odd, PhysWidth, Sum, is_memory};
 use crate::memory_map::{ListKind, MemoryAttribute, PAGE_BYTES, Region, attribute_names, type_name};
@@ -47,6 +50,7 @@ impl fmt::Display for Text<'_> {
             odd(report, false, paint),
             mapped(report, paint),
             attributes_table::lines(report, paint),
+            kernel::lines(report, paint),
         ];
         let mut between = "";
         for section in sections.iter().filter(|section| !section.is_empty()) {

@@ -142,6 +142,31 @@ mod tests {
         assert_eq!(RunDiff::new(("a", &all), ("b", &none)).regions[0].differences, [expected]);
     }
 
+    /// As many stretches on both sides, of the same length, at the same place.
+    #[test]
+    fn rights_that_change_places_are_a_change() {
+        let halves =
+            |first, second| report(&tables(&[run(0xa000, 0x2000, first, 0), run(0xc000, 0x2000, second, 0)], false));
+        let (one, other) = (halves(true, false), halves(false, true));
+        let diff = RunDiff::new(("a", &one), ("b", &other));
+        let before = "RWX- WB for 2 pages from 0x0, RW-- WB for 2 pages from 0x2000".into();
+        let after = "RW-- WB for 2 pages from 0x0, RWX- WB for 2 pages from 0x2000".into();
+        assert_eq!(diff.regions[0].differences, [Difference { what: "rights", before, after }]);
+    }
+
+    #[test]
+    fn rights_are_compared_in_each_phase() {
+        let phase = |name: &str, executable| {
+            format!(r#"{{"phase":"{name}","runs":[{}],"cut":false}}"#, run(0xa000, 0x4000, executable, 0))
+        };
+        let both = |finish| report(&format!("[{},{}]", phase("map", true), phase("finish", finish)));
+        let (kept, tightened) = (both(true), both(false));
+        let diff = RunDiff::new(("a", &kept), ("b", &tightened));
+        let expected =
+            Difference { what: "rights after the switch", before: "RWX- WB".into(), after: "RW-- WB".into() };
+        assert_eq!(diff.regions[0].differences, [expected]);
+    }
+
     #[test]
     fn what_one_file_does_not_tell_is_said() {
         let (with, without) = (report(&tables(&[run(0xa000, 0x4000, true, 0)], false)), report("[]"));

@@ -19,7 +19,7 @@ pub struct ToldReport {
     #[serde(default)]
     pub(super) findings_omitted: u64,
     #[serde(default)]
-    pub(super) tables: Vec<ToldTables>,
+    pub(in crate::report) tables: Vec<ToldTables>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -60,6 +60,9 @@ pub struct ToldFinding {
 pub struct ToldTables {
     pub phase: String,
     pub runs: Vec<ToldRun>,
+    /// Where the kernel's own mapping is, first and last address of each range.
+    #[serde(default)]
+    pub kernel: Vec<[Address; 2]>,
     pub cut: bool,
 }
 
@@ -67,6 +70,9 @@ pub struct ToldTables {
 pub struct ToldRun {
     pub virt: Address,
     pub bytes: u64,
+    /// The level of its leaves.
+    #[serde(default)]
+    pub leaf: String,
     pub writable: bool,
     pub executable: bool,
     pub user: bool,
