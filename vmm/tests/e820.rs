@@ -15,7 +15,7 @@ const FINDINGS: i32 = 1;
 const BAD_INPUT: i32 = 2;
 
 fn log() -> String {
-    fs::read_to_string(repository("maps/ovmf-03-e820.txt")).unwrap()
+    fs::read_to_string(repository("e820/ovmf-03.txt")).unwrap()
 }
 
 /// The log with something else in it.

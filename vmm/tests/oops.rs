@@ -22,6 +22,7 @@ fn main() {
         any("a_wild_jump_of_a_kernel_is_not_firmwares", a_wild_jump_of_a_kernel_is_not_firmwares),
         any("text_of_strangers_is_escaped", text_of_strangers_is_escaped),
         any("the_readme_shows_what_is_printed", the_readme_shows_what_is_printed),
+        any("what_is_said_of_an_address_is_said_once", what_is_said_of_an_address_is_said_once),
         kvm("every_kind_of_access_is_met_again", every_kind_of_access_is_met_again),
         kvm("an_access_in_the_switch_is_met_there", an_access_in_the_switch_is_met_there),
         kvm("a_replay_that_meets_something_else_has_status_1", a_replay_that_meets_something_else_has_status_1),
@@ -171,6 +172,30 @@ fn every_file_has_a_row() {
 fn is_met_again(name: &str, map: &str) {
     let said = efibed(["oops".to_owned(), log(name), repository(map), "--quiet".into()]).ends(CLEAN);
     assert!(said.out.contains("  replay     met: a guest met #PF "), "{said}");
+    // On the page are both walks, each with the one entry that denies the access.
+    let page =
+        efibed(["oops".to_owned(), log(name), repository(map), "--quiet".into(), "--html".into(), "-".into()]).out;
+    for whose in ["log", "replay"] {
+        let walk = page.split_once(&format!("<h2>The walk in the {whose}, of 0x")).unwrap().1;
+        let walk = walk.split_once("</section>").unwrap().0;
+        assert_eq!(walk.matches("denies\"").count(), 1, "{name}, {whose}: {walk}");
+    }
+}
+
+/// An instruction beside what it accesses: area and region are told once.
+fn what_is_said_of_an_address_is_said_once() {
+    let text = std::fs::read_to_string(log("linux-5.8-executes-data.txt")).unwrap();
+    let other = text.replace("RIP: 0010:0x1094f0", "RIP: 0010:0x109400");
+    assert_ne!(text, other);
+    let folder = Directory::new();
+    let file = folder.file("other.txt");
+    std::fs::write(&file, other).unwrap();
+    let said = efibed(["oops", &file, &repository("oopses/rust-hypervisor-firmware.toml"), "--no-replay"]).ends(CLEAN);
+    let words = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for once in ["(RuntimeServicesData at 0x100000", "a user program's", "region 0 of the map, too"] {
+        assert_eq!(words.matches(once).count(), 1, "{once}: {said}");
+    }
+    assert!(words.contains("by RIP 0x109400, in the lower half, where"), "{said}");
 }
 
 /// Loggers, mail and line ends are around a log, and a log that lost its line ends is one line.

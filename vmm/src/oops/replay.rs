@@ -116,8 +116,9 @@ impl Replay {
     pub fn walk(&self, report: &Report) -> Vec<Step> {
         let service = self.asked.service().name();
         let fault = report.faults.iter().find(|fault| fault.service == Some(service));
-        let of_phase = |dump: &&TableDump| fault.is_none_or(|fault| fault.phase == dump.phase);
-        let steps = report.tables.iter().rev().find(of_phase).map(|dump| dump.listing.walk(Va(self.address)));
+        // A phase that leaves the tables as they are lists none.
+        let is_before = |dump: &&TableDump| fault.is_none_or(|fault| dump.phase <= fault.phase);
+        let steps = report.tables.iter().rev().find(is_before).map(|dump| dump.listing.walk(Va(self.address)));
         steps.unwrap_or_default().iter().map(Step::from).collect()
     }
 
