@@ -77,6 +77,10 @@ fn main() {
         any("a_limit_that_is_none_is_a_usage_error", a_limit_that_is_none_is_a_usage_error),
         compiler("sources_are_built", sources_are_built),
         compiler("a_build_is_the_same_in_any_folder", a_build_is_the_same_in_any_folder),
+        kvm("a_program_counts_what_it_runs", || a_program_counts_what_it_runs("cc")),
+        kvm("a_program_of_clangs_counts_what_it_runs", || a_program_counts_what_it_runs("clang"))
+            .with_kind("clang")
+            .with_ignored_flag(!is_there("clang")),
         kvm("a_mapper_of_ones_own_is_checked", a_mapper_of_ones_own_is_checked),
         kvm("a_scenario_names_a_mapper_of_ones_own", a_scenario_names_a_mapper_of_ones_own),
         kvm("a_mapper_of_ones_own_is_started_twice", a_mapper_of_ones_own_is_started_twice),
@@ -865,6 +869,28 @@ fn a_build_is_the_same_in_any_folder() {
         assert!(!has(&first, folder.to_str().unwrap()), "{} is named", folder.display());
     }
     assert!(first != built(&source.replace("== 0", "== 1")).1);
+}
+
+/// What steers a campaign: other maps, other counters. Without `--coverage` there are none.
+fn a_program_counts_what_it_runs(compiler: &str) {
+    let folder = Directory::new();
+    let named = format!("{compiler} -DATTACK=0 -DNOTHING=0");
+    let compiler = [("CC", named.as_str()), ("LC_ALL", "C")];
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/programs/hostile.c");
+    let covered = |coverage: &[&str], runs: &str| {
+        let said =
+            efibed_in(&folder, &compiler, &[&["build", source, "-o", "mapper.elf"], coverage].concat()).ends(CLEAN);
+        assert_eq!(said.out.contains("; counts what it runs"), !coverage.is_empty(), "{said}");
+        let fuzz = ["fuzz", "--mapper", "mapper.elf", "--no-sandbox", "--cores", "1", "--max-pages", "64"];
+        let rest = ["--runs", runs, "--out", runs, "--quiet", "--json", "-"];
+        let said = efibed_in(&folder, &[], &[&fuzz[..], &rest].concat());
+        let summary: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));
+        summary["covered"].as_u64().unwrap()
+    };
+    let [one, many] = ["1", "60"].map(|runs| covered(&["--coverage"], runs));
+    println!("{named}: {one} counters, {many} of many maps");
+    assert!(one > 5 && many > one, "{one}, {many}");
+    assert_eq!(covered(&[], "2"), 0);
 }
 
 /// A mapper that gives each RUNTIME region an address in [-1 TiB, -1 TiB + 2 GiB).
