@@ -181,6 +181,16 @@ fn no_limit_of_time_makes_a_finding() {
     endless.assert_clean();
 }
 
+/// Not even what is wrong with the map itself is lost where there is no time for the rest.
+#[test]
+fn what_is_known_when_time_is_over_is_found() {
+    let map = "
+        [[descriptor]]\ntype = 6\nphys = 0x7e700000\npages = 0x20\nattribute = \"RUNTIME|WB\"
+        [[descriptor]]\ntype = 5\nphys = 0x7e710000\npages = 0x20\nattribute = \"RUNTIME|WB\"";
+    let report = run(&scenario(("made", map)).limit(std::time::Duration::ZERO));
+    assert_eq!(rules(&report), [Rule::MapOverlap]);
+}
+
 /// Such a range is empty: nothing may lie there, and nothing is forbidden there.
 #[test]
 fn a_range_that_ends_before_it_starts_is_empty() {

@@ -1,10 +1,33 @@
-//! What the CPU was told to be, and what this machine enforces: what may be asked of it, and what mappers are offered.
+//! What the CPU is told to be, and what this machine enforces: what may be asked of it, and what mappers are offered.
 
 use efibed_guest::mapper::CpuAbilities;
 
 use super::EngineError;
-use crate::machine::CpuidRequest;
-use crate::mmu::{Cpu, Paging};
+use crate::machine::{CpuVendor, CpuidRequest, CpuidSeen};
+use crate::mmu::{Cpu, Paging, PagingRules, Vendor};
+
+/// What CPUID says, and what of it is switched on: everything that protects, five levels and keys only if asked for.
+pub fn told(seen: &CpuidSeen, asked: &CpuidRequest) -> Paging {
+    let on = |seen: bool, asked: Option<bool>| seen && asked != Some(false);
+    Paging {
+        la57: seen.la57 && asked.la57 == Some(true),
+        maxphyaddr: seen.maxphyaddr,
+        gbpages: on(seen.gbpages, asked.gbpages),
+        nxe: on(seen.nx, asked.nx),
+        wp: true,
+        smep: on(seen.smep, asked.smep),
+        smap: on(seen.smap, asked.smap),
+        // Whether or not CPUID has it: some KVMs accept CR4.PKE anyway.
+        pke: asked.pku == Some(true),
+        pkru: 0,
+        vendor: match seen.vendor {
+            CpuVendor::Amd => Vendor::Amd,
+            _ => Vendor::Intel,
+        },
+        reserved_fault_sets_p: true,
+        rules: PagingRules::all(),
+    }
+}
 
 /// What was asked for by name must be there.
 pub fn refuse_what_is_missing(asked: &CpuidRequest, cpu: &Cpu) -> Result<(), EngineError> {

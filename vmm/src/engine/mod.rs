@@ -4,19 +4,27 @@
 //! - [`walker`]: the same mapping code runs natively, and only the software walk looks at its tables. It is used when
 //!   asked for, never instead of the other.
 //!
-//! `course` holds what both do alike, `cpu` what may be asked of the CPU, `calls` which runtime services are called. `trials`
-//! finds out what a machine's MMU really does.
+//! `course` is what a run does one after another, over the little that each engine does in its own way; `judging`, `regions`,
+//! `denials`, `dump`, `reports` and `left_out` are what it says of it. `cpu` is what may be asked of the CPU, `calls` which
+//! runtime services are called. `trials` finds out what a machine's MMU really does.
 
 mod calls;
 mod course;
 mod cpu;
+mod denials;
+mod dump;
 mod firmware_memory;
+mod judging;
 mod kvm;
+mod left_out;
 mod machines;
 mod mapping;
 mod memories;
 mod native;
 mod options;
+mod pool;
+mod regions;
+mod reports;
 mod snapshot;
 mod subject;
 mod trials;
@@ -33,9 +41,9 @@ use crate::machine::{CpuidRequest, CreateError, OpenError};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::mmu::{Level, PagingRules};
 
-#[cfg(feature = "cli")]
-pub(crate) use course::misbehaviour as misbehaviour_in_words;
 pub use kvm::Kvm;
+#[cfg(feature = "cli")]
+pub(crate) use left_out::misbehaviour as misbehaviour_in_words;
 pub use memories::Memories;
 pub use options::{DescriptorSize, FirmwareOptions, KernelOptions, Miscall, VariableBytes};
 pub use subject::Subject;

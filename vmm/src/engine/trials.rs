@@ -10,7 +10,7 @@ use efibed_guest::protocol::{Op, PROBE_DONE, PROBE_FAULTED, Probe, ProbeKind};
 use efibed_stub::stamp::{stamp, stamp_page};
 
 use super::EngineError;
-use super::course;
+use super::cpu;
 use super::machines::{Lodging, Machines};
 use crate::guest::{
     BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command,
@@ -69,7 +69,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let map = MemoryMap::from_descriptors("trials", Vec::new());
     let mut machine = machines.any(request, &map)?;
     let seen = *machine.cpuid();
-    let asked = course::told(&seen, request);
+    let asked = cpu::told(&seen, request);
     let result = ask_what_is_taken(&mut machine, &map, &asked);
     machines.give_back(request, machine, Lodging::default());
     let (Answers { mut checks, high_half_start, mut trials }, taken) = result?;

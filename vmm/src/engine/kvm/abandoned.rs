@@ -4,7 +4,7 @@ use efibed_guest::protocol::Crash;
 use efibed_stub::Service;
 use uefi_raw::Status;
 
-use super::super::course;
+use super::super::left_out;
 use super::{Run, disassembled};
 use crate::check::{self, FaultRecord, Finding, Rule, Skipped, Statement, WalkStep, Witness};
 use crate::firmware::{Call, Deed, Misbehaviour, Misdeed};
@@ -28,7 +28,7 @@ pub struct Abandoned<'a> {
     pub expected_root: u64,
 }
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// Finds what is to be found about it. The result is why it did not return.
     pub(super) fn judge_abandoned(&mut self, abandoned: &Abandoned<'_>) -> String {
         match (abandoned.halt, self.guest.mail().service_fault()) {
@@ -58,7 +58,7 @@ impl Run<'_, '_> {
         if guilty.is_some_and(|misdeed| misdeed.reached.is_some()) {
             self.find_disagreement(format!("{service}: the walk says that the {what} goes through, but it faulted"));
         }
-        self.marks.push_finding(Finding {
+        self.course.marks.push_finding(Finding {
             virt: Some(record.virt),
             pages: 1,
             expected: Some(expected),
@@ -67,7 +67,7 @@ impl Run<'_, '_> {
             walk: self.steps_to(abandoned.root, record.virt, record.access),
             witnesses: vec![Witness::Mmu],
             // What firmware does says nothing against the region.
-            ..Finding::worded(self.phase, rule, record.region.filter(|_| !rule.is_firmwares()), message)
+            ..Finding::worded(self.course.phase, rule, record.region.filter(|_| !rule.is_firmwares()), message)
         });
         let culprit = match guilty {
             Some(misdeed) => Culprit::Firmware(misdeed.what),
@@ -79,8 +79,8 @@ impl Run<'_, '_> {
 
     fn record_fault(&mut self, abandoned: &Abandoned<'_>, record: FaultRecord, culprit: Culprit) -> String {
         let instruction = self.instruction_of_firmware(abandoned.root, record.rip.0);
-        let (phase, service) = (self.phase, Some(abandoned.service.name()));
-        self.report.faults.push(FaultDetail { phase, record, instruction, service, culprit });
+        let (phase, service) = (self.course.phase, Some(abandoned.service.name()));
+        self.course.report.faults.push(FaultDetail { phase, record, instruction, service, culprit });
         format!("the guest abandoned it after {}", record.fault)
     }
 
@@ -97,17 +97,17 @@ impl Run<'_, '_> {
             }
             Kind::Read => false,
         };
-        let Some(index) = self.denials.iter().position(|denied| is_met(denied.kind)) else { return false };
-        self.denials[index].finding.witnesses.push(Witness::Mmu);
-        self.denials[index].finding.witnesses.sort_unstable();
+        let Some(index) = self.course.denials.iter().position(|denied| is_met(denied.kind)) else { return false };
+        self.course.denials[index].finding.witnesses.push(Witness::Mmu);
+        self.course.denials[index].finding.witnesses.sort_unstable();
         true
     }
 
     /// The map that firmware was given in SetVirtualAddressMap.
     fn virtual_map(&self) -> &[MemoryDescriptor] {
-        match self.job.earlier {
+        match self.course.job.earlier {
             Some(earlier) => earlier.virtual_map,
-            None => &self.report.virtual_map,
+            None => &self.course.report.virtual_map,
         }
     }
 
@@ -132,7 +132,7 @@ impl Run<'_, '_> {
     }
 
     fn instruction_of_firmware(&mut self, root: u64, rip: u64) -> Option<String> {
-        let walk = walk(&self.loaded.memory, Pa(root), Va(rip), Access::fetch(), &self.cpu.checks);
+        let walk = walk(&self.course.loaded.memory, Pa(root), Va(rip), Access::fetch(), &self.course.cpu.checks);
         let phys = walk.translation()?.pa.0;
         // The longest instruction (SDM vol. 2A, 2.3.11), as far as its page has it.
         let mut bytes = vec![0; 15.min((PAGE_BYTES - phys % PAGE_BYTES) as usize)];
@@ -190,7 +190,7 @@ impl Run<'_, '_> {
             fault: Fault { vector: crash.vector as u8, error_code: code },
             cr2: Va(crash.cr2),
             rip: Va(rip_of(crash)),
-            region: self.job.map.regions().find(holds).map(|region| region.index),
+            region: self.course.job.map.regions().find(holds).map(|region| region.index),
         }
     }
 
@@ -219,9 +219,9 @@ impl Run<'_, '_> {
             expected: Some(Statement::Returns(service)),
             observed: Some(Statement::Text(halt.to_string().into())),
             remedy: guilty.map(remedy),
-            ..Finding::worded(self.phase, rule, None, message)
+            ..Finding::worded(self.course.phase, rule, None, message)
         };
-        self.marks.push_finding(finding);
+        self.course.marks.push_finding(finding);
         format!("the guest abandoned it: {halt}")
     }
 
@@ -236,9 +236,9 @@ impl Run<'_, '_> {
                         expected: Some(Statement::Answers(Status::SUCCESS)),
                         remedy: Some(remedy(misdeed)),
                         observed: Some(Statement::Answers(call.status)),
-                        ..Finding::worded(self.phase, Rule::FirmwareError, None, message)
+                        ..Finding::worded(self.course.phase, Rule::FirmwareError, None, message)
                     };
-                    self.marks.push_finding(finding);
+                    self.course.marks.push_finding(finding);
                 }
                 (Deed::Read | Deed::Write | Deed::Execute, None) => {
                     let text = format!("the walk says that it faults at {:#x}, but it went through", misdeed.at);
@@ -247,7 +247,7 @@ impl Run<'_, '_> {
                 (_, Some(reached)) if misdeed.last_meant().is_some_and(|meant| meant != reached) => {
                     self.find_astray(call, misdeed, reached, did);
                 }
-                _ => self.report.notes.push(format!("{did}: no harm came of it{}", where_it_got(misdeed))),
+                _ => self.course.report.notes.push(format!("{did}: no harm came of it{}", where_it_got(misdeed))),
             }
         }
     }
@@ -263,48 +263,49 @@ impl Run<'_, '_> {
             remedy: Some(remedy(misdeed)),
             walk: self.steps_to(call.cr3, virt, access),
             witnesses: vec![Witness::Walk],
-            ..Finding::worded(self.phase, Rule::FirmwareAstray, None, did)
+            ..Finding::worded(self.course.phase, Rule::FirmwareAstray, None, did)
         };
-        self.marks.push_finding(finding);
+        self.course.marks.push_finding(finding);
     }
 
     /// What was asked for and did not come about.
     pub(super) fn skip_what_was_not_done(&mut self) {
         let Some(firmware) = &self.firmware else {
-            let why = self.report.uncalled.as_deref().unwrap_or("no runtime service is called");
-            let missed = course::asked_of_services(self.job).map(|what| Skipped::not_done(what, why));
-            self.report.skipped.extend(missed);
+            let why = self.course.report.uncalled.as_deref().unwrap_or("no runtime service is called");
+            let missed = left_out::asked_of_services(self.course.job).map(|what| Skipped::not_done(what, why));
+            self.course.report.skipped.extend(missed);
             return;
         };
         let why =
             if self.given_up { "the guest had given up on runtime services by then" } else { "it was not called" };
         let misbehaviours =
-            self.job.firmware.misbehaves.iter().filter(|misbehaviour| !self.committed.contains(misbehaviour));
+            self.course.job.firmware.misbehaves.iter().filter(|misbehaviour| !self.committed.contains(misbehaviour));
         let misbehaviours = misbehaviours.map(|misbehaviour| {
-            Skipped::not_done(course::misbehaviour(misbehaviour), firmware.obstacle(*misbehaviour).unwrap_or(why))
+            Skipped::not_done(left_out::misbehaviour(misbehaviour), firmware.obstacle(*misbehaviour).unwrap_or(why))
         });
-        let miscalls = self.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
-        let miscalls = miscalls.map(|miscall| Skipped::not_done(course::miscall(*miscall), why));
-        self.report.skipped.extend(misbehaviours.chain(miscalls));
+        let miscalls = self.course.job.kernel.miscalls.iter().filter(|miscall| !self.miscalled.contains(miscall));
+        let miscalls = miscalls.map(|miscall| Skipped::not_done(left_out::miscall(*miscall), why));
+        self.course.report.skipped.extend(misbehaviours.chain(miscalls));
         // Where something was found, that is why.
-        if self.report.findings.is_empty() {
-            self.report.skipped.append(&mut self.missed_calls);
+        if self.course.report.findings.is_empty() {
+            self.course.report.skipped.append(&mut self.missed_calls);
         }
     }
 
     fn find_disagreement(&mut self, message: String) {
         let witnesses = vec![Witness::Mmu, Witness::Walk];
-        let finding = Finding { witnesses, ..Finding::worded(self.phase, Rule::WitnessDisagreement, None, message) };
-        self.marks.push_finding(finding);
+        let finding =
+            Finding { witnesses, ..Finding::worded(self.course.phase, Rule::WitnessDisagreement, None, message) };
+        self.course.marks.push_finding(finding);
     }
 
     fn steps_to(&self, root: u64, virt: Va, access: Access) -> Vec<WalkStep> {
-        let walk = walk(&self.loaded.memory, Pa(root), virt, access, &self.cpu.told);
+        let walk = walk(&self.course.loaded.memory, Pa(root), virt, access, &self.course.cpu.told);
         walk.steps().iter().map(WalkStep::from).collect()
     }
 
     fn of_region(&self, index: Option<usize>) -> String {
-        let region = index.and_then(|index| self.job.map.regions().nth(index));
+        let region = index.and_then(|index| self.course.job.map.regions().nth(index));
         region.map_or_else(String::new, |region| {
             format!(", region {} ({} at {:#x})", region.index, type_name(region.ty), region.phys)
         })

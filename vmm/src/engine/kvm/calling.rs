@@ -10,7 +10,6 @@ use uefi_raw::Status;
 
 use super::super::Miscall;
 use super::super::calls::{Calls, PlannedCall, Room};
-use super::super::course;
 use super::super::firmware_memory::FirmwareMemory;
 use super::Run;
 use super::abandoned::Abandoned;
@@ -20,7 +19,7 @@ use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Refusal, verify_
 use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::memory_map::MemoryDescriptor;
-use crate::mmu::{Access, Pa, Va};
+use crate::mmu::{Access, Pa, Paging, Va, walk};
 use crate::report::CallReport;
 
 /// Where a service is to be called; or why it is not.
@@ -63,14 +62,15 @@ enum Fate {
     NotMade(u64),
 }
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// The mapper's tables if they hold the 1:1 aliases that firmware needs in SetVirtualAddressMap, else the boot
     /// identity tables.
     pub(super) fn tables_for_the_switch(&self, tables: &MappedTables) -> (&'static str, u64) {
-        let boot = ("boot", self.loaded.boot_root);
+        let boot = ("boot", self.course.loaded.boot_root);
         let Some(firmware) = &self.firmware else { return boot };
-        let aliased = |pa: u64, access| course::leads_to(self.loaded, tables.root, pa, pa, access, &self.cpu.checks);
-        let mut map = self.loaded.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
+        let aliased =
+            |pa: u64, access| leads_to(self.course.loaded, tables.root, pa, pa, access, &self.course.cpu.checks);
+        let mut map = self.course.loaded.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
         let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
             && aliased(firmware.runtime_services(), Access::write())
             && map.all(|page| aliased(page, Access::read()));
@@ -84,7 +84,7 @@ impl Run<'_, '_> {
         let calls = Calls::before_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         let entries: Vec<Entry> = calls.calls.iter().map(|call| Ok(firmware.entry(call.service))).collect();
         let defect = self.defect_of_tables(Some);
-        self.marks.push_findings(defect);
+        self.course.marks.push_findings(defect);
         self.call_all(name, root, &calls, &entries)
     }
 
@@ -92,12 +92,12 @@ impl Run<'_, '_> {
     pub(super) fn call_after_the_switch(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let data = firmware.runtime_services();
-        let virtual_data = match self.job.earlier {
+        let virtual_data = match self.course.job.earlier {
             Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[Pa(data)]).pop().flatten(),
             None => expectation.virtual_of(Pa(data)),
         };
         let virtual_data = virtual_data.map(|virt| virt.0);
-        let leads = |virt, pa, access| course::leads_to(self.loaded, root, virt, pa, access, &self.cpu.checks);
+        let leads = |virt, pa, access| leads_to(self.course.loaded, root, virt, pa, access, &self.course.cpu.checks);
         // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
             |virt, access: Access| if expectation.denies(Va(virt), access.kind) { Access::read() } else { access };
@@ -115,10 +115,10 @@ impl Run<'_, '_> {
                 _ => Err(NotCalled::WrongPages),
             }
         };
-        let count = self.report.virtual_map.len() as u64;
+        let count = self.course.report.virtual_map.len() as u64;
         let mut calls = Calls::after_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         if self.miscalls(Miscall::UnmappedBuffer) {
-            calls.misplace(Service::GetTime, self.loaded.image.header().edge + PAGE_BYTES);
+            calls.misplace(Service::GetTime, self.course.loaded.image.header().edge + PAGE_BYTES);
         }
         let entries: Vec<Entry> = calls.calls.iter().map(entry).collect();
         self.call_all("mapper", root, &calls, &entries)
@@ -143,39 +143,40 @@ impl Run<'_, '_> {
         });
         let Some(defect) = defect else { return };
         match astray.get() {
-            Some(virt) => self.marks.push_effect(Va(virt), defect),
-            None => self.marks.push_finding(defect),
+            Some(virt) => self.course.marks.push_effect(Va(virt), defect),
+            None => self.course.marks.push_finding(defect),
         }
     }
 
     /// What is wrong with firmware's tables.
     fn defect_of_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) -> Option<Finding> {
         let system_table = self.firmware.as_ref()?.system_table();
-        let (tables, paging) = (&self.loaded.memory, &self.cpu.checks);
+        let (tables, paging) = (&self.course.loaded.memory, &self.course.cpu.checks);
         let memory = FirmwareMemory { machine: self.guest.machine(), tables, paging };
         let defect = verify_tables(&memory, system_table, translate).err()?;
-        Some(Finding::worded(self.phase, Rule::FirmwareTables, None, defect.to_string()))
+        Some(Finding::worded(self.course.phase, Rule::FirmwareTables, None, defect.to_string()))
     }
 
     /// SetVirtualAddressMap's arguments, for so many descriptors, as the kernel has them.
     fn switch_arguments(&self, count: u64) -> [u64; 4] {
-        let map = self.loaded.virtual_map_at(count);
-        let version = self.job.kernel.descriptor_version.unwrap_or(self.job.firmware.descriptor_version);
-        [map.end - map.start, self.loaded.strides.kernel as u64, version.into(), map.start]
+        let map = self.course.loaded.virtual_map_at(count);
+        let version = self.course.job.kernel.descriptor_version.unwrap_or(self.course.job.firmware.descriptor_version);
+        [map.end - map.start, self.course.loaded.strides.kernel as u64, version.into(), map.start]
     }
 
     /// Where arguments may lie, as the guest sees it: the records of probes, of which there are none meanwhile.
     fn room_for_arguments(&self) -> Room {
-        let header = self.loaded.image.header();
+        let header = self.course.loaded.image.header();
         let first = header.mailbox + offset_of!(Mailbox, probes) as u64;
         let range = first..first + (efibed_guest::protocol::MAX_PROBES * size_of::<Probe>()) as u64;
-        let guarded = self.job.kernel.guard_page.then_some(header.edge + PAGE_BYTES);
-        Room { range, guarded, variable_bytes: self.job.kernel.variable_bytes.map(|bytes| bytes.get()) }
+        let guarded = self.course.job.kernel.guard_page.then_some(header.edge + PAGE_BYTES);
+        Room { range, guarded, variable_bytes: self.course.job.kernel.variable_bytes.map(|bytes| bytes.get()) }
     }
 
     /// Makes the calls that have an entry, in one batch, and reports on all.
     fn call_all(&mut self, tables: &'static str, root: u64, calls: &Calls, entries: &[Entry]) -> Result<(), End> {
-        let written = |(at, bytes): &(u64, Vec<u8>)| self.loaded.memory.write(self.loaded.physical(*at), bytes);
+        let written =
+            |(at, bytes): &(u64, Vec<u8>)| self.course.loaded.memory.write(self.course.loaded.physical(*at), bytes);
         if !calls.is_within_room() || !calls.memory.iter().all(written) {
             return Err(End::Corrupt);
         }
@@ -232,22 +233,22 @@ impl Run<'_, '_> {
     }
 
     fn miscalls(&self, miscall: Miscall) -> bool {
-        self.job.kernel.miscalls.contains(&miscall)
+        self.course.job.kernel.miscalls.contains(&miscall)
     }
 
     /// The tables that a service is called on.
     fn root_for(&self, service: Service, tables: &str, root: u64) -> u64 {
-        let is_mistaken = self.phase == Phase::Map && service == Service::GetTime;
+        let is_mistaken = self.course.phase == Phase::Map && service == Service::GetTime;
         match tables {
             _ if !is_mistaken || !self.miscalls(Miscall::OtherTables) => root,
-            "boot" => self.loaded.kernel_root,
-            _ => self.loaded.boot_root,
+            "boot" => self.course.loaded.kernel_root,
+            _ => self.course.loaded.boot_root,
         }
     }
 
     /// The one service that is called in an odd manner in this phase, and the manner.
     fn odd_call(&self) -> Option<(Service, OddCall)> {
-        match self.phase {
+        match self.course.phase {
             Phase::Map if self.miscalls(Miscall::Interrupts) => {
                 let odd = OddCall { stack_bytes: 0, rflags: rflags::FIXED | rflags::INTERRUPTS };
                 Some((Service::SetVirtualAddressMap, odd))
@@ -260,14 +261,14 @@ impl Run<'_, '_> {
     }
 
     fn run_calls(&mut self, commands: &[Command], root: u64) -> Batch {
-        let command_at =
-            self.loaded.physical(self.loaded.image.header().mailbox) + offset_of!(Mailbox, command_at) as u64;
+        let command_at = self.course.loaded.physical(self.course.loaded.image.header().mailbox)
+            + offset_of!(Mailbox, command_at) as u64;
         let served = self.firmware.as_mut().map(|firmware| {
             firmware.expect_root(root);
-            Served { firmware, tables: &self.loaded.memory, paging: &self.cpu.checks, command_at }
+            Served { firmware, tables: &self.course.loaded.memory, paging: &self.course.cpu.checks, command_at }
         });
         let mut listener = Listener { firmware: served, calls: Vec::new(), reset: None };
-        self.guest.set_limit(LIMIT.min(self.job.stretch_limit));
+        self.guest.set_limit(LIMIT.min(self.course.job.stretch_limit));
         let mut outcome = self.guest.batch(commands, &mut listener);
         let mut halt = None;
         if let Err(end @ End::Exit(Exit::Watchdog { .. } | Exit::InternalError(_))) = &outcome
@@ -276,7 +277,7 @@ impl Run<'_, '_> {
             halt = Some(end.clone());
             outcome = self.guest.abandon_service(commands.len(), &mut listener);
         }
-        self.guest.set_limit(self.job.stretch_limit);
+        self.guest.set_limit(self.course.job.stretch_limit);
         Batch { outcome: outcome.map(drop), halt, reset: listener.reset.is_some(), trapped: listener.calls }
     }
 
@@ -349,13 +350,13 @@ impl Run<'_, '_> {
             }
             (Fate::Returned(returned), None) => {
                 let message = format!("{service} returned {returned:#x}, and its code has not run");
-                self.marks.push_worded(self.phase, Rule::CallStatus, None, message);
+                self.course.marks.push_worded(self.course.phase, Rule::CallStatus, None, message);
                 None
             }
         };
         let [a, b, c, d, _] = planned.args;
-        self.report.calls.push(CallReport {
-            phase: self.phase,
+        self.course.report.calls.push(CallReport {
+            phase: self.course.phase,
             service: service.name(),
             rip: Some(call.map_or(entry, |call| call.rip)),
             cr3: Some(call.map_or(root, |call| call.cr3)),
@@ -372,7 +373,7 @@ impl Run<'_, '_> {
 
     /// Reports a call that is not made.
     fn leave_out(&mut self, tables: &'static str, planned: &PlannedCall, why: NotCalled) {
-        self.report.calls.push(not_called(self.phase, tables, planned, why.reason()));
+        self.course.report.calls.push(not_called(self.course.phase, tables, planned, why.reason()));
         if why != NotCalled::NoAlias {
             self.missed_calls.push(Skipped::not_done(format!("a call of {}", planned.service), why.reason()));
         }
@@ -381,8 +382,8 @@ impl Run<'_, '_> {
     /// Notes what firmware, and the kernel, have done by now that they must not.
     fn commit(&mut self, service: Service, call: Option<&Call>, fate: Fate) {
         if !matches!(fate, Fate::NotMade(_)) {
-            let made = (self.phase, service);
-            self.miscalled.extend(self.job.kernel.miscalls.iter().filter(|miscall| miscall.call() == made));
+            let made = (self.course.phase, service);
+            self.miscalled.extend(self.course.job.kernel.miscalls.iter().filter(|miscall| miscall.call() == made));
         }
         // Of a call that did not return, only what ended it is known to have happened.
         let done = call.filter(|_| matches!(fate, Fate::Returned(_))).into_iter().flat_map(|call| &call.misdeeds);
@@ -393,10 +394,15 @@ impl Run<'_, '_> {
     fn judge_way(&mut self, call: &Call) {
         let service = call.service;
         for breach in &call.breaches {
-            self.marks.push_worded(self.phase, rule_of(breach), None, format!("{service}: {breach}"));
+            self.course.marks.push_worded(self.course.phase, rule_of(breach), None, format!("{service}: {breach}"));
         }
         if let Some(lost) = &call.lost_state {
-            self.marks.push_worded(self.phase, Rule::CallResult, None, format!("before {service}: {lost}"));
+            self.course.marks.push_worded(
+                self.course.phase,
+                Rule::CallResult,
+                None,
+                format!("before {service}: {lost}"),
+            );
         }
     }
 
@@ -404,7 +410,7 @@ impl Run<'_, '_> {
     fn judge_return(&mut self, planned: &PlannedCall, call: &Call, returned: u64) {
         let service = call.service;
         self.judge_misdeeds(call);
-        let mut find = |rule, message| self.marks.push_worded(self.phase, rule, None, message);
+        let mut find = |rule, message| self.course.marks.push_worded(self.course.phase, rule, None, message);
         let answers_anyhow = call.misdeeds.iter().any(|misdeed| matches!(misdeed.deed, Deed::Answer(_)));
         match &call.refusal {
             Some(refusal @ Refusal::Unreachable { .. }) => find(Rule::CallBuffer, format!("{service}: {refusal}")),
@@ -417,7 +423,7 @@ impl Run<'_, '_> {
                 find(Rule::CallStatus, message);
             }
             Some(refusal @ Refusal::DescriptorVersion { .. })
-                if self.job.firmware.descriptor_version != DESCRIPTOR_VERSION =>
+                if self.course.job.firmware.descriptor_version != DESCRIPTOR_VERSION =>
             {
                 find(Rule::FirmwareError, format!("{service} refuses the version that firmware reports: {refusal}"));
             }
@@ -426,7 +432,8 @@ impl Run<'_, '_> {
                 find(Rule::CallStatus, format!("{service} answered {:?}{reason}", call.status));
             }
             _ if call.status == Status::SUCCESS => {
-                if let Some(at) = planned.results.iter().find_map(|result| first_difference(self.loaded, result)) {
+                if let Some(at) = planned.results.iter().find_map(|result| first_difference(self.course.loaded, result))
+                {
                     find(Rule::CallResult, format!("{service} left something else at {at:#x} than it should"));
                 }
             }
@@ -492,4 +499,10 @@ fn first_difference(loaded: &Loaded, (at, expected): &(u64, Vec<u8>)) -> Option<
     }
     let index = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
     Some(at + index as u64)
+}
+
+/// Whether the bytes at `virt` lead to `phys`, writable or executable as asked, on these tables.
+fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access, paging: &Paging) -> bool {
+    let reached = walk(&loaded.memory, Pa(root), Va(virt), access, paging).translation();
+    reached.is_some_and(|translation| translation.pa.0 & !(PAGE_BYTES - 1) == phys & !(PAGE_BYTES - 1))
 }

@@ -4,14 +4,14 @@ use super::Run;
 use crate::guest::process::{FaultOfRing0, Halt};
 use crate::report::FaultDetail;
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// The findings so far. The guest stands still meanwhile, its tables as they are. To end a process that has been left is
     /// to let the run go on without a debugger.
     pub(super) fn show_to_debugger(&mut self) {
-        let Some(debugger) = self.job.debugger else { return };
-        let faults: Vec<FaultOfRing0> = self.report.faults.iter().filter_map(of_ring_0).collect();
+        let Some(debugger) = self.course.job.debugger else { return };
+        let faults: Vec<FaultOfRing0> = self.course.report.faults.iter().filter_map(of_ring_0).collect();
         let mut halted = self.guest.left(&mut self.process);
-        let _ = debugger.borrow_mut().halted(Halt::Findings(&self.report.findings, &faults), &mut halted);
+        let _ = debugger.borrow_mut().halted(Halt::Findings(&self.course.report.findings, &faults), &mut halted);
     }
 }
 

@@ -6,11 +6,11 @@ use crate::check::{Finding, Rule, Statement};
 use crate::guest::Altered;
 use crate::mmu::Pa;
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// After each batch; large tables are compared at the end of a stage.
     pub(super) fn look_after_batch(&mut self, of: &str) {
         self.look_at_registers(of);
-        if self.tables.is_small() {
+        if self.course.tables.is_small() {
             self.look_at_tables(of);
         }
     }
@@ -28,8 +28,8 @@ impl Run<'_, '_> {
 
     /// And the tables. Those that are there now are taken for the judged ones, so that each change is found once.
     pub(super) fn look_at_tables(&mut self, after: &str) {
-        let Some(change) = self.tables.first_change(&self.loaded.memory) else { return };
-        self.tables.renew(&self.loaded.memory);
+        let Some(change) = self.course.tables.first_change(&self.course.loaded.memory) else { return };
+        self.course.tables.renew(&self.course.loaded.memory);
         let at = change.at;
         let what = if change.words.is_some() { "table entry" } else { "page of tables" };
         let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");
@@ -37,13 +37,15 @@ impl Run<'_, '_> {
             Some(words) => words.map(|entry| Some(Statement::Entry { at: Pa(at), entry })),
             None => [None, None],
         };
-        let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::TablesChanged, None, message) };
-        self.marks.push_finding(finding);
+        let finding =
+            Finding { expected, observed, ..Finding::worded(self.course.phase, Rule::TablesChanged, None, message) };
+        self.course.marks.push_finding(finding);
     }
 
     pub(super) fn find_kernel_state(&mut self, message: String, expected: Statement, observed: Statement) {
         let (expected, observed) = (Some(expected), Some(observed));
-        let finding = Finding { expected, observed, ..Finding::worded(self.phase, Rule::KernelState, None, message) };
-        self.marks.push_finding(finding);
+        let finding =
+            Finding { expected, observed, ..Finding::worded(self.course.phase, Rule::KernelState, None, message) };
+        self.course.marks.push_finding(finding);
     }
 }

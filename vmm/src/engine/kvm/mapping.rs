@@ -7,76 +7,75 @@ use efibed_guest::mapper::Step;
 
 use super::super::mapping::Outcome;
 use super::super::snapshot::{Snapshot, first_nonzero};
-use super::super::{Job, Progress, course, cpu};
+use super::super::{Job, Progress, cpu, judging, regions};
+use super::stage::Stage;
 use super::{Run, disassembled};
 use crate::check::{Finding, Rule, Skipped, Statement};
 use crate::guest::process::{Called, Debugger, Ended, Exception, Frame, Place};
-use crate::guest::{BackedPage, End, GuestEvents, Loaded, MappedTables, PAGE_BYTES, PortAnswer};
+use crate::guest::{BackedPage, End, GuestEvents, Loaded, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
 use crate::mmu::{ErrorCode, Pa, Va};
 
-impl Run<'_, '_> {
-    /// One phase of the mapper; None: it came to no tables, which is a finding.
-    pub(super) fn run_mapper(&mut self, step: Step) -> Result<Option<MappedTables>, End> {
-        (self.job.progress)(match step {
+impl Run<'_> {
+    /// One phase of the mapper; None: an exception ended it, which is judged.
+    pub(super) fn run_mapper(&mut self, step: Step) -> Result<Option<Outcome>, End> {
+        if step == Step::Finish {
+            self.stage = Stage::Finishing;
+        }
+        (self.course.job.progress)(match step {
             Step::Map => Progress::Mapping { tables: 0 },
             Step::Finish => Progress::Finishing,
         });
         let (ended, outcome) = self.map_in_ring_3(step)?;
-        course::report_on_log(self.loaded, &mut self.report);
-        let tables = match ended {
-            Ended::Returned { .. } => {
-                let (report, marks) = (&mut self.report, &mut self.marks);
-                course::judge_outcome(self.job, self.phase, &outcome, self.loaded, report, marks)
-            }
+        match ended {
+            Ended::Returned { .. } => Ok(Some(outcome)),
             Ended::Exception(exception) => {
                 self.judge_exception(&exception);
-                None
+                Ok(None)
             }
-            Ended::Killed => return Err(End::Killed),
-        };
-        if tables.is_none() {
-            self.conclude(None);
+            Ended::Killed => {
+                judging::report_on_log(self.course.loaded, &mut self.course.report);
+                Err(End::Killed)
+            }
         }
-        Ok(tables)
     }
 
     /// How ring 3 was left, and what the mapper's result says then.
     fn map_in_ring_3(&mut self, step: Step) -> Result<(Ended, Outcome), End> {
-        if step == Step::Map && !self.loaded.ask(cpu::offer(&self.cpu), self.process.direct_map()) {
+        if step == Step::Map && !self.course.loaded.ask(cpu::offer(&self.course.cpu), self.process.direct_map()) {
             return Err(End::Corrupt);
         }
         let start = match &mut self.mapper {
-            Some(mapper) => self.process.start(&Called::new(mapper, step, self.loaded)),
-            None => match self.process.start_program(step, self.loaded) {
+            Some(mapper) => self.process.start(&Called::new(mapper, step, self.course.loaded)),
+            None => match self.process.start_program(step, self.course.loaded) {
                 Some(start) => start,
                 // The program has no such step: what it has done stays as it is.
-                None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.loaded))),
+                None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.course.loaded))),
             },
         };
-        let untouchable = Snapshot::untouchable(self.loaded, self.phase);
-        let kernels_own = Snapshot::kernels_own(self.loaded);
+        let untouchable = Snapshot::untouchable(self.course.loaded, self.course.phase);
+        let kernels_own = Snapshot::kernels_own(self.course.loaded);
         let pages = self.page_contents();
-        let debugger = self.job.debugger.map(RefCell::borrow_mut);
-        let mut watch = Watch { step, built: 0, loaded: self.loaded, job: self.job, debugger };
+        let debugger = self.course.job.debugger.map(RefCell::borrow_mut);
+        let mut watch = Watch { step, built: 0, loaded: self.course.loaded, job: self.course.job, debugger };
         let started = Instant::now();
         let ended = self.guest.run_process(&mut self.process, start, &mut watch);
         drop(watch);
-        self.report.timing.map += started.elapsed();
+        self.course.report.timing.map += started.elapsed();
         if let (Ok(Ended::Returned { rax }), None) = (&ended, &self.mapper) {
-            self.loaded.conclude(*rax as i32);
+            self.course.loaded.conclude(*rax as i32);
         }
-        let outcome = Outcome::read(self.loaded);
-        let at_hand = self.loaded.result().region_at_hand;
+        let outcome = Outcome::read(self.course.loaded);
+        let at_hand = self.course.loaded.result().region_at_hand;
         // In phase `finish` the mapper goes back to all regions, and no one is at hand.
         let is_unfinished = step == Step::Map && !matches!(ended, Ok(Ended::Returned { .. })) && at_hand.page_count > 0;
         self.unfinished = is_unfinished.then_some(at_hand);
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
-        let in_kernel = kernels_own.first_change(&self.loaded.memory).map(|change| change.at);
-        let stray = untouchable.stray_write(self.loaded, outcome.tables()).or(changed_page).or(in_kernel);
+        let in_kernel = kernels_own.first_change(&self.course.loaded.memory).map(|change| change.at);
+        let stray = untouchable.stray_write(self.course.loaded, outcome.tables()).or(changed_page).or(in_kernel);
         if let Some(pa) = stray {
-            self.marks.push_worded(self.phase, Rule::StrayWrite, None, course::stray_write(pa));
+            self.course.marks.push_worded(self.course.phase, Rule::StrayWrite, None, judging::stray_write(pa));
         }
         Ok((ended?, outcome))
     }
@@ -85,7 +84,7 @@ impl Run<'_, '_> {
     fn judge_exception(&mut self, exception: &Exception) {
         if let Some(what) = self.process.no_room_for(exception) {
             let reason = format!("it looks at too much: there is no room in the guest for {what}");
-            return self.report.skipped.push(Skipped::not_done("the mapping code", reason));
+            return self.course.report.skipped.push(Skipped::not_done("the mapping code", reason));
         }
         let Exception { cr2, fault, .. } = *exception;
         let (rule, expected, mut message) = self.account_of(exception);
@@ -93,16 +92,16 @@ impl Run<'_, '_> {
             message += "; it had asked for more memory than its heap has";
         }
         if let Some(region) = self.unfinished {
-            message += &format!("; {}", course::at_hand(region, self.job.map));
+            message += &format!("; {}", regions::at_hand(region, self.course.job.map));
         }
         let finding = Finding {
             virt: exception.is_page_fault().then_some(Va(cr2)),
             pages: u64::from(exception.is_page_fault()),
             expected: expected.map(Statement::text),
             observed: Some(Statement::faulted(fault, Va(cr2))),
-            ..Finding::worded(self.phase, rule, None, message)
+            ..Finding::worded(self.course.phase, rule, None, message)
         };
-        self.marks.push_finding(finding);
+        self.course.marks.push_finding(finding);
     }
 
     /// The rule that an exception comes under, what was expected, and what to say.
@@ -123,7 +122,7 @@ impl Run<'_, '_> {
         }
         if exception.is_page_fault() {
             let access = access_of(fault.error_code);
-            let what = match self.process.what_lies_at(cr2, self.loaded) {
+            let what = match self.process.what_lies_at(cr2, self.course.loaded) {
                 Some(what) => format!("in {what}"),
                 None => "where nothing is".into(),
             };
@@ -140,7 +139,7 @@ impl Run<'_, '_> {
     pub(super) fn tell_what_was_served(&mut self) {
         let served: Vec<_> = self.process.served().map(|(what, count)| format!("{what} ({count})")).collect();
         if !served.is_empty() {
-            self.report.notes.push(format!("carried out for the mapping code: {}", served.join(", ")));
+            self.course.report.notes.push(format!("carried out for the mapping code: {}", served.join(", ")));
         }
     }
 
@@ -148,7 +147,7 @@ impl Run<'_, '_> {
     pub(super) fn in_source(&self, address: u64) -> String {
         /// Most people know by then.
         const MOST: usize = 4;
-        let places = self.job.subject.places(address);
+        let places = self.course.job.subject.places(address);
         let places: Vec<_> = places.iter().take(MOST).map(ToString::to_string).collect();
         if places.is_empty() { String::new() } else { format!(", {}", places.join(", inlined into ")) }
     }
@@ -156,7 +155,7 @@ impl Run<'_, '_> {
     /// Whose call led to an exception in a library, or where there is no code, for behind its place: the innermost of its
     /// callers that is somebody's own.
     fn caller_of(&self, exception: &Exception, at: u64) -> String {
-        let subject = self.job.subject;
+        let subject = self.course.job.subject;
         if subject.places(at).iter().any(Place::is_own) {
             return String::new();
         }

@@ -8,7 +8,7 @@ use efibed_guest::protocol::{
 };
 use efibed_stub::stamp::stamped;
 
-use super::super::{Moment, Progress, course};
+use super::super::{Moment, Progress};
 use super::stage::Stage;
 use super::sweep::SweepBatch;
 use super::{Run, instruction_at};
@@ -22,67 +22,67 @@ use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 use crate::random::Random;
 use crate::report::{Culprit, FaultDetail};
 
-impl Run<'_, '_> {
+impl Run<'_> {
     /// Asks the guest's MMU everything there is to ask.
     pub(super) fn probe(&mut self, expectation: &Expectation, root: u64) -> Result<(), End> {
-        self.stage = if self.phase == Phase::Map { Stage::Probes } else { Stage::LastProbes };
+        self.stage = if self.course.phase == Phase::Map { Stage::Probes } else { Stage::LastProbes };
         let planning = Instant::now();
-        let (sweep_owed, sweep_others) = sweep_limits(self.phase, self.job.sweep_limit);
+        let (sweep_owed, sweep_others) = sweep_limits(self.course.phase, self.course.job.sweep_limit);
         let plan = {
-            let own = [&self.loaded.memory, self.process.memory()]
+            let own = [&self.course.loaded.memory, self.process.memory()]
                 .map(|memory| (Pa(memory.base())..Pa(memory.end()), Behind::Own));
             let stamped = self.pages.iter().map(|page| (Pa(page.phys)..Pa(page.phys + PAGE_BYTES), Behind::Stamped));
             let mut memory_behind: Vec<_> = stamped.chain(own).collect();
             memory_behind.sort_unstable_by_key(|(range, _)| range.start);
             let ground = Ground {
-                memory: &self.loaded.memory,
+                memory: &self.course.loaded.memory,
                 root: Pa(root),
-                checks: &self.cpu.checks,
+                checks: &self.course.cpu.checks,
                 memory_behind: &memory_behind,
-                kernel: &self.kernel,
-                depth: self.job.depth,
-                seed: self.job.seed,
+                kernel: self.course.kernel,
+                depth: self.course.job.depth,
+                seed: self.course.job.seed,
                 sweep_owed,
                 sweep_others,
-                budget: &self.budget,
+                budget: &self.course.budget,
             };
             Plan::new(expectation, &ground)
         };
-        if course::tamper(self.job, Moment::AfterWalk, &self.loaded.memory, root, &self.cpu.told) {
+        if self.course.tamper(Moment::AfterWalk, root) {
             // It stands for a machine that sees other tables than the walk did, so it is no change of them.
-            self.tables.renew(&self.loaded.memory);
+            self.course.tables.renew(&self.course.loaded.memory);
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();
         }
-        self.report.timing.check += planning.elapsed();
+        self.course.report.timing.check += planning.elapsed();
 
         let probing = Instant::now();
-        let read_only_end = self.loaded.image.header().read_only_end;
+        let read_only_end = self.course.loaded.image.header().read_only_end;
         let text = [Va(IMAGE_BASE)..Va(read_only_end), Va(USER_BASE)..Va(USER_BASE + PAGE_BYTES)];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
         self.look_at_tables("the probes");
         self.ask_kvm(expectation, root, &mut judge);
         let (observations, marks) = judge.finish(outcome.is_ok());
-        self.report.timing.probe += probing.elapsed();
-        self.marks.absorb(marks);
-        let when = if self.phase == Phase::Finish { ", in phase finish" } else { "" };
+        self.course.report.timing.probe += probing.elapsed();
+        self.course.marks.absorb(marks);
+        let when = if self.course.phase == Phase::Finish { ", in phase finish" } else { "" };
         let told = plan.skipped.iter().map(|row| Skipped { what: format!("{}{when}", row.what), ..row.clone() });
-        self.report.skipped.extend(told);
+        self.course.report.skipped.extend(told);
         self.observed(observations);
         outcome
     }
 
     /// All of the plan, in as few batches as there is room for.
     fn ask(&mut self, plan: &Plan, root: u64, judge: &mut Judge<'_>) -> Result<(), End> {
-        course::tamper(self.job, Moment::WhileProbed, &self.loaded.memory, root, &self.cpu.told);
+        self.course.tamper(Moment::WhileProbed, root);
         self.loaded_root = root;
         let mut commands = vec![command(Op::LoadRoot, [root, 0, 0, 0, 0, 0])];
         let all = plan.sweeps.iter().map(|sweep| sweep.pages).sum();
         let mut done = 0;
         for round in rounds(plan) {
-            (self.job.progress)(Progress::Sweeping { done, all });
+            (self.course.job.progress)(Progress::Sweeping { done, all });
             done += round.sweeps.pages();
             commands.extend(round.commands());
             self.guest.mail().put_sweeps(round.sweeps.sweeps())?;
@@ -134,21 +134,21 @@ impl Run<'_, '_> {
     fn ask_kvm(&mut self, expectation: &Expectation, root: u64, judge: &mut Judge<'_>) {
         const SAMPLE: usize = 16;
         const AT_FINDINGS: usize = 64;
-        let mut random = Random::new(self.job.seed ^ 0x4b56_4d00);
+        let mut random = Random::new(self.course.job.seed ^ 0x4b56_4d00);
         let aliases: Vec<_> = expectation.aliases.iter().filter(|alias| !alias.past_maxphyaddr).collect();
-        let asked = if self.job.depth == Depth::Full { SAMPLE } else { 0 };
+        let asked = if self.course.job.depth == Depth::Full { SAMPLE } else { 0 };
         let sample = (0..asked).filter_map(|_| {
             let alias = aliases.get(random.below(aliases.len().max(1) as u64) as usize)?;
             Some(alias.virt.wrapping_add(random.below(alias.pages) * PAGE_BYTES))
         });
         // KVM_TRANSLATE goes by an address's low bits, and knows no #GP: it is no witness to one that is not canonical.
-        let is_canonical = |virt: &Va| self.cpu.checks.is_canonical(*virt);
-        let found = self.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
+        let is_canonical = |virt: &Va| self.course.cpu.checks.is_canonical(*virt);
+        let found = self.course.marks.addresses().chain(judge.marks.addresses()).filter(is_canonical);
         let found: BTreeSet<Va> = found.collect();
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
             // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
-            let walked = [&self.cpu.checks, &self.cpu.told].map(|paging| {
-                let walk = crate::mmu::walk(&self.loaded.memory, Pa(root), virt, Access::read(), paging);
+            let walked = [&self.course.cpu.checks, &self.course.cpu.told].map(|paging| {
+                let walk = crate::mmu::walk(&self.course.loaded.memory, Pa(root), virt, Access::read(), paging);
                 walk.translation().map(|to| to.pa)
             });
             if let Ok(answer) = self.guest.machine().translate(virt) {
@@ -158,7 +158,7 @@ impl Run<'_, '_> {
     }
 
     fn observed(&mut self, observations: Observations) {
-        let (phase, report) = (self.phase, &mut self.report);
+        let (phase, report) = (self.course.phase, &mut self.course.report);
         let pages_verified = match phase {
             // Phase `finish` asks about fewer pages; those it finds wrong do not count.
             Phase::Finish => report.probes.pages_verified.saturating_sub(observations.pages_spoiled),
@@ -173,7 +173,7 @@ impl Run<'_, '_> {
         };
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
-            let instruction = instruction_at(self.loaded, record.rip.0);
+            let instruction = instruction_at(self.course.loaded, record.rip.0);
             report.faults.push(FaultDetail {
                 phase,
                 record,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use efibed_stub::stamp::stamp_page;
 
 use super::super::machines::Lodging;
-use super::super::{Job, course};
+use super::super::{Job, pool};
 use crate::check::{self, Depth};
 use crate::firmware::Firmware;
 use crate::guest::process::{Code, PROCESS_BYTES, Process, ProcessError};
@@ -41,7 +41,7 @@ impl Site {
         lodging: &Lodging,
     ) -> Result<Self, NoRoom> {
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
-        let pool = course::pool_pages(job.map, job.contract);
+        let pool = pool::pool_pages(job.map, job.contract);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::course;
+use super::super::left_out;
 use crate::check::Skipped;
 
 /// What a run does, in this order.
@@ -28,7 +28,7 @@ impl Stage {
 
     /// What a run that has come no further has not done, or not to the end.
     pub fn not_done(self, limit: Duration) -> impl Iterator<Item = Skipped> {
-        self.open().map(move |what| course::out_of_time(what, limit))
+        self.open().map(move |what| left_out::out_of_time(what, limit))
     }
 
     /// The same of a run that a debugger has ended.
