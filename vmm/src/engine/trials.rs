@@ -12,6 +12,7 @@ use efibed_stub::stamp::{stamp, stamp_page};
 use super::EngineError;
 use super::cpu;
 use super::machines::{Lodging, Machines};
+use crate::guest::layout::{TRIAL_ARENA, TRIAL_PHYS_BYTES};
 use crate::guest::{
     BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command,
     flags,
@@ -48,12 +49,10 @@ pub struct TrialResult {
     pub seen: String,
 }
 
-/// Where trial pages are mapped: a PML4 slot that nothing else uses.
-const ARENA: u64 = 0xffff_a000_0000_0000;
 /// Each trial has a gigabyte of its own, so that any leaf fits.
 const SPACING: u64 = 1 << 30;
-/// Physical addresses below this are every CPU's: the narrowest MAXPHYADDR of a 64-bit CPU is 36.
-const NARROWEST: u8 = 36;
+/// The narrowest MAXPHYADDR of a 64-bit CPU, and the widest (SDM vol. 3A, 4.1.4).
+const NARROWEST: u8 = TRIAL_PHYS_BYTES.ilog2() as u8;
 const WIDEST: u8 = 52;
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -116,7 +115,7 @@ fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<Answers,
     let questions = questions(page, told);
     let mut sizes = Loaded::sizes(image, map, Strides::default(), 0, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
-    let placement = Placement::find(map, sizes, 1 << NARROWEST, &machine.internals().ranges())
+    let placement = Placement::find(map, sizes, TRIAL_PHYS_BYTES, &machine.internals().ranges())
         .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;
     let loaded = Loaded::new(image, map, Strides::default(), placement, &[page], told)?;
     let root = build(&loaded, &questions, told)?;
@@ -144,7 +143,7 @@ const OF_HIGH_HALF_START: usize = 7;
 const HIGH_HALF_START: u64 = 0xffff_8000_0000_0000;
 
 fn address(index: usize) -> u64 {
-    if index == OF_HIGH_HALF_START { HIGH_HALF_START } else { ARENA + index as u64 * SPACING }
+    if index == OF_HIGH_HALF_START { HIGH_HALF_START } else { TRIAL_ARENA + index as u64 * SPACING }
 }
 
 /// In the order that `answers` takes them.

@@ -1,19 +1,15 @@
 //! GDT, IDT and TSS (SDM vol. 3A, 3.4.5, 6.14 and 7.7), all in one read-only page: the accessed and busy bits are set
 //! beforehand, so that the CPU has nothing to write.
 
-use efibed_guest::protocol::{BARE_IDT, IST_BYTES, PROCESS_IDT, TRIAL_IDT, selector};
+use efibed_guest::protocol::selector;
 
+use super::layout::{
+    BARE_IDT, GDT_AT, GDT_BYTES, IDT_AT, IDT_BYTES, IST_BYTES, PROCESS_IDT, TRIAL_IDT, TSS_AT, TSS_BYTES, VECTORS,
+};
 use crate::machine::{kvm_segment, kvm_sregs};
 
-/// Where in the page they are.
-const IDT_AT: u64 = 0;
-const GDT_AT: u64 = VECTORS * 16;
-const TSS_AT: u64 = 0x280;
-const VECTORS: u64 = 32;
 const BREAKPOINT: usize = 3;
 const PAGE_FAULT: usize = 14;
-const GDT_BYTES: u64 = 7 * 8;
-const TSS_BYTES: u64 = 104;
 
 /// Descriptor types (SDM vol. 3A, tables 3-1 and 3-2), accessed or busy.
 const CODE: u8 = 0b1011;
@@ -65,7 +61,7 @@ pub fn load(sregs: &mut kvm_sregs, at: u64) {
     sregs.gdt.base = at.wrapping_add(GDT_AT);
     sregs.gdt.limit = (GDT_BYTES - 1) as u16;
     sregs.idt.base = at.wrapping_add(IDT_AT);
-    sregs.idt.limit = (VECTORS * 16 - 1) as u16;
+    sregs.idt.limit = (IDT_BYTES - 1) as u16;
     sregs.cs = segment(selector::KERNEL_CODE, CODE, true);
     let data = segment(selector::KERNEL_DATA, DATA, false);
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);

@@ -4,13 +4,14 @@ use std::io::Cursor;
 use std::mem::size_of;
 use std::sync::OnceLock;
 
-use efibed_guest::protocol::{IMAGE_BASE, ImageHeader, MAGIC, VERSION};
+use efibed_guest::protocol::{ImageHeader, MAGIC, VERSION};
 use linux_loader::loader::elf::Elf;
 use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::PAGE_BYTES;
 use super::descriptor_tables::Handlers;
+use super::layout::{IMAGE_BASE, IMAGE_BYTES};
 
 #[cfg(not(docsrs))]
 static BUILT_IN: &[u8] = include_bytes!(env!("EFIBED_GUEST_IMAGE"));
@@ -63,7 +64,7 @@ impl Image {
 
     /// Unpacks an ELF file.
     pub fn load(elf: &[u8]) -> Result<Self, ImageError> {
-        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), LARGEST)])
+        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), IMAGE_BYTES as usize)])
             .map_err(|error| ImageError::Memory(error.to_string()))?;
         let loaded = Elf::load(&memory, Some(GuestAddress(0)), &mut Cursor::new(elf), None).map_err(not_loadable)?;
         let mut words = [0u64; size_of::<ImageHeader>() / 8];
@@ -133,9 +134,6 @@ pub(super) fn offset_of(address: u64) -> u64 {
     address.wrapping_sub(IMAGE_BASE)
 }
 
-/// The largest image there may be.
-const LARGEST: usize = 16 << 20;
-
 fn not_loadable(error: loader::Error) -> ImageError {
     ImageError::Elf(error.to_string())
 }
@@ -148,7 +146,7 @@ fn header_from(words: [u64; size_of::<ImageHeader>() / 8]) -> Option<ImageHeader
         && header.version == u64::from(VERSION)
         && header.read_only_end > IMAGE_BASE
         && header.end >= header.read_only_end
-        && offset_of(header.end) <= LARGEST as u64
+        && offset_of(header.end) <= IMAGE_BYTES
         && [header.read_only_end, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
     fits.then_some(header)
 }

@@ -5,11 +5,11 @@
 use std::ops::Range;
 
 use efibed_guest::mapper::{ABI_VERSION, CpuAbilities, KeepRange, MAX_KEEP, MapRequest, MapResult, MapStatus};
-use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE, USER_BASE};
 use efibed_stub::{DESCRIPTOR_STRIDE, DESCRIPTOR_VERSION};
 
 use super::boot_tables::{BootTables, OutOfPages, flags};
 use super::image::offset_of;
+use super::layout::{DESK_PAGES, DIRECT_MAP, IMAGE_BASE, LOG_AT, RESULT_AT, USER_BASE, USER_BYTES};
 use super::stretch::{bytes_of, length, sum};
 use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
 use crate::machine::BackingError;
@@ -263,7 +263,7 @@ impl Loaded {
 
     fn log(&self) -> Range<u64> {
         let desk = self.placement.desk();
-        desk.start.saturating_add(PAGE_BYTES)..desk.end
+        desk.start.saturating_add(LOG_AT)..desk.end
     }
 
     /// Puts descriptors where the virtual map goes; false if there is no room.
@@ -359,7 +359,7 @@ fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
     vec![
         range(IMAGE_BASE, bytes_of(image.pages())),
         range(DIRECT_MAP.wrapping_add(placement.base), placement.sizes.total()),
-        range(USER_BASE, 2 * PAGE_BYTES),
+        range(USER_BASE, USER_BYTES),
     ]
 }
 
@@ -368,14 +368,6 @@ fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placem
     let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
     memory.write(placement.base.wrapping_add(offset_of(header.descriptor_tables)), &page)
 }
-
-/// Pages of the desk: one for the request and the result, the others for the log.
-const DESK_PAGES: u64 = 5;
-
-/// Where on the desk the result is.
-const RESULT_AT: u64 = 2048;
-
-const _: () = assert!(size_of::<MapRequest>() as u64 <= RESULT_AT);
 
 /// Bytes of EFI_MEMORY_ATTRIBUTES_TABLE before its entries (UEFI 2.10, 4.6.4).
 const ATTRIBUTES_HEADER_BYTES: u64 = 16;

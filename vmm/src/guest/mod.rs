@@ -4,6 +4,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `image` | the image's bytes and what its header says |
+//! | `layout` | every fixed address and size, each with its reason |
 //! | `placement` | where in physical memory the guest can live without touching the memory map under test |
 //! | `loaded` | all of that laid out in memory, before there is a machine |
 //! | `memory` | that memory, seen from the host |
@@ -20,6 +21,7 @@ mod boot_tables;
 mod descriptor_tables;
 mod end;
 mod image;
+pub mod layout;
 mod loaded;
 mod mailbox;
 mod memory;

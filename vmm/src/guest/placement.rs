@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::PAGE_BYTES;
+use super::layout::{DIRECT_MAP_BYTES, LOWEST, USUAL_INTERNALS};
 use super::stretch::{stretch, sum};
 use crate::machine::{APIC_PAGE, Internals};
 use crate::memory_map::{MemoryMap, MemoryType, Region};
@@ -64,9 +65,6 @@ impl Sizes {
     }
 }
 
-/// The direct map has 64 TiB before it meets the image.
-const DIRECT_MAP_BYTES: u64 = 1 << 46;
-
 impl Placement {
     /// Finds room below physical address `limit`, off what is `taken`.
     pub fn find(map: &MemoryMap, sizes: Sizes, limit: u64, taken: &[Range<u64>]) -> Result<Self, NoRoom> {
@@ -114,7 +112,7 @@ impl Placement {
 
     /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same.
     pub const fn usual_internals() -> Internals {
-        Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf000_3000 }
+        USUAL_INTERNALS
     }
 
     /// Whether a machine's own pages lie off everything the map names and wants for itself.
@@ -187,9 +185,6 @@ impl Placement {
         })
     }
 }
-
-/// The first 64 KiB hold what real machines keep there, and address 0 is best left to null pointers.
-const LOWEST: u64 = 0x1_0000;
 
 /// Memory that nobody maps. A descriptor of any type may have RUNTIME.
 fn is_free(region: &Region) -> bool {

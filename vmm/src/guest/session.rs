@@ -10,8 +10,9 @@ use efibed_stub::rflags;
 use efibed_stub::stamp::stamp;
 
 use super::end::End;
+use super::layout::SYSTEM_CALL_AT;
 use super::mailbox::Mail;
-use super::process::{Debugger, Ended, Exception, Halt, Halted, Process, SYSTEM_CALL_AT, Start};
+use super::process::{Debugger, Ended, Exception, Halt, Halted, Process, Start};
 use super::state::{Altered, State};
 use super::stretch::{bytes_of, length};
 use super::{Loaded, PAGE_BYTES, descriptor_tables};

@@ -9,7 +9,8 @@ use super::super::machines::Lodging;
 use super::super::{Job, pool};
 use crate::check::{self, Depth};
 use crate::firmware::Firmware;
-use crate::guest::process::{Code, PROCESS_BYTES, Process, ProcessError};
+use crate::guest::layout::{FIRMWARE_BYTES, PROCESS_BYTES};
+use crate::guest::process::{Code, Process, ProcessError};
 use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes};
 use crate::machine::{APIC_PAGE, Backing, Internals, Machine};
 use crate::memory_map::MemoryMap;
@@ -107,7 +108,7 @@ pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<St
     let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
     let attributes: Vec<_> = [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
     let laid_out = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
-        phys < FIRMWARE_BELOW.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
+        phys < FIRMWARE_BYTES.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
     });
     match laid_out {
         Ok(mut firmware) => {
@@ -118,9 +119,6 @@ pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<St
         Err(reason) => (None, Some(reason.to_string())),
     }
 }
-
-/// Firmware runs at its physical addresses before the switch: in the low half, and off the guest's own part of it.
-const FIRMWARE_BELOW: u64 = 1 << 46;
 
 /// Pages with memory behind them: each takes one of KVM's slots.
 const MAX_BACKED_PAGES: usize = 1024;

@@ -1,13 +1,9 @@
 //! One exception in ring 3.
 
-use efibed_guest::protocol::IMAGE_BASE;
-
 use super::super::Loaded;
+use super::super::layout::{IMAGE_BASE, SYSTEM_CALL_AT};
 use crate::machine::{Machine, kvm_regs};
 use crate::mmu::{ErrorCode, Fault};
-
-/// What IA32_LSTAR is set to: nothing of ring 3's is there.
-pub const SYSTEM_CALL_AT: u64 = IMAGE_BASE - 4096;
 
 /// An exception in ring 3, and the registers at it.
 #[derive(Clone, Debug)]

@@ -5,8 +5,9 @@ use std::ops::Range;
 use efibed_guest::mapper::Step;
 
 use super::super::OutOfPages;
+use super::super::layout::PROGRAM_DIRECT_MAP;
 use super::super::stretch::{bytes_of, stretch};
-use super::program::{self, Program, Segment};
+use super::program::{Program, Segment};
 use super::space::{Rights, Space};
 use super::{OwnMemory, PAGE_BYTES};
 
@@ -35,7 +36,7 @@ impl Loading {
             }
             phys = stretch(phys, bytes_of(pages)).end;
         }
-        let leave = phys.wrapping_add(program::END);
+        let leave = phys.wrapping_add(PROGRAM_DIRECT_MAP);
         let execute = Rights { write: false, execute: true };
         if !(memory.write(phys, &UD2) && space.map(memory, leave, phys, 1, execute)) {
             return Err(OutOfPages);

@@ -39,13 +39,16 @@ use std::ops::Range;
 
 use efibed_guest::mapper::Step;
 
+use super::layout::{
+    COPIES_AT, COPY_BYTES, GUARD_BYTES, HEAP_AT, HEAP_BYTES, PROGRAM_DIRECT_MAP, STACK_AT, STACK_BYTES, TABLE_BYTES,
+};
 use super::stretch::stretch;
 use super::{Loaded, OwnMemory, PAGE_BYTES};
 use crate::machine::{Backing, BackingError, Machine, kvm_regs};
 use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 use vmm_sys_util::errno;
 
-pub use exception::{Exception, SYSTEM_CALL_AT};
+pub use exception::Exception;
 pub use halted::{Debugger, FaultOfRing0, Halt, Halted, Resume};
 use loading::Loading;
 pub use maps::{PROCMAP_QUERY, first_address_of, open as open_maps};
@@ -57,19 +60,6 @@ pub use start::Start;
 pub use symbols::{Place, Symbols};
 pub use unwind::Frame;
 
-/// Bytes of memory that a process has besides what it is given.
-pub const PROCESS_BYTES: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES + HEAP_BYTES + COPY_BYTES;
-
-const TABLE_BYTES: u64 = 2 << 20;
-/// Below the stack nothing is mapped.
-const GUARD_BYTES: u64 = 64 << 10;
-const STACK_BYTES: u64 = 1 << 20;
-/// The end of the stack, from the start of the memory.
-const STACK_END: u64 = TABLE_BYTES + GUARD_BYTES + STACK_BYTES;
-const HEAP_BYTES: u64 = 16 << 20;
-/// Copies of this process's pages.
-const COPY_BYTES: u64 = 44 << 20;
-
 /// Where the code of a process comes from.
 pub enum Code<'a> {
     /// This process: a mapper that is called with [`Process::start`].
@@ -77,9 +67,6 @@ pub enum Code<'a> {
     /// An ELF file, which is called with [`Process::start_program`].
     Program(&'a Program),
 }
-
-/// Virtual minus physical address of all memory that a program is given: above everything that programs may be linked to.
-const PROGRAM_DIRECT_MAP: u64 = program::END;
 
 /// Mapping code in ring 3, and what it may touch.
 pub struct Process {
@@ -119,12 +106,12 @@ impl Process {
     pub fn clear(memory: &Backing, code: &Code<'_>) -> Result<(), errno::Error> {
         match code {
             // No page of the copies is shown before something else is copied to it, all of it.
-            Code::Own => memory.clear_first(PROCESS_BYTES - COPY_BYTES),
+            Code::Own => memory.clear_first(COPIES_AT),
             Code::Program(_) => memory.clear(),
         }
     }
 
-    /// A process with [`PROCESS_BYTES`] of memory, which is new or was cleared.
+    /// A process with [`PROCESS_BYTES`](super::layout::PROCESS_BYTES) of memory, which is new or was cleared.
     pub fn new(loaded: &Loaded, memory: OwnMemory, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
         let at = memory.base();
         // Code of this process finds things where this process has them.
@@ -134,10 +121,9 @@ impl Process {
         };
         let virt = |phys: u64| phys.wrapping_add(own_map);
         let tables = stretch(at, TABLE_BYTES);
-        let guard = stretch(tables.end, GUARD_BYTES);
-        let stack = stretch(guard.end, STACK_BYTES);
-        let heap = stretch(stack.end, HEAP_BYTES);
-        let copies = stretch(heap.end, COPY_BYTES);
+        let part = |from: u64, bytes| stretch(at.saturating_add(from), bytes);
+        let [stack, heap, copies] = [(STACK_AT, STACK_BYTES), (HEAP_AT, HEAP_BYTES), (COPIES_AT, COPY_BYTES)]
+            .map(|(at, bytes)| part(at, bytes));
         let mut space = Space::new(&memory, tables, loaded, paging)?;
         let given = |phys: Range<u64>, rights| Area { virt: phys.start.wrapping_add(direct_map), phys, rights };
         let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
@@ -328,7 +314,7 @@ impl Process {
     /// A word of the stack.
     pub fn stack_word(&self, virt: u64) -> Option<u64> {
         let offset = virt.checked_sub(self.stack.start).filter(|_| virt < self.stack.end)?;
-        let stack = self.memory.base().checked_add(STACK_END - STACK_BYTES)?;
+        let stack = self.memory.base().checked_add(STACK_AT)?;
         self.memory.read_u64(stack.checked_add(offset)?)
     }
 
@@ -349,7 +335,7 @@ impl Process {
 
     /// The physical address of the heap, and the end of the stack.
     fn heap_at(&self) -> u64 {
-        self.memory.base().wrapping_add(STACK_END)
+        self.memory.base().wrapping_add(HEAP_AT)
     }
 
     /// Whether an exception came of an instruction that is ring 0's.

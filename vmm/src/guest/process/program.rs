@@ -17,16 +17,13 @@ use object::read::elf::{
 use object::{SectionIndex, SymbolIndex};
 
 use super::super::PAGE_BYTES;
+use super::super::layout::{PIE_BASE, PROGRAM_END};
 
 /// The function that maps.
 pub const MAP: &str = "efibed_map";
 
 /// The function that is called after SetVirtualAddressMap, if there is one.
 pub const FINISH: &str = "efibed_finish";
-
-/// Where a static PIE is loaded: 256 MiB. That is far from page 0, so that an address that lacks its base is seen to lack it,
-/// and below 2 GiB, where programs for fixed addresses are linked too (4 MiB), so that both kinds look alike in a report.
-pub const PIE_BASE: u64 = 0x1000_0000;
 
 /// The most memory that a program may take. Mapping code takes some KiB; tables come from the pool, not from here.
 pub const MAX_BYTES: u64 = 32 << 20;
@@ -42,9 +39,6 @@ pub const COUNTERS: &str = "__sancov_cntrs";
 
 /// The most of them: mapping code has hundreds.
 const MAX_COUNTERS: u64 = 1 << 20;
-
-/// The end of what a program may be linked to. Above it is what a program is given.
-pub const END: u64 = 0x3000_0000_0000;
 
 type Header = FileHeader64<LE>;
 
@@ -298,7 +292,7 @@ impl<'a> Extent<'a> {
             () if virt < PAGE_BYTES => {
                 Err(refused("lies in page 0, which catches null pointers: link it at 4 MiB, as is usual"))
             }
-            () if end > END => Err(refused(
+            () if end > PROGRAM_END => Err(refused(
                 "reaches past 0x3000_0000_0000, where the memory lies that mapping code is given: link it below 2 GiB, as is usual",
             )),
             () => Ok(Self { virt, memory_bytes, contents, flags: header.p_flags(LE) }),
@@ -523,7 +517,7 @@ mod tests {
     fn is_laid_out(program: &Program) {
         assert!(program.segments.windows(2).all(|pair| pair[0].end() <= pair[1].virt), "{program:#x?}");
         for segment in &program.segments {
-            assert!(segment.virt >= PAGE_BYTES && segment.end() <= END, "{segment:#x?}");
+            assert!(segment.virt >= PAGE_BYTES && segment.end() <= PROGRAM_END, "{segment:#x?}");
             assert!(segment.virt.is_multiple_of(PAGE_BYTES) && (segment.bytes.len() as u64).is_multiple_of(PAGE_BYTES));
         }
         for function in [Some(program.map), program.finish].into_iter().flatten() {

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use efibed_guest::protocol::{DIRECT_MAP, IMAGE_BASE};
-
+use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
 use super::super::stretch::length;
 use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::mmu::Paging;

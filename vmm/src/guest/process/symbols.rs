@@ -367,6 +367,7 @@ impl fmt::Write for Clipped {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::layout::PIE_BASE;
     use super::super::compiled::{C, compile};
     use super::super::{Program, Segment};
     use super::*;
@@ -423,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_program_has_lines_and_what_was_inlined() {
-        for (flags, bias) in [(["-g", "-static"], 0), (["-g", "-static-pie"], super::super::program::PIE_BASE)] {
+        for (flags, bias) in [(["-g", "-static"], 0), (["-g", "-static-pie"], PIE_BASE)] {
             let file = mapper(&flags);
             let program = Program::load(&file).unwrap();
             assert_eq!(program.bias, bias);
