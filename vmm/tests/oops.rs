@@ -23,6 +23,7 @@ fn main() {
         any("text_of_strangers_is_escaped", text_of_strangers_is_escaped),
         any("the_readme_shows_what_is_printed", the_readme_shows_what_is_printed),
         any("what_is_said_of_an_address_is_said_once", what_is_said_of_an_address_is_said_once),
+        any("registers_below_a_walk_of_xens_are_of_one_fault", registers_below_a_walk_of_xens_are_of_one_fault),
         kvm("every_kind_of_access_is_met_again", every_kind_of_access_is_met_again),
         kvm("an_access_in_the_switch_is_met_there", an_access_in_the_switch_is_met_there),
         kvm("a_replay_that_meets_something_else_has_status_1", a_replay_that_meets_something_else_has_status_1),
@@ -179,6 +180,22 @@ fn is_met_again(name: &str, map: &str) {
         let walk = page.split_once(&format!("<h2>The walk in the {whose}, of 0x")).unwrap().1;
         let walk = walk.split_once("</section>").unwrap().0;
         assert_eq!(walk.matches("denies\"").count(), 1, "{name}, {whose}: {walk}");
+    }
+}
+
+/// Xen prints the walk and the code first: the registers below are of the same fault.
+fn registers_below_a_walk_of_xens_are_of_one_fault() {
+    for (name, rip) in [
+        ("xen-4.1-dom0.txt", "0xffffffff8103feba"),
+        ("xen-4.19-dom0.txt", "0xffffffff810014fe"),
+        ("xen-4.22-early.txt", "0xffff82d0403b38e0"),
+    ] {
+        let found = explained_text(&std::fs::read_to_string(log(name)).unwrap());
+        assert_eq!(
+            (&found["rip"], &found["line"], &found["other_faults"]),
+            (&rip.into(), &1.into(), &0.into()),
+            "{name}"
+        );
     }
 }
 
