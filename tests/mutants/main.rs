@@ -129,9 +129,12 @@ impl Workshop {
         let start = Instant::now();
         let mut campaign = Campaign::start(&library, mutant, &out)?;
         let finding = loop {
-            let first = fs::read_dir(out.join("findings")).into_iter().flatten().flatten().next();
-            if let Some(first) = first {
-                break Some(first.path());
+            let files = fs::read_dir(out.join("findings")).into_iter().flatten().flatten();
+            // A file has another name until it is whole.
+            let mut whole =
+                files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "toml"));
+            if let Some(first) = whole.next() {
+                break Some(first);
             }
             if start.elapsed() > limit {
                 break None;

@@ -495,11 +495,14 @@ impl Scenario {
         }
     }
 
-    /// The same, where it is a built-in layout, in code that counts what it runs: for runs in this process.
+    /// The same, where it is a built-in layout, in other code that does what it does.
     #[cfg(feature = "fuzz")]
-    pub(crate) fn counted(mut self) -> Self {
+    pub(crate) fn layout_in<M>(mut self, code: impl FnOnce(LayoutMapper) -> M) -> Self
+    where
+        M: Mapper + Clone + Send + Sync + 'static,
+    {
         if let MapperName::Layout { .. } = self.subject.name() {
-            self.subject = Subject::layout(self.mapper, crate::fuzz::counted_layout(self.mapper));
+            self.subject = Subject::layout(self.mapper, code(self.mapper));
         }
         self
     }

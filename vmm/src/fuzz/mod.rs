@@ -27,8 +27,6 @@ mod strategy;
 mod weight;
 
 #[cfg(feature = "fuzz")]
-pub(crate) use campaign::counted_layout;
-#[cfg(feature = "fuzz")]
 pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
 pub use key::{FindingKey, Site, keys};
 pub use shrink::{Shrinker, shrink};

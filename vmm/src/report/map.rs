@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use efibed_guest::Layout;
 
 pub use text::Text;
+#[cfg(feature = "cli")]
 pub(in crate::report) use text::kernel_lines;
 
 use crate::check::{self, Contract, EntryRefusal, LeafCounts};

@@ -53,7 +53,11 @@ mod tests {
                     let class = [Class::Valid, Class::Odd, Class::Hostile][seed as usize % 3];
                     let scenario = Scenario::new(synthesize(seed, class)).layout(*layout).leaf_rule(*leaf_rule);
                     let scenario = scenario.engine(EngineName::Walker);
-                    assert_eq!(told(&scenario.clone().counted()), told(&scenario), "{layout} {leaf_rule} {seed}");
+                    assert_eq!(
+                        told(&scenario.clone().layout_in(super::layout)),
+                        told(&scenario),
+                        "{layout} {leaf_rule} {seed}"
+                    );
                 }
             }
         }
@@ -74,7 +78,7 @@ mod tests {
                 ..MemoryDescriptor::default()
             };
             let map = MemoryMap::from_descriptors("", regions.iter().map(region).collect());
-            let scenario = Scenario::new(map).layout(layout).engine(EngineName::Walker).counted();
+            let scenario = Scenario::new(map).layout(layout).engine(EngineName::Walker).layout_in(super::layout);
             let mut counters = vec![0; counters::count()];
             counters::clear();
             bed.run(&scenario).unwrap();

@@ -42,7 +42,6 @@ use std::time::Duration;
 
 use efibed_guest::Mapper;
 
-pub use counted::layout as counted_layout;
 pub use summary::{Status, Summary};
 
 use self::client::Orders;

@@ -1,8 +1,8 @@
 //! One map, run on the engines that were asked for.
 
-use super::FuzzEngine;
 use super::shape::{CELLS, cells};
 use super::slate::{Slate, Word};
+use super::{FuzzEngine, counted};
 use crate::check::{Contract, Depth, Rule, Severity};
 use crate::engine::EngineError;
 use crate::fuzz::{FindingKey, keys};
@@ -40,7 +40,7 @@ impl Trials {
     pub fn new(scenario: Scenario, engine: FuzzEngine) -> Self {
         let judge = Judge(scenario.contract_in_force().clone());
         let calls = scenario.calls_firmware();
-        let native = scenario.clone().engine(EngineName::Walker).counted();
+        let native = scenario.clone().engine(EngineName::Walker).layout_in(counted::layout);
         let scenario = scenario.engine(EngineName::Kvm);
         Self {
             bed: TestBed::without_kvm(),
