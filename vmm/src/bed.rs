@@ -19,8 +19,10 @@ use crate::engine::{
     walker,
 };
 use crate::firmware::{Misbehaviour, ServiceMisbehaviour, lying_attributes_table};
+#[cfg(any(feature = "cli", feature = "fuzz"))]
+use crate::guest::process::Code;
 #[cfg(feature = "cli")]
-use crate::guest::process::{Code, Debugger};
+use crate::guest::process::Debugger;
 use crate::machine::{CpuidRequest, Machine};
 use crate::memory_map::{MemoryDescriptor, MemoryMap, ParseError, ReadError, ReadOptions};
 use crate::mmu::{Pa, PagingRule, PagingRules, Va};

@@ -7,6 +7,7 @@ mod regions;
 use std::collections::BTreeMap;
 use std::fmt;
 
+#[cfg(feature = "cli")]
 pub(in crate::report) use kernel::lines as kernel_lines;
 
 use super::{Fate, Given, MapReport, Odd, PhysWidth, Sum, is_memory};
