@@ -2,7 +2,8 @@
 //!
 //! The crate is compiled for the host, which lays the tables and the stubs out in guest memory and answers the calls, and
 //! (with `--cfg efibed_image`, by a bare `rustc`) into the guest image, which reads the tables and calls the stubs. With
-//! `--cfg efibed_counted` it goes into the layouts with coverage, which need its lists alone. Everything that both must agree on is here, and only here:
+//! `--cfg efibed_counted` it goes into the layouts with coverage, which need its lists alone. Everything that host and guest
+//! must agree on is here, and only here:
 //!
 //! - [`memory`]: the memory map's descriptors (UEFI 2.10, 7.2.3)
 //! - [`table`]: the system table and the runtime-services table (UEFI 2.10, chapter 4)

@@ -1,7 +1,7 @@
-//! Mutants of the built-in layouts, each with one thing wrong: a campaign finds each that any map can show.
+//! Mutants of the built-in layouts, each with one thing wrong, for campaigns to find.
 //!
 //! Run so, it tries some of them, with coverage, for a minute each at most. `--table` tries all, with coverage and blind, and
-//! prints the table of `docs/fuzz.md`: `cargo test -p efibed-tests --release --test mutants -- --table [SECONDS]`.
+//! prints a table: `cargo test -p efibed-tests --release --test mutants -- --table [SECONDS]`.
 //!
 //! This program is the fuzz target, too, which the test starts: `--campaign LIBRARY MUTANT FOLDER`.
 
@@ -34,7 +34,7 @@ fn main() {
     }
 }
 
-/// One of each kind that is found soon, and one that no map shows.
+/// Some that are found soon, and none at all, which must not be found.
 fn test() -> ! {
     let is_sample = |mutant: &&Mutant| SAMPLE.contains(&mutant.what);
     let trials = MUTANTS.iter().filter(is_sample).map(|mutant| {
@@ -156,11 +156,8 @@ impl Workshop {
 
     /// Puts the mutant's sources here.
     fn change(&self, mutant: &Mutant) -> Result<(), Failed> {
-        let sources = workspace().join("guest-kernel/src");
-        copy(&sources, &self.0.join("guest"))?;
-        fs::create_dir_all(self.0.join("include"))?;
-        for name in ["efibed.h", "coverage.c"] {
-            fs::copy(workspace().join("guest-kernel/include").join(name), self.0.join("include").join(name))?;
+        for (from, to) in [("guest-kernel/src", "guest"), ("guest-kernel/include", "include")] {
+            copy(&workspace().join(from), &self.0.join(to))?;
         }
         for (file, from, to) in mutant.edits {
             let path = self.0.join("guest").join(file);

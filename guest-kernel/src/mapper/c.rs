@@ -57,7 +57,8 @@ fn call(function: CFunction, context: &mut MapContext<'_>, space: AddressSpace) 
 }
 
 /// Mapping code that was built apart from this process's own, and answers with a whole [`MapResult`]: what
-/// [`carry_out`](super::carry_out) does, there.
+/// [`carry_out`](super::carry_out) does, there. For campaigns, which have the layouts once more.
+#[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct Elsewhere<F>(pub F);
 

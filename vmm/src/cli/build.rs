@@ -229,9 +229,7 @@ impl Workshop {
         source.language.run(&arguments, &format!("compile {}", source.path.display()))?;
         Ok(object)
     }
-}
 
-impl Workshop {
     /// Debug information names the current folder and this one `.`: so it is the same wherever the sources are built, and
     /// debuggers show `efibed.h`. This folder comes last, as it may be in the other one.
     fn renamed(&self) -> Result<[OsString; 2], Failure> {

@@ -64,7 +64,6 @@ impl FindingKey {
 }
 
 const NONE: &str = "none";
-const LEVELS: [Level; 5] = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
 
 impl fmt::Display for FindingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -86,7 +85,7 @@ impl FromStr for FindingKey {
         };
         let region_type =
             or_none(region_type, parse_type).ok_or_else(|| format!("`{region_type}` is no memory type"))?;
-        let level = or_none(level, |name| LEVELS.into_iter().find(|level| level.to_string() == name))
+        let level = or_none(level, |name| Level::ALL.into_iter().find(|level| level.to_string() == name))
             .ok_or_else(|| format!("`{level}` is no level of table entries"))?;
         let phase = phase.parse().map_err(|error: crate::UnknownName| error.to_string())?;
         let rule = rule.parse().map_err(|error: crate::UnknownName| error.to_string())?;

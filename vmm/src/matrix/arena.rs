@@ -213,9 +213,8 @@ impl Arena {
 
     fn put_entries(&self, case: &mut Case, la57: bool) {
         let combination = &case.combination;
-        let levels = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
         let top = if la57 { 5 } else { 4 };
-        for level in levels.into_iter().take(top) {
+        for level in Level::ALL.into_iter().take(top) {
             let flags = combination.entry(level);
             let leads_to = match level.below() {
                 Some(below) if !level.maps_page(flags) => self.table(below, case.slot),

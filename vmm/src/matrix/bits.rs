@@ -339,8 +339,7 @@ fn parse(word: &str) -> Option<Bit> {
         return Some(bit);
     }
     let (of, name) = word.split_once('.')?;
-    let levels = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
-    let level = levels.into_iter().find(|level| level.to_string().eq_ignore_ascii_case(of));
+    let level = Level::ALL.into_iter().find(|level| level.to_string().eq_ignore_ascii_case(of));
     let bit = EntryBit::of_level(level.unwrap_or(Level::Pte)).find(|bit| bit.to_string() == name)?;
     match level {
         Some(level) => Some(Bit::Of(level, bit)),

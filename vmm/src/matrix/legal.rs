@@ -3,8 +3,6 @@
 use super::bits::{Bit, Combination, EntryBit};
 use crate::mmu::{Level, Paging, Vendor, bits};
 
-const LEVELS: [Level; 5] = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
-
 /// Why a combination is left out, on a CPU that is told to be `cpu`; None: it is tried.
 ///
 /// The rules for table entries look at the bits of single accesses and at EFER.NXE only, those for accesses at the rest:
@@ -38,7 +36,7 @@ fn entries(of: &Combination, cpu: &Paging) -> Option<&'static str> {
         () if of.has(Bit::HighHalfStart) && (cpu.la57 || of.flipped_va() != 0) => Some("another address"),
         () if cpu.la57 && of.flipped_va() & ROOT_INDEX_57 != 0 => Some("the address of another combination"),
         () if !cpu.la57 && of.entry(Level::Pml5e) != 0 => Some("there is no PML5E"),
-        () if LEVELS.into_iter().any(|level| moves_the_page(of, level, cpu)) => {
+        () if Level::ALL.into_iter().any(|level| moves_the_page(of, level, cpu)) => {
             Some("an address bit here: it would lead elsewhere")
         }
         () if reserved_bits(of, cpu) > 1 => Some("one reserved bit is enough for the fault"),
@@ -68,7 +66,7 @@ fn moves_the_page(of: &Combination, level: Level, cpu: &Paging) -> bool {
 const HIGH_ADDRESS: u64 = bits::ADDRESS & !((1 << 36) - 1);
 
 fn reserved_bits(of: &Combination, cpu: &Paging) -> u32 {
-    let entries = LEVELS.map(|level| (level, of.entry(level)));
+    let entries = Level::ALL.map(|level| (level, of.entry(level)));
     let all = entries.into_iter().chain([(Level::Pte, of.next())]);
     all.map(|(level, entry)| (entry & reserved(level, entry, of, cpu)).count_ones()).sum()
 }

@@ -57,6 +57,9 @@ pub enum Level {
 }
 
 impl Level {
+    /// All of them, from the leaves up.
+    pub const ALL: [Self; 5] = [Self::Pte, Self::Pde, Self::Pdpte, Self::Pml4e, Self::Pml5e];
+
     /// How many bytes one entry governs: 4 KiB, 2 MiB, 1 GiB, 512 GiB, 256 TiB.
     #[inline]
     pub const fn span_bytes(self) -> u64 {

@@ -70,7 +70,7 @@ fn walk_of_replay(account: &Account, replayed: &Replayed) -> Option<Walk> {
     let address = Va(account.fault.address?);
     let code = account.fault.code;
     let rung = |step: &Step| {
-        let level = LEVELS.into_iter().find(|level| *level as u8 == step.level)?;
+        let level = Level::ALL.into_iter().find(|level| *level as u8 == step.level)?;
         let entry = Entry { level, value: step.entry };
         let alone = Fault { code, entries: vec![entry], ..Fault::default() };
         let denies = step.reserved != 0 || (alone.denying().is_some() && matches!(replayed.outcome, Outcome::Met(_)));
@@ -82,5 +82,3 @@ fn walk_of_replay(account: &Account, replayed: &Replayed) -> Option<Walk> {
     let end = format!("{}: {}.", replayed.outcome.name(), replayed.outcome.words());
     (!rungs.is_empty()).then_some(Walk { title, rungs, end })
 }
-
-const LEVELS: [Level; 5] = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];

@@ -27,14 +27,13 @@ pub fn picture(reports: &[(&str, &Report)]) -> (Picture, Vec<Item>) {
 
 /// One without views, which knows the names of levels and bits.
 pub fn blank() -> Picture {
-    const LEVELS: [Level; 5] = [Level::Pte, Level::Pde, Level::Pdpte, Level::Pml4e, Level::Pml5e];
     let named = |level: Level, is_leaf| {
         walk::named_bits(level, is_leaf).map(|(bit, name)| (bit.trailing_zeros(), name)).collect()
     };
     let none = [Vec::new(), Vec::new()];
     Picture {
-        bits: [none].into_iter().chain(LEVELS.map(|level| [named(level, true), named(level, false)])).collect(),
-        levels: [String::new()].into_iter().chain(LEVELS.map(|level| level.to_string())).collect(),
+        bits: [none].into_iter().chain(Level::ALL.map(|level| [named(level, true), named(level, false)])).collect(),
+        levels: [String::new()].into_iter().chain(Level::ALL.map(|level| level.to_string())).collect(),
         ..Picture::default()
     }
 }
