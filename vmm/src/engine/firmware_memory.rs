@@ -18,12 +18,12 @@ impl GuestMemory for FirmwareMemory<'_> {
         walk.translation().map(|translation| translation.pa)
     }
 
-    fn read(&self, pa: u64, buf: &mut [u8]) -> bool {
-        self.machine.read(pa, buf).is_ok()
+    fn read(&self, pa: Pa, buf: &mut [u8]) -> bool {
+        self.machine.read(pa.0, buf).is_ok()
     }
 
-    fn write(&mut self, pa: u64, data: &[u8]) -> bool {
-        self.machine.write(pa, data).is_ok()
+    fn write(&mut self, pa: Pa, data: &[u8]) -> bool {
+        self.machine.write(pa.0, data).is_ok()
     }
 }
 

@@ -35,7 +35,7 @@ use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
-use crate::mmu::{Access, Cpu, Pa, Paging, Va};
+use crate::mmu::{Access, Cpu, Pa, Paging};
 use crate::report::{EngineName, Report};
 
 /// The engine: one /dev/kvm, machines waiting for their next use, and what was found out about them.
@@ -246,7 +246,7 @@ impl Run<'_> {
         // Sizes were chosen so that there is room.
         if self.course.loaded.write_virtual_map(earlier.virtual_map) {
             self.call_before_the_switch("boot", self.course.loaded.boot_root, earlier.virtual_map.len() as u64)?;
-            let physical = |virt| check::physical_of(earlier.virtual_map, Va(virt)).map(|pa| pa.0);
+            let physical = |virt| check::physical_of(earlier.virtual_map, virt);
             self.verify_virtual_tables(earlier.virtual_map, physical);
         }
         self.course.loaded.write_virtual_map(&[]);
@@ -265,8 +265,8 @@ impl Run<'_> {
         let (loaded, root, checks) = (self.course.loaded, tables.root, self.course.cpu.checks);
         let virtual_map = self.course.report.virtual_map.clone();
         self.verify_virtual_tables(&virtual_map, |virt| {
-            let walk = crate::mmu::walk(&loaded.memory, Pa(root), Va(virt), Access::read(), &checks);
-            walk.translation().map(|translation| translation.pa.0)
+            let walk = crate::mmu::walk(&loaded.memory, Pa(root), virt, Access::read(), &checks);
+            walk.translation().map(|translation| translation.pa)
         });
         Ok(())
     }

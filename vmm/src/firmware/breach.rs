@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::mmu::{Pa, Va};
+
 /// What a caller did wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Breach {
@@ -9,9 +11,9 @@ pub enum Breach {
     #[error("it was called at {called:#x}{}; the runtime-services table says {table:#x}", physical(*.is_physical))]
     Address {
         /// Where it was called.
-        called: u64,
+        called: Va,
         /// Where it is.
-        table: u64,
+        table: Va,
         /// The address is its physical one, which has not been its address since SetVirtualAddressMap.
         is_physical: bool,
     },
@@ -19,15 +21,15 @@ pub enum Breach {
     #[error("it was called with CR3 {found:#x}; expected {expected:#x}")]
     Tables {
         /// CR3's address bits.
-        found: u64,
+        found: Pa,
         /// What they should be.
-        expected: u64,
+        expected: Pa,
     },
     /// RSP was no multiple of 16 before the call (UEFI 2.10, 2.3.4.2).
     #[error("its stack was misaligned: RSP was {rsp:#x} before the call, and must be a multiple of 16")]
     Stack {
         /// RSP before the return address was pushed.
-        rsp: u64,
+        rsp: Va,
     },
     /// The direction flag was set (UEFI 2.10, 2.3.4).
     #[error("it was called with RFLAGS.DF set")]
@@ -39,7 +41,7 @@ pub enum Breach {
     #[error("VirtualMap, at {at:#x}, is not a multiple of 8")]
     MapAlignment {
         /// Where it is.
-        at: u64,
+        at: Va,
     },
     /// DescriptorSize is not the one that firmware reported with its map.
     #[error("DescriptorSize is {found}; firmware's own map has {expected}")]

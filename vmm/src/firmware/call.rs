@@ -5,11 +5,11 @@ use efibed_stub::image::{IMAGE_PAGE_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, T
 use uefi_raw::Status;
 use uefi_raw::table::runtime::ResetType;
 
-use super::PAGE_SIZE;
 use super::breach::Breach;
 use super::guest::StubCall;
 use super::misbehaviour::Misdeed;
 use super::refusal::Refusal;
+use crate::mmu::{Pa, Va};
 
 /// One call of a runtime service, answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Call {
     /// The service that was called.
     pub service: Service,
     /// Address of the stub's trap instruction, as the guest ran it; see [`Call::called_at`].
-    pub rip: u64,
+    pub rip: Va,
     /// CR3 during the call.
     pub cr3: u64,
     /// The first four arguments: rcx, rdx, r8, r9.
@@ -67,14 +67,14 @@ impl Answer {
 
 impl Call {
     /// The address the guest called the service at.
-    pub fn called_at(&self) -> u64 {
+    pub fn called_at(&self) -> Va {
         self.rip.wrapping_sub(TRAP_OFFSET as u64)
     }
 
     /// The call that these registers make, its status not yet known.
     pub(super) fn of(regs: &StubCall) -> Result<Self, ForeignTrap> {
         let number = regs.rax as u32; // `out` sends eax
-        let rip = regs.rip;
+        let rip = Va(regs.rip);
         let service = Service::from_number(number).ok_or(ForeignTrap::NoService { number, rip })?;
         Ok(Self {
             service,
@@ -92,7 +92,7 @@ impl Call {
 
 /// Whether a stub asks for the rest of its script.
 pub(super) fn is_resumption(regs: &StubCall) -> bool {
-    regs.rax as u32 == RESUME && trap_address(RESUME_OFFSET, regs.rip).is_some()
+    regs.rax as u32 == RESUME && trap_address(RESUME_OFFSET, Va(regs.rip)).is_some()
 }
 
 /// An `out` to the stubs' port that no stub made: the guest has run something else.
@@ -104,7 +104,7 @@ pub enum ForeignTrap {
         /// eax.
         number: u32,
         /// RIP as KVM reported it.
-        rip: u64,
+        rip: Va,
     },
     /// The offset of RIP in its page is not that of the service's trap.
     #[error("the guest wrote {service}'s number to the stubs' port at RIP {rip:#x}, which is not {service}'s stub")]
@@ -112,30 +112,30 @@ pub enum ForeignTrap {
         /// The service whose number eax holds.
         service: Service,
         /// RIP as KVM reported it.
-        rip: u64,
+        rip: Va,
     },
     /// A stub asked for the rest of a script that has none.
     #[error("a stub asked at RIP {rip:#x} for the rest of its script; there is none")]
     NothingToResume {
         /// RIP as KVM reported it.
-        rip: u64,
+        rip: Va,
     },
     /// There is no memory where firmware keeps its data.
     #[error("firmware's data, at physical address {phys:#x}, is not in memory")]
     NoData {
         /// Where it would be.
-        phys: u64,
+        phys: Pa,
     },
 }
 
 /// Where the `out` of the entry at this offset is, if this is the RIP of an exit from it: KVM reports the `out` itself, or, where its
 /// emulator ran it, the instruction behind it. Paging keeps the offset in the page, so that is what tells.
-fn trap_address(entry: usize, rip: u64) -> Option<u64> {
+fn trap_address(entry: usize, rip: Va) -> Option<Va> {
     const OF_FIRST_ENTRY: usize = IMAGE_PAGE_OFFSET + TRAP_OFFSET;
     let trap = entry.checked_add(OF_FIRST_ENTRY)? as u64;
-    match (rip % PAGE_SIZE).checked_sub(trap)? {
+    match rip.page_offset().checked_sub(trap)? {
         0 => Some(rip),
-        behind if behind == TRAP_BYTES as u64 => rip.checked_sub(behind),
+        behind if behind == TRAP_BYTES as u64 => Some(rip.wrapping_sub(behind)),
         _ => None,
     }
 }
@@ -160,7 +160,7 @@ mod tests {
             let behind = Call::of(&regs).unwrap();
             assert_eq!(at, behind);
             assert_eq!(at.service, service);
-            assert_eq!(at.called_at(), stub(service));
+            assert_eq!(at.called_at(), Va(stub(service)));
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
     fn an_out_elsewhere_is_foreign() {
         let mut regs = trap(stub(Service::GetTime));
         regs.rip += 1;
-        let rip = regs.rip;
+        let rip = Va(regs.rip);
         assert_eq!(Call::of(&regs), Err(ForeignTrap::NotItsStub { service: Service::GetTime, rip }));
         regs.rip = 0;
         assert!(Call::of(&regs).is_err());
@@ -178,7 +178,7 @@ mod tests {
     fn a_number_beyond_the_table_is_foreign() {
         let mut regs = trap(stub(Service::GetTime));
         regs.rax = 14;
-        let rip = regs.rip;
+        let rip = Va(regs.rip);
         assert_eq!(Call::of(&regs), Err(ForeignTrap::NoService { number: 14, rip }));
         assert!(!is_resumption(&regs));
         regs.rip = PAGE + (IMAGE_PAGE_OFFSET + RESUME_OFFSET + TRAP_OFFSET) as u64;

@@ -7,6 +7,8 @@
 use efibed_stub::Service;
 use uefi_raw::{Guid, guid};
 
+use crate::mmu::Pa;
+
 /// EFI_ACPI_20_TABLE_GUID (4.6.1.1).
 pub(super) const ACPI_20: Guid = guid!("8868e871-e4f1-11d3-bc22-0080c73c8881");
 
@@ -34,13 +36,13 @@ pub(super) const RT_PROPERTIES_BYTES: usize = 8;
 pub(super) const ESRT_BYTES: usize = 16 + 40;
 
 /// Root System Description Pointer of revision 2 (ACPI 6.5, 5.2.5.3).
-pub(super) fn rsdp(xsdt: u64) -> [u8; RSDP_BYTES] {
+pub(super) fn rsdp(xsdt: Pa) -> [u8; RSDP_BYTES] {
     let mut table = [0; RSDP_BYTES];
     put(&mut table, 0, b"RSD PTR ");
     put(&mut table, 9, b"EFIBED");
     put(&mut table, 15, &[2]);
     put(&mut table, 20, &(RSDP_BYTES as u32).to_le_bytes());
-    put(&mut table, 24, &xsdt.to_le_bytes());
+    put(&mut table, 24, &xsdt.0.to_le_bytes());
     table[8] = to_zero(&table[..20]);
     table[32] = to_zero(&table);
     table
@@ -62,13 +64,13 @@ pub(super) fn xsdt() -> [u8; XSDT_BYTES] {
 }
 
 /// SMBIOS 3.0 entry point (DSP0134 3.6, 5.2.2).
-pub(super) fn smbios_entry(structures: u64) -> [u8; SMBIOS_ENTRY_BYTES] {
+pub(super) fn smbios_entry(structures: Pa) -> [u8; SMBIOS_ENTRY_BYTES] {
     let mut table = [0; SMBIOS_ENTRY_BYTES];
     put(&mut table, 0, b"_SM3_");
     // Length, version 3.6.0, revision of the entry point.
     put(&mut table, 6, &[SMBIOS_ENTRY_BYTES as u8, 3, 6, 0, 1]);
     put(&mut table, 12, &(SMBIOS_STRUCTURES_BYTES as u32).to_le_bytes());
-    put(&mut table, 16, &structures.to_le_bytes());
+    put(&mut table, 16, &structures.0.to_le_bytes());
     table[5] = to_zero(&table);
     table
 }

@@ -8,9 +8,9 @@ pub trait GuestMemory {
     /// The physical address that a ring-0 access to a virtual one reaches on these tables; None: it faults.
     fn translate(&self, cr3: Pa, virt: Va, access: Access) -> Option<Pa>;
     /// Reads `buf.len()` bytes at the physical address.
-    fn read(&self, phys: u64, buf: &mut [u8]) -> bool;
+    fn read(&self, phys: Pa, buf: &mut [u8]) -> bool;
     /// Writes `data` at the physical address.
-    fn write(&mut self, phys: u64, data: &[u8]) -> bool;
+    fn write(&mut self, phys: Pa, data: &[u8]) -> bool;
 }
 
 /// The vCPU's registers at a stub's trap, as far as the protocol speaks of them ([`mod@efibed_stub::image`]).

@@ -345,9 +345,9 @@ pub fn lying_attributes_table(map: &[MemoryDescriptor], table: &[MemoryDescripto
 }
 
 /// In the lower half, where only 1:1 aliases are mapped. Those lie below this.
-const WILD: u64 = 0x0000_6666_dead_b000;
+const WILD: Va = Va(0x0000_6666_dead_b000);
 /// In the BIOS data area, which old firmware is known to write to.
-const IN_PAGE_ZERO: u64 = 0x400;
+const IN_PAGE_ZERO: Pa = Pa(0x400);
 /// Where in firmware's page of code nothing is, and in both its pages a `ret` (the stamp's).
 const CODE_SCRATCH: u64 = 0xf00;
 const RET: u64 = 10;
@@ -356,24 +356,25 @@ const RET: u64 = 10;
 #[derive(Clone, Debug)]
 pub(super) struct Haunts {
     /// The first page of boot services that can be touched.
-    boot_services: Option<u64>,
+    boot_services: Option<Pa>,
     /// Where the region of firmware's data ends and another RUNTIME region begins.
-    seam: Option<u64>,
+    seam: Option<Pa>,
 }
 
 impl Haunts {
-    pub fn find(map: &[MemoryDescriptor], data: placement::Place, usable: impl Fn(u64) -> bool) -> Self {
+    pub fn find(map: &[MemoryDescriptor], data: placement::Place, usable: impl Fn(Pa) -> bool) -> Self {
         let is_boot_services =
             |it: &&MemoryDescriptor| matches!(it.ty, MemoryType::BOOT_SERVICES_CODE | MemoryType::BOOT_SERVICES_DATA);
-        let pages = map.iter().filter(is_boot_services).filter_map(|it| Range::of_pages(it.phys_start, it.page_count));
+        let pages =
+            map.iter().filter(is_boot_services).filter_map(|it| Range::of_pages(Pa(it.phys_start), it.page_count));
         let mut pages = pages.map(|range| range.first);
         let region = &map[data.region];
-        let end = region.page_count.checked_mul(PAGE_SIZE).and_then(|bytes| region.phys_start.checked_add(bytes));
+        let end = region.page_count.checked_mul(PAGE_SIZE).and_then(|bytes| Pa(region.phys_start).checked_add(bytes));
         let follows = |it: &MemoryDescriptor| {
-            Some(it.phys_start) == end && it.page_count > 0 && it.att.contains(MemoryAttribute::RUNTIME)
+            Some(Pa(it.phys_start)) == end && it.page_count > 0 && it.att.contains(MemoryAttribute::RUNTIME)
         };
         Self {
-            boot_services: pages.find(|phys| *phys >= PAGE_SIZE && phys.is_multiple_of(PAGE_SIZE) && usable(*phys)),
+            boot_services: pages.find(|phys| *phys >= Pa(PAGE_SIZE) && phys.page_offset() == 0 && usable(*phys)),
             seam: end.filter(|_| map.iter().any(follows)),
         }
     }
@@ -395,42 +396,44 @@ pub(super) fn misdeed(
     let (code, data) = (firmware.code.phys, firmware.data.phys);
     let in_switch = firmware.moved.is_some();
     let (virtual_code, virtual_data) = match (firmware.virtual_entry(Service::GetTime), firmware.virtual_mode) {
-        (Some(entry), Some(mode)) => (entry & !(PAGE_SIZE - 1), mode.data),
-        _ => (code, data),
+        (Some(entry), Some(mode)) => (entry.page(), mode.data),
+        _ => (code.one_to_one(), data.one_to_one()),
     };
-    // The pages where the running service is.
-    let (code_now, data_now) = if in_switch { (code, data) } else { (virtual_code, virtual_data) };
+    // The pages where the running service is. Before the switch it runs 1:1.
+    let (code_now, data_now) =
+        if in_switch { (code.one_to_one(), data.one_to_one()) } else { (virtual_code, virtual_data) };
     let (deed, at, meant) = match what {
         Misbehaviour::ReadsBootServices | Misbehaviour::WritesBootServices => {
             let at = firmware.haunts.boot_services.ok_or("the map has no boot services that it could reach")?;
-            (if what == Misbehaviour::ReadsBootServices { Deed::Read } else { Deed::Write }, at, Some(at))
+            (if what == Misbehaviour::ReadsBootServices { Deed::Read } else { Deed::Write }, at.one_to_one(), Some(at))
         }
-        Misbehaviour::WritesPageZero => (Deed::Write, IN_PAGE_ZERO, Some(IN_PAGE_ZERO)),
-        Misbehaviour::PhysicalPointer => (Deed::Read, data, Some(data)),
+        Misbehaviour::WritesPageZero => (Deed::Write, IN_PAGE_ZERO.one_to_one(), Some(IN_PAGE_ZERO)),
+        Misbehaviour::PhysicalPointer => (Deed::Read, data.one_to_one(), Some(data)),
         Misbehaviour::EarlyPointer if !in_switch => return Err("SetVirtualAddressMap has not succeeded"),
         Misbehaviour::EarlyPointer => (Deed::Read, virtual_data, Some(data)),
         Misbehaviour::WritesCode => {
             (Deed::Write, code_now.wrapping_add(CODE_SCRATCH), Some(code.wrapping_add(CODE_SCRATCH)))
         }
         Misbehaviour::ExecutesData => (Deed::Execute, data_now.wrapping_add(RET), Some(data.wrapping_add(RET))),
-        Misbehaviour::PastArgument => (Deed::Read, (regs.rcx | (PAGE_SIZE - 1)).wrapping_add(1), None),
+        Misbehaviour::PastArgument => (Deed::Read, Va(regs.rcx).page().wrapping_add(PAGE_SIZE), None),
         Misbehaviour::Seam => {
             let end = firmware.haunts.seam.ok_or("no RUNTIME region follows that of firmware's data")?;
             let at = end.wrapping_sub(Deed::Read.bytes() / 2);
-            (Deed::Read, data_now.wrapping_add(at.wrapping_sub(data)), Some(at))
+            (Deed::Read, data_now.wrapping_add(at.wrapping_offset_from(data)), Some(at))
         }
         // The table itself is the misdeed: that it was believed shows when the service is called.
         Misbehaviour::AttributesTable => (Deed::Execute, code_now, Some(code)),
-        Misbehaviour::Errors => (Deed::Answer(Status::DEVICE_ERROR), 0, None),
-        Misbehaviour::NeverReturns => (Deed::Hang, 0, None),
+        Misbehaviour::Errors => (Deed::Answer(Status::DEVICE_ERROR), Va(0), None),
+        Misbehaviour::NeverReturns => (Deed::Hang, Va(0), None),
         Misbehaviour::JumpsWild => {
-            let other = if in_switch { virtual_code } else { code };
+            let other = if in_switch { virtual_code } else { code.one_to_one() };
             (Deed::Execute, other.wrapping_add(RET), Some(code.wrapping_add(RET)))
         }
-        Misbehaviour::Faults => (access.map_or(Deed::Read, WildAccess::deed), access.map_or(WILD, |it| it.at), None),
+        Misbehaviour::Faults => {
+            (access.map_or(Deed::Read, WildAccess::deed), access.map_or(WILD, |it| Va(it.at)), None)
+        }
     };
-    // Before the switch, and 1:1, a virtual address is the physical one.
-    Ok(Misdeed { what, access, deed, at: Va(at), meant: meant.map(Pa), reached: None })
+    Ok(Misdeed { what, access, deed, at, meant, reached: None })
 }
 
 impl Misdeed {
@@ -444,15 +447,15 @@ impl Misdeed {
         match self.deed {
             _ if self.what == Misbehaviour::AttributesTable => {}
             Deed::Read => {
-                let reads = parts(self.at.0, self.deed.bytes() as usize);
+                let reads = parts(self.at, self.deed.bytes() as usize);
                 let reads = reads.map(|(at, part)| Access::Read { at, bytes: part.len() as u64 });
                 let middle = accesses.len() / 2;
                 let place = if self.what == Misbehaviour::Faults { middle } else { accesses.len() };
                 accesses.splice(place..place, reads);
             }
             // The address: no memory test has it there by chance.
-            Deed::Write => accesses.push(Access::Write { at: self.at.0, data: self.at.0.to_le_bytes().to_vec() }),
-            Deed::Execute => accesses.push(Access::Jump { at: self.at.0, status }),
+            Deed::Write => accesses.push(Access::Write { at: self.at, data: self.at.0.to_le_bytes().to_vec() }),
+            Deed::Execute => accesses.push(Access::Jump { at: self.at, status }),
             Deed::Hang => accesses.push(Access::Hang),
             Deed::Answer(_) => {}
         }
@@ -481,9 +484,9 @@ mod tests {
 
     /// The call of a service, and what its stub did.
     fn call(bed: &mut Bed, service: Service, args: [u64; 4]) -> (super::super::Call, Played) {
-        let entry = bed.firmware.virtual_entry(service).unwrap_or(bed.firmware.entry(service));
+        let entry = bed.firmware.virtual_entry(service).unwrap_or(bed.firmware.entry(service).one_to_one());
         let [rcx, rdx, r8, r9] = args;
-        let mut regs = StubCall { rcx, rdx, r8, r9, rsp: 0xF_0F58, rflags: 2, ..trap(entry) };
+        let mut regs = StubCall { rcx, rdx, r8, r9, rsp: 0xF_0F58, rflags: 2, ..trap(entry.0) };
         let Ok(Answer::Called(call)) = bed.firmware.answer(&regs, &mut bed.memory) else { panic!("{service}") };
         let played = bed.play_stub(&mut regs);
         (call, played)
@@ -575,7 +578,7 @@ mod tests {
             ("writes-page-zero@GetTime", 0x400),
             ("physical-pointer", 0x7C00_0000),
             ("past-argument", TIME_AT + 0x1000),
-            ("faults", WILD),
+            ("faults", WILD.0),
         ] {
             let mut bed = bed(misbehaviour);
             bed.switch();
@@ -621,7 +624,7 @@ mod tests {
     #[test]
     fn a_seam_is_where_a_runtime_region_follows_firmwares_data() {
         let device = |phys| descriptor(MemoryType::MMIO, phys, 1);
-        for (phys, found) in [(0x7C00_2000, Some(0x7C00_2000)), (0x7C00_3000, None)] {
+        for (phys, found) in [(0x7C00_2000, Some(Pa(0x7C00_2000))), (0x7C00_3000, None)] {
             let map = [&code_and_data()[..3], &[device(phys)]].concat();
             let firmware = Firmware::lay_out(&map, &[], |_| true).unwrap();
             assert_eq!(firmware.haunts.seam, found);

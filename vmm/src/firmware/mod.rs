@@ -53,6 +53,8 @@ pub use refusal::{MAX_MAP_BYTES, Refusal};
 pub(crate) use services::variable_store::VENDOR;
 pub use verify::{Table, TableDefect, verify_tables};
 
+use crate::mmu::{Pa, Va};
+
 use caller::Caller;
 use misbehaviour::Haunts;
 use placement::Place;
@@ -88,11 +90,11 @@ pub struct Firmware {
     /// What the stub that was called last has yet to do.
     pending: Option<Pending>,
     /// The tables that calls are to be made on.
-    expected_root: Option<u64>,
+    expected_root: Option<Pa>,
     /// Scripts that its stubs have been given.
     scripts: u64,
     /// Where the stubs' pointer is to lead once SetVirtualAddressMap, which is being played, returns.
-    moved: Option<u64>,
+    moved: Option<Va>,
     /// What it does that it must not.
     misbehaviours: Vec<ServiceMisbehaviour>,
     haunts: Haunts,
@@ -107,7 +109,7 @@ impl Firmware {
     pub fn lay_out(
         map: &[MemoryDescriptor],
         attributes: &[MemoryDescriptor],
-        usable: impl Fn(u64) -> bool,
+        usable: impl Fn(Pa) -> bool,
     ) -> Result<Self, NoFirmware> {
         let finder = placement::Finder::new(map, attributes, &usable);
         let code = finder.find(MemoryType::RUNTIME_SERVICES_CODE)?;
@@ -139,12 +141,12 @@ impl Firmware {
 
     /// Has the configuration tables name a Memory Attributes Table at this physical address. Before the pages are put into
     /// guest memory.
-    pub fn name_attributes_table(&mut self, phys: u64) {
+    pub fn name_attributes_table(&mut self, phys: Pa) {
         self.data_page.add_attributes_table(phys);
     }
 
     /// Says on which tables the next calls are to be made: others are a [`Breach`].
-    pub fn expect_root(&mut self, root: u64) {
+    pub fn expect_root(&mut self, root: Pa) {
         self.expected_root = Some(root);
     }
 
@@ -173,7 +175,7 @@ impl Firmware {
     ///
     /// The contents are as firmware last left them; the stamps' bytes are zero. The stubs' scripts are in guest memory
     /// only.
-    pub fn pages(&self) -> impl Iterator<Item = (u64, &[u8; PAGE_BYTES], usize)> {
+    pub fn pages(&self) -> impl Iterator<Item = (Pa, &[u8; PAGE_BYTES], usize)> {
         [
             (self.code.phys, &*self.code_page, self.code.region),
             (self.data.phys, self.data_page.bytes(), self.data.region),
@@ -182,7 +184,7 @@ impl Firmware {
     }
 
     /// Physical address of a service's stub.
-    pub fn entry(&self, service: Service) -> u64 {
+    pub fn entry(&self, service: Service) -> Pa {
         stub_address(self.code, service)
     }
 
@@ -190,18 +192,18 @@ impl Firmware {
     ///
     /// None before SetVirtualAddressMap has succeeded, and for the two services it does not convert: itself and
     /// ConvertPointer (as EDK II does).
-    pub fn virtual_entry(&self, service: Service) -> Option<u64> {
+    pub fn virtual_entry(&self, service: Service) -> Option<Va> {
         self.virtual_mode?;
-        tables::is_converted(service).then(|| self.data_page.service(service))
+        tables::is_converted(service).then(|| Va(self.data_page.service(service)))
     }
 
     /// Physical address of the system table.
-    pub fn system_table(&self) -> u64 {
+    pub fn system_table(&self) -> Pa {
         self.data.at(tables::SYSTEM_TABLE)
     }
 
     /// Physical address of the runtime-services table.
-    pub fn runtime_services(&self) -> u64 {
+    pub fn runtime_services(&self) -> Pa {
         self.data.at(tables::RUNTIME_SERVICES)
     }
 
@@ -217,7 +219,7 @@ impl Firmware {
     /// SetVirtualAddressMap takes a map of at most [`MAX_MAP_BYTES`].
     pub fn answer(&mut self, regs: &StubCall, memory: &mut dyn GuestMemory) -> Result<Answer, ForeignTrap> {
         if call::is_resumption(regs) {
-            self.hand_over_script(regs.rip, memory)?;
+            self.hand_over_script(Va(regs.rip), memory)?;
             return Ok(Answer::Resumed);
         }
         let mut call = Call::of(regs)?;
@@ -256,12 +258,12 @@ impl Firmware {
             call.misdeeds.push(misdeed);
         }
         self.pending = Some(Pending::new(accesses, call.status, script_at, self.moved.take()));
-        self.hand_over_script(regs.rip, memory)?;
+        self.hand_over_script(Va(regs.rip), memory)?;
         Ok(Answer::Called(call))
     }
 
     /// Gives the stub that trapped the next part of what it has to do.
-    fn hand_over_script(&mut self, rip: u64, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
+    fn hand_over_script(&mut self, rip: Va, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
         let pending = self.pending.as_mut().ok_or(ForeignTrap::NothingToResume { rip })?;
         let (script, is_last) = pending.next_script();
         if is_last {
@@ -286,8 +288,8 @@ impl Firmware {
     }
 
     /// Where firmware's code believes its scripts to be: virtual once SetVirtualAddressMap has succeeded.
-    fn script(&self) -> u64 {
-        let data = self.virtual_mode.map_or(self.data.phys, |mode| mode.data);
+    fn script(&self) -> Va {
+        let data = self.virtual_mode.map_or(self.data.phys.one_to_one(), |mode| mode.data);
         data.wrapping_add(tables::SCRIPT as u64)
     }
 }
@@ -296,18 +298,18 @@ impl Firmware {
 #[derive(Clone, Copy, Debug)]
 struct VirtualMode {
     /// Its page of data.
-    data: u64,
+    data: Va,
 }
 
 /// The stubs, with a pointer to their data.
-fn code_page(pointer: u64) -> Box<[u8; PAGE_BYTES]> {
+fn code_page(pointer: Pa) -> Box<[u8; PAGE_BYTES]> {
     let mut page = Box::new([0; PAGE_BYTES]);
     page[IMAGE_PAGE_OFFSET..][..image().len()].copy_from_slice(image());
-    page[IMAGE_PAGE_OFFSET + POINTER_OFFSET..][..8].copy_from_slice(&pointer.to_le_bytes());
+    page[IMAGE_PAGE_OFFSET + POINTER_OFFSET..][..8].copy_from_slice(&pointer.0.to_le_bytes());
     page
 }
 
-fn stub_address(code: Place, service: Service) -> u64 {
+fn stub_address(code: Place, service: Service) -> Pa {
     code.at(IMAGE_PAGE_OFFSET.saturating_add(entry_offset(service)))
 }
 
@@ -331,7 +333,7 @@ mod tests {
         let map = code_and_data();
         let pages: Vec<_> = firmware.pages().collect();
         for (phys, content, region) in &pages {
-            assert_eq!(*phys, map[*region].phys_start);
+            assert_eq!(phys.0, map[*region].phys_start);
             assert_eq!(content[..efibed_stub::STAMP_HEAD_BYTES], [0; 16]);
             assert_eq!(content[PAGE_BYTES - efibed_stub::STAMP_TAIL_BYTES..], [0; 16]);
         }
@@ -343,8 +345,8 @@ mod tests {
     fn the_runtime_services_table_points_at_the_stubs() {
         let (firmware, memory) = laid_out();
         for service in Service::ALL {
-            let pointer = firmware.runtime_services() + service.table_offset() as u64;
-            assert_eq!(memory.u64(pointer), firmware.entry(service));
+            let pointer = firmware.runtime_services().wrapping_add(service.table_offset() as u64);
+            assert_eq!(memory.u64(pointer.0), firmware.entry(service).0);
             assert_eq!(firmware.virtual_entry(service), None);
         }
     }
@@ -352,7 +354,7 @@ mod tests {
     #[test]
     fn a_call_is_recorded_as_it_was_made() {
         let (mut firmware, mut memory) = laid_out();
-        let mut regs = trap(firmware.entry(Service::ConvertPointer));
+        let mut regs = trap(firmware.entry(Service::ConvertPointer).0);
         (regs.rcx, regs.rdx, regs.r8, regs.r9) = (1, 2, 3, 4);
         regs.rax = 0xDEAD_0000_0000 | u64::from(Service::ConvertPointer.number());
         regs.cr3 = 0x1000;
@@ -362,7 +364,7 @@ mod tests {
         assert_eq!(call.service, Service::ConvertPointer);
         assert_eq!(call.args, [1, 2, 3, 4]);
         assert_eq!(call.cr3, 0x1000);
-        assert_eq!(call.called_at(), firmware.entry(Service::ConvertPointer));
+        assert_eq!(call.called_at(), firmware.entry(Service::ConvertPointer).one_to_one());
         assert_eq!(call.status, Status::UNSUPPORTED);
         assert_eq!(call.refusal, Some(Refusal::NotNow));
         assert_eq!(call.lost_state, None);
@@ -372,9 +374,9 @@ mod tests {
     fn a_script_that_is_done_cannot_be_resumed() {
         let mut bed = Bed::new();
         assert_eq!(bed.call(Service::GetTime, &[0x1000, 0]), Status::ABORTED);
-        let rip = bed.firmware.entry(Service::GetTime) - entry_offset(Service::GetTime) as u64 + RESUME_OFFSET as u64;
+        let rip = bed.firmware.entry(Service::GetTime).0 - entry_offset(Service::GetTime) as u64 + RESUME_OFFSET as u64;
         let regs = StubCall { rax: RESUME.into(), ..trap(rip) };
-        let rip = regs.rip;
+        let rip = Va(regs.rip);
         let answer = bed.firmware.answer(&regs, &mut bed.memory);
         assert_eq!(answer, Err(ForeignTrap::NothingToResume { rip }));
     }

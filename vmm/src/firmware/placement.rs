@@ -4,6 +4,7 @@ use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 
 use super::PAGE_SIZE;
 use super::ranges::Range;
+use crate::mmu::Pa;
 
 /// Why a map gets no firmware, and so no calls.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum NoFirmware {
         /// The first of them.
         region: usize,
         /// Its physical address.
-        phys: u64,
+        phys: Pa,
         /// What is wrong with it.
         defect: RegionDefect,
     },
@@ -63,14 +64,14 @@ pub enum RegionDefect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Its physical address; page-aligned.
-    pub phys: u64,
+    pub phys: Pa,
     /// Index of the region's descriptor.
     pub region: usize,
 }
 
 impl Place {
     /// The physical address of a byte of the page.
-    pub fn at(self, offset: usize) -> u64 {
+    pub fn at(self, offset: usize) -> Pa {
         self.phys.wrapping_add(offset as u64)
     }
 }
@@ -80,7 +81,7 @@ pub(super) struct Finder<'a> {
     map: &'a [MemoryDescriptor],
     /// The entries of the Memory Attributes Table that are in force.
     attributes: &'a [MemoryDescriptor],
-    usable: &'a dyn Fn(u64) -> bool,
+    usable: &'a dyn Fn(Pa) -> bool,
     /// For each descriptor, another one it overlaps.
     overlaps: Vec<Option<usize>>,
 }
@@ -89,7 +90,7 @@ impl<'a> Finder<'a> {
     pub fn new(
         map: &'a [MemoryDescriptor],
         attributes: &'a [MemoryDescriptor],
-        usable: &'a dyn Fn(u64) -> bool,
+        usable: &'a dyn Fn(Pa) -> bool,
     ) -> Self {
         Self { map, attributes, usable, overlaps: overlaps(map) }
     }
@@ -105,7 +106,7 @@ impl<'a> Finder<'a> {
         if let Some(place) = permitted.or_else(any) {
             return Ok(place);
         }
-        let phys = self.map[first].phys_start;
+        let phys = Pa(self.map[first].phys_start);
         let defect = self.examine(first).err().unwrap_or(RegionDefect::OutOfReach);
         Err(NoFirmware::NoUsableRegion { ty, count: candidates.len(), region: first, phys, defect })
     }
@@ -118,7 +119,7 @@ impl<'a> Finder<'a> {
         };
         let entries = self.attributes.iter().filter(|entry| entry.att.contains(forbids));
         let mut ranges: Vec<Range> =
-            entries.filter_map(|entry| Range::of_pages_clamped(entry.phys_start, entry.page_count)).collect();
+            entries.filter_map(|entry| Range::of_pages_clamped(Pa(entry.phys_start), entry.page_count)).collect();
         ranges.sort_unstable();
         ranges
     }
@@ -127,10 +128,10 @@ impl<'a> Finder<'a> {
     /// the machine cannot use one page, that is its own business there; what follows is tried once.
     fn permitted_page(&self, region: usize, forbidden: &[Range]) -> Option<Place> {
         let descriptor = &self.map[region];
-        let range = Range::of_pages(descriptor.phys_start, descriptor.page_count)?;
+        let range = Range::of_pages(Pa(descriptor.phys_start), descriptor.page_count)?;
         let first = first_outside(range.first, forbidden)?;
         let second = || first_outside(first.checked_add(PAGE_SIZE)?, forbidden);
-        let is_fit = |phys: &u64| range.contains(*phys) && (self.usable)(*phys);
+        let is_fit = |phys: &Pa| range.contains(*phys) && (self.usable)(*phys);
         let phys = Some(first).filter(is_fit).or_else(|| second().filter(is_fit))?;
         Some(Place { phys, region })
     }
@@ -146,7 +147,7 @@ impl<'a> Finder<'a> {
         if !descriptor.phys_start.is_multiple_of(PAGE_SIZE) {
             return Err(RegionDefect::Unaligned);
         }
-        if Range::of_pages(descriptor.phys_start, descriptor.page_count).is_none() {
+        if Range::of_pages(Pa(descriptor.phys_start), descriptor.page_count).is_none() {
             return Err(RegionDefect::Wraps);
         }
         if let Some(other) = self.overlaps[region] {
@@ -160,7 +161,7 @@ impl<'a> Finder<'a> {
 }
 
 /// The first page, from this one on, that is in none of these ranges, which are in order.
-fn first_outside(from: u64, ranges: &[Range]) -> Option<u64> {
+fn first_outside(from: Pa, ranges: &[Range]) -> Option<Pa> {
     ranges
         .iter()
         .try_fold(from, |phys, range| if range.contains(phys) { range.last.checked_add(1) } else { Some(phys) })
@@ -172,7 +173,7 @@ fn overlaps(map: &[MemoryDescriptor]) -> Vec<Option<usize>> {
         .iter()
         .zip(0..)
         .filter_map(|(descriptor, region)| {
-            let range = Range::of_pages_clamped(descriptor.phys_start, descriptor.page_count)?;
+            let range = Range::of_pages_clamped(Pa(descriptor.phys_start), descriptor.page_count)?;
             Some((range, region))
         })
         .collect();
@@ -215,7 +216,7 @@ mod tests {
     /// The defect of a map whose one RuntimeServicesCode descriptor is this one.
     fn defect(code: MemoryDescriptor, others: &[MemoryDescriptor]) -> RegionDefect {
         let map = [&[code], others].concat();
-        match Firmware::lay_out(&map, &[], |phys| phys < 1 << 39) {
+        match Firmware::lay_out(&map, &[], |phys| phys < Pa(1 << 39)) {
             Err(NoFirmware::NoUsableRegion { defect, region: 0, .. }) => defect,
             other => panic!("{other:?}"),
         }
@@ -253,14 +254,14 @@ mod tests {
     #[test]
     fn a_page_of_the_machines_own_is_left_out() {
         let place = |code: MemoryDescriptor, attributes: &[MemoryDescriptor]| {
-            let usable = |phys: u64| phys != 0x10_0000;
+            let usable = |phys: Pa| phys != Pa(0x10_0000);
             Finder::new(&[code], attributes, &usable).find(CODE).map(|place| place.phys).ok()
         };
         assert_eq!(place(descriptor(CODE, 0x10_0000, 1), &[]), None);
-        assert_eq!(place(descriptor(CODE, 0x10_0000, 2), &[]), Some(0x10_1000));
+        assert_eq!(place(descriptor(CODE, 0x10_0000, 2), &[]), Some(Pa(0x10_1000)));
         // One that follows what the attributes forbid.
         let forbidden = MemoryDescriptor { att: MemoryAttribute::EXECUTE_PROTECT, ..descriptor(CODE, 0xf_f000, 1) };
-        assert_eq!(place(descriptor(CODE, 0xf_f000, 3), &[forbidden]), Some(0x10_1000));
+        assert_eq!(place(descriptor(CODE, 0xf_f000, 3), &[forbidden]), Some(Pa(0x10_1000)));
     }
 
     #[test]

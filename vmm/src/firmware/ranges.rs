@@ -1,37 +1,38 @@
-//! Address ranges, and unions of them.
+//! Ranges of physical addresses, and unions of them.
 
 use super::PAGE_SIZE;
+use crate::mmu::{Pa, Va};
 
 /// The addresses `first..=last`. Never empty, and never wraps; it may end at the top of the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Range {
-    pub first: u64,
-    pub last: u64,
+    pub first: Pa,
+    pub last: Pa,
 }
 
 impl Range {
     /// None if it has no pages, or runs past the top of the address space.
-    pub fn of_pages(first: u64, pages: u64) -> Option<Self> {
+    pub fn of_pages(first: Pa, pages: u64) -> Option<Self> {
         let last_offset = pages.checked_mul(PAGE_SIZE)?.checked_sub(1)?;
         let last = first.checked_add(last_offset)?;
         Some(Self { first, last })
     }
 
     /// The same, but one that wraps is cut at the top of the address space.
-    pub fn of_pages_clamped(first: u64, pages: u64) -> Option<Self> {
+    pub fn of_pages_clamped(first: Pa, pages: u64) -> Option<Self> {
         let last_offset = pages.saturating_mul(PAGE_SIZE).checked_sub(1)?;
         let last = first.saturating_add(last_offset);
         Some(Self { first, last })
     }
 
-    pub fn contains(self, address: u64) -> bool {
+    pub fn contains(self, address: Pa) -> bool {
         (self.first..=self.last).contains(&address)
     }
 }
 
 /// The bytes from an address to the end of its page.
-pub(super) fn left_in_page(address: u64) -> usize {
-    PAGE_SIZE.wrapping_sub(address % PAGE_SIZE) as usize
+pub(super) fn left_in_page(address: Va) -> usize {
+    PAGE_SIZE.wrapping_sub(address.page_offset()) as usize
 }
 
 /// The union of ranges.
@@ -64,17 +65,17 @@ mod tests {
     use super::*;
 
     fn pages(first: u64, pages: u64) -> Range {
-        Range::of_pages(first, pages).unwrap()
+        Range::of_pages(Pa(first), pages).unwrap()
     }
 
     #[test]
     fn a_range_is_not_empty_and_does_not_wrap() {
-        assert_eq!(Range::of_pages(0x1000, 0), None);
-        assert_eq!(Range::of_pages(0u64.wrapping_sub(0x1000), 2), None);
-        assert_eq!(Range::of_pages(0, u64::MAX), None);
-        assert_eq!(pages(0u64.wrapping_sub(0x1000), 1).last, u64::MAX);
-        assert_eq!(Range::of_pages_clamped(0x1000, u64::MAX).unwrap().last, u64::MAX);
-        assert_eq!(Range::of_pages_clamped(0x1000, 0), None);
+        assert_eq!(Range::of_pages(Pa(0x1000), 0), None);
+        assert_eq!(Range::of_pages(Pa(0).wrapping_sub(0x1000), 2), None);
+        assert_eq!(Range::of_pages(Pa(0), u64::MAX), None);
+        assert_eq!(pages(0u64.wrapping_sub(0x1000), 1).last, Pa(u64::MAX));
+        assert_eq!(Range::of_pages_clamped(Pa(0x1000), u64::MAX).unwrap().last, Pa(u64::MAX));
+        assert_eq!(Range::of_pages_clamped(Pa(0x1000), 0), None);
     }
 
     #[test]

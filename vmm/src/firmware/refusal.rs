@@ -3,6 +3,8 @@
 use efibed_stub::memory::DESCRIPTOR_VERSION;
 use uefi_raw::Status;
 
+use crate::mmu::{Pa, Va};
+
 /// Why a service did not do what it was asked to; more than its EFI_STATUS can say.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -12,9 +14,9 @@ pub enum Refusal {
         /// The specification's name for it.
         argument: &'static str,
         /// The first address that cannot be used.
-        at: u64,
+        at: Va,
         /// Where it leads, if anywhere: there is no memory there.
-        phys: Option<u64>,
+        phys: Option<Pa>,
     },
     /// A pointer that must not be null.
     #[error("{argument} is null")]
@@ -142,7 +144,7 @@ pub enum Refusal {
         /// Its number in VirtualMap.
         entry: u64,
         /// Where it would be.
-        at: u64,
+        at: Va,
     },
     /// A virtual address for physical addresses that are not in the memory map.
     #[error(
@@ -153,7 +155,7 @@ pub enum Refusal {
         /// Its number in VirtualMap.
         entry: u64,
         /// Its PhysicalStart.
-        phys: u64,
+        phys: Pa,
         /// Its NumberOfPages.
         pages: u64,
     },
@@ -163,7 +165,7 @@ pub enum Refusal {
         /// The index of its descriptor in the memory map.
         region: usize,
         /// Its PhysicalStart.
-        phys: u64,
+        phys: Pa,
     },
 
     /// ResetSystem with a type that does not exist.
@@ -245,7 +247,7 @@ impl Refusal {
     }
 }
 
-fn unreachable(phys: Option<u64>) -> String {
+fn unreachable(phys: Option<Pa>) -> String {
     match phys {
         None => "the caller's tables do not map, or not as needed".into(),
         Some(phys) => format!("leads to physical address {phys:#x}, where no memory is"),

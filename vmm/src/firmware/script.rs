@@ -6,6 +6,7 @@ use efibed_stub::script::{Op, Step};
 use uefi_raw::Status;
 
 use super::caller::Access;
+use crate::mmu::Va;
 
 /// Steps of one script, the last included.
 const STEPS: usize = 40;
@@ -25,13 +26,13 @@ pub(super) struct Pending {
     accesses: VecDeque<Access>,
     status: Status,
     /// Address of the script, as the stub's own pointer has it.
-    at: u64,
+    at: Va,
     /// What that pointer is to be once the stub returns, if something else.
-    moved: Option<u64>,
+    moved: Option<Va>,
 }
 
 impl Pending {
-    pub fn new(accesses: Vec<Access>, status: Status, at: u64, moved: Option<u64>) -> Self {
+    pub fn new(accesses: Vec<Access>, status: Status, at: Va, moved: Option<Va>) -> Self {
         Self { accesses: accesses.into(), status, at, moved }
     }
 
@@ -47,7 +48,7 @@ impl Pending {
         }
         let is_last = self.accesses.is_empty();
         steps.push(match is_last {
-            true => Step { op: Op::Return as u64, at: self.status.0 as u64, bytes: 0, from: self.moved.unwrap_or(0) },
+            true => Step { op: Op::Return as u64, at: self.status.0 as u64, bytes: 0, from: self.moved_to() },
             false => Step { op: Op::More as u64, ..Step::default() },
         });
         let words = steps.iter().flat_map(|step| [step.op, step.at, step.bytes, step.from]);
@@ -57,12 +58,17 @@ impl Pending {
         (script, is_last)
     }
 
+    /// As a script has it: zero leaves the pointer alone.
+    fn moved_to(&self) -> u64 {
+        self.moved.map_or(0, |to| to.0)
+    }
+
     /// As much of the access as there is room for; the rest goes back to where it was.
     fn step(&mut self, access: Access, staged: &mut Vec<u8>) -> Step {
         match access {
-            Access::Read { at, bytes } => Step { op: Op::Read as u64, at, bytes, from: 0 },
+            Access::Read { at, bytes } => Step { op: Op::Read as u64, at: at.0, bytes, from: 0 },
             Access::Jump { at, status } => {
-                Step { op: Op::Jump as u64, at, bytes: status.0 as u64, from: self.moved.unwrap_or(0) }
+                Step { op: Op::Jump as u64, at: at.0, bytes: status.0 as u64, from: self.moved_to() }
             }
             Access::Hang => Step { op: Op::Hang as u64, ..Step::default() },
             Access::Write { at, mut data } => {
@@ -74,7 +80,7 @@ impl Pending {
                 let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(staged.len()) as u64);
                 let bytes = data.len() as u64;
                 staged.extend(data);
-                Step { op: Op::Write as u64, at, bytes, from }
+                Step { op: Op::Write as u64, at: at.0, bytes, from: from.0 }
             }
         }
     }
@@ -93,7 +99,8 @@ mod tests {
     fn a_script_ends_with_the_status_and_what_the_stubs_pointer_is_to_be() {
         let status = Status::NOT_FOUND;
         for (moved, pointer) in [(None, 0), (Some(0xffff_fffe_7c00_0400), 0xffff_fffe_7c00_0400)] {
-            let mut pending = Pending::new(vec![Access::Read { at: 0x123, bytes: 5 }], status, 0x7000, moved);
+            let mut pending =
+                Pending::new(vec![Access::Read { at: Va(0x123), bytes: 5 }], status, Va(0x7000), moved.map(Va));
             let (script, is_last) = pending.next_script();
             assert!(is_last);
             let expected = [[1, 0x123, 5, 0], [0, status.0 as u64, 0, pointer], [0; 4]];
@@ -104,9 +111,11 @@ mod tests {
     #[test]
     fn large_writes_are_cut_and_nothing_is_lost() {
         let data: Vec<u8> = (0..5000u32).map(|index| (index % 251) as u8).collect();
-        let accesses =
-            vec![Access::Write { at: 0x10, data: vec![9; 3] }, Access::Write { at: 0x2000, data: data.clone() }];
-        let mut pending = Pending::new(accesses, Status::SUCCESS, 0x7000, None);
+        let accesses = vec![
+            Access::Write { at: Va(0x10), data: vec![9; 3] },
+            Access::Write { at: Va(0x2000), data: data.clone() },
+        ];
+        let mut pending = Pending::new(accesses, Status::SUCCESS, Va(0x7000), None);
         let (mut written, mut next) = (Vec::<u8>::new(), 0x2000);
         for round in 1.. {
             let (script, is_last) = pending.next_script();
@@ -129,8 +138,8 @@ mod tests {
 
     #[test]
     fn many_accesses_take_several_scripts() {
-        let accesses = (0..100).map(|page| Access::Read { at: page << 12, bytes: 1 }).collect();
-        let mut pending = Pending::new(accesses, Status::SUCCESS, 0, None);
+        let accesses = (0..100).map(|page| Access::Read { at: Va(page << 12), bytes: 1 }).collect();
+        let mut pending = Pending::new(accesses, Status::SUCCESS, Va(0), None);
         let counts: Vec<_> = std::iter::from_fn(|| {
             let (script, is_last) = pending.next_script();
             let reads = words(&script).iter().filter(|step| step[0] == 1).count();

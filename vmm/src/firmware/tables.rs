@@ -12,6 +12,7 @@ use super::PAGE_BYTES;
 use super::configuration::{self, ESRT_BYTES, RSDP_BYTES, RT_PROPERTIES_BYTES};
 use super::configuration::{SMBIOS_ENTRY_BYTES, SMBIOS_STRUCTURES_BYTES, XSDT_BYTES};
 use super::script::SCRIPT_BYTES;
+use crate::mmu::{Pa, Va};
 
 /// Where in the data page the system table is: behind the stamp.
 pub(super) const SYSTEM_TABLE: usize = STAMP_HEAD_BYTES;
@@ -66,7 +67,7 @@ pub(super) struct DataPage(Box<[u8; PAGE_BYTES]>);
 
 impl DataPage {
     /// The page at this physical address, with tables that point at these stubs.
-    pub fn new(phys: u64, stub: impl Fn(Service) -> u64) -> Self {
+    pub fn new(phys: Pa, stub: impl Fn(Service) -> Pa) -> Self {
         let mut page = Self(Box::new([0; PAGE_BYTES]));
         page.put(VENDOR, 0, &VENDOR_NAME.map(u16::to_le_bytes).concat());
         page.put_u64(STATE, offset_of!(State, magic), MAGIC);
@@ -77,7 +78,7 @@ impl DataPage {
     }
 
     /// Adds the Memory Attributes Table at this physical address to the configuration tables.
-    pub fn add_attributes_table(&mut self, phys: u64) {
+    pub fn add_attributes_table(&mut self, phys: Pa) {
         const COUNT: u64 = FIXED_TABLES as u64 + 1;
         self.put_configuration_entry(ATTRIBUTES_ENTRY, configuration::MEMORY_ATTRIBUTES, phys);
         self.put_u64(SYSTEM_TABLE, offset_of!(SystemTable, number_of_table_entries), COUNT);
@@ -106,8 +107,8 @@ impl DataPage {
     /// This page with its pointers converted, or the first address that could not be.
     ///
     /// What is converted, and in which order, is EDK II's (see [`is_converted`]).
-    pub fn converted(&self, convert: impl Fn(u64) -> Option<u64>) -> Result<Self, u64> {
-        let convert = |address| convert(address).ok_or(address);
+    pub fn converted(&self, convert: impl Fn(Pa) -> Option<Va>) -> Result<Self, Pa> {
+        let convert = |address| convert(Pa(address)).map(|virt| virt.0).ok_or(Pa(address));
         let mut page = self.clone();
         for service in Service::ALL.into_iter().filter(|&it| is_converted(it)) {
             let field = service.table_offset();
@@ -125,15 +126,15 @@ impl DataPage {
         Ok(page)
     }
 
-    fn put_runtime_services(&mut self, stub: impl Fn(Service) -> u64) {
+    fn put_runtime_services(&mut self, stub: impl Fn(Service) -> Pa) {
         for service in Service::ALL {
-            self.put_u64(RUNTIME_SERVICES, service.table_offset(), stub(service));
+            self.put_u64(RUNTIME_SERVICES, service.table_offset(), stub(service).0);
         }
         let size = size_of::<RuntimeServices>();
         self.put_header(RUNTIME_SERVICES, RuntimeServices::SIGNATURE, size);
     }
 
-    fn put_configuration(&mut self, phys: u64) {
+    fn put_configuration(&mut self, phys: Pa) {
         let at = |offset: usize| phys.wrapping_add(offset as u64);
         self.put(RSDP, 0, &configuration::rsdp(at(XSDT)));
         self.put(XSDT, 0, &configuration::xsdt());
@@ -152,20 +153,20 @@ impl DataPage {
         }
     }
 
-    fn put_configuration_entry(&mut self, entry: usize, guid: Guid, phys: u64) {
+    fn put_configuration_entry(&mut self, entry: usize, guid: Guid, phys: Pa) {
         self.put(entry, offset_of!(ConfigurationTable, vendor_guid), &guid.to_bytes());
-        self.put_u64(entry, offset_of!(ConfigurationTable, vendor_table), phys);
+        self.put_u64(entry, offset_of!(ConfigurationTable, vendor_table), phys.0);
     }
 
     /// The consoles and the boot services stay null: boot services have been exited (UEFI 2.10, 7.4.6).
-    fn put_system_table(&mut self, phys: u64) {
+    fn put_system_table(&mut self, phys: Pa) {
         let at = |offset: usize| phys.wrapping_add(offset as u64);
         self.put(SYSTEM_TABLE, offset_of!(SystemTable, firmware_revision), &FIRMWARE_REVISION.to_le_bytes());
         for (field, value) in [
-            (offset_of!(SystemTable, firmware_vendor), at(VENDOR)),
-            (offset_of!(SystemTable, runtime_services), at(RUNTIME_SERVICES)),
+            (offset_of!(SystemTable, firmware_vendor), at(VENDOR).0),
+            (offset_of!(SystemTable, runtime_services), at(RUNTIME_SERVICES).0),
             (offset_of!(SystemTable, number_of_table_entries), FIXED_TABLES as u64),
-            (offset_of!(SystemTable, configuration_table), at(CONFIGURATION_TABLES)),
+            (offset_of!(SystemTable, configuration_table), at(CONFIGURATION_TABLES).0),
         ] {
             self.put_u64(SYSTEM_TABLE, field, value);
         }
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_vendor_is_efibed_in_utf_16() {
-        let page = DataPage::new(0x1000, |_| 0);
+        let page = DataPage::new(Pa(0x1000), |_| Pa(0));
         let vendor = page.u64(SYSTEM_TABLE, offset_of!(SystemTable, firmware_vendor));
         let units: Vec<u16> = page.0[(vendor - 0x1000) as usize..]
             .chunks(2)
@@ -221,8 +222,8 @@ mod tests {
 
     #[test]
     fn an_address_that_cannot_be_converted_is_named() {
-        let page = DataPage::new(0x1000, |service| u64::from(service.number()) << 16);
-        let no_variables = |address| (address != 0x6_0000).then_some(address);
-        assert_eq!(page.converted(no_variables).unwrap_err(), 0x6_0000);
+        let page = DataPage::new(Pa(0x1000), |service| Pa(u64::from(service.number()) << 16));
+        let no_variables = |phys: Pa| (phys != Pa(0x6_0000)).then_some(Va(phys.0));
+        assert_eq!(page.converted(no_variables).unwrap_err(), Pa(0x6_0000));
     }
 }

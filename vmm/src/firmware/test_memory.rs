@@ -56,7 +56,7 @@ impl TestMemory {
     pub fn with_firmware(firmware: &Firmware) -> Self {
         let mut memory = Self::default();
         for (phys, content, _) in firmware.pages() {
-            memory.put(phys, content);
+            memory.put(phys.0, content);
         }
         memory
     }
@@ -66,7 +66,7 @@ impl TestMemory {
         for address in (phys..).take(data.len()).chain([phys]) {
             self.pages.entry(address / PAGE_SIZE).or_insert([0; PAGE_BYTES]);
         }
-        assert!(self.write(phys, data));
+        assert!(self.write(Pa(phys), data));
     }
 
     /// Takes a page's backing away.
@@ -81,7 +81,7 @@ impl TestMemory {
 
     pub fn u64(&self, phys: u64) -> u64 {
         let mut bytes = [0; 8];
-        assert!(self.read(phys, &mut bytes));
+        assert!(self.read(Pa(phys), &mut bytes));
         u64::from_le_bytes(bytes)
     }
 
@@ -116,7 +116,7 @@ impl GuestMemory for TestMemory {
         Some(Pa(page + virt % PAGE_SIZE))
     }
 
-    fn read(&self, phys: u64, buf: &mut [u8]) -> bool {
+    fn read(&self, Pa(phys): Pa, buf: &mut [u8]) -> bool {
         self.reads.set(self.reads.get() + 1);
         if !self.is_backed(phys, buf.len()) {
             return false;
@@ -128,7 +128,7 @@ impl GuestMemory for TestMemory {
         true
     }
 
-    fn write(&mut self, phys: u64, data: &[u8]) -> bool {
+    fn write(&mut self, Pa(phys): Pa, data: &[u8]) -> bool {
         if !self.is_backed(phys, data.len()) {
             return false;
         }
@@ -196,15 +196,15 @@ impl Bed {
 
     pub fn array<const BYTES: usize>(&self, phys: u64) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
-        assert!(self.memory.read(phys, &mut bytes));
+        assert!(self.memory.read(Pa(phys), &mut bytes));
         bytes
     }
 
     fn run(&mut self, service: Service, args: &[u64]) -> Result<Status, ResetType> {
         let arg = |index: usize| args.get(index).copied().unwrap_or(0);
-        let entry = self.firmware.virtual_entry(service).unwrap_or(self.firmware.entry(service));
+        let entry = self.firmware.virtual_entry(service).unwrap_or(self.firmware.entry(service).one_to_one());
         let mut regs =
-            StubCall { rcx: arg(0), rdx: arg(1), r8: arg(2), r9: arg(3), rsp: STACK, rflags: 2, ..trap(entry) };
+            StubCall { rcx: arg(0), rdx: arg(1), r8: arg(2), r9: arg(3), rsp: STACK, rflags: 2, ..trap(entry.0) };
         self.memory.put(STACK + 40, &arg(4).to_le_bytes());
         match self.firmware.answer(&regs, &mut self.memory).unwrap() {
             Answer::Called(call) => {
@@ -313,7 +313,7 @@ fn read_virtual<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u8; N
     let mut bytes = [0; N];
     for (byte, at) in bytes.iter_mut().zip((0..).map(|index| virt.wrapping_add(index))) {
         let phys = memory.translate(Pa(0), Va(at), Access::read()).ok_or(at)?;
-        memory.read(phys.0, std::slice::from_mut(byte)).then_some(()).ok_or(at)?;
+        memory.read(phys, std::slice::from_mut(byte)).then_some(()).ok_or(at)?;
     }
     Ok(bytes)
 }
@@ -321,13 +321,23 @@ fn read_virtual<const N: usize>(memory: &TestMemory, virt: u64) -> Result<[u8; N
 fn write_virtual(memory: &mut TestMemory, virt: u64, bytes: &[u8]) -> Result<(), u64> {
     for (byte, at) in bytes.iter().zip((0..).map(|index| virt.wrapping_add(index))) {
         let phys = memory.translate(Pa(0), Va(at), Access::write()).ok_or(at)?;
-        memory.write(phys.0, &[*byte]).then_some(()).ok_or(at)?;
+        memory.write(phys, &[*byte]).then_some(()).ok_or(at)?;
     }
     Ok(())
 }
 
 /// How far up a bed maps the first pages of each region, and [`Bed::switch`] moves all of [`code_and_data`].
 pub const WINDOW: u64 = 0xffff_fffe_0000_0000;
+
+/// Where a virtual address leads before that.
+pub fn one_to_one(virt: Va) -> Option<Pa> {
+    Some(virt.one_to_one())
+}
+
+/// And after it.
+pub fn by_window(virt: Va) -> Option<Pa> {
+    virt.checked_offset_from(Va(WINDOW)).map(Pa)
+}
 
 /// The map with all of its regions moved there, as SetVirtualAddressMap takes it.
 pub fn virtual_map(map: &[MemoryDescriptor]) -> Vec<u8> {
@@ -342,7 +352,7 @@ pub fn virtual_map(map: &[MemoryDescriptor]) -> Vec<u8> {
 pub fn switched() -> (Firmware, TestMemory) {
     let mut bed = Bed::new();
     bed.switch();
-    bed.firmware.expect_root(0x5000);
+    bed.firmware.expect_root(Pa(0x5000));
     (bed.firmware, bed.memory)
 }
 

@@ -14,6 +14,7 @@ use uefi_raw::table::{Header, Revision};
 
 use super::GuestMemory;
 use super::ranges::left_in_page;
+use crate::mmu::{Pa, Va};
 
 /// Verifies the system table at this physical address, and all it points to: the runtime-services table and the
 /// configuration tables that this room knows, as UEFI 2.10, 4.2.1 and 4.6 tell operating systems to. `translate` says
@@ -21,21 +22,21 @@ use super::ranges::left_in_page;
 /// What the configuration tables point to is physical before and after.
 pub fn verify_tables(
     memory: &dyn GuestMemory,
-    system_table_pa: u64,
-    translate: impl Fn(u64) -> Option<u64>,
+    system_table: Pa,
+    translate: impl Fn(Va) -> Option<Pa>,
 ) -> Result<(), TableDefect> {
-    let system_table: [u8; size_of::<SystemTable>()] = read(memory, Table::System, system_table_pa, Some)?;
+    let system_table: [u8; size_of::<SystemTable>()] = read_physical(memory, Table::System, system_table)?;
     verify_header(&system_table, Table::System, SystemTable::SIGNATURE)?;
 
-    let address = u64_at(&system_table, offset_of!(SystemTable, runtime_services));
+    let address = va_at(&system_table, offset_of!(SystemTable, runtime_services));
     let runtime_services: [u8; size_of::<RuntimeServices>()] =
         read(memory, Table::RuntimeServices, address, &translate)?;
     verify_header(&runtime_services, Table::RuntimeServices, RUNTIME_SERVICES_SIGNATURE)?;
     verify_services(&runtime_services)?;
 
-    verify_vendor(memory, u64_at(&system_table, offset_of!(SystemTable, firmware_vendor)), &translate)?;
+    verify_vendor(memory, va_at(&system_table, offset_of!(SystemTable, firmware_vendor)), &translate)?;
     let count = u64_at(&system_table, offset_of!(SystemTable, number_of_configuration_table_entries));
-    let address = u64_at(&system_table, offset_of!(SystemTable, configuration_table));
+    let address = va_at(&system_table, offset_of!(SystemTable, configuration_table));
     let entries = configuration_entries(memory, count, address, translate)?;
     configuration::verify(memory, &entries)
 }
@@ -91,10 +92,10 @@ impl fmt::Display for Table {
 pub enum TableDefect {
     /// The table's address translates to nothing.
     #[error("{table} is at {address:#x}, which is not mapped")]
-    Unmapped { table: Table, address: u64 },
+    Unmapped { table: Table, address: Va },
     /// The table's physical address has no memory behind it.
     #[error("{table} is at physical address {phys:#x}, which is not in memory")]
-    Unreadable { table: Table, phys: u64 },
+    Unreadable { table: Table, phys: Pa },
     /// Not the table's signature.
     #[error("{table} has signature {found:#018x}; expected {expected:#018x}")]
     Signature { table: Table, expected: u64, found: u64 },
@@ -175,8 +176,8 @@ fn verify_services(bytes: &[u8]) -> Result<(), TableDefect> {
 
 fn verify_vendor(
     memory: &dyn GuestMemory,
-    address: u64,
-    translate: impl Fn(u64) -> Option<u64>,
+    address: Va,
+    translate: impl Fn(Va) -> Option<Pa>,
 ) -> Result<(), TableDefect> {
     for index in 0..MAX_VENDOR_UNITS {
         let at = address.wrapping_add(index.wrapping_mul(2));
@@ -191,9 +192,9 @@ fn verify_vendor(
 fn configuration_entries(
     memory: &dyn GuestMemory,
     count: u64,
-    address: u64,
-    translate: impl Fn(u64) -> Option<u64>,
-) -> Result<Vec<([u8; 16], u64)>, TableDefect> {
+    address: Va,
+    translate: impl Fn(Va) -> Option<Pa>,
+) -> Result<Vec<([u8; 16], Pa)>, TableDefect> {
     if count > MAX_CONFIGURATION_TABLES {
         return Err(TableDefect::ConfigurationCount { count });
     }
@@ -203,7 +204,7 @@ fn configuration_entries(
         let bytes: [u8; size_of::<ConfigurationTable>()] = read(memory, Table::Configuration, at, &translate)?;
         let mut guid = [0; 16];
         guid.copy_from_slice(&bytes[..16]);
-        Ok((guid, u64_at(&bytes, offset_of!(ConfigurationTable, vendor_table))))
+        Ok((guid, Pa(u64_at(&bytes, offset_of!(ConfigurationTable, vendor_table)))))
     };
     (0..count).map(entry).collect()
 }
@@ -218,12 +219,21 @@ fn crc32(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// Reads a table by its physical address.
+fn read_physical<const BYTES: usize>(
+    memory: &dyn GuestMemory,
+    table: Table,
+    phys: Pa,
+) -> Result<[u8; BYTES], TableDefect> {
+    read(memory, table, phys.one_to_one(), |virt| Some(virt.one_to_one()))
+}
+
 /// Reads a table page by page: neighbours in the virtual address space need not be neighbours in memory.
 fn read<const BYTES: usize>(
     memory: &dyn GuestMemory,
     table: Table,
-    address: u64,
-    translate: impl Fn(u64) -> Option<u64>,
+    address: Va,
+    translate: impl Fn(Va) -> Option<Pa>,
 ) -> Result<[u8; BYTES], TableDefect> {
     let mut bytes = [0; BYTES];
     let mut done = 0;
@@ -238,6 +248,10 @@ fn read<const BYTES: usize>(
         done = done.saturating_add(part);
     }
     Ok(bytes)
+}
+
+fn va_at(bytes: &[u8], offset: usize) -> Va {
+    Va(u64_at(bytes, offset))
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
@@ -257,7 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Firmware;
-    use super::super::test_memory::{TestMemory, code_and_data};
+    use super::super::test_memory::{TestMemory, code_and_data, one_to_one};
     use super::*;
 
     fn laid_out() -> (Firmware, TestMemory) {
@@ -269,7 +283,7 @@ mod tests {
     #[test]
     fn firmwares_tables_verify() {
         let (firmware, memory) = laid_out();
-        assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
+        assert_eq!(verify_tables(&memory, firmware.system_table(), one_to_one), Ok(()));
     }
 
     #[test]
@@ -279,15 +293,18 @@ mod tests {
             (firmware.system_table(), size_of::<SystemTable>()),
             (firmware.runtime_services(), size_of::<RuntimeServices>()),
         ] {
-            for phys in (table..).take(bytes) {
+            for phys in (table.0..).take(bytes) {
                 for bit in 0..8 {
                     memory.flip(phys, 1 << bit);
-                    assert!(verify_tables(&memory, firmware.system_table(), Some).is_err(), "bit {bit} of {phys:#x}");
+                    assert!(
+                        verify_tables(&memory, firmware.system_table(), one_to_one).is_err(),
+                        "bit {bit} of {phys:#x}"
+                    );
                     memory.flip(phys, 1 << bit);
                 }
             }
         }
-        assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
+        assert_eq!(verify_tables(&memory, firmware.system_table(), one_to_one), Ok(()));
     }
 
     #[test]
@@ -302,8 +319,8 @@ mod tests {
             (20, |it| matches!(it, TableDefect::Reserved { found: 1, .. })),
         ] {
             let (firmware, mut memory) = laid_out();
-            memory.flip(firmware.runtime_services() + offset, 1);
-            let defect = verify_tables(&memory, firmware.system_table(), Some).unwrap_err();
+            memory.flip(firmware.runtime_services().0 + offset, 1);
+            let defect = verify_tables(&memory, firmware.system_table(), one_to_one).unwrap_err();
             assert!(is_named(&defect), "{offset}: {defect}");
             assert!(defect.to_string().starts_with(&table.to_string()), "{defect}");
         }
@@ -321,13 +338,16 @@ mod tests {
     fn a_table_that_is_not_there_is_a_defect() {
         let (firmware, memory) = laid_out();
         let system_table = firmware.system_table();
-        let address = firmware.runtime_services();
+        let address = firmware.runtime_services().one_to_one();
         let table = Table::RuntimeServices;
         assert_eq!(verify_tables(&memory, system_table, |_| None), Err(TableDefect::Unmapped { table, address }));
-        assert_eq!(verify_tables(&memory, system_table, |_| Some(0)), Err(TableDefect::Unreadable { table, phys: 0 }));
+        assert_eq!(
+            verify_tables(&memory, system_table, |_| Some(Pa(0))),
+            Err(TableDefect::Unreadable { table, phys: Pa(0) })
+        );
         let table = Table::System;
-        assert!(verify_tables(&memory, u64::MAX, Some).is_err());
-        assert_eq!(verify_tables(&memory, 0, Some), Err(TableDefect::Unreadable { table, phys: 0 }));
+        assert!(verify_tables(&memory, Pa(u64::MAX), one_to_one).is_err());
+        assert_eq!(verify_tables(&memory, Pa(0), one_to_one), Err(TableDefect::Unreadable { table, phys: Pa(0) }));
     }
 
     #[test]
@@ -338,8 +358,8 @@ mod tests {
         let (head, tail) = bytes.split_at(8);
         memory.put(0x1FF8, head);
         memory.put(0x9000, tail);
-        let translate = |virt| Some(if virt < 0x2000 { virt } else { virt - 0x2000 + 0x9000 });
-        assert_eq!(read(&memory, Table::RuntimeServices, 0x1FF8, translate), Ok(bytes));
+        let translate = |Va(virt)| Some(Pa(if virt < 0x2000 { virt } else { virt - 0x2000 + 0x9000 }));
+        assert_eq!(read(&memory, Table::RuntimeServices, Va(0x1FF8), translate), Ok(bytes));
     }
 
     proptest! {
@@ -351,7 +371,7 @@ mod tests {
         ) {
             let mut memory = TestMemory::default();
             memory.put(0x1000, &garbage);
-            prop_assert!(verify_tables(&memory, at, |_| behind).is_err());
+            prop_assert!(verify_tables(&memory, Pa(at), |_| behind.map(Pa)).is_err());
         }
     }
 }

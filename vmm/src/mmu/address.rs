@@ -82,3 +82,17 @@ macro_rules! address {
 
 address!(Pa);
 address!(Va);
+
+impl Pa {
+    /// The virtual address that leads here where memory is mapped 1:1.
+    pub const fn one_to_one(self) -> Va {
+        Va(self.0)
+    }
+}
+
+impl Va {
+    /// Where this leads where memory is mapped 1:1.
+    pub const fn one_to_one(self) -> Pa {
+        Pa(self.0)
+    }
+}

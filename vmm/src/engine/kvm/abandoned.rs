@@ -18,7 +18,7 @@ use crate::report::{Culprit, FaultDetail};
 pub struct Abandoned<'a> {
     pub service: Service,
     /// Where it was called.
-    pub entry: u64,
+    pub entry: Va,
     /// Its trap, if it came to that.
     pub call: Option<&'a Call>,
     /// What ended it, if that was no fault.
@@ -91,9 +91,9 @@ impl Run<'_> {
         let phys = check::physical_of(self.virtual_map(), Va(crash.cr2));
         let is_write = ErrorCode(crash.error_code as u32).contains(ErrorCode::W);
         let is_met = |kind| match kind {
-            Kind::Fetch => is_fetch(crash) && crash.cr2 == abandoned.entry,
+            Kind::Fetch => is_fetch(crash) && Va(crash.cr2) == abandoned.entry,
             Kind::Write => {
-                is_page_fault(crash) && is_write && phys.map(Pa::page) == Some(Pa(firmware.runtime_services()).page())
+                is_page_fault(crash) && is_write && phys.map(Pa::page) == Some(firmware.runtime_services().page())
             }
             Kind::Read => false,
         };
@@ -118,7 +118,7 @@ impl Run<'_> {
         let expected = self.firmware.as_ref().and_then(|firmware| firmware.virtual_entry(service));
         if let Some(expected) = expected.filter(|expected| *expected != entry) {
             let message = format!("{service} was called at {entry:#x}, and faulted: {what}");
-            return (Rule::CallAddress, Statement::CalledAt(Va(expected)), message);
+            return (Rule::CallAddress, Statement::CalledAt(expected), message);
         }
         if root != abandoned.expected_root {
             let message = format!("{service} was called with CR3 {root:#x}, and faulted: {what}");
@@ -158,12 +158,12 @@ impl Run<'_> {
     fn guilty_before_the_trap(&self, abandoned: &Abandoned<'_>, crash: &Crash) -> Option<Misdeed> {
         let firmware = self.firmware.as_ref()?;
         let Abandoned { service, entry, .. } = *abandoned;
-        (firmware.has_lying_table() && is_fetch(crash) && crash.cr2 == entry).then(|| Misdeed {
+        (firmware.has_lying_table() && is_fetch(crash) && Va(crash.cr2) == entry).then(|| Misdeed {
             what: Misbehaviour::AttributesTable,
             access: None,
             deed: Deed::Execute,
-            at: Va(entry),
-            meant: Some(Pa(firmware.entry(service))),
+            at: entry,
+            meant: Some(firmware.entry(service)),
             reached: None,
         })
     }

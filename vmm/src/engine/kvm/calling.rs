@@ -23,7 +23,7 @@ use crate::mmu::{Access, Pa, Paging, Va, walk};
 use crate::report::CallReport;
 
 /// Where a service is to be called; or why it is not.
-type Entry = Result<u64, NotCalled>;
+type Entry = Result<Va, NotCalled>;
 
 /// Why a service is not called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +68,13 @@ impl Run<'_> {
     pub(super) fn tables_for_the_switch(&self, tables: &MappedTables) -> (&'static str, u64) {
         let boot = ("boot", self.course.loaded.boot_root);
         let Some(firmware) = &self.firmware else { return boot };
-        let aliased =
-            |pa: u64, access| leads_to(self.course.loaded, tables.root, pa, pa, access, &self.course.cpu.checks);
+        let aliased = |pa: Pa, access| {
+            leads_to(self.course.loaded, tables.root, pa.one_to_one(), pa, access, &self.course.cpu.checks)
+        };
         let mut map = self.course.loaded.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
         let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
             && aliased(firmware.runtime_services(), Access::write())
-            && map.all(|page| aliased(page, Access::read()));
+            && map.all(|page| aliased(Pa(page), Access::read()));
         if on_mapper { ("mapper", tables.root) } else { boot }
     }
 
@@ -82,8 +83,9 @@ impl Run<'_> {
     pub(super) fn call_before_the_switch(&mut self, name: &'static str, root: u64, count: u64) -> Result<(), End> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let calls = Calls::before_the_switch(self.room_for_arguments(), self.switch_arguments(count));
-        let entries: Vec<Entry> = calls.calls.iter().map(|call| Ok(firmware.entry(call.service))).collect();
-        let defect = self.defect_of_tables(Some);
+        let entries: Vec<Entry> =
+            calls.calls.iter().map(|call| Ok(firmware.entry(call.service).one_to_one())).collect();
+        let defect = self.defect_of_tables(|virt| Some(virt.one_to_one()));
         self.course.marks.push_findings(defect);
         self.call_all(name, root, &calls, &entries)
     }
@@ -93,24 +95,24 @@ impl Run<'_> {
         let Some(firmware) = &self.firmware else { return Ok(()) };
         let data = firmware.runtime_services();
         let virtual_data = match self.course.job.earlier {
-            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[Pa(data)]).pop().flatten(),
-            None => expectation.virtual_of(Pa(data)),
+            Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[data]).pop().flatten(),
+            None => expectation.virtual_of(data),
         };
-        let virtual_data = virtual_data.map(|virt| virt.0);
         let leads = |virt, pa, access| leads_to(self.course.loaded, root, virt, pa, access, &self.course.cpu.checks);
         // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
-            |virt, access: Access| if expectation.denies(Va(virt), access.kind) { Access::read() } else { access };
+            |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
         let has_data = virtual_data.is_some_and(|virt| leads(virt, data, permitted(virt, Access::write())));
         let has_code = |virt, physical| leads(virt, physical, permitted(virt, Access::fetch()));
         let entry = |call: &PlannedCall| -> Entry {
             let physical = firmware.entry(call.service);
+            let alias = physical.one_to_one();
             match firmware.virtual_entry(call.service) {
                 _ if self.given_up => Err(NotCalled::GivenUp),
                 _ if !firmware.is_virtual() => Err(NotCalled::NotVirtual),
-                None if !has_code(physical, physical) => Err(NotCalled::NoAlias),
-                None if has_data => Ok(physical),
-                Some(_) if call.service == Service::GetTime && self.miscalls(Miscall::PhysicalAddress) => Ok(physical),
+                None if !has_code(alias, physical) => Err(NotCalled::NoAlias),
+                None if has_data => Ok(alias),
+                Some(_) if call.service == Service::GetTime && self.miscalls(Miscall::PhysicalAddress) => Ok(alias),
                 Some(entry) if has_data && has_code(entry, physical) => Ok(entry),
                 _ => Err(NotCalled::WrongPages),
             }
@@ -128,7 +130,7 @@ impl Run<'_> {
     pub(super) fn verify_virtual_tables(
         &mut self,
         virtual_map: &[MemoryDescriptor],
-        translate: impl Fn(u64) -> Option<u64>,
+        translate: impl Fn(Va) -> Option<Pa>,
     ) {
         if !self.firmware.as_ref().is_some_and(Firmware::is_virtual) || self.given_up {
             return;
@@ -136,20 +138,20 @@ impl Run<'_> {
         let astray = Cell::new(None);
         let defect = self.defect_of_tables(|virt| {
             let phys = translate(virt);
-            if phys.map(Pa) != check::physical_of(virtual_map, Va(virt)) {
+            if phys != check::physical_of(virtual_map, virt) {
                 astray.set(astray.get().or(Some(virt)));
             }
             phys
         });
         let Some(defect) = defect else { return };
         match astray.get() {
-            Some(virt) => self.course.marks.push_effect(Va(virt), defect),
+            Some(virt) => self.course.marks.push_effect(virt, defect),
             None => self.course.marks.push_finding(defect),
         }
     }
 
     /// What is wrong with firmware's tables.
-    fn defect_of_tables(&mut self, translate: impl Fn(u64) -> Option<u64>) -> Option<Finding> {
+    fn defect_of_tables(&mut self, translate: impl Fn(Va) -> Option<Pa>) -> Option<Finding> {
         let system_table = self.firmware.as_ref()?.system_table();
         let (tables, paging) = (&self.course.loaded.memory, &self.course.cpu.checks);
         let memory = FirmwareMemory { machine: self.guest.machine(), tables, paging };
@@ -193,7 +195,7 @@ impl Run<'_> {
                 }
                 let [a, b, c, d, e] = call.args;
                 let is_odd = odd.is_some_and(|(service, _)| service == call.service);
-                commands.push(command(if is_odd { Op::OddCall } else { Op::Call }, [entry, a, b, c, d, e]));
+                commands.push(command(if is_odd { Op::OddCall } else { Op::Call }, [entry.0, a, b, c, d, e]));
                 (commands.len() - 1, entry, root)
             }));
         }
@@ -264,7 +266,7 @@ impl Run<'_> {
         let command_at = self.course.loaded.physical(self.course.loaded.image.header().mailbox)
             + offset_of!(Mailbox, command_at) as u64;
         let served = self.firmware.as_mut().map(|firmware| {
-            firmware.expect_root(root);
+            firmware.expect_root(Pa(root));
             Served { firmware, tables: &self.course.loaded.memory, paging: &self.course.cpu.checks, command_at }
         });
         let mut listener = Listener { firmware: served, calls: Vec::new(), reset: None };
@@ -358,7 +360,7 @@ impl Run<'_> {
         self.course.report.calls.push(CallReport {
             phase: self.course.phase,
             service: service.name(),
-            rip: Some(call.map_or(entry, |call| call.rip)),
+            rip: Some(call.map_or(entry, |call| call.rip).0),
             cr3: Some(call.map_or(root, |call| call.cr3)),
             tables,
             args: call.map_or([a, b, c, d], |call| call.args),
@@ -457,7 +459,7 @@ struct Batch {
 #[derive(Clone, Copy)]
 struct Made<'a> {
     planned: &'a PlannedCall,
-    entry: u64,
+    entry: Va,
     /// Its trap, if it came to that.
     call: Option<&'a Call>,
     fate: Fate,
@@ -502,7 +504,7 @@ fn first_difference(loaded: &Loaded, (at, expected): &(u64, Vec<u8>)) -> Option<
 }
 
 /// Whether the bytes at `virt` lead to `phys`, writable or executable as asked, on these tables.
-fn leads_to(loaded: &Loaded, root: u64, virt: u64, phys: u64, access: Access, paging: &Paging) -> bool {
-    let reached = walk(&loaded.memory, Pa(root), Va(virt), access, paging).translation();
-    reached.is_some_and(|translation| translation.pa.0 & !(PAGE_BYTES - 1) == phys & !(PAGE_BYTES - 1))
+fn leads_to(loaded: &Loaded, root: u64, virt: Va, phys: Pa, access: Access, paging: &Paging) -> bool {
+    let reached = walk(&loaded.memory, Pa(root), virt, access, paging).translation();
+    reached.is_some_and(|translation| translation.pa.page() == phys.page())
 }

@@ -15,6 +15,7 @@ use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, OwnMemory, PAGE
 use crate::machine::{APIC_PAGE, Backing, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::Cpu;
+use crate::mmu::Pa;
 
 /// What is known before there is a machine.
 pub(super) struct Site {
@@ -41,7 +42,7 @@ impl Site {
         machine: Option<&Machine>,
         lodging: &Lodging,
     ) -> Result<Self, NoRoom> {
-        let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys).collect();
+        let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys.0).collect();
         let pool = pool::pool_pages(job.map, job.contract);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
         let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
@@ -53,7 +54,7 @@ impl Site {
         let (placement, process_at, internals) = place(job.map, sizes, limit, &taken, machine, last)?;
         // The table that the mapper is given is firmware's own.
         if let Some(firmware) = firmware.as_mut().filter(|_| !job.map.attributes_table().is_empty()) {
-            firmware.name_attributes_table(placement.attributes().start);
+            firmware.name_attributes_table(Pa(placement.attributes().start));
         }
         let pages = match (&firmware, job.depth) {
             // No service is called, and nothing is fetched.
@@ -107,7 +108,7 @@ pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<St
     // It goes by the map that it gave to the caller of SetVirtualAddressMap.
     let firmwares_map = job.earlier.map_or(job.map, |earlier| earlier.map);
     let attributes: Vec<_> = [firmwares_map, job.map].into_iter().flat_map(check::entries_in_force).copied().collect();
-    let laid_out = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |phys| {
+    let laid_out = Firmware::lay_out(firmwares_map.descriptors(), &attributes, |Pa(phys)| {
         phys < FIRMWARE_BYTES.min(1 << cpu.checks.maxphyaddr) && !APIC_PAGE.contains(&phys)
     });
     match laid_out {
@@ -159,7 +160,7 @@ fn backed_pages(map: &MemoryMap, firmware: Option<&Firmware>, maxphyaddr: u8) ->
         }
     };
     for (phys, content, _) in firmware.into_iter().flat_map(Firmware::pages) {
-        add(phys, *content);
+        add(phys.0, *content);
     }
     for region in map.regions().filter(|region| region.is_mapped() && region.is_code() && check::fits_an_entry(region))
     {

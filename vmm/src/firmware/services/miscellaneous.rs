@@ -5,6 +5,7 @@ use uefi_raw::table::runtime::ResetType;
 
 use super::super::configuration::CAPSULE_CLASS;
 use super::{Caller, Refusal, not_null};
+use crate::mmu::Va;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +23,7 @@ impl Default for Counters {
 /// GetNextHighMonotonicCount(*HighCount) (8.5.2).
 pub(super) fn next_high_monotonic_count(counters: &mut Counters, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [high_count, ..] = caller.args();
-    not_null("HighCount", high_count)?;
+    let high_count = not_null("HighCount", high_count)?;
     let next = counters.high_monotonic.wrapping_add(1);
     caller.write("HighCount", high_count, &next.to_le_bytes())?;
     counters.high_monotonic = next;
@@ -61,8 +62,8 @@ pub(super) fn update_capsule(caller: &mut Caller<'_>) -> Result<(), Refusal> {
 /// QueryCapsuleCapabilities(**CapsuleHeaderArray, CapsuleCount, *MaximumCapsuleSize, *ResetType) (8.5.4).
 pub(super) fn query_capsule_capabilities(caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [array, count, maximum, reset_type] = caller.args();
-    not_null("MaximumCapsuleSize", maximum)?;
-    not_null("ResetType", reset_type)?;
+    let maximum = not_null("MaximumCapsuleSize", maximum)?;
+    let reset_type = not_null("ResetType", reset_type)?;
     for (index, capsule) in (0..).zip(Capsule::read_all(caller, array, count)?) {
         capsule.check(index)?;
     }
@@ -91,11 +92,11 @@ impl Capsule {
         if !(1..=MAX_CAPSULES).contains(&count) {
             return Err(Refusal::CapsuleCount { count, limit: MAX_CAPSULES });
         }
-        not_null("CapsuleHeaderArray", array)?;
+        let array = not_null("CapsuleHeaderArray", array)?;
         (0..count).map(|index| Self::read(caller, array.wrapping_add(index.wrapping_mul(8)))).collect()
     }
 
-    fn read(caller: &mut Caller<'_>, pointer: u64) -> Result<Self, Refusal> {
+    fn read(caller: &mut Caller<'_>, pointer: Va) -> Result<Self, Refusal> {
         const NAME: &str = "an entry of CapsuleHeaderArray";
         let at = not_null(NAME, caller.u64("CapsuleHeaderArray", pointer)?)?;
         let class = caller.array(NAME, at)?;

@@ -23,6 +23,7 @@ use uefi_raw::table::runtime::ResetType;
 use super::Firmware;
 use super::caller::Caller;
 use super::refusal::Refusal;
+use crate::mmu::Va;
 
 pub(super) use miscellaneous::Counters;
 pub(super) use time::Clock;
@@ -53,6 +54,6 @@ pub(super) fn play(
 }
 
 /// The pointer, unless it is null.
-fn not_null(argument: &'static str, pointer: u64) -> Result<u64, Refusal> {
-    if pointer == 0 { Err(Refusal::Null { argument }) } else { Ok(pointer) }
+fn not_null(argument: &'static str, pointer: u64) -> Result<Va, Refusal> {
+    if pointer == 0 { Err(Refusal::Null { argument }) } else { Ok(Va(pointer)) }
 }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use uefi_raw::time::{Daylight, Time};
 
 use super::{Caller, Refusal, not_null};
+use crate::mmu::Va;
 
 /// The clock: the host's, until SetTime sets it, and an alarm.
 #[derive(Clone, Debug, Default)]
@@ -34,14 +35,14 @@ impl Default for Alarm {
 /// GetTime(*Time, *Capabilities OPTIONAL) (8.3.1).
 pub(super) fn get_time(clock: &Clock, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [time, capabilities, ..] = caller.args();
-    not_null("Time", time)?;
+    let time = not_null("Time", time)?;
     let now = clock.now().ok_or(Refusal::NoTime)?;
     caller.write("Time", time, &now)?;
     if capabilities != 0 {
         let mut bytes = [0; CAPABILITIES_BYTES];
         bytes[..4].copy_from_slice(&RESOLUTION_HZ.to_le_bytes());
         bytes[4..8].copy_from_slice(&ACCURACY.to_le_bytes());
-        caller.write("Capabilities", capabilities, &bytes)?;
+        caller.write("Capabilities", Va(capabilities), &bytes)?;
     }
     Ok(())
 }
@@ -59,9 +60,9 @@ pub(super) fn set_time(clock: &mut Clock, caller: &mut Caller<'_>) -> Result<(),
 /// GetWakeupTime(*Enabled, *Pending, *Time) (8.3.3).
 pub(super) fn get_wakeup_time(clock: &Clock, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [enabled, pending, time, _] = caller.args();
-    not_null("Enabled", enabled)?;
-    not_null("Pending", pending)?;
-    not_null("Time", time)?;
+    let enabled = not_null("Enabled", enabled)?;
+    let pending = not_null("Pending", pending)?;
+    let time = not_null("Time", time)?;
     let Alarm { is_enabled, time: set_to } = clock.alarm;
     let is_past = clock.now().is_some_and(|now| seconds_of(&from_bytes(&now)) >= seconds_of(&from_bytes(&set_to)));
     caller.write("Enabled", enabled, &[is_enabled.into()])?;
@@ -77,7 +78,8 @@ pub(super) fn set_wakeup_time(clock: &mut Clock, caller: &mut Caller<'_>) -> Res
         clock.alarm.is_enabled = false;
         return Ok(());
     }
-    read_time(caller, not_null("Time", time)?)?;
+    let time = not_null("Time", time)?;
+    read_time(caller, time)?;
     let time = caller.array("Time", time)?;
     clock.alarm = Alarm { is_enabled: true, time };
     Ok(())
@@ -116,7 +118,7 @@ fn host_seconds() -> Option<i64> {
 }
 
 /// An EFI_TIME that a caller gives, its fields in range (8.3.1).
-fn read_time(caller: &mut Caller<'_>, at: u64) -> Result<Time, Refusal> {
+fn read_time(caller: &mut Caller<'_>, at: Va) -> Result<Time, Refusal> {
     let time = from_bytes(&caller.array("Time", at)?);
     let days = days_of_month(time.year, time.month);
     let zone = i64::from(time.time_zone);

@@ -8,6 +8,7 @@ use super::variable_store::{
     MAX_NAME_UNITS, MAX_VARIABLE_BYTES, STORE_BYTES, Variable, VariableStore, Vendor, bytes_of,
 };
 use super::{Caller, Refusal, not_null};
+use crate::mmu::Va;
 
 const NAME: &str = "VariableName";
 const VENDOR: &str = "VendorGuid";
@@ -18,7 +19,7 @@ pub(super) fn get_variable(store: &VariableStore, caller: &mut Caller<'_>) -> Re
     let [name, vendor, attributes, data_size] = caller.args();
     let data = caller.fifth()?;
     let (name, vendor) = (not_null(NAME, name)?, not_null(VENDOR, vendor)?);
-    not_null("DataSize", data_size)?;
+    let data_size = not_null("DataSize", data_size)?;
     // No variable has a longer name.
     let name = caller.string(NAME, name, MAX_NAME_UNITS)?.ok_or(Refusal::NoVariable)?;
     let vendor = caller.array(VENDOR, vendor)?;
@@ -30,21 +31,21 @@ pub(super) fn get_variable(store: &VariableStore, caller: &mut Caller<'_>) -> Re
         not_null("Data", data)?;
     }
     if attributes != 0 {
-        caller.write("Attributes", attributes, &variable.attributes.bits().to_le_bytes())?;
+        caller.write("Attributes", Va(attributes), &variable.attributes.bits().to_le_bytes())?;
     }
     caller.write("DataSize", data_size, &needed.to_le_bytes())?;
     if found < needed {
         return Err(Refusal::BufferTooSmall { argument: "DataSize", found, needed });
     }
-    caller.write("Data", data, &variable.data)
+    caller.write("Data", Va(data), &variable.data)
 }
 
 /// GetNextVariableName(*VariableNameSize, *VariableName, *VendorGuid) (8.2.2).
 pub(super) fn get_next_variable_name(store: &VariableStore, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [name_size, name_at, vendor_at, _] = caller.args();
-    not_null("VariableNameSize", name_size)?;
-    not_null(NAME, name_at)?;
-    not_null(VENDOR, vendor_at)?;
+    let name_size = not_null("VariableNameSize", name_size)?;
+    let name_at = not_null(NAME, name_at)?;
+    let vendor_at = not_null(VENDOR, vendor_at)?;
     let found = caller.u64("VariableNameSize", name_size)?;
     // No variable has a longer name.
     let limit = (found / 2).min(MAX_NAME_UNITS as u64);
@@ -107,16 +108,16 @@ struct Request {
     vendor: Vendor,
     attributes: VariableAttributes,
     data_size: u64,
-    data_at: u64,
+    data_at: Va,
 }
 
 impl Request {
     fn read(caller: &mut Caller<'_>) -> Result<Self, Refusal> {
         let [name, vendor, attributes, data_size] = caller.args();
-        let data_at = caller.fifth()?;
+        let data_at = Va(caller.fifth()?);
         let (name, vendor) = (not_null(NAME, name)?, not_null(VENDOR, vendor)?);
         if data_size != 0 {
-            not_null("Data", data_at)?;
+            not_null("Data", data_at.0)?;
         }
         let attributes = check_attributes(attributes as u32)?;
         let bytes = (MAX_NAME_UNITS as u64).saturating_mul(2);
@@ -147,9 +148,9 @@ impl Request {
 pub(super) fn query_variable_info(store: &VariableStore, caller: &mut Caller<'_>) -> Result<(), Refusal> {
     let [bits, ..] = caller.args();
     let [_, maximum_storage, remaining, maximum] = caller.args();
-    not_null("MaximumVariableStorageSize", maximum_storage)?;
-    not_null("RemainingVariableStorageSize", remaining)?;
-    not_null("MaximumVariableSize", maximum)?;
+    let maximum_storage = not_null("MaximumVariableStorageSize", maximum_storage)?;
+    let remaining = not_null("RemainingVariableStorageSize", remaining)?;
+    let maximum = not_null("MaximumVariableSize", maximum)?;
     let attributes = check_attributes(bits as u32)?;
     if !attributes.contains(VariableAttributes::RUNTIME_ACCESS) {
         let why = "at runtime there are only variables with RUNTIME_ACCESS";

@@ -6,6 +6,7 @@ use uefi_raw::Status;
 use super::super::super::test_memory::Bed;
 use super::super::variable_store::HEADER_BYTES;
 use super::*;
+use crate::mmu::Pa;
 
 /// Odd addresses, and most of them near a page's end.
 const NAME_AT: u64 = 0x1_0FFB;
@@ -58,7 +59,7 @@ impl Bed {
         let attributes = u32::from_le_bytes(self.array(ATTRIBUTES_AT));
         let size = self.memory.u64(SIZE_AT);
         let mut data = vec![0; if status == OK { size as usize } else { 0 }];
-        assert!(super::super::super::GuestMemory::read(&self.memory, DATA_AT, &mut data));
+        assert!(super::super::super::GuestMemory::read(&self.memory, Pa(DATA_AT), &mut data));
         (status, attributes, size, data)
     }
 
@@ -92,7 +93,7 @@ fn variables_outlive_the_switch() {
     assert_eq!(bed.set("kept", ALL, b"before"), OK);
     bed.switch();
     assert_eq!(bed.get("kept").unwrap(), b"before");
-    assert_eq!(bed.last().called_at() >> 32, 0xffff_fffe);
+    assert_eq!(bed.last().called_at().0 >> 32, 0xffff_fffe);
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn pointers_that_lead_nowhere_abort_and_change_nothing() {
         let mut args = set;
         args[pointer] = NOWHERE;
         assert_eq!(bed.call(Service::SetVariable, &args), Status::ABORTED);
-        assert!(matches!(bed.refusal(), Some(Refusal::Unreachable { at: NOWHERE, .. })), "{pointer}");
+        assert!(matches!(bed.refusal(), Some(Refusal::Unreachable { at: Va(NOWHERE), .. })), "{pointer}");
     }
     // The second page of the data is missing.
     let args = [NAME_AT, VENDOR_AT, ALL, 0x1_0000, DATA_AT];
@@ -307,7 +308,7 @@ fn all_names(bed: &mut Bed, room: u64) -> Vec<(String, Vendor)> {
         assert_eq!(status, OK);
         let bytes = bed.memory.u64(SIZE_AT) as usize;
         let mut name = vec![0; bytes];
-        assert!(super::super::super::GuestMemory::read(&bed.memory, NAME_AT, &mut name));
+        assert!(super::super::super::GuestMemory::read(&bed.memory, Pa(NAME_AT), &mut name));
         let units: Vec<u16> = name.chunks(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]])).collect();
         assert_eq!(units.last(), Some(&0));
         names.push((String::from_utf16(&units[..units.len() - 1]).unwrap(), bed.array(VENDOR_AT)));

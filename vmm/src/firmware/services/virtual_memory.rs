@@ -13,6 +13,7 @@ use super::super::ranges::{Range, Union};
 use super::super::refusal::MAX_MAP_BYTES;
 use super::super::tables::{RUNTIME_SERVICES, STATE, SYSTEM_TABLE};
 use super::{Caller, Firmware, Refusal};
+use crate::mmu::{Pa, Va};
 
 /// The memory map firmware was laid out with, as far as SetVirtualAddressMap asks.
 #[derive(Clone, Debug)]
@@ -25,9 +26,10 @@ pub(in super::super) struct KnownMap {
 
 impl KnownMap {
     pub fn new(map: &[MemoryDescriptor]) -> Self {
-        let described = map.iter().filter_map(|it| Range::of_pages_clamped(it.phys_start, it.page_count));
+        let described = map.iter().filter_map(|it| Range::of_pages_clamped(Pa(it.phys_start), it.page_count));
         let runtime = map.iter().enumerate().filter(|(_, it)| it.att.contains(MemoryAttribute::RUNTIME));
-        let owed = runtime.filter_map(|(region, it)| Some((region, Range::of_pages(it.phys_start, it.page_count)?)));
+        let owed =
+            runtime.filter_map(|(region, it)| Some((region, Range::of_pages(Pa(it.phys_start), it.page_count)?)));
         Self { described: Union::new(described.collect()), owed: owed.collect() }
     }
 }
@@ -55,7 +57,7 @@ pub(super) fn convert_pointer() -> Result<(), Refusal> {
 struct Arguments {
     entries: u64,
     stride: u64,
-    map: u64,
+    map: Va,
 }
 
 impl Arguments {
@@ -70,7 +72,7 @@ impl Arguments {
         }
         // EDK II ignores a remainder. Here it is an error: one of the two sizes must be wrong.
         let entries = bytes.checked_div(stride).filter(|_| bytes <= MAX_MAP_BYTES && bytes.is_multiple_of(stride));
-        Ok(Self { entries: entries.ok_or(Refusal::MapSize { bytes, stride })?, stride, map })
+        Ok(Self { entries: entries.ok_or(Refusal::MapSize { bytes, stride })?, stride, map: Va(map) })
     }
 }
 
@@ -81,7 +83,7 @@ struct VirtualMap(Vec<Mapped>);
 #[derive(Clone, Copy)]
 struct Mapped {
     range: Range,
-    virt: u64,
+    virt: Va,
 }
 
 impl VirtualMap {
@@ -95,7 +97,7 @@ impl VirtualMap {
                 .then(|| read_descriptor(caller, at))
                 .flatten()
                 .ok_or(Refusal::MapUnreadable { entry, at })?;
-            let (phys, pages) = (descriptor.phys_start, descriptor.page_count);
+            let (phys, pages) = (Pa(descriptor.phys_start), descriptor.page_count);
             let Some(range) = Range::of_pages_clamped(phys, pages) else {
                 continue; // no pages
             };
@@ -106,7 +108,7 @@ impl VirtualMap {
                 return Err(Refusal::NotFound { entry, phys, pages });
             }
             if descriptor.att.contains(MemoryAttribute::RUNTIME) {
-                map.0.push(Mapped { range, virt: descriptor.virt_start });
+                map.0.push(Mapped { range, virt: Va(descriptor.virt_start) });
             }
         }
         Ok(map)
@@ -122,9 +124,9 @@ impl VirtualMap {
     }
 
     /// ConvertPointer's rule (8.4.2, and EDK II's): the first entry that has the address converts it.
-    fn convert(&self, address: u64) -> Option<u64> {
-        let mapped = self.0.iter().find(|mapped| mapped.range.contains(address))?;
-        Some(address.wrapping_sub(mapped.range.first).wrapping_add(mapped.virt))
+    fn convert(&self, phys: Pa) -> Option<Va> {
+        let mapped = self.0.iter().find(|mapped| mapped.range.contains(phys))?;
+        Some(mapped.virt.wrapping_add(phys.wrapping_offset_from(mapped.range.first)))
     }
 }
 
@@ -135,7 +137,7 @@ fn gives_address(descriptor: &MemoryDescriptor) -> bool {
     descriptor.virt_start != 0 || is_identity_of_zero
 }
 
-fn read_descriptor(caller: &mut Caller<'_>, at: u64) -> Option<MemoryDescriptor> {
+fn read_descriptor(caller: &mut Caller<'_>, at: Va) -> Option<MemoryDescriptor> {
     let bytes: [u8; size_of::<MemoryDescriptor>()] = caller.array("VirtualMap", at).ok()?;
     let field = |offset: usize| {
         let mut field = [0; 8];
@@ -159,10 +161,10 @@ fn convert(firmware: &mut Firmware, map: &VirtualMap, caller: &mut Caller<'_>) -
     let lost = |phys| Refusal::NoMapping { region: firmware.data.region, phys };
     let data = firmware.data;
     let virtual_data = map.convert(data.phys).ok_or_else(|| lost(data.phys))?;
-    let page = firmware.data_page.converted(|address| map.convert(address)).map_err(lost)?;
+    let page = firmware.data_page.converted(|phys| map.convert(phys)).map_err(lost)?;
 
-    caller.write_own(data.at(RUNTIME_SERVICES), page.runtime_services());
-    caller.write_own(data.at(SYSTEM_TABLE), page.system_table());
+    caller.write_own(data.at(RUNTIME_SERVICES).one_to_one(), page.runtime_services());
+    caller.write_own(data.at(SYSTEM_TABLE).one_to_one(), page.system_table());
     firmware.data_page = page;
     firmware.virtual_mode = Some(VirtualMode { data: virtual_data });
     firmware.moved = Some(virtual_data.wrapping_add(STATE as u64));
@@ -177,7 +179,8 @@ mod tests {
     use uefi_raw::Status;
     use uefi_raw::table::boot::MemoryType;
 
-    use super::super::super::test_memory::{Bed, Played, WINDOW, code_and_data, descriptor, run_script, trap};
+    use super::super::super::test_memory::{Bed, Played, WINDOW, by_window, code_and_data, descriptor, one_to_one};
+    use super::super::super::test_memory::{run_script, trap};
     use super::super::super::{Call, ForeignTrap, LostState, StubCall, verify_tables};
     use super::*;
 
@@ -195,7 +198,7 @@ mod tests {
             let status = self.call(Service::SetVirtualAddressMap, &[bytes, stride, version, at]);
             if status != Status::SUCCESS && !self.firmware.is_virtual() {
                 let tables = self.firmware.system_table();
-                assert_eq!(verify_tables(&self.memory, tables, Some), Ok(()));
+                assert_eq!(verify_tables(&self.memory, tables, one_to_one), Ok(()));
             }
             self.last().clone()
         }
@@ -232,20 +235,19 @@ mod tests {
         for service in Service::ALL {
             let physical = firmware.entry(service);
             let is_kept = matches!(service, Service::SetVirtualAddressMap | Service::ConvertPointer);
-            let expected = (!is_kept).then_some(WINDOW + physical);
-            let pointer = firmware.runtime_services() + service.table_offset() as u64;
+            let expected = (!is_kept).then_some(Va(WINDOW + physical.0));
+            let pointer = firmware.runtime_services().wrapping_add(service.table_offset() as u64);
             assert_eq!(firmware.virtual_entry(service), expected);
-            assert_eq!(memory.u64(pointer), expected.unwrap_or(physical));
+            assert_eq!(memory.u64(pointer.0), expected.unwrap_or(physical.one_to_one()).0);
         }
         let tables = firmware.system_table();
         // FirmwareVendor, RuntimeServices, ConfigurationTable: UEFI 2.10, 4.3.1
         for offset in [24, 88, 112] {
-            let pointer = memory.u64(tables + offset);
+            let pointer = memory.u64(tables.0 + offset);
             assert_eq!(pointer & !0xFFF, WINDOW + 0x7C00_0000, "{offset}");
         }
-        let by_window = |virt: u64| virt.checked_sub(WINDOW);
         assert_eq!(verify_tables(memory, tables, by_window), Ok(()));
-        assert!(verify_tables(memory, tables, Some).is_err());
+        assert!(verify_tables(memory, tables, one_to_one).is_err());
     }
 
     /// The stub's own pointer, by which it finds its script and its state, is the last that is converted.
@@ -255,7 +257,7 @@ mod tests {
         let bytes = encode(&in_window(code_and_data()), STRIDE);
         bed.memory.put(MAP_AT, &bytes);
         let [rcx, rdx, r8, r9] = [bytes.len() as u64, STRIDE, 1, MAP_AT];
-        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap)) };
+        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap).0) };
         bed.firmware.answer(&regs, &mut bed.memory).unwrap();
         let pointer_at = 0x80_0000 + (IMAGE_PAGE_OFFSET + POINTER_OFFSET) as u64;
         assert_eq!(bed.memory.u64(pointer_at) & !0xFFF, 0x7C00_0000);
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(bed.memory.u64(pointer_at) & !0xFFF, WINDOW + 0x7C00_0000);
 
         let entry = bed.firmware.virtual_entry(Service::GetTime).unwrap();
-        let regs = StubCall { rcx: MAP_AT, ..trap(entry) };
+        let regs = StubCall { rcx: MAP_AT, ..trap(entry.0) };
         bed.memory.map(WINDOW + 0x7C00_0000, None);
         let call = bed.firmware.answer(&regs, &mut bed.memory).unwrap().call().unwrap();
         assert_eq!((call.status, call.called_at()), (Status::SUCCESS, entry));
@@ -363,7 +365,7 @@ mod tests {
             not_runtime[region].att = MemoryAttribute::WRITE_BACK;
             for map in [missing, zero, short, not_runtime] {
                 let call = Bed::over(&code_and_data()).call_with(&map, STRIDE);
-                let phys = good[region].phys_start;
+                let phys = Pa(good[region].phys_start);
                 assert_eq!(call.status, Status::NO_MAPPING);
                 assert_eq!(call.refusal, Some(Refusal::NoMapping { region, phys }));
             }
@@ -429,7 +431,6 @@ mod tests {
         given.push(MemoryDescriptor { virt_start: 0x1000, ..given[2] }); // an alias, too late
         let mut bed = Bed::over(&map);
         assert_eq!(bed.call_with(&given, STRIDE).status, Status::SUCCESS);
-        let by_window = |virt: u64| virt.checked_sub(WINDOW);
         let tables = bed.firmware.system_table();
         assert_eq!(verify_tables(&bed.memory, tables, by_window), Ok(()));
     }
@@ -446,7 +447,7 @@ mod tests {
         }
         assert_eq!(bed.call_with(&map, STRIDE).status, Status::SUCCESS);
         let entry = bed.firmware.virtual_entry(Service::GetTime);
-        assert_eq!(entry, Some(bed.firmware.entry(Service::GetTime)));
+        assert_eq!(entry, Some(bed.firmware.entry(Service::GetTime).one_to_one()));
     }
 
     #[test]
@@ -456,7 +457,7 @@ mod tests {
         bed.memory.put(MAP_AT, &bytes);
         bed.memory.take(0x7C00_0000);
         let [rcx, rdx, r8, r9] = [bytes.len() as u64, STRIDE, 1, MAP_AT];
-        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap)) };
+        let regs = StubCall { rcx, rdx, r8, r9, ..trap(bed.firmware.entry(Service::SetVirtualAddressMap).0) };
         let answer = bed.firmware.answer(&regs, &mut bed.memory);
         assert!(matches!(answer, Err(ForeignTrap::NoData { .. })), "{answer:?}");
     }
@@ -482,12 +483,12 @@ mod tests {
             map in proptest::collection::vec(any_descriptor(), 0..12),
             limit in any::<u64>(),
         ) {
-            if let Ok(firmware) = Firmware::lay_out(&map, &[], |phys| phys < limit) {
+            if let Ok(firmware) = Firmware::lay_out(&map, &[], |phys| phys < Pa(limit)) {
                 for (phys, _, region) in firmware.pages() {
-                    prop_assert_eq!(map[region].phys_start, phys);
+                    prop_assert_eq!(Pa(map[region].phys_start), phys);
                 }
                 let memory = super::super::super::test_memory::TestMemory::with_firmware(&firmware);
-                prop_assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
+                prop_assert_eq!(verify_tables(&memory, firmware.system_table(), one_to_one), Ok(()));
             }
         }
     }

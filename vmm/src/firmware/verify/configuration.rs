@@ -3,10 +3,11 @@
 
 use uefi_raw::{Guid, guid};
 
-use super::{GuestMemory, Table, TableDefect, read, u32_at, u64_at};
+use super::{GuestMemory, Table, TableDefect, read_physical, u32_at, u64_at};
+use crate::mmu::Pa;
 
 /// Verifies the tables that an operating system looks for (UEFI 2.10, 4.6); those of other GUIDs are ignored.
-pub(super) fn verify(memory: &dyn GuestMemory, entries: &[([u8; 16], u64)]) -> Result<(), TableDefect> {
+pub(super) fn verify(memory: &dyn GuestMemory, entries: &[([u8; 16], Pa)]) -> Result<(), TableDefect> {
     let reader = Reader { memory };
     for (guid, table, is_owed) in KNOWN {
         let mut of_it = entries.iter().filter(|entry| entry.0 == guid.to_bytes());
@@ -40,7 +41,7 @@ struct Reader<'m> {
 }
 
 impl Reader<'_> {
-    fn table(&self, table: Table, phys: u64) -> Result<(), TableDefect> {
+    fn table(&self, table: Table, phys: Pa) -> Result<(), TableDefect> {
         match table {
             Table::Rsdp => self.rsdp(phys),
             Table::Smbios => self.smbios(phys),
@@ -52,7 +53,7 @@ impl Reader<'_> {
     }
 
     /// ACPI 6.5, 5.2.5.3: "RSD PTR ", a checksum of 20 bytes and one of all, revision 2.
-    fn rsdp(&self, phys: u64) -> Result<(), TableDefect> {
+    fn rsdp(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::Rsdp;
         let bytes: [u8; 36] = self.bytes(table, phys)?;
         field(table, "Signature", u64_at(&bytes, 0), "\"RSD PTR \"", |it| it.to_le_bytes() == *b"RSD PTR ")?;
@@ -60,11 +61,11 @@ impl Reader<'_> {
         field(table, "Revision", bytes[15].into(), "2", |it| it == 2)?;
         field(table, "Length", u32_at(&bytes, 20).into(), "36", |it| it == 36)?;
         checksum(table, &bytes)?;
-        self.xsdt(u64_at(&bytes, 24))
+        self.xsdt(Pa(u64_at(&bytes, 24)))
     }
 
     /// ACPI 6.5, 5.2.8, the header (5.2.6) and eight bytes for each entry.
-    fn xsdt(&self, phys: u64) -> Result<(), TableDefect> {
+    fn xsdt(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::Xsdt;
         let bytes: [u8; 36] = self.bytes(table, phys)?;
         field(table, "Signature", u32_at(&bytes, 0).into(), "\"XSDT\"", |it| {
@@ -77,7 +78,7 @@ impl Reader<'_> {
     }
 
     /// DSP0134 3.6, 5.2.2.
-    fn smbios(&self, phys: u64) -> Result<(), TableDefect> {
+    fn smbios(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::Smbios;
         let bytes: [u8; 24] = self.bytes(table, phys)?;
         let anchor = u64_at(&bytes, 0) & 0xff_ffff_ffff;
@@ -89,11 +90,11 @@ impl Reader<'_> {
         field(table, "Structure table maximum size", size, "4 bytes to 64 KiB", |it| {
             (4..=MAX_SMBIOS_BYTES).contains(&it)
         })?;
-        self.smbios_structures(u64_at(&bytes, 16), size)
+        self.smbios_structures(Pa(u64_at(&bytes, 16)), size)
     }
 
     /// DSP0134 3.6, 6.1: each structure's formatted part is followed by strings up to two nulls; type 127 is the last.
-    fn smbios_structures(&self, phys: u64, size: u64) -> Result<(), TableDefect> {
+    fn smbios_structures(&self, phys: Pa, size: u64) -> Result<(), TableDefect> {
         let table = Table::SmbiosStructures;
         let mut at = 0_u64;
         while at.saturating_add(4) <= size {
@@ -112,7 +113,7 @@ impl Reader<'_> {
     }
 
     /// UEFI 2.10, 4.6.2.
-    fn rt_properties(&self, phys: u64) -> Result<(), TableDefect> {
+    fn rt_properties(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::RtProperties;
         let bytes: [u8; 8] = self.bytes(table, phys)?;
         let [v0, v1, l0, l1, ..] = bytes;
@@ -124,7 +125,7 @@ impl Reader<'_> {
     }
 
     /// UEFI 2.10, 23.4: 16 bytes, and 40 for each resource.
-    fn esrt(&self, phys: u64) -> Result<(), TableDefect> {
+    fn esrt(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::Esrt;
         let bytes: [u8; 16] = self.bytes(table, phys)?;
         field(table, "FwResourceVersion", u64_at(&bytes, 8), "1", |it| it == 1)?;
@@ -141,7 +142,7 @@ impl Reader<'_> {
     }
 
     /// UEFI 2.10, 4.6.4: 16 bytes, and DescriptorSize for each entry. What the entries say matters to the mapping code.
-    fn memory_attributes(&self, phys: u64) -> Result<(), TableDefect> {
+    fn memory_attributes(&self, phys: Pa) -> Result<(), TableDefect> {
         let table = Table::MemoryAttributes;
         let bytes: [u8; 16] = self.bytes(table, phys)?;
         field(table, "Version", u32_at(&bytes, 0).into(), "1 or 2", |it| matches!(it, 1 | 2))?;
@@ -155,13 +156,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn bytes<const BYTES: usize>(&self, table: Table, phys: u64) -> Result<[u8; BYTES], TableDefect> {
-        read(self.memory, table, phys, Some)
+    fn bytes<const BYTES: usize>(&self, table: Table, phys: Pa) -> Result<[u8; BYTES], TableDefect> {
+        read_physical(self.memory, table, phys)
     }
 }
 
 /// Where an element is of an array behind a head of 16 bytes.
-fn element(table: u64, index: u64, stride: u64) -> u64 {
+fn element(table: Pa, index: u64, stride: u64) -> Pa {
     table.wrapping_add(16).wrapping_add(index.wrapping_mul(stride))
 }
 
@@ -185,15 +186,16 @@ fn checksum(table: Table, bytes: &[u8]) -> Result<(), TableDefect> {
 #[cfg(test)]
 mod tests {
     use super::super::super::Firmware;
-    use super::super::super::test_memory::{Bed, TestMemory, WINDOW, code_and_data};
+    use super::super::super::test_memory::{Bed, TestMemory, by_window, code_and_data, one_to_one};
     use super::super::verify_tables;
     use super::*;
+    use crate::mmu::Va;
 
     const ATTRIBUTES: u64 = 0x9_0000;
 
     fn laid_out() -> (Firmware, TestMemory) {
         let mut firmware = Firmware::lay_out(&code_and_data(), &[], |_| true).unwrap();
-        firmware.name_attributes_table(ATTRIBUTES);
+        firmware.name_attributes_table(Pa(ATTRIBUTES));
         let mut memory = TestMemory::with_firmware(&firmware);
         let words = [1u32, 2, 48, 0].into_iter().flat_map(u32::to_le_bytes);
         memory.put(ATTRIBUTES, &words.chain([0; 96]).collect::<Vec<_>>());
@@ -202,8 +204,8 @@ mod tests {
 
     /// Where each table is, by the configuration tables in memory.
     fn tables(firmware: &Firmware, memory: &TestMemory) -> Vec<(Table, u64)> {
-        let array = memory.u64(firmware.system_table() + 112);
-        let count = memory.u64(firmware.system_table() + 104);
+        let array = memory.u64(firmware.system_table().0 + 112);
+        let count = memory.u64(firmware.system_table().0 + 104);
         let guid = |index: u64| [0, 8].map(|at| memory.u64(array + 24 * index + at).to_le_bytes()).concat();
         let table = |index| KNOWN.iter().find(|known| known.0.to_bytes()[..] == guid(index)).unwrap().1;
         (0..count).map(|index| (table(index), memory.u64(array + 24 * index + 16))).collect()
@@ -214,7 +216,7 @@ mod tests {
         let (firmware, memory) = laid_out();
         let known: Vec<_> = tables(&firmware, &memory).into_iter().map(|it| it.0).collect();
         assert_eq!(known, KNOWN.map(|known| known.1));
-        assert_eq!(verify_tables(&memory, firmware.system_table(), Some), Ok(()));
+        assert_eq!(verify_tables(&memory, firmware.system_table(), one_to_one), Ok(()));
     }
 
     #[test]
@@ -223,9 +225,8 @@ mod tests {
         let before = tables(&bed.firmware, &bed.memory);
         bed.switch();
         let system_table = bed.firmware.system_table();
-        let by_window = |virt: u64| virt.checked_sub(WINDOW);
         assert_eq!(verify_tables(&bed.memory, system_table, by_window), Ok(()));
-        let array = by_window(bed.memory.u64(system_table + 112)).unwrap();
+        let array = by_window(Va(bed.memory.u64(system_table.0 + 112))).unwrap().0;
         for (index, (_, phys)) in (0..).zip(before) {
             assert_eq!(bed.memory.u64(array + 24 * index + 16), phys);
         }
@@ -246,7 +247,7 @@ mod tests {
             for bit in bits {
                 let mut memory = memory.clone();
                 memory.flip(phys + bit / 8, 1 << (bit % 8));
-                let defect = verify_tables(&memory, firmware.system_table(), Some).unwrap_err();
+                let defect = verify_tables(&memory, firmware.system_table(), one_to_one).unwrap_err();
                 assert!(defect.to_string().starts_with(&table.to_string()), "bit {bit}: {defect}");
             }
         }
@@ -258,7 +259,7 @@ mod tests {
         let entries: Vec<_> = tables(&firmware, &memory)
             .into_iter()
             .zip(KNOWN)
-            .map(|((_, phys), known)| (known.0.to_bytes(), phys))
+            .map(|((_, phys), known)| (known.0.to_bytes(), Pa(phys)))
             .collect();
         assert_eq!(verify(&memory, &entries), Ok(()));
         for (index, (_, table, is_owed)) in KNOWN.into_iter().enumerate() {
@@ -268,17 +269,17 @@ mod tests {
             assert_eq!(verify(&memory, &without), expected);
             let twice = [&entries[..], &entries[index..=index]].concat();
             assert_eq!(verify(&memory, &twice), Err(TableDefect::Twice { table }));
-            without.push((entries[index].0, 0xFFFF_FFFF_FFFF_F000));
+            without.push((entries[index].0, Pa(0xFFFF_FFFF_FFFF_F000)));
             let defect = verify(&memory, &without).unwrap_err();
-            assert_eq!(defect, TableDefect::Unreadable { table, phys: 0xFFFF_FFFF_FFFF_F000 });
+            assert_eq!(defect, TableDefect::Unreadable { table, phys: Pa(0xFFFF_FFFF_FFFF_F000) });
         }
-        assert_eq!(verify(&memory, &[([7; 16], 0)]), Err(TableDefect::Missing { table: Table::Rsdp }));
+        assert_eq!(verify(&memory, &[([7; 16], Pa(0))]), Err(TableDefect::Missing { table: Table::Rsdp }));
     }
 
     #[test]
     fn no_structures_of_smbios_lead_the_reader_astray() {
         let mut memory = TestMemory::default();
-        let reader = |memory: &TestMemory, size| Reader { memory }.smbios_structures(0x1000, size);
+        let reader = |memory: &TestMemory, size| Reader { memory }.smbios_structures(Pa(0x1000), size);
         memory.put(0x1000, &[1, 6, 0, 0, 9, 9, b'a', 0, b'b', 0, 0, 127, 4, 1, 0, 0, 0]);
         assert_eq!(reader(&memory, 17), Ok(()));
         let table = Table::SmbiosStructures;
@@ -287,6 +288,6 @@ mod tests {
         assert!(reader(&memory, 17).is_err());
         memory.put(0x1000, &[1, 4, 0, 0]);
         memory.put(0x1004, &[1; 0xFFC]);
-        assert_eq!(reader(&memory, 0x1_0000), Err(TableDefect::Unreadable { table, phys: 0x2000 }));
+        assert_eq!(reader(&memory, 0x1_0000), Err(TableDefect::Unreadable { table, phys: Pa(0x2000) }));
     }
 }
