@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use efibed::fuzz::{Fuzz, FuzzEngine, keys, shrink};
+use efibed::fuzz::{Fuzz, FuzzEngine, keys_beyond, shrink};
 use efibed::mapper::{Elsewhere, MapRequest, MapResult, Mapper, Step};
 use efibed::{Contract, EngineName, Layout, MemoryMap, Scenario, TestBed};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -261,7 +261,7 @@ impl Drop for Campaign {
 fn campaign(library: &Path, what: &str, folder: &str) {
     let mutant = MUTANTS.iter().find(|mutant| mutant.what == what).unwrap_or(&MUTANTS[0]);
     let fuzz = Fuzz::of(scenario(library, mutant)).engine(FuzzEngine::Walker).cores(CORES);
-    fuzz.max_mapped_pages(mutant.max_pages).out(folder).run().unwrap();
+    fuzz.max_mapped_pages(mutant.max_pages).like(mutant.layout).out(folder).run().unwrap();
 }
 
 /// As many as the measure has.
@@ -276,9 +276,11 @@ fn scenario(library: &Path, mutant: &Mutant) -> Scenario {
 /// The smallest map on which the mutant has that finding.
 fn shrunk(library: &Path, mutant: &Mutant, map: MemoryMap, key: &str) -> MemoryMap {
     let (bed, scenario) = (TestBed::without_kvm(), scenario(library, mutant));
+    let run = |scenario: Scenario, map: &MemoryMap| bed.run(&scenario.with_map(map.clone())).ok();
     let fails = |map: &MemoryMap| {
-        let report = bed.run(&scenario.clone().with_map(map.clone()));
-        report.is_ok_and(|report| keys(&report).iter().any(|found| found.to_string() == key))
+        let right = run(scenario.clone().layout(mutant.layout), map);
+        let found = run(scenario.clone(), map).zip(right).map(|(report, right)| keys_beyond(&report, &right));
+        found.is_some_and(|keys| keys.iter().any(|found| found.to_string() == key))
     };
     shrink(map, fails)
 }

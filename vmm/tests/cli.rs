@@ -499,8 +499,22 @@ fn what_has_no_finding_is_not_shrunk() {
     shrink(&other).ends(BAD_INPUT).complains(&["no finding of the rule not-present"]);
     shrink(&["--rule", "wrong"]).ends(BAD_INPUT).complains(&["invalid value 'wrong'"]);
     assert!(folder.names().is_empty());
+    // What is wrong with a map itself a layout shows, too.
+    let maps = Directory::new();
+    let twice = maps.file("twice.toml");
+    fs::write(&twice, TWO_MIB.repeat(2)).unwrap();
+    let shrink = |arguments: &[&str]| efibed([&["shrink", &twice, "--quiet"], arguments].concat());
+    let like = ["--layout", "packed-down", "--like", "packed-down"];
+    shrink(&like[..2]).ends(CLEAN);
+    shrink(&like).ends(BAD_INPUT).complains(&["no finding that packed-down does not show, too"]);
+    let said = shrink(&[&like[2..], &BUG[..]].concat()).ends(CLEAN);
+    said.has(&said.err, &["reserved-bit."]);
     efibed(["shrink", &map, "-o", &map]).ends(BAD_INPUT).complains(&["it is an input; name another file"]);
 }
+
+/// On its own the bug of 2013 shows in it.
+const TWO_MIB: &str =
+    "[[descriptor]]\ntype = 'RuntimeServicesData'\nphys = 0x7e107000\npages = 0x400\nattribute = 'RUNTIME|WB'\n";
 
 /// A program's contract is kept, and its path works from any folder.
 fn a_program_is_shrunk_in_the_guest() {

@@ -19,7 +19,7 @@ use crate::memory_map::MemoryMap;
 use crate::report::junit::{Case, Outcome, Suite};
 use crate::report::sarif::{Entry, Notice, Part};
 use crate::report::{Report, html};
-use crate::{EngineName, Scenario, TestBed};
+use crate::{EngineName, Layout, Scenario, TestBed};
 
 /// The arguments of `fuzz`.
 #[derive(Args)]
@@ -74,6 +74,11 @@ pub struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     broker: Option<String>,
 
+    /// Count what is found on maps that are wrong by themselves, too, where this layout does not show it: for mapping code
+    /// that is to do what the layout does
+    #[arg(long, value_name = "NAME", value_parser = named::<Layout>(Layout::NAMES), hide_possible_values = true)]
+    like: Option<Layout>,
+
     #[command(flatten)]
     places: DrawnPlaces,
 
@@ -100,7 +105,7 @@ small. Findings are the same if they have the same rule, type of region, phase a
 something else new is kept in DIR/corpus. A campaign that is started again goes on from both, and reports what is new.
 
 A map that is wrong by itself, or that a layout has no room for, is run too. Of its findings those count that no map \
-excuses: stray accesses, faults of the mapping code, and the like.
+excuses: stray accesses, faults of the mapping code, and the like. With --like, what that layout does not show counts, too.
 
 Ctrl-C ends a campaign, with its summary. The exit status is 0 if nothing new was found, and 1 if something was.";
 
@@ -242,6 +247,9 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
     }
     if let Some(broker) = &arguments.broker {
         fuzz = fuzz.broker(broker);
+    }
+    if let Some(layout) = arguments.like {
+        fuzz = fuzz.like(layout);
     }
     Ok(fuzz)
 }

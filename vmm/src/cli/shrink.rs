@@ -16,11 +16,11 @@ use super::{Failure, Status};
 use crate::check::Rule;
 use crate::engine::EngineError;
 use crate::fuzz::saved::scenario_to_toml;
-use crate::fuzz::{FindingKey, Shrinker, keys};
+use crate::fuzz::{FindingKey, Shrinker, as_built_in, keys, keys_beyond};
 use crate::memory_map::MemoryMap;
 use crate::report::Report;
 use crate::report::text::Text;
-use crate::{EngineName, Scenario, TestBed};
+use crate::{EngineName, Layout, Scenario, TestBed};
 
 /// The arguments of `shrink`.
 #[derive(Args)]
@@ -40,6 +40,10 @@ pub struct Arguments {
     /// What executes and observes [default: walker for a built-in layout, kvm for an ELF file]
     #[arg(long, value_name = "kvm|walker", value_parser = named::<EngineName>(EngineName::NAMES))]
     engine: Option<EngineName>,
+
+    /// Keep a finding that this layout does not show on the same map: what `efibed fuzz --like` found
+    #[arg(long, value_name = "NAME", value_parser = named::<Layout>(Layout::NAMES), hide_possible_values = true)]
+    like: Option<Layout>,
 
     /// How many maps to try; then the smallest so far is the result
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -82,11 +86,12 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let elf = arguments.mapper.input(&scenario).map(Path::to_path_buf);
     let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(elf.as_deref()).collect();
     let file = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
-    let Arguments { rule, runs, sandbox, .. } = *arguments;
+    let Arguments { rule, like, runs, sandbox, .. } = *arguments;
+    let wanted = Wanted { rule, like };
     let shrunk = told(arguments.watching, |progress| {
-        sandbox.run(engine, |bed, progress| Shrunk::of(bed, &scenario, rule, runs, progress), progress)
+        sandbox.run(engine, |bed, progress| Shrunk::of(bed, &scenario, wanted, runs, progress), progress)
     })?;
-    let Some(shrunk) = shrunk else { return Err(nothing_to_keep(rule)) };
+    let Some(shrunk) = shrunk else { return Err(nothing_to_keep(wanted)) };
     let text = shrunk.to_toml(&scenario, elf.as_deref());
     match file {
         Some(file) => file.write(text.as_bytes()).map_err(Failure::Output)?,
@@ -96,11 +101,38 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     Ok(Status::Clean)
 }
 
-fn nothing_to_keep(rule: Option<Rule>) -> Failure {
-    let what = rule.map_or_else(|| "no finding".into(), |rule| format!("no finding of the rule {rule}"));
+fn nothing_to_keep(Wanted { rule, like }: Wanted) -> Failure {
+    let mut what = rule.map_or_else(|| "no finding".into(), |rule| format!("no finding of the rule {rule}"));
+    if let Some(layout) = like {
+        what.push_str(&format!(" that {layout} does not show, too"));
+    }
     let help = "`efibed check` with the same options shows what the run finds; the walker, which is the engine here unless \
                 another is named, does not call firmware";
     Failure::Input(miette::miette!(help = help, "the run has {what}: there is nothing to keep"))
+}
+
+/// Which finding is kept.
+#[derive(Clone, Copy)]
+struct Wanted {
+    rule: Option<Rule>,
+    /// One that this layout does not show on the map.
+    like: Option<Layout>,
+}
+
+impl Wanted {
+    /// What is found in a run; on a map that cannot be run, nothing.
+    fn found(self, bed: &TestBed, scenario: &Scenario, report: &Report) -> Vec<FindingKey> {
+        let right = self.like.map(|layout| bed.run(&as_built_in(scenario, layout)));
+        match right {
+            None => keys(report),
+            Some(right) => right.map_or(Vec::new(), |right| keys_beyond(report, &right)),
+        }
+    }
+
+    /// The first finding's key, or the first with this rule.
+    fn key(self, found: Vec<FindingKey>) -> Option<FindingKey> {
+        found.into_iter().find(|key| self.rule.is_none_or(|rule| key.rule == rule))
+    }
 }
 
 /// What it came to.
@@ -140,18 +172,19 @@ impl Shrunk {
     fn of(
         bed: &TestBed,
         scenario: &Scenario,
-        rule: Option<Rule>,
+        wanted: Wanted,
         most: u64,
         progress: &dyn Fn(String),
     ) -> Result<Option<Self>, EngineError> {
         let mut report = bed.run(scenario)?;
-        let Some(key) = key_to_keep(&report, rule) else { return Ok(None) };
+        let Some(key) = wanted.key(wanted.found(bed, scenario, &report)) else { return Ok(None) };
         let (mut shrinker, mut runs) = (Shrinker::new(scenario.map().clone()), 1);
         while let Some(map) = shrinker.propose().filter(|_| runs < most) {
             runs += 1;
             // A map that cannot be run has no finding.
-            let run = bed.run(&scenario.clone().with_map(map.clone())).ok();
-            if let Some(smaller) = run.filter(|report| keys(report).contains(&key)) {
+            let smaller = scenario.clone().with_map(map.clone());
+            let run = bed.run(&smaller).ok();
+            if let Some(smaller) = run.filter(|report| wanted.found(bed, &smaller, report).contains(&key)) {
                 shrinker.accept(map);
                 report = smaller;
                 progress(format!("{runs} maps tried, {} left", Size::of(shrinker.best()).in_words()));
@@ -178,9 +211,4 @@ impl Shrunk {
         let cut = if self.is_cut_short { ", which are not all: see --runs" } else { "" };
         format!("{} shrunk from {before} to {after} in {} runs{cut}", self.key, self.runs)
     }
-}
-
-/// The first finding's key, or the first with this rule.
-fn key_to_keep(report: &Report, rule: Option<Rule>) -> Option<FindingKey> {
-    keys(report).into_iter().find(|key| rule.is_none_or(|rule| key.rule == rule))
 }

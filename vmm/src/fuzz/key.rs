@@ -7,6 +7,8 @@ use crate::check::{Finding, Phase, Rule};
 use crate::memory_map::{MemoryType, parse_type, type_name};
 use crate::mmu::Level;
 use crate::report::Report;
+#[cfg(any(feature = "cli", feature = "fuzz"))]
+use crate::{Layout, LeafRule, Scenario};
 
 /// What a finding is known by, whatever the addresses of a map are.
 ///
@@ -48,6 +50,22 @@ pub fn keys(report: &Report) -> Vec<FindingKey> {
         }
     }
     keys
+}
+
+/// Those of them that another report on the same map has nothing like: no finding of the rule, for a region of the type.
+pub fn keys_beyond(report: &Report, other: &Report) -> Vec<FindingKey> {
+    let others = keys(other);
+    let is_like = |key: &FindingKey, other: &FindingKey| (key.rule, key.region_type) == (other.rule, other.region_type);
+    let mut keys = keys(report);
+    keys.retain(|key| !others.iter().any(|other| is_like(key, other)));
+    keys
+}
+
+/// A scenario with a built-in layout in place of its mapping code, under the same contract.
+#[cfg(any(feature = "cli", feature = "fuzz"))]
+pub fn as_built_in(scenario: &Scenario, layout: Layout) -> Scenario {
+    let contract = scenario.contract_in_force().clone();
+    scenario.clone().contract(contract).layout(layout).leaf_rule(LeafRule::CoAligned)
 }
 
 impl FindingKey {

@@ -28,7 +28,9 @@ mod weight;
 
 #[cfg(feature = "fuzz")]
 pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
-pub use key::{FindingKey, Site, keys};
+#[cfg(any(feature = "cli", feature = "fuzz"))]
+pub(crate) use key::as_built_in;
+pub use key::{FindingKey, Site, keys, keys_beyond};
 pub use shrink::{Shrinker, shrink};
 #[cfg(feature = "proptest")]
 pub use strategy::{MapStrategy, MapTree, any_map, odd_map, valid_map};

@@ -136,7 +136,7 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     // In turn: LibAFL's minimizer goes through tables in an order that no seed gives.
     let mut fuzzer = StdFuzzer::new(QueueScheduler::new(), feedback, objective);
     fuzzer.set_share_objectives(true);
-    let trials = Trials::new(fuzz.scenario.clone(), fuzz.engine);
+    let trials = Trials::new(fuzz.scenario.clone(), fuzz.engine, fuzz.judge());
     let mut target = Target::new(trials, slate, tuple_list!(shape, coverage), found, orders.runs);
     let provider = Segments::new()?;
     let mut manager: Manager =

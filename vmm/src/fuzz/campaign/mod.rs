@@ -46,8 +46,9 @@ pub use summary::{Status, Summary};
 
 use self::client::Orders;
 use self::input::MapInput;
-use crate::Scenario;
+use self::trial::Judge;
 use crate::memory_map::{MemoryMap, ReadError};
+use crate::{Layout, Scenario};
 
 /// A campaign of memory maps against mapping code: a fuzz target is a `main` that runs one.
 ///
@@ -78,6 +79,7 @@ pub struct Fuzz {
     limit: Duration,
     listen: Option<u16>,
     broker: Option<String>,
+    like: Option<Layout>,
 }
 
 /// Where maps are run.
@@ -133,8 +135,16 @@ impl Fuzz {
             limit: LIMIT,
             listen: None,
             broker: None,
+            like: None,
         }
         .limit(LIMIT)
+    }
+
+    /// Has what is found on maps that are wrong by themselves, or that there is no room for, count where this layout does not
+    /// show it: for mapping code that is to do there, too, what the layout does.
+    #[must_use]
+    pub fn like(self, layout: Layout) -> Self {
+        Self { like: Some(layout), ..self }
     }
 
     /// Where maps are run.
@@ -228,6 +238,10 @@ impl Fuzz {
     /// Whether this process is one that a campaign started again: it has nothing to do but come to [`Self::run`].
     pub fn is_client() -> bool {
         Orders::given().is_some()
+    }
+
+    fn judge(&self) -> Judge {
+        Judge { contract: self.scenario.contract_in_force().clone(), like: self.like }
     }
 
     /// When a client counts as hung: each engine has its limit, which native mapping code does not keep.

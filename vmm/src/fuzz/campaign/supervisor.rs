@@ -26,7 +26,6 @@ use super::post::{Post, PostHook};
 use super::segments::Segments;
 use super::slate::{Slate, Word};
 use super::summary::{Status, Summary};
-use super::trial::Judge;
 use super::{Fuzz, FuzzError};
 use crate::fuzz::saved::scenario_to_toml;
 use crate::{EngineName, TestBed};
@@ -230,11 +229,12 @@ impl<'f> Campaign<'f> {
     /// Runs the map again where mapping code is confined: a guest says which instruction it was, and what is wrong. If there is
     /// none, or it finds nothing, the map is a finding as it is.
     fn autopsy(&mut self, input: &MapInput, how: &str, words: &str) -> Result<(), FuzzError> {
-        let judge = Judge(self.fuzz.scenario.contract_in_force().clone());
+        let (judge, bed) = (self.fuzz.judge(), TestBed::without_kvm());
         let map = judge.as_told(input.to_map());
         let scenario = self.fuzz.scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
-        let report = TestBed::without_kvm().run(&scenario);
-        let keys = report.as_ref().map(|report| judge.counted(&map, report)).unwrap_or_default();
+        let report = bed.run(&scenario);
+        let counted = |report| judge.counted(&scenario, report, |scenario| bed.run(scenario).ok());
+        let keys = report.as_ref().map(counted).unwrap_or_default();
         if let Ok(report) = &report {
             for key in &keys {
                 self.save(&key.to_string(), &saved(*key, report, &map, &scenario))?;

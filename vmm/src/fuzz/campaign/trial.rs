@@ -5,10 +5,10 @@ use super::slate::{Slate, Word};
 use super::{FuzzEngine, counted};
 use crate::check::{Contract, Depth, Rule, Severity};
 use crate::engine::EngineError;
-use crate::fuzz::{FindingKey, keys};
+use crate::fuzz::{FindingKey, as_built_in, keys, keys_beyond};
 use crate::memory_map::{MemoryDescriptor, MemoryMap};
 use crate::report::{Report, RunVerdict};
-use crate::{EngineName, Scenario, TestBed};
+use crate::{EngineName, Layout, Scenario, TestBed};
 
 /// Runs maps, one after another, on a bed of its own.
 pub struct Trials {
@@ -37,8 +37,7 @@ pub struct Trial {
 
 impl Trials {
     /// Of a scenario's mapping code.
-    pub fn new(scenario: Scenario, engine: FuzzEngine) -> Self {
-        let judge = Judge(scenario.contract_in_force().clone());
+    pub fn new(scenario: Scenario, engine: FuzzEngine, judge: Judge) -> Self {
         let calls = scenario.calls_firmware();
         let native = scenario.clone().engine(EngineName::Walker).layout_in(counted::layout);
         let scenario = scenario.engine(EngineName::Kvm);
@@ -94,20 +93,24 @@ impl Trials {
         let scenario = if is_quick { full.clone().depth(Depth::Pages) } else { full.clone() };
         let Some(report) = self.run_scenario(&scenario)? else { return Ok(false) };
         trial.cells.extend(cells(map, &report));
-        let keys = self.judge.counted(map, &report);
+        let keys = self.counted(&scenario, &report);
         let mut run = (report, keys);
         if is_quick
             && !run.1.is_empty()
             && let Some(report) = self.run_scenario(&full)?
         {
             // What is found is told as a person would see it who runs the map again, if such a run finds it too.
-            let keys = self.judge.counted(map, &report);
+            let keys = self.counted(&full, &report);
             if run.1.iter().all(|key| keys.contains(key)) {
                 run = (report, keys);
             }
         }
         trial.runs.push(run);
         Ok(true)
+    }
+
+    fn counted(&self, scenario: &Scenario, report: &Report) -> Vec<FindingKey> {
+        self.judge.counted(scenario, report, |scenario| self.bed.run(scenario).ok())
     }
 
     /// A report; None: this machine cannot run this map.
@@ -129,19 +132,36 @@ fn is_of_the_map(error: &EngineError) -> bool {
 }
 
 /// Says what speaks against mapping code that is held to a contract.
-pub struct Judge(pub Contract);
+pub struct Judge {
+    pub contract: Contract,
+    /// The layout that it is to be like on maps outside of its domain, too.
+    pub like: Option<Layout>,
+}
 
 impl Judge {
-    /// The findings that do. On a map outside its domain those are few.
-    pub fn counted(&self, map: &MemoryMap, report: &Report) -> Vec<FindingKey> {
-        let is_outside = self.is_outside(map, report);
-        let counts = |key: &FindingKey| !key.rule.is_firmwares() && (!is_outside || has_no_excuse(key.rule));
-        keys(report).into_iter().filter(counts).collect()
+    /// The findings of a scenario's report that do. On a map outside its domain those are few, and those that the layout
+    /// which it is to be like does not show there: `run` runs that.
+    pub fn counted(
+        &self,
+        scenario: &Scenario,
+        report: &Report,
+        run: impl FnOnce(&Scenario) -> Option<Report>,
+    ) -> Vec<FindingKey> {
+        let mut counted = keys(report);
+        counted.retain(|key| !key.rule.is_firmwares());
+        if self.is_outside(scenario.map(), report) {
+            let has_an_excuse = |key: &FindingKey| !has_no_excuse(key.rule);
+            let like = self.like.filter(|_| counted.iter().any(has_an_excuse));
+            let right = like.and_then(|layout| run(&as_built_in(scenario, layout)));
+            let unlike = right.map_or(Vec::new(), |right| keys_beyond(report, &right));
+            counted.retain(|key| has_no_excuse(key.rule) || unlike.contains(key));
+        }
+        counted
     }
 
     /// The map as the mapping code is told it: one that takes addresses over gets those that a first kernel left.
     pub fn as_told(&self, map: MemoryMap) -> MemoryMap {
-        let Some(first) = self.0.heir_of() else { return map };
+        let Some(first) = self.contract.heir_of() else { return map };
         let addresses = Contract::of(first).addresses(&map);
         let with_address = |(index, descriptor): (usize, &MemoryDescriptor)| {
             let virt = addresses.get(&index).copied().flatten();
@@ -153,7 +173,7 @@ impl Judge {
 
     /// Whether the map itself is wrong, or there is no room for it: what is found then may follow from that.
     fn is_outside(&self, map: &MemoryMap, report: &Report) -> bool {
-        report.findings.iter().any(|finding| is_of_firmwares_list(finding.rule)) || !self.0.has_room(map)
+        report.findings.iter().any(|finding| is_of_firmwares_list(finding.rule)) || !self.contract.has_room(map)
     }
 }
 
@@ -188,15 +208,21 @@ fn has_no_excuse(rule: Rule) -> bool {
 mod tests {
     use super::*;
     use crate::memory_map::synthesize::{Class, synthesize};
-    use crate::{AddressSpace, Layout, LeafRule, MapContext, MapError, Mapper};
+    use crate::{AddressSpace, LeafRule, MapContext, MapError, Mapper};
 
     fn keys_of(toml: &str, scenario: impl Fn(Scenario) -> Scenario) -> Vec<String> {
+        keys_unlike(toml, None, scenario)
+    }
+
+    fn keys_unlike(toml: &str, like: Option<Layout>, scenario: impl Fn(Scenario) -> Scenario) -> Vec<String> {
         let map = MemoryMap::parse(toml).unwrap();
         let scenario = scenario(Scenario::new(map.clone())).engine(EngineName::Walker);
-        let report = TestBed::without_kvm().run(&scenario).unwrap();
+        let bed = TestBed::without_kvm();
+        let report = bed.run(&scenario).unwrap();
         assert!(!report.findings.is_empty(), "nothing to count");
-        let judge = Judge(scenario.contract_in_force().clone());
-        judge.counted(&map, &report).into_iter().map(|key| key.rule.to_string()).collect()
+        let judge = Judge { contract: scenario.contract_in_force().clone(), like };
+        let counted = judge.counted(&scenario, &report, |scenario| bed.run(scenario).ok());
+        counted.into_iter().map(|key| key.rule.to_string()).collect()
     }
 
     const GUILTY: &str =
@@ -213,6 +239,22 @@ mod tests {
         assert_eq!(keys_of(&too_large, |scenario| scenario.layout(Layout::PackedDown)), [""; 0]);
     }
 
+    /// What the layout shows there, too, is the map's; the rest is the mapping code's.
+    #[test]
+    fn what_a_layout_does_not_show_counts_for_code_that_is_to_be_like_it() {
+        let twice = format!("{GUILTY}{GUILTY}");
+        let of_layout = |rule| move |scenario: Scenario| scenario.layout(Layout::PackedDown).leaf_rule(rule);
+        let counted = |rule| keys_unlike(&twice, Some(Layout::PackedDown), of_layout(rule));
+        assert_eq!(counted(LeafRule::CoAligned), [""; 0]);
+        assert_eq!(counted(LeafRule::VaOnly), ["reserved-bit"]);
+        // Both say that there is no room.
+        let too_high = GUILTY.replace("0x7e107000", "0x200_0000_0000");
+        let gives_up = |scenario: Scenario| scenario.mapper(GivesUp).contract(Contract::of(Layout::Window));
+        assert_eq!(keys_unlike(&too_high, Some(Layout::Window), gives_up), [""; 0]);
+        // Packed down there is room.
+        assert!(keys_unlike(&too_high, Some(Layout::PackedDown), gives_up).contains(&"window-overflow".into()));
+    }
+
     /// A shallow run in the guest finds what a full one finds; what it finds is told by a full one.
     #[test]
     fn a_quick_run_finds_what_a_full_one_finds() {
@@ -221,16 +263,16 @@ mod tests {
         for (layout, rule) in [(Layout::PackedDown, LeafRule::VaOnly), (Layout::Window, LeafRule::CoAligned)] {
             let scenario = Scenario::new(MemoryMap::from_descriptors("", Vec::new())).layout(layout).leaf_rule(rule);
             let scenario = scenario.firmware_calls(false).sweep_limit(512);
-            let judge = Judge(scenario.contract_in_force().clone());
-            let mut trials = Trials::new(scenario.clone(), FuzzEngine::Kvm);
+            let judge = || Judge { contract: scenario.contract_in_force().clone(), like: None };
+            let mut trials = Trials::new(scenario.clone(), FuzzEngine::Kvm, judge());
             for seed in 0..60 {
                 let map = synthesize(seed, if seed % 2 == 0 { Class::Odd } else { Class::Hostile });
-                let full = scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
-                let Ok(full) = bed.run(&full) else { continue };
+                let in_full = scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
+                let Ok(full) = bed.run(&in_full) else { continue };
                 let mut trial = Trial::default();
                 assert!(trials.add(EngineName::Kvm, &map, &mut trial).unwrap());
                 let (report, keys) = &trial.runs[0];
-                assert_eq!(*keys, judge.counted(&map, &full), "seed {seed}\n{full}\n{report}");
+                assert_eq!(*keys, judge().counted(&in_full, &full, |_| None), "seed {seed}\n{full}\n{report}");
                 let sampled = |report: &Report| report.skipped.iter().any(|row| row.reason.contains("reached once"));
                 assert!(keys.is_empty() || !sampled(report), "a finding is told by a full run");
                 found += keys.len();
