@@ -273,11 +273,18 @@ fn scenario(library: &Path, mutant: &Mutant) -> Scenario {
     scenario.engine(EngineName::Walker).firmware_calls(false)
 }
 
-/// The smallest map on which the mutant has that finding.
+/// A run over all of the window takes a good part of a second.
+const SHRINKING: Duration = Duration::from_secs(90);
+
+/// The smallest map on which the mutant has that finding, or as small a one as there was time for.
 fn shrunk(library: &Path, mutant: &Mutant, map: MemoryMap, key: &str) -> MemoryMap {
     let (bed, scenario) = (TestBed::without_kvm(), scenario(library, mutant));
     let run = |scenario: Scenario, map: &MemoryMap| bed.run(&scenario.with_map(map.clone())).ok();
+    let until = Instant::now() + SHRINKING;
     let fails = |map: &MemoryMap| {
+        if Instant::now() > until {
+            return false;
+        }
         let right = run(scenario.clone().layout(mutant.layout), map);
         let found = run(scenario.clone(), map).zip(right).map(|(report, right)| keys_beyond(&report, &right));
         found.is_some_and(|keys| keys.iter().any(|found| found.to_string() == key))
