@@ -91,6 +91,7 @@ pub struct Scenario {
     sweep_limit: u64,
     depth: Depth,
     dumps_tables: bool,
+    names_writers: bool,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
     expected: Option<Vec<check::Rule>>,
@@ -133,7 +134,13 @@ impl TestBed {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
         let job = scenario.job(&map, contract, progress);
         let mut report = match scenario.engine {
-            EngineName::Kvm => self.kvm()?.run(&job)?,
+            EngineName::Kvm => {
+                let mut report = self.kvm()?.run(&job)?;
+                if scenario.names_writers {
+                    self.kvm()?.name_writers(&job, &mut report);
+                }
+                report
+            }
             EngineName::Walker => walker::run(&job, &self.memories)?,
         };
         report.expected_rules.clone_from(&scenario.expected);
@@ -238,6 +245,7 @@ impl Scenario {
             sweep_limit: DEFAULT_SWEEP_LIMIT,
             depth: Depth::Full,
             dumps_tables: false,
+            names_writers: true,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
             expected: None,
