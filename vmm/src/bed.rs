@@ -407,6 +407,20 @@ impl Scenario {
         self
     }
 
+    /// Whether findings are to say which line set the guilty entry: each run in a guest that has findings is made twice then.
+    #[cfg(feature = "fuzz")]
+    #[must_use]
+    pub(crate) fn name_writers(mut self, names: bool) -> Self {
+        self.names_writers = names;
+        self
+    }
+
+    /// Whether lines of the mapping code can be told at all.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn has_places(&self) -> bool {
+        self.subject.has_places()
+    }
+
     /// How firmware behaves.
     #[must_use]
     pub fn firmware(mut self, firmware: FirmwareOptions) -> Self {

@@ -28,7 +28,7 @@ mod weight;
 
 #[cfg(feature = "fuzz")]
 pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
-pub use key::{FindingKey, Site, keys};
+pub use key::{FindingKey, SetBy, Site, keys};
 pub use shrink::{Shrinker, shrink};
 #[cfg(feature = "proptest")]
 pub use strategy::{MapStrategy, MapTree, any_map, odd_map, valid_map};
