@@ -13,6 +13,7 @@ mod matrix;
 mod misbehaviour;
 mod negative_controls;
 mod programs;
+mod writers;
 
 use efibed_tests::confined;
 use libtest_mimic::{Arguments, Trial};
@@ -32,6 +33,7 @@ fn main() {
         misbehaviour::trials(),
         negative_controls::trials(),
         programs::trials(),
+        writers::trials(),
         matrix::trials(),
     ]
     .into_iter()

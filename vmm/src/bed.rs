@@ -91,6 +91,7 @@ pub struct Scenario {
     sweep_limit: u64,
     depth: Depth,
     dumps_tables: bool,
+    names_writers: bool,
     firmware: FirmwareOptions,
     kernel: KernelOptions,
     expected: Option<Vec<check::Rule>>,
@@ -133,7 +134,13 @@ impl TestBed {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
         let job = scenario.job(&map, contract, progress);
         let mut report = match scenario.engine {
-            EngineName::Kvm => self.kvm()?.run(&job)?,
+            EngineName::Kvm => {
+                let mut report = self.kvm()?.run(&job)?;
+                if scenario.names_writers {
+                    self.kvm()?.name_writers(&job, &mut report);
+                }
+                report
+            }
             EngineName::Walker => walker::run(&job, &self.memories)?,
         };
         report.expected_rules.clone_from(&scenario.expected);
@@ -238,6 +245,7 @@ impl Scenario {
             sweep_limit: DEFAULT_SWEEP_LIMIT,
             depth: Depth::Full,
             dumps_tables: false,
+            names_writers: true,
             firmware: FirmwareOptions::default(),
             kernel: KernelOptions::default(),
             expected: None,
@@ -397,6 +405,20 @@ impl Scenario {
     pub fn dump_tables(mut self, dumps: bool) -> Self {
         self.dumps_tables = dumps;
         self
+    }
+
+    /// Whether findings are to say which line set the guilty entry: each run in a guest that has findings is made twice then.
+    #[cfg(feature = "fuzz")]
+    #[must_use]
+    pub(crate) fn name_writers(mut self, names: bool) -> Self {
+        self.names_writers = names;
+        self
+    }
+
+    /// Whether lines of the mapping code can be told at all.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn has_places(&self) -> bool {
+        self.subject.has_places()
     }
 
     /// How firmware behaves.

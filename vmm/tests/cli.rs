@@ -39,6 +39,7 @@ fn main() {
         any("a_finding_is_shrunk_to_a_region_and_replays", a_finding_is_shrunk_to_a_region_and_replays),
         any("what_has_no_finding_is_not_shrunk", what_has_no_finding_is_not_shrunk),
         kvm("a_program_is_shrunk_in_the_guest", a_program_is_shrunk_in_the_guest),
+        kvm("two_bugs_of_a_program_are_two_findings", two_bugs_of_a_program_are_two_findings),
         any("real_maps_are_clean_under_window", real_maps_are_clean_under_window),
         any("a_full_window_of_4k_leaves_takes_little_memory", a_full_window_of_4k_leaves_takes_little_memory),
         any("standard_input_is_a_map", standard_input_is_a_map),
@@ -529,6 +530,43 @@ fn a_program_is_shrunk_in_the_guest() {
     let text = fs::read_to_string(&small).unwrap();
     assert!(text.contains("contract = [\"rising=on\"]") && text.contains("mapper.elf"), "{text}");
     check(&small, &[]).ends(FINDINGS).says(&["reserved-bit"]);
+}
+
+/// Both break the same rule. In a campaign, in a check and in what is shrunk they are told by their lines.
+fn two_bugs_of_a_program_are_two_findings() {
+    let folder = Directory::new();
+    let source = repository("programs/two_bugs.c");
+    efibed_in(&folder, &USUAL, &["build", &source, "-o", "mapper.elf"]).ends(CLEAN);
+    let region = |phys: u64, pages: u64| {
+        format!(
+            "[[descriptor]]\ntype = 'RuntimeServicesData'\nphys = {phys:#x}\npages = {pages}\nattribute = 'RUNTIME|WB'\n"
+        )
+    };
+    fs::write(folder.file("map.toml"), region(0x7e00_0000, 4) + &region(0x7e10_0000, 6)).unwrap();
+    let text = fs::read_to_string(&source).unwrap();
+    let line = |comment: &str| 1 + text.lines().position(|line| line.contains(comment)).unwrap();
+    let keys = [("one_page_up", line("/* the first bug */")), ("set", line("/* the second bug's store */"))]
+        .map(|(function, line)| format!("wrong-frame.RuntimeServicesData.map.PTE.{function}-{line}"));
+
+    let fuzz = ["fuzz", "map.toml", "--mapper", "mapper.elf", "--no-sandbox", "--cores", "1", "--max-pages", "64"];
+    let rest = ["--runs", "40", "--out", "out", "--quiet", "--json", "-"];
+    let said = efibed_in(&folder, &[], &[&fuzz[..], &rest].concat()).ends(FINDINGS);
+    let summary: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let found = summary["findings"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let found: Vec<_> = found.filter(|key| key.starts_with("wrong-frame.RuntimeServicesData.")).collect();
+    assert_eq!(found, keys);
+    for key in &keys {
+        let file = format!("out/findings/{key}.toml");
+        let said = efibed_in(&folder, &[], &["check", &file, "--json", "-"]).ends(FINDINGS);
+        let report: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));
+        let places = report["findings"].as_array().unwrap().iter().map(|finding| &finding["set_by"]);
+        let mut lines = places.map(|place| format!("{}-{}", place["function"].as_str().unwrap(), place["line"]));
+        assert!(lines.any(|line| key.ends_with(&line)), "{said}");
+    }
+    let shrink = ["shrink", "map.toml", "--mapper", "mapper.elf", "-o", "small.toml", "--quiet"];
+    let said = efibed_in(&folder, &[], &shrink).ends(CLEAN);
+    said.has(&said.err, &[&keys[0], " to 1 descriptor "]);
+    assert!(fs::read_to_string(folder.file("small.toml")).unwrap().contains("#    set by     one_page_up at "));
 }
 
 /// The maps of x86 machines in `maps`, each page of each mapped region reached by the guest's MMU.

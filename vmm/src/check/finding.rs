@@ -1,5 +1,6 @@
 //! Findings: one disagreement each, under a rule with a stable name.
 
+use super::place::Place;
 use super::statement::Statement;
 use crate::mmu::{ErrorCode, Level, Pa, Step, Va};
 
@@ -52,6 +53,9 @@ pub struct Finding {
     pub remedy: Option<String>,
     /// The walk to `virt`, entry by entry.
     pub walk: Vec<WalkStep>,
+    /// The line of the mapping code that set the last entry of the walk to what it is; if the code never wrote that one, the
+    /// entry above it. None: that is not known.
+    pub set_by: Option<Place>,
     /// Who says so.
     pub witnesses: Vec<Witness>,
     /// One sentence.
@@ -71,6 +75,7 @@ impl Finding {
             observed: None,
             remedy: None,
             walk: Vec::new(),
+            set_by: None,
             witnesses: vec![if rule.is_of_the_map() { Witness::Expectation } else { Witness::Run }],
             message,
         }

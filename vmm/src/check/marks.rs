@@ -207,6 +207,7 @@ fn finding(
         expected: mark.expected,
         observed: mark.observed,
         walk,
+        set_by: None,
         witnesses,
     }
 }

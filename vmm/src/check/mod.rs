@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `finding` | rules, witnesses, findings |
+//! | `place` | a place in somebody's source, which a finding names
 //! | `statement` | what a finding says was to be, or was
 //! | `contract` | what must hold of a mapper's result, as a value; the built-in layouts' contracts, in one table |
 //! | `words` | its terms in words |
@@ -50,6 +51,7 @@ mod judge;
 mod marks;
 mod merged;
 mod observation;
+mod place;
 mod plan;
 mod spans;
 mod statement;
@@ -77,6 +79,7 @@ pub(crate) use judge::{Judge, Observations};
 pub(crate) use marks::{Marks, RootedTables};
 pub(crate) use merged::fits_an_entry;
 pub(crate) use observation::{Exception, Observation};
+pub use place::Place;
 #[cfg(test)]
 pub(crate) use plan::Purpose;
 pub(crate) use plan::{Behind, Depth, Frames, Ground, Plan, PlannedProbe, PlannedSweep};

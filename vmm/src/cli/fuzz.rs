@@ -101,7 +101,8 @@ Try memory maps on mapping code, steered by what they show, and keep those that 
 
 Maps are made from nothing, some as real firmware makes them and most at borders that are hard to map, and changed and \
 crossed. What shows a new finding is a file in DIR/findings: a scenario that `efibed check` runs and `efibed shrink` makes \
-small. Findings are the same if they have the same rule, type of region, phase and level of the guilty entry. What shows \
+small. Findings are the same if they have the same rule, type of region, phase and level of the guilty entry, and the same \
+line of the mapping code that set it, where a guest can tell that. What shows \
 something else new is kept in DIR/corpus. A campaign that is started again goes on from both, and reports what is new.
 
 A map that is wrong by itself, or that a layout has no room for, is run too. Of its findings those count that no map \

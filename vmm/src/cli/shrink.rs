@@ -66,8 +66,9 @@ const ABOUT: &str = "\
 Find the smallest map on which a run still has the same finding
 
 Descriptors are left out, regions shortened, and addresses rounded, as long as the run has the finding. Findings are the same
-if they have the same rule, type of region, phase and level of the guilty table entry. The result is a scenario: the map, how
-it is mapped, and the report on it as a comment. `efibed check` runs it.
+if they have the same rule, type of region, phase and level of the guilty table entry, and the same line of the mapping code
+that set the entry, where that is known. The result is a scenario: the map, how it is mapped, and the report on it as a
+comment. `efibed check` runs it.
 
 The exit status is 0 if there was a finding to keep, and 2 if not.";
 

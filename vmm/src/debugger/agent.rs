@@ -149,6 +149,8 @@ impl Agent {
             }
             Halt::Asked => Event::Asked,
             Halt::Served => return self.stepped(process),
+            // It closes none.
+            Halt::Closed(_) => return None,
             Halt::Trap(exception) if self.is_at_breakpoint(exception, process) => Event::Breakpoint,
             Halt::Trap(exception) if exception.fault.vector == Fault::DEBUG && self.steps() => {
                 return self.stepped(process);

@@ -11,9 +11,10 @@ mod site;
 mod stage;
 mod sweep;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use efibed_guest::protocol::{IMAGE_BASE, USER_BASE};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
@@ -28,8 +29,9 @@ use super::machines::{Lodging, Machines};
 use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::trials::{self, Abilities};
+use super::writers::Writers;
 use super::{EngineError, Job, Miscall, cpu, regions, reports};
-use crate::check::{self, Budget, Expectation, Marks, Phase, Rule, Skipped};
+use crate::check::{self, Budget, Depth, Expectation, Marks, Phase, Rule, Skipped};
 use crate::firmware::{Firmware, ServiceMisbehaviour};
 use crate::guest::process::{Code, Process, open_maps};
 use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
@@ -74,6 +76,30 @@ impl Kvm {
     /// Takes it back.
     pub fn give_back(&self, cpu: &CpuidRequest, machine: Machine) {
         self.machines.give_back(cpu, machine, Lodging::default());
+    }
+
+    /// Has findings say which line of the mapping code set the entry that is to blame: the run is made once more, and watched.
+    pub fn name_writers(&self, job: &Job<'_>, report: &mut Report) {
+        let Some(writers) = Writers::of(&report.findings, job.subject) else { return };
+        let writers = RefCell::new(writers);
+        let again = Job {
+            debugger: Some(&writers),
+            // Its verdict is that of the first run.
+            depth: Depth::Pages,
+            sweep_limit: 0,
+            dumps_tables: false,
+            limit: job.limit.saturating_sub(report.timing.total).min(MOST_WATCHING),
+            progress: &|_| {},
+            ..*job
+        };
+        let watched = self.run(&again);
+        let writers = writers.into_inner();
+        if watched.is_err() || writers.has_missed(&report.findings) {
+            report.notes.push(NOT_KNOWN.into());
+        }
+        for finding in &mut report.findings {
+            finding.set_by = writers.of_finding(finding);
+        }
     }
 
     /// Runs a job to its report.
@@ -167,6 +193,11 @@ impl Kvm {
         Ok(report)
     }
 }
+
+/// How long a run is watched that has shown something. With the most halts it takes half of that.
+const MOST_WATCHING: Duration = Duration::from_secs(10);
+
+const NOT_KNOWN: &str = "which lines set all of the guilty entries is not known: their tables, or the writes to them, are too many to look at";
 
 /// The engine at work on one run, from the mapper's first phase to the last call.
 struct Run<'a> {

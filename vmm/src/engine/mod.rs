@@ -6,7 +6,8 @@
 //!
 //! `course` is what a run does one after another, over the little that each engine does in its own way; `judging`, `regions`,
 //! `denials`, `dump`, `reports` and `left_out` are what it says of it. `cpu` is what may be asked of the CPU, `calls` which
-//! runtime services are called. `trials` finds out what a machine's MMU really does.
+//! runtime services are called. `trials` finds out what a machine's MMU really does,
+//! and `writers` which line of the mapping code set an entry that is to blame.
 
 mod calls;
 mod course;
@@ -29,6 +30,7 @@ mod snapshot;
 mod subject;
 mod trials;
 pub mod walker;
+mod writers;
 
 use std::cell::RefCell;
 use std::fmt;

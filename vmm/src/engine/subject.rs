@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use efibed_guest::{LayoutMapper, Mapper};
 
 use super::EngineError;
-use crate::check::Contract;
-use crate::guest::process::{Code, Frame, Place, Program, ProgramError, Symbols};
+use crate::check::{Contract, Place};
+use crate::guest::process::{Code, Frame, Program, ProgramError, Symbols};
 use crate::report::MapperName;
 
 /// Mapping code, and what it is held to.
@@ -104,6 +104,11 @@ impl Subject {
         const MOST: usize = 32;
         let caller = |frame: &Frame| self.symbols()?.caller(frame, word);
         std::iter::successors(Some(frame), caller).skip(1).take(MOST)
+    }
+
+    /// Whether instructions of it may have a place.
+    pub fn has_places(&self) -> bool {
+        self.symbols().is_some()
     }
 
     fn symbols(&self) -> Option<&Symbols> {

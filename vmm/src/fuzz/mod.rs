@@ -30,7 +30,7 @@ mod weight;
 pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
 #[cfg(any(feature = "cli", feature = "fuzz"))]
 pub(crate) use key::as_built_in;
-pub use key::{FindingKey, Site, keys, keys_beyond};
+pub use key::{FindingKey, SetBy, Site, keys, keys_beyond};
 pub use shrink::{Shrinker, shrink};
 #[cfg(feature = "proptest")]
 pub use strategy::{MapStrategy, MapTree, any_map, odd_map, valid_map};

@@ -203,7 +203,7 @@ mod tests {
             };
             for seed in 0..24 {
                 let map = Synthesis::new(Class::Odd).max_mapped_pages(4096).map(seed);
-                let Some(key) = keys_of(&map).first().copied() else { continue };
+                let Some(key) = keys_of(&map).first().cloned() else { continue };
                 let (tried, smallest) = counted(map, |map| keys_of(map).contains(&key));
                 assert!(keys_of(&smallest).contains(&key), "seed {seed}");
                 assert!(smallest.descriptors().len() <= 2, "seed {seed}, {key}:\n{}", smallest.to_toml());

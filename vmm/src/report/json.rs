@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{CallReport, Culprit, Expected, FaultDetail, MapperName, RegionReport, Report, RunVerdict, TableDump};
-use crate::check::{Finding, LeafCounts, Rule, Skipped, Statement, WalkStep};
+use crate::check::{Finding, LeafCounts, Place, Rule, Skipped, Statement, WalkStep};
 use crate::firmware::Misbehaviour;
 use crate::memory_map::type_name;
 use crate::mmu::{Fault, Kind, Paging, Privilege, Run};
@@ -225,8 +225,23 @@ struct FindingObject<'a> {
     remedy: Option<&'a str>,
     error_code: Option<Hex>,
     walk: Vec<StepObject>,
+    set_by: Option<PlaceObject<'a>>,
     witnesses: Vec<&'static str>,
     message: &'a str,
+}
+
+/// A place in the mapping code's source, as far as it is known.
+#[derive(Serialize)]
+struct PlaceObject<'a> {
+    function: Option<&'a str>,
+    file: Option<&'a str>,
+    line: Option<u32>,
+}
+
+impl<'a> From<&'a Place> for PlaceObject<'a> {
+    fn from(place: &'a Place) -> Self {
+        Self { function: place.function.as_deref(), file: place.file.as_deref(), line: place.line }
+    }
 }
 
 #[derive(Serialize)]
@@ -412,6 +427,7 @@ impl<'a> From<&'a Finding> for FindingObject<'a> {
             remedy: finding.remedy.as_deref(),
             error_code: finding.error_code().map(|code| Hex(code.0.into())),
             walk: finding.walk.iter().map(StepObject::from).collect(),
+            set_by: finding.set_by.as_ref().map(PlaceObject::from),
             witnesses: finding.witnesses.iter().map(|witness| witness.name()).collect(),
             message: &finding.message,
         }
@@ -621,6 +637,7 @@ mod tests {
             finding["walk"][2],
             json!({ "level": "PDE", "entry_addr": "0x125000", "entry": "0x7e1070e3", "reserved": "0x106000" })
         );
+        assert_eq!(finding["set_by"], Value::Null);
         assert_eq!(
             value["faults"][0],
             json!({ "phase": "map", "virt": "0xffffffff00000000", "access": "write", "privilege": "supervisor", "vector": 14,
@@ -629,6 +646,18 @@ mod tests {
                     "attributed_to": "mapping-code", "service": null, "misbehaviour": null, "remedy": null })
         );
         assert_eq!(value["faults_omitted"], json!(510));
+    }
+
+    #[test]
+    fn a_line_of_the_mapping_code_is_told_as_far_as_it_is_known() {
+        let mut report = samples::reserved_bit();
+        let name = || Some("map_region".into());
+        report.findings[0].set_by = Some(Place { function: name(), file: Some("mapper.c".into()), line: Some(41) });
+        let expected = json!({ "function": "map_region", "file": "mapper.c", "line": 41 });
+        assert_eq!(parsed(&report)["findings"][0]["set_by"], expected);
+        report.findings[0].set_by = Some(Place { function: name(), ..Place::default() });
+        let expected = json!({ "function": "map_region", "file": null, "line": null });
+        assert_eq!(parsed(&report)["findings"][0]["set_by"], expected);
     }
 
     #[test]

@@ -98,6 +98,7 @@ pub fn reserved_bit() -> Report {
             step(Level::Pdpte, 0x12_4fe0, 0x12_5063, 0),
             step(Level::Pde, 0x12_5000, 0x7e10_70e3, 0x10_6000),
         ],
+        set_by: None,
         witnesses: vec![Witness::Mmu, Witness::Walk],
         message: "region 1 (RuntimeServicesData at 0x7e107000): 512 pages from VA 0xffffffff00000000 fault: a \
                   reserved bit is set on the way; expected PA 0x7e107000; found #PF 0x9 (P RSVD)"
@@ -128,6 +129,7 @@ pub fn kernel_overlap() -> Report {
         observed: None,
         remedy: None,
         walk: Vec::new(),
+        set_by: None,
         witnesses: vec![Witness::Walk],
         message: "the kernel's text is not mapped as it was".into(),
     }];

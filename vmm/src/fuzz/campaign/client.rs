@@ -182,7 +182,7 @@ fn tell(
     slate.set(Word::Cells, seen(state, SHAPE));
     slate.set(Word::Covered, seen(state, counters::NAME));
     for Hit { key, report, map } in untold.take() {
-        let told = Told { key: key.to_string(), toml: saved(key, &report, &map, scenario) };
+        let told = Told { key: key.to_string(), toml: saved(&key, &report, &map, scenario) };
         let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
         manager.llmp.send_buf(FINDING, &message)?;
         slate.add(Word::Told, 1);
@@ -193,7 +193,7 @@ fn tell(
 }
 
 /// A finding as a file.
-pub fn saved(key: FindingKey, report: &Report, map: &MemoryMap, scenario: &Scenario) -> String {
+pub fn saved(key: &FindingKey, report: &Report, map: &MemoryMap, scenario: &Scenario) -> String {
     let what = format!("{key}, found by efibed fuzz");
     scenario_to_toml(&what, &report.to_string(), &map.to_toml(), scenario, scenario.program().map(Path::new))
 }

@@ -237,7 +237,7 @@ impl<'f> Campaign<'f> {
         let keys = report.as_ref().map(counted).unwrap_or_default();
         if let Ok(report) = &report {
             for key in &keys {
-                self.save(&key.to_string(), &saved(*key, report, &map, &scenario))?;
+                self.save(&key.to_string(), &saved(key, report, &map, &scenario))?;
             }
         }
         if keys.is_empty() {

@@ -135,9 +135,30 @@ impl<S> StateInitializer<S> for NewFinding {}
 impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewFinding {
     fn is_interesting(&mut self, _: &mut S, _: &mut EM, _: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
         let found = self.found.borrow();
-        let new: Vec<_> = found.iter().filter(|hit| self.known.insert(hit.key)).cloned().collect();
+        let new: Vec<_> = found.iter().filter(|hit| is_new(&mut self.known, &hit.key)).cloned().collect();
         let is_new = !new.is_empty();
         self.untold.borrow_mut().extend(new);
         Ok(is_new)
+    }
+}
+
+/// Whether a finding is new; from now on it is known. Where nobody can tell its line, it may be that of any that is known.
+fn is_new(known: &mut HashSet<FindingKey>, key: &FindingKey) -> bool {
+    let may_be_known = key.set_by.is_none() && known.iter().any(|other| other.of_any_line() == *key);
+    !may_be_known && known.insert(key.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_without_a_line_may_be_any() {
+        let mut known = HashSet::new();
+        let mut is_new = |text: &str| is_new(&mut known, &text.parse().unwrap());
+        let [any, first, second, other] =
+            ["PTE", "PTE.map-1", "PTE.map-2", "PDE"].map(|end| format!("wrong-frame.none.map.{end}"));
+        assert!(is_new(&first) && is_new(&second) && !is_new(&first));
+        assert!(!is_new(&any) && is_new(&other) && !is_new(&other));
     }
 }

@@ -1,5 +1,7 @@
 //! One map, run on the engines that were asked for.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::shape::{CELLS, cells};
 use super::slate::{Slate, Word};
 use super::{FuzzEngine, counted};
@@ -22,6 +24,8 @@ pub struct Trials {
     calls: bool,
     /// The cells that some run has set: [`FuzzEngine::Both`] runs a map in the guest if it sets another one.
     seen: Vec<bool>,
+    /// How often a finding was met, of whatever line.
+    examples: HashMap<FindingKey, u64>,
     /// Why a map could not be run, if one could not.
     unable: Option<String>,
 }
@@ -35,10 +39,17 @@ pub struct Trial {
     pub cells: Vec<usize>,
 }
 
+impl Trial {
+    fn drop_keys(&mut self, dropped: &BTreeSet<FindingKey>) {
+        self.runs.iter_mut().for_each(|(_, keys)| keys.retain(|key| !dropped.contains(key)));
+    }
+}
+
 impl Trials {
     /// Of a scenario's mapping code.
     pub fn new(scenario: Scenario, engine: FuzzEngine, judge: Judge) -> Self {
         let calls = scenario.calls_firmware();
+        let scenario = scenario.name_writers(false);
         let native = scenario.clone().engine(EngineName::Walker).layout_in(counted::layout);
         let scenario = scenario.engine(EngineName::Kvm);
         Self {
@@ -49,6 +60,7 @@ impl Trials {
             engine,
             calls,
             seen: vec![false; CELLS],
+            examples: HashMap::new(),
             unable: None,
         }
     }
@@ -72,6 +84,7 @@ impl Trials {
             slate.add(Word::Guests, ran.into());
             is_able &= ran;
         }
+        self.tell_apart(map, &mut trial)?;
         slate.add(Word::Unable, (!is_able).into());
         trial.cells.iter().for_each(|cell| self.seen[*cell] = true);
         let is_any = |holds: &dyn Fn(&Report) -> bool| u64::from(trial.runs.iter().any(|(report, _)| holds(report)));
@@ -107,6 +120,34 @@ impl Trials {
         }
         trial.runs.push(run);
         Ok(true)
+    }
+
+    /// Tells findings apart by the lines that set the guilty entries, where a guest can. That takes two runs more. So of what
+    /// has the same key otherwise, the first example is looked at, the second, the fourth, and so on. The others count as known.
+    fn tell_apart(&mut self, map: &MemoryMap, trial: &mut Trial) -> Result<(), EngineError> {
+        if self.engine == FuzzEngine::Walker || !self.scenario.has_places() {
+            return Ok(());
+        }
+        let about_entries = trial.runs.iter().flat_map(|(_, keys)| keys).filter(|key| key.site.level.is_some());
+        let met: BTreeSet<FindingKey> = about_entries.cloned().collect();
+        let is_due = |key: &FindingKey| {
+            let count = self.examples.entry(key.clone()).or_default();
+            *count += 1;
+            count.is_power_of_two()
+        };
+        let (due, known): (BTreeSet<_>, BTreeSet<_>) = met.into_iter().partition(is_due);
+        trial.drop_keys(&known);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let scenario = self.scenario.clone().with_map(map.clone()).name_writers(true);
+        let Some(report) = self.run_scenario(&scenario)? else { return Ok(()) };
+        let keys = self.counted(&scenario, &report).into_iter().filter(|key| due.contains(&key.of_any_line()));
+        let keys: Vec<_> = keys.collect();
+        // What a guest does not find stays as it is.
+        trial.drop_keys(&keys.iter().map(FindingKey::of_any_line).collect());
+        trial.runs.push((report, keys));
+        Ok(())
     }
 
     fn counted(&self, scenario: &Scenario, report: &Report) -> Vec<FindingKey> {

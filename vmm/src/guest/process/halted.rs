@@ -35,6 +35,8 @@ pub enum Halt<'a> {
     Trap(&'a Exception),
     /// A step led over an instruction that was carried out for it.
     Served,
+    /// It is about to write to a page that the debugger has closed: #PF.
+    Closed(&'a Exception),
     /// An exception after which it cannot go on.
     Exception(&'a Exception),
     /// The host has found these so far, and services of firmware have met these faults. Ring 3 has been left.
@@ -157,6 +159,21 @@ impl<'a> Halted<'a> {
                 }
             }
         }
+    }
+
+    /// Has it halt before it writes to these pages, until they are opened; false: it could not write to one of them anyway, or
+    /// KVM refuses.
+    pub fn close(&mut self, pages: impl IntoIterator<Item = u64>) -> bool {
+        let Process { space, memory, .. } = &mut *self.process;
+        let are_closed = pages.into_iter().all(|virt| space.close(memory, virt));
+        // It may have written there before.
+        are_closed && self.machine.forget_translations().is_ok()
+    }
+
+    /// Lets it write to a page again; false: it was not given that one.
+    pub fn open(&mut self, virt: u64) -> bool {
+        let Process { space, memory, .. } = &mut *self.process;
+        space.open(memory, virt)
     }
 
     /// Whether it can go on: it has not been left.
@@ -322,6 +339,11 @@ impl Process {
         machine: &mut Machine,
         loaded: &Loaded,
     ) -> bool {
+        if exception.is_refused_write() && self.space.is_closed(exception.cr2) {
+            let mut halted = Halted { process: self, machine, loaded, at: At::Handler(exception.frame_at) };
+            let resume = debugger.halted(Halt::Closed(&exception), &mut halted);
+            return self.resumed(resume, true);
+        }
         let is_trap = matches!(exception.fault.vector, Fault::DEBUG | Fault::BREAKPOINT);
         if !is_trap {
             let is_served = !exception.is_page_fault();

@@ -57,7 +57,7 @@ pub use own::{Called, call_natively};
 pub use program::{Program, ProgramError, Segment};
 use space::{Area, Rights, Space};
 pub use start::Start;
-pub use symbols::{Place, Symbols};
+pub use symbols::Symbols;
 pub use unwind::Frame;
 
 /// Where the code of a process comes from.

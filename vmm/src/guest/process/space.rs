@@ -1,9 +1,10 @@
 //! The page tables of ring 3.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
-use super::super::stretch::length;
+use super::super::stretch::{bytes_of, length, stretch};
 use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::mmu::Paging;
 
@@ -43,6 +44,10 @@ const PAGES_AT_ONCE: u64 = 1024;
 /// Pages of an area that are mapped before anything is touched: more than most mapping code touches.
 const PAGES_FORESEEN: u64 = 32;
 
+fn page_of(virt: u64) -> u64 {
+    virt & !(PAGE_BYTES - 1)
+}
+
 /// Tables in a stretch of the process's own memory.
 pub struct Space {
     root: u64,
@@ -51,6 +56,8 @@ pub struct Space {
     levels: u32,
     no_execute: u64,
     areas: Vec<Area>,
+    /// Pages that are not written to for now, whatever their areas allow.
+    closed: BTreeSet<u64>,
 }
 
 impl Space {
@@ -63,6 +70,7 @@ impl Space {
             levels: if paging.la57 { 5 } else { 4 },
             no_execute: if paging.nxe { flags::NX } else { 0 },
             areas: Vec::new(),
+            closed: BTreeSet::new(),
         };
         let mut tables = space.tables(memory);
         let root = tables.root()?;
@@ -104,10 +112,38 @@ impl Space {
 
     fn touch_pages(&mut self, memory: &OwnMemory, virt: u64, at_once: u64) -> bool {
         let Some(area) = self.areas.iter().find(|area| area.contains(virt)).cloned() else { return false };
-        let offset = virt.wrapping_sub(area.virt) & !(PAGE_BYTES - 1);
+        let offset = page_of(virt.wrapping_sub(area.virt));
         let phys = area.phys.start.saturating_add(offset);
         let pages = (length(&(phys..area.phys.end)) / PAGE_BYTES).min(at_once);
-        self.map(memory, area.virt.wrapping_add(offset), phys, pages, area.rights)
+        let start = area.virt.wrapping_add(offset);
+        self.map(memory, start, phys, pages, area.rights)
+            && self.keep_closed(memory, &stretch(start, bytes_of(pages)), phys)
+    }
+
+    /// What has just been mapped may have closed pages in it.
+    fn keep_closed(&mut self, memory: &OwnMemory, mapped: &Range<u64>, phys: u64) -> bool {
+        let closed: Vec<u64> = self.closed.range(mapped.clone()).copied().collect();
+        let phys_of = |virt: u64| phys.wrapping_add(virt.wrapping_sub(mapped.start));
+        closed.into_iter().all(|virt| self.map(memory, virt, phys_of(virt), 1, Rights::READ))
+    }
+
+    /// Closes a page to writes; false: ring 3 could not write there anyway. What KVM has cached of an open page stays in force.
+    pub fn close(&mut self, memory: &OwnMemory, virt: u64) -> bool {
+        let is_writable = self.areas.iter().any(|area| area.contains(virt) && area.rights.write);
+        if is_writable {
+            self.closed.insert(page_of(virt));
+        }
+        is_writable && self.touch_pages(memory, page_of(virt), 1)
+    }
+
+    /// Opens it again; false: it is in no area.
+    pub fn open(&mut self, memory: &OwnMemory, virt: u64) -> bool {
+        self.closed.remove(&page_of(virt));
+        self.touch_pages(memory, page_of(virt), 1)
+    }
+
+    pub fn is_closed(&self, virt: u64) -> bool {
+        self.closed.contains(&page_of(virt))
     }
 
     /// Maps pages; false: there is no room for the tables.

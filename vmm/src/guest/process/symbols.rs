@@ -18,6 +18,7 @@ use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{CompressionFormat, Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind, elf};
 
 use super::unwind::Frame;
+use crate::check::Place;
 
 /// Files that are larger are not read. The largest test programs with debug information have some 200 MiB.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -30,39 +31,6 @@ const MAX_DEPTH: isize = 512;
 
 /// Names that are longer, mangled or not, are clipped. Those of Rust's and C++'s templates have some hundreds of bytes.
 const MAX_NAME_BYTES: usize = 4096;
-
-/// Where an instruction comes from, as far as that is known. At least one of function and file is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// The function, demangled.
-    pub function: Option<String>,
-    /// The source file, as the compiler was told it: relative to the folder that it ran in, unless it lies elsewhere.
-    pub file: Option<String>,
-    /// The line, from 1.
-    pub line: Option<u32>,
-}
-
-impl Place {
-    /// Whether it is in a source file that was not compiled elsewhere, as those of the standard library were. Of a C library
-    /// no files are known.
-    pub fn is_own(&self) -> bool {
-        self.line.is_some() && self.file.as_ref().is_some_and(|file| !file.starts_with(ELSEWHERE))
-    }
-}
-
-/// `build_tables at mapper.c:41`, or what is known of that.
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { function, file, line } = self;
-        f.write_str(function.as_deref().unwrap_or_default())?;
-        let Some(file) = file else { return Ok(()) };
-        write!(f, "{}{file}", if function.is_some() { " at " } else { "" })?;
-        line.map_or(Ok(()), |line| write!(f, ":{line}"))
-    }
-}
-
-/// Where Rust's own crates are compiled, as debug information has it: behind it comes the compiler's commit.
-const ELSEWHERE: &str = "/rustc/";
 
 /// The places of a program's instructions. Files are read when they are first asked about, and kept.
 #[derive(Debug)]
@@ -319,8 +287,8 @@ fn place(frame: &addr2line::Frame<Reader>, folder: &str) -> Place {
     // What is of no line of a file (line 0; DWARF 5, 6.2.2) the compiler has added, in whatever file it was at.
     let location = frame.location.as_ref().filter(|location| location.line.is_some_and(|line| line != 0));
     let file = location.and_then(|location| location.file).map(|file| {
-        // The standard library was compiled elsewhere, and is to be known by that.
-        let is_here = !folder.starts_with(ELSEWHERE);
+        // What others wrote was compiled elsewhere, and is to be known by that.
+        let is_here = !Place::is_elsewhere(&format!("{folder}/"));
         let short = Path::new(file).strip_prefix(folder).ok().and_then(Path::to_str);
         let short = short.filter(|short| is_here && !short.is_empty());
         clipped(short.unwrap_or(file))

@@ -80,6 +80,9 @@ fn one(number: usize, finding: &Finding, report: &Report, paint: Paint) -> Vec<S
     if let Some(unseen) = not_enforced(finding, &report.cpu) {
         say("but", &unseen);
     }
+    if let Some(place) = &finding.set_by {
+        say("set by", &printable(&place.to_string()));
+    }
     if !finding.walk.is_empty() {
         let of = finding.virt.map_or_else(String::new, |virt| format!("of VA {virt:#x}"));
         say("walk", &of);
@@ -165,6 +168,7 @@ fn not_enforced(finding: &Finding, cpu: &Cpu) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Place;
     use crate::mmu::Paging;
     use crate::report::samples;
 
@@ -192,6 +196,16 @@ mod tests {
             report.findings[0].message = named.into();
             assert_eq!(sentence(&report.findings[0], &report), named, "named once");
         }
+    }
+
+    #[test]
+    fn the_line_that_set_the_entry_is_told_where_it_is_known() {
+        let mut report = samples::reserved_bit();
+        assert!(!lines(&report, Paint::PLAIN).iter().any(|line| line.contains("set by")));
+        report.findings[0].set_by =
+            Some(Place { function: Some("map_region".into()), file: Some("mapper.c".into()), line: Some(41) });
+        let shown = lines(&report, Paint::PLAIN);
+        assert!(shown.iter().any(|line| line == "   set by     map_region at mapper.c:41"), "{shown:#?}");
     }
 
     #[test]
