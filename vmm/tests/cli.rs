@@ -1116,7 +1116,7 @@ fn bash_completes_what_there_is() {
     assert!(completed(&["explain", "--"]).contains(&"--phys".to_owned()));
 }
 
-/// The status of each is its own: the bug of 2013 is a finding, and two lists that differ are a change.
+/// All maps are those of one machine, so nothing is found but the bug of 2013 where it is asked for.
 fn examples_of_seeing_run_as_help_and_manual_have_them() {
     let folder = Directory::new();
     let copy = |from: &[&str], to: &str| {
