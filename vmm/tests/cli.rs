@@ -59,6 +59,7 @@ fn main() {
         any("every_shell_has_a_script", every_shell_has_a_script),
         bash("bash_completes_what_there_is", bash_completes_what_there_is),
         any("every_command_has_a_manual_page", every_command_has_a_manual_page),
+        kvm("examples_of_seeing_run_as_help_and_manual_have_them", examples_of_seeing_run_as_help_and_manual_have_them),
         kvm("scenarios_end_as_they_expect", scenarios_end_as_they_expect),
         kvm("firmware_misbehaves_at_a_flag", firmware_misbehaves_at_a_flag),
         any("a_json_file_is_whole_and_alone", a_json_file_is_whole_and_alone),
@@ -1165,6 +1166,46 @@ fn bash_completes_what_there_is() {
         assert!(!completed(&["explain", "--"]).contains(&option.to_owned()), "{option}");
     }
     assert!(completed(&["explain", "--"]).contains(&"--phys".to_owned()));
+}
+
+/// All maps are those of one machine, so nothing is found but the bug of 2013 where it is asked for.
+fn examples_of_seeing_run_as_help_and_manual_have_them() {
+    let folder = Directory::new();
+    let copy = |from: &[&str], to: &str| {
+        let texts: Vec<_> = from.iter().map(|from| fs::read_to_string(repository(from)).unwrap()).collect();
+        fs::write(folder.0.join(to), texts.concat()).unwrap();
+    };
+    fs::create_dir(folder.0.join("maps")).unwrap();
+    copy(&["e820/ovmf-03.txt", "maps/ovmf-03.txt"], "boot.log");
+    for to in ["after.log", "other.log", "maps/1.log", "boot-1.log", "boot-2.log", "before.txt", "after.txt"] {
+        copy(&["maps/ovmf-03.txt"], to);
+    }
+    for kept in ["before.json", "after.json"] {
+        efibed_in(&folder, &[], &["check", "boot.log", "--quiet", "--tables", "--json", kept]).ends(CLEAN);
+    }
+    let pages = folder.file("man1");
+    efibed(["man", &pages]).ends(CLEAN);
+    let mut run = 0;
+    for command in ["show", "check", "kexec", "diff"] {
+        let help = efibed([command, "--help"]).ends(CLEAN).out;
+        let page =
+            fs::read_to_string(Path::new(&pages).join(format!("efibed-{command}.1"))).unwrap().replace("\\-", "-");
+        let (_, examples) = help.split_once("\nExamples:\n").unwrap_or_else(|| panic!("{help}"));
+        for line in examples.lines().filter_map(|line| line.strip_prefix("  efibed ")) {
+            // What it is for stands two spaces and more to the right.
+            let example = line.split("  ").next().unwrap();
+            assert!(page.contains(example), "{example}: {page}");
+            // A mapper is compiled: the tests of gdb do that.
+            if example.contains("mapper.elf") || example.contains("--gdb") {
+                continue;
+            }
+            let words: Vec<_> = example.split(' ').chain(["--color", "never"]).collect();
+            let status = if example.contains("va-only") { FINDINGS } else { CLEAN };
+            efibed_in(&folder, &[], &words).ends(status);
+            run += 1;
+        }
+    }
+    assert!(run >= 13, "{run}");
 }
 
 fn every_command_has_a_manual_page() {

@@ -1,5 +1,8 @@
 //! `--gdb` and `--core`, with a real gdb in batch mode. Without gdb or a C compiler the tests are ignored by name, and with
 //! `EFIBED_REQUIRE_GDB=1` they fail.
+//!
+//! With `EFIBED_COMPILED=FOLDER` one run leaves the programs that it compiles there, and a later one takes them from there: on a
+//! machine without a compiler, such as CI's second KVM.
 
 mod said;
 
@@ -74,7 +77,9 @@ fn the_session_of_the_page_goes_as_it_says() {
     for (name, text) in files {
         fs::write(folder.0.join(name), text).unwrap();
     }
-    efibed_in(&folder, &[], &["build", "mapper.c"]).ends(CLEAN);
+    compiled(&folder, "mapper.elf", "session", || {
+        efibed_in(&folder, &[], &["build", "mapper.c"]).ends(CLEAN);
+    });
     let bed = Bed::start(&folder, "map.toml", "mapper.elf", &[]);
     let said = bed.gdb(&files["session.gdb"], "mapper.elf");
     // Line and values by hand: the region is at 0x7dc5b000, which is no multiple of 2 MiB; P, R/W and PS are 0x83.
@@ -115,7 +120,7 @@ fn the_session_of_the_page_goes_as_it_says() {
 }
 
 fn a_fault_halts_at_its_instruction() {
-    let folder = built("WRITE_NULL", &[]);
+    let folder = built("WRITE_NULL");
     for arguments in [&[][..], &["--no-sandbox"]] {
         let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", arguments);
         let script = "break write_to\ncontinue\nstepi\nx/i $pc\ninfo symbol $pc\ndelete\ncontinue\ncontinue\n";
@@ -138,7 +143,7 @@ fn a_fault_halts_at_its_instruction() {
 
 /// The watched quadword is `data`, which is 1 and becomes 3 * 7 / ... only in attack: it is written once.
 fn a_watchpoint_halts_behind_the_write() {
-    let folder = built("WHAT_IS_ALLOWED", &[]);
+    let folder = built("WHAT_IS_ALLOWED");
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     let script = "break attack\ncontinue\nwatch -l data\ncontinue\nrwatch data\ndelete\nhbreak efibed_push\nmonitor findings\ncontinue\n";
     let said = bed.gdb(script, "mapper.elf");
@@ -147,17 +152,13 @@ fn a_watchpoint_halts_behind_the_write() {
 }
 
 fn memory_that_is_not_there_is_an_error() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     // Page 0, what no one was given, an address that is not canonical, the kernel's image; the last words of a page before a hole.
     let script = "x/gx 0\nx/gx 0x1234567000\nx/gx 0x8000000000000000\nx/gx 0xffffffff80015000\n\
                   set var *(long *)0x10 = 1\nmonitor phys 0xfffffffffffffff8 3\nmonitor walk zz\nmonitor nonsense\n\
                   set var $rax = 7\nprint $rax\nset var $xmm0.uint128 = 1\nprint *request\ndetach\n";
-    let script: String = script
-        .lines()
-        .map(|line| format!("python\ntry:\n  gdb.execute({line:?})\nexcept gdb.error as e:\n  print(e)\nend\n"))
-        .collect();
-    let said = bed.gdb(&script, "mapper.elf");
+    let said = bed.gdb_each(script, "mapper.elf");
     said.in_order(&[
         "Cannot access memory at address 0x0",
         "Cannot access memory at address 0x1234567000",
@@ -190,7 +191,9 @@ fn a_static_pie_has_its_symbols() {
         "-DATTACK=WRITE_NULL",
     ]);
     cc.args(attacks(&["WRITE_NULL"])).args(["-e", "efibed_map", "-I", ".", "-o", "pie.elf"]).arg(hostile());
-    assert!(cc.current_dir(&folder.0).status().unwrap().success(), "{cc:?}");
+    compiled(&folder, "pie.elf", "static-pie", || {
+        assert!(cc.current_dir(&folder.0).status().unwrap().success(), "{cc:?}");
+    });
     let bed = Bed::start(&folder, &ovmf_2013(), "pie.elf", &[]);
     let said = bed.gdb("break below\ncontinue\nbacktrace\nprint &data\ndelete\ncontinue\n", "pie.elf");
     said.in_order(&["Breakpoint 1, ", "below", "efibed_map (", "(volatile uint64_t *) 0x1000", "SIGSEGV"]);
@@ -199,7 +202,7 @@ fn a_static_pie_has_its_symbols() {
 
 /// By hand: gdb's own Ctrl-C needs a terminal.
 fn a_hung_mapper_halts_at_ctrl_c_and_is_killed() {
-    let folder = built("LOOP", &[]);
+    let folder = built("LOOP");
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     let mut gdb = Remote(UnixStream::connect(&bed.socket).unwrap());
     assert!(gdb.ask("?").starts_with("T05"));
@@ -227,7 +230,9 @@ fn an_own_breakpoint_of_the_code_is_found_as_without_gdb() {
     let source = "#include \"efibed.h\"\nint efibed_map(const efibed_request *request, efibed_result *result) {\n    \
                   (void)request, (void)result;\n    __asm__ volatile(\"int3\");\n    return 0;\n}\n";
     fs::write(folder.0.join("mapper.c"), source).unwrap();
-    efibed_in(&folder, &[], &["build", "mapper.c"]).ends(CLEAN);
+    compiled(&folder, "mapper.elf", "own-breakpoint", || {
+        efibed_in(&folder, &[], &["build", "mapper.c"]).ends(CLEAN);
+    });
     let alone = efibed_in(&folder, &[], &["check", &ovmf_2013(), "--mapper", "mapper.elf"]).ends(FINDINGS);
     alone.says(&["mapper-fault", "#BP"]);
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
@@ -237,7 +242,7 @@ fn an_own_breakpoint_of_the_code_is_found_as_without_gdb() {
 }
 
 fn a_gdb_that_dies_leaves_the_run_alone() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     for order in [None, Some("vCont;c")] {
         let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
         let mut gdb = Remote(UnixStream::connect(&bed.socket).unwrap());
@@ -261,7 +266,7 @@ fn a_gdb_that_dies_leaves_the_run_alone() {
 
 /// Packets of lengths and addresses that cannot be, and what is no packet at all.
 fn what_is_no_gdb_leaves_the_run_alone() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     let long = format!("${}#00", "A".repeat(100_000));
     for junk in ["-", "GET / HTTP/1.1\r\n\r\n", "\x03\x03\x03", &long] {
         let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
@@ -303,7 +308,7 @@ fn what_is_no_gdb_leaves_the_run_alone() {
 }
 
 fn a_port_is_free_for_one_gdb() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     let mut bed = Bed::waiting(&folder, &["check", &ovmf_2013(), "--mapper", "mapper.elf", "--gdb", "127.0.0.1:0"]);
     let (place, _stderr) = place_told(&mut bed);
     assert!(place.starts_with("127.0.0.1:"), "{place}");
@@ -320,7 +325,7 @@ fn a_port_is_free_for_one_gdb() {
 }
 
 fn a_signal_removes_the_socket() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &[]);
     // SAFETY: the child was not waited for, so its number is not another's.
     unsafe { libc::kill(bed.child.as_ref().unwrap().id() as i32, libc::SIGTERM) };
@@ -329,7 +334,7 @@ fn a_signal_removes_the_socket() {
 }
 
 fn gdb_opens_the_core_of_a_fault() {
-    let folder = built("WRITE_NULL", &[]);
+    let folder = built("WRITE_NULL");
     let said = efibed_in(&folder, &[], &["check", &ovmf_2013(), "--mapper", "mapper.elf", "--core", "mapper.core"]);
     let said = said.ends(FINDINGS);
     said.has(&said.err, &["mapper.core: "]);
@@ -348,7 +353,7 @@ fn gdb_opens_the_core_of_a_fault() {
 /// The guilty entry, worked out as in the session; firmware's page where the mapping code has put it: a page that has memory
 /// begins with its stamp or with a table of firmware's, and is not zero.
 fn gdb_opens_the_core_of_a_finding() {
-    let folder = built("BY_VIRTUAL_ALIGNMENT", &[]);
+    let folder = built("BY_VIRTUAL_ALIGNMENT");
     let arguments =
         ["check", &ovmf_2013(), "--mapper", "mapper.elf", "--contract", "rising=on", "--core", "mapper.core"];
     let said = efibed_in(&folder, &[], &arguments).ends(FINDINGS);
@@ -364,7 +369,7 @@ fn gdb_opens_the_core_of_a_finding() {
 /// Of a fault and of a finding, with breakpoints set: the core has the code's own bytes, and the registers at the halt.
 fn a_core_under_gdb_is_that_of_a_run_without() {
     for attack in ["WRITE_NULL", "BY_VIRTUAL_ALIGNMENT"] {
-        let folder = built(attack, &[]);
+        let folder = built(attack);
         let map = ovmf_2013();
         efibed_in(&folder, &[], &["check", &map, "--mapper", "mapper.elf", "--core", "alone.core"]).ends(FINDINGS);
         let bed = Bed::start(&folder, &map, "mapper.elf", &["--core", "halted.core"]);
@@ -390,7 +395,7 @@ fn of_program(core: &[u8]) -> Vec<(u64, Vec<u8>)> {
 
 /// GetTime writes to where nothing is mapped, in ring 0. What gdb shows of ring 3 is not of that.
 fn a_fault_of_firmware_is_told_with_its_own_registers() {
-    let folder = built("NOTHING", &[]);
+    let folder = built("NOTHING");
     let bed = Bed::start(&folder, &ovmf_2013(), "mapper.elf", &["--firmware", "faults=write:0x386aae88@GetTime"]);
     bed.gdb("continue\nmonitor findings\ncontinue\n", "mapper.elf").in_order(&[
         "SIGUSR1",
@@ -507,11 +512,30 @@ fn attacks(names: &[&str]) -> Vec<String> {
 }
 
 /// A folder with tests/programs/hostile.c, which makes this attack, as mapper.elf.
-fn built(attack: &str, options: &[&str]) -> Directory {
+fn built(attack: &str) -> Directory {
     let folder = Directory::new();
-    let compiler = format!("cc -DATTACK={attack} {} {}", attacks(&[attack]).join(" "), options.join(" "));
-    efibed_in(&folder, &[("CC", &compiler)], &["build", &hostile(), "-o", "mapper.elf"]).ends(CLEAN);
+    let compiler = format!("cc -DATTACK={attack} {}", attacks(&[attack]).join(" "));
+    compiled(&folder, "mapper.elf", attack, || {
+        efibed_in(&folder, &[("CC", &compiler)], &["build", &hostile(), "-o", "mapper.elf"]).ends(CLEAN);
+    });
     folder
+}
+
+/// A program in a folder: compiled, or taken from where an earlier run has kept it under this name.
+fn compiled(folder: &Directory, program: &str, name: &str, compile: impl FnOnce()) {
+    let program = folder.0.join(program);
+    let Some(kept) = std::env::var_os("EFIBED_COMPILED").map(|kept| Path::new(&kept).join(name)) else {
+        return compile();
+    };
+    if kept.exists() {
+        fs::copy(kept, program).unwrap();
+    } else {
+        compile();
+        // Another test that looks for it sees it whole.
+        let begun = kept.with_file_name(folder.0.file_name().unwrap());
+        fs::copy(program, &begun).unwrap();
+        fs::rename(begun, kept).unwrap();
+    }
 }
 
 /// `efibed check --gdb`, waiting.
@@ -542,6 +566,14 @@ impl<'a> Bed<'a> {
     fn gdb(&self, script: &str, program: &str) -> Session {
         let connect = format!("set pagination off\ntarget remote {}\n", self.socket);
         in_batch(self.folder, &(connect + script), &[program])
+    }
+
+    /// A session that goes on after a command that fails.
+    fn gdb_each(&self, script: &str, program: &str) -> Session {
+        let connect = format!("target remote {}", self.socket);
+        let commands: Vec<_> =
+            [&connect[..]].into_iter().chain(script.lines()).flat_map(|line| ["-ex", line]).collect();
+        said_by_gdb(self.folder, &commands, &[program])
     }
 
     fn end(mut self) -> Output {
@@ -599,14 +631,19 @@ impl Session {
 fn in_batch(folder: &Directory, script: &str, files: &[&str]) -> Session {
     let path = folder.0.join("script.gdb");
     fs::write(&path, script).unwrap();
+    let said = said_by_gdb(folder, &["-x", "script.gdb"], files);
+    fs::remove_file(path).unwrap();
+    said
+}
+
+fn said_by_gdb(folder: &Directory, commands: &[&str], files: &[&str]) -> Session {
     let mut command = Command::new("gdb");
-    command.args(["-nx", "-batch", "-x", "script.gdb"]).args(files).current_dir(&folder.0).stdin(Stdio::null());
+    command.args(["-nx", "-batch"]).args(commands).args(files).current_dir(&folder.0).stdin(Stdio::null());
     // Both in one file, so that they are in order.
     let said = folder.0.join("said");
     let file = fs::File::create(&said).unwrap();
     ended(command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap());
     let text = String::from_utf8_lossy(&fs::read(&said).unwrap()).into_owned();
-    fs::remove_file(path).unwrap();
     fs::remove_file(said).unwrap();
     Session(text)
 }

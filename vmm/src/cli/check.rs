@@ -76,9 +76,13 @@ Examples:
   efibed check boot.log                                  the main job
   efibed check boot.log --layout packed-down --leaf-rule va-only
                                                          the bug of 2013
+  efibed check boot.log --tables                         the page tables that were made, too
+  efibed check boot.log --html page.html                 a picture, for a browser
   efibed check maps/ other.log --junit results.xml       many maps, a line each
   efibed check maps/ --mapper mapper.elf --sarif results.sarif
   efibed check boot.log --mapper mapper.elf --gdb        a session with gdb on the mapping code
+  efibed check boot.log --mapper mapper.elf --core mapper.core
+                                                         a core of its first fault, for gdb
   efibed replay found/1.toml --gdb                       the same on a scenario that was saved";
 
 /// Runs it.

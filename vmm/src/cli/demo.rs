@@ -70,9 +70,9 @@ const SCENES: [Scene; 3] = [
         details: finding_lines,
     },
     Scene {
-        title: "What Linux did about it",
-        text: "Since then VA = PA - 4 GiB - the highest end of all regions. Both addresses are aligned alike, so even the wrong \
-               rule does no harm. Layout window, the same leaves:",
+        title: "What was proposed in answer",
+        text: "VA = PA - 4 GiB - the highest end of all regions. Here both addresses are aligned alike, and even the wrong rule \
+               does no harm. (Linux aligns them alike region by region: layout linux.) Layout window, the same leaves:",
         layout: Layout::Window,
         leaf_rule: LeafRule::VaOnly,
         expected: &[],

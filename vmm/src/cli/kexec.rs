@@ -17,7 +17,7 @@ use crate::{EngineName, Progress, TestBed};
 
 /// The arguments of `kexec`.
 #[derive(Args)]
-#[command(long_about = ABOUT)]
+#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The memory map that firmware gave the first kernel, in any known format, or a scenario
     #[arg(value_name = "FIRST")]
@@ -61,6 +61,13 @@ FIRST and makes the call; the second maps SECOND without a call. With `--layout 
 has layout `linux` and hands its addresses over, as in setup_data. With any other layout the second one computes its
 own. A shorter map may shift them, which is the finding `kexec-moved`. With `--mapper` both kernels have the mapping code
 of that file, and `--contract` is what each result is held to.";
+
+const EXAMPLES: &str = "\
+Examples:
+  efibed kexec boot.log after.log            what each kernel computes by itself
+  efibed kexec boot.log after.log --layout linux-fixed
+                                             as in Linux: the first hands its addresses over
+  efibed kexec boot.log after.log --html page.html --junit results.xml";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {

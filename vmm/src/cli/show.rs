@@ -18,7 +18,7 @@ use crate::{CpuidRequest, EngineName, MaxPhyAddr, Scenario, TestBed};
 
 /// The arguments of `show`.
 #[derive(Args)]
-#[command(long_about = ABOUT)]
+#[command(long_about = ABOUT, after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(flatten)]
     input: Input,
@@ -52,6 +52,13 @@ follow from the layout's rule; `efibed check` tests what mapping code really doe
 Memory Attributes Table is shown if the text has one. The CPU's physical-address width is that of this machine's \
 guests if there is a KVM, otherwise an assumed one; `--cpu maxphyaddr=N` sets it. The status is 0 however odd the map is, and 1 \
 if --e820 shows that a kernel hands out what is not its own.";
+
+const EXAMPLES: &str = "\
+Examples:
+  efibed show boot.log                       the map, and what is odd about it
+  efibed show boot.log --e820 boot.log       whether the kernel's e820 agrees with it
+  efibed show boot.log --tables              and the page tables that would be made of it
+  efibed show boot.log --html page.html      as a picture, for a browser";
 
 const E820_HELP: &str = "\
 Compare the map with what a kernel takes memory for
