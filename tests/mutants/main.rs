@@ -1,7 +1,7 @@
 //! Mutants of the built-in layouts, each with one thing wrong, for campaigns to find.
 //!
 //! Run so, it tries some of them, with coverage, for a minute each at most. `--table` tries all, with coverage and blind, and
-//! prints a table: `cargo test -p efibed-tests --release --test mutants -- --table [SECONDS]`.
+//! prints a table: `cargo test -p efibed-tests --release --test mutants -- --table [SECONDS [PART OF A NAME]]`.
 //!
 //! This program is the fuzz target, too, which the test starts: `--campaign LIBRARY MUTANT FOLDER`.
 
@@ -28,8 +28,9 @@ fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--campaign", library, mutant, folder] => campaign(library.as_ref(), mutant, folder),
-        ["--table"] => print_table(Duration::from_secs(600)),
-        ["--table", seconds] => print_table(Duration::from_secs(seconds.parse().expect("a number of seconds"))),
+        ["--table"] => print_table("600", ""),
+        ["--table", seconds] => print_table(seconds, ""),
+        ["--table", seconds, part] => print_table(seconds, part),
         _ => test(),
     }
 }
@@ -73,11 +74,12 @@ const SAMPLE: [&str; 4] = [
     "a run of the table that ends with its region is left out",
 ];
 
-/// All of them, as a table in Markdown.
-fn print_table(limit: Duration) {
-    println!("| # | what is wrong | layout | with coverage | blind | finding | shrunk to |");
+/// Those of which this is a part of what is wrong, as a table in Markdown.
+fn print_table(seconds: &str, part: &str) {
+    let limit = Duration::from_secs(seconds.parse().expect("a number of seconds"));
+    println!("| # | what is wrong | layout | with coverage | blind | finding | descriptors, pages |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
-    for mutant in MUTANTS {
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.what.contains(part)) {
         let tried = [true, false].map(|counts| {
             let workshop = Workshop::new().expect("a temporary folder");
             workshop.try_out(mutant, counts, limit).expect("a campaign")
@@ -88,9 +90,7 @@ fn print_table(limit: Duration) {
         });
         let [counted, blind] = tried;
         let (finding, shrunk) = match counted.or(blind) {
-            Some(found) => {
-                (format!("`{}`", found.key), format!("{} descriptors, {} pages", found.descriptors, found.pages))
-            }
+            Some(found) => (format!("`{}`", found.key), format!("{}, {}", found.descriptors, found.pages)),
             None => (mutant.equivalent.unwrap_or("").into(), String::new()),
         };
         let Mutant { kind, what, layout, .. } = mutant;

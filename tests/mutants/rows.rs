@@ -159,7 +159,8 @@ pub const MUTANTS: &[Mutant] = &[
             "Ok((descriptor.virt_start != 0 || phys == 0).then_some(descriptor.virt_start))",
             "Ok(Some(descriptor.virt_start))",
         )],
-    ),
+    )
+    .pages(WINDOW),
     mutant(
         9,
         "a 1 GiB leaf where PA is aligned to 2 MiB",
@@ -321,10 +322,13 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(16, "leaves have protection key 5", Window, &[(MOD, "WRITABLE | execute | cache", "WRITABLE | execute | cache | 5 << 59")]),
     mutant(16, "leaves have A and D preset", Window, &[(MOD, "WRITABLE | execute | cache", "WRITABLE | execute | cache | 3 << 5")])
         .shows_nowhere("the CPU sets these bits, and software may (SDM vol. 3A, 4.8)"),
-    mutant(16, "leaves have U under a supervisor's table", Window, &[(MOD, "WRITABLE | execute | cache", "WRITABLE | execute | cache | 1 << 2")]),
+    mutant(16, "leaves have U under a supervisor's table", Window, &[(MOD, "WRITABLE | execute | cache", "WRITABLE | execute | cache | 1 << 2")])
+        .shows_nowhere("a page is the user's only if every entry on the way says so (SDM vol. 3A, 4.6.1)"),
     mutant(16, "entries of tables have PCD", Window, &[(TABLE, "const TABLE: u64 = PRESENT | WRITABLE;", "const TABLE: u64 = PRESENT | WRITABLE | PCD;")]),
     mutant(17, "the last page of the pool is never given out", Linux, &[(TABLE, "self.end.saturating_sub(page) < PAGE_BYTES", "self.end.saturating_sub(page) <= PAGE_BYTES")])
         .shows_nowhere("the pool is for leaves of 4 KiB, and has room to spare for any map"),
-    mutant(18, "a copy of the kernel's table lacks its last slot", Window, &[(TABLE, "let entries = *tables.table(from)?;", "let mut entries = *tables.table(from)?; entries[ENTRIES - 1] = 0;")]),
+    mutant(18, "a copy of the kernel's table lacks its last slot", Window, &[(TABLE, "let entries = *tables.table(from)?;", "let mut entries = *tables.table(from)?; entries[ENTRIES - 1] = 0;")])
+        .shows_nowhere("the kernel has nothing in the last GiB, and its other tables are in nobody's way"),
+    mutant(18, "a copy of the kernel's table lacks the slot of its image", Window, &[(TABLE, "let entries = *tables.table(from)?;", "let mut entries = *tables.table(from)?; entries[ENTRIES - 2] = 0;")]),
     mutant(18, "the kernel's tables are written to in place", Window, &[(TABLE, "(self.first..self.next).contains(&table)", "table != self.first.wrapping_sub(1)")]),
 ];

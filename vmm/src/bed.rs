@@ -134,13 +134,7 @@ impl TestBed {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
         let job = scenario.job(&map, contract, progress);
         let mut report = match scenario.engine {
-            EngineName::Kvm => {
-                let mut report = self.kvm()?.run(&job)?;
-                if scenario.names_writers {
-                    self.kvm()?.name_writers(&job, &mut report);
-                }
-                report
-            }
+            EngineName::Kvm => self.run_in_guest(scenario, &job)?,
             EngineName::Walker => walker::run(&job, &self.memories)?,
         };
         report.expected_rules.clone_from(&scenario.expected);
@@ -158,7 +152,7 @@ impl TestBed {
     ) -> Result<Report, EngineError> {
         let (map, contract) = (scenario.map_as_told(), scenario.contract_in_force());
         let job = scenario.job(&map, contract, progress);
-        let mut report = self.kvm()?.run(&Job { debugger: Some(debugger), limit, ..job })?;
+        let mut report = self.run_in_guest(scenario, &Job { debugger: Some(debugger), limit, ..job })?;
         report.expected_rules.clone_from(&scenario.expected);
         Ok(report)
     }
@@ -217,6 +211,16 @@ impl TestBed {
         if let Some(kvm) = self.kvm.get() {
             kvm.give_back(cpu, machine);
         }
+    }
+
+    /// A run whose findings say which lines set the guilty entries.
+    fn run_in_guest(&self, scenario: &Scenario, job: &Job<'_>) -> Result<Report, EngineError> {
+        let kvm = self.kvm()?;
+        let mut report = kvm.run(job)?;
+        if scenario.names_writers {
+            kvm.name_writers(job, &mut report);
+        }
+        Ok(report)
     }
 
     fn kvm(&self) -> Result<&Kvm, EngineError> {
