@@ -222,7 +222,7 @@ fn what_nobody_wrote_is_told_by_the_entry_above() {
     assert!(texts(&report)[0].starts_with("kvm::writers::map at"), "{report}");
 }
 
-/// Natively nobody watches. Nothing is said then, and nothing guessed.
+/// Natively nobody watches. No line is told then, and none guessed.
 fn the_walker_knows_no_lines() {
     let report = run(&scenario().mapper(Buggy(both)).engine(EngineName::Walker));
     assert_eq!(rules(&report), [Rule::WrongFrame]);

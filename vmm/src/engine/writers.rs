@@ -134,7 +134,7 @@ impl Writers {
         }
     }
 
-    /// It is about to write: it shall, and halt again after the instruction. One instruction may write to two pages.
+    /// It is about to write. That is let happen, and it halts again after the instruction. One instruction may write to two pages.
     fn step_over(&mut self, exception: &Exception, process: &mut Halted<'_>) {
         process.open(exception.cr2);
         process.step(true);
