@@ -245,7 +245,7 @@ fn so_many_writes_are_looked_at_and_no_more() {
         efibed_tests::tell!("{:?}", start.elapsed());
         report
     };
-    let few = run(|context, virt, region| if region.page_count == 4 { writes(context, virt, 1000) } else { Ok(()) });
+    let few = run(|context, virt, region| if region.page_count == 4 { writes(context, virt, 100) } else { Ok(()) });
     assert!(texts(&few)[0].starts_with("kvm::writers::"), "{few}");
     let many =
         run(|context, virt, region| if region.page_count == 4 { writes(context, virt, 100_000) } else { Ok(()) });

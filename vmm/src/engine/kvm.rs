@@ -82,19 +82,21 @@ impl Kvm {
     pub fn name_writers(&self, job: &Job<'_>, report: &mut Report) {
         let Some(writers) = Writers::of(&report.findings, job.subject) else { return };
         let writers = RefCell::new(writers);
+        let limit = job.limit.saturating_sub(report.timing.total).min(MOST_WATCHING);
         let again = Job {
             debugger: Some(&writers),
             // Its verdict is that of the first run.
             depth: Depth::Pages,
             sweep_limit: 0,
             dumps_tables: false,
-            limit: job.limit.saturating_sub(report.timing.total).min(MOST_WATCHING),
+            limit,
             progress: &|_| {},
             ..*job
         };
-        let watched = self.run(&again);
+        let start = Instant::now();
+        let is_cut = self.run(&again).is_err() || start.elapsed() >= limit;
         let writers = writers.into_inner();
-        if watched.is_err() || writers.has_missed(&report.findings) {
+        if is_cut || writers.has_missed(&report.findings) {
             report.notes.push(NOT_KNOWN.into());
         }
         for finding in &mut report.findings {

@@ -67,6 +67,7 @@ impl Exception {
     pub fn is_not_present(&self) -> bool {
         self.is_page_fault() && !self.fault.error_code.contains(ErrorCode::P)
     }
+
     /// Whether it is a page fault at a write to a page that is there, and may only be read.
     pub fn is_refused_write(&self) -> bool {
         self.is_page_fault()
