@@ -20,7 +20,7 @@ pub fn is_asked_for() -> bool {
 }
 
 /// Tests of what the command's child never does, and what that is. They are ignored there, by name.
-const NOT_A_CHILDS: [(&str, &str); 14] = [
+const NOT_A_CHILDS: [(&str, &str); 19] = [
     ("machine::no_signal_ends_the_run_before_its_limit", THREADS),
     ("machine::two_machines_run_in_two_threads", THREADS),
     ("many_threads_share_a_bed", THREADS),
@@ -35,6 +35,11 @@ const NOT_A_CHILDS: [(&str, &str); 14] = [
     ("what_a_library_did_is_told_with_the_line_that_called_it", OWN_FILES),
     ("what_does_not_fit_the_guest_is_incomplete", OWN_FILES),
     ("a_panic_is_told_whole", OWN_FILES),
+    ("finish_is_judged_by_what_it_did", OWN_FILES),
+    ("two_bugs_of_a_rule_have_their_own_lines", OWN_FILES),
+    ("the_last_write_counts", OWN_FILES),
+    ("what_nobody_wrote_is_told_by_the_entry_above", OWN_FILES),
+    ("so_many_writes_are_looked_at_and_no_more", OWN_FILES),
 ];
 const THREADS: &str = "it starts threads";
 const OWN_FILES: &str = "the mapping code is this program's, and its lines are looked up in this program's file";
