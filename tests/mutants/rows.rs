@@ -43,6 +43,10 @@ use Layout::{Linux, LinuxFixed, PackedDown, Window};
 /// All of the window: 64 GiB, and a little more.
 const WINDOW: u64 = 17 << 20;
 
+/// Why what is done with the kernel's tables shows nowhere.
+const APART: &str = "the given root shares page tables alone with the kernel, and the window is further than 2 MiB from the \
+                     kernel's pages";
+
 /// By kind.
 pub const MUTANTS: &[Mutant] = &[
     mutant(
@@ -328,8 +332,9 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(17, "the last page of the pool is never given out", Linux, &[(TABLE, "self.end.saturating_sub(page) < PAGE_BYTES", "self.end.saturating_sub(page) <= PAGE_BYTES")])
         .shows_nowhere("the pool is for leaves of 4 KiB, and has room to spare for any map"),
     mutant(18, "a copy of the kernel's table lacks its last slot", Window, &[(TABLE, "let entries = *tables.table(from)?;", "let mut entries = *tables.table(from)?; entries[ENTRIES - 1] = 0;")])
-        .shows_nowhere("the given root shares page tables alone with the kernel, and the window is further than 2 MiB from the kernel's pages"),
+        .shows_nowhere(APART),
     mutant(18, "a copy of the kernel's table lacks the slot of its image", Window, &[(TABLE, "let entries = *tables.table(from)?;", "let mut entries = *tables.table(from)?; entries[ENTRIES - 2] = 0;")])
-        .shows_nowhere("the given root shares page tables alone with the kernel, and the window is further than 2 MiB from the kernel's pages"),
-    mutant(18, "the kernel's tables are written to in place", Window, &[(TABLE, "(self.first..self.next).contains(&table)", "table != self.first.wrapping_sub(1)")]),
+        .shows_nowhere(APART),
+    mutant(18, "the kernel's tables are written to in place", Window, &[(TABLE, "(self.first..self.next).contains(&table)", "table != self.first.wrapping_sub(1)")])
+        .shows_nowhere(APART),
 ];

@@ -66,6 +66,25 @@ fn the_bug_of_2013_is_found_kept_replayed_and_not_reported_again() {
     assert!(second["corpus"].as_u64().unwrap() > 10);
 }
 
+/// What is told to be tried keeps that finding, and not what is wrong with the map.
+#[test]
+fn what_a_layout_does_not_show_is_shrunk_as_the_summary_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let rest = ["--engine", "walker", "--cores", "1", "--max-pages", "2048", "--runs", "100", "--quiet", "--out", out];
+    let like = ["--like", "packed-down"];
+    let said = efibed(&[&["fuzz"], &BUG_OF_2013[..], &rest, &like].concat()).output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("few findings count there, and what packed-down does not show\n"), "{text}");
+    let shrink = text.lines().find_map(|line| line.trim().strip_prefix("efibed shrink ")).unwrap();
+    let words: Vec<_> = ["shrink"].into_iter().chain(shrink.split(' ')).chain(["--quiet"]).collect();
+    assert_eq!(words[2..4], like);
+    let small = efibed(&words).output().unwrap();
+    assert!(small.status.success(), "{small:?}");
+    let key = Path::new(words[1]).file_stem().unwrap().to_str().unwrap();
+    assert!(String::from_utf8(small.stderr).unwrap().contains(key.split('.').next().unwrap()), "{key}");
+}
+
 #[test]
 fn right_layouts_have_no_findings() {
     for layout in ["linux", "linux-fixed", "window", "packed-down", "packed-up"] {

@@ -138,24 +138,32 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     } else {
         Status::Clean
     };
+    let like = arguments.like;
     let (wanted, parts) = (arguments.places.wanted(), || vec![part(&summary, status)]);
     let page = || html::of_runs("fuzz", &drawn(&summary), omitted(&summary));
-    Results::new(status, text(&summary), wanted, || summary.to_json(), || vec![suite(&summary, status)], parts)
-        .drawn(wanted, page)
-        .write(outputs)
+    Results::new(
+        status,
+        text(&summary, like),
+        wanted,
+        || summary.to_json(),
+        || vec![suite(&summary, status, like)],
+        parts,
+    )
+    .drawn(wanted, page)
+    .write(outputs)
 }
 
 const NONE_WAS_RUN: &str = "what was asked for was done for no map";
 
 /// A case for the campaign, and one for each new finding.
-fn suite(summary: &Summary, status: Status) -> Suite {
+fn suite(summary: &Summary, status: Status, like: Option<Layout>) -> Suite {
     let whole = Case::new("campaign", format!("{} maps, seed {}", summary.status.runs, summary.seed));
     let whole = match status {
         Status::Unable => whole.with(Outcome::Error { kind: "not-done".into(), message: NONE_WAS_RUN.into() }),
         _ => whole,
     };
     let findings = found(summary).map(|(name, rule, path)| {
-        let text = format!("efibed check {path}\nefibed shrink {path}");
+        let text = format!("efibed check {path}\n{}", shrink(&path, like));
         let message = format!("{path} shows it");
         Case::new("findings", name).with(Outcome::Failed { rule: rule.into(), message, text })
     });
@@ -277,7 +285,13 @@ fn in_words(progress: &Progress) -> String {
     )
 }
 
-fn text(summary: &Summary) -> String {
+/// The command that makes a finding's map small.
+fn shrink(path: &str, like: Option<Layout>) -> String {
+    let like = like.map_or(String::new(), |layout| format!(" --like {layout}"));
+    format!("efibed shrink {path}{like}")
+}
+
+fn text(summary: &Summary, like: Option<Layout>) -> String {
     let Summary { status, seed, findings, saved, .. } = summary;
     let mut text = String::new();
     let mut line = |line: &str| {
@@ -287,13 +301,15 @@ fn text(summary: &Summary) -> String {
         line(&format!("found {key}"));
     }
     if let Some(path) = saved.first() {
-        line(&format!("\nTry:  efibed check {0}\n      efibed shrink {0}\n", path.display()));
+        let path = path.display().to_string();
+        line(&format!("\nTry:  efibed check {path}\n      {}\n", shrink(&path, like)));
     }
     let seconds = status.elapsed.as_secs_f64();
     let rate = status.per_second();
     let Progress { runs, outside, unable, incomplete, guests, corpus, cells, covered, died, .. } = status;
     line(&format!("{runs} maps in {seconds:.1} s, {rate:.0} a second, {guests} of them in a guest; seed {seed}"));
-    line(&format!("{outside} maps were wrong by themselves, or had no room: few findings count there"));
+    let unlike = like.map_or(String::new(), |layout| format!(", and what {layout} does not show"));
+    line(&format!("{outside} maps were wrong by themselves, or had no room: few findings count there{unlike}"));
     for (count, what) in [
         (unable, "maps could not be run on this machine"),
         (incomplete, "maps could not be asked about in full, or came to a limit"),

@@ -44,14 +44,6 @@ const MOST_ENTRIES: u64 = 1 << 20;
 const MOST_SEGMENTS: usize = 0xfffe;
 
 impl Debugger for CoreTaker {
-    fn looked_on(&mut self) -> bool {
-        false
-    }
-
-    fn wants_halt(&mut self) -> bool {
-        false
-    }
-
     fn halted(&mut self, why: Halt<'_>, process: &mut Halted<'_>) -> Resume {
         let is_error = |finding: &Finding| finding.rule.severity() == Severity::Error;
         let signal = match why {

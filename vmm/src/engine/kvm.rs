@@ -199,7 +199,8 @@ impl Kvm {
 /// How long a run is watched that has shown something. With the most halts it takes half of that.
 const MOST_WATCHING: Duration = Duration::from_secs(10);
 
-const NOT_KNOWN: &str = "which lines set all of the guilty entries is not known: their tables, or the writes to them, are too many to look at";
+const NOT_KNOWN: &str = "which lines set all of the guilty entries is not known: their tables, or the writes to them, are \
+                         too many to look at in the time there is";
 
 /// The engine at work on one run, from the mapper's first phase to the last call.
 struct Run<'a> {

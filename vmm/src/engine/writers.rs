@@ -9,9 +9,8 @@ use std::rc::Rc;
 
 use super::Subject;
 use crate::check::{Finding, Phase, Place, Severity};
-use crate::guest::PAGE_BYTES;
 use crate::guest::process::{Debugger, Exception, Frame, Halt, Halted, Resume};
-use crate::mmu::{Fault, bits};
+use crate::mmu::{Fault, Pa, Va, bits};
 
 /// Tables that are watched in one run: those of three walks at least, and of dozens that have most in common.
 const MOST_TABLES: usize = 16;
@@ -25,13 +24,12 @@ const BED: [&str; 3] = ["efibed", "efibed_guest", "efibed_stub"];
 /// Watches the entries of some findings' walks.
 pub struct Writers {
     subject: Subject,
-    /// By physical address.
-    entries: BTreeMap<u64, Watched>,
+    entries: BTreeMap<Pa, Watched>,
     /// That of the mapping code's step at hand.
     phase: Option<Phase>,
     /// The instruction that is stepped over.
     at: Option<Exception>,
-    /// The pages that it may write to.
+    /// The pages that it may write to, by virtual address.
     opened: BTreeSet<u64>,
     halts: u64,
 }
@@ -72,8 +70,8 @@ impl Writers {
     pub fn of(findings: &[Finding], subject: &Subject) -> Option<Self> {
         let (mut entries, mut tables) = (BTreeMap::new(), BTreeSet::new());
         for finding in findings.iter().filter(|finding| blames_an_entry(finding)) {
-            let walk = || finding.walk.iter().map(|step| step.entry_addr.0);
-            let more: BTreeSet<u64> = walk().map(page_of).filter(|table| !tables.contains(table)).collect();
+            let walk = || finding.walk.iter().map(|step| step.entry_addr);
+            let more: BTreeSet<Pa> = walk().map(Pa::page).filter(|table| !tables.contains(table)).collect();
             if tables.len().saturating_add(more.len()) <= MOST_TABLES {
                 tables.extend(more);
                 entries.extend(walk().map(|at| (at, Watched::default())));
@@ -91,7 +89,7 @@ impl Writers {
             return None;
         }
         for step in finding.walk.iter().rev() {
-            let watched = self.entries.get(&step.entry_addr.0)?;
+            let watched = self.entries.get(&step.entry_addr)?;
             let write = watched.writes.iter().rfind(|write| write.phase <= finding.phase);
             let value = write.map_or(watched.first, |write| write.value);
             // A run that went another way has nothing to say of this one.
@@ -108,7 +106,7 @@ impl Writers {
     /// Whether a finding is about an entry that was not watched, since there were too many tables; or there were too many writes.
     pub fn has_missed(&self, findings: &[Finding]) -> bool {
         let is_missed = |finding: &Finding| {
-            blames_an_entry(finding) && finding.walk.iter().any(|step| !self.entries.contains_key(&step.entry_addr.0))
+            blames_an_entry(finding) && finding.walk.iter().any(|step| !self.entries.contains_key(&step.entry_addr))
         };
         self.has_given_up() || findings.iter().any(is_missed)
     }
@@ -127,10 +125,10 @@ impl Writers {
             }
         }
         let direct_map = process.direct_map();
-        let pages: BTreeSet<u64> = self.entries.keys().map(|at| page_of(*at).wrapping_add(direct_map)).collect();
-        for page in pages {
+        let tables: BTreeSet<Pa> = self.entries.keys().map(|at| at.page()).collect();
+        for table in tables {
             // A table that the code cannot write to has no writers.
-            process.close([page]);
+            process.close([table.0.wrapping_add(direct_map)]);
         }
     }
 
@@ -138,7 +136,7 @@ impl Writers {
     fn step_over(&mut self, exception: &Exception, process: &mut Halted<'_>) {
         process.open(exception.cr2);
         process.step(true);
-        self.opened.insert(page_of(exception.cr2));
+        self.opened.insert(Va(exception.cr2).page().0);
         self.at = Some(exception.clone());
     }
 
@@ -194,14 +192,6 @@ impl Writer {
 }
 
 impl Debugger for Writers {
-    fn looked_on(&mut self) -> bool {
-        false
-    }
-
-    fn wants_halt(&mut self) -> bool {
-        false
-    }
-
     fn halted(&mut self, why: Halt<'_>, process: &mut Halted<'_>) -> Resume {
         match (why, self.at.clone()) {
             (Halt::Start, _) => self.begin(process),
@@ -216,14 +206,10 @@ impl Debugger for Writers {
     }
 }
 
-fn page_of(address: u64) -> u64 {
-    address & !(PAGE_BYTES - 1)
-}
-
 /// An entry's value. The pool has memory everywhere.
-fn read(process: &Halted<'_>, at: u64) -> u64 {
+fn read(process: &Halted<'_>, at: Pa) -> u64 {
     let mut bytes = [0; 8];
-    process.read_physical(at, &mut bytes);
+    process.read_physical(at.0, &mut bytes);
     u64::from_le_bytes(bytes)
 }
 

@@ -14,8 +14,7 @@ use crate::guest::process::{Code, Process, ProcessError};
 use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes};
 use crate::machine::{APIC_PAGE, Backing, Internals, Machine};
 use crate::memory_map::MemoryMap;
-use crate::mmu::Cpu;
-use crate::mmu::Pa;
+use crate::mmu::{Cpu, Pa};
 
 /// What is known before there is a machine.
 pub(super) struct Site {

@@ -144,8 +144,9 @@ impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewFinding {
 
 /// Whether a finding is new; from now on it is known. Where nobody can tell its line, it may be that of any that is known.
 fn is_new(known: &mut HashSet<FindingKey>, key: &FindingKey) -> bool {
-    let may_be_known = key.set_by.is_none() && known.iter().any(|other| other.of_any_line() == *key);
-    !may_be_known && known.insert(key.clone())
+    let may_be = |other: &FindingKey| other.of_any_line() == *key;
+    let is_known = known.contains(key) || (key.set_by.is_none() && known.iter().any(may_be));
+    !is_known && known.insert(key.clone())
 }
 
 #[cfg(test)]

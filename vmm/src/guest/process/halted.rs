@@ -15,10 +15,14 @@ use crate::mmu::{Access, Fault, Pa, Paging, Run, Runs, Va, Walk, walk};
 /// Somebody who looks on while mapping code runs, and may halt it.
 pub trait Debugger {
     /// Whether somebody has looked on since this was last asked: meanwhile limits of time are off.
-    fn looked_on(&mut self) -> bool;
+    fn looked_on(&mut self) -> bool {
+        false
+    }
 
     /// Whether the guest is to halt now. Asked some times a second.
-    fn wants_halt(&mut self) -> bool;
+    fn wants_halt(&mut self) -> bool {
+        false
+    }
 
     /// Ring 3 has halted, or has been left for good. It stays so until this returns.
     fn halted(&mut self, why: Halt<'_>, process: &mut Halted<'_>) -> Resume;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
 use super::super::stretch::{bytes_of, length, stretch};
 use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
+use crate::memory_map::page_of;
 use crate::mmu::Paging;
 
 /// What ring 3 may do with a page besides reading it.
@@ -43,10 +44,6 @@ const PAGES_AT_ONCE: u64 = 1024;
 
 /// Pages of an area that are mapped before anything is touched: more than most mapping code touches.
 const PAGES_FORESEEN: u64 = 32;
-
-fn page_of(virt: u64) -> u64 {
-    virt & !(PAGE_BYTES - 1)
-}
 
 /// Tables in a stretch of the process's own memory.
 pub struct Space {
