@@ -57,6 +57,23 @@ fn last_under(virt: Va, level: Level, last: Va) -> Va {
     Va(virt.0 | level.span_bytes().wrapping_sub(1)).min(last)
 }
 
+/// What the eight entries of a line translate.
+const fn line_bytes(level: Level) -> u64 {
+    level.span_bytes() * 8
+}
+
+/// How many lines of a table, from the entry for `virt` on and none past `last`, are zeros: those that are not `in_use`.
+fn lines_of_zeros(in_use: u64, level: Level, virt: Va, last: Va) -> u64 {
+    let index = level.index(virt);
+    if !index.is_multiple_of(8) {
+        return 0;
+    }
+    let line = index as u32 / 8;
+    let zeros = (in_use >> line).trailing_zeros().min(64 - line);
+    let whole = last.wrapping_offset_from(virt).saturating_add(1) / line_bytes(level);
+    u64::from(zeros).min(whole)
+}
+
 impl<'a> Strays<'a> {
     /// Nothing looked at yet.
     pub fn new(check: &'a TableCheck<'a>, survey: &'a Survey, marks: &'a mut Marks) -> Self {
@@ -72,15 +89,18 @@ impl<'a> Strays<'a> {
     /// The entries of a table for a range.
     fn table(&mut self, at: Pa, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {
         let (first, last) = (*range.start(), *range.end());
+        let in_use = self.survey.lines_in_use(at);
         let mut all = Below::default();
         let mut next = Some(first);
         while let Some(virt) = next.filter(|virt| *virt <= last) {
+            let zeros = lines_of_zeros(in_use, level, virt, last);
+            if zeros > 0 {
+                self.check.budget.read_entries(8 * zeros)?;
+                next = virt.checked_add(line_bytes(level) * zeros);
+                continue;
+            }
             if let Some((line, end)) = self.line(at, level, virt, last) {
                 next = end.checked_add(1);
-                if line.iter().fold(0, |bits, entry| bits | entry) == 0 {
-                    self.check.budget.read_entries(8)?;
-                    continue;
-                }
                 let mut virt = virt;
                 for entry in line {
                     self.check.budget.read_entry()?;
@@ -104,7 +124,7 @@ impl<'a> Strays<'a> {
 
     /// Eight entries from that for `virt` on, and the last address under them, if they are a line and none of it is past `last`.
     fn line(&self, at: Pa, level: Level, virt: Va, last: Va) -> Option<([u64; 8], Va)> {
-        let end = Va(virt.0 | level.span_bytes().wrapping_mul(8).wrapping_sub(1));
+        let end = Va(virt.0 | line_bytes(level).wrapping_sub(1));
         let is_line = level.index(virt).is_multiple_of(8) && end <= last;
         let line = || self.check.memory.line(level.entry_addr(at, virt));
         is_line.then(line).flatten().map(|line| (line, end))

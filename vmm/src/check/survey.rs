@@ -21,7 +21,22 @@ const ENTRIES: u64 = 512;
 /// The tables found, by physical address, each with the level of its entries.
 #[derive(Debug, Default)]
 pub struct Survey {
-    tables: BTreeMap<Pa, Level>,
+    tables: BTreeMap<Pa, Table>,
+}
+
+/// What a table is known to be.
+#[derive(Clone, Copy, Debug)]
+struct Table {
+    /// The level of its entries.
+    level: Level,
+    /// Which of its lines are not all zeros, bit n for line n. Before it was read: all.
+    lines: u64,
+}
+
+impl Table {
+    fn unread(level: Level) -> Self {
+        Self { level, lines: u64::MAX }
+    }
 }
 
 impl Survey {
@@ -30,7 +45,7 @@ impl Survey {
     pub fn of(check: &TableCheck<'_>, marks: &mut Marks, notes: &mut Vec<String>) -> Result<Self, Cut> {
         let top = check.told.top_level();
         let root = table_address(check.root.0, check.told);
-        let tables = BTreeMap::from([(root, top)]);
+        let tables = BTreeMap::from([(root, Table::unread(top))]);
         let mut surveyor = Surveyor { check, budget: check.budget, marks, tables, next: Vec::new(), useless: None };
         let mut level = Some(top);
         let mut tables_of_level = vec![Seen { at: root, virt: Va(0), is_user: true }];
@@ -47,7 +62,12 @@ impl Survey {
 
     /// The level of the entries of the table at `at`, if one is there.
     pub fn level_of(&self, at: Pa) -> Option<Level> {
-        self.tables.get(&at).copied()
+        self.tables.get(&at).map(|table| table.level)
+    }
+
+    /// Which lines of a table are not all zeros, bit n for line n; of what is no table, all.
+    pub fn lines_in_use(&self, at: Pa) -> u64 {
+        self.tables.get(&at).map_or(u64::MAX, |table| table.lines)
     }
 
     /// The first table among some physical pages.
@@ -70,7 +90,7 @@ struct Surveyor<'a> {
     check: &'a TableCheck<'a>,
     budget: &'a Budget,
     marks: &'a mut Marks,
-    tables: BTreeMap<Pa, Level>,
+    tables: BTreeMap<Pa, Table>,
     /// Tables of the next level.
     next: Vec<Seen>,
     useless: Option<Useless>,
@@ -78,7 +98,10 @@ struct Surveyor<'a> {
 
 impl Surveyor<'_> {
     fn read(&mut self, table: &Seen, level: Level) -> Result<(), Cut> {
-        for first in (0..ENTRIES).step_by(8) {
+        let lines = self.check.memory.lines_in_use(table.at);
+        self.tables.insert(table.at, Table { level, lines });
+        self.budget.read_entries(u64::from(lines.count_zeros()) * 8)?;
+        for first in (0..ENTRIES).step_by(8).filter(|first| lines >> (first / 8) & 1 != 0) {
             let Some(line) = self.check.memory.line(Pa(table.at.0 | first << 3)) else {
                 return self.budget.read_entry();
             };
@@ -120,14 +143,14 @@ impl Surveyor<'_> {
     fn refer(&mut self, at: Pa, below: Level, virt: Va, level: Level, is_user: bool) {
         match self.tables.get(&at) {
             None => {
-                self.tables.insert(at, below);
+                self.tables.insert(at, Table::unread(below));
                 self.next.push(Seen { at, virt, is_user });
             }
-            Some(known) if *known == below => {}
-            Some(known) => {
-                let observed = match (at == table_address(self.check.root.0, self.check.told), known) {
-                    (true, _) => Statement::text("an entry that refers to the root"),
-                    _ => Statement::text("an entry that refers to a table of a higher level"),
+            Some(known) if known.level == below => {}
+            Some(_) => {
+                let observed = match at == table_address(self.check.root.0, self.check.told) {
+                    true => Statement::text("an entry that refers to the root"),
+                    false => Statement::text("an entry that refers to a table of a higher level"),
                 };
                 self.mark(Rule::SelfMapping, virt, level, observed);
             }
@@ -174,13 +197,13 @@ impl Surveyor<'_> {
     }
 }
 
-/// Whether there is nothing to say of any of eight entries, by all of their bits together: they are absent, or the last level's
-/// without a flag that could be wrong. No cut can change that.
+/// Whether there is nothing to say of any of eight entries, by all of their bits together: they are the last level's, without a
+/// flag that could be wrong. No cut can change that.
 #[inline]
 fn is_unsuspicious(line: &[u64; 8], level: Level) -> bool {
     const LEAF: u64 = flags::suspicious(true);
     let bits = line.iter().fold(0, |bits, entry| bits | entry);
-    bits == 0 || (level == Level::Pte && bits & LEAF == 0)
+    level == Level::Pte && bits & LEAF == 0
 }
 
 /// Leaves with a flag that is of no use. Only one flag is such.

@@ -13,7 +13,10 @@ use super::survey::Survey;
 use super::table_check::TableCheck;
 use super::{Rule, Skipped, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Access, Defect, ErrorCode, Fault, Level, Pa, Run, Runs, TableMemory, Va, walk};
+use crate::mmu::{
+    Access, Defect, ErrorCode, Fault, Judgement, Level, Pa, Run, Runs, TableMemory, Va, bits, judge, table_address,
+    walk,
+};
 
 /// Leaves of each size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +183,11 @@ impl TableCheck<'_> {
     }
 
     fn range_is_intact(&self, range: &RangeInclusive<Va>, marks: &mut Marks) -> bool {
+        match self.is_shared(range) {
+            Ok(false) => {}
+            Ok(true) => return true,
+            Err(_) => return false,
+        }
         let mut mine = self.runs_of(self.root, range);
         let mut own = self.runs_of(self.kernel_root, range);
         loop {
@@ -195,6 +203,34 @@ impl TableCheck<'_> {
                 }
             }
         }
+    }
+
+    /// Whether both roots lead to the same tables of the last level, by the same flags: what a range translates to is the same
+    /// then, whatever those tables hold. Mapping code that leaves the root it is given as it is has it so.
+    fn is_shared(&self, range: &RangeInclusive<Va>) -> Result<bool, Cut> {
+        let mut next = Some(*range.start());
+        while let Some(virt) = next.filter(|virt| virt <= range.end()) {
+            let mut tables = [self.root, self.kernel_root].map(|root| table_address(root.0, self.told));
+            let mut level = self.told.top_level();
+            while level != Level::Pte {
+                self.budget.read_entries(2)?;
+                let [mine, own] = tables.map(|table| self.memory.entry(level.entry_addr(table, virt)).unwrap_or(0));
+                let (Judgement::Table { at, level: below }, Judgement::Table { at: own_at, .. }) =
+                    (judge(level, mine, self.told), judge(level, own, self.told))
+                else {
+                    return Ok(false);
+                };
+                if (mine ^ own) & !(bits::ADDRESS | bits::A) != 0 {
+                    return Ok(false);
+                }
+                (tables, level) = ([at, own_at], below);
+            }
+            if tables[0] != tables[1] {
+                return Ok(false);
+            }
+            next = Va(virt.0 | Level::Pde.span_bytes().wrapping_sub(1)).checked_add(1);
+        }
+        Ok(true)
     }
 
     fn kernel_changed(&self, own: Option<Run>, mine: Option<Run>, range: &RangeInclusive<Va>, marks: &mut Marks) {

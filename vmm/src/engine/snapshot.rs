@@ -31,13 +31,9 @@ impl Snapshot {
     pub fn untouchable(loaded: &Loaded, phase: Phase) -> Self {
         let placement = &loaded.placement;
         let stride = loaded.strides.firmware as u64;
-        let always = [
-            (placement.boot_tables(), Free::AccessedAndDirty),
-            (placement.memory_map(), Free::VirtualStart { stride }),
-            (placement.attributes(), Free::Nothing),
-        ];
+        let always = [(placement.memory_map(), Free::VirtualStart { stride }), (placement.attributes(), Free::Nothing)];
         let told = (phase == Phase::Finish).then(|| (placement.virtual_map(), Free::Nothing));
-        Self::take(&loaded.memory, always.into_iter().chain(told))
+        Self::take(&loaded.memory, always.into_iter().chain(told)).with_kernels_tables(loaded)
     }
 
     /// Where a mapper has written that had to leave this as it is: here, or behind what it says to have used of what it was
@@ -61,18 +57,26 @@ impl Snapshot {
     pub fn tables(loaded: &Loaded, pages: u64) -> Self {
         let pool = loaded.placement.pool();
         let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        let ranges = [loaded.placement.boot_tables(), pool.start..pool.start + used];
-        Self::take(&loaded.memory, ranges.map(|range| (range, Free::AccessedAndDirty)))
+        Self::take(&loaded.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)])
+            .with_kernels_tables(loaded)
+    }
+
+    /// The kernel's tables too. Of their room only what is in use was ever written to.
+    fn with_kernels_tables(mut self, loaded: &Loaded) -> Self {
+        let range = loaded.placement.boot_tables();
+        self.stretches.push(Stretch::new(&loaded.memory, range, loaded.boot_tables_end(), Free::AccessedAndDirty));
+        self
     }
 
     /// The same stretches as they are now.
     pub fn renew(&mut self, memory: &OwnMemory) {
-        *self = Self::take(memory, self.stretches.iter().map(|stretch| (stretch.range.clone(), stretch.free)));
+        let renewed = |old: &Stretch| Stretch::of(memory, old.range.clone(), old.free);
+        self.stretches = self.stretches.iter().map(renewed).collect();
     }
 
     /// Whether it is compared in no time.
     pub fn is_small(&self) -> bool {
-        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Lines(_)))
+        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Copy(_)))
     }
 
     /// The first word that has changed.
@@ -81,24 +85,7 @@ impl Snapshot {
     }
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
-        let stretch = |(range, free): (Range<u64>, Free)| {
-            let zeros = touched(memory, &range).last().map_or(range.start, |part| part.end);
-            let used = range.start..zeros;
-            let before = if used.end - used.start <= MOST_KEPT {
-                let mut lines = Vec::new();
-                each_line(memory, &used, |at, words| {
-                    if words.iter().fold(0, |bits, word| bits | word) != 0 {
-                        lines.push(Line { at, words: *words });
-                    }
-                    None::<()>
-                });
-                Before::Lines(lines)
-            } else {
-                Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect())
-            };
-            Stretch { range, zeros, before, free }
-        };
-        Self { stretches: ranges.into_iter().map(stretch).collect() }
+        Self { stretches: ranges.into_iter().map(|(range, free)| Stretch::of(memory, range, free)).collect() }
     }
 }
 
@@ -116,10 +103,8 @@ pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
     let mut pages = touched(memory, &range).flat_map(|part| pages(&part));
     // As a whole first: word by word the pool of a large map takes milliseconds.
     let page = pages.find(|page| !memory.is_zero(page.clone()))?;
-    each_line(memory, &page, |at, words| {
-        let mut words = words.iter().zip((at..).step_by(8));
-        words.find(|(word, _)| **word != 0).map(|(_, at)| at)
-    })
+    let words = memory.copy(page.clone())?;
+    words.chunks(8).position(|word| word.iter().any(|byte| *byte != 0)).map(|nth| page.start + 8 * nth as u64)
 }
 
 /// What of a range may be other than zeros.
@@ -128,35 +113,10 @@ fn touched(memory: &OwnMemory, range: &Range<u64>) -> impl Iterator<Item = Range
     memory.touched(range.clone()).map(move |part| part.start.max(start)..part.end.min(end))
 }
 
-/// Looks at the lines of a range, until something comes of one. What of them is not in the range is 0.
-#[inline]
-fn each_line<T>(
-    memory: &OwnMemory,
-    range: &Range<u64>,
-    mut look: impl FnMut(u64, &[u64; 8]) -> Option<T>,
-) -> Option<T> {
-    let mut lines = [ZEROS; 64];
-    pages(range).find_map(|page| {
-        let first = page.start & !(PAGE_BYTES - 1);
-        if page.end - page.start < PAGE_BYTES || !memory.read_page(first, &mut lines) {
-            let word = |at: u64| memory.read_u64(at).filter(|_| page.contains(&at)).unwrap_or(0);
-            let words = lines.as_flattened_mut().iter_mut().zip((first..).step_by(8));
-            words.for_each(|(slot, at)| *slot = word(at));
-        }
-        lines.iter().zip((first..).step_by(64)).find_map(|(words, at)| look(at, words))
-    })
-}
-
-const ZEROS: [u64; 8] = [0; 8];
-
-/// The bits that are not the same in some word: a comparison of arrays would be a call.
-#[inline(always)]
-fn difference(one: &[u64; 8], other: &[u64; 8]) -> u64 {
-    one.iter().zip(other).fold(0, |bits, (one, other)| bits | (one ^ other))
-}
-
 /// Bytes of a page.
 const CHUNK: usize = PAGE_BYTES as usize;
+
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// Of a stretch of more bytes only a digest of each page is kept. That there is a change is known as surely; what was there
 /// is not.
@@ -165,7 +125,7 @@ const MOST_KEPT: u64 = 8 << 20;
 #[derive(Debug)]
 struct Stretch {
     range: Range<u64>,
-    /// From here on it had never been touched.
+    /// From here on it held zeros.
     zeros: u64,
     /// What came before.
     before: Before,
@@ -175,52 +135,57 @@ struct Stretch {
 /// What was there.
 #[derive(Debug)]
 enum Before {
-    /// The lines that were not all zeros, by address: of most tables that is a small part.
-    Lines(Vec<Line>),
+    /// All of it.
+    Copy(Vec<u8>),
     /// One for each page.
     Digests(Vec<u64>),
 }
 
-#[derive(Debug)]
-struct Line {
-    at: u64,
-    words: [u64; 8],
-}
-
 impl Stretch {
+    fn of(memory: &OwnMemory, range: Range<u64>, free: Free) -> Self {
+        let zeros = touched(memory, &range).last().map_or(range.start, |part| part.end);
+        Self::new(memory, range, zeros, free)
+    }
+
+    /// Of a range that holds zeros from an address on.
+    fn new(memory: &OwnMemory, range: Range<u64>, zeros: u64, free: Free) -> Self {
+        let used = range.start..zeros;
+        let copy = if used.end - used.start <= MOST_KEPT { memory.copy(used.clone()) } else { None };
+        let digests = || Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect());
+        Self { range, zeros, before: copy.map_or_else(digests, Before::Copy), free }
+    }
+
     fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
         let used = self.range.start..self.zeros;
         let change = match &self.before {
-            Before::Lines(before) => self.first_of_lines(before, &used, memory),
+            // As a whole first, and page by page next: most of most tables stays as it is.
+            Before::Copy(before) if memory.equals(used.start, before) => None,
+            Before::Copy(before) => {
+                let before =
+                    |page: &Range<u64>| &before[(page.start - used.start) as usize..(page.end - used.start) as usize];
+                pages(&used).find_map(|page| self.first_of_page(before(&page), &page, memory))
+            }
             Before::Digests(before) => pages(&used)
                 .zip(before)
                 .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
                 .map(|(page, _)| Change { at: page.start, words: None }),
         };
-        let mut behind = touched(memory, &(self.zeros..self.range.end));
-        change.or_else(|| behind.find_map(|part| self.first_of_lines(&[], &part, memory)))
+        let mut behind = touched(memory, &(self.zeros..self.range.end)).flat_map(|part| pages(&part));
+        let zeros = |page: &Range<u64>| &ZEROS[..(page.end - page.start) as usize];
+        change.or_else(|| behind.find_map(|page| self.first_of_page(zeros(&page), &page, memory)))
     }
 
-    /// The first word of a range that is not what it was: 0 where no line was kept.
-    fn first_of_lines(&self, before: &[Line], range: &Range<u64>, memory: &OwnMemory) -> Option<Change> {
-        let mut kept = before.iter().peekable();
-        each_line(memory, range, |at, now| {
-            let before = kept.next_if(|line| line.at == at).map(|line| &line.words);
-            let is_same = match before {
-                Some(before) => difference(now, before) == 0,
-                None => now.iter().fold(0, |bits, word| bits | word) == 0,
-            };
-            if is_same {
-                return None;
-            }
-            let before = before.unwrap_or(&ZEROS);
-            let words = before.iter().zip(now).zip((at..).step_by(8));
-            let mut words = words.map(|((before, now), at)| (at, [*before, *now]));
-            let changed = words.find(|(at, [before, now])| {
-                let free = if range.contains(at) { self.free.bits(at - self.range.start) } else { 0 };
-                before & !free != now & !free
-            });
-            changed.map(|(at, words)| Change { at, words: Some(words) })
+    /// The first word of a page that is not what it was.
+    fn first_of_page(&self, before: &[u8], page: &Range<u64>, memory: &OwnMemory) -> Option<Change> {
+        if memory.equals(page.start, before) {
+            return None;
+        }
+        let now = memory.copy(page.clone())?;
+        let mut words = before.chunks(8).zip(now.chunks(8)).zip((page.start..).step_by(8));
+        words.find_map(|((before, now), at)| {
+            let (before, now) = (word(before), word(now));
+            let free = self.free.bits(at - self.range.start);
+            (before & !free != now & !free).then_some(Change { at, words: Some([before, now]) })
         })
     }
 }

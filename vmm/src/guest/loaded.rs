@@ -167,9 +167,14 @@ impl Loaded {
             first(placement.attributes(), self.attributes_bytes),
             first(placement.desk(), PAGE_BYTES),
             first(self.log(), log_used),
-            first(placement.boot_tables(), self.boot_tables_end.saturating_sub(placement.boot_tables().start)),
+            placement.boot_tables().start..self.boot_tables_end,
             first(placement.pool(), bytes_of(table_pages)),
         ]
+    }
+
+    /// Where the kernel's tables end. What is left of their room was never written to.
+    pub fn boot_tables_end(&self) -> u64 {
+        self.boot_tables_end
     }
 
     /// How many parts [`Self::written`] has.

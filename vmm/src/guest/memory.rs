@@ -67,10 +67,15 @@ impl OwnMemory {
         self.backing.read_line(self.offset(pa, 64)?)
     }
 
-    /// Fills in the page at `pa`, by lines; false if that is not all inside.
-    #[must_use]
-    pub fn read_page(&self, pa: u64, page: &mut [[u64; 8]; 64]) -> bool {
-        self.offset(pa, PAGE_BYTES).is_some_and(|offset| self.backing.read_page(offset, page))
+    /// A copy of a range; None if it is not all inside.
+    pub fn copy(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        let bytes = range.end.saturating_sub(range.start);
+        self.backing.copy(self.offset(range.start, bytes)?, bytes)
+    }
+
+    /// Whether these are the bytes from `pa` on; false if there are not so many inside.
+    pub fn equals(&self, pa: u64, bytes: &[u8]) -> bool {
+        self.offset(pa, bytes.len() as u64).is_some_and(|offset| self.backing.equals(offset, bytes))
     }
 
     /// Whether all bytes of a range are zero; false if they are not all inside.
@@ -177,5 +182,9 @@ impl TableMemory for OwnMemory {
     #[inline]
     fn line(&self, at: Pa) -> Option<[u64; 8]> {
         self.read_line(at.0)
+    }
+
+    fn lines_in_use(&self, at: Pa) -> u64 {
+        self.offset(at.0, PAGE_BYTES).and_then(|offset| self.backing.lines_in_use(offset)).unwrap_or(u64::MAX)
     }
 }

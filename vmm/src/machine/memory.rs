@@ -5,6 +5,7 @@
 
 use std::iter;
 use std::ops::Range;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -106,24 +107,52 @@ impl Backing {
         })
     }
 
-    /// Fills in all of a page (little-endian), by lines; false if there is none at the offset. To copy a page and look at the copy
-    /// is faster than to look at memory word by word.
-    #[must_use]
-    pub fn read_page(&self, offset: u64, page: &mut [[u64; 8]; 64]) -> bool {
-        let bytes = std::ptr::from_mut(page).cast::<u8>();
-        // SAFETY: the bytes of the page, of which any are valid for numbers. x86-64 is little-endian.
-        self.read(offset, unsafe { std::slice::from_raw_parts_mut(bytes, PAGE_BYTES as usize) })
+    /// Which of the 64 lines of a page are not all zeros, bit n for line n; None if there is no page at the offset.
+    pub fn lines_in_use(&self, offset: u64) -> Option<u64> {
+        let at = self.at(offset, PAGE_BYTES).filter(|_| offset.is_multiple_of(64))?;
+        let is_in_use = |nth: usize| {
+            let line = at.wrapping_add(64 * nth).cast::<[u64; 8]>();
+            // SAFETY: as for `read_line`, for a line of the page.
+            let line = unsafe { line.read() };
+            line.iter().fold(0, |bits, word| bits | word) != 0
+        };
+        Some((0..64).fold(0, |lines, nth| lines | u64::from(is_in_use(nth)) << nth))
+    }
+
+    /// A copy of so many bytes from an offset on; None if they are not all inside.
+    pub fn copy(&self, offset: u64, bytes: u64) -> Option<Vec<u8>> {
+        let at = self.at(offset, bytes)?;
+        let mut copy = Vec::with_capacity(bytes as usize);
+        // SAFETY: the bytes are inside of the mapping, which lives as long as this does, and the vector has room for as many. All
+        // of them are written to before they are the vector's. A guest that runs meanwhile spoils them and nothing else.
+        unsafe {
+            ptr::copy_nonoverlapping(at, copy.as_mut_ptr(), bytes as usize);
+            copy.set_len(bytes as usize);
+        }
+        Some(copy)
+    }
+
+    /// Whether these are the bytes from an offset on; false if there are not so many inside.
+    pub fn equals(&self, offset: u64, bytes: &[u8]) -> bool {
+        self.at(offset, bytes.len() as u64).is_some_and(|at| {
+            // Not by a slice of the mapping: others may write to it.
+            // SAFETY: as many bytes are inside of the mapping, which lives as long as this does.
+            unsafe { libc::memcmp(at.cast(), bytes.as_ptr().cast(), bytes.len()) == 0 }
+        })
     }
 
     /// Whether all bytes of a range are zero; false if they are not all inside.
     pub fn is_zero(&self, range: Range<u64>) -> bool {
-        const ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-        let mut chunk = [0; PAGE_BYTES as usize];
+        static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
         let end = range.end;
-        range.step_by(chunk.len()).all(|at| {
-            let bytes = &mut chunk[..(end - at).min(PAGE_BYTES) as usize];
-            self.read(at, bytes) && *bytes == ZEROS[..bytes.len()]
-        })
+        range.step_by(ZEROS.len()).all(|at| self.equals(at, &ZEROS[..(end - at).min(PAGE_BYTES) as usize]))
+    }
+
+    /// Where so many bytes from an offset on are in this process; None if they are not all inside.
+    #[inline]
+    fn at(&self, offset: u64, bytes: u64) -> Option<*mut u8> {
+        let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes());
+        is_inside.then(|| self.host_address().wrapping_add(offset as usize))
     }
 
     /// Zeroes a range, as much of it as is inside.

@@ -38,6 +38,12 @@ pub trait TableMemory {
         }
         Some(line)
     }
+
+    /// Which of the 64 lines of the table at `at` are not all zeros: bit n for line n, and for a line that is not there, too.
+    fn lines_in_use(&self, at: Pa) -> u64 {
+        let is_in_use = |nth: u64| self.line(Pa(at.0 | nth << 6)).is_none_or(|line| line != [0; 8]);
+        (0..64).fold(0, |lines, nth| lines | u64::from(is_in_use(nth)) << nth)
+    }
 }
 
 impl<M: TableMemory + ?Sized> TableMemory for &M {
@@ -47,6 +53,10 @@ impl<M: TableMemory + ?Sized> TableMemory for &M {
 
     fn line(&self, at: Pa) -> Option<[u64; 8]> {
         (**self).line(at)
+    }
+
+    fn lines_in_use(&self, at: Pa) -> u64 {
+        (**self).lines_in_use(at)
     }
 }
 
