@@ -131,13 +131,10 @@ impl Kvm {
                 if let Some(machine) = reused {
                     self.machines.give_back(&job.cpu, machine, lodging);
                 }
-                input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
-                report.findings = input.into_findings(Phase::Input, job.map, None);
-                report.regions = regions::reports(job.map, None, &report.findings);
-                return Ok(report);
+                return Ok(reports::without_room(job, report, input, &no_room));
             }
         };
-        report.findings = input.into_findings(Phase::Input, job.map, None);
+        reports::file_input(job, &mut report, input);
 
         let loaded = site.load(job, &cpu, lodging.guest.take())?;
         let process = Process::new(&loaded, site.process_memory(&code, lodging.process.take())?, &cpu.told, &code)?;

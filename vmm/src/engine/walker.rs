@@ -10,7 +10,7 @@ use super::course::{self, Course, Engine};
 use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::{EngineError, Job, Memories, Progress};
-use super::{cpu, judging, left_out, native, pool, regions, reports};
+use super::{cpu, judging, left_out, native, pool, reports};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Rule, Skipped, TableCheck};
 use crate::guest::{Image, LoadError, Loaded, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
@@ -36,9 +36,9 @@ pub fn run_and_look(
     };
     let paging = Paging { rules: job.rules, ..model(&job.cpu) };
     let mut report = reports::empty(job, EngineName::Walker, Cpu::honest(paging));
-    let mut marks = Marks::default();
-    report.notes.extend(check::judge_map(job.map, &paging, &mut marks));
-    if reports::misread_map(job, &mut report, &mut marks) {
+    let mut input = Marks::default();
+    report.notes.extend(check::judge_map(job.map, &paging, &mut input));
+    if reports::misread_map(job, &mut report, &mut input) {
         report.timing.total = start.elapsed();
         return Ok(report);
     }
@@ -48,13 +48,9 @@ pub fn run_and_look(
     let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
-        Err(no_room) => {
-            marks.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
-            report.findings = marks.into_findings(Phase::Map, job.map, None);
-            report.regions = regions::reports(job.map, None, &report.findings);
-            return Ok(report);
-        }
+        Err(no_room) => return Ok(reports::without_room(job, report, input, &no_room)),
     };
+    reports::file_input(job, &mut report, input);
     let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
     let loaded = Loaded::on(memory, image, job.map, job.strides(), placement, &[], &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
@@ -67,7 +63,7 @@ pub fn run_and_look(
         cpu: report.cpu,
         kernel: &kernel,
         report,
-        marks,
+        marks: Marks::default(),
         phase: Phase::Map,
         tables: Snapshot::default(),
         denials: Vec::new(),
