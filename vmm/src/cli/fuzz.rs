@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::input::{Options, ReadArguments, named};
+use super::limits::time;
 use super::mapper::Mapper;
 use super::progress::{Watching, told};
 use super::results::{DrawnPlaces, Results};
@@ -266,15 +267,6 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
 const NOT_NATIVE: &str = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
 const NO_SANDBOX: &str = "--mapper needs --no-sandbox: the processes of a campaign are not confined yet, as those of \
                           `efibed check` are. The file's code itself runs in ring 3 of a guest";
-
-/// 90s, 10m, 8h.
-fn time(text: &str) -> Result<Duration, String> {
-    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
-    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
-    let seconds = found.and_then(|(number, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
-    let seconds = seconds.filter(|seconds| *seconds > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| "expected a number and s, m, h or d, such as 90s or 10m".into())
-}
 
 fn in_words(progress: &Progress) -> String {
     let Progress { runs, guests, corpus, cells, covered, findings, .. } = progress;
