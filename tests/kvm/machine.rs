@@ -54,6 +54,12 @@ pub fn trials() -> Vec<Trial> {
         memory_that_is_not_put_back_after_a_reset_is_gone,
         steps_and_breakpoints_can_be_switched_off,
     ];
+    trials.push(trial_where(
+        "machine::a_page_table_the_host_edits_is_not_seen_before",
+        "kvm that does not see what the host writes to tables",
+        || read_in_turn(|_| {}) != SEEN_IN_TURN,
+        a_page_table_the_host_edits_is_not_seen_before,
+    ));
     trials.extend(HARD_TO_EMULATE.each_ref().map(|hard| {
         let name = format!("machine::an_instruction_kvm_cannot_emulate_is_named::{}", hard.name);
         let need = format!("kvm that cannot emulate {}", hard.name);
@@ -800,25 +806,39 @@ fn kvm_translates_by_the_registers_that_were_set() {
 }
 
 fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
-    let kvm = hypervisor();
+    assert_eq!(read_in_turn(|machine| machine.forget_translations().unwrap()), SEEN_IN_TURN);
+}
+
+/// What ring 3 reads that sees every edit.
+const SEEN_IN_TURN: [u64; 4] = [0x1111, 0x2222, 0x1111, 0x2222];
+
+/// The negative control, on those KVMs that know nothing of the host's writes: it is what was there first that is read.
+fn a_page_table_the_host_edits_is_not_seen_before() {
+    assert_eq!(read_in_turn(|_| {}), [0x1111; 4]);
+}
+
+/// What ring 3 reads from one page while the host has its table entry lead to two frames in turn. After each edit something is
+/// done to the machine.
+fn read_in_turn(after_edit: impl Fn(&mut Machine)) -> [u64; 4] {
     // mov (%rsi),%rax; mov (%rdi),%rbx: ring 3 cannot halt, a read from nowhere ends the run as well.
-    let mut machine = guest(kvm, &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
+    let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
     long_mode(&mut machine, 3);
-    machine.write_u64(STACK, 0x1111).unwrap();
-    machine.write_u64(READONLY, 0x2222).unwrap();
-    let page = 0x3fe0_0000;
-    let entry = PD + (page >> 21) * 8;
-    for (frame, offset, value) in [(0, STACK, 0x1111), (READONLY, 0, 0x2222)] {
-        machine.write_u64(entry, frame | 0x87).unwrap();
-        machine.forget_translations().unwrap();
+    let (table, page) = (0x8_0000, 0x3fe0_0000);
+    machine.write_u64(PD + (page >> 21) * 8, table | 7).unwrap();
+    let frames = [(0x9_0000, 0x1111), (0xa_0000, 0x2222)];
+    let slots = machine.slots().count();
+    [0, 1, 0, 1].map(|index: usize| {
+        let (frame, value) = frames[index];
+        machine.write_u64(frame, value).unwrap();
+        machine.write_u64(table, frame | 7).unwrap();
+        after_edit(&mut machine);
         let regs = machine.regs_mut();
-        (regs.rip, regs.rsi, regs.rdi) = (CODE, page + offset, NOWHERE);
-        let exit = run(&mut machine);
-        assert_eq!(exit, Exit::MmioRead { pa: NOWHERE, len: 8 });
+        (regs.rip, regs.rsi, regs.rdi) = (CODE, page, NOWHERE);
+        assert_eq!(run(&mut machine), Exit::MmioRead { pa: NOWHERE, len: 8 });
         assert!(machine.finish_io().unwrap());
-        assert_eq!(machine.regs().rax, value);
-    }
-    assert_eq!(machine.slots().count(), 2);
+        assert_eq!(machine.slots().count(), slots);
+        machine.regs().rax
+    })
 }
 
 fn memory_that_is_put_back_after_a_reset_is_translated_anew() {
