@@ -111,7 +111,7 @@ fn ask_what_is_taken(machine: &mut Machine, map: &MemoryMap, asked: &Paging) -> 
 fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<Answers, EngineError> {
     let image = Image::built_in()?;
     // A page to be executed, just below KVM's own.
-    let page = machine.internals().tss_pages_at - 0x10_0000;
+    let page = machine.internals().tss_pages_at.0 - 0x10_0000;
     let questions = questions(page, told);
     let mut sizes = Case::sizes(image, map, Strides::default(), 0, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;

@@ -178,7 +178,7 @@ impl<'m> Guest<'m> {
     /// Shows the memory of a process to the machine.
     pub fn add_process(&mut self, process: &Process) -> Result<(), SlotError> {
         let memory = process.memory();
-        let (phys, bytes) = (memory.base(), memory.backing().bytes());
+        let (phys, bytes) = (Pa(memory.base()), memory.backing().bytes());
         self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
     }
 
@@ -304,7 +304,7 @@ impl<'m> Guest<'m> {
             session.drain(|pa, data| {
                 let mut value = [0; 8];
                 value[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
-                events.wrote(Pa(pa), u64::from_le_bytes(value), data.len() as u8);
+                events.wrote(pa, u64::from_le_bytes(value), data.len() as u8);
             });
             match exit {
                 Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
@@ -321,9 +321,9 @@ impl<'m> Guest<'m> {
                     PortAnswer::Unknown => return Err(End::Exit(exit)),
                 },
                 Exit::MmioRead { pa, .. } => {
-                    session.answer_mmio(stamp(pa));
+                    session.answer_mmio(stamp(pa.0));
                 }
-                Exit::MmioWrite { pa, len, data } => events.wrote(Pa(pa), u64::from_le_bytes(data), len),
+                Exit::MmioWrite { pa, len, data } => events.wrote(pa, u64::from_le_bytes(data), len),
                 Exit::InternalError(error) if events.internal_error(&error, &mut session) => {}
                 Exit::InternalError(error) => finish_fetch(&mut session, self.case, error)?,
                 other => return Err(End::Exit(other)),
@@ -374,7 +374,7 @@ fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result
     let Case { placement, .. } = case;
     let fixed = placement.sizes.read_only;
     let own = |offset: u64, bytes: u64, readonly: bool| Slot {
-        phys: placement.base.wrapping_add(offset),
+        phys: Pa(placement.base.wrapping_add(offset)),
         bytes,
         readonly,
         memory: memory.clone(),
@@ -387,12 +387,12 @@ fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result
     }
     let bytes = bytes_of(pages.len() as u64);
     // Every byte of it is written below.
-    let before = pages.first().and_then(|first| machine.memory_before_reset(first.phys, bytes));
+    let before = pages.first().and_then(|first| machine.memory_before_reset(Pa(first.phys), bytes));
     let backing = before.map_or_else(|| Backing::new(bytes), Ok)?;
     for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
         // As many pages as there are: each is inside.
         let _ = backing.write(offset, &page.content);
-        let (phys, memory) = (page.phys, backing.clone());
+        let (phys, memory) = (Pa(page.phys), backing.clone());
         machine.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: false, memory, offset })?;
     }
     Ok(())
@@ -403,7 +403,7 @@ fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result
 fn finish_fetch(session: &mut Session<'_>, case: &Case, error: InternalError) -> Result<(), End> {
     let header = case.image.header();
     let regs = session.regs();
-    let mut physical = |linear| session.translate(Va(linear)).ok().flatten().map(|pa| pa.0);
+    let mut physical = |linear| session.translate(Va(linear)).ok().flatten();
     let (target, stack) = (physical(regs.rip), physical(regs.rsp));
     let target = target.filter(|target| !session.is_backed(*target));
     let returns_to = stack.and_then(|stack| session.read_u64(stack));
@@ -412,7 +412,7 @@ fn finish_fetch(session: &mut Session<'_>, case: &Case, error: InternalError) ->
             let regs = session.regs_mut();
             regs.rip = address;
             regs.rsp = regs.rsp.wrapping_add(8);
-            regs.rax = stamp(target);
+            regs.rax = stamp(target.0);
             Ok(())
         }
         _ => Err(End::Exit(Exit::InternalError(error))),

@@ -174,7 +174,7 @@ impl Run<'_> {
         let content = |page: &BackedPage| {
             let mut content = [0; PAGE_BYTES as usize];
             // What cannot be read has no content to change.
-            let _ = machine.read(page.phys, &mut content);
+            let _ = machine.read(Pa(page.phys), &mut content);
             content
         };
         self.pages.iter().map(content).collect()

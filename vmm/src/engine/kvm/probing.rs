@@ -124,7 +124,7 @@ impl Run<'_> {
         for (planned, record) in probes.iter().zip(records) {
             let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
             if self.is_stamped(to.pa.0) {
-                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt.0);
+                let found = self.guest.machine().read_u64(to.pa) == Some(planned.virt.0);
                 judge.scratch(planned.virt, to.pa, found);
             }
         }

@@ -217,11 +217,11 @@ impl<'a> Halted<'a> {
     }
 
     /// Reads from a physical address on, as far as there is memory; the result is the bytes that were read.
-    pub fn read_physical(&self, pa: u64, bytes: &mut [u8]) -> usize {
+    pub fn read_physical(&self, pa: Pa, bytes: &mut [u8]) -> usize {
         let mut read: usize = 0;
         while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
             let at = pa.wrapping_add(read as u64);
-            let length = rest.len().min(left_in_page(at));
+            let length = rest.len().min(left_in_page(at.0));
             let part = rest.get_mut(..length).unwrap_or_default();
             if self.machine.read(at, part).is_err() {
                 break;
@@ -271,7 +271,7 @@ impl<'a> Halted<'a> {
 
     /// The guest's memory: a physical range for each slot.
     pub fn memory(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
-        self.machine.slots().map(|slot| slot.phys..slot.phys.saturating_add(slot.bytes))
+        self.machine.slots().map(|slot| slot.phys.0..slot.phys.0.saturating_add(slot.bytes))
     }
 
     /// What an address is of what ring 3 was given.
@@ -284,7 +284,7 @@ impl<'a> Halted<'a> {
         &mut self,
         virt: u64,
         length: usize,
-        mut each: impl FnMut(&mut Self, u64, std::ops::Range<usize>) -> Option<()>,
+        mut each: impl FnMut(&mut Self, Pa, std::ops::Range<usize>) -> Option<()>,
     ) -> usize {
         let mut done: usize = 0;
         while done < length {
@@ -299,11 +299,11 @@ impl<'a> Halted<'a> {
         done
     }
 
-    fn physical(&mut self, virt: u64) -> Option<u64> {
+    fn physical(&mut self, virt: u64) -> Option<Pa> {
         let root = self.process.root();
         let reached = |halted: &Self| {
             let walk = halted.walk(root, virt, Access::read().user());
-            walk.translation().map(|translation| translation.pa.0)
+            walk.translation().map(|translation| translation.pa)
         };
         reached(self).or_else(|| if self.process.provide(virt) { reached(self) } else { None })
     }
@@ -324,7 +324,7 @@ struct Physical<'a>(&'a Machine);
 
 impl crate::mmu::TableMemory for Physical<'_> {
     fn entry(&self, at: Pa) -> Option<u64> {
-        self.0.read_u64(at.0)
+        self.0.read_u64(at)
     }
 }
 
