@@ -107,7 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     Ok(Status::Clean)
 }
 
-/// Longer than as many runs as there usually may be take, but for those of the largest maps in a guest. So it ends the command
+/// Longer than as many runs as there usually may be take, except for those of the largest maps in a guest. So it ends the command
 /// only where it would go on for hours.
 const USUAL_TIME: Duration = Duration::from_secs(3600);
 
