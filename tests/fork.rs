@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use efibed::Pa;
 use efibed::unstable::machine::{Hypervisor, Internals, Machine, RunError};
 use efibed::{CpuidRequest, Layout, Scenario, TestBed};
 use efibed_tests::*;
@@ -45,7 +46,7 @@ fn a_bed_that_was_not_used_yet_works_in_a_child() {
 
 fn a_machine_runs_only_where_it_was_made() {
     let hypervisor = Hypervisor::open().unwrap();
-    let internals = Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf001_0000 };
+    let internals = Internals { tss_pages_at: Pa(0xf000_0000), identity_map_page_at: Pa(0xf001_0000) };
     let mut machine = Machine::new(&hypervisor, &CpuidRequest::default(), internals).unwrap();
     let parent = std::process::id();
     assert!(machine.is_of_this_process());

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use efibed::Random;
-use efibed::memory_map::synthesize::{Class, synthesize};
-use efibed::{EngineError, EngineName};
+use efibed::check::{Phase, Rule};
+use efibed::memory_map::synthesize::{Class, Synthesis, synthesize};
+use efibed::{CpuidRequest, EngineError, EngineName, Layout, LeafRule, MaxPhyAddr, Report, Scenario};
 use efibed_tests::hostile;
 use efibed_tests::*;
 use libtest_mimic::Trial;
@@ -17,7 +18,36 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// All of them.
 pub fn trials() -> Vec<Trial> {
-    vec![trial("hostile_maps_come_to_a_verdict_in_the_guest", Need::Kvm, hostile_maps)]
+    vec![
+        trial("hostile_maps_come_to_a_verdict_in_the_guest", Need::Kvm, hostile_maps),
+        trial("engines_say_the_same_of_a_map_itself", Need::Kvm, engines_say_the_same_of_a_map_itself),
+    ]
+}
+
+/// What is wrong with the map itself comes first and is of phase `input`, whatever is found after it.
+fn engines_say_the_same_of_a_map_itself() {
+    const MAPS: u64 = 24;
+    // Where the guest and its process have no room, the map may still do for the walker, which needs less.
+    let of_map = |report: &Report| -> Vec<_> {
+        let phases: Vec<_> = report.findings.iter().map(|finding| finding.phase).collect();
+        assert!(phases.is_sorted_by_key(|phase| *phase != Phase::Input), "{phases:?}");
+        let findings = report.findings.iter();
+        let findings = findings.filter(|finding| finding.phase == Phase::Input && finding.rule != Rule::NoRoom);
+        findings.map(|finding| (finding.rule, finding.region, finding.message.clone())).collect()
+    };
+    let (mut wrong, mut beside) = (0, 0);
+    for seed in 0..MAPS {
+        let map = Synthesis::new(Class::Hostile).max_mapped_pages(512).map(seed);
+        let cpu = CpuidRequest::default().maxphyaddr(MaxPhyAddr::new(36).unwrap());
+        let scenario = Scenario::new(map).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly).cpu(cpu);
+        let [walker, kvm] =
+            [EngineName::Walker, EngineName::Kvm].map(|engine| bed().run(&scenario.clone().engine(engine)).unwrap());
+        let found = of_map(&walker);
+        assert_eq!(found, of_map(&kvm), "seed {seed}");
+        wrong += u64::from(!found.is_empty());
+        beside += u64::from(!found.is_empty() && walker.findings.len() > found.len());
+    }
+    assert!(wrong > MAPS / 4 && beside > 4, "{wrong} maps are wrong, {beside} of them with other findings");
 }
 
 fn hostile_maps() {

@@ -54,6 +54,12 @@ pub fn trials() -> Vec<Trial> {
         memory_that_is_not_put_back_after_a_reset_is_gone,
         steps_and_breakpoints_can_be_switched_off,
     ];
+    trials.push(trial_where(
+        "machine::a_page_table_the_host_edits_is_not_seen_before",
+        "kvm that does not see what the host writes to tables",
+        || read_in_turn(|_| {}) != SEEN_IN_TURN,
+        a_page_table_the_host_edits_is_not_seen_before,
+    ));
     trials.extend(HARD_TO_EMULATE.each_ref().map(|hard| {
         let name = format!("machine::an_instruction_kvm_cannot_emulate_is_named::{}", hard.name);
         let need = format!("kvm that cannot emulate {}", hard.name);
@@ -80,7 +86,7 @@ const STACK: u64 = 0x2_0000;
 const READONLY: u64 = 0x100_0000;
 /// No memory is here.
 const NOWHERE: u64 = 0x1000_0000;
-const INTERNALS: Internals = Internals { tss_pages_at: 0xfeff_d000, identity_map_page_at: 0xfeff_c000 };
+const INTERNALS: Internals = Internals { tss_pages_at: Pa(0xfeff_d000), identity_map_page_at: Pa(0xfeff_c000) };
 
 /// For guests that end by themselves. 65,000 undrained writes have taken more than 10 s in an emulated KVM on a busy
 /// machine.
@@ -99,16 +105,18 @@ fn guest(hypervisor: &Hypervisor, code: &[u8]) -> Machine {
 fn load(machine: &mut Machine, code: &[u8]) {
     let memory = Backing::new(MEMORY_BYTES + PAGE_BYTES).unwrap();
     machine
-        .add_slot(Slot { phys: 0, bytes: MEMORY_BYTES, readonly: false, memory: Arc::clone(&memory), offset: 0 })
+        .add_slot(Slot { phys: Pa(0), bytes: MEMORY_BYTES, readonly: false, memory: Arc::clone(&memory), offset: 0 })
         .unwrap();
-    machine.add_slot(Slot { phys: READONLY, bytes: PAGE_BYTES, readonly: true, memory, offset: MEMORY_BYTES }).unwrap();
+    machine
+        .add_slot(Slot { phys: Pa(READONLY), bytes: PAGE_BYTES, readonly: true, memory, offset: MEMORY_BYTES })
+        .unwrap();
     // Present, writable, user: the rings share their pages. 2-MiB leaves (PS).
-    machine.write_u64(PML4, PDPT | 7).unwrap();
-    machine.write_u64(PDPT, PD | 7).unwrap();
+    machine.write_u64(Pa(PML4), PDPT | 7).unwrap();
+    machine.write_u64(Pa(PDPT), PD | 7).unwrap();
     for index in 0..512 {
-        machine.write_u64(PD + index * 8, index << 21 | 0x87).unwrap();
+        machine.write_u64(Pa(PD + index * 8), index << 21 | 0x87).unwrap();
     }
-    machine.write(CODE, code).unwrap();
+    machine.write(Pa(CODE), code).unwrap();
     long_mode(machine, 0);
 }
 
@@ -187,7 +195,7 @@ fn reads_without_memory_are_answered_or_read_ones() {
     let mut machine = guest(kvm, &[0x48, 0x8b, 0x06, 0x8b, 0x0e, HLT]);
     machine.regs_mut().rsi = NOWHERE;
     let mut session = machine.session(LIMIT).unwrap();
-    let read = |len| Exit::MmioRead { pa: NOWHERE, len };
+    let read = |len| Exit::MmioRead { pa: Pa(NOWHERE), len };
     assert_eq!(session.run().unwrap(), read(8));
     assert!(session.answer_mmio(0x1122_3344_5566_7788));
     assert_eq!(session.run().unwrap(), read(4));
@@ -203,11 +211,11 @@ fn writes_without_memory_and_to_readonly_memory_end_the_run() {
     // mov %rax,(%rsi); mov %ax,(%rdi); mov (%rdi),%rax; hlt
     let code = [0x48, 0x89, 0x06, 0x66, 0x89, 0x07, 0x48, 0x8b, 0x07, HLT];
     let mut machine = guest(kvm, &code);
-    machine.write(READONLY, b"unharmed").unwrap();
+    machine.write(Pa(READONLY), b"unharmed").unwrap();
     let regs = machine.regs_mut();
     (regs.rsi, regs.rdi, regs.rax) = (NOWHERE, READONLY, 0x0807_0605_0403_0201);
     let mut session = machine.session(LIMIT).unwrap();
-    let written = |pa, len, data| Exit::MmioWrite { pa, len, data };
+    let written = |pa, len, data| Exit::MmioWrite { pa: Pa(pa), len, data };
     let all = [1, 2, 3, 4, 5, 6, 7, 8];
     assert_eq!(session.run().unwrap(), written(NOWHERE, 8, all));
     let two = [1, 2, 0, 0, 0, 0, 0, 0];
@@ -233,12 +241,12 @@ fn coalesced_writes_come_in_order_and_end_the_run_when_the_ring_is_full() {
     let mut session = machine.session(LIMIT).unwrap();
     loop {
         let exit = session.run().unwrap();
-        session.drain(|pa, data| {
+        session.drain(|Pa(pa), data| {
             assert_eq!(data, pa.to_le_bytes());
             seen.push(pa);
         });
         match exit {
-            Exit::MmioWrite { pa, data, .. } => {
+            Exit::MmioWrite { pa: Pa(pa), data, .. } => {
                 assert_eq!(data, pa.to_le_bytes());
                 seen.push(pa);
                 exits += 1;
@@ -259,7 +267,7 @@ fn a_coalesced_write_across_pages_becomes_two() {
     (regs.rsi, regs.rax) = (NOWHERE + 0xffd, 0x0807_0605_0403_0201);
     assert_eq!(run(&mut machine), Exit::Halt);
     let mut seen = Vec::new();
-    machine.drain(|pa, data| seen.push((pa, data.to_vec())));
+    machine.drain(|Pa(pa), data| seen.push((pa, data.to_vec())));
     let parts = [(NOWHERE + 0xffd, vec![1, 2, 3]), (NOWHERE + 0x1000, vec![4, 5, 6, 7, 8])];
     assert_eq!(seen, parts);
 }
@@ -284,7 +292,7 @@ fn zones_are_added_and_removed_one_by_one() {
             (regs.rip, regs.rsi) = (CODE, pa);
             let exit = run(&mut machine);
             let mut collected = Vec::new();
-            machine.drain(|pa, _| collected.push(pa));
+            machine.drain(|Pa(pa), _| collected.push(pa));
             if zones.iter().any(|zone| zone.contains(&pa)) {
                 assert_eq!((exit, collected), (Exit::Halt, vec![pa]));
             } else {
@@ -299,7 +307,7 @@ fn zones_asked_for_again_after_a_reset_are_there_again() {
     let mut machine = guest(kvm, &[]);
     for _ in 0..3 {
         machine.coalesce(&[NOWHERE..NOWHERE + 0x1000]).unwrap();
-        machine.write(CODE, &[0x48, 0x89, 0x36, HLT]).unwrap();
+        machine.write(Pa(CODE), &[0x48, 0x89, 0x36, HLT]).unwrap();
         machine.regs_mut().rsi = NOWHERE;
         assert_eq!(run(&mut machine), Exit::Halt);
         machine.reset().unwrap();
@@ -373,7 +381,7 @@ impl Hard {
             panic!("neither executed nor an internal error");
         };
         assert_eq!((error.suberror, error.rip, error.cpl), (1, CODE, 0));
-        assert_eq!((error.pa, error.backed), (Some(CODE), true));
+        assert_eq!((error.pa, error.backed), (Some(Pa(CODE)), true));
         assert_eq!(error.bytes, self.bytes);
         let text = error.instruction.as_deref().unwrap();
         assert!(text.starts_with(self.name), "{text}");
@@ -390,7 +398,7 @@ fn a_fetch_where_there_is_no_memory_is_an_internal_error_that_says_so() {
         panic!("no internal error");
     };
     assert_eq!(error.rip, NOWHERE);
-    assert_eq!((error.pa, error.backed), (Some(NOWHERE), false));
+    assert_eq!((error.pa, error.backed), (Some(Pa(NOWHERE)), false));
     assert!(error.bytes.is_empty(), "{:x?}", error.bytes);
     assert!(error.to_string().contains("no memory at physical 0x10000000"), "{error}");
 }
@@ -518,18 +526,18 @@ fn a_reset_machine_is_as_a_new_one() {
     spoiled.assert_differ_everywhere(&fresh);
     Traces::of(&mut used).assert_equal(&fresh);
     assert_eq!(used.slots().count(), 0);
-    assert!(!used.is_backed(CODE));
+    assert!(!used.is_backed(Pa(CODE)));
     used.drain(|pa, _| panic!("a write to {pa:#x} was left"));
 
     // mov %rsi,(%rsi); hlt: no zone takes the write any more, and nothing pending comes first.
     load(&mut used, &[0x48, 0x89, 0x36, HLT]);
     let mut byte = [0];
-    used.read(CODE + 4, &mut byte).unwrap();
+    used.read(Pa(CODE + 4), &mut byte).unwrap();
     assert_eq!(byte, [0], "memory of the last guest");
     used.regs_mut().rsi = NOWHERE;
     let mut session = used.session(LIMIT).unwrap();
     let exit = session.run().unwrap();
-    assert!(matches!(exit, Exit::MmioWrite { pa: NOWHERE, .. }), "{exit:?}");
+    assert!(matches!(exit, Exit::MmioWrite { pa: Pa(NOWHERE), .. }), "{exit:?}");
     assert_eq!(session.run().unwrap(), Exit::Halt);
 
     // What only a guest can see.
@@ -579,9 +587,9 @@ impl SeenInside {
     }
 
     fn in_memory(machine: &Machine) -> Self {
-        let registers = [0, 8, 16, 24, 32, 40, 48].map(|at| machine.read_u64(SEEN + at).unwrap());
+        let registers = [0, 8, 16, 24, 32, 40, 48].map(|at| machine.read_u64(Pa(SEEN + at)).unwrap());
         let mut fxsave = vec![0; 512];
-        machine.read(SEEN + 0x40, &mut fxsave).unwrap();
+        machine.read(Pa(SEEN + 0x40), &mut fxsave).unwrap();
         Self { registers, fxsave }
     }
 
@@ -663,8 +671,8 @@ fn spoil(machine: &mut Machine) {
         0xf3, 0xa4, // rep movsb
         HLT,
     ];
-    machine.write(CODE, &[&to_ring_sse_and_debug[..], &LOOK, &from_nowhere].concat()).unwrap();
-    machine.write(SEEN, &[0xaa; 16]).unwrap();
+    machine.write(Pa(CODE), &[&to_ring_sse_and_debug[..], &LOOK, &from_nowhere].concat()).unwrap();
+    machine.write(Pa(SEEN), &[0xaa; 16]).unwrap();
     machine.coalesce(&[NOWHERE..NOWHERE + 0x10_0000]).unwrap();
     machine.set_msr(IA32_PAT, 0x0007_0406_0007_0401).unwrap();
     machine.set_msr(IA32_MTRR_DEF_TYPE, 0xc06).unwrap();
@@ -705,30 +713,30 @@ fn memory_is_read_and_written_across_slots_and_not_beyond() {
     let memory = Backing::new(0x3000).unwrap();
     // The same first page twice, and the second below the first.
     for (phys, offset) in [(0x2000, 0), (0x1000, 0x1000), (0x8000, 0)] {
-        let slot = Slot { phys, bytes: 0x1000, readonly: true, memory: Arc::clone(&memory), offset };
+        let slot = Slot { phys: Pa(phys), bytes: 0x1000, readonly: true, memory: Arc::clone(&memory), offset };
         machine.add_slot(slot).unwrap();
     }
-    machine.write(0x1ffd, &[1, 2, 3, 4, 5, 6]).unwrap();
+    machine.write(Pa(0x1ffd), &[1, 2, 3, 4, 5, 6]).unwrap();
     let mut bytes = [0; 6];
-    machine.read(0x1ffd, &mut bytes).unwrap();
+    machine.read(Pa(0x1ffd), &mut bytes).unwrap();
     assert_eq!(bytes, [1, 2, 3, 4, 5, 6]);
-    assert_eq!(machine.read_u64(0x8000), Some(0x06_0504));
-    assert_eq!(machine.read_u64(0x1ffd), Some(0x0605_0403_0201));
-    machine.write_u64(0x2008, 0x1122).unwrap();
-    assert_eq!(machine.read_u64(0x8008), Some(0x1122));
+    assert_eq!(machine.read_u64(Pa(0x8000)), Some(0x06_0504));
+    assert_eq!(machine.read_u64(Pa(0x1ffd)), Some(0x0605_0403_0201));
+    machine.write_u64(Pa(0x2008), 0x1122).unwrap();
+    assert_eq!(machine.read_u64(Pa(0x8008)), Some(0x1122));
 
-    let error = machine.write(0x2ffe, &[7; 8]).unwrap_err();
+    let error = machine.write(Pa(0x2ffe), &[7; 8]).unwrap_err();
     let (phys, wanted, completed) = (0x2ffe, 8, 2);
-    let expected = AccessError { phys, wanted, completed };
+    let expected = AccessError { phys: Pa(phys), wanted, completed };
     assert_eq!(error, expected);
     for nowhere in [0, 0xff8, 0x3000, 0x2ff9, 0x9000, u64::MAX, u64::MAX - 7] {
-        assert_eq!(machine.read_u64(nowhere), None, "{nowhere:#x}");
-        assert!(machine.write_u64(nowhere, 0).is_err(), "{nowhere:#x}");
+        assert_eq!(machine.read_u64(Pa(nowhere)), None, "{nowhere:#x}");
+        assert!(machine.write_u64(Pa(nowhere), 0).is_err(), "{nowhere:#x}");
     }
-    assert!(machine.is_backed(0x1000) && machine.is_backed(0x2fff));
-    assert!(!machine.is_backed(0xfff) && !machine.is_backed(0x3000));
+    assert!(machine.is_backed(Pa(0x1000)) && machine.is_backed(Pa(0x2fff)));
+    assert!(!machine.is_backed(Pa(0xfff)) && !machine.is_backed(Pa(0x3000)));
     memory.clear().unwrap();
-    assert_eq!(machine.read_u64(0x2008), Some(0));
+    assert_eq!(machine.read_u64(Pa(0x2008)), Some(0));
 }
 
 fn slots_that_cannot_be_are_refused_with_numbers() {
@@ -736,7 +744,7 @@ fn slots_that_cannot_be_are_refused_with_numbers() {
     let mut machine = guest(kvm, &[HLT]);
     let memory = Backing::new(0x2000).unwrap();
     let mut add = |phys, bytes, offset| {
-        let slot = Slot { phys, bytes, readonly: false, memory: Arc::clone(&memory), offset };
+        let slot = Slot { phys: Pa(phys), bytes, readonly: false, memory: Arc::clone(&memory), offset };
         machine.add_slot(slot).unwrap_err().to_string()
     };
     let unaligned = add(0x1_0000_0800, 0x1000, 0);
@@ -749,16 +757,16 @@ fn slots_that_cannot_be_are_refused_with_numbers() {
     assert!(beyond.contains("0x3000 of a backing of 0x2000"), "{beyond}");
     let overlap = add(MEMORY_BYTES - 0x1000, 0x2000, 0);
     assert!(overlap.contains("overlaps 0x0..0x200000"), "{overlap}");
-    let internal = add(INTERNALS.tss_pages_at, 0x1000, 0);
+    let internal = add(INTERNALS.tss_pages_at.0, 0x1000, 0);
     assert!(internal.contains("KVM's own"), "{internal}");
     assert_eq!(run(&mut machine), Exit::Halt);
 }
 
 fn internals_must_be_aligned_apart_and_below_4_gib() {
     let kvm = hypervisor();
-    let good = INTERNALS.tss_pages_at;
+    let good = INTERNALS.tss_pages_at.0;
     for (tss, identity) in [(good + 1, 0x1000), (good, good + 0x2000), (0xffff_e000, 0x1000), (0, 0x8000)] {
-        let internals = Internals { tss_pages_at: tss, identity_map_page_at: identity };
+        let internals = Internals { tss_pages_at: Pa(tss), identity_map_page_at: Pa(identity) };
         let error = Machine::new(kvm, &CpuidRequest::default(), internals).err();
         assert!(matches!(error, Some(CreateError::Internals { .. })), "{internals:x?}");
     }
@@ -800,40 +808,54 @@ fn kvm_translates_by_the_registers_that_were_set() {
 }
 
 fn a_page_table_the_host_edits_is_seen_once_translations_are_forgotten() {
-    let kvm = hypervisor();
+    assert_eq!(read_in_turn(|machine| machine.forget_translations().unwrap()), SEEN_IN_TURN);
+}
+
+/// What ring 3 reads that sees every edit.
+const SEEN_IN_TURN: [u64; 4] = [0x1111, 0x2222, 0x1111, 0x2222];
+
+/// The negative control, on those KVMs that know nothing of the host's writes: it is what was there first that is read.
+fn a_page_table_the_host_edits_is_not_seen_before() {
+    assert_eq!(read_in_turn(|_| {}), [0x1111; 4]);
+}
+
+/// What ring 3 reads from one page while the host has its table entry lead to two frames in turn. After each edit something is
+/// done to the machine.
+fn read_in_turn(after_edit: impl Fn(&mut Machine)) -> [u64; 4] {
     // mov (%rsi),%rax; mov (%rdi),%rbx: ring 3 cannot halt, a read from nowhere ends the run as well.
-    let mut machine = guest(kvm, &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
+    let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
     long_mode(&mut machine, 3);
-    machine.write_u64(STACK, 0x1111).unwrap();
-    machine.write_u64(READONLY, 0x2222).unwrap();
-    let page = 0x3fe0_0000;
-    let entry = PD + (page >> 21) * 8;
-    for (frame, offset, value) in [(0, STACK, 0x1111), (READONLY, 0, 0x2222)] {
-        machine.write_u64(entry, frame | 0x87).unwrap();
-        machine.forget_translations().unwrap();
+    let (table, page) = (0x8_0000, 0x3fe0_0000);
+    machine.write_u64(Pa(PD + (page >> 21) * 8), table | 7).unwrap();
+    let frames = [(0x9_0000, 0x1111), (0xa_0000, 0x2222)];
+    let slots = machine.slots().count();
+    [0, 1, 0, 1].map(|index: usize| {
+        let (frame, value) = frames[index];
+        machine.write_u64(Pa(frame), value).unwrap();
+        machine.write_u64(Pa(table), frame | 7).unwrap();
+        after_edit(&mut machine);
         let regs = machine.regs_mut();
-        (regs.rip, regs.rsi, regs.rdi) = (CODE, page + offset, NOWHERE);
-        let exit = run(&mut machine);
-        assert_eq!(exit, Exit::MmioRead { pa: NOWHERE, len: 8 });
+        (regs.rip, regs.rsi, regs.rdi) = (CODE, page, NOWHERE);
+        assert_eq!(run(&mut machine), Exit::MmioRead { pa: Pa(NOWHERE), len: 8 });
         assert!(machine.finish_io().unwrap());
-        assert_eq!(machine.regs().rax, value);
-    }
-    assert_eq!(machine.slots().count(), 2);
+        assert_eq!(machine.slots().count(), slots);
+        machine.regs().rax
+    })
 }
 
 fn memory_that_is_put_back_after_a_reset_is_translated_anew() {
     // As above, but KVM has the memory still, which it need not be told of twice.
     let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
-    machine.write_u64(STACK, 0x1111).unwrap();
-    machine.write_u64(READONLY, 0x2222).unwrap();
+    machine.write_u64(Pa(STACK), 0x1111).unwrap();
+    machine.write_u64(Pa(READONLY), 0x2222).unwrap();
     let page = 0x3fe0_0000;
     let slots: Vec<Slot> = machine.slots().cloned().collect();
     for (frame, offset, value) in [(0, STACK, 0x1111), (READONLY, 0, 0x2222), (0, STACK, 0x1111)] {
-        machine.write_u64(PD + (page >> 21) * 8, frame | 0x87).unwrap();
+        machine.write_u64(Pa(PD + (page >> 21) * 8), frame | 0x87).unwrap();
         long_mode(&mut machine, 3);
         let regs = machine.regs_mut();
         (regs.rsi, regs.rdi) = (page + offset, NOWHERE);
-        assert_eq!(run(&mut machine), Exit::MmioRead { pa: NOWHERE, len: 8 });
+        assert_eq!(run(&mut machine), Exit::MmioRead { pa: Pa(NOWHERE), len: 8 });
         assert!(machine.finish_io().unwrap());
         assert_eq!(machine.regs().rax, value);
         machine.reset().unwrap();
@@ -853,13 +875,13 @@ fn memory_that_is_not_put_back_after_a_reset_is_gone() {
     let slots: Vec<Slot> = machine.slots().cloned().collect();
     machine.reset().unwrap();
     machine.add_slot(slots[0].clone()).unwrap();
-    assert_eq!(read(&mut machine), Exit::MmioRead { pa: READONLY, len: 8 });
+    assert_eq!(read(&mut machine), Exit::MmioRead { pa: Pa(READONLY), len: 8 });
     machine.reset().unwrap();
     // Another slot where one was, with other memory.
     let memory = Backing::new(MEMORY_BYTES + PAGE_BYTES).unwrap();
     machine.add_slot(slots[0].clone()).unwrap();
     machine.add_slot(Slot { memory, ..slots[1].clone() }).unwrap();
-    machine.write_u64(READONLY, 0x3333).unwrap();
+    machine.write_u64(Pa(READONLY), 0x3333).unwrap();
     assert_eq!((read(&mut machine), machine.regs().rax), (Exit::Halt, 0x3333));
 }
 

@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use efibed::mmu::Pa;
 use efibed::unstable::machine::{Backing, CpuidRequest, Exit, Hypervisor, Internals, Machine, Slot};
 use efibed::{Layout, LeafRule, Scenario, TestBed};
 
@@ -45,7 +46,7 @@ fn scenario(text: &str) -> Scenario {
 
 /// What every check needs at the least: a machine with as many slots, run to HLT.
 fn bare_machine(hypervisor: &Hypervisor) {
-    let internals = Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf000_3000 };
+    let internals = Internals { tss_pages_at: Pa(0xf000_0000), identity_map_page_at: Pa(0xf000_3000) };
     let mut machine = Machine::new(hypervisor, &CpuidRequest::default(), internals).expect("a machine");
     let memory = Backing::new(0x10_0000).expect("memory");
     assert!(memory.write(0, &[0xf4]), "HLT");
@@ -56,7 +57,7 @@ fn bare_machine(hypervisor: &Hypervisor) {
         (0x7fa6_5000, 0x1000, false),
     ];
     for (phys, bytes, readonly) in slots {
-        machine.add_slot(Slot { phys, bytes, readonly, memory: memory.clone(), offset: 0 }).expect("a slot");
+        machine.add_slot(Slot { phys: Pa(phys), bytes, readonly, memory: memory.clone(), offset: 0 }).expect("a slot");
     }
     // Real mode, at the first slot.
     let sregs = machine.sregs_mut();

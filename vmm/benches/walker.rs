@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use efibed::mapper::{CpuAbilities, MapRequest, MapResult, MapStatus, Step, carry_out};
 use efibed::memory_map::synthesize::{Class, Synthesis};
-use efibed::unstable::guest::{Image, Loaded, PAGE_BYTES, Placement, Strides};
+use efibed::unstable::guest::{Case, Image, PAGE_BYTES, Placement, Strides};
 use efibed::{EngineName, Layout, LayoutMapper, LeafRule, Mapper, MemoryMap, Report, Scenario, TestBed};
 
 /// Seeds 0 to 255.
@@ -66,7 +66,7 @@ impl Subject {
 /// Memory as the engine lays it out, on which the mapping function is called and nothing else is done.
 struct Floor {
     mapper: LayoutMapper,
-    loaded: Loaded,
+    case: Case,
     /// The pool as it is before a call: the root that mappers are given, and zeros.
     pool: Vec<u8>,
 }
@@ -78,21 +78,21 @@ impl Floor {
 
     fn new(map: &MemoryMap, layout: Layout) -> Self {
         let image = Image::built_in().expect("an image");
-        let sizes = Loaded::sizes(image, map, Strides::default(), 0, Self::POOL_PAGES, 0);
+        let sizes = Case::sizes(image, map, Strides::default(), 0, Self::POOL_PAGES, 0);
         let placement = Placement::find(map, sizes, 1 << 46, &[]).expect("room");
         let paging = efibed::mmu::Paging { maxphyaddr: 46, ..Default::default() };
-        let loaded = Loaded::new(image, map, Strides::default(), placement, &[], &paging).expect("memory");
-        let pool = loaded.placement.pool();
+        let case = Case::new(image, map, Strides::default(), placement, &[], &paging).expect("memory");
+        let pool = case.placement.pool();
         let mut bytes = vec![0; (pool.end - pool.start) as usize];
-        assert!(loaded.memory.read(pool.start, &mut bytes));
-        Self { mapper: LayoutMapper { layout, leaf_rule: LeafRule::default() }, loaded, pool: bytes }
+        assert!(case.memory.read(pool.start, &mut bytes));
+        Self { mapper: LayoutMapper { layout, leaf_rule: LeafRule::default() }, case, pool: bytes }
     }
 
     /// Both phases, as far as the mapper comes; how long they took.
     fn run(&self) -> Duration {
-        let Self { loaded, pool, .. } = self;
-        assert!(loaded.memory.write(loaded.placement.pool().start, &pool[..self.used_bytes()]));
-        assert!(loaded.ask(Self::CPU, loaded.memory.host_offset()));
+        let Self { case, pool, .. } = self;
+        assert!(case.memory.write(case.placement.pool().start, &pool[..self.used_bytes()]));
+        assert!(case.ask(Self::CPU, case.memory.host_offset()));
         let start = Instant::now();
         if self.step(Step::Map) {
             self.step(Step::Finish);
@@ -101,13 +101,13 @@ impl Floor {
     }
 
     fn used_bytes(&self) -> usize {
-        (self.loaded.result().table_pages.min(Self::POOL_PAGES) * PAGE_BYTES) as usize
+        (self.case.result().table_pages.min(Self::POOL_PAGES) * PAGE_BYTES) as usize
     }
 
     fn step(&self, step: Step) -> bool {
-        let at = |phys: u64| phys.wrapping_add(self.loaded.memory.host_offset()) as usize;
-        let request: *const MapRequest = ptr::with_exposed_provenance(at(self.loaded.request_at()));
-        let result: *mut MapResult = ptr::with_exposed_provenance_mut(at(self.loaded.result_at()));
+        let at = |phys: u64| phys.wrapping_add(self.case.memory.host_offset()) as usize;
+        let request: *const MapRequest = ptr::with_exposed_provenance(at(self.case.request_at()));
+        let result: *mut MapResult = ptr::with_exposed_provenance_mut(at(self.case.result_at()));
         let mut mapper = self.mapper;
         let mapper: &mut dyn Mapper = &mut mapper;
         // SAFETY: both lie in memory that is laid out for them and lives for the call. What of the pool was used is zero again.

@@ -37,6 +37,7 @@ fn main() {
         any("maps_are_shown", maps_are_shown),
         any("a_second_kernel_is_checked_against_the_first", a_second_kernel_is_checked_against_the_first),
         any("a_finding_is_shrunk_to_a_region_and_replays", a_finding_is_shrunk_to_a_region_and_replays),
+        any("shrinking_ends_with_its_time", shrinking_ends_with_its_time),
         any("what_has_no_finding_is_not_shrunk", what_has_no_finding_is_not_shrunk),
         kvm("a_program_is_shrunk_in_the_guest", a_program_is_shrunk_in_the_guest),
         kvm("two_bugs_of_a_program_are_two_findings", two_bugs_of_a_program_are_two_findings),
@@ -490,6 +491,28 @@ fn a_finding_is_shrunk_to_a_region_and_replays() {
     check(&small, &["--engine", "walker", "--leaf-rule", "co-aligned"]).ends(CLEAN);
     let said = shrink(&["--runs", "3", "--quiet"]);
     said.has(&said.err, &["in 3 runs, which are not all: see --runs"]);
+}
+
+/// Thousands of regions are too much for their arena by so little that none can be left out: to find that out takes as many runs.
+fn shrinking_ends_with_its_time() {
+    const REGIONS: u64 = 4096;
+    /// The arena has 64 GiB, and each region is 16 MiB and a bit.
+    const PAGES: u64 = 0x1001;
+    let folder = Directory::new();
+    let (map, small) = (folder.file("map.toml"), folder.file("small.toml"));
+    let region = |index: u64| {
+        let phys = (index + 1) * 0x200_0000;
+        format!(
+            "[[descriptor]]\ntype = 'RuntimeServicesData'\nphys = {phys:#x}\npages = {PAGES:#x}\nattribute = 'RUNTIME|WB'\n"
+        )
+    };
+    fs::write(&map, (0..REGIONS).map(region).collect::<String>()).unwrap();
+    let shrink = ["shrink", &map, "--layout", "packed-down", "--for", "1s", "--quiet", "-o", &small];
+    let said = efibed(shrink).ends(CLEAN);
+    said.has(&said.err, &["outside-arena", ", for which there was time: see --for"]);
+    let text = fs::read_to_string(&small).unwrap();
+    assert!(text.matches("[[descriptor]]").count() > REGIONS as usize / 2, "{said}");
+    efibed(["shrink", &map, "--for", "soon"]).ends(BAD_INPUT).complains(&["expected a number and s, m, h or d"]);
 }
 
 fn what_has_no_finding_is_not_shrunk() {

@@ -10,7 +10,6 @@ mod said;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
 
 use base64::Engine as _;
 use chromium::Chromium;
@@ -21,8 +20,8 @@ use serde_json::Value;
 fn main() {
     let mut trials: Vec<Trial> = SCENARIOS.iter().map(|one| browser(one.name, || one.is_drawn())).collect();
     trials.extend([
-        browser("a_page_is_quick_and_small", a_page_is_quick_and_small),
-        browser("five_thousand_regions_stay_quick", five_thousand_regions_stay_quick),
+        any("a_page_is_small", a_page_is_small),
+        browser("five_thousand_regions_are_not_too_much_work", five_thousand_regions_are_not_too_much_work),
         browser("a_click_shows_the_walk_of_the_page", a_click_shows_the_walk_of_the_page),
         browser("keys_go_everywhere", keys_go_everywhere),
         browser("both_kernels_have_their_views", both_kernels_have_their_views),
@@ -154,49 +153,56 @@ fn keep_pictures(browser: &mut Chromium, name: &str) {
     browser.colour_scheme("light");
 }
 
-/// More than is promised for a page: a second, and 2 MB.
-fn a_page_is_quick_and_small() {
-    let mut browser = Chromium::start();
+/// More than is promised for a page.
+fn a_page_is_small() {
     for file in ["truth/q35-2g.memmap.txt", "maps/hp-01.txt"] {
         let folder = Directory::new();
         let page = page(&folder, &["check", "--engine", "walker"], file);
         let bytes = fs::metadata(&page).unwrap().len();
-        let took = quickest(&mut browser, &page);
-        println!("{file}: {bytes} bytes, {took:?}");
-        assert!(bytes < 2_000_000 && took < Duration::from_secs(1), "{file}: {bytes} bytes, {took:?}");
+        assert!(bytes < 2_000_000, "{file}: {bytes} bytes");
     }
-    assert_eq!(browser.complaints, [""; 0]);
-}
-
-/// The best of three: the machine may be busy with other tests.
-fn quickest(browser: &mut Chromium, page: &str) -> Duration {
-    (0..3).map(|_| browser.open(page)).min().unwrap()
 }
 
 /// A map of so many regions, every second one of them firmware's, each a page and after a hole.
-fn five_thousand_regions_stay_quick() {
-    const REGIONS: u64 = 5000;
-    let folder = Directory::new();
+fn many_regions(regions: u64) -> String {
     let mut map = String::new();
-    for index in 0..REGIONS {
+    for index in 0..regions {
         let (ty, attribute) = [("RT_Data", 0x8000_0000_0000_000f_u64), ("Available", 0xf)][(index % 2) as usize];
         let first = 0x10_0000 + index * 0x4000;
         writeln!(map, "{ty:<10} {first:016X}-{:016X} 0000000000000002 {attribute:016X}", first + 0x1fff).unwrap();
     }
-    let file = folder.file("map.txt");
-    fs::write(&file, map).unwrap();
-    let page = page(&folder, &["check", "--engine", "walker", "--layout", "window"], &file);
+    map
+}
+
+/// What the page's script does to load and to zoom grows with the map, and not with its square: that would take minutes. Work is
+/// counted, since times are those of the machine and of what else it does.
+fn five_thousand_regions_are_not_too_much_work() {
+    const REGIONS: u64 = 5000;
+    /// Twice the regions are twice the work, and a little more where something is sorted; four times it, where each region is
+    /// compared with each.
+    const MOST_GROWTH: f64 = 2.5;
+    let folder = Directory::new();
     let mut browser = Chromium::start();
-    let took = quickest(&mut browser, &page);
-    assert_eq!(browser.count("#regions tbody tr"), REGIONS);
+    let works = [REGIONS / 2, REGIONS].map(|regions| {
+        let file = folder.file("map.txt");
+        fs::write(&file, many_regions(regions)).unwrap();
+        let page = page(&folder, &["check", "--engine", "walker", "--layout", "window"], &file);
+        let load = browser.work(|browser| browser.open(&page));
+        assert_eq!(browser.count("#regions tbody tr"), regions);
+        let zoom = browser.work(|browser| _ = browser.value("zoom(0, 300, 1.3)"));
+        [load, zoom]
+    });
+    println!(
+        "{REGIONS} regions: blocks of script that ran to load and to zoom, for half of them and for all: {works:?}"
+    );
+    let [half, all] = works;
+    for (what, (half, all)) in ["load", "zoom"].into_iter().zip(half.into_iter().zip(all)) {
+        assert!(half > 100, "{what}: next to no work was counted: {works:?}");
+        assert!(all as f64 <= half as f64 * MOST_GROWTH, "to {what}: {works:?}");
+    }
     // What is too small to be seen is not drawn: the drawing is as large as the window.
     let drawn = browser.count("#stage svg *");
     assert!(drawn < 20_000, "{drawn} elements are drawn");
-    // The best of ten, for the same reason.
-    let zoomed = "Math.min(...Array.from({ length: 10 }, () => { const start = performance.now(); zoom(0, 300, 1.3); return performance.now() - start; }))";
-    let millis = browser.value(zoomed).as_f64().unwrap();
-    println!("{REGIONS} regions: {took:?} to load, {drawn} elements, {millis:.1} ms for a step of zoom");
-    assert!(took < Duration::from_secs(3) && millis < 150.0, "{took:?}, {millis} ms");
     keep_pictures(&mut browser, "five thousand regions");
     assert_eq!(browser.complaints, [""; 0]);
 }

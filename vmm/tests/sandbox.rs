@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Arguments;
 
-use said::{Said, efibed, kvm, repository};
+use said::{Directory, Said, efibed, kvm, repository};
 
 const UNABLE: i32 = 3;
 const INTERNAL: i32 = 4;
@@ -30,6 +30,8 @@ fn main() {
         kvm("the_end_of_the_command_is_the_end_of_its_child", the_end_of_the_command_is_the_end_of_its_child),
         kvm("a_child_that_is_killed_is_told", a_child_that_is_killed_is_told),
         kvm("a_run_in_little_memory_is_told", a_run_in_little_memory_is_told),
+        kvm("a_campaigns_page_is_drawn_in_a_confined_child", a_campaigns_page_is_drawn_in_a_confined_child),
+        kvm("a_campaign_outlives_the_child_that_draws_its_page", a_campaign_outlives_the_child_that_draws_its_page),
         kvm("doctor_tells_of_the_sandbox", doctor_tells_of_the_sandbox),
     ];
     libtest_mimic::run(&Arguments::from_args(), maps.chain(others).collect()).exit();
@@ -230,6 +232,35 @@ fn a_run_in_little_memory_is_told() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(UNABLE), "{err}");
     assert!(output.stdout.is_empty() && err.contains("Cannot allocate memory"), "{err}");
+}
+
+/// The page of a campaign that is ended by Ctrl-C after its first finding, once something was done to the child that draws it.
+fn page_of_campaign(act: impl FnOnce(u32)) -> String {
+    let folder = Directory::new();
+    let [page, out] = ["page.html", "out"].map(|name| folder.file(name));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(["fuzz", "--html", &page, "--out", &out, "--cores", "1", "--for", "10m", "--quiet"]);
+    command.args(["--layout", "packed-down", "--leaf-rule", "va-only"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let run = command.spawn().unwrap();
+    let child = confined_child(run.id());
+    let _ = eventually("a finding", || fs::read_dir(Path::new(&out).join("findings")).ok()?.next());
+    act(child);
+    signal(run.id(), libc::SIGINT);
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("found "), "{output:?}");
+    fs::read_to_string(page).unwrap()
+}
+
+fn a_campaigns_page_is_drawn_in_a_confined_child() {
+    // A terminal sends it to both.
+    let page = page_of_campaign(|child| signal(child, libc::SIGINT));
+    assert!(page.contains("packed-down") && !page.contains("Not drawn"), "{page}");
+}
+
+fn a_campaign_outlives_the_child_that_draws_its_page() {
+    let page = page_of_campaign(|child| signal(child, libc::SIGKILL));
+    assert!(page.contains("Not drawn") && page.contains("ended before it had a result"), "{page}");
 }
 
 fn doctor_tells_of_the_sandbox() {

@@ -59,19 +59,21 @@ fn last_under(virt: Va, level: Level, last: Va) -> Va {
 
 /// What the eight entries of a line translate.
 const fn line_bytes(level: Level) -> u64 {
-    level.span_bytes() * 8
+    level.span_bytes().wrapping_mul(8)
 }
 
-/// How many lines of a table, from the entry for `virt` on and none past `last`, are zeros: those that are not `in_use`.
-fn lines_of_zeros(in_use: u64, level: Level, virt: Va, last: Va) -> u64 {
+/// How many lines of a table, from the entry for `virt` on and none past `last`, are zeros, which are those that are not
+/// `in_use`; and the last address under them. None: not the first.
+fn zeros_from(in_use: u64, level: Level, virt: Va, last: Va) -> Option<(u64, Va)> {
     let index = level.index(virt);
-    if !index.is_multiple_of(8) {
-        return 0;
+    let first_end = Va(virt.0 | line_bytes(level).wrapping_sub(1));
+    if !index.is_multiple_of(8) || first_end > last {
+        return None;
     }
     let line = index as u32 / 8;
-    let zeros = (in_use >> line).trailing_zeros().min(64 - line);
-    let whole = last.wrapping_offset_from(virt).saturating_add(1) / line_bytes(level);
-    u64::from(zeros).min(whole)
+    let zeros = (in_use >> line).trailing_zeros().min(64_u32.saturating_sub(line));
+    let more = u64::from(zeros).checked_sub(1)?.min(last.wrapping_offset_from(first_end) / line_bytes(level));
+    Some((more.saturating_add(1), first_end.wrapping_add(more.wrapping_mul(line_bytes(level)))))
 }
 
 impl<'a> Strays<'a> {
@@ -93,10 +95,9 @@ impl<'a> Strays<'a> {
         let mut all = Below::default();
         let mut next = Some(first);
         while let Some(virt) = next.filter(|virt| *virt <= last) {
-            let zeros = lines_of_zeros(in_use, level, virt, last);
-            if zeros > 0 {
-                self.check.budget.read_entries(8 * zeros)?;
-                next = virt.checked_add(line_bytes(level) * zeros);
+            if let Some((lines, end)) = zeros_from(in_use, level, virt, last) {
+                self.check.budget.read_entries(lines.wrapping_mul(8))?;
+                next = end.checked_add(1);
                 continue;
             }
             if let Some((line, end)) = self.line(at, level, virt, last) {
@@ -205,4 +206,30 @@ impl<'a> Strays<'a> {
 fn over(rule: Rule, range: &RangeInclusive<Va>) -> Mark {
     let pages = (range.end().wrapping_offset_from(*range.start()) / PAGE_BYTES).saturating_add(1);
     Mark { virt: Some(*range.start()), pages, ..Mark::new(rule, Witness::Walk) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: a line of PTEs is 32 KiB of addresses, and a table of them 2 MiB.
+    #[test]
+    fn lines_of_zeros_are_passed_over_and_no_more() {
+        let from = |in_use, virt, last| zeros_from(in_use, Level::Pte, Va(virt), Va(last));
+        // Lines 1 to 3 are zeros, line 4 is not.
+        assert_eq!(from(0b10001, 0x8000, 0x1f_ffff), Some((3, Va(0x1_ffff))));
+        assert_eq!(from(0b10001, 0x2_0000, 0x1f_ffff), None);
+        // To the end of the table, to the last address, and not if that is within the line.
+        assert_eq!(from(1, 0x8000, u64::MAX), Some((63, Va(0x1f_ffff))));
+        assert_eq!(from(1, 0x8000, 0x1_7fff), Some((2, Va(0x1_7fff))));
+        assert_eq!(from(1, 0x8000, 0x1_7ffe), Some((1, Va(0xffff))));
+        assert_eq!(from(1, 0x8000, 0xfffe), None);
+        // From within the first entry of a line, and from its second entry.
+        assert_eq!(from(1, 0x8123, 0x1f_ffff), Some((63, Va(0x1f_ffff))));
+        assert_eq!(from(1, 0x9000, 0x1f_ffff), None);
+        // The top of the address space: line 63 of the root.
+        let top = 0xffff_fc00_0000_0000;
+        assert_eq!(zeros_from(1 << 63, Level::Pml4e, Va(top), Va(u64::MAX)), None);
+        assert_eq!(zeros_from(0, Level::Pml4e, Va(top), Va(u64::MAX)), Some((1, Va(u64::MAX))));
+    }
 }

@@ -100,7 +100,7 @@ impl Surveyor<'_> {
     fn read(&mut self, table: &Seen, level: Level) -> Result<(), Cut> {
         let lines = self.check.memory.lines_in_use(table.at);
         self.tables.insert(table.at, Table { level, lines });
-        self.budget.read_entries(u64::from(lines.count_zeros()) * 8)?;
+        self.budget.read_entries(u64::from(lines.count_zeros()).wrapping_mul(8))?;
         for first in (0..ENTRIES).step_by(8).filter(|first| lines >> (first / 8) & 1 != 0) {
             let Some(line) = self.check.memory.line(Pa(table.at.0 | first << 3)) else {
                 return self.budget.read_entry();

@@ -1,24 +1,31 @@
 //! `efibed fuzz`: many maps for one piece of mapping code.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use super::input::{Options, ReadArguments, named};
+use super::limits::time;
 use super::mapper::Mapper;
 use super::progress::{Watching, told};
 use super::results::{DrawnPlaces, Results};
+use super::sandbox::Sandbox;
 use super::{Failure, Status, several};
 use crate::bed::OwnMapper;
 use crate::check::{Rule, Severity};
 use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
 use crate::memory_map::MemoryMap;
+use crate::report::html;
 use crate::report::junit::{Case, Outcome, Suite};
 use crate::report::sarif::{Entry, Notice, Part};
-use crate::report::{Report, html};
 use crate::{EngineName, Layout, Scenario, TestBed};
 
 /// The arguments of `fuzz`.
@@ -127,8 +134,17 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     }
     let inputs: Vec<_> = arguments.maps.iter().map(PathBuf::as_path).collect();
     let outputs = arguments.places.open(&inputs)?;
-    let tell = |tell: &dyn Fn(String)| fuzz.run_telling(&|progress| tell(in_words(progress)));
-    let summary = told(arguments.watching, tell)?;
+    let wanted = arguments.places.wanted();
+    let go = || told(arguments.watching, |tell| fuzz.run_telling(&|progress| tell(in_words(progress))));
+    let (summary, page) = match wanted.html {
+        false => (go()?, String::new()),
+        true if arguments.no_sandbox => {
+            let summary = go()?;
+            let page = Drawn::of(&summary).page(&TestBed::without_kvm(), from_file);
+            (summary, page)
+        }
+        true => with_page(go)?,
+    };
     let Progress { runs, unable, incomplete, guests, .. } = summary.status;
     let status = if !summary.findings.is_empty() {
         Status::Findings
@@ -139,8 +155,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         Status::Clean
     };
     let like = arguments.like;
-    let (wanted, parts) = (arguments.places.wanted(), || vec![part(&summary, status)]);
-    let page = || html::of_runs("fuzz", &drawn(&summary), omitted(&summary));
+    let parts = || vec![part(&summary, status)];
     Results::new(
         status,
         text(&summary, like),
@@ -149,7 +164,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         || vec![suite(&summary, status, like)],
         parts,
     )
-    .drawn(wanted, page)
+    .drawn(wanted, || page)
     .write(outputs)
 }
 
@@ -191,25 +206,88 @@ fn part(summary: &Summary, status: Status) -> Part {
     Part { results: results.collect(), notices: notices.into_iter().collect() }
 }
 
+/// The campaign, and the page of what it found. For the page maps run once more, in the sandbox: that child is started first, since
+/// a campaign has threads, and a process of several makes none. It waits for what there will be to draw.
+fn with_page(go: impl FnOnce() -> Result<Summary, FuzzError>) -> Result<(Summary, String), Failure> {
+    let (ours, theirs) = UnixStream::pair().map_err(|error| Failure::Output(error.to_string()))?;
+    let mut summary = None;
+    let draw = |bed: &TestBed, socket: OwnedFd, _: &dyn Fn(())| {
+        // Ctrl-C ends the campaign, and not what shows it.
+        // SAFETY: to ignore a signal has no conditions.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+        Ok(Drawn::hear(UnixStream::from(socket)).page(bed, from_text))
+    };
+    let begun = || summary = Some(go().inspect(|summary| Drawn::of(summary).tell(ours)));
+    let page = Sandbox::default().run_beside(theirs.into(), draw, begun, &|()| ());
+    let Some(summary) = summary else {
+        page?;
+        return Err(Failure::Output("the campaign did not begin".into()));
+    };
+    // A campaign that has found something has its summary, whatever becomes of the page.
+    let summary: Summary = summary?;
+    let page = page.unwrap_or_else(|failure| Drawn::of(&summary).page_without(&failure.in_short()));
+    Ok((summary, page))
+}
+
+/// A saved finding, in the sandbox, where no file can be opened. Only layouts come there: an ELF file's campaign is outside.
+fn from_text(path: &str, text: &str) -> Result<Scenario, String> {
+    Scenario::parse(path, text).map_err(|error| error.to_string())
+}
+
+/// The same outside of it, with the ELF file that it names.
+fn from_file(path: &str, _: &str) -> Result<Scenario, String> {
+    ReadArguments::default().scenario(Path::new(path), OwnMapper::Read).map_err(|failure| failure.in_short())
+}
+
 /// Findings drawn on one page at most.
 const MAX_DRAWN: usize = 16;
 
-/// New findings, each with the report of its map, which is run once more in a guest; or why there is none.
-fn drawn(summary: &Summary) -> Vec<(String, Result<Report, String>)> {
-    let bed = TestBed::without_kvm();
-    let run = |path: &Path| {
-        let scenario =
-            ReadArguments::default().scenario(path, OwnMapper::Read).map_err(|failure| failure.in_short())?;
-        bed.run(&scenario.engine(EngineName::Kvm).dump_tables(true)).map_err(|error| Failure::from(error).in_short())
-    };
-    let shown = summary.saved.iter().take(MAX_DRAWN);
-    shown.map(|path| (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), run(path))).collect()
+/// New findings that are drawn, each with the report of its map, which is run once more in a guest.
+#[derive(Default, Serialize, Deserialize)]
+struct Drawn {
+    /// What each is called, its file, and what is in that, or why it is not known.
+    findings: Vec<(String, String, Result<String, String>)>,
+    /// What there is no room for.
+    omitted: Option<String>,
 }
 
-/// What a page with so many findings has no room for.
-fn omitted(summary: &Summary) -> Option<String> {
-    let more = summary.saved.len().checked_sub(MAX_DRAWN).filter(|more| *more > 0)?;
-    Some(format!("{more} more findings, each in a file that `efibed check FILE --html PAGE` draws"))
+impl Drawn {
+    fn of(summary: &Summary) -> Self {
+        let shown = found(summary).take(MAX_DRAWN);
+        let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("it cannot be read: {error}"));
+        let findings = shown.map(|(name, _, path)| (name.to_owned(), path.clone(), read(&path))).collect();
+        let more = summary.saved.len().checked_sub(MAX_DRAWN).filter(|more| *more > 0);
+        let omitted =
+            more.map(|more| format!("{more} more findings, each in a file that `efibed check FILE --html PAGE` draws"));
+        Self { findings, omitted }
+    }
+
+    /// Tells the child. If it is gone, that is told elsewhere.
+    fn tell(&self, mut socket: UnixStream) {
+        let _ = serde_json::to_vec(self).map(|words| socket.write_all(&words));
+    }
+
+    /// What the parent tells; nothing, if its campaign failed.
+    fn hear(mut socket: UnixStream) -> Self {
+        let mut words = Vec::new();
+        let _ = socket.read_to_end(&mut words);
+        serde_json::from_slice(&words).unwrap_or_default()
+    }
+
+    fn page(self, bed: &TestBed, scenario: fn(&str, &str) -> Result<Scenario, String>) -> String {
+        let run = |path: &str, text: Result<String, String>| {
+            let scenario = scenario(path, &text?)?.engine(EngineName::Kvm).dump_tables(true);
+            bed.run(&scenario).map_err(|error| Failure::from(error).in_short())
+        };
+        let runs: Vec<_> = self.findings.into_iter().map(|(name, path, text)| (name, run(&path, text))).collect();
+        html::of_runs("fuzz", &runs, self.omitted)
+    }
+
+    /// The page without the runs, and why.
+    fn page_without(self, why: &str) -> String {
+        let runs: Vec<_> = self.findings.into_iter().map(|(name, ..)| (name, Err(why.to_owned()))).collect();
+        html::of_runs("fuzz", &runs, self.omitted)
+    }
 }
 
 /// Each new finding: its name, which is its file's; the rule in that; and the file.
@@ -266,15 +344,6 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
 const NOT_NATIVE: &str = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
 const NO_SANDBOX: &str = "--mapper needs --no-sandbox: the processes of a campaign are not confined yet, as those of \
                           `efibed check` are. The file's code itself runs in ring 3 of a guest";
-
-/// 90s, 10m, 8h.
-fn time(text: &str) -> Result<Duration, String> {
-    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
-    let found = units.into_iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
-    let seconds = found.and_then(|(number, seconds)| number.parse::<u64>().ok()?.checked_mul(seconds));
-    let seconds = seconds.filter(|seconds| *seconds > 0);
-    seconds.map(Duration::from_secs).ok_or_else(|| "expected a number and s, m, h or d, such as 90s or 10m".into())
-}
 
 fn in_words(progress: &Progress) -> String {
     let Progress { runs, guests, corpus, cells, covered, findings, .. } = progress;

@@ -1,12 +1,13 @@
 //! `efibed shrink`: the smallest map on which a run still has the same finding.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::input::{Input, named};
-use super::limits::Limits;
+use super::limits::{Limits, time};
 use super::mapper::Mapper;
 use super::message::tell;
 use super::output::{self, OutputFile};
@@ -49,6 +50,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
 
+    /// How long to try, as 90s, 10m, 8h; then the smallest so far is the result [default: 1h]
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    time: Option<Duration>,
+
     #[command(flatten)]
     mapper: Mapper,
 
@@ -87,10 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     let elf = arguments.mapper.input(&scenario).map(Path::to_path_buf);
     let inputs: Vec<&Path> = [arguments.input.map.as_path()].into_iter().chain(elf.as_deref()).collect();
     let file = arguments.output.as_deref().map(|path| OutputFile::open(path, &inputs)).transpose()?;
-    let Arguments { rule, like, runs, sandbox, .. } = *arguments;
-    let wanted = Wanted { rule, like };
+    let Arguments { rule, like, runs, time, sandbox, .. } = *arguments;
+    let (wanted, most) = (Wanted { rule, like }, Most { runs, time: time.unwrap_or(USUAL_TIME) });
     let shrunk = told(arguments.watching, |progress| {
-        sandbox.run(engine, |bed, progress| Shrunk::of(bed, &scenario, wanted, runs, progress), progress)
+        sandbox.run(engine, |bed, progress| Shrunk::of(bed, &scenario, wanted, most, progress), progress)
     })?;
     let Some(shrunk) = shrunk else { return Err(nothing_to_keep(wanted)) };
     let text = shrunk.to_toml(&scenario, elf.as_deref());
@@ -101,6 +106,10 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
     tell(&format!("efibed: {}", shrunk.in_words()));
     Ok(Status::Clean)
 }
+
+/// Longer than as many runs as there usually may be take, except for those of the largest maps in a guest. So it ends the command
+/// only where it would go on for hours.
+const USUAL_TIME: Duration = Duration::from_secs(3600);
 
 fn nothing_to_keep(Wanted { rule, like }: Wanted) -> Failure {
     let mut what = rule.map_or_else(|| "no finding".into(), |rule| format!("no finding of the rule {rule}"));
@@ -136,6 +145,20 @@ impl Wanted {
     }
 }
 
+/// How much is tried.
+#[derive(Clone, Copy)]
+struct Most {
+    runs: u64,
+    time: Duration,
+}
+
+/// What ended it before all was tried.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Cut {
+    Runs,
+    Time,
+}
+
 /// What it came to.
 #[derive(Serialize, Deserialize)]
 struct Shrunk {
@@ -147,7 +170,8 @@ struct Shrunk {
     /// Descriptors and pages, before and after.
     sizes: [Size; 2],
     runs: u64,
-    is_cut_short: bool,
+    /// None: there is no smaller map to try.
+    cut: Option<Cut>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -174,30 +198,37 @@ impl Shrunk {
         bed: &TestBed,
         scenario: &Scenario,
         wanted: Wanted,
-        most: u64,
+        most: Most,
         progress: &dyn Fn(String),
     ) -> Result<Option<Self>, EngineError> {
+        let started = Instant::now();
         let mut report = bed.run(scenario)?;
         let Some(key) = wanted.key(wanted.found(bed, scenario, &report)) else { return Ok(None) };
         let (mut shrinker, mut runs) = (Shrinker::new(scenario.map().clone()), 1);
-        while let Some(map) = shrinker.propose().filter(|_| runs < most) {
+        let cut = loop {
+            let Some(map) = shrinker.propose() else { break None };
+            let left = most.time.saturating_sub(started.elapsed());
+            if runs >= most.runs || left.is_zero() {
+                break Some(if left.is_zero() { Cut::Time } else { Cut::Runs });
+            }
             runs += 1;
+            // No run goes on past the end.
+            let smaller = scenario.clone().with_map(map.clone()).limit(scenario.limit_of_run().min(left));
             // A map that cannot be run has no finding.
-            let smaller = scenario.clone().with_map(map.clone());
             let run = bed.run(&smaller).ok();
             if let Some(smaller) = run.filter(|report| wanted.found(bed, &smaller, report).contains(&key)) {
                 shrinker.accept(map);
                 report = smaller;
                 progress(format!("{runs} maps tried, {} left", Size::of(shrinker.best()).in_words()));
             }
-        }
+        };
         Ok(Some(Self {
             key: key.to_string(),
             map: shrinker.best().to_toml(),
             report: Text::plain(&report).to_string(),
             sizes: [scenario.map(), shrinker.best()].map(Size::of),
             runs,
-            is_cut_short: shrinker.propose().is_some(),
+            cut,
         }))
     }
 
@@ -209,7 +240,12 @@ impl Shrunk {
 
     fn in_words(&self) -> String {
         let [before, after] = self.sizes.map(Size::in_words);
-        let cut = if self.is_cut_short { ", which are not all: see --runs" } else { "" };
-        format!("{} shrunk from {before} to {after} in {} runs{cut}", self.key, self.runs)
+        let cut = match self.cut {
+            None => "",
+            Some(Cut::Runs) => ", which are not all: see --runs",
+            Some(Cut::Time) => ", for which there was time: see --for",
+        };
+        let s = if self.runs == 1 { "" } else { "s" };
+        format!("{} shrunk from {before} to {after} in {} run{s}{cut}", self.key, self.runs)
     }
 }

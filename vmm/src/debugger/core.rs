@@ -14,7 +14,7 @@ use super::wire::Registers;
 use crate::check::{Finding, Severity};
 use crate::guest::PAGE_BYTES;
 use crate::guest::process::{Debugger, Halt, Halted, Resume};
-use crate::mmu::{Run, Va};
+use crate::mmu::{Pa, Run, Va};
 
 /// Takes a core at the first fault or finding.
 #[derive(Default)]
@@ -73,7 +73,7 @@ fn take(signal: i32, process: &Halted<'_>) -> Core {
     for at in segments.iter().flat_map(|segment| segment.phys.clone().step_by(PAGE_BYTES as usize)) {
         page.fill(0);
         // What cannot be read reads as zeros: there was memory when the segment was made.
-        let _ = process.read_physical(at, &mut page);
+        let _ = process.read_physical(Pa(at), &mut page);
         core.add(&page);
     }
     Core { left_out: pages.saturating_sub(MOST_PAGES), ..core.core }

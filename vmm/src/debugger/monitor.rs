@@ -144,7 +144,7 @@ fn findings(known: &Known, process: &Halted<'_>) -> String {
 
 fn physical(at: u64, count: usize, process: &Halted<'_>) -> String {
     let mut bytes = vec![0; count.saturating_mul(8)];
-    let read = process.read_physical(at, &mut bytes);
+    let read = process.read_physical(Pa(at), &mut bytes);
     bytes.truncate(read);
     let words: Vec<u64> =
         bytes.chunks_exact(8).map(|word| word.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))).collect();

@@ -10,14 +10,14 @@ use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::{Job, Moment, Progress, cpu, dump, judging, regions};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Question, TableCheck, TableVerdict};
-use crate::guest::{Loaded, MappedTables};
+use crate::guest::{Case, MappedTables};
 use crate::mmu::{Access, Cpu, Pa, Paging, Va, walk};
 use crate::report::Report;
 
 /// What is known of a run, and with what it is carried out.
 pub struct Course<'a> {
     pub job: &'a Job<'a>,
-    pub loaded: &'a Loaded,
+    pub case: &'a Case,
     pub cpu: Cpu,
     /// The kernel's ranges.
     pub kernel: &'a [RangeInclusive<Va>],
@@ -69,15 +69,15 @@ pub trait Engine<'a> {
 pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Result<(), E::End> {
     let Some(tables) = map(engine, Step::Map)? else { return Ok(()) };
     let course = engine.course();
-    let Course { job, loaded, cpu, kernel, .. } = *course;
+    let Course { job, case, cpu, kernel, .. } = *course;
     course.tamper(Moment::BeforeWalk, tables.root);
     if !E::LOADS_TABLES {
         // Nobody else will see the tables.
         course.tamper(Moment::AfterWalk, tables.root);
     }
-    course.tables = Snapshot::tables(loaded, tables.table_pages);
-    let virtual_map = loaded.virtual_map(tables.mapped);
-    let map_at = loaded.virtual_map_at(tables.mapped);
+    course.tables = Snapshot::tables(case, tables.table_pages);
+    let virtual_map = case.virtual_map(tables.mapped);
+    let map_at = case.virtual_map_at(tables.mapped);
     let question = Question {
         map: job.map,
         contract: job.contract,
@@ -106,8 +106,8 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         let course = engine.course();
         course.tamper(Moment::AfterFinish, tables.root);
         let owed = expectation.finished(&question).on(&course.tables_at(tables.root), &course.budget);
-        let is_new = tables.root != root || course.tables.first_change(&loaded.memory).is_some();
-        course.tables = Snapshot::tables(loaded, tables.table_pages);
+        let is_new = tables.root != root || course.tables.first_change(&case.memory).is_some();
+        course.tables = Snapshot::tables(case, tables.table_pages);
         root = tables.root;
         // Whether there is anything to check again is not for the mapper to say.
         changed = (is_new || owed != *expectation).then_some((owed, tables));
@@ -119,7 +119,7 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         }
     }
     let finished = changed.as_ref().map_or(&*expectation, |(owed, _)| owed);
-    engine.course().denials = denials(job, finished, loaded, root, &cpu.checks);
+    engine.course().denials = denials(job, finished, case, root, &cpu.checks);
     let called = engine.call(finished, root);
     let course = engine.course();
     course.marks.push_findings(course.denials.drain(..).map(|denied| denied.finding));
@@ -131,9 +131,9 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
 fn map<'a, E: Engine<'a>>(engine: &mut E, step: Step) -> Result<Option<MappedTables>, E::End> {
     let outcome = engine.map(step)?;
     let course = engine.course();
-    let Course { job, loaded, phase, ref mut report, ref mut marks, .. } = *course;
-    judging::report_on_log(loaded, report);
-    let tables = outcome.and_then(|outcome| judging::judge_outcome(job, phase, &outcome, loaded, report, marks));
+    let Course { job, case, phase, ref mut report, ref mut marks, .. } = *course;
+    judging::report_on_log(case, report);
+    let tables = outcome.and_then(|outcome| judging::judge_outcome(job, phase, &outcome, case, report, marks));
     if tables.is_none() {
         engine.conclude(None);
     }
@@ -156,7 +156,7 @@ fn observe<'a, E: Engine<'a>>(
 impl Course<'_> {
     /// Changes the tables, as a negative control asks; true: something was changed.
     pub fn tamper(&self, moment: Moment, root: u64) -> bool {
-        let memory = &self.loaded.memory;
+        let memory = &self.case.memory;
         let mut changed = false;
         for tamper in self.job.tampers.iter().filter(|tamper| tamper.moment == moment) {
             let walk = walk(memory, Pa(root), Va(tamper.virt), Access::read(), &self.cpu.told);
@@ -187,7 +187,7 @@ impl Course<'_> {
     }
 
     fn tables_at(&self, root: u64) -> check::RootedTables<'_> {
-        check::RootedTables { memory: &self.loaded.memory, root: Pa(root), told: &self.cpu.told }
+        check::RootedTables { memory: &self.case.memory, root: Pa(root), told: &self.cpu.told }
     }
 
     /// The software MMU's walk over all of the tables.
@@ -196,9 +196,9 @@ impl Course<'_> {
         let checking = Instant::now();
         let told = Paging { rules: self.job.rules, ..self.cpu.told };
         let tables = TableCheck {
-            memory: &self.loaded.memory,
+            memory: &self.case.memory,
             root: Pa(root),
-            kernel_root: Pa(self.loaded.kernel_root),
+            kernel_root: Pa(self.case.kernel_root),
             kernel: self.kernel,
             told: &told,
             expectation,

@@ -3,18 +3,18 @@
 use super::Job;
 use crate::check::{Denial, Expectation, Finding, Phase, Rule, Statement, WalkStep, Witness};
 use crate::firmware::Misbehaviour;
-use crate::guest::Loaded;
+use crate::guest::Case;
 use crate::memory_map::type_name;
 use crate::mmu::{Kind, Outcome, Pa, Paging, walk};
 
 /// What firmware's own Memory Attributes Table denies it in phase `finish`, with the fault that a call meets on these
 /// tables. Where the scenario has the table lie, that is a misbehaviour, and shows as such.
-pub fn denials(job: &Job<'_>, expectation: &Expectation, loaded: &Loaded, root: u64, paging: &Paging) -> Vec<Denied> {
+pub fn denials(job: &Job<'_>, expectation: &Expectation, case: &Case, root: u64, paging: &Paging) -> Vec<Denied> {
     if job.firmware.misbehaves.iter().any(|misbehaviour| misbehaviour.what == Misbehaviour::AttributesTable) {
         return Vec::new();
     }
     let denied = |denial: Denial| {
-        let walk = walk(&loaded.memory, Pa(root), denial.virt, denial.access, paging);
+        let walk = walk(&case.memory, Pa(root), denial.virt, denial.access, paging);
         let (what, forbids, first) = match denial.access.kind {
             Kind::Fetch => ("executed", "XP", "the first call of a service"),
             _ => ("written to", "RO", "a service's first write to its data"),

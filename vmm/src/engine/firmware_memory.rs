@@ -19,11 +19,11 @@ impl GuestMemory for FirmwareMemory<'_> {
     }
 
     fn read(&self, pa: Pa, buf: &mut [u8]) -> bool {
-        self.machine.read(pa.0, buf).is_ok()
+        self.machine.read(pa, buf).is_ok()
     }
 
     fn write(&mut self, pa: Pa, data: &[u8]) -> bool {
-        self.machine.write(pa.0, data).is_ok()
+        self.machine.write(pa, data).is_ok()
     }
 }
 

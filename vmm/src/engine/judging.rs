@@ -6,7 +6,7 @@ use super::Job;
 use super::mapping::Outcome;
 use super::pool::{MAX_POOL_PAGES, pages_wanted, pool_pages};
 use crate::check::{Expectation, Marks, Phase, Question, Rule, Skipped};
-use crate::guest::{Loaded, MappedTables};
+use crate::guest::{Case, MappedTables};
 use crate::memory_map::MemoryDescriptor;
 use crate::mmu::{Pa, Paging};
 use crate::report::Report;
@@ -16,13 +16,13 @@ pub fn judge_outcome(
     job: &Job<'_>,
     phase: Phase,
     outcome: &Outcome,
-    loaded: &Loaded,
+    case: &Case,
     report: &mut Report,
     marks: &mut Marks,
 ) -> Option<MappedTables> {
     match outcome {
         Outcome::Tables(tables) => return Some(*tables),
-        Outcome::GaveUp(error) => mapper_gave_up(job, phase, *error, loaded, report, marks),
+        Outcome::GaveUp(error) => mapper_gave_up(job, phase, *error, case, report, marks),
         Outcome::Panicked(account) => {
             let account = if account.is_empty() { "panicked, and its log had no room for more" } else { account };
             marks.push_worded(phase, Rule::GuestPanic, None, format!("the mapping code {account}"));
@@ -37,10 +37,10 @@ pub fn judge_outcome(
 }
 
 /// What the mapper has logged, as notes. It adds to what it logged in an earlier phase, which has been told.
-pub fn report_on_log(loaded: &Loaded, report: &mut Report) {
+pub fn report_on_log(case: &Case, report: &mut Report) {
     const LOGGED: &str = "the mapping code logged: ";
     let told = report.notes.iter().filter(|note| note.starts_with(LOGGED)).count();
-    report.notes.extend(loaded.logged().lines().skip(told).map(|line| format!("{LOGGED}{line}")));
+    report.notes.extend(case.logged().lines().skip(told).map(|line| format!("{LOGGED}{line}")));
 }
 
 /// What is said of a mapper's write to memory that it was not given.
@@ -49,20 +49,13 @@ pub fn stray_write(pa: u64) -> String {
 }
 
 /// What becomes of a run whose mapper gave up: that is a finding, unless the test bed gave it less than the map may need.
-fn mapper_gave_up(
-    job: &Job<'_>,
-    phase: Phase,
-    error: MapError,
-    loaded: &Loaded,
-    report: &mut Report,
-    marks: &mut Marks,
-) {
+fn mapper_gave_up(job: &Job<'_>, phase: Phase, error: MapError, case: &Case, report: &mut Report, marks: &mut Marks) {
     if error == MapError::OutOfTablePages && pages_wanted(job.map, job.contract) > MAX_POOL_PAGES {
         let reason = format!("its tables take more than the {MAX_POOL_PAGES} pages that the test bed has for them");
         report.skipped.push(Skipped::not_done("the mapping", reason));
         judge_closed_form(job, &report.cpu.told, marks);
     } else {
-        mapper_error(phase, error, job, loaded, marks);
+        mapper_error(phase, error, job, case, marks);
     }
 }
 
@@ -89,7 +82,7 @@ fn judge_closed_form(job: &Job<'_>, told: &Paging, marks: &mut Marks) {
 }
 
 /// A mapper's error as a finding.
-fn mapper_error(phase: Phase, error: MapError, job: &Job<'_>, loaded: &Loaded, marks: &mut Marks) {
+fn mapper_error(phase: Phase, error: MapError, job: &Job<'_>, case: &Case, marks: &mut Marks) {
     let (map, contract) = (job.map, job.contract);
     let (rule, index, message) = match error {
         MapError::WindowOverflow { index } | MapError::AddressSpaceFull { index } => {
@@ -110,10 +103,7 @@ fn mapper_error(phase: Phase, error: MapError, job: &Job<'_>, loaded: &Loaded, m
         _ => (
             Rule::MapperError,
             None,
-            format!(
-                "the mapping code gave up: {}",
-                loaded.logged().lines().last().unwrap_or("its log does not say why")
-            ),
+            format!("the mapping code gave up: {}", case.logged().lines().last().unwrap_or("its log does not say why")),
         ),
     };
     marks.push_worded(phase, rule, index, message);

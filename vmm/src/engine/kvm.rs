@@ -34,7 +34,7 @@ use super::{EngineError, Job, Miscall, cpu, regions, reports};
 use crate::check::{self, Budget, Depth, Expectation, Marks, Phase, Rule, Skipped};
 use crate::firmware::{Firmware, ServiceMisbehaviour};
 use crate::guest::process::{Code, Process, open_maps};
-use crate::guest::{BackedPage, BootError, End, Guest, Image, Loaded, MappedTables, PAGE_BYTES};
+use crate::guest::{BackedPage, BootError, Case, End, Guest, Image, MappedTables, PAGE_BYTES};
 use crate::machine::{CpuidRequest, Exit, Hypervisor, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Access, Cpu, Pa, Paging};
@@ -131,22 +131,20 @@ impl Kvm {
                 if let Some(machine) = reused {
                     self.machines.give_back(&job.cpu, machine, lodging);
                 }
-                input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
-                report.findings = input.into_findings(Phase::Input, job.map, None);
-                report.regions = regions::reports(job.map, None, &report.findings);
-                return Ok(report);
+                return Ok(reports::without_room(job, report, input, &no_room));
             }
         };
-        report.findings = input.into_findings(Phase::Input, job.map, None);
+        reports::file_input(job, &mut report, input);
 
-        let loaded = site.load(job, &cpu, lodging.guest.take())?;
-        let process = Process::new(&loaded, site.process_memory(&code, lodging.process.take())?, &cpu.told, &code)?;
+        let kernel = site.kernel(lodging.kernel.take())?;
+        let case = site.case(job, &cpu, &kernel)?;
+        let process = Process::new(&case, site.process_memory(&code, lodging.process.take())?, &cpu.told, &code)?;
         let mut machine = match reused {
             Some(machine) => machine,
             None => self.machines.create(&job.cpu, site.internals)?,
         };
         Machines::prepare(&mut machine, job.map)?;
-        let mut guest = Guest::boot(&mut machine, &loaded, &site.pages, &cpu.told, job.stretch_limit)?;
+        let mut guest = Guest::boot(&mut machine, &case, &site.pages, &cpu.told, job.stretch_limit)?;
         guest.add_process(&process).map_err(BootError::from)?;
         guest.set_deadline(start.checked_add(job.limit));
         if guest.missing_state() != 0 && matches!(code, Code::Own) {
@@ -157,16 +155,16 @@ impl Kvm {
         }
         report.timing.build = start.elapsed();
 
-        let kernel = reports::ranges(&loaded.keep);
+        let kernels_own = reports::ranges(&case.keep);
         let course = Course {
             job,
-            loaded: &loaded,
+            case: &case,
             cpu,
-            kernel: &kernel,
+            kernel: &kernels_own,
             report,
             marks: Marks::default(),
             phase: Phase::Map,
-            tables: Snapshot::tables(&loaded, 0),
+            tables: Snapshot::tables(&case, 0),
             denials: Vec::new(),
             budget: Budget::new(start.checked_add(job.limit)),
             look: &mut |_, _| {},
@@ -180,7 +178,7 @@ impl Kvm {
             pages: site.pages,
             stage: Stage::Mapping,
             unfinished: None,
-            loaded_root: loaded.boot_root,
+            loaded_root: case.boot_root,
             given_up: false,
             services_abandoned: 0,
             committed: Vec::new(),
@@ -190,7 +188,7 @@ impl Kvm {
         let (mut report, process) = run.carry_out();
         report.counters = process.counters();
         report.timing.total = start.elapsed();
-        let lodging = Lodging { guest: Some(loaded.memory), process: Some(process.into_memory()) };
+        let lodging = Lodging { kernel: Some(kernel), process: Some(process.into_memory()) };
         self.machines.give_back(&job.cpu, machine, lodging);
         Ok(report)
     }
@@ -278,12 +276,12 @@ impl Run<'_> {
     fn call_for_the_earlier_kernel(&mut self) -> Result<(), End> {
         let Some(earlier) = self.course.job.earlier else { return Ok(()) };
         // Sizes were chosen so that there is room.
-        if self.course.loaded.write_virtual_map(earlier.virtual_map) {
-            self.call_before_the_switch("boot", self.course.loaded.boot_root, earlier.virtual_map.len() as u64)?;
+        if self.course.case.write_virtual_map(earlier.virtual_map) {
+            self.call_before_the_switch("boot", self.course.case.boot_root, earlier.virtual_map.len() as u64)?;
             let physical = |virt| check::physical_of(earlier.virtual_map, virt);
             self.verify_virtual_tables(earlier.virtual_map, physical);
         }
-        self.course.loaded.write_virtual_map(&[]);
+        self.course.case.write_virtual_map(&[]);
         Ok(())
     }
 
@@ -296,10 +294,10 @@ impl Run<'_> {
         self.stage = Stage::Switch;
         let (name, root) = self.tables_for_the_switch(tables);
         self.call_before_the_switch(name, root, tables.mapped)?;
-        let (loaded, root, checks) = (self.course.loaded, tables.root, self.course.cpu.checks);
+        let (case, root, checks) = (self.course.case, tables.root, self.course.cpu.checks);
         let virtual_map = self.course.report.virtual_map.clone();
         self.verify_virtual_tables(&virtual_map, |virt| {
-            let walk = crate::mmu::walk(&loaded.memory, Pa(root), virt, Access::read(), &checks);
+            let walk = crate::mmu::walk(&case.memory, Pa(root), virt, Access::read(), &checks);
             walk.translation().map(|translation| translation.pa)
         });
         Ok(())
@@ -325,7 +323,7 @@ impl Run<'_> {
         };
         let mut message = end.to_string();
         if let End::Crash(crash) = end
-            && let Some(text) = instruction_at(self.course.loaded, crash.registers.frame[0])
+            && let Some(text) = instruction_at(self.course.case, crash.registers.frame[0])
         {
             message += &format!(", at `{text}`");
         }
@@ -342,15 +340,15 @@ impl Run<'_> {
 }
 
 /// The instruction at an address of the guest image, as it stands in memory.
-fn instruction_at(loaded: &Loaded, rip: u64) -> Option<String> {
-    let header = loaded.image.header();
+fn instruction_at(case: &Case, rip: u64) -> Option<String> {
+    let header = case.image.header();
     let image = match rip {
         rip if (IMAGE_BASE..header.read_only_end).contains(&rip) => rip,
         rip if (USER_BASE..USER_BASE + PAGE_BYTES).contains(&rip) => header.user_text + (rip - USER_BASE),
         _ => return None,
     };
     let mut bytes = [0; 15];
-    loaded.memory.read(loaded.physical(image), &mut bytes).then(|| disassembled(&bytes, rip))
+    case.memory.read(case.physical(image), &mut bytes).then(|| disassembled(&bytes, rip))
 }
 
 /// The first instruction of some code.

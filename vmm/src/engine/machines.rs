@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::EngineError;
-use crate::guest::{OwnMemory, Placement};
+use crate::guest::{Kernel, OwnMemory, Placement};
 use crate::machine::{CpuidRequest, CpuidSeen, Hypervisor, Internals, Machine};
 use crate::memory_map::MemoryMap;
 
@@ -32,11 +32,11 @@ struct Idle {
     lodging: Lodging,
 }
 
-/// The memory that a machine's last guest had, and its mapping code. KVM has it still: where the next guest has it at the same
-/// place, KVM need not be told of it anew.
+/// What a machine's last guest leaves to its next one: the kernel with its memory, and that of its mapping code. KVM has both
+/// still: where the next guest has them at the same place, KVM need not be told of them anew.
 #[derive(Default)]
 pub struct Lodging {
-    pub guest: Option<OwnMemory>,
+    pub kernel: Option<Kernel>,
     pub process: Option<OwnMemory>,
 }
 

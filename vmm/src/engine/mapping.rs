@@ -3,7 +3,7 @@
 use efibed_guest::MapError;
 use efibed_guest::mapper::{MapResult, MapStatus};
 
-use crate::guest::{Loaded, MappedTables, PAGE_BYTES, Placement};
+use crate::guest::{Case, MappedTables, PAGE_BYTES, Placement};
 
 /// What a mapper's result says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +20,10 @@ pub enum Outcome {
 
 impl Outcome {
     /// Reads the result, none of which is believed unchecked.
-    pub fn read(loaded: &Loaded) -> Self {
-        let MapResult { status, detail, root, mapped, table_pages, log_used, .. } = loaded.result();
+    pub fn read(case: &Case) -> Self {
+        let MapResult { status, detail, root, mapped, table_pages, log_used, .. } = case.result();
         if status == MapStatus::Panicked as u64 {
-            return Self::Panicked(loaded.logged_from(detail));
+            return Self::Panicked(case.logged_from(detail));
         }
         if let Some(error) = MapError::from_status(status, detail) {
             return Self::GaveUp(error);
@@ -31,8 +31,8 @@ impl Outcome {
         if status != MapStatus::Done as u64 {
             return Self::Absurd(vec![format!("the mapping code returned with status {status}, which does not exist")]);
         }
-        let Placement { sizes, .. } = loaded.placement;
-        let reach = loaded.placement.boot_tables().start..loaded.placement.pool().end;
+        let Placement { sizes, .. } = case.placement;
+        let reach = case.placement.boot_tables().start..case.placement.pool().end;
         if !root.is_multiple_of(PAGE_BYTES) || !reach.contains(&root) {
             return Self::Absurd(vec![format!(
                 "the mapping code returned root {root:#x}, which is no physical address of a table: tables are pages from \
@@ -40,11 +40,11 @@ impl Outcome {
                 reach.start, reach.end
             )]);
         }
-        let log = loaded.room_for_log();
+        let log = case.room_for_log();
         let counts = [
             ("bytes of its log", log_used, log),
             ("pages of tables", table_pages, sizes.pool / PAGE_BYTES),
-            ("descriptors in the virtual map", mapped, sizes.memory_map / loaded.strides.kernel as u64),
+            ("descriptors in the virtual map", mapped, sizes.memory_map / case.strides.kernel as u64),
         ];
         let absurd = counts.into_iter().filter(|(_, used, room)| used > room).map(|(what, used, room)| {
             format!("the mapping code says to have used {used} {what}, and has room for {room}")

@@ -10,7 +10,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use crate::guest::{Loaded, OwnMemory, PAGE_BYTES};
+use crate::guest::{Case, OwnMemory, PAGE_BYTES};
 use crate::machine::{Backing, BackingError};
 
 /// The memories of one bed.
@@ -44,10 +44,10 @@ impl Memories {
     }
 
     /// Takes the memory of a run back.
-    pub fn give_back(&self, loaded: Loaded) {
-        let offset = |range: Range<u64>| range.start - loaded.memory.base()..range.end - loaded.memory.base();
-        let written = loaded.written().map(offset);
-        let backing = loaded.memory.into_backing();
+    pub fn give_back(&self, case: Case) {
+        let offset = |range: Range<u64>| range.start - case.memory.base()..range.end - case.memory.base();
+        let written = case.written().map(offset);
+        let backing = case.memory.into_backing();
         if backing.bytes() == BYTES && backing.tells_touched() {
             let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             idle.truncate(MAX_IDLE - 1);
@@ -60,7 +60,7 @@ impl Memories {
 struct Idle {
     backing: Arc<Backing>,
     /// Where its last run is known to have written, by offset.
-    written: [Range<u64>; Loaded::PARTS],
+    written: [Range<u64>; Case::PARTS],
 }
 
 impl Idle {
@@ -96,24 +96,24 @@ mod tests {
     use crate::mmu::Paging;
 
     /// A guest on one of the memories, with all that the host puts there.
-    fn loaded(memories: &Memories) -> Loaded {
+    fn case(memories: &Memories) -> Case {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 16, 0);
+        let sizes = Case::sizes(image, &map, Strides::default(), 0, 16, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let memory = memories.take(placement.base, sizes.total()).unwrap();
         let paging = Paging::default();
-        let loaded = Loaded::on(memory, image, &map, Strides::default(), placement, &[], &paging).unwrap();
-        assert!(loaded.ask(CpuAbilities::default(), 0));
-        loaded
+        let case = Case::alone(memory, image, &map, Strides::default(), placement, &paging).unwrap();
+        assert!(case.ask(CpuAbilities::default(), 0));
+        case
     }
 
     /// What becomes of a memory to which `write` was done, beside what the host did: None where it is not used again.
-    fn after(write: impl Fn(&Loaded)) -> Option<Arc<Backing>> {
+    fn after(write: impl Fn(&Case)) -> Option<Arc<Backing>> {
         let (memories, started) = (Memories::default(), Instant::now());
         let run = loop {
-            let run = loaded(&memories);
+            let run = case(&memories);
             if run.memory.backing().tells_touched() {
                 break run;
             }
@@ -145,7 +145,7 @@ mod tests {
         if !may_lock() {
             return;
         }
-        let result = |run: &Loaded, pages: u64| {
+        let result = |run: &Case, pages: u64| {
             let result = efibed_guest::mapper::MapResult { table_pages: pages, mapped: 1, log_used: 5, ..run.result() };
             assert!(run.memory.write_object(run.result_at(), &result));
         };
@@ -166,9 +166,8 @@ mod tests {
         if !may_lock() {
             return;
         }
-        let at = |place: fn(&Loaded) -> u64| after(move |run| assert!(run.memory.write(place(run), &[1]))).is_some();
-        assert!(at(|run| run.memory.base()), "the image is written anew");
-        assert!(!at(|run| run.memory.base() + run.image.read_only().len() as u64));
+        let at = |place: fn(&Case) -> u64| after(move |run| assert!(run.memory.write(place(run), &[1]))).is_some();
+        assert!(!at(|run| run.memory.base()), "there is no kernel");
         assert!(!at(|run| run.placement.memory_map().end - 1));
         assert!(!at(|run| run.placement.virtual_map().start));
         assert!(!at(|run| run.placement.desk().end - 1));

@@ -80,7 +80,7 @@ mod tests {
     use super::super::mapping::Outcome as Mapped;
     use super::super::native;
     use super::*;
-    use crate::guest::{Image, Loaded, Placement, Strides};
+    use crate::guest::{Case, Image, Placement, Strides};
     use crate::mmu::Paging;
 
     const MAP: &str = "
@@ -92,13 +92,13 @@ mod tests {
     fn last_at_hand(layout: Layout) -> String {
         let map = MemoryMap::parse(MAP).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 64, 0);
+        let sizes = Case::sizes(image, &map, Strides::default(), 0, 64, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
-        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
+        let case = Case::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
         let mut mapper: Box<dyn Mapper> = Box::new(LayoutMapper { layout, leaf_rule: LeafRule::CoAligned });
         let cpu = efibed_guest::mapper::CpuAbilities { maxphyaddr: 46, ..Default::default() };
-        assert!(matches!(native::call(&mut mapper, Step::Map, &loaded, cpu), Mapped::Tables(_)));
-        at_hand(loaded.result().region_at_hand, &map)
+        assert!(matches!(native::call(&mut mapper, Step::Map, &case, cpu), Mapped::Tables(_)));
+        at_hand(case.result().region_at_hand, &map)
     }
 
     #[test]

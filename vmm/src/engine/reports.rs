@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use efibed_guest::mapper::KeepRange;
 
 use super::{Job, left_out, regions};
-use crate::check::{self, Marks, Phase, Skipped};
-use crate::guest::Strides;
+use crate::check::{self, Marks, Phase, Rule, Skipped};
+use crate::guest::{NoRoom, Strides};
 use crate::mmu::{Cpu, Va};
 use crate::report::{EngineName, Report, Timing};
 
@@ -42,12 +42,27 @@ pub fn misread_map(job: &Job<'_>, report: &mut Report, marks: &mut Marks) -> boo
     let Strides { firmware, kernel } = job.strides();
     let Some(finding) = check::misread(job.map, firmware, kernel) else { return false };
     marks.push_finding(finding);
-    report.findings = std::mem::take(marks).into_findings(Phase::Input, job.map, None);
+    file_input(job, report, std::mem::take(marks));
     let why = "the kernel misreads the memory map";
     report.uncalled = Some(why.into());
     report.skipped.extend(left_out::asked_of_services(job).map(|what| Skipped::not_done(what, why)));
     report.regions = regions::reports(job.map, None, &report.findings);
     true
+}
+
+/// The report on a map that leaves no room for the guest. `input` are what is wrong with the map itself.
+pub fn without_room(job: &Job<'_>, mut report: Report, mut input: Marks, no_room: &NoRoom) -> Report {
+    input.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
+    file_input(job, &mut report, input);
+    report.regions = regions::reports(job.map, None, &report.findings);
+    report
+}
+
+/// Files what is wrong with the map itself. Every engine does it before it runs anything: these findings come first, are of phase
+/// `input`, and are mixed with none of a later phase.
+pub fn file_input(job: &Job<'_>, report: &mut Report, input: Marks) {
+    report.findings_omitted += input.omitted();
+    report.findings.extend(input.into_findings(Phase::Input, job.map, None));
 }
 
 /// The kernel's ranges, as the checks take them.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use efibed_guest::protocol::IST_BYTES;
 
 use crate::check::Phase;
-use crate::guest::{Loaded, MappedTables, OwnMemory, PAGE_BYTES};
+use crate::guest::{Case, MappedTables, OwnMemory, PAGE_BYTES};
 use crate::mmu::bits;
 
 /// Stretches of a guest's memory, and what was in them.
@@ -28,43 +28,43 @@ pub struct Change {
 impl Snapshot {
     /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and
     /// the Memory Attributes Table. In phase `finish` also the map for SetVirtualAddressMap: firmware has been told it.
-    pub fn untouchable(loaded: &Loaded, phase: Phase) -> Self {
-        let placement = &loaded.placement;
-        let stride = loaded.strides.firmware as u64;
+    pub fn untouchable(case: &Case, phase: Phase) -> Self {
+        let placement = &case.placement;
+        let stride = case.strides.firmware as u64;
         let always = [(placement.memory_map(), Free::VirtualStart { stride }), (placement.attributes(), Free::Nothing)];
         let told = (phase == Phase::Finish).then(|| (placement.virtual_map(), Free::Nothing));
-        Self::take(&loaded.memory, always.into_iter().chain(told)).with_kernels_tables(loaded)
+        Self::take(&case.memory, always.into_iter().chain(told)).with_kernels_tables(case)
     }
 
     /// Where a mapper has written that had to leave this as it is: here, or behind what it says to have used of what it was
     /// given. None for `tables`: it did not say.
-    pub fn stray_write(&self, loaded: &Loaded, tables: Option<&MappedTables>) -> Option<u64> {
-        let changed = self.first_change(&loaded.memory).map(|change| change.at);
-        changed.or_else(|| first_word_beyond(loaded, tables?))
+    pub fn stray_write(&self, case: &Case, tables: Option<&MappedTables>) -> Option<u64> {
+        let changed = self.first_change(&case.memory).map(|change| change.at);
+        changed.or_else(|| first_word_beyond(case, tables?))
     }
 
     /// What is the kernel's alone while mapping code runs: all of its image that can be written to, except for the stacks of
     /// its exception handlers.
-    pub fn kernels_own(loaded: &Loaded) -> Self {
-        let header = loaded.image.header();
+    pub fn kernels_own(case: &Case) -> Self {
+        let header = case.image.header();
         let stacks = header.ist_top - IST_BYTES..header.ist_top + 6 * IST_BYTES;
         let parts = [header.read_only_end..stacks.start, stacks.end..header.end];
-        let parts = parts.map(|part| loaded.physical(part.start)..loaded.physical(part.end));
-        Self::take(&loaded.memory, parts.map(|part| (part, Free::Nothing)))
+        let parts = parts.map(|part| case.physical(part.start)..case.physical(part.end));
+        Self::take(&case.memory, parts.map(|part| (part, Free::Nothing)))
     }
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
-    pub fn tables(loaded: &Loaded, pages: u64) -> Self {
-        let pool = loaded.placement.pool();
+    pub fn tables(case: &Case, pages: u64) -> Self {
+        let pool = case.placement.pool();
         let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        Self::take(&loaded.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)])
-            .with_kernels_tables(loaded)
+        Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]).with_kernels_tables(case)
     }
 
     /// The kernel's tables too. Of their room only what is in use was ever written to.
-    fn with_kernels_tables(mut self, loaded: &Loaded) -> Self {
-        let range = loaded.placement.boot_tables();
-        self.stretches.push(Stretch::new(&loaded.memory, range, loaded.boot_tables_end(), Free::AccessedAndDirty));
+    fn with_kernels_tables(mut self, case: &Case) -> Self {
+        let range = case.placement.boot_tables();
+        let tables = Stretch::new(&case.memory, range, case.boot_tables_end(), Free::AccessedAndDirty);
+        self.stretches.insert(0, tables);
         self
     }
 
@@ -90,12 +90,12 @@ impl Snapshot {
 }
 
 /// The first word behind what a mapper says to have used, of its pages and of the room for the virtual map, that is not 0.
-fn first_word_beyond(loaded: &Loaded, tables: &MappedTables) -> Option<u64> {
+fn first_word_beyond(case: &Case, tables: &MappedTables) -> Option<u64> {
     let behind = |range: Range<u64>, used: u64| used.min(range.end - range.start) + range.start..range.end;
-    let map = tables.mapped.saturating_mul(loaded.strides.kernel as u64);
+    let map = tables.mapped.saturating_mul(case.strides.kernel as u64);
     let pool = tables.table_pages.saturating_mul(PAGE_BYTES);
-    let ranges = [behind(loaded.placement.virtual_map(), map), behind(loaded.placement.pool(), pool)];
-    ranges.into_iter().find_map(|range| first_nonzero(&loaded.memory, range))
+    let ranges = [behind(case.placement.virtual_map(), map), behind(case.placement.pool(), pool)];
+    ranges.into_iter().find_map(|range| first_nonzero(&case.memory, range))
 }
 
 /// The first word of a range that is not 0.
@@ -248,35 +248,35 @@ mod tests {
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
-    fn loaded() -> Loaded {
+    fn case() -> Case {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 16, 0);
+        let sizes = Case::sizes(image, &map, Strides::default(), 0, 16, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
-        Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap()
+        Case::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap()
     }
 
     /// Where a snapshot sees a change of these bits.
-    fn change(loaded: &Loaded, snapshot: impl Fn(&Loaded) -> Snapshot, at: u64, flip: u64) -> Option<u64> {
-        let before = snapshot(loaded);
-        let word = loaded.memory.read_u64(at).unwrap();
-        assert!(loaded.memory.write_u64(at, word ^ flip));
-        let change = before.first_change(&loaded.memory);
+    fn change(case: &Case, snapshot: impl Fn(&Case) -> Snapshot, at: u64, flip: u64) -> Option<u64> {
+        let before = snapshot(case);
+        let word = case.memory.read_u64(at).unwrap();
+        assert!(case.memory.write_u64(at, word ^ flip));
+        let change = before.first_change(&case.memory);
         assert!(change.is_none_or(|change| change.words == Some([word, word ^ flip])));
         change.map(|change| change.at)
     }
 
     #[test]
     fn only_what_the_mapper_was_given_may_change() {
-        let loaded = loaded();
-        let placement = loaded.placement;
-        let in_phase = |phase, at, flip| change(&loaded, |loaded| Snapshot::untouchable(loaded, phase), at, flip);
+        let case = case();
+        let placement = case.placement;
+        let in_phase = |phase, at, flip| change(&case, |case| Snapshot::untouchable(case, phase), at, flip);
         let change = |at, flip| in_phase(Phase::Map, at, flip);
-        let (table, descriptor) = (loaded.kernel_root + 8 * 511, placement.memory_map().start);
+        let (table, descriptor) = (case.kernel_root + 8 * 511, placement.memory_map().start);
         assert_eq!(change(table, bits::A), None);
         assert_eq!(change(table, bits::W), Some(table));
-        assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
+        assert_eq!(change(case.kernel_root, 1), Some(case.kernel_root));
         assert_eq!(change(descriptor + VIRTUAL_START, 0x1000), None);
         assert_eq!(change(descriptor + 8, 0x1000), Some(descriptor + 8));
         let attributes = placement.attributes().start;
@@ -289,9 +289,9 @@ mod tests {
 
     #[test]
     fn of_the_kernels_own_only_the_handlers_stacks_may_change() {
-        let loaded = loaded();
-        let header = loaded.image.header();
-        let change = |virt| change(&loaded, Snapshot::kernels_own, loaded.physical(virt), 1).is_some();
+        let case = case();
+        let header = case.image.header();
+        let change = |virt| change(&case, Snapshot::kernels_own, case.physical(virt), 1).is_some();
         let stacks = [header.ist_top - 8, header.ist_top - IST_BYTES, header.ist_top + 6 * IST_BYTES - 8];
         assert_eq!(stacks.map(change), [false; 3]);
         let others = [
@@ -307,16 +307,16 @@ mod tests {
 
     #[test]
     fn tables_may_be_accessed_and_dirty() {
-        let loaded = loaded();
-        let pool = loaded.placement.pool().start;
-        let change = |at, flip| change(&loaded, |loaded| Snapshot::tables(loaded, 2), at, flip);
+        let case = case();
+        let pool = case.placement.pool().start;
+        let change = |at, flip| change(&case, |case| Snapshot::tables(case, 2), at, flip);
         assert_eq!(change(pool, bits::A | bits::D), None);
         assert_eq!(change(pool + 0x1ff8, 1), Some(pool + 0x1ff8));
         // A page that has not been used is none of the tables.
         assert_eq!(change(pool + 0x2000, 1), None);
-        assert_eq!(change(loaded.kernel_root, 1), Some(loaded.kernel_root));
+        assert_eq!(change(case.kernel_root, 1), Some(case.kernel_root));
         // More pages than there are.
-        assert!(Snapshot::tables(&loaded, u64::MAX).first_change(&loaded.memory).is_none());
+        assert!(Snapshot::tables(&case, u64::MAX).first_change(&case.memory).is_none());
     }
 
     #[test]
@@ -336,21 +336,18 @@ mod tests {
 
     #[test]
     fn nothing_lies_beyond_what_was_used() {
-        let loaded = loaded();
-        assert!(loaded.ask(Default::default(), 0));
-        let given = loaded.result().table_pages;
+        let case = case();
+        assert!(case.ask(Default::default(), 0));
+        let given = case.result().table_pages;
         let tables = |mapped, pages| MappedTables { root: 0, mapped, table_pages: given + pages };
-        let (map, pool) = (loaded.placement.virtual_map().start, loaded.placement.pool().start + given * PAGE_BYTES);
-        let stride = loaded.strides.kernel as u64;
-        assert!(loaded.memory.write_u64(map, 1) && loaded.memory.write_u64(pool + 0x1010, 1 << 56));
-        assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), None);
-        assert_eq!(first_word_beyond(&loaded, &tables(1, 1)), Some(pool + 0x1010));
-        assert_eq!(first_word_beyond(&loaded, &tables(0, 2)), Some(map));
-        assert_eq!(
-            first_word_beyond(&loaded, &MappedTables { root: 0, mapped: u64::MAX, table_pages: u64::MAX }),
-            None
-        );
-        assert!(loaded.memory.write_u64(map + stride, 1));
-        assert_eq!(first_word_beyond(&loaded, &tables(1, 2)), Some(map + stride));
+        let (map, pool) = (case.placement.virtual_map().start, case.placement.pool().start + given * PAGE_BYTES);
+        let stride = case.strides.kernel as u64;
+        assert!(case.memory.write_u64(map, 1) && case.memory.write_u64(pool + 0x1010, 1 << 56));
+        assert_eq!(first_word_beyond(&case, &tables(1, 2)), None);
+        assert_eq!(first_word_beyond(&case, &tables(1, 1)), Some(pool + 0x1010));
+        assert_eq!(first_word_beyond(&case, &tables(0, 2)), Some(map));
+        assert_eq!(first_word_beyond(&case, &MappedTables { root: 0, mapped: u64::MAX, table_pages: u64::MAX }), None);
+        assert!(case.memory.write_u64(map + stride, 1));
+        assert_eq!(first_word_beyond(&case, &tables(1, 2)), Some(map + stride));
     }
 }

@@ -14,7 +14,7 @@ use super::cpu;
 use super::machines::{Lodging, Machines};
 use crate::guest::layout::{TRIAL_ARENA, TRIAL_PHYS_BYTES};
 use crate::guest::{
-    BackedPage, BootError, BootTables, End, Guest, Image, Loaded, NoEvents, PAGE_BYTES, Placement, Strides, command,
+    BackedPage, BootError, BootTables, Case, End, Guest, Image, NoEvents, PAGE_BYTES, Placement, Strides, command,
     flags,
 };
 use crate::machine::{CpuidRequest, CpuidSeen, Machine};
@@ -111,18 +111,18 @@ fn ask_what_is_taken(machine: &mut Machine, map: &MemoryMap, asked: &Paging) -> 
 fn ask(machine: &mut Machine, map: &MemoryMap, told: &Paging) -> Result<Answers, EngineError> {
     let image = Image::built_in()?;
     // A page to be executed, just below KVM's own.
-    let page = machine.internals().tss_pages_at - 0x10_0000;
+    let page = machine.internals().tss_pages_at.0 - 0x10_0000;
     let questions = questions(page, told);
-    let mut sizes = Loaded::sizes(image, map, Strides::default(), 0, 0, 1);
+    let mut sizes = Case::sizes(image, map, Strides::default(), 0, 0, 1);
     sizes.boot_tables += (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
     let placement = Placement::find(map, sizes, TRIAL_PHYS_BYTES, &machine.internals().ranges())
         .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;
-    let loaded = Loaded::new(image, map, Strides::default(), placement, &[page], told)?;
-    let root = build(&loaded, &questions, told)?;
+    let case = Case::new(image, map, Strides::default(), placement, &[page], told)?;
+    let root = build(&case, &questions, told)?;
     let mut content = [0; PAGE_BYTES as usize];
     stamp_page(page, &mut content);
 
-    let mut guest = Guest::boot(machine, &loaded, &[BackedPage { phys: page, content }], told, LIMIT)?;
+    let mut guest = Guest::boot(machine, &case, &[BackedPage { phys: page, content }], told, LIMIT)?;
     let failed = |end: End| EngineError::Kvm(format!("while finding out what it can do: {end}"));
     // Key 1 may not be accessed. Where there are no keys there is no PKRU, and the page can be read.
     if told.pke {
@@ -168,14 +168,14 @@ fn questions(page: u64, told: &Paging) -> Vec<Question> {
     all
 }
 
-fn build(loaded: &Loaded, questions: &[Question], told: &Paging) -> Result<u64, EngineError> {
-    let range = loaded.placement.boot_tables();
+fn build(case: &Case, questions: &[Question], told: &Paging) -> Result<u64, EngineError> {
+    let range = case.placement.boot_tables();
     let levels = if told.la57 { 5 } else { 4 };
     // The boot tables were built from the range's start; these come at its end.
     let extra = (questions.len() as u64 * 4 + 16) * PAGE_BYTES;
-    let mut tables = BootTables::new(&loaded.memory, range.end - extra, range.end, levels);
+    let mut tables = BootTables::new(&case.memory, range.end - extra, range.end, levels);
     let out_of_pages = |error: crate::guest::OutOfPages| EngineError::Kvm(error.to_string());
-    let root = tables.copy_root(loaded.kernel_root).map_err(out_of_pages)?;
+    let root = tables.copy_root(case.kernel_root).map_err(out_of_pages)?;
     for (index, question) in questions.iter().enumerate() {
         tables.set_leaf(root, address(index), question.entry, question.level).map_err(out_of_pages)?;
     }

@@ -10,9 +10,9 @@ use super::course::{self, Course, Engine};
 use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::{EngineError, Job, Memories, Progress};
-use super::{cpu, judging, left_out, native, pool, regions, reports};
+use super::{cpu, judging, left_out, native, pool, reports};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Rule, Skipped, TableCheck};
-use crate::guest::{Image, LoadError, Loaded, MappedTables, Placement};
+use crate::guest::{Case, Image, LoadError, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -36,38 +36,34 @@ pub fn run_and_look(
     };
     let paging = Paging { rules: job.rules, ..model(&job.cpu) };
     let mut report = reports::empty(job, EngineName::Walker, Cpu::honest(paging));
-    let mut marks = Marks::default();
-    report.notes.extend(check::judge_map(job.map, &paging, &mut marks));
-    if reports::misread_map(job, &mut report, &mut marks) {
+    let mut input = Marks::default();
+    report.notes.extend(check::judge_map(job.map, &paging, &mut input));
+    if reports::misread_map(job, &mut report, &mut input) {
         report.timing.total = start.elapsed();
         return Ok(report);
     }
 
     let image = Image::built_in()?;
     let pool = pool::pool_pages(job.map, job.contract);
-    let sizes = Loaded::sizes(image, job.map, job.strides(), 0, pool, 0);
+    let sizes = Case::sizes(image, job.map, job.strides(), 0, pool, 0);
     let placement = match Placement::find(job.map, sizes, 1 << paging.maxphyaddr, &[]) {
         Ok(placement) => placement,
-        Err(no_room) => {
-            marks.push_worded(Phase::Input, Rule::NoRoom, None, no_room.to_string());
-            report.findings = marks.into_findings(Phase::Map, job.map, None);
-            report.regions = regions::reports(job.map, None, &report.findings);
-            return Ok(report);
-        }
+        Err(no_room) => return Ok(reports::without_room(job, report, input, &no_room)),
     };
+    reports::file_input(job, &mut report, input);
     let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
-    let loaded = Loaded::on(memory, image, job.map, job.strides(), placement, &[], &paging).map_err(LoadError::from)?;
+    let case = Case::alone(memory, image, job.map, job.strides(), placement, &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
 
-    let kernel = reports::ranges(&loaded.keep);
+    let kernel = reports::ranges(&case.keep);
     let deadline = start.checked_add(job.limit);
     let course = Course {
         job,
-        loaded: &loaded,
+        case: &case,
         cpu: report.cpu,
         kernel: &kernel,
         report,
-        marks,
+        marks: Marks::default(),
         phase: Phase::Map,
         tables: Snapshot::default(),
         denials: Vec::new(),
@@ -81,7 +77,7 @@ pub fn run_and_look(
     let not_asked = left_out::asked_of_services(job).map(|what| Skipped::not_done(what, NO_SERVICES));
     course.report.skipped.extend(not_asked);
     let mut report = course.into_report(judged);
-    memories.give_back(loaded);
+    memories.give_back(case);
     report.timing.total = start.elapsed();
     Ok(report)
 }
@@ -125,15 +121,15 @@ impl<'a> Engine<'a> for Walker<'a> {
 impl Walker<'_> {
     /// A phase of the mapper, run on the guest's memory as the guest would.
     fn run_mapper(&mut self, step: Step) -> Outcome {
-        let Course { job, loaded, phase, ref cpu, ref mut report, ref mut marks, .. } = self.course;
+        let Course { job, case, phase, ref cpu, ref mut report, ref mut marks, .. } = self.course;
         if step == Step::Map {
             (job.progress)(Progress::Mapping { tables: 0 });
         }
-        let untouchable = Snapshot::untouchable(loaded, phase);
+        let untouchable = Snapshot::untouchable(case, phase);
         let mapping = Instant::now();
-        let outcome = native::call(&mut self.mapper, step, loaded, cpu::offer(cpu));
+        let outcome = native::call(&mut self.mapper, step, case, cpu::offer(cpu));
         report.timing.map += mapping.elapsed();
-        if let Some(pa) = untouchable.stray_write(loaded, outcome.tables()) {
+        if let Some(pa) = untouchable.stray_write(case, outcome.tables()) {
             marks.push_worded(phase, Rule::StrayWrite, None, judging::stray_write(pa));
         }
         outcome

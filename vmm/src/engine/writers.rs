@@ -209,7 +209,7 @@ impl Debugger for Writers {
 /// An entry's value. The pool has memory everywhere.
 fn read(process: &Halted<'_>, at: Pa) -> u64 {
     let mut bytes = [0; 8];
-    process.read_physical(at.0, &mut bytes);
+    process.read_physical(at, &mut bytes);
     u64::from_le_bytes(bytes)
 }
 

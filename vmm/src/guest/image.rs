@@ -10,7 +10,7 @@ use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::PAGE_BYTES;
-use super::descriptor_tables::Handlers;
+use super::descriptor_tables::{self, Handlers};
 use super::layout::{IMAGE_BASE, IMAGE_BYTES};
 
 #[cfg(not(docsrs))]
@@ -81,7 +81,19 @@ impl Image {
         // What the file has no contents for is zeros, as a guest's memory is.
         let used = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
         contents.truncate(used.max(offset_of(header.read_only_end) as usize));
-        Ok(Self { contents, header })
+        let mut image = Self { contents, header };
+        image.put_descriptor_tables()?;
+        Ok(image)
+    }
+
+    /// Fills the page that the file leaves to the host. All addresses in it are virtual: it is the same wherever the image lies.
+    fn put_descriptor_tables(&mut self) -> Result<(), ImageError> {
+        let ImageHeader { descriptor_tables, ist_top, .. } = self.header;
+        let page = descriptor_tables::page(descriptor_tables, &self.handlers(), ist_top);
+        let (at, end) = (offset_of(descriptor_tables) as usize, self.read_only_bytes());
+        let read_only = self.contents.get_mut(..end).and_then(|bytes| bytes.get_mut(at..)?.get_mut(..page.len()));
+        read_only.ok_or(ImageError::Header)?.copy_from_slice(&page);
+        Ok(())
     }
 
     /// Where things are.
@@ -100,7 +112,7 @@ impl Image {
     }
 
     /// The handlers of its exceptions.
-    pub fn handlers(&self) -> Handlers {
+    fn handlers(&self) -> Handlers {
         let address = |table: u64, index: usize| {
             let table = self.contents.get(offset_of(table) as usize..).unwrap_or_default();
             table.as_chunks().0.get(index).map_or(0, |entry| u64::from_le_bytes(*entry))

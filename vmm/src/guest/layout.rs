@@ -38,6 +38,7 @@ pub use efibed_guest::protocol::{BARE_IDT, DIRECT_MAP, IMAGE_BASE, IST_BYTES, PR
 
 use super::PAGE_BYTES;
 use crate::machine::Internals;
+use crate::mmu::Pa;
 
 /// Firmware runs at its physical addresses before the switch: in the low half, and off the guest's own part of it.
 pub const FIRMWARE_BYTES: u64 = 1 << 46;
@@ -80,7 +81,7 @@ pub const LOWEST: u64 = 0x1_0000;
 /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same. The pages of the TSS
 /// are three, and the identity map's page follows them.
 pub const USUAL_INTERNALS: Internals =
-    Internals { tss_pages_at: 0xf000_0000, identity_map_page_at: 0xf000_0000 + 3 * PAGE_BYTES };
+    Internals { tss_pages_at: Pa(0xf000_0000), identity_map_page_at: Pa(0xf000_0000 + 3 * PAGE_BYTES) };
 
 /// Pages of the desk: one for the request and the result, the others for the log.
 pub const DESK_PAGES: u64 = 5;

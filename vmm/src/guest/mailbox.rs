@@ -7,20 +7,20 @@ use efibed_guest::protocol::{
     PROBE_FAULTED, PROBE_NOT_RUN, Panic, Probe, Sweep, VERSION,
 };
 
-use super::Loaded;
+use super::Case;
 use super::end::{Crash, End};
 use super::memory::Plain;
 
 /// The mailbox of a guest. What cannot be read or written is [`End::Corrupt`].
 #[derive(Clone, Copy)]
 pub struct Mail<'m> {
-    loaded: &'m Loaded,
+    case: &'m Case,
 }
 
 impl<'m> Mail<'m> {
-    /// That of a guest that is loaded.
-    pub fn of(loaded: &'m Loaded) -> Self {
-        Self { loaded }
+    /// That of a guest with this case.
+    pub fn of(case: &'m Case) -> Self {
+        Self { case }
     }
 
     /// Puts a batch.
@@ -116,27 +116,27 @@ impl<'m> Mail<'m> {
     pub fn panic(&self) -> End {
         let location = || {
             let Panic { file, file_bytes, line } = self.get(offset_of!(Mailbox, panic)).ok()?;
-            let image = IMAGE_BASE..self.loaded.image.header().end;
+            let image = IMAGE_BASE..self.case.image.header().end;
             if !image.contains(&file) {
                 return None;
             }
             let mut name = vec![0; file_bytes.min(LONGEST_NAME) as usize];
-            let complete = self.loaded.memory.read(self.loaded.physical(file), &mut name);
+            let complete = self.case.memory.read(self.case.physical(file), &mut name);
             complete.then(|| format!("{}:{line}", String::from_utf8_lossy(&name)))
         };
         location().map_or(End::Corrupt, |location| End::Panic { location })
     }
 
     fn at(&self, offset: usize) -> u64 {
-        self.loaded.physical(self.loaded.image.header().mailbox).wrapping_add(offset as u64)
+        self.case.physical(self.case.image.header().mailbox).wrapping_add(offset as u64)
     }
 
     fn get<T: Plain>(&self, offset: usize) -> Result<T, End> {
-        self.loaded.memory.read_object(self.at(offset)).ok_or(End::Corrupt)
+        self.case.memory.read_object(self.at(offset)).ok_or(End::Corrupt)
     }
 
     fn put<T: Plain>(&self, offset: usize, value: &T) -> Result<(), End> {
-        if self.loaded.memory.write_object(self.at(offset), value) { Ok(()) } else { Err(End::Corrupt) }
+        if self.case.memory.write_object(self.at(offset), value) { Ok(()) } else { Err(End::Corrupt) }
     }
 
     /// One of an array.
@@ -150,7 +150,7 @@ impl<'m> Mail<'m> {
     }
 
     fn put_all<T: Plain>(&self, offset: usize, items: &[T], room: usize) -> Result<(), End> {
-        let fits = items.len() <= room && self.loaded.memory.write_objects(self.at(offset), items);
+        let fits = items.len() <= room && self.case.memory.write_objects(self.at(offset), items);
         if fits { Ok(()) } else { Err(End::Corrupt) }
     }
 }

@@ -6,7 +6,8 @@
 //! | `image` | the image's bytes and what its header says |
 //! | `layout` | every fixed address and size, each with its reason |
 //! | `placement` | where in physical memory the guest can live without touching the memory map under test |
-//! | `loaded` | all of that laid out in memory, before there is a machine |
+//! | `kernel` | the guest's own ring-0 part in memory: made once, and kept from run to run |
+//! | `case` | what one run lays beside it, before there is a machine |
 //! | `memory` | that memory, seen from the host |
 //! | `boot_tables` | the page tables the guest starts on, built by the host |
 //! | `descriptor_tables` | GDT, IDT and TSS |
@@ -18,11 +19,12 @@
 //! | `state` | the registers that its kernel relies on, and whether they are as they were set |
 
 mod boot_tables;
+mod case;
 mod descriptor_tables;
 mod end;
 mod image;
+mod kernel;
 pub mod layout;
-mod loaded;
 mod mailbox;
 mod memory;
 mod placement;
@@ -32,9 +34,10 @@ mod state;
 mod stretch;
 
 pub use boot_tables::{BootTables, OutOfPages, flags};
+pub use case::{Case, LoadError, Strides};
 pub use end::{Crash, End};
 pub use image::{Image, ImageError};
-pub use loaded::{LoadError, Loaded, Strides};
+pub use kernel::Kernel;
 pub use mailbox::Mail;
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};

@@ -9,6 +9,7 @@ use super::layout::{DIRECT_MAP_BYTES, LOWEST, USUAL_INTERNALS};
 use super::stretch::{stretch, sum};
 use crate::machine::{APIC_PAGE, Internals};
 use crate::memory_map::{MemoryMap, MemoryType, Region};
+use crate::mmu::Pa;
 
 /// Bytes of the parts a guest's memory has, each a multiple of the page size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +108,8 @@ impl Placement {
         }
         let (bytes, limit) = (4 * PAGE_BYTES, 1 << 32);
         let pages = room(None, map, bytes, limit, &own).ok_or(NoRoom { who: "KVM", bytes, limit })?;
-        Ok(Internals { tss_pages_at: pages, identity_map_page_at: pages.wrapping_add(3 * PAGE_BYTES) })
+        let tss_pages_at = Pa(pages);
+        Ok(Internals { tss_pages_at, identity_map_page_at: tss_pages_at.wrapping_add(3 * PAGE_BYTES) })
     }
 
     /// Where KVM's own pages go if nothing is in the way: out of the way of most maps, and always the same.
@@ -364,7 +366,7 @@ mod tests {
     #[test]
     fn a_machines_own_pages_are_avoided() {
         let map = map(&[(MemoryType::CONVENTIONAL, 0x10_0000, 0x1000)]);
-        let internals = Internals { tss_pages_at: 0x10_0000, identity_map_page_at: 0x10_3000 };
+        let internals = Internals { tss_pages_at: Pa(0x10_0000), identity_map_page_at: Pa(0x10_3000) };
         let placement = Placement::find(&map, SIZES, 1 << 36, &internals.ranges()).unwrap();
         assert_eq!(placement.base, 0x10_4000);
     }

@@ -15,7 +15,7 @@ use super::mailbox::Mail;
 use super::process::{Debugger, Ended, Exception, Halt, Halted, Process, Start};
 use super::state::{Altered, State};
 use super::stretch::{bytes_of, length};
-use super::{Loaded, PAGE_BYTES, descriptor_tables};
+use super::{Case, PAGE_BYTES, descriptor_tables};
 use crate::machine::{
     Backing, BackingError, CpuidSeen, Exit, InternalError, Machine, RegistersError, Session, Slot, SlotError, kvm_regs,
     kvm_sregs, msr,
@@ -107,7 +107,7 @@ pub struct MappedTables {
 /// A guest, booted on the kernel's tables.
 pub struct Guest<'m> {
     machine: &'m mut Machine,
-    loaded: &'m Loaded,
+    case: &'m Case,
     state: State,
     missing_state: u64,
     limit: Duration,
@@ -115,24 +115,24 @@ pub struct Guest<'m> {
 }
 
 impl<'m> Guest<'m> {
-    /// Boots what is loaded. The machine must be new or reset. `limit` is for each batch.
+    /// Boots the kernel of a case that was laid beside one. The machine must be new or reset. `limit` is for each batch.
     pub fn boot(
         machine: &'m mut Machine,
-        loaded: &'m Loaded,
+        case: &'m Case,
         pages: &[BackedPage],
         paging: &Paging,
         limit: Duration,
     ) -> Result<Self, BootError> {
-        loaded.restore_data();
-        add_slots(machine, loaded, pages)?;
-        let header = loaded.image.header();
+        case.restore_data();
+        add_slots(machine, case, pages)?;
+        let header = case.image.header();
         let missing_state = machine.take_over_xcr0();
         // Of use where SYSCALL is taken in spite of EFER.
         let _ = machine.set_msr(msr::IA32_LSTAR, SYSTEM_CALL_AT);
         let cpuid = *machine.cpuid();
         let sregs = machine.sregs_mut();
         set_control_registers(sregs, &cpuid, paging);
-        sregs.cr3 = loaded.boot_root;
+        sregs.cr3 = case.boot_root;
         descriptor_tables::load(sregs, header.descriptor_tables);
         let regs = machine.regs_mut();
         *regs = Default::default();
@@ -141,7 +141,7 @@ impl<'m> Guest<'m> {
         regs.rflags = rflags::FIXED;
         machine.commit_registers()?;
         let state = State::of(machine);
-        Ok(Self { machine, loaded, state, missing_state, limit, deadline: None })
+        Ok(Self { machine, case, state, missing_state, limit, deadline: None })
     }
 
     /// The machine it runs in, stopped.
@@ -166,7 +166,7 @@ impl<'m> Guest<'m> {
 
     /// Takes the IDT at this offset in the page of descriptor tables.
     pub fn use_idt(&mut self, offset: u64) {
-        self.machine.sregs_mut().idt.base = self.loaded.image.header().descriptor_tables.wrapping_add(offset);
+        self.machine.sregs_mut().idt.base = self.case.image.header().descriptor_tables.wrapping_add(offset);
     }
 
     /// Of the registers that the kernel relies on, those that are not as they were set when it was booted, and CR3 if it is
@@ -178,7 +178,7 @@ impl<'m> Guest<'m> {
     /// Shows the memory of a process to the machine.
     pub fn add_process(&mut self, process: &Process) -> Result<(), SlotError> {
         let memory = process.memory();
-        let (phys, bytes) = (memory.base(), memory.backing().bytes());
+        let (phys, bytes) = (Pa(memory.base()), memory.backing().bytes());
         self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
     }
 
@@ -193,15 +193,15 @@ impl<'m> Guest<'m> {
         self.machine.finish_io().map_err(End::Run)?;
         let kernel = (self.machine.regs(), self.machine.sregs());
         let sregs = self.machine.sregs_mut();
-        descriptor_tables::enter_ring_3(sregs, self.loaded.image.header().descriptor_tables, start.bases);
+        descriptor_tables::enter_ring_3(sregs, self.case.image.header().descriptor_tables, start.bases);
         sregs.cr3 = process.root();
         let [rdi, rsi, rdx, rcx] = start.arguments;
         let Start { rip, rsp, .. } = start;
         *self.machine.regs_mut() =
             kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: rflags::FIXED, ..Default::default() };
-        let loaded = self.loaded;
-        let outcome = match begin(process, self.machine, loaded, events) {
-            true => self.run(&mut ProcessEvents { process, loaded, events }),
+        let case = self.case;
+        let outcome = match begin(process, self.machine, case, events) {
+            true => self.run(&mut ProcessEvents { process, case, events }),
             false => Err(End::Stopped),
         };
         self.machine.finish_io().map_err(End::Run)?;
@@ -217,12 +217,12 @@ impl<'m> Guest<'m> {
 
     /// A process that it has run, and has left.
     pub fn left<'a>(&'a mut self, process: &'a mut Process) -> Halted<'a> {
-        Halted::left(process, self.machine, self.loaded)
+        Halted::left(process, self.machine, self.case)
     }
 
     /// Its mailbox.
     pub fn mail(&self) -> Mail<'m> {
-        Mail::of(self.loaded)
+        Mail::of(self.case)
     }
 
     /// Carries out commands; returns their results.
@@ -244,13 +244,13 @@ impl<'m> Guest<'m> {
 
     /// Whether the guest was stopped in a runtime service.
     pub fn is_in_service(&self) -> bool {
-        let at = self.loaded.physical(self.loaded.image.header().call_rsp);
-        self.loaded.memory.read_u64(at).is_some_and(|rsp| rsp != 0)
+        let at = self.case.physical(self.case.image.header().call_rsp);
+        self.case.memory.read_u64(at).is_some_and(|rsp| rsp != 0)
     }
 
     /// Has the guest give up on the runtime service that it is in, as after a fault, and go on with its batch.
     pub fn abandon_service(&mut self, commands: usize, events: &mut dyn GuestEvents) -> Result<Vec<u64>, End> {
-        let header = self.loaded.image.header();
+        let header = self.case.image.header();
         self.machine.regs_mut().rip = header.call_abandon;
         self.resume(commands, events)
     }
@@ -298,13 +298,13 @@ impl<'m> Guest<'m> {
 
     fn run_for(&mut self, limit: Duration, events: &mut dyn GuestEvents) -> Result<(), End> {
         let mut session = self.machine.session(limit).map_err(End::Watchdog)?;
-        let mail = Mail::of(self.loaded);
+        let mail = Mail::of(self.case);
         loop {
             let exit = session.run().map_err(End::Run)?;
             session.drain(|pa, data| {
                 let mut value = [0; 8];
                 value[..data.len().min(8)].copy_from_slice(&data[..data.len().min(8)]);
-                events.wrote(Pa(pa), u64::from_le_bytes(value), data.len() as u8);
+                events.wrote(pa, u64::from_le_bytes(value), data.len() as u8);
             });
             match exit {
                 Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
@@ -321,11 +321,11 @@ impl<'m> Guest<'m> {
                     PortAnswer::Unknown => return Err(End::Exit(exit)),
                 },
                 Exit::MmioRead { pa, .. } => {
-                    session.answer_mmio(stamp(pa));
+                    session.answer_mmio(stamp(pa.0));
                 }
-                Exit::MmioWrite { pa, len, data } => events.wrote(Pa(pa), u64::from_le_bytes(data), len),
+                Exit::MmioWrite { pa, len, data } => events.wrote(pa, u64::from_le_bytes(data), len),
                 Exit::InternalError(error) if events.internal_error(&error, &mut session) => {}
-                Exit::InternalError(error) => finish_fetch(&mut session, self.loaded, error)?,
+                Exit::InternalError(error) => finish_fetch(&mut session, self.case, error)?,
                 other => return Err(End::Exit(other)),
             }
         }
@@ -369,12 +369,12 @@ fn set_control_registers(sregs: &mut kvm_sregs, cpuid: &CpuidSeen, paging: &Pagi
     sregs.efer = EFER_LME | EFER_LMA | bits(&[(paging.nxe, EFER_NXE)]);
 }
 
-fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Result<(), BootError> {
-    let memory = loaded.memory.backing();
-    let Loaded { placement, .. } = loaded;
+fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result<(), BootError> {
+    let memory = case.memory.backing();
+    let Case { placement, .. } = case;
     let fixed = placement.sizes.read_only;
     let own = |offset: u64, bytes: u64, readonly: bool| Slot {
-        phys: placement.base.wrapping_add(offset),
+        phys: Pa(placement.base.wrapping_add(offset)),
         bytes,
         readonly,
         memory: memory.clone(),
@@ -387,12 +387,12 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
     }
     let bytes = bytes_of(pages.len() as u64);
     // Every byte of it is written below.
-    let before = pages.first().and_then(|first| machine.memory_before_reset(first.phys, bytes));
+    let before = pages.first().and_then(|first| machine.memory_before_reset(Pa(first.phys), bytes));
     let backing = before.map_or_else(|| Backing::new(bytes), Ok)?;
     for (page, offset) in pages.iter().zip((0..).step_by(PAGE_BYTES as usize)) {
         // As many pages as there are: each is inside.
         let _ = backing.write(offset, &page.content);
-        let (phys, memory) = (page.phys, backing.clone());
+        let (phys, memory) = (Pa(page.phys), backing.clone());
         machine.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: false, memory, offset })?;
     }
     Ok(())
@@ -400,10 +400,10 @@ fn add_slots(machine: &mut Machine, loaded: &Loaded, pages: &[BackedPage]) -> Re
 
 /// KVM cannot execute what has no memory behind it, and stops at the address. If a fetch probe went there, that is its
 /// result: the call returns the page's stamp, by KVM's own translation, as the routine in a page with memory does.
-fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError) -> Result<(), End> {
-    let header = loaded.image.header();
+fn finish_fetch(session: &mut Session<'_>, case: &Case, error: InternalError) -> Result<(), End> {
+    let header = case.image.header();
     let regs = session.regs();
-    let mut physical = |linear| session.translate(Va(linear)).ok().flatten().map(|pa| pa.0);
+    let mut physical = |linear| session.translate(Va(linear)).ok().flatten();
     let (target, stack) = (physical(regs.rip), physical(regs.rsp));
     let target = target.filter(|target| !session.is_backed(*target));
     let returns_to = stack.and_then(|stack| session.read_u64(stack));
@@ -412,7 +412,7 @@ fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError
             let regs = session.regs_mut();
             regs.rip = address;
             regs.rsp = regs.rsp.wrapping_add(8);
-            regs.rax = stamp(target);
+            regs.rax = stamp(target.0);
             Ok(())
         }
         _ => Err(End::Exit(Exit::InternalError(error))),
@@ -420,16 +420,16 @@ fn finish_fetch(session: &mut Session<'_>, loaded: &Loaded, error: InternalError
 }
 
 /// Shows a process that is about to run to a debugger, if there is one. False: it is not to run.
-fn begin(process: &mut Process, machine: &mut Machine, loaded: &Loaded, events: &mut dyn GuestEvents) -> bool {
+fn begin(process: &mut Process, machine: &mut Machine, case: &Case, events: &mut dyn GuestEvents) -> bool {
     let Some(debugger) = events.debugger() else { return true };
-    let resume = debugger.halted(Halt::Start, &mut Halted::in_ring_3(process, machine, loaded));
+    let resume = debugger.halted(Halt::Start, &mut Halted::in_ring_3(process, machine, case));
     process.resumed(resume, true)
 }
 
 /// Answers the exceptions of a process, and passes on whatever else happens while it runs.
 struct ProcessEvents<'a, 'e> {
     process: &'a mut Process,
-    loaded: &'a Loaded,
+    case: &'a Case,
     events: &'e mut dyn GuestEvents,
 }
 
@@ -443,7 +443,7 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         let Some(debugger) = self.events.debugger() else { return Pace::Timed };
         // In ring 0 it is on its way to a halt, or will be back in ring 3 the next time.
         if machine.cpl() == 3 && debugger.wants_halt() {
-            let resume = debugger.halted(Halt::Asked, &mut Halted::in_ring_3(self.process, machine, self.loaded));
+            let resume = debugger.halted(Halt::Asked, &mut Halted::in_ring_3(self.process, machine, self.case));
             if !self.process.resumed(resume, true) {
                 return Pace::Stop;
             }
@@ -455,12 +455,12 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         if port != u16::from(PROCESS_PORT) {
             return self.events.port(port, data, machine);
         }
-        match Exception::read(machine, self.loaded) {
+        match Exception::read(machine, self.case) {
             None => PortAnswer::Unknown,
             Some(exception) => {
                 let goes_on = match self.events.debugger() {
-                    None => self.process.handle(exception, machine, self.loaded),
-                    Some(debugger) => self.process.handle_under(debugger, exception, machine, self.loaded),
+                    None => self.process.handle(exception, machine, self.case),
+                    Some(debugger) => self.process.handle_under(debugger, exception, machine, self.case),
                 };
                 if goes_on { PortAnswer::GoOn } else { PortAnswer::Stop }
             }

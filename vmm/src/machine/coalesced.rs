@@ -12,6 +12,7 @@ use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
 use vmm_sys_util::errno;
 
 use super::Machine;
+use crate::mmu::Pa;
 
 /// Zones KVM allows to a VM: `NR_IOBUS_DEVS` (1000), less what it has there itself.
 pub const MAX_ZONES: usize = 997;
@@ -48,7 +49,7 @@ impl Machine {
 
     /// Hands out the writes collected so far, oldest first: physical address and data. Drain at
     /// every exit before the exit itself is handled, and the order is that of the guest.
-    pub fn drain(&mut self, mut each: impl FnMut(u64, &[u8])) {
+    pub fn drain(&mut self, mut each: impl FnMut(Pa, &[u8])) {
         for write in self.coalesced.queue.drain(..) {
             each(write.phys, &write.data[..usize::from(write.bytes)]);
         }
@@ -77,7 +78,7 @@ pub(super) struct Coalesced {
 }
 
 struct Write {
-    phys: u64,
+    phys: Pa,
     data: [u8; 8],
     bytes: u8,
 }
@@ -90,7 +91,7 @@ impl Coalesced {
             return;
         }
         while let Ok(Some(entry)) = vcpu.coalesced_mmio_read() {
-            self.queue.push(Write { phys: entry.phys_addr, data: entry.data, bytes: entry.len.min(8) as u8 });
+            self.queue.push(Write { phys: Pa(entry.phys_addr), data: entry.data, bytes: entry.len.min(8) as u8 });
         }
     }
 

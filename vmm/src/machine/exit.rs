@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::InternalError;
+use crate::mmu::Pa;
 
 /// Why a run ended, with all that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,14 +31,14 @@ pub enum Exit {
     /// next run, or it reads ones.
     MmioRead {
         /// The physical address.
-        pa: u64,
+        pa: Pa,
         /// Bytes read: 1 to 8. What is longer, or crosses a page, comes in parts.
         len: u8,
     },
     /// The guest wrote where there is no memory, or to read-only memory.
     MmioWrite {
         /// The physical address.
-        pa: u64,
+        pa: Pa,
         /// Bytes written: 1 to 8. What is longer, or crosses a page, comes in parts.
         len: u8,
         /// What was written, zeros after it.
@@ -79,7 +80,7 @@ pub enum Exit {
     /// KVM could not use the host memory behind an address.
     MemoryFault {
         /// The physical address.
-        pa: u64,
+        pa: Pa,
         /// Bytes of the range it could not use.
         bytes: u64,
         /// KVM_MEMORY_EXIT_FLAG_*.

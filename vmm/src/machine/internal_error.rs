@@ -9,7 +9,7 @@ use kvm_bindings::{
 };
 
 use super::{Machine, PAGE_BYTES};
-use crate::mmu::Va;
+use crate::mmu::{Pa, Va};
 
 /// The longest instruction (SDM vol. 2A, 2.3.11).
 const LONGEST_INSTRUCTION: usize = 15;
@@ -27,7 +27,7 @@ pub struct InternalError {
     /// The ring it is in.
     pub cpl: u8,
     /// Where KVM says the instruction lies, if anywhere.
-    pub pa: Option<u64>,
+    pub pa: Option<Pa>,
     /// Whether there is memory at `pa`. If not, there was nothing to fetch: that is the reason, then.
     pub backed: bool,
     /// The instruction's bytes, as far as they are known.
@@ -53,7 +53,7 @@ impl fmt::Display for InternalError {
                 write!(f, "KVM cannot emulate `{instruction}` ({bytes}) at {rip:#x} in ring {cpl}")
             }
             (None, Some(pa)) if !self.backed => {
-                write!(f, "KVM cannot fetch the instruction at {rip:#x} in ring {cpl}: no memory at physical {pa:#x}")
+                write!(f, "KVM cannot fetch the instruction at {rip:#x} in ring {cpl}: no memory at physical {pa}")
             }
             _ => write!(f, "KVM cannot emulate the instruction at {rip:#x} in ring {cpl}"),
         }
@@ -66,7 +66,7 @@ impl Machine {
         let told = self.told();
         let (rip, sregs) = (self.regs().rip, self.sregs());
         let linear = linear(rip, &sregs);
-        let pa = self.translate(Va(linear)).ok().flatten().map(|pa| pa.0);
+        let pa = self.translate(Va(linear)).ok().flatten();
         let mut bytes = told.bytes;
         if bytes.is_empty() {
             bytes = self.fetch(linear);
@@ -104,7 +104,7 @@ impl Machine {
             };
             let in_page = (PAGE_BYTES - at % PAGE_BYTES) as usize;
             let mut part = vec![0; in_page.min(LONGEST_INSTRUCTION - bytes.len())];
-            if self.read(pa.0, &mut part).is_err() {
+            if self.read(pa, &mut part).is_err() {
                 break;
             }
             bytes.append(&mut part);
@@ -214,7 +214,7 @@ mod tests {
             suberror: 1,
             rip: 0x1000,
             cpl: 0,
-            pa: Some(0x5000),
+            pa: Some(Pa(0x5000)),
             backed: true,
             bytes: vec![0x0f, 0x01, 0xcb],
             instruction: Some("stac".into()),

@@ -16,6 +16,7 @@ use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 use vmm_sys_util::errno;
 
 use super::{Machine, PAGE_BYTES};
+use crate::mmu::Pa;
 
 /// Zeroed host memory that slots show to guests. Costs what is touched of it, not its size.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub struct Backing {
 #[derive(Clone, Debug)]
 pub struct Slot {
     /// Guest-physical address of its first byte, page-aligned.
-    pub phys: u64,
+    pub phys: Pa,
     /// Its length, whole pages.
     pub bytes: u64,
     /// The guest's writes do not reach it but end the run as writes to nowhere do. The host's own do.
@@ -244,10 +245,10 @@ pub struct BackingError {
 
 /// An access by the host met an address without memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} bytes at physical {phys:#x}: there is memory for only {completed} of them")]
+#[error("{wanted} bytes at physical {phys}: there is memory for only {completed} of them")]
 pub struct AccessError {
     /// Where the access began.
-    pub phys: u64,
+    pub phys: Pa,
     /// How many bytes it was for.
     pub wanted: usize,
     /// How many were read or written.
@@ -258,28 +259,28 @@ pub struct AccessError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SlotError {
     /// An address or length is not a multiple of the page size.
-    #[error("slot at {phys:#x} ({bytes:#x} bytes, offset {offset:#x}): not in whole 4-KiB pages")]
+    #[error("slot at {phys} ({bytes:#x} bytes, offset {offset:#x}): not in whole 4-KiB pages")]
     Unaligned {
         /// Its address.
-        phys: u64,
+        phys: Pa,
         /// Its length.
         bytes: u64,
         /// Its offset in the backing.
         offset: u64,
     },
     /// It has no bytes, or more than there are addresses.
-    #[error("slot at {phys:#x} of {bytes:#x} bytes: empty, or past the end of the address space")]
+    #[error("slot at {phys} of {bytes:#x} bytes: empty, or past the end of the address space")]
     Extent {
         /// Its address.
-        phys: u64,
+        phys: Pa,
         /// Its length.
         bytes: u64,
     },
     /// It shows more than its backing has.
-    #[error("slot at {phys:#x} shows bytes up to {end:#x} of a backing of {backing:#x}")]
+    #[error("slot at {phys} shows bytes up to {end:#x} of a backing of {backing:#x}")]
     Backing {
         /// Its address.
-        phys: u64,
+        phys: Pa,
         /// Where it ends in the backing.
         end: u64,
         /// The backing's length.
@@ -332,7 +333,7 @@ impl Machine {
 
     /// Memory that was shown at this address when the machine was last reset, if it has so many bytes and nobody uses it any
     /// more. What is in it is what was left there.
-    pub fn memory_before_reset(&self, phys: u64, bytes: u64) -> Option<Arc<Backing>> {
+    pub fn memory_before_reset(&self, phys: Pa, bytes: u64) -> Option<Arc<Backing>> {
         self.memory.set_aside_at(phys).filter(|backing| backing.bytes() == bytes).cloned()
     }
 
@@ -351,7 +352,7 @@ impl Machine {
     }
 
     /// Reads guest memory. Bytes before an address without memory are read even on error.
-    pub fn read(&self, phys: u64, bytes: &mut [u8]) -> Result<(), AccessError> {
+    pub fn read(&self, phys: Pa, bytes: &mut [u8]) -> Result<(), AccessError> {
         self.memory.each_part(phys, bytes.len(), |backing, at, part| {
             backing.region.as_volatile_slice().read_slice(&mut bytes[part], at).is_ok()
         })
@@ -359,7 +360,7 @@ impl Machine {
 
     /// Writes guest memory, [`readonly`](Slot::readonly) or not. Bytes before an address without
     /// memory are written even on error.
-    pub fn write(&mut self, phys: u64, bytes: &[u8]) -> Result<(), AccessError> {
+    pub fn write(&mut self, phys: Pa, bytes: &[u8]) -> Result<(), AccessError> {
         self.memory.each_part(phys, bytes.len(), |backing, at, part| {
             backing.region.as_volatile_slice().write_slice(&bytes[part], at).is_ok()
         })
@@ -367,7 +368,7 @@ impl Machine {
 
     /// Reads eight bytes (little-endian), in one load where `phys` is aligned.
     #[inline]
-    pub fn read_u64(&self, phys: u64) -> Option<u64> {
+    pub fn read_u64(&self, phys: Pa) -> Option<u64> {
         if let Some((backing, at)) = self.memory.aligned_u64(phys) {
             let cell = backing.region.get_atomic_ref::<AtomicU64>(at).ok()?;
             return Some(u64::from_le(cell.load(Ordering::Relaxed)));
@@ -378,7 +379,7 @@ impl Machine {
     }
 
     /// Writes eight bytes (little-endian), in one store where `phys` is aligned.
-    pub fn write_u64(&mut self, phys: u64, value: u64) -> Result<(), AccessError> {
+    pub fn write_u64(&mut self, phys: Pa, value: u64) -> Result<(), AccessError> {
         if let Some((backing, at)) = self.memory.aligned_u64(phys)
             && let Ok(cell) = backing.region.get_atomic_ref::<AtomicU64>(at)
         {
@@ -389,7 +390,7 @@ impl Machine {
     }
 
     /// Whether there is memory at an address.
-    pub fn is_backed(&self, phys: u64) -> bool {
+    pub fn is_backed(&self, phys: Pa) -> bool {
         self.memory.find(phys).is_some()
     }
 
@@ -415,10 +416,10 @@ impl Slot {
 
     fn check(&self) -> Result<Range<u64>, SlotError> {
         let Self { phys, bytes, offset, .. } = *self;
-        if (phys | bytes | offset) & (PAGE_BYTES - 1) != 0 {
+        if (phys.0 | bytes | offset) & (PAGE_BYTES - 1) != 0 {
             return Err(SlotError::Unaligned { phys, bytes, offset });
         }
-        let end = match phys.checked_add(bytes) {
+        let end = match phys.0.checked_add(bytes) {
             Some(end) if bytes != 0 => end,
             _ => return Err(SlotError::Extent { phys, bytes }),
         };
@@ -427,7 +428,7 @@ impl Slot {
         if shown > backing {
             return Err(SlotError::Backing { phys, end: shown, backing });
         }
-        Ok(phys..end)
+        Ok(phys.0..end)
     }
 }
 
@@ -502,8 +503,8 @@ impl Memory {
     }
 
     /// What was shown at an address, if nothing but slots has it.
-    fn set_aside_at(&self, phys: u64) -> Option<&Arc<Backing>> {
-        let at = self.aside.iter().find(|aside| aside.range.start == phys)?;
+    fn set_aside_at(&self, phys: Pa) -> Option<&Arc<Backing>> {
+        let at = self.aside.iter().find(|aside| aside.range.start == phys.0)?;
         let memory = &at.slot.memory;
         let shown = self.aside.iter().filter(|aside| Arc::ptr_eq(&aside.slot.memory, memory)).count();
         (Arc::strong_count(memory) == shown).then_some(memory)
@@ -526,7 +527,7 @@ impl Memory {
         Ok(())
     }
 
-    fn remove_at(&mut self, vm: &VmFd, phys: u64) -> Result<(), SlotError> {
+    fn remove_at(&mut self, vm: &VmFd, phys: Pa) -> Result<(), SlotError> {
         match self.index_of(phys) {
             Some(index) => self.remove(vm, index),
             None => Ok(()),
@@ -541,7 +542,7 @@ impl Memory {
     }
 
     /// A page that neither a slot nor KVM itself uses.
-    fn free_page(&self, internals: &[Range<u64>]) -> u64 {
+    fn free_page(&self, internals: &[Range<u64>]) -> Pa {
         let used = self.mounted.iter().map(|mounted| &mounted.range).chain(internals);
         let mut candidates: Vec<u64> = used.clone().map(|range| range.end).collect();
         candidates.push(0);
@@ -551,24 +552,24 @@ impl Memory {
         };
         // The end of the highest range is always free, unless it is that of the address space.
         candidates.sort_unstable();
-        candidates.into_iter().find(is_free).unwrap_or(0)
+        Pa(candidates.into_iter().find(is_free).unwrap_or(0))
     }
 
     #[inline]
-    fn find(&self, phys: u64) -> Option<&Mounted> {
+    fn find(&self, phys: Pa) -> Option<&Mounted> {
         self.index_of(phys).map(|index| &self.mounted[index])
     }
 
     #[inline]
-    fn index_of(&self, phys: u64) -> Option<usize> {
+    fn index_of(&self, phys: Pa) -> Option<usize> {
         let last = self.last.load(Ordering::Relaxed);
         if let Some(mounted) = self.mounted.get(last)
-            && mounted.range.contains(&phys)
+            && mounted.range.contains(&phys.0)
         {
             return Some(last);
         }
-        let index = self.mounted.partition_point(|mounted| mounted.range.end <= phys);
-        let found = self.mounted.get(index)?.range.contains(&phys);
+        let index = self.mounted.partition_point(|mounted| mounted.range.end <= phys.0);
+        let found = self.mounted.get(index)?.range.contains(&phys.0);
         found.then(|| {
             self.last.store(index, Ordering::Relaxed);
             index
@@ -577,8 +578,8 @@ impl Memory {
 
     /// An aligned address cannot cross the end of a slot.
     #[inline]
-    fn aligned_u64(&self, phys: u64) -> Option<(&Backing, usize)> {
-        if !phys.is_multiple_of(8) {
+    fn aligned_u64(&self, phys: Pa) -> Option<(&Backing, usize)> {
+        if !phys.0.is_multiple_of(8) {
             return None;
         }
         self.find(phys).map(|mounted| mounted.locate(phys))
@@ -588,7 +589,7 @@ impl Memory {
     /// which of the bytes.
     fn each_part(
         &self,
-        phys: u64,
+        phys: Pa,
         wanted: usize,
         mut access: impl FnMut(&Backing, usize, Range<usize>) -> bool,
     ) -> Result<(), AccessError> {
@@ -598,7 +599,7 @@ impl Memory {
             let refused = AccessError { phys, wanted, completed };
             let at = at.ok_or(refused)?;
             let mounted = self.find(at).ok_or(refused)?;
-            let left = usize::try_from(mounted.range.end - at).unwrap_or(usize::MAX);
+            let left = usize::try_from(mounted.range.end - at.0).unwrap_or(usize::MAX);
             let part = completed..completed + left.min(wanted - completed);
             let (backing, offset) = mounted.locate(at);
             completed = part.end;
@@ -613,8 +614,8 @@ impl Memory {
 impl Mounted {
     /// Only for an address in the slot.
     #[inline]
-    fn locate(&self, phys: u64) -> (&Backing, usize) {
-        let offset = self.slot.offset + (phys - self.range.start);
+    fn locate(&self, phys: Pa) -> (&Backing, usize) {
+        let offset = self.slot.offset + (phys.0 - self.range.start);
         (&self.slot.memory, offset as usize)
     }
 }
@@ -634,7 +635,7 @@ fn tell(vm: &VmFd, number: u32, slot: &Slot, bytes: u64) -> Result<(), errno::Er
     let region = kvm_userspace_memory_region {
         slot: number,
         flags,
-        guest_phys_addr: slot.phys,
+        guest_phys_addr: slot.phys.0,
         memory_size: bytes,
         userspace_addr: slot.memory.region.as_ptr() as u64 + slot.offset,
     };

@@ -53,6 +53,8 @@ pub use self::reset::ResetError;
 pub use self::session::{RunError, Session};
 pub use self::watchdog::{LONGEST_LIMIT, WatchdogError};
 
+use crate::mmu::Pa;
+
 /// The registers KVM uses, as its own structures.
 pub use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
@@ -134,15 +136,15 @@ pub const APIC_PAGE: Range<u64> = 0xfee0_0000..0xfee0_1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Internals {
     /// Three pages: KVM_SET_TSS_ADDR.
-    pub tss_pages_at: u64,
+    pub tss_pages_at: Pa,
     /// One page: KVM_SET_IDENTITY_MAP_ADDR.
-    pub identity_map_page_at: u64,
+    pub identity_map_page_at: Pa,
 }
 
 impl Internals {
     /// The guest-physical ranges that are taken.
     pub fn ranges(&self) -> [Range<u64>; 2] {
-        let pages = |at: u64, count: u64| at..at.saturating_add(count * PAGE_BYTES);
+        let pages = |Pa(at): Pa, count: u64| at..at.saturating_add(count * PAGE_BYTES);
         [pages(self.tss_pages_at, 3), pages(self.identity_map_page_at, 1)]
     }
 
@@ -163,8 +165,8 @@ impl Internals {
     /// Must come before the vCPU: KVM refuses the identity map's address afterwards.
     fn place(&self, vm: &VmFd) -> Result<(), CreateError> {
         self.check()?;
-        vm.set_identity_map_address(self.identity_map_page_at).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        vm.set_tss_address(self.tss_pages_at as usize).map_err(failed("KVM_SET_TSS_ADDR"))
+        vm.set_identity_map_address(self.identity_map_page_at.0).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(self.tss_pages_at.0 as usize).map_err(failed("KVM_SET_TSS_ADDR"))
     }
 }
 
@@ -174,7 +176,7 @@ impl Internals {
 pub enum CreateError {
     /// KVM's own pages cannot lie there.
     #[error(
-        "KVM's own pages (TSS at {:#x}, identity map at {:#x}) must be page-aligned, apart, not at 0, and below 4 GiB",
+        "KVM's own pages (TSS at {}, identity map at {}) must be page-aligned, apart, not at 0, and below 4 GiB",
         internals.tss_pages_at, internals.identity_map_page_at
     )]
     Internals {

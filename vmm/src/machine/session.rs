@@ -10,6 +10,7 @@ use vmm_sys_util::errno;
 use super::coalesced::MAX_QUEUED;
 use super::watchdog::Watchdog;
 use super::{CoalesceError, Exit, Machine, RegistersError, SlotError, WatchdogError, exit};
+use crate::mmu::Pa;
 
 /// Parts of one instruction's accesses that [`Machine::finish_io`] lets come before it gives up.
 const MAX_PARTS: u32 = 64;
@@ -268,13 +269,13 @@ fn run(vcpu: &mut VcpuFd) -> Result<Raw, errno::Error> {
             // As hardware reads where nothing answers.
             data.fill(0xff);
             let len = data.len() as u8;
-            Raw::Exit(Exit::MmioRead { pa, len }, Unfinished::MmioRead)
+            Raw::Exit(Exit::MmioRead { pa: Pa(pa), len }, Unfinished::MmioRead)
         }
         VcpuExit::MmioWrite(pa, written) => {
             let mut data = [0; 8];
             data[..written.len()].copy_from_slice(written);
             let len = written.len() as u8;
-            Raw::Exit(Exit::MmioWrite { pa, len, data }, Unfinished::Write)
+            Raw::Exit(Exit::MmioWrite { pa: Pa(pa), len, data }, Unfinished::Write)
         }
         VcpuExit::Hlt => ended(Exit::Halt),
         VcpuExit::Shutdown => ended(Exit::Shutdown),
@@ -282,7 +283,7 @@ fn run(vcpu: &mut VcpuFd) -> Result<Raw, errno::Error> {
         VcpuExit::Debug(debug) => {
             ended(Exit::Debug { exception: debug.exception as u8, pc: debug.pc, dr6: debug.dr6, dr7: debug.dr7 })
         }
-        VcpuExit::MemoryFault { flags, gpa, size } => ended(Exit::MemoryFault { pa: gpa, bytes: size, flags }),
+        VcpuExit::MemoryFault { flags, gpa, size } => ended(Exit::MemoryFault { pa: Pa(gpa), bytes: size, flags }),
         VcpuExit::InternalError => Raw::InternalError,
         _ => Raw::Other,
     })

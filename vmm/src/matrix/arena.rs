@@ -107,7 +107,7 @@ impl Arena {
     /// What a machine is to be given to have it.
     pub fn slots(&self) -> [Slot; 2] {
         let slot = |phys, memory: &Arc<Backing>| Slot {
-            phys,
+            phys: Pa(phys),
             bytes: memory.bytes(),
             readonly: false,
             memory: Arc::clone(memory),

@@ -12,8 +12,8 @@ use super::script::{Script, Tally};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
-    BootTables, End, Guest, GuestEvents, Image, Loaded, OutOfPages, PAGE_BYTES, Placement, PortAnswer, Strides,
-    command, flags,
+    self, BootTables, End, Guest, GuestEvents, Image, OutOfPages, PAGE_BYTES, Placement, PortAnswer, Strides, command,
+    flags,
 };
 use crate::machine::{Exit, InternalError, Machine};
 use crate::memory_map::MemoryMap;
@@ -59,7 +59,7 @@ pub struct Station<'m> {
 /// What a guest runs on: a machine and its memory.
 pub struct Site {
     machine: Machine,
-    loaded: Loaded,
+    loaded: guest::Case,
     scratch: Arena,
 }
 
@@ -82,13 +82,13 @@ impl Site {
         let image = Image::built_in()?;
         let nothing = MemoryMap::from_descriptors("matrix", Vec::new());
         let machine = bed.borrow_machine(&part.request)?;
-        let mut sizes = Loaded::sizes(image, &nothing, Strides::default(), 0, 0, 0);
+        let mut sizes = guest::Case::sizes(image, &nothing, Strides::default(), 0, 0, 0);
         sizes.boot_tables += EXTRA_TABLES * PAGE_BYTES;
         let placement = Placement::find(&nothing, sizes, 1 << 32, &machine.internals().ranges())
             .map_err(|no_room| EngineError::Kvm(no_room.to_string()))?;
         // With EFER.NXE off, bit 63 would be reserved in the kernel's own tables too.
         let plain = Paging { nxe: false, ..part.told };
-        let loaded = Loaded::new(image, &nothing, Strides::default(), placement, &[], &plain)?;
+        let loaded = guest::Case::new(image, &nothing, Strides::default(), placement, &[], &plain)?;
         let scratch = Arena::new(ARENAS).map_err(crate::guest::LoadError::from)?;
         let end = placement.boot_tables().end;
         let levels = if part.told.la57 { 5 } else { 4 };

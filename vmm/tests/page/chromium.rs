@@ -73,8 +73,8 @@ impl Chromium {
         browser
     }
 
-    /// Opens a file, waits until it is drawn, and says how long that took.
-    pub fn open(&mut self, file: &str) -> Duration {
+    /// Opens a file, and waits until it is drawn.
+    pub fn open(&mut self, file: &str) {
         let start = Instant::now();
         let went = self.ask("Page.navigate", json!({ "url": format!("file://{file}") }));
         assert_eq!(went["errorText"], Value::Null, "{file}");
@@ -84,7 +84,21 @@ impl Chromium {
         }
         // Two frames: the first that is asked for may be under way already.
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))");
-        start.elapsed()
+    }
+
+    /// Does something, and counts how much of pages' scripts ran for it: each function, and each block of one that may run less or
+    /// more often than what is around it, as often as it did. That is the same on every machine.
+    pub fn work(&mut self, act: impl FnOnce(&mut Self)) -> u64 {
+        self.ask("Profiler.enable", json!({}));
+        self.ask("Profiler.startPreciseCoverage", json!({ "callCount": true, "detailed": true }));
+        act(self);
+        let taken = self.ask("Profiler.takePreciseCoverage", json!({}));
+        self.ask("Profiler.disable", json!({}));
+        let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let scripts = each(&taken["result"]).into_iter().filter(|script| script["url"].as_str().is_some_and(is_file));
+        let functions = scripts.flat_map(|script| each(&script["functions"]));
+        let blocks = functions.flat_map(|function| each(&function["ranges"]));
+        blocks.filter_map(|block| block["count"].as_u64()).sum()
     }
 
     /// The value of an expression in the page; of a promise, what it comes to.
@@ -154,6 +168,10 @@ impl Chromium {
             self.complaints.extend(complaint(&message));
         }
     }
+}
+
+fn is_file(url: &str) -> bool {
+    url.starts_with("file:")
 }
 
 /// What an event has to say against the page.

@@ -132,10 +132,10 @@ impl Run<'_> {
     }
 
     fn instruction_of_firmware(&mut self, root: u64, rip: u64) -> Option<String> {
-        let walk = walk(&self.course.loaded.memory, Pa(root), Va(rip), Access::fetch(), &self.course.cpu.checks);
-        let phys = walk.translation()?.pa.0;
+        let walk = walk(&self.course.case.memory, Pa(root), Va(rip), Access::fetch(), &self.course.cpu.checks);
+        let phys = walk.translation()?.pa;
         // The longest instruction (SDM vol. 2A, 2.3.11), as far as its page has it.
-        let mut bytes = vec![0; 15.min((PAGE_BYTES - phys % PAGE_BYTES) as usize)];
+        let mut bytes = vec![0; 15.min((PAGE_BYTES - phys.page_offset()) as usize)];
         self.guest.machine().read(phys, &mut bytes).ok()?;
         Some(disassembled(&bytes, rip))
     }
@@ -300,7 +300,7 @@ impl Run<'_> {
     }
 
     fn steps_to(&self, root: u64, virt: Va, access: Access) -> Vec<WalkStep> {
-        let walk = walk(&self.course.loaded.memory, Pa(root), virt, access, &self.course.cpu.told);
+        let walk = walk(&self.course.case.memory, Pa(root), virt, access, &self.course.cpu.told);
         walk.steps().iter().map(WalkStep::from).collect()
     }
 

@@ -16,7 +16,7 @@ use super::abandoned::Abandoned;
 use super::serving::{Listener, Served};
 use crate::check::{self, Expectation, Finding, Phase, Rule, Skipped, Statement};
 use crate::firmware::{Breach, BreachKind, Call, Deed, Firmware, Refusal, verify_tables};
-use crate::guest::{End, Loaded, MappedTables, PAGE_BYTES, command};
+use crate::guest::{Case, End, MappedTables, PAGE_BYTES, command};
 use crate::machine::Exit;
 use crate::memory_map::MemoryDescriptor;
 use crate::mmu::{Access, Pa, Paging, Va, walk};
@@ -66,12 +66,12 @@ impl Run<'_> {
     /// The mapper's tables if they hold the 1:1 aliases that firmware needs in SetVirtualAddressMap, else the boot
     /// identity tables.
     pub(super) fn tables_for_the_switch(&self, tables: &MappedTables) -> (&'static str, u64) {
-        let boot = ("boot", self.course.loaded.boot_root);
+        let boot = ("boot", self.course.case.boot_root);
         let Some(firmware) = &self.firmware else { return boot };
         let aliased = |pa: Pa, access| {
-            leads_to(self.course.loaded, tables.root, pa.one_to_one(), pa, access, &self.course.cpu.checks)
+            leads_to(self.course.case, tables.root, pa.one_to_one(), pa, access, &self.course.cpu.checks)
         };
-        let mut map = self.course.loaded.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
+        let mut map = self.course.case.virtual_map_at(tables.mapped).step_by(PAGE_BYTES as usize);
         let on_mapper = aliased(firmware.entry(Service::SetVirtualAddressMap), Access::fetch())
             && aliased(firmware.runtime_services(), Access::write())
             && map.all(|page| aliased(Pa(page), Access::read()));
@@ -98,7 +98,7 @@ impl Run<'_> {
             Some(earlier) => check::virtual_addresses(earlier.virtual_map, &[data]).pop().flatten(),
             None => expectation.virtual_of(data),
         };
-        let leads = |virt, pa, access| leads_to(self.course.loaded, root, virt, pa, access, &self.course.cpu.checks);
+        let leads = |virt, pa, access| leads_to(self.course.case, root, virt, pa, access, &self.course.cpu.checks);
         // What firmware's own table denies it is still tried: a kernel would find out in this way.
         let permitted =
             |virt, access: Access| if expectation.denies(virt, access.kind) { Access::read() } else { access };
@@ -120,7 +120,7 @@ impl Run<'_> {
         let count = self.course.report.virtual_map.len() as u64;
         let mut calls = Calls::after_the_switch(self.room_for_arguments(), self.switch_arguments(count));
         if self.miscalls(Miscall::UnmappedBuffer) {
-            calls.misplace(Service::GetTime, self.course.loaded.image.header().edge + PAGE_BYTES);
+            calls.misplace(Service::GetTime, self.course.case.image.header().edge + PAGE_BYTES);
         }
         let entries: Vec<Entry> = calls.calls.iter().map(entry).collect();
         self.call_all("mapper", root, &calls, &entries)
@@ -153,7 +153,7 @@ impl Run<'_> {
     /// What is wrong with firmware's tables.
     fn defect_of_tables(&mut self, translate: impl Fn(Va) -> Option<Pa>) -> Option<Finding> {
         let system_table = self.firmware.as_ref()?.system_table();
-        let (tables, paging) = (&self.course.loaded.memory, &self.course.cpu.checks);
+        let (tables, paging) = (&self.course.case.memory, &self.course.cpu.checks);
         let memory = FirmwareMemory { machine: self.guest.machine(), tables, paging };
         let defect = verify_tables(&memory, system_table, translate).err()?;
         Some(Finding::worded(self.course.phase, Rule::FirmwareTables, None, defect.to_string()))
@@ -161,14 +161,14 @@ impl Run<'_> {
 
     /// SetVirtualAddressMap's arguments, for so many descriptors, as the kernel has them.
     fn switch_arguments(&self, count: u64) -> [u64; 4] {
-        let map = self.course.loaded.virtual_map_at(count);
+        let map = self.course.case.virtual_map_at(count);
         let version = self.course.job.kernel.descriptor_version.unwrap_or(self.course.job.firmware.descriptor_version);
-        [map.end - map.start, self.course.loaded.strides.kernel as u64, version.into(), map.start]
+        [map.end - map.start, self.course.case.strides.kernel as u64, version.into(), map.start]
     }
 
     /// Where arguments may lie, as the guest sees it: the records of probes, of which there are none meanwhile.
     fn room_for_arguments(&self) -> Room {
-        let header = self.course.loaded.image.header();
+        let header = self.course.case.image.header();
         let first = header.mailbox + offset_of!(Mailbox, probes) as u64;
         let range = first..first + (efibed_guest::protocol::MAX_PROBES * size_of::<Probe>()) as u64;
         let guarded = self.course.job.kernel.guard_page.then_some(header.edge + PAGE_BYTES);
@@ -178,19 +178,19 @@ impl Run<'_> {
     /// Makes the calls that have an entry, in one batch, and reports on all.
     fn call_all(&mut self, tables: &'static str, root: u64, calls: &Calls, entries: &[Entry]) -> Result<(), End> {
         let written =
-            |(at, bytes): &(u64, Vec<u8>)| self.course.loaded.memory.write(self.course.loaded.physical(*at), bytes);
+            |(at, bytes): &(u64, Vec<u8>)| self.course.case.memory.write(self.course.case.physical(*at), bytes);
         if !calls.is_within_room() || !calls.memory.iter().all(written) {
             return Err(End::Corrupt);
         }
         let mut commands = Vec::new();
-        let mut loaded = None;
+        let mut case = None;
         let odd = self.odd_call();
         // The command of each call, and the tables it is made on.
         let mut made = Vec::new();
         for (call, entry) in calls.calls.iter().zip(entries) {
             made.push(entry.map(|entry| {
                 let root = self.root_for(call.service, tables, root);
-                if loaded.replace(root) != Some(root) {
+                if case.replace(root) != Some(root) {
                     commands.push(command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]));
                 }
                 let [a, b, c, d, e] = call.args;
@@ -203,7 +203,7 @@ impl Run<'_> {
         self.expect_services(self.services_abandoned)?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         if outcome.is_ok() {
-            self.loaded_root = loaded.unwrap_or(self.loaded_root);
+            self.loaded_root = case.unwrap_or(self.loaded_root);
             self.look_at_registers("the calls of runtime services");
             self.look_at_tables("the calls of runtime services");
         }
@@ -243,8 +243,8 @@ impl Run<'_> {
         let is_mistaken = self.course.phase == Phase::Map && service == Service::GetTime;
         match tables {
             _ if !is_mistaken || !self.miscalls(Miscall::OtherTables) => root,
-            "boot" => self.course.loaded.kernel_root,
-            _ => self.course.loaded.boot_root,
+            "boot" => self.course.case.kernel_root,
+            _ => self.course.case.boot_root,
         }
     }
 
@@ -263,11 +263,11 @@ impl Run<'_> {
     }
 
     fn run_calls(&mut self, commands: &[Command], root: u64) -> Batch {
-        let command_at = self.course.loaded.physical(self.course.loaded.image.header().mailbox)
-            + offset_of!(Mailbox, command_at) as u64;
+        let command_at =
+            self.course.case.physical(self.course.case.image.header().mailbox) + offset_of!(Mailbox, command_at) as u64;
         let served = self.firmware.as_mut().map(|firmware| {
             firmware.expect_root(Pa(root));
-            Served { firmware, tables: &self.course.loaded.memory, paging: &self.course.cpu.checks, command_at }
+            Served { firmware, tables: &self.course.case.memory, paging: &self.course.cpu.checks, command_at }
         });
         let mut listener = Listener { firmware: served, calls: Vec::new(), reset: None };
         self.guest.set_limit(LIMIT.min(self.course.job.stretch_limit));
@@ -434,8 +434,7 @@ impl Run<'_> {
                 find(Rule::CallStatus, format!("{service} answered {:?}{reason}", call.status));
             }
             _ if call.status == Status::SUCCESS => {
-                if let Some(at) = planned.results.iter().find_map(|result| first_difference(self.course.loaded, result))
-                {
+                if let Some(at) = planned.results.iter().find_map(|result| first_difference(self.course.case, result)) {
                     find(Rule::CallResult, format!("{service} left something else at {at:#x} than it should"));
                 }
             }
@@ -494,9 +493,9 @@ fn rule_of(breach: &Breach) -> Rule {
 }
 
 /// The first address at which not those bytes are.
-fn first_difference(loaded: &Loaded, (at, expected): &(u64, Vec<u8>)) -> Option<u64> {
+fn first_difference(case: &Case, (at, expected): &(u64, Vec<u8>)) -> Option<u64> {
     let mut found = vec![0; expected.len()];
-    if !loaded.memory.read(loaded.physical(*at), &mut found) {
+    if !case.memory.read(case.physical(*at), &mut found) {
         return Some(*at);
     }
     let index = found.iter().zip(expected).position(|(found, expected)| found != expected)?;
@@ -504,7 +503,7 @@ fn first_difference(loaded: &Loaded, (at, expected): &(u64, Vec<u8>)) -> Option<
 }
 
 /// Whether the bytes at `virt` lead to `phys`, writable or executable as asked, on these tables.
-fn leads_to(loaded: &Loaded, root: u64, virt: Va, phys: Pa, access: Access, paging: &Paging) -> bool {
-    let reached = walk(&loaded.memory, Pa(root), virt, access, paging).translation();
+fn leads_to(case: &Case, root: u64, virt: Va, phys: Pa, access: Access, paging: &Paging) -> bool {
+    let reached = walk(&case.memory, Pa(root), virt, access, paging).translation();
     reached.is_some_and(|translation| translation.pa.page() == phys.page())
 }

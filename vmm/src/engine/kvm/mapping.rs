@@ -12,7 +12,7 @@ use super::stage::Stage;
 use super::{Run, disassembled};
 use crate::check::{Finding, Place, Rule, Skipped, Statement};
 use crate::guest::process::{Called, Debugger, Ended, Exception, Frame};
-use crate::guest::{BackedPage, End, GuestEvents, Loaded, PAGE_BYTES, PortAnswer};
+use crate::guest::{BackedPage, Case, End, GuestEvents, PAGE_BYTES, PortAnswer};
 use crate::machine::Machine;
 use crate::mmu::{ErrorCode, Pa, Va};
 
@@ -34,7 +34,7 @@ impl Run<'_> {
                 Ok(None)
             }
             Ended::Killed => {
-                judging::report_on_log(self.course.loaded, &mut self.course.report);
+                judging::report_on_log(self.course.case, &mut self.course.report);
                 Err(End::Killed)
             }
         }
@@ -42,38 +42,38 @@ impl Run<'_> {
 
     /// How ring 3 was left, and what the mapper's result says then.
     fn map_in_ring_3(&mut self, step: Step) -> Result<(Ended, Outcome), End> {
-        if step == Step::Map && !self.course.loaded.ask(cpu::offer(&self.course.cpu), self.process.direct_map()) {
+        if step == Step::Map && !self.course.case.ask(cpu::offer(&self.course.cpu), self.process.direct_map()) {
             return Err(End::Corrupt);
         }
         let start = match &mut self.mapper {
-            Some(mapper) => self.process.start(&Called::new(mapper, step, self.course.loaded)),
-            None => match self.process.start_program(step, self.course.loaded) {
+            Some(mapper) => self.process.start(&Called::new(mapper, step, self.course.case)),
+            None => match self.process.start_program(step, self.course.case) {
                 Some(start) => start,
                 // The program has no such step: what it has done stays as it is.
-                None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.course.loaded))),
+                None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.course.case))),
             },
         };
-        let untouchable = Snapshot::untouchable(self.course.loaded, self.course.phase);
-        let kernels_own = Snapshot::kernels_own(self.course.loaded);
+        let untouchable = Snapshot::untouchable(self.course.case, self.course.phase);
+        let kernels_own = Snapshot::kernels_own(self.course.case);
         let pages = self.page_contents();
         let debugger = self.course.job.debugger.map(RefCell::borrow_mut);
-        let mut watch = Watch { step, built: 0, loaded: self.course.loaded, job: self.course.job, debugger };
+        let mut watch = Watch { step, built: 0, case: self.course.case, job: self.course.job, debugger };
         let started = Instant::now();
         let ended = self.guest.run_process(&mut self.process, start, &mut watch);
         drop(watch);
         self.course.report.timing.map += started.elapsed();
         if let (Ok(Ended::Returned { rax }), None) = (&ended, &self.mapper) {
-            self.course.loaded.conclude(*rax as i32);
+            self.course.case.conclude(*rax as i32);
         }
-        let outcome = Outcome::read(self.course.loaded);
-        let at_hand = self.course.loaded.result().region_at_hand;
+        let outcome = Outcome::read(self.course.case);
+        let at_hand = self.course.case.result().region_at_hand;
         // In phase `finish` the mapper goes back to all regions, and no one is at hand.
         let is_unfinished = step == Step::Map && !matches!(ended, Ok(Ended::Returned { .. })) && at_hand.page_count > 0;
         self.unfinished = is_unfinished.then_some(at_hand);
         let changed = pages.iter().zip(self.page_contents()).position(|(before, now)| *before != now);
         let changed_page = changed.map(|index| self.pages[index].phys);
-        let in_kernel = kernels_own.first_change(&self.course.loaded.memory).map(|change| change.at);
-        let stray = untouchable.stray_write(self.course.loaded, outcome.tables()).or(changed_page).or(in_kernel);
+        let in_kernel = kernels_own.first_change(&self.course.case.memory).map(|change| change.at);
+        let stray = untouchable.stray_write(self.course.case, outcome.tables()).or(changed_page).or(in_kernel);
         if let Some(pa) = stray {
             self.course.marks.push_worded(self.course.phase, Rule::StrayWrite, None, judging::stray_write(pa));
         }
@@ -122,7 +122,7 @@ impl Run<'_> {
         }
         if exception.is_page_fault() {
             let access = access_of(fault.error_code);
-            let what = match self.process.what_lies_at(cr2, self.course.loaded) {
+            let what = match self.process.what_lies_at(cr2, self.course.case) {
                 Some(what) => format!("in {what}"),
                 None => "where nothing is".into(),
             };
@@ -174,7 +174,7 @@ impl Run<'_> {
         let content = |page: &BackedPage| {
             let mut content = [0; PAGE_BYTES as usize];
             // What cannot be read has no content to change.
-            let _ = machine.read(page.phys, &mut content);
+            let _ = machine.read(Pa(page.phys), &mut content);
             content
         };
         self.pages.iter().map(content).collect()
@@ -196,7 +196,7 @@ fn access_of(error_code: ErrorCode) -> &'static str {
 struct Watch<'a> {
     step: Step,
     built: u64,
-    loaded: &'a Loaded,
+    case: &'a Case,
     job: &'a Job<'a>,
     debugger: Option<RefMut<'a, dyn Debugger + 'static>>,
 }
@@ -218,8 +218,8 @@ impl GuestEvents for Watch<'_> {
         if self.step == Step::Finish {
             return (self.job.progress)(Progress::Finishing);
         }
-        let pool = self.loaded.placement.pool();
-        let is_in_use = |page: u64| first_nonzero(&self.loaded.memory, page..page + PAGE_BYTES).is_some();
+        let pool = self.case.placement.pool();
+        let is_in_use = |page: u64| first_nonzero(&self.case.memory, page..page + PAGE_BYTES).is_some();
         while pool.start + self.built * PAGE_BYTES < pool.end && is_in_use(pool.start + self.built * PAGE_BYTES) {
             self.built += 1;
         }

@@ -29,13 +29,13 @@ impl Run<'_> {
         let planning = Instant::now();
         let (sweep_owed, sweep_others) = sweep_limits(self.course.phase, self.course.job.sweep_limit);
         let plan = {
-            let own = [&self.course.loaded.memory, self.process.memory()]
+            let own = [&self.course.case.memory, self.process.memory()]
                 .map(|memory| (Pa(memory.base())..Pa(memory.end()), Behind::Own));
             let stamped = self.pages.iter().map(|page| (Pa(page.phys)..Pa(page.phys + PAGE_BYTES), Behind::Stamped));
             let mut memory_behind: Vec<_> = stamped.chain(own).collect();
             memory_behind.sort_unstable_by_key(|(range, _)| range.start);
             let ground = Ground {
-                memory: &self.course.loaded.memory,
+                memory: &self.course.case.memory,
                 root: Pa(root),
                 checks: &self.course.cpu.checks,
                 memory_behind: &memory_behind,
@@ -50,7 +50,7 @@ impl Run<'_> {
         };
         if self.course.tamper(Moment::AfterWalk, root) {
             // It stands for a machine that sees other tables than the walk did, so it is no change of them.
-            self.course.tables.renew(&self.course.loaded.memory);
+            self.course.tables.renew(&self.course.case.memory);
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();
@@ -58,7 +58,7 @@ impl Run<'_> {
         self.course.report.timing.check += planning.elapsed();
 
         let probing = Instant::now();
-        let read_only_end = self.course.loaded.image.header().read_only_end;
+        let read_only_end = self.course.case.image.header().read_only_end;
         let text = [Va(IMAGE_BASE)..Va(read_only_end), Va(USER_BASE)..Va(USER_BASE + PAGE_BYTES)];
         let mut judge = Judge::new(expectation, &plan, text);
         let outcome = self.ask(&plan, root, &mut judge);
@@ -124,7 +124,7 @@ impl Run<'_> {
         for (planned, record) in probes.iter().zip(records) {
             let Some(to) = planned.predicted.translation().filter(|_| record.status == PROBE_DONE) else { continue };
             if self.is_stamped(to.pa.0) {
-                let found = self.guest.machine().read_u64(to.pa.0) == Some(planned.virt.0);
+                let found = self.guest.machine().read_u64(to.pa) == Some(planned.virt.0);
                 judge.scratch(planned.virt, to.pa, found);
             }
         }
@@ -148,7 +148,7 @@ impl Run<'_> {
         for virt in sample.collect::<Vec<_>>().into_iter().chain(found.into_iter().take(AT_FINDINGS)) {
             // KVM's own walker goes by what the CPU was told, the hardware's by what it checks.
             let walked = [&self.course.cpu.checks, &self.course.cpu.told].map(|paging| {
-                let walk = crate::mmu::walk(&self.course.loaded.memory, Pa(root), virt, Access::read(), paging);
+                let walk = crate::mmu::walk(&self.course.case.memory, Pa(root), virt, Access::read(), paging);
                 walk.translation().map(|to| to.pa)
             });
             if let Ok(answer) = self.guest.machine().translate(virt) {
@@ -173,7 +173,7 @@ impl Run<'_> {
         };
         report.faults_omitted += observations.faults_omitted;
         for record in observations.faults {
-            let instruction = instruction_at(self.course.loaded, record.rip.0);
+            let instruction = instruction_at(self.course.case, record.rip.0);
             report.faults.push(FaultDetail {
                 phase,
                 record,

@@ -11,7 +11,7 @@ use crate::check::{self, Depth};
 use crate::firmware::Firmware;
 use crate::guest::layout::{FIRMWARE_BYTES, PROCESS_BYTES};
 use crate::guest::process::{Code, Process, ProcessError};
-use crate::guest::{BackedPage, Image, LoadError, Loaded, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes};
+use crate::guest::{BackedPage, Case, Image, Kernel, LoadError, NoRoom, OwnMemory, PAGE_BYTES, Placement, Sizes};
 use crate::machine::{APIC_PAGE, Backing, Internals, Machine};
 use crate::memory_map::MemoryMap;
 use crate::mmu::{Cpu, Pa};
@@ -44,7 +44,7 @@ impl Site {
         let identity: Vec<u64> = firmware.iter().flat_map(Firmware::pages).map(|(phys, ..)| phys.0).collect();
         let pool = pool::pool_pages(job.map, job.contract);
         let earlier_descriptors = job.earlier.map_or(0, |earlier| earlier.virtual_map.len());
-        let sizes = Loaded::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
+        let sizes = Case::sizes(image, job.map, job.strides(), earlier_descriptors, pool, identity.len() as u64);
         let limit = 1 << cpu.checks.maxphyaddr.min(cpu.told.maxphyaddr);
         let taken: Vec<_> = identity.iter().map(|page| *page..page + PAGE_BYTES).collect();
         // Among thousands of runs it does not matter where the guest lies. A report names addresses of its tables, and does not
@@ -63,20 +63,24 @@ impl Site {
         Ok(Self { image, placement, identity, process_at, internals, firmware, pages })
     }
 
-    /// The guest's memory, with all in it that it starts with, where a machine's last guest had its own.
-    pub fn load(&self, job: &Job<'_>, cpu: &Cpu, last: Option<OwnMemory>) -> Result<Loaded, LoadError> {
-        let (base, bytes) = (self.placement.base, self.placement.sizes.total());
-        let last = last.map(OwnMemory::into_backing);
-        let memory = match last.filter(|memory| memory.bytes() >= bytes && blank(memory)) {
-            Some(memory) => memory,
-            None if bytes <= USUAL_BYTES => Backing::that_tells_touched(USUAL_BYTES)?,
-            None => Backing::new(bytes)?,
+    /// The kernel: that of a machine's last guest, or a new one.
+    pub fn kernel(&self, last: Option<Kernel>) -> Result<Kernel, LoadError> {
+        if let Some(kernel) = last.and_then(|kernel| kernel.again(self.placement)) {
+            return Ok(kernel);
+        }
+        let memory = match self.placement.sizes.total() {
+            ..=USUAL_BYTES => Backing::that_tells_touched(USUAL_BYTES)?,
+            bytes => Backing::new(bytes)?,
         };
-        let (memory, image, strides) = (OwnMemory::on(memory, base, bytes), self.image, job.strides());
-        Ok(Loaded::on(memory, image, job.map, strides, self.placement, &self.identity, &cpu.told)?)
+        Ok(Kernel::new(self.image, memory, self.placement))
     }
 
-    /// The memory of the process that runs the mapping code, the same way.
+    /// What this run has beside it.
+    pub fn case(&self, job: &Job<'_>, cpu: &Cpu, kernel: &Kernel) -> Result<Case, LoadError> {
+        Ok(Case::beside(kernel, job.map, job.strides(), &self.identity, &cpu.told)?)
+    }
+
+    /// The memory of the process that runs the mapping code: where a machine's last one was, if there was one.
     pub fn process_memory(&self, code: &Code<'_>, last: Option<OwnMemory>) -> Result<OwnMemory, ProcessError> {
         let last = last.map(OwnMemory::into_backing);
         match last.filter(|memory| memory.bytes() == PROCESS_BYTES && Process::clear(memory, code).is_ok()) {
@@ -89,15 +93,6 @@ impl Site {
 /// Bytes of a guest's memory that is kept: enough for most maps. The system is to tell what was touched of it, and lets every
 /// process lock 8 MiB, half of which engine walker may have.
 const USUAL_BYTES: u64 = 2 << 20;
-
-/// Makes a used memory all zeros. False: a new one costs less.
-fn blank(memory: &Backing) -> bool {
-    if !memory.tells_touched() {
-        return memory.clear().is_ok();
-    }
-    memory.touched(0..memory.bytes()).into_iter().for_each(|part| memory.zero(part));
-    true
-}
 
 /// Firmware as the job wants it; or why no runtime service is called.
 pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<String>) {
@@ -134,8 +129,8 @@ fn place(
 ) -> Result<(Placement, u64, Internals), NoRoom> {
     let internals = machine.map(Machine::internals);
     let taken: Vec<_> = taken.iter().cloned().chain(internals.iter().flat_map(Internals::ranges)).collect();
-    let at = |memory: &Option<OwnMemory>| memory.as_ref().map(OwnMemory::base);
-    let [guest_at, process_at] = last.map_or([None; 2], |last| [at(&last.guest), at(&last.process)]);
+    let guest_at = last.and_then(|last| Some(last.kernel.as_ref()?.placement().base));
+    let process_at = last.and_then(|last| Some(last.process.as_ref()?.base()));
     let placement = Placement::find_at(guest_at, map, sizes, limit, &taken)?;
     let process_at = placement.more_at(process_at, map, PROCESS_BYTES, limit, &taken)?;
     let internals = match internals {

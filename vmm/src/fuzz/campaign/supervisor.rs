@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{self, Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,9 @@ const MAX_DEATHS: u64 = 1000;
 const MAX_BARREN: u64 = 20;
 /// Bytes of what a client said that are kept.
 const MAX_WORDS: usize = 1 << 14;
+/// How long to wait for the end of what a client said that has ended. It is in the pipe already, and read at once; but a process
+/// that the mapping code has left behind may keep the pipe open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs a campaign to its end, and tells of it as it goes.
 pub fn run(fuzz: &Fuzz, tell: &dyn Fn(&Status)) -> Result<Summary, FuzzError> {
@@ -86,8 +90,8 @@ struct Client {
     runs: u64,
     /// Whether it was ended because its map took too long.
     is_hung: bool,
-    /// The last words of its standard error, when it has ended.
-    words: Option<JoinHandle<String>>,
+    /// What it says on its standard error.
+    words: Option<Words>,
 }
 
 impl<'f> Campaign<'f> {
@@ -140,7 +144,7 @@ impl<'f> Campaign<'f> {
         command.stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
         // Ctrl-C is for the supervisor, which then tells its clients.
         let mut process = command.process_group(0).spawn().map_err(FuzzError::Process)?;
-        let words = process.stderr.take().map(|errors| thread::spawn(|| last_words(errors)));
+        let words = process.stderr.take().map(Words::of);
         self.number += 1;
         self.clients.push(Client { process, slate, runs, is_hung: false, words });
         Ok(())
@@ -200,7 +204,7 @@ impl<'f> Campaign<'f> {
         if status.success() && !was_running && (self.is_ending || done >= client.runs) {
             return Ok(());
         }
-        let words = client.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
+        let words = client.words.take().map(Words::last).unwrap_or_default();
         if status.code() == Some(FAILED) && !was_running {
             return Err(FuzzError::Client(words.trim_end().into()));
         }
@@ -289,14 +293,38 @@ impl Drop for Client {
     }
 }
 
-/// The end of what a client says: its own words are short, but the mapping code may say anything.
-fn last_words(mut errors: ChildStderr) -> String {
-    let (mut words, mut buffer) = (VecDeque::new(), [0; 4096]);
-    while let Ok(count @ 1..) = errors.read(&mut buffer) {
-        words.extend(&buffer[..count]);
-        words.drain(..words.len().saturating_sub(MAX_WORDS));
+/// What a client says, read as it comes, so that it never waits for a reader.
+struct Words {
+    said: Arc<Mutex<VecDeque<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Words {
+    fn of(mut errors: ChildStderr) -> Self {
+        let said = Arc::<Mutex<VecDeque<u8>>>::default();
+        let heard = Arc::clone(&said);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = errors.read(&mut buffer) {
+                let mut words = heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                words.extend(&buffer[..count]);
+                // A client's own words are short, but the mapping code may say anything.
+                let more = words.len().saturating_sub(MAX_WORDS);
+                words.drain(..more);
+            }
+        });
+        Self { said, reader }
     }
-    String::from_utf8_lossy(words.make_contiguous()).into_owned()
+
+    /// The end of what a client said that has ended. Where its standard error stays open, the reader is left to itself.
+    fn last(self) -> String {
+        let asked = Instant::now();
+        while !self.reader.is_finished() && asked.elapsed() < LAST_WORDS {
+            thread::sleep(TICK);
+        }
+        let mut words = self.said.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        String::from_utf8_lossy(words.make_contiguous()).into_owned()
+    }
 }
 
 /// A file's name that says how a process ended.
@@ -336,5 +364,33 @@ mod tests {
             assert_eq!((0..cores).map(|core| share(Some(runs), core, cores)).sum::<u64>(), runs);
         }
         assert_eq!(share(None, 0, 2), u64::MAX);
+    }
+
+    /// What a shell says, and how long it took to hear it.
+    fn heard_of(script: &str) -> (String, Duration) {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = shell.process_group(0).spawn().unwrap();
+        let words = process.stderr.take().map(Words::of).unwrap();
+        process.wait().unwrap();
+        let asked = Instant::now();
+        let last = words.last();
+        // SAFETY: the group is the shell's, and nothing is in it but what the shell has left behind.
+        unsafe { libc::killpg(process.id() as libc::pid_t, libc::SIGKILL) };
+        (last, asked.elapsed())
+    }
+
+    #[test]
+    fn a_process_that_is_left_behind_does_not_hold_the_campaign_up() {
+        // An hour: without a deadline the test would hang.
+        let (last, waited) = heard_of("echo last words >&2; sleep 3600 &");
+        assert_eq!(last, "last words\n");
+        assert!(waited >= LAST_WORDS, "{waited:?}: the shell left nothing behind");
+    }
+
+    #[test]
+    fn of_many_words_the_last_are_kept() {
+        let (last, _) = heard_of("i=0; while [ $i -lt 9000 ]; do echo word $i >&2; i=$((i+1)); done");
+        assert_eq!((last.len(), last.ends_with("word 8998\nword 8999\n")), (MAX_WORDS, true));
     }
 }

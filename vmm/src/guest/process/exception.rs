@@ -1,6 +1,6 @@
 //! One exception in ring 3.
 
-use super::super::Loaded;
+use super::super::Case;
 use super::super::layout::{IMAGE_BASE, SYSTEM_CALL_AT};
 use crate::machine::{Machine, kvm_regs};
 use crate::mmu::{ErrorCode, Fault};
@@ -24,13 +24,13 @@ pub struct Exception {
 
 impl Exception {
     /// What the handler has handed over. None: that was not our kernel, or ring 3 is not where it came from.
-    pub fn read(machine: &Machine, loaded: &Loaded) -> Option<Self> {
+    pub fn read(machine: &Machine, case: &Case) -> Option<Self> {
         let registers = machine.regs();
-        let image = IMAGE_BASE..loaded.image.header().end;
-        let at = Some(registers.rsp).filter(|rsp| image.contains(rsp)).map(|rsp| loaded.physical(rsp))?;
+        let image = IMAGE_BASE..case.image.header().end;
+        let at = Some(registers.rsp).filter(|rsp| image.contains(rsp)).map(|rsp| case.physical(rsp))?;
         let mut words = [0; 7];
         for (word, at) in words.iter_mut().zip((at..).step_by(8)) {
-            *word = loaded.memory.read_u64(at)?;
+            *word = case.memory.read_u64(at)?;
         }
         let [vector, error_code, rip, cs, _, rsp, _] = words;
         (cs & 3 == 3).then_some(Self {

@@ -5,7 +5,7 @@
 
 use efibed_guest::protocol::selector;
 
-use super::super::{Loaded, PAGE_BYTES};
+use super::super::{Case, PAGE_BYTES};
 use super::{Ended, Exception, Process};
 use crate::check::Finding;
 use crate::machine::{Machine, kvm_regs};
@@ -75,7 +75,7 @@ pub enum Resume {
 pub struct Halted<'a> {
     process: &'a mut Process,
     machine: &'a mut Machine,
-    loaded: &'a Loaded,
+    case: &'a Case,
     at: At,
 }
 
@@ -103,19 +103,19 @@ const MOST_RUNS: usize = 1 << 16;
 
 impl<'a> Halted<'a> {
     /// A process in ring 3, its registers in the CPU.
-    pub(in super::super) fn in_ring_3(process: &'a mut Process, machine: &'a mut Machine, loaded: &'a Loaded) -> Self {
-        Self { process, machine, loaded, at: At::Ring3 }
+    pub(in super::super) fn in_ring_3(process: &'a mut Process, machine: &'a mut Machine, case: &'a Case) -> Self {
+        Self { process, machine, case, at: At::Ring3 }
     }
 
     /// A process that has been left.
-    pub(in super::super) fn left(process: &'a mut Process, machine: &'a mut Machine, loaded: &'a Loaded) -> Self {
+    pub(in super::super) fn left(process: &'a mut Process, machine: &'a mut Machine, case: &'a Case) -> Self {
         let at = At::Left(process.left_with);
-        Self { process, machine, loaded, at }
+        Self { process, machine, case, at }
     }
 
     /// The general registers of ring 3, with its RIP, RSP and RFLAGS.
     pub fn registers(&self) -> kvm_regs {
-        let word = |at: u64| self.loaded.memory.read_u64(at).unwrap_or_default();
+        let word = |at: u64| self.case.memory.read_u64(at).unwrap_or_default();
         let mut registers = match &self.at {
             At::Ring3 => self.machine.regs(),
             At::Left(registers) => *registers,
@@ -143,7 +143,7 @@ impl<'a> Halted<'a> {
         *self.machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..*registers };
         let words =
             [(FRAME_RIP, registers.rip), (FRAME_RFLAGS, registers.rflags), (FRAME_RSP, registers.rsp)].into_iter();
-        words.fold(true, |all, (offset, word)| all & self.loaded.memory.write_u64(frame.wrapping_add(offset), word))
+        words.fold(true, |all, (offset, word)| all & self.case.memory.write_u64(frame.wrapping_add(offset), word))
     }
 
     /// Whether #DB comes after the next instruction.
@@ -157,9 +157,9 @@ impl<'a> Halted<'a> {
             }
             At::Handler(frame) => {
                 let at = frame.wrapping_add(FRAME_RFLAGS);
-                if let Some(rflags) = self.loaded.memory.read_u64(at) {
+                if let Some(rflags) = self.case.memory.read_u64(at) {
                     // It was read there.
-                    let _ = self.loaded.memory.write_u64(at, with(rflags));
+                    let _ = self.case.memory.write_u64(at, with(rflags));
                 }
             }
         }
@@ -217,11 +217,11 @@ impl<'a> Halted<'a> {
     }
 
     /// Reads from a physical address on, as far as there is memory; the result is the bytes that were read.
-    pub fn read_physical(&self, pa: u64, bytes: &mut [u8]) -> usize {
+    pub fn read_physical(&self, pa: Pa, bytes: &mut [u8]) -> usize {
         let mut read: usize = 0;
         while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
             let at = pa.wrapping_add(read as u64);
-            let length = rest.len().min(left_in_page(at));
+            let length = rest.len().min(left_in_page(at.0));
             let part = rest.get_mut(..length).unwrap_or_default();
             if self.machine.read(at, part).is_err() {
                 break;
@@ -243,12 +243,12 @@ impl<'a> Halted<'a> {
 
     /// The root in the mapping code's result. It is the one that it was given until it says otherwise; None: it is none.
     pub fn made_root(&self) -> Option<u64> {
-        Some(self.loaded.result().root).filter(|root| *root != 0)
+        Some(self.case.result().root).filter(|root| *root != 0)
     }
 
     /// Descriptors of the virtual map that the mapping code has made so far.
     pub fn virtual_map(&self) -> Vec<MemoryDescriptor> {
-        self.loaded.virtual_map(self.loaded.result().mapped)
+        self.case.virtual_map(self.case.result().mapped)
     }
 
     /// Virtual minus physical address of what the mapping code was given, as ring 3 sees it.
@@ -271,12 +271,12 @@ impl<'a> Halted<'a> {
 
     /// The guest's memory: a physical range for each slot.
     pub fn memory(&self) -> impl Iterator<Item = std::ops::Range<u64>> {
-        self.machine.slots().map(|slot| slot.phys..slot.phys.saturating_add(slot.bytes))
+        self.machine.slots().map(|slot| slot.phys.0..slot.phys.0.saturating_add(slot.bytes))
     }
 
     /// What an address is of what ring 3 was given.
     pub fn what_lies_at(&self, virt: u64) -> Option<String> {
-        self.process.what_lies_at(virt, self.loaded)
+        self.process.what_lies_at(virt, self.case)
     }
 
     /// Goes through pages of ring 3, those included that it was given and has not touched yet.
@@ -284,7 +284,7 @@ impl<'a> Halted<'a> {
         &mut self,
         virt: u64,
         length: usize,
-        mut each: impl FnMut(&mut Self, u64, std::ops::Range<usize>) -> Option<()>,
+        mut each: impl FnMut(&mut Self, Pa, std::ops::Range<usize>) -> Option<()>,
     ) -> usize {
         let mut done: usize = 0;
         while done < length {
@@ -299,11 +299,11 @@ impl<'a> Halted<'a> {
         done
     }
 
-    fn physical(&mut self, virt: u64) -> Option<u64> {
+    fn physical(&mut self, virt: u64) -> Option<Pa> {
         let root = self.process.root();
         let reached = |halted: &Self| {
             let walk = halted.walk(root, virt, Access::read().user());
-            walk.translation().map(|translation| translation.pa.0)
+            walk.translation().map(|translation| translation.pa)
         };
         reached(self).or_else(|| if self.process.provide(virt) { reached(self) } else { None })
     }
@@ -324,14 +324,14 @@ struct Physical<'a>(&'a Machine);
 
 impl crate::mmu::TableMemory for Physical<'_> {
     fn entry(&self, at: Pa) -> Option<u64> {
-        self.0.read_u64(at.0)
+        self.0.read_u64(at)
     }
 }
 
 impl Process {
     /// Keeps the registers that an exception left ring 3 with.
-    pub(super) fn leave_with(&mut self, exception: &Exception, loaded: &Loaded) {
-        let word = |offset| loaded.memory.read_u64(exception.frame_at.wrapping_add(offset)).unwrap_or_default();
+    pub(super) fn leave_with(&mut self, exception: &Exception, case: &Case) {
+        let word = |offset| case.memory.read_u64(exception.frame_at.wrapping_add(offset)).unwrap_or_default();
         self.left_with = registers_of(exception.registers, word);
     }
 
@@ -341,19 +341,19 @@ impl Process {
         debugger: &mut dyn Debugger,
         exception: Exception,
         machine: &mut Machine,
-        loaded: &Loaded,
+        case: &Case,
     ) -> bool {
         if exception.is_refused_write() && self.space.is_closed(exception.cr2) {
-            let mut halted = Halted { process: self, machine, loaded, at: At::Handler(exception.frame_at) };
+            let mut halted = Halted { process: self, machine, case, at: At::Handler(exception.frame_at) };
             let resume = debugger.halted(Halt::Closed(&exception), &mut halted);
             return self.resumed(resume, true);
         }
         let is_trap = matches!(exception.fault.vector, Fault::DEBUG | Fault::BREAKPOINT);
         if !is_trap {
             let is_served = !exception.is_page_fault();
-            let goes_on = self.handle(exception.clone(), machine, loaded);
+            let goes_on = self.handle(exception.clone(), machine, case);
             let at = At::Handler(exception.frame_at);
-            let mut halted = Halted { process: self, machine, loaded, at };
+            let mut halted = Halted { process: self, machine, case, at };
             let is_stepped = halted.rflags() & TRAP_FLAG != 0;
             if goes_on && is_served && is_stepped {
                 // #DB would come after the next instruction, and not after this one.
@@ -365,9 +365,9 @@ impl Process {
             }
         }
         let why = if is_trap { Halt::Trap(&exception) } else { Halt::Exception(&exception) };
-        let mut halted = Halted { process: self, machine, loaded, at: At::Handler(exception.frame_at) };
+        let mut halted = Halted { process: self, machine, case, at: At::Handler(exception.frame_at) };
         match debugger.halted(why, &mut halted) {
-            Resume::PassOn if is_trap => self.handle(exception, machine, loaded),
+            Resume::PassOn if is_trap => self.handle(exception, machine, case),
             resume => self.resumed(resume, is_trap),
         }
     }
@@ -385,7 +385,7 @@ impl Halted<'_> {
     /// With RFLAGS.TF.
     fn rflags(&self) -> u64 {
         match self.at {
-            At::Handler(frame) => self.loaded.memory.read_u64(frame.wrapping_add(FRAME_RFLAGS)).unwrap_or_default(),
+            At::Handler(frame) => self.case.memory.read_u64(frame.wrapping_add(FRAME_RFLAGS)).unwrap_or_default(),
             At::Ring3 => self.machine.regs().rflags,
             At::Left(registers) => registers.rflags,
         }

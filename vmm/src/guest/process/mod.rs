@@ -43,7 +43,7 @@ use super::layout::{
     COPIES_AT, COPY_BYTES, GUARD_BYTES, HEAP_AT, HEAP_BYTES, PROGRAM_DIRECT_MAP, STACK_AT, STACK_BYTES, TABLE_BYTES,
 };
 use super::stretch::stretch;
-use super::{Loaded, OwnMemory, PAGE_BYTES};
+use super::{Case, OwnMemory, PAGE_BYTES};
 use crate::machine::{Backing, BackingError, Machine, kvm_regs};
 use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
 use vmm_sys_util::errno;
@@ -112,11 +112,11 @@ impl Process {
     }
 
     /// A process with [`PROCESS_BYTES`](super::layout::PROCESS_BYTES) of memory, which is new or was cleared.
-    pub fn new(loaded: &Loaded, memory: OwnMemory, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
+    pub fn new(case: &Case, memory: OwnMemory, paging: &Paging, code: &Code<'_>) -> Result<Self, ProcessError> {
         let at = memory.base();
         // Code of this process finds things where this process has them.
         let [own_map, direct_map] = match code {
-            Code::Own => [memory.host_offset(), loaded.memory.host_offset()],
+            Code::Own => [memory.host_offset(), case.memory.host_offset()],
             Code::Program(_) => [PROGRAM_DIRECT_MAP; 2],
         };
         let virt = |phys: u64| phys.wrapping_add(own_map);
@@ -124,10 +124,10 @@ impl Process {
         let part = |from: u64, bytes| stretch(at.saturating_add(from), bytes);
         let [stack, heap, copies] = [(STACK_AT, STACK_BYTES), (HEAP_AT, HEAP_BYTES), (COPIES_AT, COPY_BYTES)]
             .map(|(at, bytes)| part(at, bytes));
-        let mut space = Space::new(&memory, tables, loaded, paging)?;
+        let mut space = Space::new(&memory, tables, case, paging)?;
         let given = |phys: Range<u64>, rights| Area { virt: phys.start.wrapping_add(direct_map), phys, rights };
         let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
-        let placement = &loaded.placement;
+        let placement = &case.placement;
         for area in [
             given(placement.memory_map(), Rights::WRITE),
             given(placement.virtual_map(), Rights::WRITE),
@@ -144,7 +144,7 @@ impl Process {
         let source = match code {
             Code::Own => {
                 heap::prepare(&memory, heap.clone());
-                Source::Own(Pages::new(copies, [&memory, &loaded.memory]))
+                Source::Own(Pages::new(copies, [&memory, &case.memory]))
             }
             Code::Program(program) => Source::Program(Loading::new(program, &memory, &mut space, copies)?),
         };
@@ -164,7 +164,7 @@ impl Process {
         })
     }
 
-    /// Virtual minus physical address of what [`Loaded::ask`] names.
+    /// Virtual minus physical address of what [`Case::ask`] names.
     pub fn direct_map(&self) -> u64 {
         self.direct_map
     }
@@ -191,10 +191,10 @@ impl Process {
     }
 
     /// How it is entered for a step of a program; None: the program has no such function.
-    pub fn start_program(&mut self, step: Step, loaded: &Loaded) -> Option<Start> {
+    pub fn start_program(&mut self, step: Step, case: &Case) -> Option<Start> {
         let Source::Program(loading) = &self.source else { return None };
         let rip = loading.entry(step)?;
-        let [request, result] = [loaded.request_at(), loaded.result_at()].map(|at| at.wrapping_add(self.direct_map));
+        let [request, result] = [case.request_at(), case.result_at()].map(|at| at.wrapping_add(self.direct_map));
         Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }))
     }
 
@@ -234,21 +234,21 @@ impl Process {
     }
 
     /// What becomes of an exception, with the machine stopped in ring 0's handler. True: ring 3 goes on.
-    pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, loaded: &Loaded) -> bool {
+    pub(super) fn handle(&mut self, exception: Exception, machine: &mut Machine, case: &Case) -> bool {
         if exception.fault.vector == Fault::INVALID_OPCODE && exception.rip == self.source.leave() {
-            self.leave_with(&exception, loaded);
+            self.leave_with(&exception, case);
             self.ended = Some(Ended::Returned { rax: exception.registers.rax });
             return false;
         }
         if exception.is_not_present() && self.provide(exception.cr2) {
             return true;
         }
-        if let Some(what) = privileged::serve(&exception, &self.code_at(exception.rip), machine, loaded) {
+        if let Some(what) = privileged::serve(&exception, &self.code_at(exception.rip), machine, case) {
             let count = self.served.entry(what).or_default();
             *count = count.saturating_add(1);
             return true;
         }
-        self.leave_with(&exception, loaded);
+        self.leave_with(&exception, case);
         self.ended = Some(Ended::Exception(Box::new(exception)));
         false
     }
@@ -298,14 +298,14 @@ impl Process {
     }
 
     /// What lies at an address; None: nothing.
-    pub fn what_lies_at(&self, virt: u64, loaded: &Loaded) -> Option<String> {
+    pub fn what_lies_at(&self, virt: u64, case: &Case) -> Option<String> {
         if virt < PAGE_BYTES {
             return Some("the null page".into());
         }
         if self.is_below_the_stack(virt) {
             return Some("the guard below the stack".into());
         }
-        self.space.owner(virt, self.direct_map, loaded).or_else(|| match &self.source {
+        self.space.owner(virt, self.direct_map, case).or_else(|| match &self.source {
             Source::Own(pages) => pages.what_lies_at(virt),
             Source::Program(loading) => loading.what_lies_at(virt),
         })

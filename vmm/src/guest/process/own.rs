@@ -21,7 +21,7 @@ use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
 use super::space::Space;
 use super::start::Start;
-use super::{Loaded, OwnMemory, PAGE_BYTES};
+use super::{Case, OwnMemory, PAGE_BYTES};
 
 /// A call of a mapper of this process.
 ///
@@ -36,14 +36,14 @@ pub struct Called<'a> {
 }
 
 impl<'a> Called<'a> {
-    /// A call on what [`Loaded::ask`] has put there, for this process's own addresses.
-    pub fn new(mapper: &'a mut Box<dyn Mapper>, step: Step, loaded: &Loaded) -> Self {
-        let at = |phys: u64| phys.wrapping_add(loaded.memory.host_offset()) as usize;
+    /// A call on what [`Case::ask`] has put there, for this process's own addresses.
+    pub fn new(mapper: &'a mut Box<dyn Mapper>, step: Step, case: &Case) -> Self {
+        let at = |phys: u64| phys.wrapping_add(case.memory.host_offset()) as usize;
         Self {
             mapper,
             step,
-            request: ptr::with_exposed_provenance(at(loaded.request_at())),
-            result: ptr::with_exposed_provenance_mut(at(loaded.result_at())),
+            request: ptr::with_exposed_provenance(at(case.request_at())),
+            result: ptr::with_exposed_provenance_mut(at(case.result_at())),
         }
     }
 }

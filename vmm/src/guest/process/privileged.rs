@@ -3,7 +3,7 @@
 
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
 
-use super::super::Loaded;
+use super::super::Case;
 use super::Exception;
 use crate::machine::{Machine, kvm_regs, msr};
 use crate::mmu::Fault;
@@ -12,7 +12,7 @@ use crate::mmu::Fault;
 ///
 /// Caches of translations hold nothing that ring 3 can tell from memory: its own tables stay as they are, and those that it
 /// builds are not loaded. So to invalidate them is to do nothing.
-pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: &Loaded) -> Option<&'static str> {
+pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, case: &Case) -> Option<&'static str> {
     let instruction = decode(code, exception.rip);
     let mut registers = exception.registers;
     let mut next = instruction.next_ip();
@@ -24,7 +24,7 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: 
         _ if exception.fault.vector != Fault::GENERAL_PROTECTION => return None,
         Mnemonic::Invlpg => "invlpg",
         Mnemonic::Wbinvd => "wbinvd",
-        Mnemonic::Mov => read_control_register(&instruction, machine, loaded, &mut registers)?,
+        Mnemonic::Mov => read_control_register(&instruction, machine, case, &mut registers)?,
         Mnemonic::Rdmsr => read_msr(machine, &mut registers)?,
         _ => return None,
     };
@@ -35,7 +35,7 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, loaded: 
     // The pointers are the handler's, and past its OUT now.
     let kvm_regs { rip, rsp, rflags, .. } = machine.regs();
     *machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..registers };
-    loaded.memory.write_u64(exception.frame_at, next).then_some(what)
+    case.memory.write_u64(exception.frame_at, next).then_some(what)
 }
 
 /// Whether an exception came of an instruction that only ring 0 may execute.
@@ -67,7 +67,7 @@ fn wake(registers: &mut kvm_regs) -> Option<&'static str> {
 fn read_control_register(
     instruction: &Instruction,
     machine: &Machine,
-    loaded: &Loaded,
+    case: &Case,
     registers: &mut kvm_regs,
 ) -> Option<&'static str> {
     if instruction.code() != Code::Mov_r64_cr {
@@ -76,7 +76,7 @@ fn read_control_register(
     let sregs = machine.sregs();
     let (what, value) = match instruction.op1_register() {
         Register::CR0 => ("mov from cr0", sregs.cr0),
-        Register::CR3 => ("mov from cr3", loaded.boot_root),
+        Register::CR3 => ("mov from cr3", case.boot_root),
         Register::CR4 => ("mov from cr4", sregs.cr4),
         _ => return None,
     };

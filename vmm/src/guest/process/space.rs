@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
 use super::super::stretch::{bytes_of, length, stretch};
-use super::super::{BootTables, Loaded, OutOfPages, OwnMemory, PAGE_BYTES, flags};
+use super::super::{BootTables, Case, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::memory_map::page_of;
 use crate::mmu::Paging;
 
@@ -59,7 +59,7 @@ pub struct Space {
 
 impl Space {
     /// Tables with nothing but the kernel in them: its image, for the handlers of exceptions.
-    pub fn new(memory: &OwnMemory, tables: Range<u64>, loaded: &Loaded, paging: &Paging) -> Result<Self, OutOfPages> {
+    pub fn new(memory: &OwnMemory, tables: Range<u64>, case: &Case, paging: &Paging) -> Result<Self, OutOfPages> {
         let mut space = Self {
             root: 0,
             next: tables.start,
@@ -73,7 +73,7 @@ impl Space {
         let root = tables.root()?;
         // The kernel's tables lie in other memory, so the entry is copied: the image has the last one of the root alone.
         let last_of = |root: u64| root.wrapping_add(8 * 511);
-        let entry = loaded.memory.read_u64(last_of(loaded.kernel_root)).ok_or(OutOfPages)?;
+        let entry = case.memory.read_u64(last_of(case.kernel_root)).ok_or(OutOfPages)?;
         if !memory.write_u64(last_of(root), entry) {
             return Err(OutOfPages);
         }
@@ -154,15 +154,15 @@ impl Space {
     }
 
     /// What an address is of what ring 3 was given, or of the kernel's.
-    pub fn owner(&self, virt: u64, direct_map: u64, loaded: &Loaded) -> Option<String> {
+    pub fn owner(&self, virt: u64, direct_map: u64, case: &Case) -> Option<String> {
         if virt >= IMAGE_BASE {
             return Some("the kernel's image".into());
         }
         let phys = virt.wrapping_sub(direct_map);
-        if !loaded.owns(phys) {
+        if !case.owns(phys) {
             return None;
         }
-        let placement = &loaded.placement;
+        let placement = &case.placement;
         let parts = [
             ("the kernel's image", placement.image()),
             ("the memory map", placement.memory_map()),

@@ -1,6 +1,9 @@
-//! The guest's memory with everything in it that it starts with.
+//! What one run lays beside the kernel: the memory map, what mapping code is asked, the tables that the guest starts on, and the
+//! pool. All of it is written anew for each run.
 //!
-//! There is no machine yet: the walker engine runs the mapping code on this memory as it is.
+//! The boot tables are among it, since they differ from map to map: they map all of this memory, and firmware's pages.
+//!
+//! There is no machine yet. Engine walker runs the mapping code on this memory as it is, and boots no kernel: it has a case alone.
 
 use std::ops::Range;
 
@@ -11,19 +14,19 @@ use super::boot_tables::{BootTables, OutOfPages, flags};
 use super::image::offset_of;
 use super::layout::{DESK_PAGES, DIRECT_MAP, IMAGE_BASE, LOG_AT, RESULT_AT, USER_BASE, USER_BYTES};
 use super::stretch::{bytes_of, length, sum};
-use super::{Image, OwnMemory, PAGE_BYTES, Placement, Sizes, descriptor_tables};
-use crate::machine::BackingError;
+use super::{Image, Kernel, OwnMemory, PAGE_BYTES, Placement, Sizes};
+use crate::machine::{Backing, BackingError};
 use crate::memory_map::{ListKind, MemoryDescriptor, MemoryMap};
 use crate::mmu::Paging;
 
-/// A guest's memory, laid out.
+/// A guest's memory for one run, laid out.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct Case {
     /// The memory itself.
     pub memory: OwnMemory,
     /// What lies where.
     pub placement: Placement,
-    /// The image in it.
+    /// The image of the kernel that it is laid beside, or would be.
     pub image: &'static Image,
     /// The kernel's own address space.
     pub kernel_root: u64,
@@ -69,7 +72,7 @@ pub enum LoadError {
     BootTables(#[from] OutOfPages),
 }
 
-impl Loaded {
+impl Case {
     /// The sizes a guest for `map` needs: `pool_pages` for the mapper, `identity` pages at their physical addresses, and
     /// room for a virtual map of so many `descriptors`, if that is more than the map has.
     pub fn sizes(
@@ -101,7 +104,7 @@ impl Loaded {
         }
     }
 
-    /// Lays everything out. `identity` are the pages that firmware runs in and on before the switch.
+    /// A new kernel's memory, with a case beside it. `identity` are the pages that firmware runs in and on before the switch.
     pub fn new(
         image: &'static Image,
         map: &MemoryMap,
@@ -110,12 +113,34 @@ impl Loaded {
         identity: &[u64],
         paging: &Paging,
     ) -> Result<Self, LoadError> {
-        let memory = OwnMemory::new(placement.base, placement.sizes.total())?;
-        Ok(Self::on(memory, image, map, strides, placement, identity, paging)?)
+        let kernel = Kernel::new(image, Backing::new(placement.sizes.total())?, placement);
+        Ok(Self::beside(&kernel, map, strides, identity, paging)?)
     }
 
-    /// The same on memory that there is, all zeros and as large as the placement.
-    pub fn on(
+    /// Lays a case beside a kernel, in the room that it has for one.
+    pub fn beside(
+        kernel: &Kernel,
+        map: &MemoryMap,
+        strides: Strides,
+        identity: &[u64],
+        paging: &Paging,
+    ) -> Result<Self, OutOfPages> {
+        Self::lay(kernel.memory().clone(), kernel.image(), map, strides, kernel.placement(), identity, paging)
+    }
+
+    /// A case without a kernel, which nobody boots: on memory that is all zeros and as large as the placement.
+    pub fn alone(
+        memory: OwnMemory,
+        image: &'static Image,
+        map: &MemoryMap,
+        strides: Strides,
+        placement: Placement,
+        paging: &Paging,
+    ) -> Result<Self, OutOfPages> {
+        Self::lay(memory, image, map, strides, placement, &[], paging)
+    }
+
+    fn lay(
         memory: OwnMemory,
         image: &'static Image,
         map: &MemoryMap,
@@ -126,14 +151,12 @@ impl Loaded {
     ) -> Result<Self, OutOfPages> {
         let map_bytes = descriptor_bytes(map.descriptors(), strides.firmware);
         let attributes = attributes_table(map.attributes_table(), strides.kernel);
-        let written = memory.write(placement.base, image.read_only())
-            && memory.write(placement.memory_map().start, &map_bytes)
-            && memory.write(placement.attributes().start, &attributes)
-            && write_descriptor_tables(&memory, image, &placement);
+        let written = memory.write(placement.memory_map().start, &map_bytes)
+            && memory.write(placement.attributes().start, &attributes);
         if !written {
             return Err(OutOfPages);
         }
-        let mut loaded = Self {
+        let mut case = Self {
             keep: keep(image, &placement),
             memory,
             placement,
@@ -148,8 +171,8 @@ impl Loaded {
             attributes_bytes: attributes.len() as u64,
             in_mapping_order: map.kind() == ListKind::Runtime,
         };
-        loaded.build_tables(identity, paging)?;
-        Ok(loaded)
+        case.build_tables(identity, paging)?;
+        Ok(case)
     }
 
     /// What was written to by this, and by mapping code that ran natively, as far as its result says so; by address, none in
@@ -158,10 +181,7 @@ impl Loaded {
         let MapResult { mapped, table_pages, log_used, .. } = self.result();
         let first = |range: Range<u64>, bytes: u64| range.start..range.start.saturating_add(bytes).min(range.end);
         let placement = &self.placement;
-        let descriptor_tables = self.physical(self.image.header().descriptor_tables);
         [
-            first(placement.image(), self.image.read_only().len() as u64),
-            first(descriptor_tables..placement.image().end, PAGE_BYTES),
             first(placement.memory_map(), self.map_bytes),
             self.virtual_map_at(mapped),
             first(placement.attributes(), self.attributes_bytes),
@@ -178,10 +198,10 @@ impl Loaded {
     }
 
     /// How many parts [`Self::written`] has.
-    pub const PARTS: usize = 9;
+    pub const PARTS: usize = 7;
 
-    /// Gives the image's initialised data the values that it was built with, before a guest is booted. One that was booted
-    /// here before may have left others.
+    /// Gives the kernel's initialised data the values that it was built with, before a guest is booted. One that was booted here
+    /// before may have left others.
     pub fn restore_data(&self) {
         // The image is inside.
         let _ = self.memory.write(self.placement.writable().start, self.image.initialised());
@@ -368,12 +388,6 @@ fn keep(image: &Image, placement: &Placement) -> Vec<KeepRange> {
     ]
 }
 
-fn write_descriptor_tables(memory: &OwnMemory, image: &Image, placement: &Placement) -> bool {
-    let header = image.header();
-    let page = descriptor_tables::page(header.descriptor_tables, &image.handlers(), header.ist_top);
-    memory.write(placement.base.wrapping_add(offset_of(header.descriptor_tables)), &page)
-}
-
 /// Bytes of EFI_MEMORY_ATTRIBUTES_TABLE before its entries (UEFI 2.10, 4.6.4).
 const ATTRIBUTES_HEADER_BYTES: u64 = 16;
 
@@ -404,13 +418,13 @@ mod tests {
     fn a_mappers_count_is_held_to_the_room_there_is() {
         let map = MemoryMap::from_descriptors("test", vec![MemoryDescriptor::default()]);
         let image = Image::built_in().unwrap();
-        let sizes = Loaded::sizes(image, &map, Strides::default(), 0, 64, 0);
+        let sizes = Case::sizes(image, &map, Strides::default(), 0, 64, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
-        let loaded = Loaded::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
+        let case = Case::new(image, &map, Strides::default(), placement, &[], &Paging::default()).unwrap();
         let most = PAGE_BYTES / DESCRIPTOR_STRIDE as u64;
         for count in [most + 1, 1 << 60, 1 << 63, u64::MAX / 48 + 1, u64::MAX] {
-            assert_eq!(loaded.virtual_map_at(count), placement.virtual_map(), "{count:#x}");
-            assert!(loaded.virtual_map(count).len() as u64 <= most + 1, "{count:#x}");
+            assert_eq!(case.virtual_map_at(count), placement.virtual_map(), "{count:#x}");
+            assert!(case.virtual_map(count).len() as u64 <= most + 1, "{count:#x}");
         }
     }
 }
