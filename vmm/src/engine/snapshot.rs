@@ -184,8 +184,9 @@ impl Stretch {
         let mut words = before.chunks(8).zip(now.chunks(8)).zip((page.start..).step_by(8));
         words.find_map(|((before, now), at)| {
             let (before, now) = (word(before), word(now));
-            let free = self.free.bits(at - self.range.start);
-            (before & !free != now & !free).then_some(Change { at, words: Some([before, now]) })
+            let changed = before ^ now;
+            let is_change = changed != 0 && changed & !self.free.bits(at - self.range.start) != 0;
+            is_change.then_some(Change { at, words: Some([before, now]) })
         })
     }
 }
