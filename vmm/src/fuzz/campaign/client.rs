@@ -1,5 +1,6 @@
 //! One process that runs maps. Its supervisor starts it, as the same program again, and it ends with its supervisor.
 
+use std::cell::RefCell;
 use std::env;
 use std::io;
 use std::num::NonZeroUsize;
@@ -11,7 +12,6 @@ use libafl::corpus::{Corpus as _, InMemoryCorpus};
 use libafl::events::{AwaitRestartSafe as _, EventConfig, LlmpEventManager, LlmpEventManagerBuilder, SendExiting as _};
 use libafl::feedback_or;
 use libafl::feedbacks::{MapFeedbackMetadata, MaxMapFeedback};
-use libafl::observers::StdMapObserver;
 use libafl::schedulers::QueueScheduler;
 use libafl::stages::StdMutationalStage;
 use libafl::state::{HasCorpus as _, StdState};
@@ -25,9 +25,9 @@ use super::input::MapInput;
 use super::mutator::Mutate;
 use super::post::{FINDING, Told};
 use super::segments::Segments;
-use super::shape::CELLS;
+use super::shape::Seen;
 use super::slate::{Slate, Word};
-use super::target::{Hit, Hits, NewFinding, Target};
+use super::target::{Hit, Hits, NewCells, NewFinding, Target};
 use super::trial::Trials;
 use super::{Fuzz, FuzzError, counters};
 use crate::Scenario;
@@ -75,8 +75,6 @@ impl Orders {
 type State = StdState<InMemoryCorpus<MapInput>, MapInput, StdRand, InMemoryCorpus<MapInput>>;
 type Manager = LlmpEventManager<(), MapInput, State, StdShMem, Segments>;
 
-/// The observer of shape.
-const SHAPE: &str = "shape";
 /// Maps made of one, before other clients' are looked at, and findings are told. A run in the guest takes milliseconds.
 const ROUND: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
 /// Maps from nothing that a search begins with.
@@ -124,9 +122,9 @@ fn limit_memory() -> io::Result<()> {
 fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let slate = Slate::given().map_err(FuzzError::Process)?;
     let folder = Folder::open(&fuzz.out)?;
-    let shape = StdMapObserver::owned(SHAPE, vec![0; CELLS]);
+    let shape = Rc::<RefCell<Seen>>::default();
     let coverage = counters::observer(fuzz.scenario.program_counters());
-    let mut feedback = feedback_or!(MaxMapFeedback::new(&shape), MaxMapFeedback::new(&coverage));
+    let mut feedback = feedback_or!(NewCells(Rc::clone(&shape)), MaxMapFeedback::new(&coverage));
     let [found, untold] = [Hits::default(), Hits::default()];
     let mut objective = NewFinding::new(Rc::clone(&found), folder.known()?, Rc::clone(&untold));
     // A client that takes another's place must not do the same again.
@@ -137,7 +135,7 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let mut fuzzer = StdFuzzer::new(QueueScheduler::new(), feedback, objective);
     fuzzer.set_share_objectives(true);
     let trials = Trials::new(fuzz.scenario.clone(), fuzz.engine, fuzz.judge());
-    let mut target = Target::new(trials, slate, tuple_list!(shape, coverage), found, orders.runs);
+    let mut target = Target::new(trials, slate, coverage, Rc::clone(&shape), found, orders.runs);
     let provider = Segments::new()?;
     let mut manager: Manager =
         LlmpEventManagerBuilder::new().build_on_port(provider, orders.port, EventConfig::AlwaysUnique)?;
@@ -145,7 +143,7 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let mutate = Mutate::new(fuzz.max_mapped_pages);
     for input in first_maps(fuzz, &folder, &mutate, seed)? {
         fuzzer.evaluate_input(&mut state, &mut target, &mut manager, &input)?;
-        tell(&fuzz.scenario, &untold, &mut manager, &state, target.slate())?;
+        tell(&fuzz.scenario, &untold, &mut manager, &state, &shape, target.slate())?;
     }
     if state.corpus().count() == 0 && !target.is_done() {
         return Err(FuzzError::Client(format!(
@@ -156,7 +154,7 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let mut stages = tuple_list!(StdMutationalStage::with_max_iterations(mutate, ROUND));
     while !target.is_done() {
         fuzzer.fuzz_one(&mut stages, &mut target, &mut state, &mut manager)?;
-        tell(&fuzz.scenario, &untold, &mut manager, &state, target.slate())?;
+        tell(&fuzz.scenario, &untold, &mut manager, &state, &shape, target.slate())?;
     }
     manager.send_exiting()?;
     manager.await_restart_safe();
@@ -176,11 +174,13 @@ fn tell(
     untold: &Hits,
     manager: &mut Manager,
     state: &State,
+    shape: &RefCell<Seen>,
     slate: &Slate,
 ) -> Result<(), FuzzError> {
     slate.set(Word::Corpus, state.corpus().count() as u64);
-    slate.set(Word::Cells, seen(state, SHAPE));
-    slate.set(Word::Covered, seen(state, counters::NAME));
+    slate.set(Word::Cells, shape.borrow().count());
+    let metadata = state.named_metadata::<MapFeedbackMetadata<u8>>(counters::NAME);
+    slate.set(Word::Covered, metadata.map_or(0, |metadata| metadata.num_covered_map_indexes as u64));
     for Hit { key, report, map } in untold.take() {
         let told = Told { key: key.to_string(), toml: saved(&key, &report, &map, scenario) };
         let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
@@ -196,12 +196,6 @@ fn tell(
 pub fn saved(key: &FindingKey, report: &Report, map: &MemoryMap, scenario: &Scenario) -> String {
     let what = format!("{key}, found by efibed fuzz");
     scenario_to_toml(&what, &report.to_string(), &map.to_toml(), scenario, scenario.program().map(Path::new))
-}
-
-/// How many cells or counters of an observer were seen set in any run.
-fn seen(state: &State, observer: &str) -> u64 {
-    let metadata = state.named_metadata::<MapFeedbackMetadata<u8>>(observer);
-    metadata.map_or(0, |metadata| metadata.num_covered_map_indexes as u64)
 }
 
 #[cfg(test)]

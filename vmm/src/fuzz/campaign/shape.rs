@@ -10,6 +10,40 @@ use crate::report::{EngineName, Report};
 /// How many there are.
 pub const CELLS: usize = 1 << 16;
 
+/// The cells that were seen set, and those of the run at hand.
+#[derive(Debug)]
+pub struct Seen {
+    cells: Vec<bool>,
+    count: u64,
+    /// Of the run at hand, some more than once.
+    pub of_run: Vec<usize>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { cells: vec![false; CELLS], count: 0, of_run: Vec::new() }
+    }
+}
+
+impl Seen {
+    /// How many were seen.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether the run at hand sets one that was not seen.
+    pub fn has_new(&self) -> bool {
+        self.of_run.iter().any(|cell| !self.cells[*cell])
+    }
+
+    /// From now on the run's cells are known.
+    pub fn add(&mut self) {
+        for cell in &self.of_run {
+            self.count += u64::from(!std::mem::replace(&mut self.cells[*cell], true));
+        }
+    }
+}
+
 /// The cells of a run, some more than once.
 pub fn cells(map: &MemoryMap, report: &Report) -> impl Iterator<Item = usize> {
     let guest = report.engine == EngineName::Kvm;
@@ -57,4 +91,21 @@ fn reach(map: &MemoryMap, entry: &Region) -> Option<[bool; 3]> {
 
 fn logarithm(number: u64) -> u32 {
     u64::BITS.saturating_sub(number.leading_zeros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_new_until_it_is_added() {
+        let mut seen = Seen::default();
+        assert!(!seen.has_new());
+        seen.of_run = vec![7, 7, CELLS - 1];
+        assert!(seen.has_new() && seen.has_new());
+        seen.add();
+        assert_eq!((seen.has_new(), seen.count()), (false, 2));
+        seen.of_run = vec![7, 8];
+        assert!(seen.has_new());
+    }
 }

@@ -6,23 +6,24 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use libafl::Error;
+use libafl::corpus::Testcase;
 use libafl::executors::{Executor, ExitKind, HasObservers};
 use libafl::feedbacks::{Feedback, StateInitializer};
-use libafl::observers::StdMapObserver;
 use libafl::state::HasExecutions;
 use libafl_bolts::tuples::RefIndexable;
 use libafl_bolts::{Named, ToSliceMut as _};
 
 use super::counters::{self, Coverage};
 use super::input::MapInput;
+use super::shape::Seen;
 use super::slate::{Slate, Word};
 use super::trial::Trials;
 use crate::fuzz::FindingKey;
 use crate::memory_map::MemoryMap;
 use crate::report::Report;
 
-/// The cells of shape, and the mapping code's own counters.
-pub type Observers = (StdMapObserver<'static, u8, false>, (Coverage, ()));
+/// The mapping code's own counters.
+pub type Observers = (Coverage, ());
 
 /// Findings that are passed on: from the executor, which runs, to the objective, which judges, and from there to who tells.
 pub type Hits = Rc<RefCell<Vec<Hit>>>;
@@ -43,6 +44,7 @@ pub struct Target {
     trials: Trials,
     slate: Slate,
     observers: Observers,
+    shape: Rc<RefCell<Seen>>,
     found: Hits,
     /// Maps that this client is still to run.
     left: u64,
@@ -51,8 +53,15 @@ pub struct Target {
 
 impl Target {
     /// Runs so many maps, and tells of each on the slate.
-    pub fn new(trials: Trials, slate: Slate, observers: Observers, found: Hits, runs: u64) -> Self {
-        Self { trials, slate, observers, found, left: runs, buffer: Vec::new() }
+    pub fn new(
+        trials: Trials,
+        slate: Slate,
+        coverage: Coverage,
+        shape: Rc<RefCell<Seen>>,
+        found: Hits,
+        runs: u64,
+    ) -> Self {
+        Self { trials, slate, observers: (coverage, ()), shape, found, left: runs, buffer: Vec::new() }
     }
 
     /// Whether there is nothing left to run, or nobody who wants it.
@@ -74,6 +83,7 @@ impl Target {
 impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
     fn run_target(&mut self, _: &mut Z, state: &mut S, _: &mut EM, input: &MapInput) -> Result<ExitKind, Error> {
         self.found.borrow_mut().clear();
+        self.shape.borrow_mut().of_run.clear();
         if self.is_done() {
             return Ok(ExitKind::Ok);
         }
@@ -85,9 +95,9 @@ impl<EM, S: HasExecutions, Z> Executor<EM, MapInput, S, Z> for Target {
         let trial = self.trials.run(&map, &self.slate);
         self.slate.end();
         let trial = trial.map_err(|error| Error::unknown(format!("{error:?}")))?;
-        let (shape, (coverage, ())) = &mut self.observers;
+        let (coverage, ()) = &mut self.observers;
         counters::collect(coverage.to_slice_mut(), trial.runs.iter().map(|(report, _)| report));
-        trial.cells.iter().for_each(|cell| shape[*cell] = 1);
+        self.shape.borrow_mut().of_run = trial.cells;
         let found = trial.runs.into_iter().flat_map(|(report, keys)| {
             let report = Rc::new(report);
             let map = Rc::clone(&map);
@@ -107,6 +117,30 @@ impl HasObservers for Target {
 
     fn observers_mut(&mut self) -> RefIndexable<&mut Observers, Observers> {
         RefIndexable::from(&mut self.observers)
+    }
+}
+
+/// An input is worth building on if its run sets a cell that none did before. Not by an observer of LibAFL's: that is a map of all
+/// cells, and to go through it takes longer than the run of a small map.
+pub struct NewCells(pub Rc<RefCell<Seen>>);
+
+impl Named for NewCells {
+    fn name(&self) -> &Cow<'static, str> {
+        &Cow::Borrowed("new cells")
+    }
+}
+
+impl<S> StateInitializer<S> for NewCells {}
+
+impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewCells {
+    fn is_interesting(&mut self, _: &mut S, _: &mut EM, _: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
+        Ok(self.0.borrow().has_new())
+    }
+
+    /// The input goes into the corpus. Where it is kept as a finding alone, its cells stay new.
+    fn append_metadata(&mut self, _: &mut S, _: &mut EM, _: &OT, _: &mut Testcase<MapInput>) -> Result<(), Error> {
+        self.0.borrow_mut().add();
+        Ok(())
     }
 }
 
