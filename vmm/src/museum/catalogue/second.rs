@@ -186,8 +186,7 @@ pub const BUGS: &[Bug] = &[
                 Found::of(Rule::NotReadOnly).in_phase(Phase::Finish).region(0).at(0xffff_fffe_ffc0_0000),
                 Twin::LAYOUT,
             )
-            .code(&mappers::ATTRIBUTES_FORGOTTEN)
-            .terms(&["attributes-table=owed"]),
+            .code(&mappers::ATTRIBUTES_FORGOTTEN),
         ]),
     },
     Bug {
