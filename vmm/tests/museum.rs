@@ -84,7 +84,7 @@ fn what_cannot_be_asked_for_is_a_usage_error() {
         said.complains(&["there is no bug 44: bugs have the numbers 1 to 43; `efibed museum list` has them all"]);
     }
     museum(&["show"]).ends(BAD_INPUT).complains(&["`show` needs a number"]);
-    museum(&["shut"]).ends(BAD_INPUT).complains(&["there are list, show, run"]);
+    museum(&["shut"]).ends(BAD_INPUT).complains(&["possible values: list, show, run"]);
     museum(&["list", "--layout", "window"]).ends(BAD_INPUT).complains(&["for `efibed museum run`"]);
     museum(&["run", "--leaf-rule", "4k"]).ends(BAD_INPUT).complains(&["--layout"]);
     museum(&["run", "--contract", "identity=allowed"])

@@ -133,14 +133,25 @@ fn reason_to_doubt(exhibit: &Exhibit, report: &Report) -> Option<String> {
     Some(if names.is_empty() { what } else { format!("{what}: {}", names.join(", ")) })
 }
 
+/// What is wrong with a page that is reached all the while: an access goes through, and leads where it leads.
+const HIDES_NOTHING: [Rule; 7] = [
+    Rule::CacheType,
+    Rule::TableCache,
+    Rule::GlobalLeaf,
+    Rule::ProtectionKey,
+    Rule::NotReadOnly,
+    Rule::ExecutableData,
+    Rule::UserAccessible,
+];
+
 /// Whether a region was mapped and is right, besides what on this map cannot be right.
 fn is_judged(exhibit: &Exhibit, report: &Report, region: &RegionReport) -> bool {
     let leaves = exhibit.twin.leaves;
     let of_region = |finding: &&Finding| finding.region == Some(region.region.index);
-    let is_left = |finding: &Finding| leaves.contains(&finding.rule);
+    let is_left = |finding: &Finding| leaves.contains(&finding.rule) || HIDES_NOTHING.contains(&finding.rule);
     match region.verdict {
         Verdict::Ok => true,
-        Verdict::Wrong => !leaves.is_empty() && report.findings.iter().filter(of_region).all(is_left),
+        Verdict::Wrong => report.findings.iter().filter(of_region).all(is_left),
         Verdict::Unmapped | Verdict::NotOwed | Verdict::Skipped => false,
     }
 }
