@@ -343,6 +343,22 @@ impl Scenario {
         self
     }
 
+    /// The mapping code of this scenario, and what it is held to, in place of another scenario's.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn in_place_of(self, other: &Self) -> Self {
+        let Self { mapper, subject, contract, contract_items, .. } = self;
+        Self { mapper, subject, contract, contract_items, ..other.clone() }
+    }
+
+    /// The same contract with some of its terms replaced, besides arenas.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn terms_replaced(self, items: &[ContractItem]) -> Self {
+        let contract = check::with_terms(self.contract_in_force().clone(), items);
+        self.contract(contract)
+    }
+
     /// A built-in layout's rule for the size of leaves.
     #[must_use]
     pub fn leaf_rule(mut self, leaf_rule: LeafRule) -> Self {
@@ -523,8 +539,8 @@ impl Scenario {
         }
     }
 
-    /// The same, where it is a built-in layout, in other code that does what it does.
-    #[cfg(feature = "fuzz")]
+    /// The same, where it is a built-in layout, in other code that does what it does; or, in the museum, nearly that.
+    #[cfg(any(feature = "cli", feature = "fuzz"))]
     pub(crate) fn layout_in<M>(mut self, code: impl FnOnce(LayoutMapper) -> M) -> Self
     where
         M: Mapper + Clone + Send + Sync + 'static,

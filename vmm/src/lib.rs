@@ -128,6 +128,8 @@ mod matrix;
 pub mod memory_map;
 pub mod mmu;
 #[cfg(feature = "cli")]
+mod museum;
+#[cfg(feature = "cli")]
 #[cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 mod oops;
 mod random;

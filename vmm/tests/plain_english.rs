@@ -57,6 +57,7 @@ fn every_help_text_is_plain() {
         "explain",
         "diff",
         "oops",
+        "museum",
         "matrix",
         "schema",
         "doctor",

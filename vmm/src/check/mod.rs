@@ -88,6 +88,8 @@ pub use statement::Statement;
 pub(crate) use table_check::TableCheck;
 pub use tables::LeafCounts;
 pub(crate) use tables::TableVerdict;
+#[cfg(feature = "cli")]
+pub(crate) use words::with_terms;
 pub(crate) use words::{ContractItem, contract_of};
 
 #[cfg(test)]

@@ -87,6 +87,11 @@ pub(crate) fn contract_of(items: &[ContractItem]) -> Contract {
     });
     let arenas: Vec<Arena> = arenas.collect();
     let contract = if arenas.is_empty() { Contract::default() } else { Contract::default().arenas(arenas) };
+    with_terms(contract, items)
+}
+
+/// A contract with other terms, besides arenas, in place of its own.
+pub(crate) fn with_terms(contract: Contract, items: &[ContractItem]) -> Contract {
     items.iter().fold(contract, |contract, item| match &item.meaning {
         Meaning::Arena(_) => contract,
         Meaning::Term(set, term) => set(contract, *term),

@@ -201,6 +201,7 @@ fn part(summary: &Summary, status: Status) -> Part {
             place: None,
             fingerprint: name.into(),
             is_expected: false,
+            set_by: None,
         }
     });
     Part { results: results.collect(), notices: notices.into_iter().collect() }

@@ -72,6 +72,16 @@ impl Mapper {
         }
     }
 
+    /// Whether any of these options was given.
+    pub fn is_given(&self) -> bool {
+        self.file.is_some() || !self.contract.is_empty()
+    }
+
+    /// The option's file.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// The file that is read: that of the option, or the scenario's.
     pub fn input<'a>(&'a self, scenario: &'a Scenario) -> Option<&'a Path> {
         self.file.as_deref().or(scenario.program().map(Path::new))

@@ -177,6 +177,7 @@ fn entry((rule, message): (&str, String)) -> Entry {
         line: None,
         place: None,
         is_expected: false,
+        set_by: None,
     }
 }
 

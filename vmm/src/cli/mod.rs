@@ -24,6 +24,7 @@ mod man;
 mod mapper;
 mod matrix;
 mod message;
+mod museum;
 mod oops;
 mod output;
 mod progress;
@@ -88,7 +89,8 @@ Start with:
   efibed convert MAP --to toml      a map to edit
   efibed diff FIRST SECOND          what changed from one map to another, and what that breaks
   efibed explain reserved-bit       what a finding means
-  efibed oops LOG                   what a page fault in a log means";
+  efibed oops LOG                   what a page fault in a log means
+  efibed museum                     the known bugs of such code, and whether yours has them";
 
 #[derive(Subcommand)]
 enum Command {
@@ -116,6 +118,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Explain a page fault in a log: whose address, which right, who is to blame; and make the same access in a guest
     Oops(oops::Arguments),
+    /// Known bugs of EFI mapping code: told, shown in a guest, and looked for in your code
+    Museum(museum::Arguments),
     /// Try every combination of paging's bits in a guest, and compare the results with the SDM
     Matrix(matrix::Arguments),
     /// Print the JSON schema of scenario files: a map, how to map it, with what firmware, and what must be found
@@ -187,6 +191,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Diff(arguments) => diff::run(arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Oops(arguments) => oops::run(arguments),
+        Command::Museum(arguments) => museum::run(arguments),
         Command::Matrix(arguments) => matrix::run(arguments),
         Command::Schema => schema::run(),
         Command::Doctor(arguments) => doctor::run(arguments),

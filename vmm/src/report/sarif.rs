@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Report;
 use super::json::pretty;
-use crate::check::{Finding, Severity};
+use crate::check::{Finding, Place, Severity};
 use crate::memory_map::type_name;
 
 /// What one run has to say, as one process can hand it to another.
@@ -45,6 +45,25 @@ pub struct Entry {
     pub fingerprint: String,
     /// Whether it was to be found.
     pub is_expected: bool,
+    /// The line of the mapping code that set the guilty table entry, where that is known.
+    pub set_by: Option<SetBy>,
+}
+
+/// A [`Place`], as one process can hand it to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SetBy {
+    /// The function.
+    pub function: Option<String>,
+    /// The source file.
+    pub file: Option<String>,
+    /// The line of it, from 1.
+    pub line: Option<u32>,
+}
+
+impl From<&Place> for SetBy {
+    fn from(Place { function, file, line }: &Place) -> Self {
+        Self { function: function.clone(), file: file.clone(), line: *line }
+    }
 }
 
 /// Something that was asked for and not done.
@@ -90,6 +109,7 @@ fn entry(finding: &Finding, file: &str, report: &Report, is_expected: bool) -> E
         line: in_report.and_then(|region| region.line),
         place,
         is_expected,
+        set_by: finding.set_by.as_ref().map(SetBy::from),
     }
 }
 
@@ -152,7 +172,26 @@ fn result(entry: &Entry, rule_index: Option<usize>) -> Value {
         let why = "the scenario expects it";
         result["suppressions"] = json!([{ "kind": "external", "status": "accepted", "justification": why }]);
     }
+    if let Some(place) = &entry.set_by {
+        result["relatedLocations"] = json!([set_here(place)]);
+    }
     result
+}
+
+/// The map is where a finding lies, so the code behind it is a related location (SARIF 2.1.0, 3.27.22). It has a message of its
+/// own (3.28.5). A function alone is a logical location (3.33).
+fn set_here(SetBy { function, file, line }: &SetBy) -> Value {
+    let mut here = json!({ "message": { "text": "the entry was set here" } });
+    if let Some(file) = file {
+        here["physicalLocation"] = json!({ "artifactLocation": { "uri": uri(file) } });
+        if let Some(line) = line {
+            here["physicalLocation"]["region"] = json!({ "startLine": line });
+        }
+    }
+    if let Some(function) = function {
+        here["logicalLocations"] = json!([{ "fullyQualifiedName": function, "kind": "function" }]);
+    }
+    here
 }
 
 fn location(file: &str, line: Option<usize>, place: Option<&str>) -> Value {
@@ -202,6 +241,23 @@ mod tests {
         assert!(location["logicalLocations"][0]["fullyQualifiedName"].as_str().unwrap().starts_with("region "));
         assert_eq!(run["invocations"][0]["executionSuccessful"], true);
         assert!(result.get("suppressions").is_none());
+    }
+
+    #[test]
+    fn the_line_that_set_the_guilty_entry_is_a_related_location() {
+        let mut report = samples::reserved_bit();
+        let related = |report: &Report| read(report)["results"][0].get("relatedLocations").cloned();
+        assert_eq!(related(&report), None);
+        let function = || Some("map_region".to_owned());
+        report.findings[0].set_by =
+            Some(Place { function: function(), file: Some("src/a b.c".into()), line: Some(41) });
+        let logical = json!([{ "fullyQualifiedName": "map_region", "kind": "function" }]);
+        let message = json!({ "text": "the entry was set here" });
+        let physical = json!({ "artifactLocation": { "uri": "src/a%20b.c" }, "region": { "startLine": 41 } });
+        let whole = json!([{ "message": message, "physicalLocation": physical, "logicalLocations": logical }]);
+        assert_eq!(related(&report), Some(whole));
+        report.findings[0].set_by = Some(Place { function: function(), ..Place::default() });
+        assert_eq!(related(&report), Some(json!([{ "message": message, "logicalLocations": logical }])));
     }
 
     #[test]
