@@ -29,7 +29,7 @@ pub struct Survey {
 struct Table {
     /// The level of its entries.
     level: Level,
-    /// Which of its lines are not all zeros, bit n for line n. Before it was read: all.
+    /// Which of its lines may be other than zeros, bit n for line n. Before it was read: all.
     lines: u64,
 }
 
@@ -65,7 +65,7 @@ impl Survey {
         self.tables.get(&at).map(|table| table.level)
     }
 
-    /// Which lines of a table are not all zeros, bit n for line n; of what is no table, all.
+    /// Which lines of a table may be other than zeros, bit n for line n; of what is no table, all.
     pub fn lines_in_use(&self, at: Pa) -> u64 {
         self.tables.get(&at).map_or(u64::MAX, |table| table.lines)
     }

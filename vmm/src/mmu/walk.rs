@@ -39,10 +39,11 @@ pub trait TableMemory {
         Some(line)
     }
 
-    /// Which of the 64 lines of the table at `at` are not all zeros: bit n for line n, and for a line that is not there, too.
+    /// Which of the 64 lines of the table at `at` may be other than zeros: bit n for line n. Memory that can tell by a glance does,
+    /// and spares the reads of those that are not; else it may be any.
     fn lines_in_use(&self, at: Pa) -> u64 {
-        let is_in_use = |nth: u64| self.line(Pa(at.0 | nth << 6)).is_none_or(|line| line != [0; 8]);
-        (0..64).fold(0, |lines, nth| lines | u64::from(is_in_use(nth)) << nth)
+        let _ = at;
+        u64::MAX
     }
 }
 
