@@ -72,7 +72,8 @@ fn zeros_from(in_use: u64, level: Level, virt: Va, last: Va) -> Option<(u64, Va)
     }
     let line = index as u32 / 8;
     let zeros = (in_use >> line).trailing_zeros().min(64_u32.saturating_sub(line));
-    let more = u64::from(zeros).checked_sub(1)?.min(last.wrapping_offset_from(first_end) / line_bytes(level));
+    let whole = last.wrapping_offset_from(first_end).checked_div(line_bytes(level))?;
+    let more = u64::from(zeros).checked_sub(1)?.min(whole);
     Some((more.saturating_add(1), first_end.wrapping_add(more.wrapping_mul(line_bytes(level)))))
 }
 
