@@ -183,14 +183,14 @@ impl Run<'_> {
             return Err(End::Corrupt);
         }
         let mut commands = Vec::new();
-        let mut case = None;
+        let mut loaded = None;
         let odd = self.odd_call();
         // The command of each call, and the tables it is made on.
         let mut made = Vec::new();
         for (call, entry) in calls.calls.iter().zip(entries) {
             made.push(entry.map(|entry| {
                 let root = self.root_for(call.service, tables, root);
-                if case.replace(root) != Some(root) {
+                if loaded.replace(root) != Some(root) {
                     commands.push(command(Op::LoadRoot, [root, 0, 0, 0, 0, 0]));
                 }
                 let [a, b, c, d, e] = call.args;
@@ -203,7 +203,7 @@ impl Run<'_> {
         self.expect_services(self.services_abandoned)?;
         let Batch { outcome, halt, trapped, reset } = self.run_calls(&commands, root);
         if outcome.is_ok() {
-            self.loaded_root = case.unwrap_or(self.loaded_root);
+            self.loaded_root = loaded.unwrap_or(self.loaded_root);
             self.look_at_registers("the calls of runtime services");
             self.look_at_tables("the calls of runtime services");
         }
