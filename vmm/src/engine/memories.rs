@@ -91,7 +91,7 @@ mod tests {
     use efibed_guest::mapper::CpuAbilities;
 
     use super::*;
-    use crate::guest::{Image, Placement, Strides};
+    use crate::guest::{Image, Kernel, Placement, Strides};
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
@@ -104,7 +104,8 @@ mod tests {
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let memory = memories.take(placement.base, sizes.total()).unwrap();
         let paging = Paging::default();
-        let case = Case::alone(memory, image, &map, Strides::default(), placement, &paging).unwrap();
+        let kernel = Kernel::left_out(image, memory, placement);
+        let case = Case::beside(&kernel, &map, Strides::default(), &[], &paging).unwrap();
         assert!(case.ask(CpuAbilities::default(), 0));
         case
     }

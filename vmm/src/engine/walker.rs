@@ -12,7 +12,7 @@ use super::snapshot::Snapshot;
 use super::{EngineError, Job, Memories, Progress};
 use super::{cpu, judging, left_out, native, pool, reports};
 use crate::check::{self, Budget, Expectation, Marks, Phase, Rule, Skipped, TableCheck};
-use crate::guest::{Case, Image, LoadError, MappedTables, Placement};
+use crate::guest::{Case, Image, Kernel, LoadError, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 use crate::report::{EngineName, Report};
@@ -52,7 +52,8 @@ pub fn run_and_look(
     };
     reports::file_input(job, &mut report, input);
     let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
-    let case = Case::alone(memory, image, job.map, job.strides(), placement, &paging).map_err(LoadError::from)?;
+    let left_out = Kernel::left_out(image, memory, placement);
+    let case = Case::beside(&left_out, job.map, job.strides(), &[], &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
 
     let kernel = reports::ranges(&case.keep);

@@ -3,7 +3,7 @@
 //!
 //! The boot tables are among it, since they differ from map to map: they map all of this memory, and firmware's pages.
 //!
-//! There is no machine yet. Engine walker runs the mapping code on this memory as it is, and boots no kernel: it has a case alone.
+//! There is no machine yet. Engine walker runs the mapping code on this memory as it is, and boots no kernel: that is left out.
 
 use std::ops::Range;
 
@@ -117,7 +117,7 @@ impl Case {
         Ok(Self::beside(&kernel, map, strides, identity, paging)?)
     }
 
-    /// Lays a case beside a kernel, in the room that it has for one.
+    /// Lays a case beside a kernel, in the room that it has for one: all zeros.
     pub fn beside(
         kernel: &Kernel,
         map: &MemoryMap,
@@ -125,30 +125,7 @@ impl Case {
         identity: &[u64],
         paging: &Paging,
     ) -> Result<Self, OutOfPages> {
-        Self::lay(kernel.memory().clone(), kernel.image(), map, strides, kernel.placement(), identity, paging)
-    }
-
-    /// A case without a kernel, which nobody boots: on memory that is all zeros and as large as the placement.
-    pub fn alone(
-        memory: OwnMemory,
-        image: &'static Image,
-        map: &MemoryMap,
-        strides: Strides,
-        placement: Placement,
-        paging: &Paging,
-    ) -> Result<Self, OutOfPages> {
-        Self::lay(memory, image, map, strides, placement, &[], paging)
-    }
-
-    fn lay(
-        memory: OwnMemory,
-        image: &'static Image,
-        map: &MemoryMap,
-        strides: Strides,
-        placement: Placement,
-        identity: &[u64],
-        paging: &Paging,
-    ) -> Result<Self, OutOfPages> {
+        let (image, memory, placement) = (kernel.image(), kernel.memory().clone(), kernel.placement());
         let map_bytes = descriptor_bytes(map.descriptors(), strides.firmware);
         let attributes = attributes_table(map.attributes_table(), strides.kernel);
         let written = memory.write(placement.memory_map().start, &map_bytes)

@@ -27,6 +27,11 @@ impl Kernel {
         let memory = OwnMemory::on(backing, placement.base, placement.sizes.total());
         // The image comes first in every placement, and has room there.
         let _ = memory.write(placement.base, image.read_only());
+        Self::left_out(image, memory, placement)
+    }
+
+    /// The room of one that nobody boots, and that is not there: a case is laid behind it as behind any.
+    pub fn left_out(image: &'static Image, memory: OwnMemory, placement: Placement) -> Self {
         Self { image, memory, placement }
     }
 
