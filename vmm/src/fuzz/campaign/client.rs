@@ -25,9 +25,8 @@ use super::input::MapInput;
 use super::mutator::Mutate;
 use super::post::{FINDING, Told};
 use super::segments::Segments;
-use super::shape::Seen;
 use super::slate::{Slate, Word};
-use super::target::{Hit, Hits, NewCells, NewFinding, Target};
+use super::target::{Hit, Hits, NewCells, NewFinding, Shape, Target};
 use super::trial::Trials;
 use super::{Fuzz, FuzzError, counters};
 use crate::Scenario;
@@ -122,7 +121,7 @@ fn limit_memory() -> io::Result<()> {
 fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let slate = Slate::given().map_err(FuzzError::Process)?;
     let folder = Folder::open(&fuzz.out)?;
-    let shape = Rc::<RefCell<Seen>>::default();
+    let shape = Rc::<RefCell<Shape>>::default();
     let coverage = counters::observer(fuzz.scenario.program_counters());
     let mut feedback = feedback_or!(NewCells(Rc::clone(&shape)), MaxMapFeedback::new(&coverage));
     let [found, untold] = [Hits::default(), Hits::default()];
@@ -174,11 +173,11 @@ fn tell(
     untold: &Hits,
     manager: &mut Manager,
     state: &State,
-    shape: &RefCell<Seen>,
+    shape: &RefCell<Shape>,
     slate: &Slate,
 ) -> Result<(), FuzzError> {
     slate.set(Word::Corpus, state.corpus().count() as u64);
-    slate.set(Word::Cells, shape.borrow().count());
+    slate.set(Word::Cells, shape.borrow().kept.count());
     let metadata = state.named_metadata::<MapFeedbackMetadata<u8>>(counters::NAME);
     slate.set(Word::Covered, metadata.map_or(0, |metadata| metadata.num_covered_map_indexes as u64));
     for Hit { key, report, map } in untold.take() {

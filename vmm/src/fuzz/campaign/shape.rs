@@ -8,37 +8,35 @@ use crate::memory_map::{MemoryMap, Region};
 use crate::report::{EngineName, Report};
 
 /// How many there are.
-pub const CELLS: usize = 1 << 16;
+const CELLS: usize = 1 << 16;
 
-/// The cells that were seen set, and those of the run at hand.
+/// The cells that some run has set.
 #[derive(Debug)]
 pub struct Seen {
     cells: Vec<bool>,
     count: u64,
-    /// Of the run at hand, some more than once.
-    pub of_run: Vec<usize>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Self { cells: vec![false; CELLS], count: 0, of_run: Vec::new() }
+        Self { cells: vec![false; CELLS], count: 0 }
     }
 }
 
 impl Seen {
-    /// How many were seen.
+    /// How many there are.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether the run at hand sets one that was not seen.
-    pub fn has_new(&self) -> bool {
-        self.of_run.iter().any(|cell| !self.cells[*cell])
+    /// Whether one of a run's cells is not among them.
+    pub fn lacks_any(&self, of_run: &[usize]) -> bool {
+        of_run.iter().any(|cell| !self.cells[*cell])
     }
 
-    /// From now on the run's cells are known.
-    pub fn add(&mut self) {
-        for cell in &self.of_run {
+    /// Adds a run's cells.
+    pub fn add(&mut self, of_run: &[usize]) {
+        for cell in of_run {
             self.count += u64::from(!std::mem::replace(&mut self.cells[*cell], true));
         }
     }
@@ -100,12 +98,10 @@ mod tests {
     #[test]
     fn a_cell_is_new_until_it_is_added() {
         let mut seen = Seen::default();
-        assert!(!seen.has_new());
-        seen.of_run = vec![7, 7, CELLS - 1];
-        assert!(seen.has_new() && seen.has_new());
-        seen.add();
-        assert_eq!((seen.has_new(), seen.count()), (false, 2));
-        seen.of_run = vec![7, 8];
-        assert!(seen.has_new());
+        let run = [7, 7, CELLS - 1];
+        assert!(!seen.lacks_any(&[]) && seen.lacks_any(&run) && seen.lacks_any(&run));
+        seen.add(&run);
+        assert_eq!((seen.lacks_any(&run), seen.count()), (false, 2));
+        assert!(seen.lacks_any(&[7, 8]));
     }
 }

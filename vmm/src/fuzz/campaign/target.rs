@@ -39,12 +39,20 @@ pub struct Hit {
     pub map: Rc<MemoryMap>,
 }
 
+/// The cells of the last run, which the executor leaves to the feedback, and those of all runs whose maps went into the corpus.
+#[derive(Default)]
+pub struct Shape {
+    of_run: Vec<usize>,
+    /// Those in the corpus.
+    pub kept: Seen,
+}
+
 /// Runs inputs.
 pub struct Target {
     trials: Trials,
     slate: Slate,
     observers: Observers,
-    shape: Rc<RefCell<Seen>>,
+    shape: Rc<RefCell<Shape>>,
     found: Hits,
     /// Maps that this client is still to run.
     left: u64,
@@ -57,7 +65,7 @@ impl Target {
         trials: Trials,
         slate: Slate,
         coverage: Coverage,
-        shape: Rc<RefCell<Seen>>,
+        shape: Rc<RefCell<Shape>>,
         found: Hits,
         runs: u64,
     ) -> Self {
@@ -122,7 +130,7 @@ impl HasObservers for Target {
 
 /// An input is worth building on if its run sets a cell that none did before. Not by an observer of LibAFL's: that is a map of all
 /// cells, and to go through it takes longer than the run of a small map.
-pub struct NewCells(pub Rc<RefCell<Seen>>);
+pub struct NewCells(pub Rc<RefCell<Shape>>);
 
 impl Named for NewCells {
     fn name(&self) -> &Cow<'static, str> {
@@ -134,12 +142,14 @@ impl<S> StateInitializer<S> for NewCells {}
 
 impl<EM, OT, S> Feedback<EM, MapInput, OT, S> for NewCells {
     fn is_interesting(&mut self, _: &mut S, _: &mut EM, _: &MapInput, _: &OT, _: &ExitKind) -> Result<bool, Error> {
-        Ok(self.0.borrow().has_new())
+        let Shape { of_run, kept } = &*self.0.borrow();
+        Ok(kept.lacks_any(of_run))
     }
 
     /// The input goes into the corpus. Where it is kept as a finding alone, its cells stay new.
     fn append_metadata(&mut self, _: &mut S, _: &mut EM, _: &OT, _: &mut Testcase<MapInput>) -> Result<(), Error> {
-        self.0.borrow_mut().add();
+        let Shape { of_run, kept } = &mut *self.0.borrow_mut();
+        kept.add(of_run);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::shape::{CELLS, cells};
+use super::shape::{Seen, cells};
 use super::slate::{Slate, Word};
 use super::{FuzzEngine, counted};
 use crate::check::{Contract, Depth, Rule, Severity};
@@ -22,8 +22,8 @@ pub struct Trials {
     engine: FuzzEngine,
     /// Whether services are called.
     calls: bool,
-    /// The cells that some run has set: [`FuzzEngine::Both`] runs a map in the guest if it sets another one.
-    seen: Vec<bool>,
+    /// [`FuzzEngine::Both`] runs a map in the guest if it sets another cell.
+    seen: Seen,
     /// How often a finding was met, of whatever line.
     examples: HashMap<FindingKey, u64>,
     /// Why a map could not be run, if one could not.
@@ -59,7 +59,7 @@ impl Trials {
             native,
             engine,
             calls,
-            seen: vec![false; CELLS],
+            seen: Seen::default(),
             examples: HashMap::new(),
             unable: None,
         }
@@ -78,7 +78,7 @@ impl Trials {
         if is_native {
             is_able &= self.add(EngineName::Walker, map, &mut trial)?;
         }
-        let is_new = trial.cells.iter().any(|cell| !self.seen[*cell]);
+        let is_new = self.seen.lacks_any(&trial.cells);
         if is_guest && (is_new || !is_native) {
             let ran = self.add(EngineName::Kvm, map, &mut trial)?;
             slate.add(Word::Guests, ran.into());
@@ -86,7 +86,7 @@ impl Trials {
         }
         self.tell_apart(map, &mut trial)?;
         slate.add(Word::Unable, (!is_able).into());
-        trial.cells.iter().for_each(|cell| self.seen[*cell] = true);
+        self.seen.add(&trial.cells);
         let is_any = |holds: &dyn Fn(&Report) -> bool| u64::from(trial.runs.iter().any(|(report, _)| holds(report)));
         slate.add(Word::Outside, is_any(&|report| self.judge.is_outside(map, report)));
         slate.add(Word::Incomplete, is_any(&|report| report.verdict() == RunVerdict::Incomplete));
