@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Where an instruction comes from, as far as that is known. At least one of function and file is.
 ///
 /// ```
@@ -10,7 +12,7 @@ use std::fmt;
 /// let place = Place { function: Some("build_tables".into()), file: Some("mapper.c".into()), line: Some(41) };
 /// assert_eq!(place.to_string(), "build_tables at mapper.c:41");
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The function, demangled.
     pub function: Option<String>,

@@ -164,21 +164,10 @@ fn suite(report: &MatrixReport) -> Suite {
     Suite { name: "matrix".into(), time: report.elapsed, cases }
 }
 
-/// No file shows it: the machine does.
 fn entry((rule, message): (&str, String)) -> Entry {
-    Entry {
-        rule: rule.into(),
-        summary: "A combination of paging's bits does not come out as the SDM says.".into(),
-        help: "This KVM, its hardware or this test bed is wrong. `efibed matrix --case` runs one combination.".into(),
-        is_doubt: true,
-        fingerprint: message.clone(),
-        message,
-        file: None,
-        line: None,
-        place: None,
-        is_expected: false,
-        set_by: None,
-    }
+    let summary = "A combination of paging's bits does not come out as the SDM says.";
+    let help = "This KVM, its hardware or this test bed is wrong. `efibed matrix --case` runs one combination.";
+    Entry::of_no_file(rule, summary, help, true, message)
 }
 
 fn run_case(

@@ -225,23 +225,9 @@ struct FindingObject<'a> {
     remedy: Option<&'a str>,
     error_code: Option<Hex>,
     walk: Vec<StepObject>,
-    set_by: Option<PlaceObject<'a>>,
+    set_by: Option<&'a Place>,
     witnesses: Vec<&'static str>,
     message: &'a str,
-}
-
-/// A place in the mapping code's source, as far as it is known.
-#[derive(Serialize)]
-struct PlaceObject<'a> {
-    function: Option<&'a str>,
-    file: Option<&'a str>,
-    line: Option<u32>,
-}
-
-impl<'a> From<&'a Place> for PlaceObject<'a> {
-    fn from(place: &'a Place) -> Self {
-        Self { function: place.function.as_deref(), file: place.file.as_deref(), line: place.line }
-    }
 }
 
 #[derive(Serialize)]
@@ -427,7 +413,7 @@ impl<'a> From<&'a Finding> for FindingObject<'a> {
             remedy: finding.remedy.as_deref(),
             error_code: finding.error_code().map(|code| Hex(code.0.into())),
             walk: finding.walk.iter().map(StepObject::from).collect(),
-            set_by: finding.set_by.as_ref().map(PlaceObject::from),
+            set_by: finding.set_by.as_ref(),
             witnesses: finding.witnesses.iter().map(|witness| witness.name()).collect(),
             message: &finding.message,
         }

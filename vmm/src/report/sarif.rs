@@ -46,24 +46,7 @@ pub struct Entry {
     /// Whether it was to be found.
     pub is_expected: bool,
     /// The line of the mapping code that set the guilty table entry, where that is known.
-    pub set_by: Option<SetBy>,
-}
-
-/// A [`Place`], as one process can hand it to another.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SetBy {
-    /// The function.
-    pub function: Option<String>,
-    /// The source file.
-    pub file: Option<String>,
-    /// The line of it, from 1.
-    pub line: Option<u32>,
-}
-
-impl From<&Place> for SetBy {
-    fn from(Place { function, file, line }: &Place) -> Self {
-        Self { function: function.clone(), file: file.clone(), line: *line }
-    }
+    pub set_by: Option<Place>,
 }
 
 /// Something that was asked for and not done.
@@ -73,6 +56,25 @@ pub struct Notice {
     pub message: String,
     /// The file of the run, if it is one.
     pub file: Option<String>,
+}
+
+impl Entry {
+    /// One that no file shows, but a machine or this program itself.
+    pub fn of_no_file(rule: &str, summary: &str, help: &str, is_doubt: bool, message: String) -> Self {
+        Self {
+            rule: rule.into(),
+            summary: summary.into(),
+            help: help.into(),
+            is_doubt,
+            fingerprint: message.clone(),
+            message,
+            file: None,
+            line: None,
+            place: None,
+            is_expected: false,
+            set_by: None,
+        }
+    }
 }
 
 impl Part {
@@ -109,7 +111,7 @@ fn entry(finding: &Finding, file: &str, report: &Report, is_expected: bool) -> E
         line: in_report.and_then(|region| region.line),
         place,
         is_expected,
-        set_by: finding.set_by.as_ref().map(SetBy::from),
+        set_by: finding.set_by.clone(),
     }
 }
 
@@ -180,7 +182,7 @@ fn result(entry: &Entry, rule_index: Option<usize>) -> Value {
 
 /// The map is where a finding lies, so the code behind it is a related location (SARIF 2.1.0, 3.27.22). It has a message of its
 /// own (3.28.5). A function alone is a logical location (3.33).
-fn set_here(SetBy { function, file, line }: &SetBy) -> Value {
+fn set_here(Place { function, file, line }: &Place) -> Value {
     let mut here = json!({ "message": { "text": "the entry was set here" } });
     if let Some(file) = file {
         here["physicalLocation"] = json!({ "artifactLocation": { "uri": uri(file) } });
