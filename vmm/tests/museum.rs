@@ -30,6 +30,7 @@ fn main() {
 const CLEAN: i32 = 0;
 const FINDINGS: i32 = 1;
 const BAD_INPUT: i32 = 2;
+const UNABLE: i32 = 3;
 
 fn museum(arguments: &[&str]) -> Said {
     efibed([&["museum"], arguments].concat())
@@ -129,6 +130,13 @@ fn what_the_walker_cannot_show_is_skipped_by_name() {
         "5 exhibits: 4 shown as worked out, and their twins without the bug, 1 skipped",
     ]);
     assert!(!said.out.contains("06-never-done                 shown"), "{said}");
+    // Where all is skipped nothing is right.
+    let said = museum(&["run", "14", "15", "--engine", "walker", "--quiet"]).ends(UNABLE);
+    said.says(&["3 exhibits: 3 skipped"]);
+    let document = museum(&["run", "14", "--engine", "walker", "--quiet", "--json", "-"]).json();
+    assert_eq!(document["verdict"], "incomplete");
+    let said = museum(&["run", "14", "15", "--layout", "window", "--engine", "walker", "--quiet"]).ends(UNABLE);
+    said.says(&["no bug could be looked for to the end; 1 skipped; 2 not about mapping code"]);
 }
 
 fn a_layout_is_told_which_bugs_it_has() {

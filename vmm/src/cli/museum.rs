@@ -100,7 +100,7 @@ Examples:
   efibed museum run --mapper mapper.elf     which of the bugs does this code have?
 
 Exit status: 0 if all is as it was worked out; 1 if not, or if your code has any of the bugs; 2 for a number that is none; \
-3 if something could not be run or is not known.";
+3 if something could not be run or is not known, or if all was skipped.";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
@@ -110,7 +110,7 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         _ if arguments.is_for_a_visitor() => {
             return Err(Failure::Output("--mapper and --layout are for `efibed museum run`".into()));
         }
-        Action::Show if bugs.is_empty() || arguments.numbers.is_empty() => {
+        Action::Show if arguments.numbers.is_empty() => {
             return Err(Failure::Output(format!("`show` needs a number: {}", there_are())));
         }
         Action::List | Action::Show => {}
@@ -148,7 +148,7 @@ impl Arguments {
 
     fn run(&self, bugs: &[&'static Bug]) -> Result<Status, Failure> {
         let rows: Vec<Row> =
-            bugs.iter().flat_map(|bug| bug.exhibits().iter().map(|exhibit| Row { bug, exhibit })).collect();
+            bugs.iter().flat_map(|bug| bug.exhibits().iter().map(move |exhibit| (*bug, exhibit))).collect();
         if rows.is_empty() {
             let names: Vec<_> = bugs.iter().map(|bug| bug.number.to_string()).collect();
             let told =
@@ -167,8 +167,7 @@ impl Arguments {
         let paint = Look::of_standard_output().paint();
         let engine = self.engine;
         let trials = self.each(rows, &|bed, exhibit| Trial::of(exhibit, bed, engine), &Trial::not_done)?;
-        let rows: Vec<_> =
-            rows.iter().zip(&trials).map(|(Row { bug, exhibit }, trial)| (*bug, *exhibit, trial)).collect();
+        let rows: Vec<_> = rows.iter().zip(&trials).map(|((bug, exhibit), trial)| (*bug, *exhibit, trial)).collect();
         shown(&rows, paint, self.places.wanted()).write(outputs)
     }
 
@@ -181,8 +180,7 @@ impl Arguments {
         let engine = self.engine;
         let ask = |bed: &TestBed, exhibit: &Exhibit| Answer::of(exhibit, &put_in, bed, engine);
         let answers = self.each(rows, &ask, &Answer::unknown)?;
-        let rows: Vec<_> =
-            rows.iter().zip(&answers).map(|(Row { bug, exhibit }, answer)| (*bug, *exhibit, answer)).collect();
+        let rows: Vec<_> = rows.iter().zip(&answers).map(|((bug, exhibit), answer)| (*bug, *exhibit, answer)).collect();
         let (who, wanted) = (self.visitors_name(), self.places.wanted());
         let text = words::answers(&who, &rows, paint);
         let json = || museum::json::answers(&who, &rows);
@@ -225,7 +223,7 @@ impl Arguments {
         let ended = Mutex::new((0, vec![None; rows.len()]));
         counted(self.watching, "exhibits", |progress| {
             progress(0, rows.len() as u64);
-            let work = |bed: &TestBed, index: usize| work(bed, rows[index].exhibit);
+            let work = |bed: &TestBed, index: usize| work(bed, rows[index].1);
             self.sandbox.run_each(self.engine, rows.len(), jobs, &work, &|index, result| {
                 let result = result.unwrap_or_else(|failure| failed(failure.in_short()));
                 let mut ended = ended.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -239,12 +237,8 @@ impl Arguments {
     }
 }
 
-/// An exhibit and its bug.
-struct Row {
-    bug: &'static Bug,
-    exhibit: &'static Exhibit,
-}
-
+/// An exhibit, behind its bug.
+type Row = (&'static Bug, &'static Exhibit);
 type Tried<'a> = (&'a Bug, &'a Exhibit, &'a Trial);
 type Answered<'a> = (&'a Bug, &'a Exhibit, &'a Answer);
 
@@ -252,7 +246,8 @@ fn shown(rows: &[Tried<'_>], paint: Paint, wanted: super::results::Wanted) -> Re
     let is = |verdict| rows.iter().any(|(.., trial)| trial.verdict() == verdict);
     let (status, verdict) = match () {
         () if is(TrialVerdict::Deviates) => (Status::Findings, "findings"),
-        () if is(TrialVerdict::NotDone) => (Status::Unable, "incomplete"),
+        // Where all is skipped nothing was shown to be right.
+        () if is(TrialVerdict::NotDone) || !is(TrialVerdict::AsWorkedOut) => (Status::Unable, "incomplete"),
         () => (Status::Clean, "clean"),
     };
     let json = || museum::json::trials(rows, verdict);
@@ -308,28 +303,16 @@ fn notice(exhibit: &Exhibit, why: &str) -> Notice {
     Notice { message: format!("{}: {why}", exhibit.name), file: None }
 }
 
-/// No file shows it: the exhibits are this program's own.
 fn entry(rule: &str, message: String, summary: &str, is_doubt: bool) -> Entry {
-    Entry {
-        rule: rule.into(),
-        summary: summary.into(),
-        help: "`efibed museum show` with the number tells all that is known of the bug.".into(),
-        is_doubt,
-        fingerprint: message.clone(),
-        message,
-        file: None,
-        line: None,
-        place: None,
-        is_expected: false,
-        set_by: None,
-    }
+    let help = "`efibed museum show` with the number tells all that is known of the bug.";
+    Entry::of_no_file(rule, summary, help, is_doubt, message)
 }
 
 fn status_of_answers(rows: &[Answered<'_>]) -> Status {
     let is = |wanted: fn(&Has) -> bool| rows.iter().any(|(.., answer)| wanted(&answer.has));
     if is(|has| matches!(has, Has::Yes(_))) {
         Status::Findings
-    } else if is(|has| matches!(has, Has::Unknown(_))) {
+    } else if is(|has| matches!(has, Has::Unknown(_))) || !is(|has| matches!(has, Has::No)) {
         Status::Unable
     } else {
         Status::Clean

@@ -202,10 +202,10 @@ pub fn unchecked(exhibit: &Exhibit, report: &Report) -> Option<String> {
 fn shown(exhibit: &Exhibit, report: &Report) -> Outcome {
     let found = &exhibit.found;
     let of_rule: Vec<&Finding> = report.findings.iter().filter(|finding| finding.rule == found.rule).collect();
-    let Some(closest) = of_rule.iter().copied().max_by_key(|finding| likeness(found, finding, report)) else {
+    let Some(closest) = of_rule.iter().copied().min_by_key(|finding| differences(found, finding, report)) else {
         return deviates(found.rule, in_words(found), in_short(report));
     };
-    if !differences(found, closest, report).is_empty() {
+    if differences(found, closest, report) > 0 {
         return deviates(found.rule, in_words(found), finding_in_words(closest));
     }
     let is_known = |rule: Rule| rule == found.rule || exhibit.besides.contains(&rule);
@@ -244,26 +244,17 @@ fn deviates(rule: Rule, expected: String, observed: String) -> Outcome {
     Outcome::Deviates { rule: rule.name().into(), expected, observed }
 }
 
-/// How many of the things that must be so are so.
-fn likeness(found: &Found, finding: &Finding, report: &Report) -> usize {
-    usize::MAX - differences(found, finding, report).len()
-}
-
-/// What is not as it must be, by name.
-pub fn differences(found: &Found, finding: &Finding, report: &Report) -> Vec<&'static str> {
-    let reached = || match (&finding.expected, &finding.observed) {
-        (Some(Statement::Physical(expected)), Some(Statement::Physical(reached))) => Some((expected.0, reached.0)),
-        _ => None,
-    };
+/// How much is not as it must be.
+fn differences(found: &Found, finding: &Finding, report: &Report) -> usize {
     let is = [
-        ("phase", finding.phase == found.phase),
-        ("region", found.region.is_none_or(|index| finding.region == Some(index))),
-        ("address", found.virt.is_none_or(|virt| is_at(virt, finding))),
-        ("error code", found.error_code.is_none_or(|code| is_code(code, finding, report))),
-        ("frame", found.frames.is_none_or(|frames| reached() == Some(frames))),
-        ("level", found.level.is_none_or(|level| finding.walk.last().is_some_and(|step| step.level == level))),
+        finding.phase == found.phase,
+        found.region.is_none_or(|index| finding.region == Some(index)),
+        found.virt.is_none_or(|virt| is_at(virt, finding)),
+        found.error_code.is_none_or(|code| is_code(code, finding, report)),
+        found.frames.is_none_or(|frames| frames_of(finding) == Some(frames)),
+        found.level.is_none_or(|level| finding.walk.last().is_some_and(|step| step.level == level)),
     ];
-    is.into_iter().filter(|(_, is_so)| !is_so).map(|(what, _)| what).collect()
+    is.into_iter().filter(|is_so| !is_so).count()
 }
 
 /// Whether an address is CR2, or where the pages of a finding begin.
@@ -276,6 +267,14 @@ fn address_of(finding: &Finding) -> Option<u64> {
     match &finding.observed {
         Some(Statement::Faulted { cr2: Some(cr2), .. }) => Some(cr2.0),
         _ => finding.virt.map(|virt| virt.0),
+    }
+}
+
+/// The physical address that should be reached, and the one that is.
+fn frames_of(finding: &Finding) -> Option<(u64, u64)> {
+    match (&finding.expected, &finding.observed) {
+        (Some(Statement::Physical(expected)), Some(Statement::Physical(reached))) => Some((expected.0, reached.0)),
+        _ => None,
     }
 }
 
@@ -313,17 +312,13 @@ pub fn in_words(found: &Found) -> String {
 
 /// What was found, on one line.
 pub fn finding_in_words(finding: &Finding) -> String {
-    let frames = match (&finding.expected, &finding.observed) {
-        (Some(Statement::Physical(expected)), Some(Statement::Physical(reached))) => Some((expected.0, reached.0)),
-        _ => None,
-    };
     in_words(&Found {
         rule: finding.rule,
         phase: finding.phase,
         region: finding.region,
         virt: address_of(finding),
         error_code: finding.error_code().map(|code| code.0),
-        frames,
+        frames: frames_of(finding),
         level: finding.walk.last().map(|step| step.level),
     })
 }

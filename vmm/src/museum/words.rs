@@ -20,13 +20,9 @@ pub fn list<'a>(bugs: impl Iterator<Item = &'a Bug>, paint: Paint) -> String {
     let columns = Columns::of(["#", "bug", "whose", "shown by"], [true, false, false, false], &rows);
     let columns = columns.within(paint.table_width(), &[2, 3]);
     let lines = columns.titles().into_iter().chain(rows.iter().flat_map(|row| columns.lines(row)));
-    let exhibits = rows.len();
-    let mut text: String = lines.map(|line| line + "\n").collect();
-    text += &format!(
-        "\n{}; `efibed museum show 1` tells of the first, `efibed museum run 1` shows it\n",
-        counted(exhibits as u64, "bug")
-    );
-    text
+    let text: String = lines.map(|line| line + "\n").collect();
+    let bugs = counted(rows.len() as u64, "bug");
+    format!("{text}\n{bugs}; `efibed museum show 1` tells of the first, `efibed museum run 1` shows it\n")
 }
 
 /// Where the text beside a label begins.
@@ -170,6 +166,7 @@ fn verdict_on(rows: &[(&Bug, &Exhibit, &Answer)]) -> String {
     let count = |name: &str| rows.iter().filter(|(_, _, answer)| answer.has.name() == name).count();
     let names: Vec<_> = numbers.iter().map(u32::to_string).collect();
     let mut text = match names.len() {
+        0 if count("no") == 0 => "no bug could be looked for to the end".to_owned(),
         0 => "none of the known bugs was found".to_owned(),
         1 => format!("it has bug {}", names[0]),
         _ => format!("it has the bugs {}", names.join(", ")),

@@ -3,7 +3,7 @@
 use efibed_guest::mapper::attribute;
 use efibed_guest::mapper::page_table::{LeafRule, Mapping, PAGE_BYTES, WRITABLE};
 
-use super::Code;
+use super::{Code, clear};
 use crate::mapper::MemoryDescriptor;
 use crate::{AddressSpace, MapContext, MapError, Mapper};
 
@@ -58,11 +58,8 @@ pub static NO_CACHEABILITY_LEFT_OUT: Code = Code::new(
     "regions without a cache type left unmapped",
     "Xen's efi_init_memory, at `Unknown cachability`",
     |mut inner, context| {
-        let list = context.memory_map;
         let space = inner.map(context)?;
-        unmap(context, space, |mapped| {
-            !list.iter().any(|it| it.phys_start == mapped.phys_start && has_cache_type(it))
-        })?;
+        clear(context, space, ALL, |mapped| mapped.attribute & CACHE_TYPES == 0)?;
         Ok(space)
     },
 );
@@ -77,7 +74,7 @@ pub static HOLES_LEFT_OUT: Code = Code::new(
         let last = |it: &MemoryDescriptor| it.phys_start + it.page_count * PAGE_BYTES - 1;
         let memory = list.iter().filter(|it| it.attribute & attribute::WB != 0 && it.page_count > 0);
         let used = memory.fold(LOW, |bits, it| bits | it.phys_start | last(it));
-        unmap(context, space, |mapped| mapped.phys_start & !used != 0)?;
+        clear(context, space, ALL, |mapped| mapped.phys_start & !used != 0)?;
         Ok(space)
     },
 );
@@ -87,24 +84,8 @@ const LOW: u64 = (1 << 30) - 1;
 
 const CACHE_TYPES: u64 = attribute::UC | attribute::WC | attribute::WT | attribute::WB;
 
-fn has_cache_type(region: &MemoryDescriptor) -> bool {
-    region.attribute & CACHE_TYPES != 0
-}
-
-/// Takes regions out of the tables, though not out of the map for SetVirtualAddressMap.
-fn unmap(
-    context: &mut MapContext<'_>,
-    space: AddressSpace,
-    is_meant: impl Fn(&MemoryDescriptor) -> bool,
-) -> Result<(), MapError> {
-    for index in 0..context.mapped_count() {
-        let Some(mapped) = context.mapped(index) else { break };
-        if is_meant(&mapped) {
-            space.change(&mut context.tables, mapped.virt_start, mapped.page_count * PAGE_BYTES, 0, u64::MAX)?;
-        }
-    }
-    Ok(())
-}
+/// A region is taken out of the tables so, though not out of the map for SetVirtualAddressMap.
+const ALL: u64 = u64::MAX;
 
 /// Pages 1:1, from the first byte to the last.
 fn fill_to(context: &mut MapContext<'_>, space: AddressSpace, first: u64, last: u64) -> Result<(), MapError> {

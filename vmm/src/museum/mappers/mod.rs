@@ -12,7 +12,10 @@ pub use descriptors::*;
 pub use populate::*;
 pub use rights::*;
 
+use efibed_guest::mapper::page_table::PAGE_BYTES;
+
 use crate::check::Contract;
+use crate::mapper::MemoryDescriptor;
 use crate::{AddressSpace, Layout, LayoutMapper, MapContext, MapError, Mapper, Scenario};
 
 /// Buggy mapping code. A value: its two calls are functions, and `inner` is the layout of the scenario that it stands in for.
@@ -55,6 +58,22 @@ impl Code {
         let contract = (self.contract)(scenario.built_in().layout);
         scenario.layout_in(|inner| Coded { code: self, inner }).contract(contract)
     }
+}
+
+/// Clears flags in the leaves of regions that are mapped, where that is meant.
+fn clear(
+    context: &mut MapContext<'_>,
+    space: AddressSpace,
+    flags: u64,
+    is_meant: impl Fn(&MemoryDescriptor) -> bool,
+) -> Result<(), MapError> {
+    for index in 0..context.mapped_count() {
+        let Some(mapped) = context.mapped(index) else { break };
+        if is_meant(&mapped) {
+            space.change(&mut context.tables, mapped.virt_start, mapped.page_count * PAGE_BYTES, 0, flags)?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

@@ -1,13 +1,13 @@
 //! Bugs in the rights of what is mapped, and in entries above the leaves. The built-in layout maps; the mistake is made before,
 //! after, or in its place in phase `finish`.
 
-use efibed_guest::LeafRule;
-use efibed_guest::mapper::page_table::{Mapping, NX, PCD, WRITABLE};
+use efibed_guest::mapper::page_table::{NX, PAGE_BYTES, WRITABLE};
 use efibed_guest::mapper::{DescriptorList, attribute};
 
-use super::Code;
+use super::populate::{ADDRESS, index};
+use super::{Code, clear};
 use crate::mapper::MemoryDescriptor;
-use crate::{AddressSpace, MapContext, MapError, Mapper};
+use crate::{MapContext, Mapper};
 
 /// Bug 2.
 pub static LARGE_LEAVES_UNASKED: Code = Code::new(
@@ -71,9 +71,8 @@ pub static FIFTH_LEVEL_FORGOTTEN: Code = Code::new(
     |mut inner, context| {
         let space = inner.map(context)?;
         let Some(keep) = context.keep.first() else { return Ok(space) };
-        let slot = |level: u32| (keep.first >> (12 + 9 * (level - 1))) as usize % 512;
-        let above = context.tables.table(space.root())?[slot(space.levels())] & ADDRESS;
-        context.tables.table(above)?[slot(space.levels() - 1)] = 0;
+        let above = context.tables.table(space.root())?[index(keep.first, space.levels())] & ADDRESS;
+        context.tables.table(above)?[index(keep.first, space.levels() - 1)] = 0;
         Ok(space)
     },
 );
@@ -84,14 +83,8 @@ pub static ALL_BUT_WRITABLE_CLEARED: Code = Code::new(
     "Xen's efi_init_memory, of regions that are read-only or write-protected",
     |mut inner, context| {
         let space = inner.map(context)?;
-        let list = context.memory_map;
-        let is_meant = |region: &MemoryDescriptor| region.attribute & (attribute::RO | attribute::WP) != 0;
-        for index in 0..context.mapped_count() {
-            let Some(mapped) = context.mapped(index) else { break };
-            if list.iter().any(|region| region.phys_start == mapped.phys_start && is_meant(region)) {
-                space.change(&mut context.tables, mapped.virt_start, mapped.page_count * 4096, 0, !WRITABLE & FLAGS)?;
-            }
-        }
+        let is_meant = |mapped: &MemoryDescriptor| mapped.attribute & (attribute::RO | attribute::WP) != 0;
+        clear(context, space, !(ADDRESS | WRITABLE), is_meant)?;
         Ok(space)
     },
 );
@@ -108,26 +101,12 @@ pub static GARBAGE_BELIEVED: Code = Code::late(
             let clear = if entry.attribute & attribute::RO != 0 { WRITABLE } else { 0 };
             let set = if entry.attribute & attribute::XP != 0 && context.cpu.nx != 0 { NX } else { 0 };
             for virt in both_addresses(context, entry) {
-                space.change(&mut context.tables, virt, entry.page_count * 4096, set, clear)?;
+                space.change(&mut context.tables, virt, entry.page_count * PAGE_BYTES, set, clear)?;
             }
         }
         Ok(space)
     },
 );
-
-/// The layout that maps what `linux` has no room for, as the twin of bug 39: each region at a constant plus its physical address,
-/// in a half of its own. Nothing is wrong with it.
-pub static WITH_ROOM: Code =
-    Code::new("a linear mapping with room for 32 TiB", "no function: it is right", |_, context| {
-        let mut right = Linear(0xffff_a000_0000_0000);
-        right.map(context)
-    })
-    .of_anybody();
-
-/// The address in an entry, bits 51:12.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Everything in an entry that is no address.
-const FLAGS: u64 = !ADDRESS;
 
 fn nothing<'a>(context: &MapContext<'a>) -> DescriptorList<'a> {
     // An empty list is aligned and its stride is that of descriptors, so there is one.
@@ -138,29 +117,9 @@ fn nothing<'a>(context: &MapContext<'a>) -> DescriptorList<'a> {
 fn both_addresses(context: &MapContext<'_>, entry: &MemoryDescriptor) -> Vec<u64> {
     let regions = (0..context.mapped_count()).filter_map(|index| context.mapped(index));
     let region = regions.into_iter().find(|region| {
-        let pages = entry.phys_start.wrapping_sub(region.phys_start) / 4096;
+        let pages = entry.phys_start.wrapping_sub(region.phys_start) / PAGE_BYTES;
         pages < region.page_count
     });
     let virt = region.map(|region| entry.phys_start - region.phys_start + region.virt_start);
     [Some(entry.phys_start), virt].into_iter().flatten().collect()
-}
-
-#[derive(Clone, Copy)]
-struct Linear(u64);
-
-impl Mapper for Linear {
-    fn map(&mut self, context: &mut MapContext<'_>) -> Result<AddressSpace, MapError> {
-        let list = context.memory_map;
-        for (index, region) in list.iter().enumerate().filter(|(_, region)| region.attribute & attribute::RUNTIME != 0)
-        {
-            let virt_start = self.0 + region.phys_start;
-            let cache = if region.attribute & attribute::WB != 0 { 0 } else { PCD };
-            let mapping =
-                Mapping { flags: WRITABLE | cache, leaf_rule: LeafRule::CoAligned, gbpages: context.cpu.gbpages != 0 };
-            let bytes = region.page_count * 4096;
-            context.space.map(&mut context.tables, virt_start, region.phys_start, bytes, mapping)?;
-            context.push_mapped(index, &MemoryDescriptor { virt_start, ..*region })?;
-        }
-        Ok(context.space)
-    }
 }
