@@ -275,6 +275,10 @@ mod tests {
         let in_phase = |phase, at, flip| change(&case, |case| Snapshot::untouchable(case, phase), at, flip);
         let change = |at, flip| in_phase(Phase::Map, at, flip);
         let (table, descriptor) = (case.kernel_root + 8 * 511, placement.memory_map().start);
+        let unused = placement.boot_tables().end - 8;
+        assert!(case.boot_tables_end() <= unused);
+        assert_eq!(change(unused, 1), Some(unused));
+        assert!(case.memory.write_u64(unused, 0));
         assert_eq!(change(table, bits::A), None);
         assert_eq!(change(table, bits::W), Some(table));
         assert_eq!(change(case.kernel_root, 1), Some(case.kernel_root));

@@ -694,6 +694,22 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_copied_and_compared_and_lines_are_told_where_they_are_inside() {
+        let backing = Backing::new(2 * PAGE_BYTES).unwrap();
+        let end = 2 * PAGE_BYTES;
+        assert!(backing.write(PAGE_BYTES + 3 * 64 + 63, &[7]) && backing.write(end - 1, &[9]));
+        assert_eq!([0, PAGE_BYTES].map(|page| backing.lines_in_use(page)), [Some(0), Some(1 << 3 | 1 << 63)]);
+        assert_eq!([PAGE_BYTES + 64, end, u64::MAX - 63].map(|offset| backing.lines_in_use(offset)), [None; 3]);
+        assert_eq!(backing.copy(end - 2, 2), Some(vec![0, 9]));
+        assert_eq!(
+            [(end - 1, 2), (end + 1, 0), (u64::MAX, 2)].map(|(at, bytes)| backing.copy(at, bytes)),
+            [None, None, None]
+        );
+        assert!(backing.equals(end - 2, &[0, 9]) && backing.equals(end, &[]));
+        assert!(!backing.equals(end - 2, &[0, 8]) && !backing.equals(end - 1, &[9, 0]));
+    }
+
+    #[test]
     fn only_aligned_words_that_are_inside_are_read() {
         let backing = Backing::new(PAGE_BYTES).unwrap();
         assert!(backing.write(PAGE_BYTES - 8, &[1, 2, 3, 4, 5, 6, 7, 8]));

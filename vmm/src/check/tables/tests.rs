@@ -11,7 +11,7 @@ use crate::check::expectation::Expectation;
 use crate::check::flags::{EntryKind, FLAGS, Verdict};
 use crate::memory_map::MemoryMap;
 use crate::mmu::Paging;
-use crate::mmu::bits::{P, PS, U, W};
+use crate::mmu::bits::{A, NX, P, PS, U, W};
 
 const ROOT: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -33,6 +33,8 @@ const TABLE: u64 = 512;
 struct Memory {
     tables: BTreeMap<u64, [u64; 512]>,
     reads: Cell<u64>,
+    /// Whether it tells which lines are in use.
+    tells: bool,
 }
 
 impl TableMemory for Memory {
@@ -40,6 +42,12 @@ impl TableMemory for Memory {
         self.reads.set(self.reads.get() + 1);
         let table = self.tables.get(&(at.0 & !0xfff))?;
         Some(table[(at.0 >> 3) as usize & 511])
+    }
+
+    fn lines_in_use(&self, at: Pa) -> u64 {
+        let Some(table) = self.tables.get(&at.0).filter(|_| self.tells) else { return u64::MAX };
+        let is_in_use = |line: usize| table[8 * line..8 * line + 8].iter().any(|entry| *entry != 0);
+        (0..64).filter(|line| is_in_use(*line)).fold(0, |lines, line| lines | 1 << line)
     }
 }
 
@@ -68,6 +76,7 @@ impl Memory {
 /// What is checked, and against what.
 struct Case<'a> {
     memory: &'a Memory,
+    kernel_root: u64,
     kernel: Vec<RangeInclusive<Va>>,
     aliases: Vec<Alias>,
     arenas: Vec<RangeInclusive<Va>>,
@@ -86,7 +95,7 @@ struct Outcome {
 impl<'a> Case<'a> {
     fn new(memory: &'a Memory) -> Self {
         let budget = Budget::new(None);
-        Self { memory, kernel: Vec::new(), aliases: Vec::new(), arenas: Vec::new(), budget }
+        Self { memory, kernel_root: ROOT, kernel: Vec::new(), aliases: Vec::new(), arenas: Vec::new(), budget }
     }
 
     fn everywhere_arena(self) -> Self {
@@ -94,7 +103,7 @@ impl<'a> Case<'a> {
     }
 
     fn run(&self) -> Outcome {
-        let Self { kernel, aliases, arenas, budget, .. } = self;
+        let Self { kernel_root, kernel, aliases, arenas, budget, .. } = self;
         let expectation = Expectation {
             placed: Vec::new(),
             aliases: aliases.clone(),
@@ -105,7 +114,7 @@ impl<'a> Case<'a> {
         let check = TableCheck {
             memory: self.memory,
             root: Pa(ROOT),
-            kernel_root: Pa(ROOT),
+            kernel_root: Pa(*kernel_root),
             kernel,
             told: &Paging::default(),
             expectation: &expectation,
@@ -220,6 +229,53 @@ fn shared_tables_are_not_unfolded() {
     let memory = Memory::bomb().filled(PT, 0);
     let outcome = Case::new(&memory).everywhere_arena().run();
     assert_eq!((outcome.found, outcome.reads), (vec![], 2 * 4 * TABLE));
+}
+
+/// What is in the lines that are passed over is zeros, and nothing else is passed over.
+#[test]
+fn memory_that_tells_which_lines_are_in_use_is_read_less_and_shows_the_same() {
+    let last = Memory::path().with(PT, 511, PAGE | T).with(PDPT, 511, PAGE | T | PS);
+    let middle = Memory::path().with(PT, 300, PAGE | T).with(PD, 301, OTHER | T).with(OTHER, 7, PAGE | T);
+    let recursive = Memory::path().with(ROOT, 510, ROOT | T).with(PT, 8, 1 << 63 | 1 << 9);
+    for memory in [Memory::path(), last, middle, recursive] {
+        let before = Case::new(&memory).everywhere_arena().run();
+        let after = Case::new(&Memory { tells: true, ..memory }).everywhere_arena().run();
+        assert_eq!((&after.found, &after.verdict.notes), (&before.found, &before.verdict.notes));
+        assert!(after.reads < before.reads / 8, "{} of {} entries", after.reads, before.reads);
+    }
+    let full = Memory { tells: true, ..Memory::bomb() };
+    assert_eq!(Case::new(&full).everywhere_arena().run().reads, 2 * 4 * TABLE);
+}
+
+/// The kernel's own root is another one, whose tables are its own down to the last level, which is shared.
+#[test]
+fn the_kernels_ranges_are_those_of_its_root_by_whatever_tables() {
+    const OWN: [u64; 3] = [0x8000, 0x9000, 0xa000];
+    let [own_root, own_pdpt, own_pd] = OWN;
+    let shared = || {
+        let memory = Memory::path().with(PT, 5, PAGE | T);
+        memory.with(own_root, 0, own_pdpt | T).with(own_pdpt, 0, own_pd | T).with(own_pd, 0, PT | T)
+    };
+    let run = |memory: Memory| {
+        let kernel = vec![Va(0)..=Va(SPAN[2] - 1)];
+        let outcome = Case { kernel_root: own_root, kernel, ..Case::new(&memory) }.run();
+        assert_eq!(outcome.verdict.kernel_intact, outcome.found.is_empty());
+        outcome.found
+    };
+    assert_eq!(run(shared()), []);
+    assert_eq!(run(shared().with(PDPT, 0, PD | T | A)), []);
+    // A copy of the last table, and one that differs.
+    let copied = || shared().with(PD, 0, OTHER | T).with(OTHER, 5, PAGE | T);
+    assert_eq!(run(copied()), []);
+    let changed = [(Rule::KernelOverlap, 5 * PAGE_BYTES, 1)];
+    assert_eq!(run(copied().with(OTHER, 5, (PAGE + PAGE_BYTES) | T)), changed);
+    // The same table by other flags.
+    for (table, entry) in [(ROOT, PDPT | P), (PDPT, PD | T | NX), (PD, PT | P)] {
+        assert_eq!(run(shared().with(table, 0, entry)), changed, "{entry:#x}");
+    }
+    // None at all.
+    assert_eq!(run(shared().with(PD, 0, 0)), changed);
+    assert_eq!(run(shared().with(own_root, 0, 0)), changed);
 }
 
 #[test]
