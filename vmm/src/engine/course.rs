@@ -25,6 +25,8 @@ pub struct Course<'a> {
     /// What has been noticed and is no finding yet.
     pub marks: Marks,
     pub phase: Phase,
+    /// The kernel's own tables, as they must stay.
+    pub kernels_tables: Snapshot,
     /// The tables that were judged.
     pub tables: Snapshot,
     /// What firmware's own table denies it.
@@ -75,7 +77,7 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         // Nobody else will see the tables.
         course.tamper(Moment::AfterWalk, tables.root);
     }
-    course.tables = Snapshot::tables(case, tables.table_pages);
+    course.tables = Snapshot::tables(case, tables.table_pages, &course.kernels_tables);
     let virtual_map = case.virtual_map(tables.mapped);
     let map_at = case.virtual_map_at(tables.mapped);
     let question = Question {
@@ -107,7 +109,9 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         course.tamper(Moment::AfterFinish, tables.root);
         let owed = expectation.finished(&question).on(&course.tables_at(tables.root), &course.budget);
         let is_new = tables.root != root || course.tables.first_change(&case.memory).is_some();
-        course.tables = Snapshot::tables(case, tables.table_pages);
+        if E::LOADS_TABLES {
+            course.tables = Snapshot::tables(case, tables.table_pages, &course.kernels_tables);
+        }
         root = tables.root;
         // Whether there is anything to check again is not for the mapper to say.
         changed = (is_new || owed != *expectation).then_some((owed, tables));
@@ -154,8 +158,9 @@ fn observe<'a, E: Engine<'a>>(
 }
 
 impl Course<'_> {
-    /// Changes the tables, as a negative control asks; true: something was changed.
-    pub fn tamper(&self, moment: Moment, root: u64) -> bool {
+    /// Changes the tables, as a negative control asks; true: something was changed. The kernel's tables are then taken to be
+    /// as they should be: it is what looks at tables that is to see it.
+    pub fn tamper(&mut self, moment: Moment, root: u64) -> bool {
         let memory = &self.case.memory;
         let mut changed = false;
         for tamper in self.job.tampers.iter().filter(|tamper| tamper.moment == moment) {
@@ -166,7 +171,16 @@ impl Course<'_> {
                 changed |= memory.write_u64(step.entry_addr.0, step.entry ^ tamper.flip);
             }
         }
+        if changed {
+            self.kernels_tables.renew(memory);
+        }
         changed
+    }
+
+    /// Takes the tables that are there now for those that should be.
+    pub fn renew_tables(&mut self) {
+        self.kernels_tables.renew(&self.case.memory);
+        self.tables.renew(&self.case.memory);
     }
 
     /// Makes findings of the marks so far.

@@ -156,6 +156,7 @@ impl Kvm {
         report.timing.build = start.elapsed();
 
         let kernels_own = reports::ranges(&case.keep);
+        let kernels_tables = Snapshot::kernels_tables(&case);
         let course = Course {
             job,
             case: &case,
@@ -164,7 +165,8 @@ impl Kvm {
             report,
             marks: Marks::default(),
             phase: Phase::Map,
-            tables: Snapshot::tables(&case, 0),
+            tables: Snapshot::tables(&case, 0, &kernels_tables),
+            kernels_tables,
             denials: Vec::new(),
             budget: Budget::new(start.checked_add(job.limit)),
             look: &mut |_, _| {},

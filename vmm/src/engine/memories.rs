@@ -7,8 +7,8 @@
 //! This is done when the memory is taken, not when it is given back. So it also finds what somebody wrote in between: a thread
 //! that mapping code has left behind, which it must not.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::ops::{Range, RangeInclusive};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::guest::{Case, OwnMemory, PAGE_BYTES};
 use crate::machine::{Backing, BackingError};
@@ -19,9 +19,10 @@ pub struct Memories {
     idle: Mutex<Vec<Idle>>,
 }
 
-/// Bytes of each. The guest image and the tables of 32 regions that are scattered take half of it. What needs more is made anew
-/// for each run, which takes its time anyway. The system lets every process lock 8 MiB (RLIMIT_MEMLOCK, since Linux 5.16).
-const BYTES: u64 = 4 << 20;
+/// Bytes of the smallest and of the largest that is kept: the tables of 32 regions that are scattered take half of that. What
+/// needs more is made anew for each run, which takes its time anyway. The system lets every process lock 8 MiB
+/// (RLIMIT_MEMLOCK, since Linux 5.16).
+const BYTES: RangeInclusive<u64> = 1 << 20..=4 << 20;
 
 /// Pages touched of a memory that is kept, at most: to look at them all takes longer than to touch as many anew.
 const MOST_TOUCHED: u64 = 512;
@@ -32,15 +33,38 @@ const MAX_IDLE: usize = 16;
 impl Memories {
     /// Zeros at `base`.
     pub fn take(&self, base: u64, bytes: u64) -> Result<OwnMemory, BackingError> {
-        if bytes > BYTES {
+        if bytes > *BYTES.end() {
             return OwnMemory::new(base, bytes);
         }
-        let waiting = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
-        let backing = match waiting.and_then(Idle::cleaned) {
+        // Of few sizes, so that the next map's fits; no larger than that: the system looks at every page of it.
+        let size = bytes.next_power_of_two().max(*BYTES.start());
+        let backing = match self.waiting(size).and_then(Idle::cleaned) {
             Some(backing) => backing,
-            None => Backing::that_tells_touched(BYTES)?,
+            None => self.fresh(size)?,
         };
         Ok(OwnMemory::on(backing, base, bytes))
+    }
+
+    /// A new one. If the system locks no more, those of other sizes go.
+    fn fresh(&self, size: u64) -> Result<Arc<Backing>, BackingError> {
+        let fresh = Backing::that_tells_touched(size)?;
+        let waiting = if fresh.tells_touched() { Vec::new() } else { std::mem::take(&mut *self.idle()) };
+        if waiting.is_empty() {
+            return Ok(fresh);
+        }
+        drop(waiting);
+        Backing::that_tells_touched(size)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The memory of a size that was used last.
+    fn waiting(&self, size: u64) -> Option<Idle> {
+        let mut idle = self.idle();
+        let last = idle.iter().rposition(|idle| idle.backing.bytes() == size)?;
+        Some(idle.remove(last))
     }
 
     /// Takes the memory of a run back.
@@ -48,9 +72,11 @@ impl Memories {
         let offset = |range: Range<u64>| range.start - case.memory.base()..range.end - case.memory.base();
         let written = case.written().map(offset);
         let backing = case.memory.into_backing();
-        if backing.bytes() == BYTES && backing.tells_touched() {
-            let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            idle.truncate(MAX_IDLE - 1);
+        if backing.tells_touched() {
+            let mut idle = self.idle();
+            // Those that have waited longest go.
+            let surplus = (idle.len() + 1).saturating_sub(MAX_IDLE);
+            idle.drain(..surplus);
             idle.push(Idle { backing, written });
         }
     }
@@ -67,7 +93,7 @@ impl Idle {
     /// The memory as zeros; None: something in it is not.
     fn cleaned(self) -> Option<Arc<Backing>> {
         let Self { backing, written } = self;
-        let touched = backing.touched(0..BYTES);
+        let touched = backing.touched(0..backing.bytes());
         let pages: u64 = touched.iter().map(|part| (part.end - part.start) / PAGE_BYTES).sum();
         written.iter().for_each(|range| backing.zero(range.clone()));
         let mut rest = touched.iter().flat_map(|part| outside(part, &written));
@@ -95,12 +121,12 @@ mod tests {
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
-    /// A guest on one of the memories, with all that the host puts there.
-    fn case(memories: &Memories) -> Case {
+    /// A guest on one of the memories, with all that the host puts there, and so many pages for tables.
+    fn case(memories: &Memories, pool: u64) -> Case {
         let text = "[[descriptor]]\ntype = 6\nphys = 0x7e729000\npages = 2\nattribute = \"RUNTIME|WB\"";
         let map = MemoryMap::parse(text).unwrap();
         let image = Image::built_in().unwrap();
-        let sizes = Case::sizes(image, &map, Strides::default(), 0, 16, 0);
+        let sizes = Case::sizes(image, &map, Strides::default(), 0, pool, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
         let memory = memories.take(placement.base, sizes.total()).unwrap();
         let paging = Paging::default();
@@ -112,14 +138,18 @@ mod tests {
 
     /// What becomes of a memory to which `write` was done, beside what the host did: None where it is not used again.
     fn after(write: impl Fn(&Case)) -> Option<Arc<Backing>> {
+        after_with(16, write)
+    }
+
+    fn after_with(pool: u64, write: impl Fn(&Case)) -> Option<Arc<Backing>> {
         let (memories, started) = (Memories::default(), Instant::now());
         let run = loop {
-            let run = case(&memories);
+            let run = case(&memories, pool);
             if run.memory.backing().tells_touched() {
                 break run;
             }
             // Other tests lock memory too, for as long as a run takes.
-            assert!(started.elapsed() < Duration::from_secs(20), "4 MiB could not be locked");
+            assert!(started.elapsed() < Duration::from_secs(20), "no memory could be locked");
             std::thread::sleep(Duration::from_millis(1));
         };
         write(&run);
@@ -130,13 +160,14 @@ mod tests {
 
     /// Whether this process may lock one memory at all.
     fn may_lock() -> bool {
-        let backing = Backing::that_tells_touched(BYTES).unwrap();
+        let most = *BYTES.end();
+        let backing = Backing::that_tells_touched(most).unwrap();
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the structure outlives the call.
         unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-        let may = backing.tells_touched() || limit.rlim_cur >= BYTES;
+        let may = backing.tells_touched() || limit.rlim_cur >= most;
         if !may {
-            eprintln!("skipped: this process may not lock {BYTES} bytes (RLIMIT_MEMLOCK)");
+            eprintln!("skipped: this process may not lock {most} bytes (RLIMIT_MEMLOCK)");
         }
         may
     }
@@ -157,9 +188,10 @@ mod tests {
                 .chain([run.placement.desk().start + PAGE_BYTES])
                 .for_each(|at| assert!(run.memory.write(at, &[1])));
         });
-        assert!(cleaned.expect("it is used again").is_zero(0..BYTES));
+        let is_zero = |backing: Arc<Backing>| backing.is_zero(0..backing.bytes());
+        assert!(is_zero(cleaned.expect("it is used again")));
         // More than there is room for.
-        assert!(after(|run| result(run, u64::MAX)).expect("it is used again").is_zero(0..BYTES));
+        assert!(is_zero(after(|run| result(run, u64::MAX)).expect("it is used again")));
     }
 
     #[test]
@@ -186,13 +218,50 @@ mod tests {
             return;
         }
         let touch = |pages: u64| {
-            after(move |run| {
+            after_with(MOST_TOUCHED + 100, move |run| {
                 let end = run.memory.backing().bytes();
+                assert_eq!(end, *BYTES.end());
                 (0..pages).for_each(|page| assert!(run.memory.backing().write(end - (page + 1) * PAGE_BYTES, &[0])));
             })
         };
         assert!(touch(MOST_TOUCHED - 64).is_some());
         assert!(touch(MOST_TOUCHED).is_none());
+    }
+
+    #[test]
+    fn a_memory_is_for_maps_that_need_as_much() {
+        let memories = Memories::default();
+        let bytes = |needed: u64| memories.take(0x10_0000, needed).unwrap().backing().bytes();
+        let [small, large] = [*BYTES.start(), *BYTES.end()];
+        assert_eq!(
+            [1, small, small + 1, large, large + 1].map(bytes),
+            [small, small, 2 * small, large, large + PAGE_BYTES]
+        );
+        if !may_lock() {
+            return;
+        }
+        // The one that was used last of its size.
+        let address = |case: &Case| case.memory.backing().host_address().addr();
+        let runs = [16, 16, 600].map(|pool| case(&memories, pool));
+        let [_, second, large] = [&runs[0], &runs[1], &runs[2]].map(address);
+        let is_kept = runs.iter().all(|run| run.memory.backing().tells_touched());
+        runs.into_iter().for_each(|run| memories.give_back(run));
+        if is_kept {
+            assert_eq!([16, 600].map(|pool| address(&case(&memories, pool))), [second, large]);
+        }
+    }
+
+    #[test]
+    fn memories_that_wait_do_not_keep_the_system_from_locking_one_of_another_size() {
+        if !may_lock() {
+            return;
+        }
+        let memories = Memories::default();
+        // As many as the system locks, and no more than a few where there is no limit.
+        let runs: Vec<Case> = (0..3).map(|_| case(&memories, 600)).collect();
+        runs.into_iter().for_each(|run| memories.give_back(run));
+        let has_waiting = !memories.idle().is_empty();
+        assert!(!has_waiting || case(&memories, 16).memory.backing().tells_touched());
     }
 
     #[test]

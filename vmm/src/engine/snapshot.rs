@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
+use std::rc::Rc;
 
 use efibed_guest::protocol::IST_BYTES;
 
@@ -13,7 +14,7 @@ use crate::mmu::bits;
 /// Stretches of a guest's memory, and what was in them.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    stretches: Vec<Stretch>,
+    stretches: Vec<Rc<Stretch>>,
 }
 
 /// Something that is not what it was.
@@ -26,21 +27,29 @@ pub struct Change {
 }
 
 impl Snapshot {
+    /// The kernel's tables. Of their room only what is in use was ever written to.
+    pub fn kernels_tables(case: &Case) -> Self {
+        let (range, end) = (case.placement.boot_tables(), case.boot_tables_end());
+        Self { stretches: vec![Rc::new(Stretch::new(&case.memory, range, end, Free::AccessedAndDirty))] }
+    }
+
     /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and
     /// the Memory Attributes Table. In phase `finish` also the map for SetVirtualAddressMap: firmware has been told it.
-    pub fn untouchable(case: &Case, phase: Phase) -> Self {
+    pub fn untouchable(case: &Case, phase: Phase, kernels_tables: &Self) -> Self {
         let placement = &case.placement;
         let stride = case.strides.firmware as u64;
         let always = [(placement.memory_map(), Free::VirtualStart { stride }), (placement.attributes(), Free::Nothing)];
         let told = (phase == Phase::Finish).then(|| (placement.virtual_map(), Free::Nothing));
-        Self::take(&case.memory, always.into_iter().chain(told)).with_kernels_tables(case)
+        kernels_tables.and(Self::take(&case.memory, always.into_iter().chain(told)))
     }
 
     /// Where a mapper has written that had to leave this as it is: here, or behind what it says to have used of what it was
     /// given. None for `tables`: it did not say.
     pub fn stray_write(&self, case: &Case, tables: Option<&MappedTables>) -> Option<u64> {
-        let changed = self.first_change(&case.memory).map(|change| change.at);
-        changed.or_else(|| first_word_beyond(case, tables?))
+        let beyond = tables.map_or([0..0, 0..0], |tables| unused(case, tables));
+        let touched = Touched::in_all(&case.memory, self.rooms().chain(beyond.clone()));
+        let changed = self.first_change_by(&case.memory, &touched).map(|change| change.at);
+        changed.or_else(|| beyond.iter().find_map(|range| first_nonzero_by(&case.memory, range, &touched)))
     }
 
     /// What is the kernel's alone while mapping code runs: all of its image that can be written to, except for the stacks of
@@ -54,23 +63,15 @@ impl Snapshot {
     }
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
-    pub fn tables(case: &Case, pages: u64) -> Self {
+    pub fn tables(case: &Case, pages: u64, kernels_tables: &Self) -> Self {
         let pool = case.placement.pool();
         let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]).with_kernels_tables(case)
-    }
-
-    /// The kernel's tables too. Of their room only what is in use was ever written to.
-    fn with_kernels_tables(mut self, case: &Case) -> Self {
-        let range = case.placement.boot_tables();
-        let tables = Stretch::new(&case.memory, range, case.boot_tables_end(), Free::AccessedAndDirty);
-        self.stretches.insert(0, tables);
-        self
+        kernels_tables.and(Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]))
     }
 
     /// The same stretches as they are now.
     pub fn renew(&mut self, memory: &OwnMemory) {
-        let renewed = |old: &Stretch| Stretch::of(memory, old.range.clone(), old.free);
+        let renewed = |old: &Rc<Stretch>| Rc::new(Stretch::of(memory, old.range.clone(), old.free));
         self.stretches = self.stretches.iter().map(renewed).collect();
     }
 
@@ -81,40 +82,71 @@ impl Snapshot {
 
     /// The first word that has changed.
     pub fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
-        self.stretches.iter().find_map(|stretch| stretch.first_change(memory))
+        self.first_change_by(memory, &Touched::in_all(memory, self.rooms()))
+    }
+
+    fn first_change_by(&self, memory: &OwnMemory, touched: &Touched) -> Option<Change> {
+        self.stretches.iter().find_map(|stretch| stretch.first_change(memory, touched))
+    }
+
+    /// Where zeros were.
+    fn rooms(&self) -> impl Iterator<Item = Range<u64>> {
+        self.stretches.iter().map(|stretch| stretch.zeros..stretch.range.end)
     }
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
-        Self { stretches: ranges.into_iter().map(|(range, free)| Stretch::of(memory, range, free)).collect() }
+        let stretch = |(range, free)| Rc::new(Stretch::of(memory, range, free));
+        Self { stretches: ranges.into_iter().map(stretch).collect() }
+    }
+
+    /// Both, this one's stretches first.
+    fn and(&self, other: Self) -> Self {
+        Self { stretches: self.stretches.iter().cloned().chain(other.stretches).collect() }
     }
 }
 
-/// The first word behind what a mapper says to have used, of its pages and of the room for the virtual map, that is not 0.
-fn first_word_beyond(case: &Case, tables: &MappedTables) -> Option<u64> {
+/// What a mapper says not to have used of the room for the virtual map, and of its pages.
+fn unused(case: &Case, tables: &MappedTables) -> [Range<u64>; 2] {
     let behind = |range: Range<u64>, used: u64| used.min(range.end - range.start) + range.start..range.end;
     let map = tables.mapped.saturating_mul(case.strides.kernel as u64);
     let pool = tables.table_pages.saturating_mul(PAGE_BYTES);
-    let ranges = [behind(case.placement.virtual_map(), map), behind(case.placement.pool(), pool)];
-    ranges.into_iter().find_map(|range| first_nonzero(&case.memory, range))
+    [behind(case.placement.virtual_map(), map), behind(case.placement.pool(), pool)]
 }
 
 /// The first word of a range that is not 0.
 pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
-    let mut pages = touched(memory, &range).flat_map(|part| pages(&part));
+    first_nonzero_by(memory, &range, &Touched::in_all(memory, [range.clone()]))
+}
+
+fn first_nonzero_by(memory: &OwnMemory, range: &Range<u64>, touched: &Touched) -> Option<u64> {
     // As a whole first: word by word the pool of a large map takes milliseconds.
-    let page = pages.find(|page| !memory.is_zero(page.clone()))?;
+    let page = touched.pages(range).find(|page| !memory.is_zero(page.clone()))?;
     let words = memory.copy(page.clone())?;
     words.chunks(8).position(|word| word.iter().any(|byte| *byte != 0)).map(|nth| page.start + 8 * nth as u64)
 }
 
-/// What of a range may be other than zeros.
-fn touched(memory: &OwnMemory, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-    let (start, end) = (range.start, range.end);
-    memory.touched(range.clone()).map(move |part| part.start.max(start)..part.end.min(end))
+/// What of some ranges may be other than zeros. The system is asked once, for all that lies between the first and the last.
+struct Touched(Vec<Range<u64>>);
+
+impl Touched {
+    fn in_all(memory: &OwnMemory, ranges: impl IntoIterator<Item = Range<u64>>) -> Self {
+        let ranges = ranges.into_iter().filter(|range| !range.is_empty());
+        let hull = ranges.reduce(|one, other| one.start.min(other.start)..one.end.max(other.end));
+        Self(hull.map_or_else(Vec::new, |hull| memory.touched(hull).collect()))
+    }
+
+    /// The pages of one of the ranges.
+    fn pages(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let Range { start, end } = *range;
+        self.0.iter().flat_map(move |part| pages(&(part.start.max(start)..part.end.min(end))))
+    }
 }
 
 /// Bytes of a page.
 const CHUNK: usize = PAGE_BYTES as usize;
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
@@ -143,7 +175,7 @@ enum Before {
 
 impl Stretch {
     fn of(memory: &OwnMemory, range: Range<u64>, free: Free) -> Self {
-        let zeros = touched(memory, &range).last().map_or(range.start, |part| part.end);
+        let zeros = memory.touched(range.clone()).last().map_or(range.start, |part| part.end.min(range.end));
         Self::new(memory, range, zeros, free)
     }
 
@@ -155,7 +187,7 @@ impl Stretch {
         Self { range, zeros, before: copy.map_or_else(digests, Before::Copy), free }
     }
 
-    fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
+    fn first_change(&self, memory: &OwnMemory, touched: &Touched) -> Option<Change> {
         let used = self.range.start..self.zeros;
         let change = match &self.before {
             // As a whole first, and page by page next: most of most tables stays as it is.
@@ -170,7 +202,8 @@ impl Stretch {
                 .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
                 .map(|(page, _)| Change { at: page.start, words: None }),
         };
-        let mut behind = touched(memory, &(self.zeros..self.range.end)).flat_map(|part| pages(&part));
+        let behind = self.zeros..self.range.end;
+        let mut behind = touched.pages(&behind);
         let zeros = |page: &Range<u64>| &ZEROS[..(page.end - page.start) as usize];
         change.or_else(|| behind.find_map(|page| self.first_of_page(zeros(&page), &page, memory)))
     }
@@ -180,8 +213,20 @@ impl Stretch {
         if memory.equals(page.start, before) {
             return None;
         }
-        let now = memory.copy(page.clone())?;
-        let mut words = before.chunks(8).zip(now.chunks(8)).zip((page.start..).step_by(8));
+        let mut lines = before.chunks(LINE).zip((page.start..).step_by(LINE));
+        lines.find_map(|(before, at)| self.first_of_line(before, at, memory))
+    }
+
+    /// Most of a page in which a bit has changed is what it was.
+    fn first_of_line(&self, before: &[u8], at: u64, memory: &OwnMemory) -> Option<Change> {
+        if memory.equals(at, before) {
+            return None;
+        }
+        let mut now = [0; LINE];
+        let now = &mut now[..before.len()];
+        // It is inside: it was read before.
+        let _ = memory.read(at, now);
+        let mut words = before.chunks(8).zip(now.chunks(8)).zip((at..).step_by(8));
         words.find_map(|((before, now), at)| {
             let (before, now) = (word(before), word(now));
             let changed = before ^ now;
@@ -272,7 +317,9 @@ mod tests {
     fn only_what_the_mapper_was_given_may_change() {
         let case = case();
         let placement = case.placement;
-        let in_phase = |phase, at, flip| change(&case, |case| Snapshot::untouchable(case, phase), at, flip);
+        let in_phase = |phase, at, flip| {
+            change(&case, |case| Snapshot::untouchable(case, phase, &Snapshot::kernels_tables(case)), at, flip)
+        };
         let change = |at, flip| in_phase(Phase::Map, at, flip);
         let (table, descriptor) = (case.kernel_root + 8 * 511, placement.memory_map().start);
         let unused = placement.boot_tables().end - 8;
@@ -314,14 +361,17 @@ mod tests {
     fn tables_may_be_accessed_and_dirty() {
         let case = case();
         let pool = case.placement.pool().start;
-        let change = |at, flip| change(&case, |case| Snapshot::tables(case, 2), at, flip);
+        let change =
+            |at, flip| change(&case, |case| Snapshot::tables(case, 2, &Snapshot::kernels_tables(case)), at, flip);
         assert_eq!(change(pool, bits::A | bits::D), None);
         assert_eq!(change(pool + 0x1ff8, 1), Some(pool + 0x1ff8));
         // A page that has not been used is none of the tables.
         assert_eq!(change(pool + 0x2000, 1), None);
         assert_eq!(change(case.kernel_root, 1), Some(case.kernel_root));
         // More pages than there are.
-        assert!(Snapshot::tables(&case, u64::MAX).first_change(&case.memory).is_none());
+        assert!(
+            Snapshot::tables(&case, u64::MAX, &Snapshot::kernels_tables(&case)).first_change(&case.memory).is_none()
+        );
     }
 
     #[test]
@@ -348,11 +398,12 @@ mod tests {
         let (map, pool) = (case.placement.virtual_map().start, case.placement.pool().start + given * PAGE_BYTES);
         let stride = case.strides.kernel as u64;
         assert!(case.memory.write_u64(map, 1) && case.memory.write_u64(pool + 0x1010, 1 << 56));
-        assert_eq!(first_word_beyond(&case, &tables(1, 2)), None);
-        assert_eq!(first_word_beyond(&case, &tables(1, 1)), Some(pool + 0x1010));
-        assert_eq!(first_word_beyond(&case, &tables(0, 2)), Some(map));
-        assert_eq!(first_word_beyond(&case, &MappedTables { root: 0, mapped: u64::MAX, table_pages: u64::MAX }), None);
+        let beyond = |tables: MappedTables| Snapshot::default().stray_write(&case, Some(&tables));
+        assert_eq!(beyond(tables(1, 2)), None);
+        assert_eq!(beyond(tables(1, 1)), Some(pool + 0x1010));
+        assert_eq!(beyond(tables(0, 2)), Some(map));
+        assert_eq!(beyond(MappedTables { root: 0, mapped: u64::MAX, table_pages: u64::MAX }), None);
         assert!(case.memory.write_u64(map + stride, 1));
-        assert_eq!(first_word_beyond(&case, &tables(1, 2)), Some(map + stride));
+        assert_eq!(beyond(tables(1, 2)), Some(map + stride));
     }
 }

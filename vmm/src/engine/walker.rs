@@ -66,6 +66,7 @@ pub fn run_and_look(
         report,
         marks: Marks::default(),
         phase: Phase::Map,
+        kernels_tables: Snapshot::kernels_tables(&case),
         tables: Snapshot::default(),
         denials: Vec::new(),
         budget: Budget::new(deadline),
@@ -122,11 +123,11 @@ impl<'a> Engine<'a> for Walker<'a> {
 impl Walker<'_> {
     /// A phase of the mapper, run on the guest's memory as the guest would.
     fn run_mapper(&mut self, step: Step) -> Outcome {
-        let Course { job, case, phase, ref cpu, ref mut report, ref mut marks, .. } = self.course;
+        let Course { job, case, phase, ref cpu, ref kernels_tables, ref mut report, ref mut marks, .. } = self.course;
         if step == Step::Map {
             (job.progress)(Progress::Mapping { tables: 0 });
         }
-        let untouchable = Snapshot::untouchable(case, phase);
+        let untouchable = Snapshot::untouchable(case, phase, kernels_tables);
         let mapping = Instant::now();
         let outcome = native::call(&mut self.mapper, step, case, cpu::offer(cpu));
         report.timing.map += mapping.elapsed();

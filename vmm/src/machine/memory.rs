@@ -193,14 +193,13 @@ impl Backing {
             unsafe { libc::madvise(at.cast(), (end - start) as usize, libc::MADV_POPULATE_READ) };
             return iter::once(start..end).collect();
         }
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        for (at, _) in (start..).step_by(PAGE_BYTES as usize).zip(&pages).filter(|(_, page)| **page & 1 != 0) {
-            match runs.last_mut().filter(|run| run.end == at) {
-                Some(run) => run.end += PAGE_BYTES,
-                None => runs.push(at..at + PAGE_BYTES),
-            }
-        }
-        runs
+        let mut at = start;
+        let runs = pages.chunk_by(|one, other| one & 1 == other & 1).map(|run| {
+            let first = at;
+            at += run.len() as u64 * PAGE_BYTES;
+            (run[0] & 1 != 0).then_some(first..at)
+        });
+        runs.flatten().collect()
     }
 
     /// Fills `bytes` from an offset; false if they are not all inside.

@@ -29,7 +29,7 @@ impl Run<'_> {
     /// And the tables. Those that are there now are taken for the judged ones, so that each change is found once.
     pub(super) fn look_at_tables(&mut self, after: &str) {
         let Some(change) = self.course.tables.first_change(&self.course.case.memory) else { return };
-        self.course.tables.renew(&self.course.case.memory);
+        self.course.renew_tables();
         let at = change.at;
         let what = if change.words.is_some() { "table entry" } else { "page of tables" };
         let message = format!("after {after} the {what} at PA {at:#x} is not the one that was walked");

@@ -53,7 +53,9 @@ impl Run<'_> {
                 None => return Ok((Ended::Returned { rax: 0 }, Outcome::read(self.course.case))),
             },
         };
-        let untouchable = Snapshot::untouchable(self.course.case, self.course.phase);
+        // The CPU has set bits in them since.
+        self.course.kernels_tables = Snapshot::kernels_tables(self.course.case);
+        let untouchable = Snapshot::untouchable(self.course.case, self.course.phase, &self.course.kernels_tables);
         let kernels_own = Snapshot::kernels_own(self.course.case);
         let pages = self.page_contents();
         let debugger = self.course.job.debugger.map(RefCell::borrow_mut);

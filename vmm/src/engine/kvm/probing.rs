@@ -50,7 +50,7 @@ impl Run<'_> {
         };
         if self.course.tamper(Moment::AfterWalk, root) {
             // It stands for a machine that sees other tables than the walk did, so it is no change of them.
-            self.course.tables.renew(&self.course.case.memory);
+            self.course.renew_tables();
             // Firmware's calls have used these tables, and a shadow MMU keeps what it saw of them. Where it cannot be made to
             // forget, the run stays clean, and its test fails.
             let _ = self.guest.machine().forget_translations();
