@@ -17,7 +17,7 @@ use gimli::{EndianArcSlice, LittleEndian, Reader as _};
 use object::read::elf::{ElfFile64, ProgramHeader as _};
 use object::{CompressionFormat, Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind, elf};
 
-use super::unwind::Frame;
+use super::unwind::{Frame, Tables};
 use crate::check::Place;
 
 /// Files that are larger are not read. The largest test programs with debug information have some 200 MiB.
@@ -68,19 +68,17 @@ impl Symbols {
 
     /// The frame that called another one; `word` is what is in memory.
     pub fn caller(&self, frame: &Frame, word: &dyn Fn(u64) -> Option<u64>) -> Option<Frame> {
-        self.with_module(frame.rip, |module, virt| {
-            frame.caller(&parse(&module.bytes)?, frame.rip.wrapping_sub(virt), word)
-        })?
+        self.with_module(frame.rip, |module, virt| module.caller(frame, frame.rip.wrapping_sub(virt), word))?
     }
 
     fn look_up(&self, address: u64) -> Option<Vec<Place>> {
-        self.with_module(address, Module::chain)
+        self.with_module(address, Module::known_chain)
     }
 
     /// What comes of the file that has an address, and the address that the file itself has for it.
-    fn with_module<T>(&self, address: u64, look: impl FnOnce(&Module, u64) -> T) -> Option<T> {
+    fn with_module<T>(&self, address: u64, look: impl FnOnce(&mut Module, u64) -> T) -> Option<T> {
         match &self.0 {
-            Source::Elf { module, bias } => Some(look(locked(module).as_ref()?, address.checked_sub(*bias)?)),
+            Source::Elf { module, bias } => Some(look(locked(module).as_mut()?, address.checked_sub(*bias)?)),
             Source::Process(modules) => {
                 let maps = fs::read("/proc/self/maps").ok()?;
                 let (path, offset) = mapped_file(&String::from_utf8_lossy(&maps), address)?;
@@ -88,14 +86,15 @@ impl Symbols {
                 let module = modules
                     .entry(path)
                     .or_insert_with_key(|path| Module::read(contents(path)?, Origin::Own))
-                    .as_ref()?;
-                Some(look(module, module.virt_of(offset)?))
+                    .as_mut()?;
+                let virt = module.virt_of(offset)?;
+                Some(look(module, virt))
             }
         }
     }
 }
 
-/// A thread that panicked while it held the lock left nothing half done: modules do not change.
+/// A thread that panicked while it held the lock left nothing half done: what modules come to know is whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -161,7 +160,14 @@ enum Origin {
 struct Module {
     bytes: Arc<[u8]>,
     lines: Option<Context<Reader>>,
+    /// None: not looked for yet.
+    tables: Option<Tables>,
+    /// What was asked before: a run asks again and again about the few instructions that write entries.
+    chains: HashMap<u64, Vec<Place>>,
 }
+
+/// Instructions whose places are kept.
+const MAX_CHAINS: usize = 1 << 12;
 
 impl fmt::Debug for Module {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,7 +185,7 @@ impl Module {
         dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
         let is_sound = origin == Origin::Own || is_shallow(&dwarf).unwrap_or(false);
         let lines = is_sound.then(|| Context::from_dwarf(dwarf).ok()).flatten();
-        Some(Self { bytes: Arc::clone(&bytes), lines })
+        Some(Self { bytes: Arc::clone(&bytes), lines, tables: None, chains: HashMap::new() })
     }
 
     /// The address of a byte of the file, if it is loaded. Two segments may map the same page of the file, but they load
@@ -192,6 +198,23 @@ impl Module {
             header.p_vaddr(LE).checked_add(within)
         });
         found.next()
+    }
+
+    fn caller(&mut self, frame: &Frame, bias: u64, word: &dyn Fn(u64) -> Option<u64>) -> Option<Frame> {
+        let file = parse(&self.bytes)?;
+        let tables = self.tables.get_or_insert_with(|| Tables::of(&file));
+        frame.caller(&file, tables, bias, word)
+    }
+
+    fn known_chain(&mut self, virt: u64) -> Vec<Place> {
+        if let Some(chain) = self.chains.get(&virt) {
+            return chain.clone();
+        }
+        let chain = self.chain(virt);
+        if self.chains.len() < MAX_CHAINS {
+            self.chains.insert(virt, chain.clone());
+        }
+        chain
     }
 
     fn chain(&self, virt: u64) -> Vec<Place> {

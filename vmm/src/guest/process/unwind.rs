@@ -2,7 +2,8 @@
 //! x86-64, 3.7). Compiled code keeps no frame pointers.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, LittleEndian, Register, RegisterRule, UnwindContext, UnwindSection, X86_64,
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameOffset, EndianSlice, LittleEndian, Register, RegisterRule,
+    UnwindContext, UnwindSection, X86_64,
 };
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection};
@@ -23,9 +24,61 @@ pub struct Frame {
 /// All general registers.
 const REGISTERS: usize = 16;
 
-/// Tables are read from their start for each frame. Those of large programs have some MiB; of a file that is anybody's they
-/// may have as much as the file.
+/// Those of large programs have some MiB; of a file that is anybody's they may have as much as the file.
 const MAX_TABLE_BYTES: usize = 16 << 20;
+
+/// Where a file's tables are about which instructions: looked for once, since a large program has some 100,000, and each can
+/// only be found from the one before it.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// By the first instruction.
+    places: Vec<TablePlace>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TablePlace {
+    first: u64,
+    end: u64,
+    /// In the section.
+    offset: usize,
+}
+
+impl Tables {
+    /// Of a file; none where it has none that can be read. What comes behind one that cannot is left out.
+    pub fn of(file: &ElfFile64<'_, object::LittleEndian>) -> Self {
+        let mut places = Vec::new();
+        let Some((frames, bases)) = section(file) else { return Self::default() };
+        let mut entries = frames.entries(&bases);
+        while let Ok(Some(entry)) = entries.next() {
+            let CieOrFde::Fde(table) = entry else { continue };
+            let Ok(table) = table.parse(EhFrame::cie_from_offset) else { break };
+            places.push(TablePlace {
+                first: table.initial_address(),
+                end: table.end_address(),
+                offset: table.offset(),
+            });
+        }
+        places.sort_by_key(|place| place.first);
+        Self { places }
+    }
+
+    /// The table about an instruction.
+    fn about(&self, address: u64) -> Option<EhFrameOffset> {
+        let behind = self.places.partition_point(|place| place.first <= address);
+        let place = self.places[..behind].last().filter(|place| address < place.end)?;
+        Some(EhFrameOffset(place.offset))
+    }
+}
+
+fn section<'a>(
+    file: &ElfFile64<'a, object::LittleEndian>,
+) -> Option<(EhFrame<EndianSlice<'a, LittleEndian>>, BaseAddresses)> {
+    let section = file.section_by_name(".eh_frame")?;
+    let data = section.data().ok().filter(|data| data.len() <= MAX_TABLE_BYTES)?;
+    let bases = BaseAddresses::default().set_eh_frame(section.address());
+    let text = file.section_by_name(".text").map(|text| text.address());
+    Some((EhFrame::new(data, LittleEndian), text.map_or(bases.clone(), |text| bases.set_text(text))))
+}
 
 impl Frame {
     /// The one that met an exception at an instruction.
@@ -60,25 +113,21 @@ impl Frame {
         Some(caller)
     }
 
-    /// The frame that called this one, whose code is in this file, `bias` above the file's own addresses. `word` is what is in
-    /// memory. None: the file does not say, or there is none.
+    /// The frame that called this one, whose code is in this file, `bias` above the file's own addresses, with these tables.
+    /// `word` is what is in memory. None: the file does not say, or there is none.
     pub fn caller(
         &self,
         file: &ElfFile64<'_, object::LittleEndian>,
+        tables: &Tables,
         bias: u64,
         word: &dyn Fn(u64) -> Option<u64>,
     ) -> Option<Self> {
-        let section = file.section_by_name(".eh_frame")?;
-        let data = section.data().ok().filter(|data| data.len() <= MAX_TABLE_BYTES)?;
-        let tables = EhFrame::new(data, LittleEndian);
-        let mut bases = BaseAddresses::default().set_eh_frame(section.address());
-        if let Some(text) = file.section_by_name(".text") {
-            bases = bases.set_text(text.address());
-        }
-        let mut context = UnwindContext::new();
+        let (frames, bases) = section(file)?;
         // A call may be the last instruction of its function.
         let address = self.rip.wrapping_sub(bias).wrapping_sub(self.has_called.into());
-        let row = tables.unwind_info_for_address(&bases, &mut context, address, EhFrame::cie_from_offset).ok()?;
+        let table = frames.fde_from_offset(&bases, tables.about(address)?, EhFrame::cie_from_offset).ok()?;
+        let mut context = UnwindContext::new();
+        let row = table.unwind_info_for_address(&frames, &bases, &mut context, address).ok()?;
         let &CfaRule::RegisterAndOffset { register, offset } = row.cfa() else { return None };
         let cfa = self.register(register)?.wrapping_add_signed(offset);
         let value = |register| match row.register(register) {
