@@ -8,7 +8,7 @@ use miette::Diagnostic;
 
 use super::error::write_help;
 use super::formats::{Unwritable, binary, grub, json, linux_x86, toml_format, uefi_shell};
-use super::{ListKind, MemoryDescriptor, MemoryMap, type_name};
+use super::{ListKind, MemoryDescriptor, MemoryMap, ReadOptions, type_name};
 
 /// Writes a map.
 ///
@@ -26,9 +26,9 @@ pub fn write(map: &MemoryMap, format: WriteFormat, options: &WriteOptions) -> Re
     Ok(match format {
         WriteFormat::Toml => toml_format::write(map).into_bytes(),
         WriteFormat::Json => json::write(map).into_bytes(),
-        WriteFormat::Linux => linux(map)?.into_bytes(),
-        WriteFormat::Shell => uefi_shell::write(map.descriptors()).into_bytes(),
-        WriteFormat::Grub => grub::write(map.descriptors()).map_err(named)?.into_bytes(),
+        WriteFormat::Linux => proved(linux(map)?, map, format)?,
+        WriteFormat::Shell => proved(uefi_shell::write(map.descriptors()), map, format)?,
+        WriteFormat::Grub => proved(grub::write(map.descriptors()).map_err(named)?, map, format)?,
         WriteFormat::Binary => {
             let stride = options.stride.unwrap_or(binary::USUAL_STRIDE);
             if !binary::is_stride(stride) || stride > MAX_STRIDE {
@@ -165,6 +165,24 @@ fn linux(map: &MemoryMap) -> Result<String, WriteError> {
     Ok(text)
 }
 
+/// The text, if it reads as this map. A log may hold a list twice, or each of its rows, and has no mark for that: of a map with
+/// descriptors that come again, readers take some for copies.
+fn proved(text: String, map: &MemoryMap, format: WriteFormat) -> Result<Vec<u8>, WriteError> {
+    let without_padding = |list: &[MemoryDescriptor]| -> Vec<_> {
+        list.iter().map(|descriptor| MemoryDescriptor { padding: 0, ..*descriptor }).collect()
+    };
+    let is_same = |again: &MemoryMap| {
+        without_padding(again.descriptors()) == without_padding(map.descriptors())
+            && without_padding(again.attributes_table()) == without_padding(map.attributes_table())
+    };
+    let lists = MemoryMap::parse_all("", &text, &ReadOptions::default()).unwrap_or_default();
+    if !matches!(lists.as_slice(), [only] if is_same(only)) {
+        let what = "it would read as another map: descriptors that come again are taken for copies";
+        return Err(WriteError::Map { format: format.name(), what, help: "toml, json and binary hold it" });
+    }
+    Ok(text.into_bytes())
+}
+
 /// The map without what the options leave out; an error if the format cannot hold the rest.
 fn fitted(map: &MemoryMap, format: WriteFormat, options: &WriteOptions) -> Result<MemoryMap, WriteError> {
     let mut map = map.clone();
@@ -208,7 +226,7 @@ fn without_virtual_address(descriptor: &MemoryDescriptor) -> MemoryDescriptor {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{MemoryAttribute, MemoryType, ReadOptions, oddities};
+    use super::super::{MemoryAttribute, MemoryType, oddities};
     use super::*;
 
     fn any_descriptor() -> impl Strategy<Value = MemoryDescriptor> {
@@ -359,6 +377,26 @@ mod tests {
         assert!(
             write(&MemoryMap { kind: ListKind::Runtime, ..map }, WriteFormat::Linux, &WriteOptions::default()).is_ok()
         );
+    }
+
+    /// Found by a fuzzer: a list that is there twice, and one of which each row is there twice, read as one copy.
+    #[test]
+    fn what_would_read_as_another_map_is_refused() {
+        let [one, other] = [plain(), MemoryDescriptor { phys_start: 0x2000, ty: MemoryType(3), ..plain() }];
+        let last = MemoryDescriptor { phys_start: 0x3000, ..plain() };
+        for list in [vec![one, other, one, other], vec![one, one, other, other, last]] {
+            let map = MemoryMap::from_descriptors("map", list);
+            for format in [WriteFormat::Shell, WriteFormat::Grub] {
+                assert!(refusal(&map, format).ends_with("are taken for copies"), "{format:?}");
+            }
+            for format in [WriteFormat::Toml, WriteFormat::Json, WriteFormat::Binary] {
+                let written = write(&map, format, &WriteOptions::default()).unwrap();
+                let options =
+                    ReadOptions { stride: (format == WriteFormat::Binary).then_some(48), ..Default::default() };
+                let again = MemoryMap::parse_bytes("map", written, &options).unwrap();
+                assert_eq!((again.len(), again[0].descriptors()), (1, map.descriptors()), "{format:?}");
+            }
+        }
     }
 
     #[test]
