@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use efibed::report::RunVerdict;
-use efibed::{Random, TestBed};
-use efibed_tests::from_environment;
-use efibed_tests::hostile;
+use efibed::{EngineName, Random, TestBed};
+use efibed_tests::{forger, from_environment, hostile};
 
 const MAPS: u64 = 2000;
 const DEFAULT_SEED: u64 = 2013;
@@ -27,6 +26,14 @@ fn no_bytes_make_a_map_that_panics_hangs_or_is_wrongly_clean() {
     run_all("inputs", |bed, random| {
         let bytes: Vec<u8> = (0..random.below(512)).map(|_| random.number() as u8).collect();
         hostile::try_bytes(bed, &bytes).map_err(|problem| format!("{problem}: {bytes:?}"))
+    });
+}
+
+#[test]
+fn no_answer_of_mapping_code_makes_the_host_panic_hang_or_say_that_wrong_is_clean() {
+    run_all("answers", |bed, random| {
+        let bytes: Vec<u8> = (0..random.below(64)).map(|_| random.number() as u8).collect();
+        forger::try_bytes(bed, EngineName::Walker, &bytes).map_err(|problem| format!("{problem}: {bytes:?}"))
     });
 }
 

@@ -6,8 +6,8 @@ use efibed::Random;
 use efibed::check::{Phase, Rule};
 use efibed::memory_map::synthesize::{Class, Synthesis, synthesize};
 use efibed::{CpuidRequest, EngineError, EngineName, Layout, LeafRule, MaxPhyAddr, Report, Scenario};
-use efibed_tests::hostile;
 use efibed_tests::*;
+use efibed_tests::{forger, hostile};
 use libtest_mimic::Trial;
 
 /// `EFIBED_FUZZ_MAPS` runs so many.
@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("hostile_maps_come_to_a_verdict_in_the_guest", Need::Kvm, hostile_maps),
         trial("engines_say_the_same_of_a_map_itself", Need::Kvm, engines_say_the_same_of_a_map_itself),
+        trial("whatever_mapping_code_answers_comes_to_a_verdict_in_the_guest", Need::Kvm, any_answers),
     ]
 }
 
@@ -48,6 +49,21 @@ fn engines_say_the_same_of_a_map_itself() {
         beside += u64::from(!found.is_empty() && walker.findings.len() > found.len());
     }
     assert!(wrong > MAPS / 4 && beside > 4, "{wrong} maps are wrong, {beside} of them with other findings");
+}
+
+fn any_answers() {
+    let seed = from_environment("EFIBED_FUZZ_SEED", DEFAULT_SEED);
+    let mut verdicts = [0; 3];
+    for run in 0..from_environment("EFIBED_FUZZ_MAPS", MAPS) {
+        let mut random = Random::of_run(seed, run);
+        let bytes: Vec<u8> = (0..random.below(64)).map(|_| random.number() as u8).collect();
+        let verdict = forger::try_bytes(bed(), EngineName::Kvm, &bytes);
+        let what = |problem| panic!("EFIBED_FUZZ_SEED={seed}, run {run}: {problem}: {bytes:?}");
+        verdicts[verdict.unwrap_or_else(what) as usize] += 1;
+    }
+    let [clean, findings, incomplete] = verdicts;
+    efibed_tests::tell!("seed {seed}: {clean} clean, {findings} with findings, {incomplete} incomplete");
+    assert!(clean > 0 && findings > 0);
 }
 
 fn hostile_maps() {

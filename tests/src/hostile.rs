@@ -15,7 +15,7 @@ use efibed::{
 
 /// What a run on the walker engine may take past its limit: walks end at it, but the mapping code runs natively, and fills up
 /// to 320 MiB of tables before this engine looks at the clock again. On a busy machine that was seen to take 20 s.
-const GRACE: Duration = Duration::from_secs(60);
+pub const GRACE: Duration = Duration::from_secs(60);
 
 /// How long a run of [`try_bytes`] may take: a fuzzer wants many.
 const LIMIT_OF_BYTES: Duration = Duration::from_millis(100);

@@ -1,6 +1,7 @@
 //! Helpers of the integration tests: the maps, and tests that need what not every machine has.
 
 pub mod confined;
+pub mod forger;
 pub mod hostile;
 
 use std::sync::OnceLock;

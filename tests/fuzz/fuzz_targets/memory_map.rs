@@ -26,8 +26,15 @@ fuzz_target!(|bytes: &[u8]| {
 fn write_and_read_back(map: &MemoryMap) {
     drop(oddities(map));
     for format in WriteFormat::ALL.iter().copied() {
-        // What a format has no place for it refuses.
-        let Ok(written) = write(map, format, &WriteOptions::default()) else { continue };
+        let written = match write(map, format, &WriteOptions::default()) {
+            Ok(written) => written,
+            Err(error) => {
+                // What a format has no place for it refuses, and what would read as another map: that has descriptors twice.
+                let is_misread = error.to_string().contains("another map");
+                assert!(!is_misread || has_twins(map), "{format:?}: {error}: {map:x?}");
+                continue;
+            }
+        };
         let options = ReadOptions { stride: (format == WriteFormat::Binary).then_some(48), ..ReadOptions::default() };
         let back = MemoryMap::parse_bytes("back", written, &options).expect("what was written is read");
         let fields = |map: &MemoryMap| -> Vec<_> {
@@ -35,4 +42,10 @@ fn write_and_read_back(map: &MemoryMap) {
         };
         assert_eq!(fields(&back[0]), fields(map), "{format:?}");
     }
+}
+
+fn has_twins(map: &MemoryMap) -> bool {
+    let mut starts: Vec<_> = map.descriptors().iter().map(|d| d.phys_start).collect();
+    starts.sort_unstable();
+    starts.windows(2).any(|pair| pair[0] == pair[1])
 }
