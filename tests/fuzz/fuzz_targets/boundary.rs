@@ -1,11 +1,5 @@
 //! Any bytes as what mapping code answers: counts, roots, entries, its virtual map and log, on the walker engine and, where
 //! there is KVM and the bytes ask for it, in a guest. The host neither panics nor hangs, and is not told that wrong is clean.
-//!
-//! From the repository's root, with cargo-fuzz and a nightly compiler:
-//!
-//! ```sh
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz boundary
-//! ```
 #![no_main]
 
 use std::sync::LazyLock;

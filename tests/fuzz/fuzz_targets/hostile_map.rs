@@ -1,11 +1,5 @@
 //! Any bytes as a memory map of any descriptors, a layout, a leaf rule and a CPU, run on the walker engine: it neither panics
 //! nor hangs, and is not called clean if it cannot be.
-//!
-//! From the repository's root, with cargo-fuzz and a nightly compiler:
-//!
-//! ```sh
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz hostile_map -- -rss_limit_mb=4096 -timeout=60
-//! ```
 #![no_main]
 
 use efibed_tests::{bed, hostile};

@@ -1,12 +1,4 @@
 //! Any bytes as a memory map: decoded, read strictly and leniently, judged, written in every format and read back.
-//!
-//! From the repository's root, with cargo-fuzz and a nightly compiler:
-//!
-//! ```sh
-//! mkdir -p tests/fuzz/corpus/memory_map
-//! cp tests/maps/*.t* tests/truth/*.txt tests/fuzz/corpus/memory_map
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz memory_map
-//! ```
 #![no_main]
 
 use efibed::MemoryMap;

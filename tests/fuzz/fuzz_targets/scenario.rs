@@ -1,12 +1,4 @@
 //! Any text as a scenario file: read or refused with an error that can be shown.
-//!
-//! From the repository's root, with cargo-fuzz and a nightly compiler:
-//!
-//! ```sh
-//! mkdir -p tests/fuzz/corpus/scenario
-//! cp tests/maps/*.toml vmm/src/museum/exhibits/*.toml tests/fuzz/corpus/scenario
-//! cargo +nightly fuzz run --fuzz-dir tests/fuzz scenario
-//! ```
 #![no_main]
 
 use efibed::Scenario;
