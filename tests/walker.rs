@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use efibed::check::{Arena, Contract, Rule, Statement, Term, Witness};
+use efibed::check::{Arena, Contract, Phase, Rule, Statement, Term, Witness};
+use efibed::mapper::{Elsewhere, MapRequest, MapResult, Step, carry_out};
 use efibed::memory_map::synthesize::{Class, Synthesis};
 use efibed::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
 use efibed::mmu::{ErrorCode, Level, Va};
 use efibed::report::map::{Fate, MapReport, Text};
 use efibed::report::{Report, RunVerdict};
 use efibed::{
-    AddressSpace, CpuidRequest, EngineName, Layout, LeafRule, MapContext, MapError, Mapper, MaxPhyAddr, Moment, Pa,
-    Progress, Scenario, Tamper, TestBed,
+    AddressSpace, CpuidRequest, EngineName, Layout, LayoutMapper, LeafRule, MapContext, MapError, Mapper, MaxPhyAddr,
+    Moment, Pa, Progress, Scenario, Tamper, TestBed,
 };
 use efibed_tests::*;
 
@@ -156,6 +157,29 @@ fn mistakes_are_found_whether_or_not_the_layout_is_known() {
     assert_eq!(rules(&window), [Rule::WrongAddress]);
     let low = as_unknown(OVMF_2013, Layout::Window, |unknown| unknown.arenas([Arena::LowHalf]));
     assert_eq!(rules(&low), [Rule::OutsideArena]);
+}
+
+/// What is written where nothing may be written stays there, so it is seen again in phase `finish`.
+#[test]
+fn a_stray_write_is_found_in_its_own_phase_and_once() {
+    let word_of = |request: &MapRequest, in_pool| if in_pool { request.table_pool[1] - 8 } else { request.kernel_root };
+    for in_pool in [false, true] {
+        for (when, phase) in [(Step::Map, Phase::Map), (Step::Finish, Phase::Finish)] {
+            let mapper = Elsewhere(move |step, request: &MapRequest, result: &mut MapResult| {
+                // SAFETY: as it was asked for.
+                unsafe { carry_out(&mut LayoutMapper::default(), step, request, result) };
+                if step == when {
+                    let at = request.direct_map.wrapping_add(word_of(request, in_pool));
+                    // SAFETY: it is memory, and a fault of the mapping code's to write there.
+                    unsafe { std::ptr::with_exposed_provenance_mut::<u64>(at as usize).write(2) };
+                }
+            });
+            let report = run(&Scenario::new(small_map(0x42)).mapper(mapper));
+            let strays = report.findings.iter().filter(|finding| finding.rule == Rule::StrayWrite);
+            let phases: Vec<_> = strays.map(|finding| finding.phase).collect();
+            assert_eq!(phases, [phase], "in the pool: {in_pool}");
+        }
+    }
 }
 
 #[test]

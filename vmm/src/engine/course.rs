@@ -9,7 +9,7 @@ use super::denials::{Denied, denials};
 use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::{Job, Moment, Progress, cpu, dump, judging, regions};
-use crate::check::{self, Budget, Expectation, Marks, Phase, Question, TableCheck, TableVerdict};
+use crate::check::{self, Budget, Expectation, Marks, Phase, Question, Rule, TableCheck, TableVerdict};
 use crate::guest::{Case, MappedTables};
 use crate::mmu::{Access, Cpu, Pa, Paging, Va, walk};
 use crate::report::Report;
@@ -27,6 +27,8 @@ pub struct Course<'a> {
     pub phase: Phase,
     /// The kernel's own tables, as they must stay.
     pub kernels_tables: Snapshot,
+    /// Where mapping code was found to have written that it must leave alone.
+    pub stray_write: Option<u64>,
     /// The tables that were judged.
     pub tables: Snapshot,
     /// What firmware's own table denies it.
@@ -175,6 +177,16 @@ impl Course<'_> {
             self.kernels_tables.renew(memory);
         }
         changed
+    }
+
+    /// A write of the mapping code where it must not write, at a physical address, is a finding; once, since what it wrote
+    /// stays there.
+    pub fn find_stray_write(&mut self, pa: u64) {
+        if self.stray_write.replace(pa) == Some(pa) {
+            return;
+        }
+        self.kernels_tables.renew(&self.case.memory);
+        self.marks.push_worded(self.phase, Rule::StrayWrite, None, judging::stray_write(pa));
     }
 
     /// Takes the tables that are there now for those that should be.

@@ -166,6 +166,7 @@ impl Kvm {
             marks: Marks::default(),
             phase: Phase::Map,
             tables: Snapshot::tables(&case, 0, &kernels_tables),
+            stray_write: None,
             kernels_tables,
             denials: Vec::new(),
             budget: Budget::new(start.checked_add(job.limit)),

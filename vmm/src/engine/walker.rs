@@ -10,8 +10,8 @@ use super::course::{self, Course, Engine};
 use super::mapping::Outcome;
 use super::snapshot::Snapshot;
 use super::{EngineError, Job, Memories, Progress};
-use super::{cpu, judging, left_out, native, pool, reports};
-use crate::check::{self, Budget, Expectation, Marks, Phase, Rule, Skipped, TableCheck};
+use super::{cpu, left_out, native, pool, reports};
+use crate::check::{self, Budget, Expectation, Marks, Phase, Skipped, TableCheck};
 use crate::guest::{Case, Image, Kernel, LoadError, MappedTables, Placement};
 use crate::machine::{CpuidRequest, MaxPhyAddr};
 use crate::mmu::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
@@ -67,6 +67,7 @@ pub fn run_and_look(
         marks: Marks::default(),
         phase: Phase::Map,
         kernels_tables: Snapshot::kernels_tables(&case),
+        stray_write: None,
         tables: Snapshot::default(),
         denials: Vec::new(),
         budget: Budget::new(deadline),
@@ -123,7 +124,7 @@ impl<'a> Engine<'a> for Walker<'a> {
 impl Walker<'_> {
     /// A phase of the mapper, run on the guest's memory as the guest would.
     fn run_mapper(&mut self, step: Step) -> Outcome {
-        let Course { job, case, phase, ref cpu, ref kernels_tables, ref mut report, ref mut marks, .. } = self.course;
+        let Course { job, case, phase, ref cpu, ref kernels_tables, ref mut report, .. } = self.course;
         if step == Step::Map {
             (job.progress)(Progress::Mapping { tables: 0 });
         }
@@ -132,7 +133,7 @@ impl Walker<'_> {
         let outcome = native::call(&mut self.mapper, step, case, cpu::offer(cpu));
         report.timing.map += mapping.elapsed();
         if let Some(pa) = untouchable.stray_write(case, outcome.tables()) {
-            marks.push_worded(phase, Rule::StrayWrite, None, judging::stray_write(pa));
+            self.course.find_stray_write(pa);
         }
         outcome
     }

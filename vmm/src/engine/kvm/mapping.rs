@@ -77,7 +77,7 @@ impl Run<'_> {
         let in_kernel = kernels_own.first_change(&self.course.case.memory).map(|change| change.at);
         let stray = untouchable.stray_write(self.course.case, outcome.tables()).or(changed_page).or(in_kernel);
         if let Some(pa) = stray {
-            self.course.marks.push_worded(self.course.phase, Rule::StrayWrite, None, judging::stray_write(pa));
+            self.course.find_stray_write(pa);
         }
         Ok((ended?, outcome))
     }
