@@ -149,3 +149,28 @@ impl Frame {
         *self.registers.get(usize::from(register.0))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_those_that_a_search_from_the_start_finds() {
+        let bytes = std::fs::read("/proc/self/exe").unwrap();
+        let file = ElfFile64::parse(&*bytes).unwrap();
+        let tables = Tables::of(&file);
+        let (frames, bases) = section(&file).unwrap();
+        let searched = |address| frames.fde_for_address(&bases, address, EhFrame::cie_from_offset).ok();
+        let found = |address| tables.about(address).map(|at| at.0);
+        // Each search is as long as the section.
+        const SAMPLES: usize = 12;
+        let places: Vec<_> = tables.places.iter().filter(|place| place.first < place.end).collect();
+        assert!(places.len() > 1000, "{}", places.len());
+        for place in places.iter().step_by(places.len() / SAMPLES) {
+            for address in [place.first, place.end - 1, place.end] {
+                assert_eq!(found(address), searched(address).map(|table| table.offset()), "{address:#x}");
+            }
+        }
+        assert_eq!([0, u64::MAX].map(found), [None; 2]);
+    }
+}
