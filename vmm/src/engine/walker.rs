@@ -52,17 +52,17 @@ pub fn run_and_look(
     };
     reports::file_input(job, &mut report, input);
     let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
-    let left_out = Kernel::left_out(image, memory, placement);
-    let case = Case::beside(&left_out, job.map, job.strides(), &[], &paging).map_err(LoadError::from)?;
+    let kernel = Kernel::left_out(image, memory, placement);
+    let case = Case::beside(&kernel, job.map, job.strides(), &[], &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
 
-    let kernel = reports::ranges(&case.keep);
+    let kernels_own = reports::ranges(&case.keep);
     let deadline = start.checked_add(job.limit);
     let course = Course {
         job,
         case: &case,
         cpu: report.cpu,
-        kernel: &kernel,
+        kernel: &kernels_own,
         report,
         marks: Marks::default(),
         phase: Phase::Map,
