@@ -2,7 +2,7 @@
 //! none is called clean that cannot be.
 //!
 //! All is seeded: a failure names seed and run. `EFIBED_FUZZ_SEED` runs another sequence, `EFIBED_FUZZ_MAPS` so many maps:
-//! a release build runs some hundred a second on one core. `tests/fuzz` has the same for cargo-fuzz.
+//! a release build runs some hundred a second on one core. `tests/fuzz` has the same for libFuzzer.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

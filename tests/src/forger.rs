@@ -1,17 +1,15 @@
 //! Mapping code that answers anything at all: wrong counts, wrong roots, tables and a virtual map that it has written anything
 //! into. What the host makes of it is what is tested.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use efibed::mapper::{Elsewhere, MapRequest, MapResult, Step, carry_out};
 use efibed::memory_map::PAGE_BYTES;
-use efibed::report::text::Text;
-use efibed::report::{RunVerdict, json};
+use efibed::report::RunVerdict;
 use efibed::{Contract, EngineName, Layout, LayoutMapper, Random, Scenario, TestBed};
 
-use crate::hostile::{GRACE, wrongly_clean};
+use crate::hostile::try_runs;
 use crate::small_map;
 
 /// How long a run may take.
@@ -32,19 +30,7 @@ pub fn try_bytes(bed: &TestBed, engine: EngineName, bytes: &[u8]) -> Result<RunV
     });
     let scenario = Scenario::new(map.clone()).mapper(mapper).contract(Contract::of(layout)).engine(engine);
     let scenario = scenario.limit(LIMIT).stretch_limit(LIMIT).firmware_calls(false);
-    let started = Instant::now();
-    let report = catch_unwind(AssertUnwindSafe(|| bed.run(&scenario))).map_err(|_| "it panicked")?;
-    let report = report.map_err(|error| error.to_string())?;
-    let took = started.elapsed();
-    if took > LIMIT + GRACE {
-        return Err(format!("it took {took:?}"));
-    }
-    if let Some(why) = wrongly_clean(&map, &report) {
-        return Err(format!("clean, and {why}"));
-    }
-    let shown = catch_unwind(AssertUnwindSafe(|| (Text::plain(&report).to_string(), json::to_json(&report))));
-    shown.map_err(|_| "its report panicked")?;
-    Ok(report.verdict())
+    try_runs(LIMIT, || Ok(vec![(map, bed.run(&scenario)?)]))
 }
 
 /// Up to seven forgeries.

@@ -15,7 +15,7 @@ use efibed::{
 
 /// What a run on the walker engine may take past its limit: walks end at it, but the mapping code runs natively, and fills up
 /// to 320 MiB of tables before this engine looks at the clock again. On a busy machine that was seen to take 20 s.
-pub const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// How long a run of [`try_bytes`] may take: a fuzzer wants many.
 const LIMIT_OF_BYTES: Duration = Duration::from_millis(100);
@@ -32,25 +32,34 @@ pub fn try_map(bed: &TestBed, random: &mut Random, limit: Duration) -> Result<Ru
     let second = random.once_in(8).then(|| changed(&map, random));
     let scenario = scenario(map.clone(), random).engine(EngineName::Walker).limit(limit);
     let what = format!("{scenario:x?}");
-    let started = Instant::now();
-    let kernels = catch_unwind(AssertUnwindSafe(|| -> Result<Vec<(MemoryMap, Report)>, EngineError> {
+    let runs = || {
         let Some(second) = second else { return Ok(vec![(map, bed.run(&scenario)?)]) };
         let [first, after] = bed.kexec(&scenario, second.clone())?;
         Ok(vec![(map, first), (second, after)])
-    }));
+    };
+    try_runs(limit, runs).map_err(|problem| format!("{problem}: {what}"))
+}
+
+/// Runs that must come to reports in their time, which can be shown, and are not clean if they cannot be; the error says what
+/// is wrong. The verdict is the last one's.
+pub fn try_runs(
+    limit: Duration,
+    runs: impl FnOnce() -> Result<Vec<(MemoryMap, Report)>, EngineError>,
+) -> Result<RunVerdict, String> {
+    let started = Instant::now();
+    let runs = catch_unwind(AssertUnwindSafe(runs)).map_err(|_| "it panicked")?.map_err(|error| error.to_string())?;
     let took = started.elapsed();
-    let kernels = kernels.map_err(|_| format!("it panicked: {what}"))?.map_err(|error| format!("{error}: {what}"))?;
     if took > limit + GRACE {
-        return Err(format!("it took {took:?}: {what}"));
+        return Err(format!("it took {took:?}"));
     }
-    for (map, report) in &kernels {
+    for (map, report) in &runs {
         if let Some(why) = wrongly_clean(map, report) {
-            return Err(format!("clean, and {why}: {what}"));
+            return Err(format!("clean, and {why}"));
         }
         let shown = catch_unwind(AssertUnwindSafe(|| (Text::plain(report).to_string(), json::to_json(report))));
-        shown.map_err(|_| format!("its report panicked: {what}"))?;
+        shown.map_err(|_| "its report panicked")?;
     }
-    let (_, last) = kernels.last().ok_or("no report")?;
+    let (_, last) = runs.last().ok_or("no report")?;
     Ok(last.verdict())
 }
 
