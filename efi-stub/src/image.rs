@@ -52,7 +52,14 @@ use crate::stamp::{PAGE_BYTES, STAMP_HEAD_BYTES, STAMP_TAIL_BYTES};
 pub fn image() -> &'static [u8; IMAGE_BYTES] {
     // SAFETY: the assembly below defines the symbol in a read-only section of this very program, and pads it to
     // exactly IMAGE_BYTES (the assembler refuses a negative fill); bytes need no alignment and nobody writes them.
-    unsafe { &efibed_stub_image_v5 }
+    unsafe { &efibed_stub_image_v6 }
+}
+
+/// Where in the image the code is that carries out an op.
+pub fn code_offset(op: Op) -> usize {
+    // SAFETY: the assembly below defines the symbol in a read-only section, aligned, with as many entries as there are ops.
+    let offsets = unsafe { &efibed_stub_codes_v6 };
+    offsets[op as usize].into()
 }
 
 /// The port a stub traps at. Eight bits, so that it fits into the instruction and no argument register is spent.
@@ -93,26 +100,20 @@ const TAIL_BYTES: usize = 288;
 
 const _: () = assert!(IMAGE_PAGE_OFFSET + IMAGE_BYTES <= PAGE_BYTES - STAMP_TAIL_BYTES);
 
-// What the order of the comparisons relies on.
-const _: () = {
-    assert!((Op::Return as u64) < Op::Read as u64 && (Op::Write as u64) == Op::Read as u64 + 1);
-    assert!((Op::More as u64) == Op::Write as u64 + 1);
-    assert!((Op::Jump as u64) == Op::More as u64 + 1 && (Op::Hang as u64) == Op::Jump as u64 + 1);
-};
-
 unsafe extern "C" {
     /// The version is in the name: two versions of this crate may meet in one program.
-    static efibed_stub_image_v5: [u8; IMAGE_BYTES];
+    static efibed_stub_image_v6: [u8; IMAGE_BYTES];
+    static efibed_stub_codes_v6: [u16; Op::ALL.len()];
 }
 
 // Unused bytes are int3: falling off a stub is caught at once.
 global_asm!(
-    ".pushsection .rodata.efibed_stub_image_v5, \"a\", @progbits",
+    ".pushsection .rodata.efibed_stub_image_v6, \"a\", @progbits",
     ".p2align 4",
-    ".globl efibed_stub_image_v5",
-    ".hidden efibed_stub_image_v5",
-    ".type efibed_stub_image_v5, @object",
-    "efibed_stub_image_v5:",
+    ".globl efibed_stub_image_v6",
+    ".hidden efibed_stub_image_v6",
+    ".type efibed_stub_image_v6, @object",
+    "efibed_stub_image_v6:",
     // The services in the order of the table, and the resume entry.
     ".irp number, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14",
     ".if \\number == {resume}",
@@ -129,46 +130,54 @@ global_asm!(
     "cmp rax, [r9]",
     "jne .Lefibed_no_script",
     "add qword ptr [r9 + {scripts}], 1",
-    // An emulator takes its time for every instruction: one comparison serves two ops, and each loads only what it needs.
-    ".Lefibed_step:",
+    ".macro efibed_next_step",
     "add r9, {step}",
-    "mov r10, [r9]",
-    "cmp r10, {read}",
-    "jb .Lefibed_leave",
-    "je .Lefibed_read",
-    "cmp r10, {more}",
-    "jb .Lefibed_write",
-    "je .Lefibed_resume",
-    "cmp r10, {hang}",
-    ".Lefibed_hang: je .Lefibed_hang",
-    "ja .Lefibed_leave",
-    "mov r11, [r9 + {at}]",
-    "mov rax, [r9 + {count}]",
-    "mov r8, [r9 + {from}]",
-    "test r8, r8",
-    "je .Lefibed_go",
+    "jmp [r9]",
+    ".endm",
+    "efibed_next_step",
+    ".Lefibed_return:",
+    "mov rax, [r9 + {first}]",
+    "ret",
+    ".Lefibed_jump:",
+    "mov r11, [r9 + {first}]",
+    "mov rax, [r9 + {second}]",
+    "jmp r11",
+    ".Lefibed_hang:",
+    "jmp .Lefibed_hang",
+    ".Lefibed_move:",
+    "mov r8, [r9 + {first}]",
     "mov [rip + .Lefibed_pointer], r8",
-    ".Lefibed_go: jmp r11",
-    ".Lefibed_leave:",
-    "mov rax, [r9 + {at}]",
-    "mov r8, [r9 + {from}]",
-    "test r8, r8",
-    "je .Lefibed_return",
-    "mov [rip + .Lefibed_pointer], r8",
-    ".Lefibed_return: ret",
+    "efibed_next_step",
     ".Lefibed_read:",
-    "mov r11, [r9 + {at}]",
-    "mov rcx, [r9 + {count}]",
+    "mov r11, [r9 + {first}]",
+    "mov rcx, [r9 + {second}]",
     "mov al, [r11]",
-    "mov al, [r11 + rcx - 1]",
-    "jmp .Lefibed_step",
+    "mov al, [rcx]",
+    "efibed_next_step",
+    ".macro efibed_write bytes, register",
+    ".Lefibed_write_\\bytes:",
+    "mov r11, [r9 + {first}]",
+    "mov rax, [r9 + {second}]",
+    "mov [r11], \\register",
+    "efibed_next_step",
+    ".endm",
+    "efibed_write 1, al",
+    "efibed_write 2, ax",
+    "efibed_write 4, eax",
+    "efibed_write 8, rax",
+    ".Lefibed_write_16:",
+    "mov r11, [r9 + {first}]",
+    "mov rax, [r9 + {second}]",
+    "mov [r11], rax",
+    "mov rax, [r9 + {third}]",
+    "mov [r11 + 8], rax",
+    "efibed_next_step",
     // Eight bytes at a time, upwards. The last eight may overlap those before them, which are written twice then.
-    ".Lefibed_write:",
-    "mov r11, [r9 + {at}]",
-    "mov rcx, [r9 + {count}]",
-    "mov r8, [r9 + {from}]",
+    ".Lefibed_copy:",
+    "mov r11, [r9 + {first}]",
+    "mov rcx, [r9 + {second}]",
+    "mov r8, [r9 + {third}]",
     "sub rcx, 8",
-    "jb .Lefibed_below_8",
     "je .Lefibed_last_8",
     "add r8, rcx",
     "add r11, rcx",
@@ -181,48 +190,32 @@ global_asm!(
     ".Lefibed_last_8:",
     "mov rax, [r8]",
     "mov [r11], rax",
-    "jmp .Lefibed_step",
-    ".Lefibed_below_8:",
-    "add rcx, 4",
-    "js .Lefibed_below_4",
-    "mov eax, [r8]",
-    "mov [r11], eax",
-    "mov eax, [r8 + rcx]",
-    "mov [r11 + rcx], eax",
-    "jmp .Lefibed_step",
-    ".Lefibed_below_4:",
-    "add rcx, 2",
-    "js .Lefibed_below_2",
-    "mov ax, [r8]",
-    "mov [r11], ax",
-    "mov ax, [r8 + rcx]",
-    "mov [r11 + rcx], ax",
-    "jmp .Lefibed_step",
-    ".Lefibed_below_2:",
-    "cmp rcx, -1",
-    "jne .Lefibed_step",
-    "mov al, [r8]",
-    "mov [r11], al",
-    "jmp .Lefibed_step",
+    "efibed_next_step",
     ".Lefibed_no_script:",
     "movabs rax, {no_script}",
     "ret",
-    ".skip {bytes} - 16 - (. - efibed_stub_image_v5), 0xcc",
+    ".skip {bytes} - 16 - (. - efibed_stub_image_v6), 0xcc",
     ".Lefibed_magic: .quad {magic}",
     ".Lefibed_pointer: .quad 0",
-    ".size efibed_stub_image_v5, . - efibed_stub_image_v5",
+    ".size efibed_stub_image_v6, . - efibed_stub_image_v6",
+    "",
+    // Not part of the image: where in it the code of each op is.
+    ".p2align 1",
+    ".globl efibed_stub_codes_v6",
+    ".hidden efibed_stub_codes_v6",
+    "efibed_stub_codes_v6:",
+    ".irp op, return, jump, hang, resume, move, read, write_1, write_2, write_4, write_8, write_16, copy",
+    ".short .Lefibed_\\op - efibed_stub_image_v6",
+    ".endr",
     ".popsection",
     port = const TRAP_PORT,
     bytes = const IMAGE_BYTES,
     resume = const RESUME,
     step = const size_of::<Step>(),
     scripts = const offset_of!(State, scripts),
-    at = const offset_of!(Step, at),
-    count = const offset_of!(Step, bytes),
-    from = const offset_of!(Step, from),
-    read = const Op::Read as u64,
-    more = const Op::More as u64,
-    hang = const Op::Hang as u64,
+    first = const offset_of!(Step, words),
+    second = const offset_of!(Step, words) + 8,
+    third = const offset_of!(Step, words) + 16,
     no_script = const NO_SCRIPT,
     magic = const MAGIC,
 );

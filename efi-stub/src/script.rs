@@ -5,7 +5,7 @@
 //! therefore depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
 //!
 //! RuntimeServicesData holds the stubs' [`State`], followed by the script: an array of [`Step`]s. The last one is
-//! [`Op::Return`] or [`Op::More`]. The stub compares the state's [`MAGIC`] with its own constant, so that both code and data
+//! [`Op::Return`], [`Op::More`], [`Op::Jump`] or [`Op::Hang`]. The stub compares the state's [`MAGIC`] with its own constant, so that both code and data
 //! are read, and counts, so that data is written.
 
 /// What the stubs know; as large as a step, and followed by the first one.
@@ -26,48 +26,59 @@ const _: () = assert!(size_of::<State>() == size_of::<Step>());
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Step {
-    /// An [`Op`].
-    pub op: u64,
-    /// Where; for [`Op::Return`] the EFI_STATUS.
-    pub at: u64,
-    /// How many bytes; for [`Op::Jump`] the EFI_STATUS.
-    pub bytes: u64,
-    /// For [`Op::Write`]: where the bytes are, in firmware's data. For [`Op::Return`] and [`Op::Jump`]: what the stubs' own
-    /// pointer is to be from now on, or 0.
-    pub from: u64,
+    /// The address of the code that carries it out, as the stub sees it: that of an [`Op`], which
+    /// [`crate::image::code_offset`] knows. Where ring 0 is emulated every instruction takes its time, so a step costs no
+    /// comparisons.
+    pub code: u64,
+    /// What the op wants to know.
+    pub words: [u64; 3],
 }
 
-/// What a step does.
+/// What a step does, and with which words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Op {
     /// Returns to the caller with a status.
-    Return = 0,
-    /// Reads the first and the last of the bytes, which are in one page or in two.
-    Read = 1,
-    /// Copies the bytes from firmware's data.
-    Write = 2,
-    /// Traps again, as number [`crate::image::RESUME`]: there is more to do than one script holds.
-    More = 3,
-    /// Jumps to the address, with the number in `bytes` as the status: for firmware that misbehaves.
-    Jump = 4,
+    Return,
+    /// Jumps to an address, with a status: for firmware that misbehaves.
+    Jump,
     /// Never ends: the same.
-    Hang = 5,
+    Hang,
+    /// Traps again, as number [`crate::image::RESUME`]: there is more to do than one script holds.
+    More,
+    /// Converts the stubs' own pointer: it is this from now on.
+    Move,
+    /// Reads a byte at an address, and one at another.
+    Read,
+    /// Writes to an address: one byte,
+    Write1,
+    /// two bytes,
+    Write2,
+    /// four bytes,
+    Write4,
+    /// eight bytes,
+    Write8,
+    /// or two words of eight.
+    Write16,
+    /// Copies to an address so many bytes, at least eight, from firmware's data, where the third word says.
+    Copy,
 }
 
 impl Op {
-    /// The step's kind by its number.
-    pub const fn from_number(number: u64) -> Option<Self> {
-        match number {
-            0 => Some(Self::Return),
-            1 => Some(Self::Read),
-            2 => Some(Self::Write),
-            3 => Some(Self::More),
-            4 => Some(Self::Jump),
-            5 => Some(Self::Hang),
-            _ => None,
-        }
-    }
+    /// All of them, in the order of [`crate::image`]'s table.
+    pub const ALL: [Self; 12] = [
+        Self::Return,
+        Self::Jump,
+        Self::Hang,
+        Self::More,
+        Self::Move,
+        Self::Read,
+        Self::Write1,
+        Self::Write2,
+        Self::Write4,
+        Self::Write8,
+        Self::Write16,
+        Self::Copy,
+    ];
 }
 
 /// "EFISTEPS", little-endian: what the state holds, and the stubs' code.

@@ -95,6 +95,11 @@ pub(super) fn is_resumption(regs: &StubCall) -> bool {
     regs.rax as u32 == RESUME && trap_address(RESUME_OFFSET, Va(regs.rip)).is_some()
 }
 
+/// Where the image is of the stub that trapped at this RIP.
+pub(super) fn image_at(rip: Va) -> Va {
+    rip.page().wrapping_add(IMAGE_PAGE_OFFSET as u64)
+}
+
 /// An `out` to the stubs' port that no stub made: the guest has run something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForeignTrap {

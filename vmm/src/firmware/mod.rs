@@ -265,7 +265,7 @@ impl Firmware {
     /// Gives the stub that trapped the next part of what it has to do.
     fn hand_over_script(&mut self, rip: Va, memory: &mut dyn GuestMemory) -> Result<(), ForeignTrap> {
         let pending = self.pending.as_mut().ok_or(ForeignTrap::NothingToResume { rip })?;
-        let (script, is_last) = pending.next_script();
+        let (script, is_last) = pending.next_script(call::image_at(rip));
         if is_last {
             self.pending = None;
         }

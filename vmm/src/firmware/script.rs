@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use efibed_stub::image::code_offset;
 use efibed_stub::script::{Op, Step};
 use uefi_raw::Status;
 
@@ -20,6 +21,13 @@ const STAGED_BYTES: usize = 1024;
 /// Bytes of a script with what it writes.
 pub(super) const SCRIPT_BYTES: usize = STEPS_BYTES + STAGED_BYTES;
 
+/// Bytes that a step holds itself, at most; more are staged, and copied.
+const HELD_BYTES: usize = 16;
+
+/// The ops that write what their step holds, by the bytes they write.
+const WRITES: [(usize, Op); 5] =
+    [(HELD_BYTES, Op::Write16), (8, Op::Write8), (4, Op::Write4), (2, Op::Write2), (1, Op::Write1)];
+
 /// What a stub has yet to do.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
@@ -36,51 +44,67 @@ impl Pending {
         Self { accesses: accesses.into(), status, at, moved }
     }
 
-    /// The next script, and whether it is the last.
-    pub fn next_script(&mut self) -> (Vec<u8>, bool) {
+    /// The next script, for a stub whose image is at that address, and whether it is the last.
+    pub fn next_script(&mut self, image: Va) -> (Vec<u8>, bool) {
         let mut steps = Vec::with_capacity(STEPS);
         let mut staged = Vec::new();
-        while steps.len() < STEPS - 1
-            && staged.len() < STAGED_BYTES
+        // An access takes two steps at most, and so does what comes behind the last one.
+        while steps.len() <= STEPS - 4
+            && staged.len() < STAGED_BYTES - HELD_BYTES
             && let Some(access) = self.accesses.pop_front()
         {
-            steps.push(self.step(access, &mut staged));
+            self.add_step(access, &mut steps, &mut staged);
         }
         let is_last = self.accesses.is_empty();
-        steps.push(match is_last {
-            true => Step { op: Op::Return as u64, at: self.status.0 as u64, bytes: 0, from: self.moved_to() },
-            false => Step { op: Op::More as u64, ..Step::default() },
-        });
-        let words = steps.iter().flat_map(|step| [step.op, step.at, step.bytes, step.from]);
+        match is_last {
+            true => {
+                steps.extend(self.moved.map(|to| (Op::Move, [to.0, 0, 0])));
+                steps.push((Op::Return, [self.status.0 as u64, 0, 0]));
+            }
+            false => steps.push((Op::More, [0; 3])),
+        }
+        let code = |op| image.wrapping_add(code_offset(op) as u64).0;
+        let words = steps.into_iter().flat_map(|(op, [a, b, c])| [code(op), a, b, c]);
         let mut script: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         script.resize(STEPS_BYTES, 0);
         script.extend(staged);
         (script, is_last)
     }
 
-    /// As a script has it: zero leaves the pointer alone.
-    fn moved_to(&self) -> u64 {
-        self.moved.map_or(0, |to| to.0)
-    }
-
-    /// As much of the access as there is room for; the rest goes back to where it was.
-    fn step(&mut self, access: Access, staged: &mut Vec<u8>) -> Step {
+    /// As much of the access as a step and the room for bytes hold; the rest goes back to where it was.
+    fn add_step(&mut self, access: Access, steps: &mut Vec<(Op, [u64; 3])>, staged: &mut Vec<u8>) {
         match access {
-            Access::Read { at, bytes } => Step { op: Op::Read as u64, at: at.0, bytes, from: 0 },
+            Access::Read { at, bytes } => steps.push((Op::Read, [at.0, at.wrapping_add(bytes.wrapping_sub(1)).0, 0])),
             Access::Jump { at, status } => {
-                Step { op: Op::Jump as u64, at: at.0, bytes: status.0 as u64, from: self.moved_to() }
+                steps.extend(self.moved.map(|to| (Op::Move, [to.0, 0, 0])));
+                steps.push((Op::Jump, [at.0, status.0 as u64, 0]));
             }
-            Access::Hang => Step { op: Op::Hang as u64, ..Step::default() },
+            Access::Hang => steps.push((Op::Hang, [0; 3])),
             Access::Write { at, mut data } => {
-                let rest = data.split_off(data.len().min(STAGED_BYTES.saturating_sub(staged.len())));
+                let held = WRITES.iter().find(|(bytes, _)| data.len() <= HELD_BYTES && *bytes <= data.len());
+                let bytes = match held {
+                    Some((bytes, _)) => *bytes,
+                    None => data.len().min(STAGED_BYTES.saturating_sub(staged.len())),
+                };
+                let rest = data.split_off(bytes);
                 if !rest.is_empty() {
-                    let at = at.wrapping_add(data.len() as u64);
+                    let at = at.wrapping_add(bytes as u64);
                     self.accesses.push_front(Access::Write { at, data: rest });
                 }
-                let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(staged.len()) as u64);
-                let bytes = data.len() as u64;
-                staged.extend(data);
-                Step { op: Op::Write as u64, at: at.0, bytes, from: from.0 }
+                match held {
+                    Some((_, op)) => {
+                        let mut words = [0; HELD_BYTES];
+                        words[..bytes].copy_from_slice(&data);
+                        let words = u128::from_le_bytes(words);
+                        steps.push((*op, [at.0, words as u64, (words >> 64) as u64]));
+                    }
+                    None if bytes == 0 => {}
+                    None => {
+                        let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(staged.len()) as u64);
+                        steps.push((Op::Copy, [at.0, bytes as u64, from.0]));
+                        staged.extend(data);
+                    }
+                }
             }
         }
     }
@@ -90,50 +114,85 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn words(script: &[u8]) -> Vec<[u64; 4]> {
+    /// Where the stub is.
+    const IMAGE: Va = Va(0xffff_fffe_0000_0010);
+
+    /// The steps of a script, by their ops, as far as there are any.
+    fn steps(script: &[u8]) -> Vec<(Op, [u64; 3])> {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
-        script[..STEPS_BYTES].chunks(32).map(|step| [0, 8, 16, 24].map(|at| word(&step[at..][..8]))).collect()
+        let op = |code: u64| Op::ALL.into_iter().find(|op| IMAGE.0 + code_offset(*op) as u64 == code);
+        let step = |step: &[u8]| Some((op(word(&step[..8]))?, [8, 16, 24].map(|at| word(&step[at..][..8]))));
+        script[..STEPS_BYTES].chunks(32).map_while(step).collect()
     }
 
     #[test]
     fn a_script_ends_with_the_status_and_what_the_stubs_pointer_is_to_be() {
         let status = Status::NOT_FOUND;
-        for (moved, pointer) in [(None, 0), (Some(0xffff_fffe_7c00_0400), 0xffff_fffe_7c00_0400)] {
-            let mut pending =
-                Pending::new(vec![Access::Read { at: Va(0x123), bytes: 5 }], status, Va(0x7000), moved.map(Va));
-            let (script, is_last) = pending.next_script();
-            assert!(is_last);
-            let expected = [[1, 0x123, 5, 0], [0, status.0 as u64, 0, pointer], [0; 4]];
-            assert_eq!(words(&script)[..3], expected);
+        let read = || vec![Access::Read { at: Va(0x123), bytes: 5 }];
+        let mut pending = Pending::new(read(), status, Va(0x7000), None);
+        let (script, is_last) = pending.next_script(IMAGE);
+        assert!(is_last);
+        assert_eq!(steps(&script), [(Op::Read, [0x123, 0x127, 0]), (Op::Return, [status.0 as u64, 0, 0])]);
+        let to = Va(0xffff_fffe_7c00_0400);
+        let moves = (Op::Move, [to.0, 0, 0]);
+        let mut pending = Pending::new(read(), status, Va(0x7000), Some(to));
+        assert_eq!(steps(&pending.next_script(IMAGE).0)[1..], [moves, (Op::Return, [status.0 as u64, 0, 0])]);
+        let mut jumps = vec![Access::Read { at: Va(0x123), bytes: 1 }; STEPS - 4];
+        jumps.push(Access::Jump { at: Va(0x5000), status });
+        let (script, _) = Pending::new(jumps, status, Va(0x7000), Some(to)).next_script(IMAGE);
+        assert_eq!(steps(&script)[STEPS - 4..][..2], [moves, (Op::Jump, [0x5000, status.0 as u64, 0])]);
+        assert_eq!(script.len(), STEPS_BYTES);
+    }
+
+    #[test]
+    fn small_writes_are_in_their_steps() {
+        for bytes in 0..=HELD_BYTES {
+            let data: Vec<u8> = (1..=bytes as u8).collect();
+            let accesses = vec![Access::Write { at: Va(0x10), data: data.clone() }];
+            let (script, is_last) = Pending::new(accesses, Status::SUCCESS, Va(0x7000), None).next_script(IMAGE);
+            assert!(is_last && script.len() == STEPS_BYTES);
+            let mut written = Vec::<u8>::new();
+            for (op, [at, low, high]) in steps(&script).into_iter().take_while(|(op, _)| *op != Op::Return) {
+                assert_eq!(at, 0x10 + written.len() as u64);
+                let (size, _) = WRITES.into_iter().find(|(_, write)| *write == op).unwrap();
+                written.extend(&[low.to_le_bytes(), high.to_le_bytes()].concat()[..size]);
+            }
+            assert_eq!(written, data);
         }
     }
 
     #[test]
     fn large_writes_are_cut_and_nothing_is_lost() {
-        let data: Vec<u8> = (0..5000u32).map(|index| (index % 251) as u8).collect();
-        let accesses = vec![
-            Access::Write { at: Va(0x10), data: vec![9; 3] },
-            Access::Write { at: Va(0x2000), data: data.clone() },
-        ];
-        let mut pending = Pending::new(accesses, Status::SUCCESS, Va(0x7000), None);
-        let (mut written, mut next) = (Vec::<u8>::new(), 0x2000);
-        for round in 1.. {
-            let (script, is_last) = pending.next_script();
-            assert!(script.len() <= SCRIPT_BYTES);
-            for [op, at, bytes, from] in words(&script).into_iter().take_while(|step| step[0] == 2) {
-                let from = (from - 0x7000) as usize;
-                if at != 0x10 {
-                    assert_eq!((op, at), (2, next));
-                    written.extend(&script[from..][..bytes as usize]);
-                    next += bytes;
+        for before in [0, 3, 16, 1000, 1007, 1008, 1009] {
+            let data: Vec<u8> = (0..5000u32).map(|index| (index % 251) as u8).collect();
+            let accesses = vec![
+                Access::Write { at: Va(0x10), data: vec![9; before] },
+                Access::Write { at: Va(0x2000), data: data.clone() },
+            ];
+            let mut pending = Pending::new(accesses, Status::SUCCESS, Va(0x7000), None);
+            let mut written = vec![0; 5000];
+            loop {
+                let (script, is_last) = pending.next_script(IMAGE);
+                assert!(script.len() <= SCRIPT_BYTES);
+                for (op, [at, bytes, from]) in steps(&script) {
+                    match op {
+                        Op::Copy if at >= 0x2000 => {
+                            assert!(bytes >= 8);
+                            let (to, from) = ((at - 0x2000) as usize, (from - 0x7000) as usize);
+                            written[to..][..bytes as usize].copy_from_slice(&script[from..][..bytes as usize]);
+                        }
+                        Op::Write8 if at >= 0x2000 => {
+                            written[(at - 0x2000) as usize..][..8].copy_from_slice(&bytes.to_le_bytes());
+                        }
+                        _ => {}
+                    }
+                }
+                if is_last {
+                    break;
                 }
             }
-            if is_last {
-                assert_eq!(round, 5);
-                break;
-            }
+            assert_eq!(written, data, "{before}");
         }
-        assert_eq!(written, data);
     }
 
     #[test]
@@ -141,11 +200,11 @@ mod tests {
         let accesses = (0..100).map(|page| Access::Read { at: Va(page << 12), bytes: 1 }).collect();
         let mut pending = Pending::new(accesses, Status::SUCCESS, Va(0), None);
         let counts: Vec<_> = std::iter::from_fn(|| {
-            let (script, is_last) = pending.next_script();
-            let reads = words(&script).iter().filter(|step| step[0] == 1).count();
+            let (script, is_last) = pending.next_script(IMAGE);
+            let reads = steps(&script).iter().filter(|(op, _)| *op == Op::Read).count();
             (reads > 0).then_some((reads, is_last))
         })
         .collect();
-        assert_eq!(counts, [(39, false), (39, false), (22, true)]);
+        assert_eq!(counts, [(37, false), (37, false), (26, true)]);
     }
 }

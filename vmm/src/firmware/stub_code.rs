@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use efibed_stub::image::{
     ENTRY_BYTES, IMAGE_BYTES, IMAGE_PAGE_OFFSET, POINTER_OFFSET, RESUME, RESUME_OFFSET, TRAP_BYTES, TRAP_OFFSET,
-    entry_offset, image,
+    code_offset, entry_offset, image,
 };
+use efibed_stub::script::Op;
 use efibed_stub::{STAMP_TAIL_BYTES, Service, TRAP_PORT};
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
@@ -18,12 +19,9 @@ const BASE: u64 = 0xffff_fffe_8080_0000 + IMAGE_PAGE_OFFSET as u64;
 
 /// All that a stub may consist of: each of these runs in ring 0 under every KVM, by the processor or by KVM's
 /// emulator (which knows next to no SSE, no popcnt, no stac, no int3, and takes lzcnt for bsr).
-const PERMITTED: [Mnemonic; 15] = [
+const PERMITTED: [Mnemonic; 11] = [
     Mnemonic::Add,
     Mnemonic::Cmp,
-    Mnemonic::Ja,
-    Mnemonic::Jae,
-    Mnemonic::Jb,
     Mnemonic::Je,
     Mnemonic::Jmp,
     Mnemonic::Jne,
@@ -33,7 +31,6 @@ const PERMITTED: [Mnemonic; 15] = [
     Mnemonic::Out,
     Mnemonic::Ret,
     Mnemonic::Sub,
-    Mnemonic::Test,
 ];
 
 /// Registers a stub may write: EFIAPI's volatile ones (UEFI 2.10, 2.3.4.2), and the stack pointer by `ret`.
@@ -67,7 +64,7 @@ fn reachable(code: &[u8], entries: impl IntoIterator<Item = usize>) -> Vec<Instr
             FlowControl::ConditionalBranch => {
                 to_visit.extend([instruction.next_ip(), instruction.near_branch_target()]);
             }
-            // A jump by a register goes where a script says.
+            // A script says where such a jump goes: to the code of an op, or of a misdeed.
             FlowControl::Return | FlowControl::IndirectBranch => {}
             other => panic!("{other:?} at {offset:#x}"),
         }
@@ -113,7 +110,8 @@ fn objection(instruction: &Instruction) -> Option<&'static str> {
 
 #[test]
 fn the_stubs_run_everywhere_and_leave_the_callers_registers_alone() {
-    let instructions = reachable(image(), Service::ALL.map(entry_offset));
+    let entries = Service::ALL.map(entry_offset).into_iter().chain(Op::ALL.map(code_offset));
+    let instructions = reachable(image(), entries);
     assert!(instructions.len() > 3 * Service::COUNT);
     for instruction in &instructions {
         let offset = instruction.ip() - BASE;
@@ -152,9 +150,8 @@ fn each_stub_traps_once_with_its_own_number() {
         assert_eq!(load.op0_register(), Register::EAX);
         assert_eq!(load.immediate(1), u64::from(service.number()));
 
-        // The other one is where it resumes.
         let outs = instructions.iter().filter(|it| it.mnemonic() == Mnemonic::Out);
-        assert_eq!(outs.count(), 2, "{service}");
+        assert_eq!(outs.count(), 1, "{service}");
         let resumes = reachable(image(), [RESUME_OFFSET]);
         assert_eq!(resumes[0].immediate(1), u64::from(RESUME));
         assert_eq!(trap.ip() - BASE, (entry_offset(service) + TRAP_OFFSET) as u64);
@@ -180,15 +177,16 @@ mod script {
 
     const STATUS: u64 = 0x8000_0000_0000_0005;
     const STATE: [u64; 4] = [MAGIC, 0, 0, 0];
-    const RETURN: [u64; 4] = [0, STATUS, 0, 0];
+    const RETURN: (Op, [u64; 3]) = (Op::Return, [STATUS, 0, 0]);
 
     #[test]
     fn copies_what_it_is_told_byte_by_byte() {
         let from: Vec<u8> = (1..=40).collect();
-        for bytes in 0..=40 {
+        for bytes in 8..=40 {
             let mut to = [0xEE; 48];
-            let write = [2, to.as_mut_ptr() as u64 + 3, bytes as u64, from.as_ptr() as u64];
-            assert_eq!(Stub::new(None).run(&mut [STATE, write, RETURN]), STATUS);
+            let copy = (Op::Copy, [to.as_mut_ptr() as u64 + 3, bytes as u64, from.as_ptr() as u64]);
+            let mut stub = Stub::new(None);
+            assert_eq!(stub.run(&mut stub.script(&[copy, RETURN])), STATUS);
             assert_eq!(to[3..][..bytes], from[..bytes]);
             assert_eq!(to[..3], [0xEE; 3]);
             assert!(to[3 + bytes..].iter().all(|byte| *byte == 0xEE), "{bytes}");
@@ -196,30 +194,50 @@ mod script {
     }
 
     #[test]
+    fn writes_what_its_step_holds() {
+        let low = 0x0807_0605_0403_0201;
+        let high = 0x100f_0e0d_0c0b_0a09;
+        let held: Vec<u8> = (1..=16).collect();
+        for (op, bytes) in [(Op::Write1, 1), (Op::Write2, 2), (Op::Write4, 4), (Op::Write8, 8), (Op::Write16, 16)] {
+            let mut to = [0xEE; 24];
+            let mut stub = Stub::new(None);
+            let write = (op, [to.as_mut_ptr() as u64 + 3, low, high]);
+            assert_eq!(stub.run(&mut stub.script(&[write, RETURN])), STATUS);
+            assert_eq!((&to[..3], &to[3..][..bytes]), (&[0xEE; 3][..], &held[..bytes]));
+            assert!(to[3 + bytes..].iter().all(|byte| *byte == 0xEE), "{op:?}");
+        }
+    }
+
+    #[test]
     fn reads_and_changes_nothing() {
         let read = [7u8; 9];
-        let mut steps = [STATE, [1, read.as_ptr() as u64, 9, 0], [1, read.as_ptr() as u64, 1, 0], [0; 4]];
-        assert_eq!(Stub::new(None).run(&mut steps), 0);
+        let [first, last] = [&raw const read[0] as u64, &raw const read[8] as u64];
+        let mut stub = Stub::new(None);
+        let steps = [(Op::Read, [first, last, 0]), (Op::Read, [first, first, 0]), (Op::Return, [0; 3])];
+        assert_eq!(stub.run(&mut stub.script(&steps)), 0);
         assert_eq!(read, [7; 9]);
     }
 
     #[test]
     fn counts_its_scripts_in_its_data() {
-        let mut steps = [STATE, RETURN];
+        let mut stub = Stub::new(None);
+        let mut steps = stub.script(&[RETURN]);
         for runs in 1..=3 {
-            assert_eq!(Stub::new(None).run(&mut steps), STATUS);
-            assert_eq!(steps, [[MAGIC, runs, 0, 0], RETURN]);
+            assert_eq!(stub.run(&mut steps), STATUS);
+            assert_eq!(steps[0], [MAGIC, runs, 0, 0]);
         }
     }
 
     #[test]
     fn goes_on_with_the_next_script_where_there_is_more() {
         let mut to = [0u8; 2];
-        let write =
-            |index: usize, to: &mut [u8; 2]| [2, &raw mut to[index] as u64, 1, b"ab".as_ptr() as u64 + index as u64];
-        let mut second = [STATE, write(1, &mut to), RETURN];
-        let mut first = [STATE, write(0, &mut to), [3, 0, 0, 0]];
-        assert_eq!(Stub::new(Some(&mut second)).run(&mut first), STATUS);
+        let write = |index: usize, to: &mut [u8; 2]| (Op::Write1, [&raw mut to[index] as u64, b"ab"[index].into(), 0]);
+        // The same code at another address: it goes on in there.
+        let elsewhere = Stub::new(None);
+        let mut second = elsewhere.script(&[write(1, &mut to), RETURN]);
+        let mut stub = Stub::new(Some(&mut second[..]));
+        let mut first = stub.script(&[write(0, &mut to), (Op::More, [0; 3])]);
+        assert_eq!(stub.run(&mut first), STATUS);
         assert_eq!(&to, b"ab");
         assert_eq!((first[0][1], second[0][1]), (1, 1));
     }
@@ -227,21 +245,22 @@ mod script {
     #[test]
     fn does_nothing_where_firmwares_data_is_not_what_it_should_be() {
         let mut to = [0u8; 1];
-        let write = [2, to.as_mut_ptr() as u64, 1, b"x".as_ptr() as u64];
-        let mut steps = [[MAGIC + 1, 0, 0, 0], write, [0; 4]];
-        assert_eq!(Stub::new(None).run(&mut steps), NO_SCRIPT);
+        let mut stub = Stub::new(None);
+        let mut steps = stub.script(&[(Op::Write1, [to.as_mut_ptr() as u64, 1, 0]), RETURN]);
+        steps[0][0] += 1;
+        assert_eq!(stub.run(&mut steps), NO_SCRIPT);
         assert_eq!((to, steps[0][1]), ([0], 0));
     }
 
-    /// As SetVirtualAddressMap does with its last step, and as a jump does.
+    /// As SetVirtualAddressMap does with its last step but one, and as firmware that jumps from it does.
     #[test]
-    fn converts_its_own_pointer_when_it_leaves() {
+    fn converts_its_own_pointer_before_it_leaves() {
         let elsewhere = Stub::new(None);
-        let mut moved = [STATE, RETURN];
-        for leave in [[0, STATUS, 0, moved.as_ptr() as u64], [4, elsewhere.ret(), STATUS, moved.as_ptr() as u64]] {
-            moved = [STATE, RETURN];
-            let mut first = [STATE, leave];
+        for leave in [RETURN, (Op::Jump, [elsewhere.ret(), STATUS, 0])] {
             let mut stub = Stub::new(None);
+            let mut moved = stub.script(&[RETURN]);
+            let moves = (Op::Move, [moved.as_mut_ptr() as u64, 0, 0]);
+            let mut first = stub.script(&[moves, leave]);
             assert_eq!(stub.run(&mut first), STATUS);
             assert_eq!(stub.pointer(), moved.as_ptr() as u64);
             assert_eq!(stub.run_again(), STATUS);
@@ -268,6 +287,13 @@ mod script {
                 resumes[10..].copy_from_slice(&[0xEB, (to - from) as u8]);
             }
             Self(Executable::new(&code))
+        }
+
+        /// Firmware's data for it: the state, and these steps.
+        fn script(&self, steps: &[(Op, [u64; 3])]) -> Vec<[u64; 4]> {
+            let code = |op| self.0.0 as u64 + code_offset(op) as u64;
+            let steps = steps.iter().map(|(op, [a, b, c])| [code(*op), *a, *b, *c]);
+            [STATE].into_iter().chain(steps).collect()
         }
 
         fn run(&mut self, script: &mut [[u64; 4]]) -> u64 {
@@ -301,7 +327,7 @@ mod script {
 
         /// The address of a `ret`.
         fn ret(&self) -> u64 {
-            let last = reachable(image(), [entry_offset(Service::GetTime)]);
+            let last = reachable(image(), [code_offset(Op::Return)]);
             let ret = last.iter().find(|it| it.mnemonic() == Mnemonic::Ret).unwrap();
             self.0.0 as u64 + (ret.ip() - BASE)
         }

@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, POINTER_OFFSET, RESUME, TRAP_OFFSET};
+use efibed_stub::image::{ENTRY_BYTES, IMAGE_PAGE_OFFSET, POINTER_OFFSET, RESUME, TRAP_OFFSET, code_offset};
 use efibed_stub::script::{MAGIC, NO_SCRIPT, Op};
 use efibed_stub::{DESCRIPTOR_STRIDE, Service};
 use uefi_raw::Status;
 use uefi_raw::table::boot::{MemoryAttribute, MemoryDescriptor, MemoryType};
 use uefi_raw::table::runtime::ResetType;
 
+use super::call::image_at;
 use super::{Answer, Call, Firmware, GuestMemory, PAGE_BYTES, PAGE_SIZE, Refusal, StubCall};
 use crate::mmu::{Access, Pa, Va};
 
@@ -267,34 +268,33 @@ fn play_script(memory: &mut TestMemory, rip: u64) -> Result<Played, u64> {
         return Ok(Played::Returned(Status(NO_SCRIPT as usize)));
     }
     write_virtual(memory, pointer.wrapping_add(8), &(scripts.wrapping_add(1)).to_le_bytes())?;
-    let move_pointer = |memory: &mut TestMemory, to: u64| match to {
-        0 => Ok(()),
-        to => write_virtual(memory, pointer_at, &to.to_le_bytes()),
-    };
+    let image = image_at(Va(rip));
     let mut step = pointer;
     loop {
         step = step.wrapping_add(32);
-        let [op, at, bytes, from] = words(memory, step)?;
-        // Whatever it is not, a stub takes for a return.
-        match Op::from_number(op).unwrap_or(Op::Return) {
-            Op::Return => {
-                move_pointer(memory, from)?;
-                return Ok(Played::Returned(Status(at as usize)));
-            }
+        let [code, a, b, c] = words(memory, step)?;
+        let op = Op::ALL.into_iter().find(|op| image.wrapping_add(code_offset(*op) as u64).0 == code);
+        // Firmware's data has been overwritten: the stub goes there.
+        let Some(op) = op else { return Ok(Played::Jumped(code)) };
+        match op {
+            Op::Return => return Ok(Played::Returned(Status(a as usize))),
             Op::More => return Ok(Played::More),
-            Op::Jump => {
-                move_pointer(memory, from)?;
-                return Ok(Played::Jumped(at));
-            }
+            Op::Jump => return Ok(Played::Jumped(a)),
             Op::Hang => return Ok(Played::Hangs),
+            Op::Move => write_virtual(memory, pointer_at, &a.to_le_bytes())?,
             Op::Read => {
-                let _: [u8; 1] = read_virtual(memory, at)?;
-                let _: [u8; 1] = read_virtual(memory, at.wrapping_add(bytes.wrapping_sub(1)))?;
+                let _: [u8; 1] = read_virtual(memory, a)?;
+                let _: [u8; 1] = read_virtual(memory, b)?;
             }
-            Op::Write => {
-                for offset in 0..bytes {
-                    let byte: [u8; 1] = read_virtual(memory, from.wrapping_add(offset))?;
-                    write_virtual(memory, at.wrapping_add(offset), &byte)?;
+            Op::Write1 => write_virtual(memory, a, &b.to_le_bytes()[..1])?,
+            Op::Write2 => write_virtual(memory, a, &b.to_le_bytes()[..2])?,
+            Op::Write4 => write_virtual(memory, a, &b.to_le_bytes()[..4])?,
+            Op::Write8 => write_virtual(memory, a, &b.to_le_bytes())?,
+            Op::Write16 => write_virtual(memory, a, &[b.to_le_bytes(), c.to_le_bytes()].concat())?,
+            Op::Copy => {
+                for offset in 0..b {
+                    let byte: [u8; 1] = read_virtual(memory, c.wrapping_add(offset))?;
+                    write_virtual(memory, a.wrapping_add(offset), &byte)?;
                 }
             }
         }
