@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 9;
+pub const VERSION: u32 = 10;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -192,13 +192,15 @@ pub struct Fault {
     pub virt: u64,
 }
 
-/// Pages of one region to be swept, one after another: first groups of [`SWEEP_GROUP`] pairs, then pairs, then single pages.
+/// Pages of one region to be swept, one after another: first blocks of [`SWEEP_BLOCK`] groups of [`SWEEP_GROUP`] pairs, then
+/// groups, then pairs, then single pages.
 ///
 /// Where ring 0 is emulated every instruction takes its time, so a pair is written with one store of 8 bytes across the border
-/// of its pages, and a group shares its number. Groups, and pairs outside of groups, are numbered from 0 on through a batch,
-/// up to 65,536 of them. What is written has the number in its lowest 16 bits and in its highest, and zeros between. Of pair
-/// `k` of a group, 2 + k bytes lie at the end of the first page and the others at the start of the second; a pair by itself is
-/// written as pair 0. So each half tells the number, and its length which pair it is.
+/// of its pages, a group shares its number, and a block the step to the next one. Groups, in blocks or not, and pairs outside
+/// of groups are numbered from 0 on through a batch, up to 65,536 of them. What is written has the number in its lowest 16 bits
+/// and in its highest, and zeros between. Of pair `k` of a group, 2 + k bytes lie at the end of the first page and the others
+/// at the start of the second; a pair by itself is written as pair 0. So each half tells the number, and its length which pair
+/// it is.
 ///
 /// A single page is written its address at its start, and so are both pages of a pair whose store has faulted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -206,7 +208,9 @@ pub struct Fault {
 pub struct Sweep {
     /// The first page.
     pub virt: u64,
-    /// How many groups.
+    /// How many blocks.
+    pub blocks: u64,
+    /// How many groups after them.
     pub groups: u64,
     /// How many pairs after them.
     pub pairs: u64,
@@ -216,6 +220,8 @@ pub struct Sweep {
 
 /// Pairs of pages that share a number in a [`Sweep`].
 pub const SWEEP_GROUP: u64 = 5;
+/// Groups in a block of a [`Sweep`].
+pub const SWEEP_BLOCK: u64 = 8;
 
 /// Registers at a fault outside a probe.
 #[derive(Clone, Copy, Debug, Default)]

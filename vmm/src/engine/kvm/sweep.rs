@@ -1,6 +1,6 @@
 //! Sweeps: every page of the regions is written, and where each write arrives says where the page is.
 
-use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_GROUP, Sweep};
+use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_BLOCK, SWEEP_GROUP, Sweep};
 
 use crate::check::{Frames, PlannedSweep};
 use crate::guest::PAGE_BYTES;
@@ -50,14 +50,18 @@ impl SweepBatch {
     /// Of pages that fault nothing is gained by two at a time.
     fn push(&mut self, virt: u64, pages: u64, predicted: Frames) {
         let sweep = match predicted {
-            Frames::Fault(_) => Sweep { virt, groups: 0, pairs: 0, singles: pages },
-            Frames::From(_) => {
-                Sweep { virt, groups: pages / GROUP_PAGES, pairs: pages % GROUP_PAGES / 2, singles: pages % 2 }
-            }
+            Frames::Fault(_) => Sweep { virt, singles: pages, ..Sweep::default() },
+            Frames::From(_) => Sweep {
+                virt,
+                blocks: pages / GROUP_PAGES / SWEEP_BLOCK,
+                groups: pages / GROUP_PAGES % SWEEP_BLOCK,
+                pairs: pages % GROUP_PAGES / 2,
+                singles: pages % 2,
+            },
         };
         self.firsts.push(self.numbers);
         self.sweeps.push(sweep);
-        self.numbers += sweep.groups + sweep.pairs;
+        self.numbers += groups(&sweep) + sweep.pairs;
         self.pages += pages;
     }
 
@@ -92,13 +96,19 @@ impl SweepBatch {
     fn first_page(&self, number: u64, pair: u64) -> Option<Va> {
         let index = self.firsts.partition_point(|first| *first <= number).checked_sub(1)?;
         let (sweep, number) = (self.sweeps[index], number - self.firsts[index]);
-        let pages = match number.checked_sub(sweep.groups) {
+        let groups = groups(&sweep);
+        let pages = match number.checked_sub(groups) {
             None => number * GROUP_PAGES + 2 * pair,
-            Some(after) if after < sweep.pairs && pair == 0 => sweep.groups * GROUP_PAGES + 2 * after,
+            Some(after) if after < sweep.pairs && pair == 0 => groups * GROUP_PAGES + 2 * after,
             Some(_) => return None,
         };
         Some(Va(sweep.virt).wrapping_add(pages * PAGE_BYTES))
     }
+}
+
+/// All of its groups, those in blocks among them.
+fn groups(sweep: &Sweep) -> u64 {
+    sweep.blocks * SWEEP_BLOCK + sweep.groups
 }
 
 #[cfg(test)]
@@ -126,7 +136,7 @@ mod tests {
         let mut singles = Vec::new();
         for sweep in batch.sweeps() {
             let mut virt = sweep.virt;
-            for _ in 0..sweep.groups {
+            for _ in 0..8 * sweep.blocks + sweep.groups {
                 (0..5).for_each(|nth| pair(&mut virt, number, nth));
                 number += 1;
             }
@@ -142,7 +152,7 @@ mod tests {
 
     #[test]
     fn every_write_has_its_address() {
-        for pages in [1, 2, 3, 9, 10, 11, 19, 20, 16_383] {
+        for pages in [1, 2, 3, 9, 10, 11, 19, 20, 79, 80, 81, 16_383] {
             let sweeps = [planned(0x10_0000, pages), planned(1 << 40, 1), planned(1 << 41, 27)];
             for batch in SweepBatch::all(&sweeps) {
                 let writes = written(&batch);
@@ -172,8 +182,8 @@ mod tests {
     fn pages_that_fault_are_swept_singly() {
         let predicted = Frames::Fault(Fault { vector: 14, error_code: crate::mmu::ErrorCode(2) });
         let batches = SweepBatch::all(&[PlannedSweep { predicted, ..planned(0x10_0000, 30) }]);
-        let Sweep { virt, groups, pairs, singles } = batches[0].sweeps[0];
-        assert_eq!((virt, groups, pairs, singles), (0x10_0000, 0, 0, 30));
+        let Sweep { virt, blocks, groups, pairs, singles } = batches[0].sweeps[0];
+        assert_eq!((virt, blocks, groups, pairs, singles), (0x10_0000, 0, 0, 0, 30));
     }
 
     #[test]
