@@ -572,7 +572,7 @@ fn two_bugs_of_a_program_are_two_findings() {
     let keys = [("one_page_up", line("/* the first bug */")), ("set", line("/* the second bug's store */"))]
         .map(|(function, line)| format!("wrong-frame.RuntimeServicesData.map.PTE.{function}-{line}"));
 
-    let fuzz = ["fuzz", "map.toml", "--mapper", "mapper.elf", "--no-sandbox", "--cores", "1", "--max-pages", "64"];
+    let fuzz = ["fuzz", "map.toml", "--mapper", "mapper.elf", "--cores", "1", "--max-pages", "64"];
     let rest = ["--runs", "40", "--out", "out", "--quiet", "--json", "-"];
     let said = efibed_in(&folder, &[], &[&fuzz[..], &rest].concat()).ends(FINDINGS);
     let summary: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));
@@ -957,7 +957,7 @@ fn a_program_counts_what_it_runs(compiler: &str) {
         let said =
             efibed_in(&folder, &compiler, &[&["build", source, "-o", "mapper.elf"], coverage].concat()).ends(CLEAN);
         assert_eq!(said.out.contains("; counts what it runs"), !coverage.is_empty(), "{said}");
-        let fuzz = ["fuzz", "--mapper", "mapper.elf", "--no-sandbox", "--cores", "1", "--max-pages", "64"];
+        let fuzz = ["fuzz", "--mapper", "mapper.elf", "--cores", "1", "--max-pages", "64"];
         let rest = ["--runs", runs, "--out", runs, "--quiet", "--json", "-"];
         let said = efibed_in(&folder, &[], &[&fuzz[..], &rest].concat());
         let summary: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));

@@ -32,6 +32,11 @@ fn main() {
         kvm("a_run_in_little_memory_is_told", a_run_in_little_memory_is_told),
         kvm("a_campaigns_page_is_drawn_in_a_confined_child", a_campaigns_page_is_drawn_in_a_confined_child),
         kvm("a_campaign_outlives_the_child_that_draws_its_page", a_campaign_outlives_the_child_that_draws_its_page),
+        kvm("the_processes_of_a_campaign_are_confined", the_processes_of_a_campaign_are_confined),
+        kvm(
+            "the_map_of_a_confined_process_that_dies_is_kept_as_it_is",
+            the_map_of_a_confined_process_that_dies_is_kept_as_it_is,
+        ),
         kvm("doctor_tells_of_the_sandbox", doctor_tells_of_the_sandbox),
     ];
     libtest_mimic::run(&Arguments::from_args(), maps.chain(others).collect()).exit();
@@ -261,6 +266,61 @@ fn a_campaigns_page_is_drawn_in_a_confined_child() {
 fn a_campaign_outlives_the_child_that_draws_its_page() {
     let page = page_of_campaign(|child| signal(child, libc::SIGKILL));
     assert!(page.contains("Not drawn") && page.contains("ended before it had a result"), "{page}");
+}
+
+/// Those of a program, and of a layout; not those that run no guest, nor where it is not wanted.
+fn the_processes_of_a_campaign_are_confined() {
+    let folder = Directory::new();
+    let elf = folder.file("mapper.elf");
+    efibed(["build", &repository("programs/two_bugs.c"), "-o", &elf]).ends(0);
+    let mapper = ["--mapper", elf.as_str()];
+    let [window, native, outside] =
+        [&[][..], &["--engine", "walker"], &["--no-sandbox"]].map(|more| [&["--layout", "window"], more].concat());
+    for (number, (arguments, is_confined)) in
+        [(&mapper[..], true), (&window, true), (&native, false), (&outside, false)].into_iter().enumerate()
+    {
+        let out = folder.file(&number.to_string());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+        command.args(["fuzz", "--out", &out, "--cores", "1", "--for", "10m", "--quiet"]).args(arguments);
+        let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        // Its process runs maps by then.
+        let _ = eventually("a map of the corpus", || fs::read_dir(Path::new(&out).join("corpus")).ok()?.next());
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).unwrap();
+        let child = children.trim().parse().unwrap();
+        let [seccomp, privileges] = ["Seccomp", "NoNewPrivs"].map(|name| status_of(child, name).unwrap());
+        let expected = if is_confined { ("2", "1") } else { ("0", "0") };
+        assert_eq!((seccomp.as_str(), privileges.as_str()), expected, "{arguments:?}");
+        assert_eq!(status_of(run.id(), "Seccomp").as_deref(), Some("0"));
+        signal(run.id(), libc::SIGINT);
+        let output = run.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(" maps in ") && !said.contains(" died"), "{arguments:?}: {said}");
+    }
+}
+
+/// Its map is told, and not run where nothing is confined.
+fn the_map_of_a_confined_process_that_dies_is_kept_as_it_is() {
+    let folder = Directory::new();
+    let [elf, out] = ["mapper.elf", "out"].map(|name| folder.file(name));
+    efibed(["build", &repository("programs/two_bugs.c"), "-o", &elf]).ends(0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    command.args(["fuzz", "--mapper", &elf, "--out", &out, "--cores", "1", "--for", "10m", "--quiet"]);
+    let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let _ = eventually("a map of the corpus", || fs::read_dir(Path::new(&out).join("corpus")).ok()?.next());
+    let file = format!("{out}/findings/ended-by-signal-9.toml");
+    eventually("a process that died with its map", || {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).ok()?;
+        let child = children.trim().parse().ok()?;
+        // SAFETY: the child of this test's own run. It may be gone, and another on its way.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        fs::exists(&file).ok()?.then_some(())
+    });
+    signal(run.id(), libc::SIGINT);
+    assert_eq!(run.wait_with_output().unwrap().status.code(), Some(1));
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("It was not run again") && text.contains("mapper.elf\""), "{text}");
+    let report = efibed(["check", &file, "--json", "-"]).json();
+    assert!(report["mapper"]["elf"].as_str().unwrap().ends_with("mapper.elf"), "{report}");
 }
 
 fn doctor_tells_of_the_sandbox() {

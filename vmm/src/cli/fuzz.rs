@@ -6,20 +6,19 @@ use std::io::{Read as _, Write as _};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::input::{Options, ReadArguments, named};
+use super::input::{Options, named};
 use super::limits::time;
 use super::mapper::Mapper;
 use super::progress::{Watching, told};
 use super::results::{DrawnPlaces, Results};
-use super::sandbox::Sandbox;
+use super::sandbox::{self, Sandbox};
 use super::{Failure, Status, several};
-use crate::bed::OwnMapper;
 use crate::check::{Rule, Severity};
 use crate::fuzz::{Fuzz, FuzzEngine, FuzzError, Status as Progress, Summary};
 use crate::memory_map::MemoryMap;
@@ -95,7 +94,7 @@ pub struct Arguments {
     #[command(flatten)]
     mapper: Mapper,
 
-    /// Run an ELF file's guests in processes that may call anything. Campaigns have no sandbox yet: a file needs this
+    /// Run maps in processes that may call anything; by default those that run guests may call little more than KVM
     #[arg(long)]
     no_sandbox: bool,
 
@@ -121,13 +120,13 @@ const EXAMPLES: &str = "\
 Examples:
   efibed fuzz --layout packed-down --leaf-rule va-only --runs 1000    finds the bug of 2013
   efibed fuzz --layout linux --for 10m boot.log                       begins with a real map
-  efibed fuzz --mapper mapper.elf --no-sandbox --for 8h --out night   a mapper of your own
+  efibed fuzz --mapper mapper.elf --for 8h --out night                a mapper of your own
   efibed shrink efibed-fuzz/findings/reserved-bit.RuntimeServicesData.map.PDE.toml
   efibed fuzz --broker 127.0.0.1:1337                                 joins another campaign: `--listen 1337` there";
 
 /// Runs it.
 pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
-    let fuzz = campaign(arguments)?;
+    let (fuzz, scenario) = campaign(arguments)?;
     if Fuzz::is_client() {
         // It does not return.
         fuzz.run()?;
@@ -140,10 +139,10 @@ pub fn run(arguments: &Arguments) -> Result<Status, Failure> {
         false => (go()?, String::new()),
         true if arguments.no_sandbox => {
             let summary = go()?;
-            let page = Drawn::of(&summary).page(&TestBed::without_kvm(), from_file);
+            let page = Drawn::of(&summary).page(&TestBed::without_kvm(), &scenario);
             (summary, page)
         }
-        true => with_page(go)?,
+        true => with_page(go, &scenario)?,
     };
     let Progress { runs, unable, incomplete, guests, .. } = summary.status;
     let status = if !summary.findings.is_empty() {
@@ -209,14 +208,17 @@ fn part(summary: &Summary, status: Status) -> Part {
 
 /// The campaign, and the page of what it found. For the page maps run once more, in the sandbox: that child is started first, since
 /// a campaign has threads, and a process of several makes none. It waits for what there will be to draw.
-fn with_page(go: impl FnOnce() -> Result<Summary, FuzzError>) -> Result<(Summary, String), Failure> {
+fn with_page(
+    go: impl FnOnce() -> Result<Summary, FuzzError>,
+    scenario: &Scenario,
+) -> Result<(Summary, String), Failure> {
     let (ours, theirs) = UnixStream::pair().map_err(|error| Failure::Output(error.to_string()))?;
     let mut summary = None;
     let draw = |bed: &TestBed, socket: OwnedFd, _: &dyn Fn(())| {
         // Ctrl-C ends the campaign, and not what shows it.
         // SAFETY: to ignore a signal has no conditions.
         unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-        Ok(Drawn::hear(UnixStream::from(socket)).page(bed, from_text))
+        Ok(Drawn::hear(UnixStream::from(socket)).page(bed, scenario))
     };
     let begun = || summary = Some(go().inspect(|summary| Drawn::of(summary).tell(ours)));
     let page = Sandbox::default().run_beside(theirs.into(), draw, begun, &|()| ());
@@ -228,16 +230,6 @@ fn with_page(go: impl FnOnce() -> Result<Summary, FuzzError>) -> Result<(Summary
     let summary: Summary = summary?;
     let page = page.unwrap_or_else(|failure| Drawn::of(&summary).page_without(&failure.in_short()));
     Ok((summary, page))
-}
-
-/// A saved finding, in the sandbox, where no file can be opened. Only layouts come there: an ELF file's campaign is outside.
-fn from_text(path: &str, text: &str) -> Result<Scenario, String> {
-    Scenario::parse(path, text).map_err(|error| error.to_string())
-}
-
-/// The same outside of it, with the ELF file that it names.
-fn from_file(path: &str, _: &str) -> Result<Scenario, String> {
-    ReadArguments::default().scenario(Path::new(path), OwnMapper::Read).map_err(|failure| failure.in_short())
 }
 
 /// Findings drawn on one page at most.
@@ -275,9 +267,11 @@ impl Drawn {
         serde_json::from_slice(&words).unwrap_or_default()
     }
 
-    fn page(self, bed: &TestBed, scenario: fn(&str, &str) -> Result<Scenario, String>) -> String {
+    /// Only the maps are read: in the sandbox an ELF file could not be opened.
+    fn page(self, bed: &TestBed, scenario: &Scenario) -> String {
         let run = |path: &str, text: Result<String, String>| {
-            let scenario = scenario(path, &text?)?.engine(EngineName::Kvm).dump_tables(true);
+            let map = MemoryMap::parse_named(path, &text?).map_err(|error| error.to_string())?;
+            let scenario = scenario.clone().with_map(map).engine(EngineName::Kvm).dump_tables(true);
             bed.run(&scenario).map_err(|error| Failure::from(error).in_short())
         };
         let runs: Vec<_> = self.findings.into_iter().map(|(name, path, text)| (name, run(&path, text))).collect();
@@ -299,7 +293,8 @@ fn found(summary: &Summary) -> impl Iterator<Item = (&str, &str, String)> {
     })
 }
 
-fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
+/// The campaign, and what each of its findings is: this scenario with another map.
+fn campaign(arguments: &Arguments) -> Result<(Fuzz, Scenario), Failure> {
     let maps: Vec<MemoryMap> =
         arguments.maps.iter().map(|path| MemoryMap::read(path).map_err(Failure::input)).collect::<Result<_, _>>()?;
     let scenario = arguments.options.apply(Scenario::new(MemoryMap::from_descriptors("", Vec::new())));
@@ -310,11 +305,10 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
         Some(engine) if is_program && engine != FuzzEngine::Kvm => return Err(Failure::Output(NOT_NATIVE.into())),
         engine => engine.unwrap_or_default(),
     };
-    if is_program && !arguments.no_sandbox {
-        return Err(Failure::Output(NO_SANDBOX.into()));
-    }
     let cores = arguments.cores.map_or_else(several::available, NonZeroUsize::get);
-    let mut fuzz = Fuzz::of(scenario).engine(engine).cores(cores).out(&arguments.out).calls(arguments.calls).maps(maps);
+    let scenario = scenario.firmware_calls(arguments.calls);
+    let fuzz = Fuzz::of(scenario.clone()).engine(engine).cores(cores);
+    let mut fuzz = fuzz.out(&arguments.out).calls(arguments.calls).maps(maps);
     if let Some(runs) = arguments.runs {
         fuzz = fuzz.runs(runs);
     }
@@ -339,12 +333,14 @@ fn campaign(arguments: &Arguments) -> Result<Fuzz, Failure> {
     if let Some(layout) = arguments.like {
         fuzz = fuzz.like(layout);
     }
-    Ok(fuzz)
+    // As elsewhere: without a guest there is only this program's own code.
+    if engine != FuzzEngine::Walker && !arguments.no_sandbox {
+        fuzz = fuzz.confined(sandbox::confine_client);
+    }
+    Ok((fuzz, scenario))
 }
 
 const NOT_NATIVE: &str = "--mapper needs the engine kvm: what is in a file runs in a guest, and nowhere else";
-const NO_SANDBOX: &str = "--mapper needs --no-sandbox: the processes of a campaign are not confined yet, as those of \
-                          `efibed check` are. The file's code itself runs in ring 3 of a guest";
 
 fn in_words(progress: &Progress) -> String {
     let Progress { runs, guests, corpus, cells, covered, findings, .. } = progress;

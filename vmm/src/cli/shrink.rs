@@ -16,7 +16,7 @@ use super::sandbox::Sandbox;
 use super::{Failure, Status};
 use crate::check::Rule;
 use crate::engine::EngineError;
-use crate::fuzz::saved::scenario_to_toml;
+use crate::fuzz::saved::{from_root, scenario_to_toml};
 use crate::fuzz::{FindingKey, Shrinker, as_built_in, keys, keys_beyond};
 use crate::memory_map::MemoryMap;
 use crate::report::Report;
@@ -235,7 +235,7 @@ impl Shrunk {
     /// The scenario, for people and for `efibed check`.
     fn to_toml(&self, scenario: &Scenario, elf: Option<&Path>) -> String {
         let what = format!("{}: {}", scenario.map().source(), self.in_words());
-        scenario_to_toml(&what, &self.report, &self.map, scenario, elf)
+        scenario_to_toml(&what, &self.report, &self.map, scenario, elf.map(from_root).as_deref())
     }
 
     fn in_words(&self) -> String {

@@ -1,7 +1,7 @@
 //! The system calls and KVM's ioctls that a run in the sandbox may make.
 //!
 //! The list is what runs were traced to call (`strace`), with what the C library calls in cases that did not come up. A call
-//! that creates, opens, connects or executes anything has no place here. Nor has `clone`: the run has one thread.
+//! that opens, connects or executes anything has no place here. Nor has `clone`: the run has one thread.
 
 use std::mem::size_of;
 
@@ -92,6 +92,19 @@ pub const CALLS: [Call; 28] = calls![
     SYS_tgkill OneOf(2, &[libc::SIGABRT as u64]),
 ];
 
+/// What a process of a campaign may call besides: it exchanges maps with the others through shared memory of System V.
+pub const CLIENT_CALLS: [Call; 7] = calls![
+    // A segment of its own, which has no key; those of others, by their numbers, without SHM_EXEC; and the end of any.
+    SYS_shmget OneOf(0, &[libc::IPC_PRIVATE as u64]),
+    SYS_shmat Without(2, libc::SHM_EXEC as u64),
+    SYS_shmdt Any,
+    SYS_shmctl OneOf(1, &[libc::IPC_RMID as u64]),
+    // It waits until what it has sent was taken, and ends as any program.
+    SYS_clock_nanosleep Any,
+    SYS_sched_yield Any,
+    SYS_sigaltstack Any,
+];
+
 /// An ioctl of KVM's that is allowed: its name, and its number.
 type KvmRequest = (&'static str, u64);
 
@@ -154,9 +167,9 @@ pub const KVM_REQUESTS: [KvmRequest; 28] = [
     writes::<kvm_xcrs>("KVM_SET_XCRS", 0xa7),
 ];
 
-/// The filter that allows these. Anything else, and any call of another ABI, is a SIGSYS instead.
-pub fn filter() -> Result<BpfProgram, BackendError> {
-    let rules = CALLS.iter().map(|call| Ok((call.number, call.arguments.rules()?)));
+/// The filter that allows these, and some more. Anything else, and any call of another ABI, is a SIGSYS instead.
+pub fn filter(more: &[Call]) -> Result<BpfProgram, BackendError> {
+    let rules = CALLS.iter().chain(more).map(|call| Ok((call.number, call.arguments.rules()?)));
     let rules = rules.collect::<Result<_, BackendError>>()?;
     SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
 }
@@ -213,10 +226,10 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice() {
-        let mut numbers: Vec<_> = CALLS.iter().map(|call| call.number).collect();
+        let mut numbers: Vec<_> = CALLS.iter().chain(&CLIENT_CALLS).map(|call| call.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers.len(), CALLS.len());
+        assert_eq!(numbers.len(), CALLS.len() + CLIENT_CALLS.len());
         let mut requests: Vec<_> = KVM_REQUESTS.iter().map(|request| request.1).collect();
         requests.sort_unstable();
         requests.dedup();

@@ -80,7 +80,7 @@ impl Sandbox {
         }
         let body = |teller: Teller| {
             let bed = TestBed::new()?;
-            parts::confine()?;
+            parts::confine(&parts::CHILD)?;
             // SAFETY: the child has it there, and nobody else in it owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(BESIDE) };
             Ok(work(&bed, socket, &|progress| teller.tell(&Message::<T, P>::Progress(progress)))?)
@@ -152,7 +152,7 @@ fn crew<T: Serialize + DeserializeOwned>(
     let body = |first: usize| {
         move |teller: Teller| {
             let bed = TestBed::new()?;
-            parts::confine()?;
+            parts::confine(&parts::CHILD)?;
             let tell = |word| teller.tell(&Message::<(), Word<T>>::Progress(word));
             for index in share(first) {
                 tell(Word::Begun(index));
@@ -202,7 +202,7 @@ fn confined<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
     in_child(
         |teller| {
             let bed = TestBed::new()?;
-            parts::confine()?;
+            parts::confine(&parts::CHILD)?;
             Ok(work(&bed, &|progress| teller.tell(&Message::<T, P>::Progress(progress)))?)
         },
         progress,
@@ -214,7 +214,13 @@ fn confined<T: Serialize + DeserializeOwned, P: Serialize + DeserializeOwned>(
 /// What it is refused later ends it, with a message to [`PIPE`].
 #[cfg(feature = "unstable")]
 pub fn confine() -> Result<(), String> {
-    parts::confine().map_err(|failure| failure.in_words().1)
+    parts::confine(&parts::CHILD).map_err(|failure| failure.in_words().1)
+}
+
+/// The same for a process of a campaign, which says on standard error what it is refused.
+#[cfg(feature = "fuzz")]
+pub fn confine_client() -> Result<(), String> {
+    parts::confine(&parts::CLIENT).map_err(|failure| failure.in_words().1.trim_start_matches("efibed: ").into())
 }
 
 /// A part of the confinement, tried.

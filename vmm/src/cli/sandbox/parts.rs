@@ -5,13 +5,15 @@
 
 use std::error::Error;
 use std::ffi::c_void;
+use std::fmt;
 use std::io::{self, Cursor, Write as _};
+use std::os::fd::RawFd;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr as _, RulesetStatus, Scope,
 };
 
-use super::calls;
+use super::calls::{self, Call};
 use super::child::check;
 use super::message::PIPE;
 use crate::cli::{Failure, Status};
@@ -22,8 +24,26 @@ pub struct Part {
     pub name: &'static str,
     /// Whether there is no sandbox without it.
     is_needed: bool,
-    apply: fn() -> Result<String, Box<dyn Error>>,
+    apply: fn(&Inmate) -> Result<String, Box<dyn Error>>,
 }
+
+/// A process that is confined.
+pub struct Inmate {
+    /// What it may call besides [`calls::CALLS`].
+    more_calls: &'static [Call],
+    /// What it says of a call that is refused, the last thing that it does.
+    refused: Refused,
+}
+
+/// Of [`Message::Refused`](super::message::Message), or in words.
+type Refused = extern "C" fn(i32, *const SigsysInfo, *const libc::ucontext_t);
+
+/// A child that runs a guest.
+pub const CHILD: Inmate = Inmate { more_calls: &[], refused: tell_refusal };
+
+/// A process of a campaign. It has no pipe, and says its words on standard error, which its supervisor reads.
+#[cfg(feature = "fuzz")]
+pub const CLIENT: Inmate = Inmate { more_calls: &calls::CLIENT_CALLS, refused: say_refusal };
 
 /// All of them. Each later one would forbid the calls that an earlier one takes.
 pub const PARTS: [Part; 4] = [
@@ -38,16 +58,16 @@ pub const PARTS: [Part; 4] = [
 
 impl Part {
     /// Gives it up, for good, and says in words what that comes to here. The error says why this kernel cannot.
-    pub fn apply(&self) -> Result<String, String> {
-        (self.apply)().map_err(|error| error.to_string())
+    pub fn apply(&self, inmate: &Inmate) -> Result<String, String> {
+        (self.apply)(inmate).map_err(|error| error.to_string())
     }
 }
 
 /// Confines this process, for good.
-pub fn confine() -> Result<(), Failure> {
+pub fn confine(inmate: &Inmate) -> Result<(), Failure> {
     keep_the_heap();
     for part @ Part { name, is_needed, .. } in &PARTS {
-        match part.apply() {
+        match part.apply(inmate) {
             Err(why) if *is_needed => {
                 let words = format!(
                     "efibed: this system has no sandbox to run the guest in: {name}: {why}\n  \
@@ -73,10 +93,10 @@ fn keep_the_heap() {
 
 /// Tries every part, whether or not another was refused.
 pub fn try_all() -> Vec<Result<String, String>> {
-    PARTS.iter().map(Part::apply).collect()
+    PARTS.iter().map(|part| part.apply(&CHILD)).collect()
 }
 
-fn no_new_privs() -> Result<String, Box<dyn Error>> {
+fn no_new_privs(_: &Inmate) -> Result<String, Box<dyn Error>> {
     // SAFETY: it has no conditions.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
     Ok("no program that is started gains rights".into())
@@ -101,7 +121,7 @@ const LIMITS: [(libc::__rlimit_resource_t, libc::rlim_t); 4] = [
 /// map counts too, which may be 640 MB.
 const ADDRESS_SPACE_BYTES: libc::rlim_t = 8 << 30;
 
-fn limits() -> Result<String, Box<dyn Error>> {
+fn limits(_: &Inmate) -> Result<String, Box<dyn Error>> {
     for (resource, limit) in LIMITS {
         lower(resource, limit)?;
     }
@@ -123,7 +143,7 @@ fn lower(resource: libc::__rlimit_resource_t, limit: libc::rlim_t) -> io::Result
 const LANDLOCK: ABI = ABI::V7;
 
 /// No file, no TCP port, no abstract socket and no process outside.
-fn landlock() -> Result<String, Box<dyn Error>> {
+fn landlock(_: &Inmate) -> Result<String, Box<dyn Error>> {
     let restricted = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))
         .and_then(|rules| rules.handle_access(AccessNet::from_all(LANDLOCK)))
@@ -145,17 +165,18 @@ fn absent(status: LandlockStatus) -> &'static str {
     }
 }
 
-fn seccomp() -> Result<String, Box<dyn Error>> {
-    report_refusals()?;
-    let filter = calls::filter()?;
+fn seccomp(inmate: &Inmate) -> Result<String, Box<dyn Error>> {
+    report_refusals(inmate.refused)?;
+    let filter = calls::filter(inmate.more_calls)?;
     seccompiler::apply_filter(&filter)?;
-    Ok(format!("{} system calls, {} of KVM's ioctls", calls::CALLS.len(), calls::KVM_REQUESTS.len()))
+    let calls = calls::CALLS.len() + inmate.more_calls.len();
+    Ok(format!("{calls} system calls, {} of KVM's ioctls", calls::KVM_REQUESTS.len()))
 }
 
 /// Has a refused call end the process with a message that says which one it was.
 ///
 /// To answer EPERM would let the run go on with something undone. To kill at once would leave nobody who knows the call.
-fn report_refusals() -> io::Result<()> {
+fn report_refusals(refused: Refused) -> io::Result<()> {
     // SAFETY: all-zero is a valid sigaction, its mask empty; the handler has the signature that SA_SIGINFO asks for.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -175,17 +196,39 @@ struct SigsysInfo {
     call: i32,
 }
 
-/// Sends [`Message::Refused`](super::message::Message) without memory of the heap: the call may have come from the
-/// allocator.
-extern "C" fn refused(_: i32, info: *const SigsysInfo, context: *const libc::ucontext_t) {
-    // SAFETY: the kernel gives both to a handler with SA_SIGINFO, and this signal's information has that form.
-    let (call, second) = unsafe { ((*info).call, (*context).uc_mcontext.gregs[libc::REG_RSI as usize]) };
+/// Sends [`Message::Refused`](super::message::Message).
+extern "C" fn tell_refusal(_: i32, info: *const SigsysInfo, context: *const libc::ucontext_t) {
+    // SAFETY: the kernel gives both to a handler with SA_SIGINFO.
+    let (call, second) = unsafe { refused(info, context) };
+    last_words(PIPE, format_args!("{{\"Refused\":{{\"call\":{call},\"second\":{second}}}}}"))
+}
+
+/// Says it.
+#[cfg(feature = "fuzz")]
+extern "C" fn say_refusal(_: i32, info: *const SigsysInfo, context: *const libc::ucontext_t) {
+    // SAFETY: as above.
+    let (call, second) = unsafe { refused(info, context) };
+    last_words(libc::STDERR_FILENO, format_args!("the sandbox refused system call {call}, second argument {second:#x}"))
+}
+
+/// The number of a call that was refused, and its second argument.
+///
+/// # Safety
+///
+/// Both must be what the kernel gives to a handler of SIGSYS with SA_SIGINFO.
+unsafe fn refused(info: *const SigsysInfo, context: *const libc::ucontext_t) -> (i32, u64) {
+    // SAFETY: as the caller promises, and this signal's information has that form.
+    unsafe { ((*info).call, (*context).uc_mcontext.gregs[libc::REG_RSI as usize] as u64) }
+}
+
+/// A line, and the end of the process; without memory of the heap: the call may have come from the allocator.
+fn last_words(to: RawFd, words: fmt::Arguments<'_>) -> ! {
     let mut message = Cursor::new([0; 96]);
-    let _ = writeln!(message, "{{\"Refused\":{{\"call\":{call},\"second\":{}}}}}", second as u64);
+    let _ = writeln!(message, "{words}");
     let length = message.position() as usize;
     // SAFETY: the pointer and the length are the array's; both calls may be made in a handler.
     unsafe {
-        libc::write(PIPE, message.get_ref().as_ptr().cast(), length);
+        libc::write(to, message.get_ref().as_ptr().cast(), length);
         libc::_exit(Status::Internal as i32)
     }
 }

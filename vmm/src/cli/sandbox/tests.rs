@@ -9,7 +9,9 @@ use std::process::Command;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use super::message::PIPE;
-use super::parts::{PARTS, Part, confine, try_all};
+#[cfg(feature = "fuzz")]
+use super::parts::CLIENT;
+use super::parts::{CHILD, PARTS, Part, confine, try_all};
 use super::*;
 
 const ALONE: &str = "EFIBED_TEST_ALONE";
@@ -112,6 +114,9 @@ fn forbidden() -> Vec<(&'static str, i64, [u64; 5])> {
         ("another filter", libc::SYS_seccomp, [0, 0, 0, 0, 0]),
         ("a kernel's program", libc::SYS_bpf, [0, 0, 0, 0, 0]),
         ("performance counters", libc::SYS_perf_event_open, [0, 0, 0, 0, 0]),
+        ("another's shared memory", libc::SYS_shmget, [0x1234, 4096, 0o600, 0, 0]),
+        ("shared memory to execute", libc::SYS_shmat, [0, 0, libc::SHM_EXEC as u64, 0, 0]),
+        ("what shared memory there is", libc::SYS_shmctl, [0, libc::IPC_STAT as u64, 0, 0, 0]),
         ("memory to execute", libc::SYS_mmap, [0, 4096, executable, anonymous, u64::MAX]),
         ("memory to execute", libc::SYS_mprotect, [0, 4096, libc::PROT_EXEC as u64, 0, 0]),
         ("input for the terminal", libc::SYS_ioctl, [0, libc::TIOCSTI, path(), 0, 0]),
@@ -126,13 +131,45 @@ alone! {
     fn a_forbidden_call_ends_the_child_and_is_named() {
         for (what, number, arguments) in forbidden() {
             let (status, words) = failed(run(|_| {
-                confine()?;
+                confine(&CHILD)?;
                 Ok(call(number, arguments))
             }));
             assert_eq!(status, Status::Internal, "{what}");
             let refused = format!("the sandbox refused {}", calls::in_words(number, arguments[1]));
             assert!(words.contains(&refused) && words.contains("--no-sandbox"), "{what}: {words}");
         }
+    }
+
+    /// The same in a process of a campaign, which has no pipe to tell it through.
+    #[cfg(feature = "fuzz")]
+    fn a_forbidden_call_ends_a_process_of_a_campaign_and_is_said() {
+        for (what, number, arguments) in forbidden() {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            let (child, _pipe) = start(Some(&theirs.into()), |_| {
+                // SAFETY: both are the child's own.
+                assert!(unsafe { libc::dup2(BESIDE, libc::STDERR_FILENO) } >= 0);
+                confine(&CLIENT)?;
+                Ok(call(number, arguments))
+            })
+            .unwrap_or_else(|failure| panic!("{}", failure.in_words().1));
+            let said = io::read_to_string(ours).unwrap();
+            assert_eq!(said, format!("the sandbox refused system call {number}, second argument {:#x}\n", arguments[1]));
+            assert_eq!({ child }.wait().unwrap().code(), Some(Status::Internal as i32), "{what}");
+        }
+    }
+
+    #[cfg(feature = "fuzz")]
+    fn a_process_of_a_campaign_may_share_memory_and_a_guests_child_may_not() {
+        let share = || {
+            let segment = call(libc::SYS_shmget, [libc::IPC_PRIVATE as u64, 4096, 0o600, 0, 0]);
+            let id = segment as u64;
+            let at = call(libc::SYS_shmat, [id, 0, 0, 0, 0]);
+            let marked = call(libc::SYS_shmctl, [id, libc::IPC_RMID as u64, 0, 0, 0]);
+            [segment, at, marked, call(libc::SYS_shmdt, [at as u64, 0, 0, 0, 0])].map(|answer| answer >= 0)
+        };
+        assert_eq!(run(|_| confine(&CLIENT).map(|()| share())).ok(), Some([true; 4]));
+        let (_, words) = failed(run(|_| confine(&CHILD).map(|()| share())));
+        assert!(words.contains(&calls::in_words(libc::SYS_shmget, 4096)), "{words}");
     }
 
     /// The negative control: the same calls in a child that is not confined.
@@ -148,7 +185,7 @@ alone! {
 
     fn what_a_run_needs_is_allowed() {
         let pid = run(|_| {
-            confine()?;
+            confine(&CHILD)?;
             // The heap grows by both of the allocator's ways, and shrinks again.
             let blocks: Vec<Vec<u8>> = (0..64).map(|index| vec![1; 4096 << (index % 12)]).collect();
             let bytes: usize = blocks.iter().map(Vec::len).sum();
@@ -162,7 +199,7 @@ alone! {
         let all = 10_000;
         let result = in_child(
             |teller| {
-                confine()?;
+                confine(&CHILD)?;
                 (0..all).for_each(|done| teller.tell(&Message::<u64>::Progress(Progress::Sweeping { done, all })));
                 Ok(all)
             },
@@ -179,12 +216,12 @@ alone! {
             ("exit status: 0", |_| child::exit(Status::Clean)),
             ("signal: 9 (SIGKILL)", |_| end_by(libc::SIGKILL)),
             ("signal: 11 (SIGSEGV)", |_| end_by(libc::SIGSEGV)),
-            ("signal: 6 (SIGABRT)", |_| confine().map(|()| std::process::abort())),
+            ("signal: 6 (SIGABRT)", |_| confine(&CHILD).map(|()| std::process::abort())),
             // More than its address space.
-            ("signal: 6 (SIGABRT)", |_| confine().map(|()| drop(vec![1_u8; 9 << 30]))),
-            ("a panic's own words", |_| confine().map(|()| panic!("a panic's own words"))),
-            ("sent what is no message", |_| confine().map(|()| say(b"{\"Done\":\n"))),
-            ("ended before it had a result", |_| confine().map(|()| say(b""))),
+            ("signal: 6 (SIGABRT)", |_| confine(&CHILD).map(|()| drop(vec![1_u8; 9 << 30]))),
+            ("a panic's own words", |_| confine(&CHILD).map(|()| panic!("a panic's own words"))),
+            ("sent what is no message", |_| confine(&CHILD).map(|()| say(b"{\"Done\":\n"))),
+            ("ended before it had a result", |_| confine(&CHILD).map(|()| say(b""))),
         ];
         for (how, body) in ends {
             let (status, words) = failed(run(body));
@@ -203,7 +240,7 @@ alone! {
     fn a_kernel_without_seccomp_gives_an_error_and_no_run() {
         let (status, words) = failed(run(|_| {
             without(libc::SYS_seccomp);
-            confine()
+            confine(&CHILD)
         }));
         assert_eq!(status, Status::Unable);
         assert!(words.contains("seccomp filter: ") && words.contains("--no-sandbox"), "{words}");
@@ -213,7 +250,7 @@ alone! {
     fn a_kernel_without_landlock_confines_by_the_rest() {
         let rest = run(|_| {
             without(libc::SYS_landlock_create_ruleset);
-            confine()?;
+            confine(&CHILD)?;
             Ok(call(libc::SYS_getpid, [0; 5]))
         });
         assert!(rest.is_ok());
@@ -228,7 +265,7 @@ alone! {
     /// By itself: where the filter is, nothing gets as far.
     fn landlock_closes_files_and_sockets() {
         let tried = run(|_| {
-            let applied: Vec<_> = parts(&["no_new_privs", "landlock"]).map(|part| part.apply()).collect();
+            let applied: Vec<_> = parts(&["no_new_privs", "landlock"]).map(|part| part.apply(&CHILD)).collect();
             let opened = call(libc::SYS_openat, [HERE, path(), 0, 0, 0]);
             let killed = call(libc::SYS_kill, [std::os::unix::process::parent_id().into(), 0, 0, 0, 0]);
             Ok((applied, opened, killed))
@@ -249,11 +286,11 @@ alone! {
         let file = std::env::temp_dir().join(format!("efibed-{}-limits", std::process::id()));
         let written = run(|_| {
             let mut file = File::create(&file).unwrap();
-            parts(&["resource limits"]).for_each(|part| drop(part.apply().unwrap()));
+            parts(&["resource limits"]).for_each(|part| drop(part.apply(&CHILD).unwrap()));
             let written = file.write_all(b"x").map_err(|error| error.raw_os_error());
             let reserved = Vec::<u8>::new().try_reserve_exact(9 << 30).is_ok();
             // A limit that is lower than ours already is no error.
-            parts(&["resource limits"]).for_each(|part| drop(part.apply().unwrap()));
+            parts(&["resource limits"]).for_each(|part| drop(part.apply(&CHILD).unwrap()));
             Ok((written, reserved, (0..128).filter(|_| call(libc::SYS_dup, [2, 0, 0, 0, 0]) >= 0).count()))
         });
         let _ = fs::remove_file(&file);
@@ -275,7 +312,7 @@ alone! {
         drop(bed);
         let child = run(|_| {
             let bed = TestBed::new()?;
-            parts::confine()?;
+            parts::confine(&parts::CHILD)?;
             Ok(bed.run(&crate::Scenario::new(crate::MemoryMap::from_descriptors("", Vec::new()))).is_ok())
         });
         assert_eq!(child.map_err(|failure| failure.in_words()), Ok(true));
@@ -322,7 +359,7 @@ alone! {
     /// No child is left over, whether it ended by itself or not.
     fn every_child_is_waited_for() {
         assert!(run(|_| Ok(())).is_ok());
-        failed(run(|_| confine().map(|()| say(b"?\n"))));
+        failed(run(|_| confine(&CHILD).map(|()| say(b"?\n"))));
         // SAFETY: no status is asked for.
         assert_eq!(unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) }, -1);
         assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::ECHILD));

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::env;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::process::exit;
 use std::rc::Rc;
 
@@ -28,13 +27,10 @@ use super::segments::Segments;
 use super::slate::{Slate, Word};
 use super::target::{Hit, Hits, NewCells, NewFinding, Shape, Target};
 use super::trial::Trials;
-use super::{Fuzz, FuzzError, counters};
-use crate::Scenario;
-use crate::fuzz::FindingKey;
-use crate::fuzz::saved::scenario_to_toml;
-use crate::memory_map::MemoryMap;
+use super::{Fuzz, FuzzEngine, FuzzError, counters};
+use crate::TestBed;
+use crate::fuzz::saved::Writer;
 use crate::random::Random;
-use crate::report::Report;
 
 /// What a supervisor tells a client, in a variable of the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +82,11 @@ pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
     match ended {
         Ok(()) => exit(0),
         Err(error) => {
-            // The supervisor shows it.
-            eprintln!("{error:?}");
+            // The supervisor shows it, and says whose words they are.
+            match error {
+                FuzzError::Client(words) => eprintln!("{words}"),
+                error => eprintln!("{error:?}"),
+            }
             exit(FAILED)
         }
     }
@@ -133,16 +132,19 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     // In turn: LibAFL's minimizer goes through tables in an order that no seed gives.
     let mut fuzzer = StdFuzzer::new(QueueScheduler::new(), feedback, objective);
     fuzzer.set_share_objectives(true);
-    let trials = Trials::new(fuzz.scenario.clone(), fuzz.engine, fuzz.judge());
+    let trials = Trials::new(bed(fuzz)?, fuzz.scenario.clone(), fuzz.engine, fuzz.judge());
     let mut target = Target::new(trials, slate, coverage, Rc::clone(&shape), found, orders.runs);
     let provider = Segments::new()?;
     let mut manager: Manager =
         LlmpEventManagerBuilder::new().build_on_port(provider, orders.port, EventConfig::AlwaysUnique)?;
 
     let mutate = Mutate::new(fuzz.max_mapped_pages);
-    for input in first_maps(fuzz, &folder, &mutate, seed)? {
+    let first = first_maps(fuzz, &folder, &mutate, seed)?;
+    let writer = Writer::new(&fuzz.scenario);
+    fuzz.confine.map_or(Ok(()), |confine| confine()).map_err(FuzzError::Client)?;
+    for input in first {
         fuzzer.evaluate_input(&mut state, &mut target, &mut manager, &input)?;
-        tell(&fuzz.scenario, &untold, &mut manager, &state, &shape, target.slate())?;
+        tell(&writer, &untold, &mut manager, &state, &shape, target.slate())?;
     }
     if state.corpus().count() == 0 && !target.is_done() {
         return Err(FuzzError::Client(format!(
@@ -153,11 +155,21 @@ fn search(fuzz: &Fuzz, orders: Orders) -> Result<(), FuzzError> {
     let mut stages = tuple_list!(StdMutationalStage::with_max_iterations(mutate, ROUND));
     while !target.is_done() {
         fuzzer.fuzz_one(&mut stages, &mut target, &mut state, &mut manager)?;
-        tell(&fuzz.scenario, &untold, &mut manager, &state, &shape, target.slate())?;
+        tell(&writer, &untold, &mut manager, &state, &shape, target.slate())?;
     }
     manager.send_exiting()?;
     manager.await_restart_safe();
     Ok(())
+}
+
+/// Where maps run. A process that is to be confined opens /dev/kvm before that.
+fn bed(fuzz: &Fuzz) -> Result<TestBed, FuzzError> {
+    match fuzz.confine {
+        Some(_) if fuzz.engine != FuzzEngine::Walker => {
+            TestBed::new().map_err(|error| FuzzError::Client(error.to_string()))
+        }
+        _ => Ok(TestBed::without_kvm()),
+    }
 }
 
 /// The maps that were given, the corpus of an earlier campaign, and maps from nothing.
@@ -169,7 +181,7 @@ fn first_maps(fuzz: &Fuzz, folder: &Folder, mutate: &Mutate, seed: u64) -> Resul
 
 /// Tells the supervisor how far this client is, and of new findings, each with the scenario that shows it.
 fn tell(
-    scenario: &Scenario,
+    writer: &Writer<'_>,
     untold: &Hits,
     manager: &mut Manager,
     state: &State,
@@ -181,7 +193,7 @@ fn tell(
     let metadata = state.named_metadata::<MapFeedbackMetadata<u8>>(counters::NAME);
     slate.set(Word::Covered, metadata.map_or(0, |metadata| metadata.num_covered_map_indexes as u64));
     for Hit { key, report, map } in untold.take() {
-        let told = Told { key: key.to_string(), toml: saved(&key, &report, &map, scenario) };
+        let told = Told { key: key.to_string(), toml: writer.finding(&key, &report, &map) };
         let message = postcard::to_allocvec(&told).map_err(|error| FuzzError::Engine(error.to_string()))?;
         manager.llmp.send_buf(FINDING, &message)?;
         slate.add(Word::Told, 1);
@@ -189,12 +201,6 @@ fn tell(
         manager.await_restart_safe();
     }
     Ok(())
-}
-
-/// A finding as a file.
-pub fn saved(key: &FindingKey, report: &Report, map: &MemoryMap, scenario: &Scenario) -> String {
-    let what = format!("{key}, found by efibed fuzz");
-    scenario_to_toml(&what, &report.to_string(), &map.to_toml(), scenario, scenario.program().map(Path::new))
 }
 
 #[cfg(test)]

@@ -80,7 +80,11 @@ pub struct Fuzz {
     listen: Option<u16>,
     broker: Option<String>,
     like: Option<Layout>,
+    confine: Option<Confine>,
 }
+
+/// Has a process give up what it needs no more; the error says in words why it could not.
+pub(crate) type Confine = fn() -> Result<(), String>;
 
 /// Where maps are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -136,6 +140,7 @@ impl Fuzz {
             listen: None,
             broker: None,
             like: None,
+            confine: None,
         }
         .limit(LIMIT)
     }
@@ -220,6 +225,14 @@ impl Fuzz {
     #[must_use]
     pub fn broker(self, address: impl Into<String>) -> Self {
         Self { broker: Some(address.into()), ..self }
+    }
+
+    /// Has every process that runs maps call this once it has all that it works with: files, the broker, KVM. The map of one
+    /// that dies is a finding as it is then: nothing is run where it is not confined.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn confined(self, confine: Confine) -> Self {
+        Self { confine: Some(confine), ..self }
     }
 
     /// Runs the campaign.

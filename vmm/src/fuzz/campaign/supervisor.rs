@@ -20,7 +20,7 @@ use libafl_bolts::shmem::{ShMemProvider as _, StdShMem};
 use libafl_bolts::tuples::tuple_list;
 use vmm_sys_util::signal::register_signal_handler;
 
-use super::client::{FAILED, Orders, VARIABLE, saved};
+use super::client::{FAILED, Orders, VARIABLE};
 use super::folder::Folder;
 use super::input::MapInput;
 use super::post::{Post, PostHook};
@@ -28,7 +28,8 @@ use super::segments::Segments;
 use super::slate::{Slate, Word};
 use super::summary::{Status, Summary};
 use super::{Fuzz, FuzzError};
-use crate::fuzz::saved::scenario_to_toml;
+use crate::fuzz::FindingKey;
+use crate::fuzz::saved::Writer;
 use crate::{EngineName, TestBed};
 
 /// How long a client may take to come to its end when it is told to.
@@ -184,7 +185,9 @@ impl<'f> Campaign<'f> {
         let Post { findings, corpus } = self.post.take();
         for told in findings {
             self.heard += 1;
-            self.save(&told.key, &told.toml)?;
+            // It names a file, and the process that sent it may be anybody's by now.
+            let key: FindingKey = told.key.parse().map_err(FuzzError::Client)?;
+            self.save(&key.to_string(), &told.toml)?;
         }
         corpus.iter().try_for_each(|input| self.folder.save_map(input).map(drop))
     }
@@ -231,23 +234,30 @@ impl<'f> Campaign<'f> {
     }
 
     /// Runs the map again where mapping code is confined: a guest says which instruction it was, and what is wrong. If there is
-    /// none, or it finds nothing, the map is a finding as it is.
+    /// none, or it finds nothing, the map is a finding as it is. So it is where the process itself was confined: what ended it
+    /// may have got the better of the guest, and this process can do more.
     fn autopsy(&mut self, input: &MapInput, how: &str, words: &str) -> Result<(), FuzzError> {
         let (judge, bed) = (self.fuzz.judge(), TestBed::without_kvm());
         let map = judge.as_told(input.to_map());
         let scenario = self.fuzz.scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
+        let writer = Writer::new(&scenario);
+        if self.fuzz.confine.is_some() {
+            let what = format!("{how}: the process that ran the map, confined, ended so. {words}");
+            let told = "It was not run again: `efibed check` runs this file, in a sandbox of its own.";
+            return self.save(how, &writer.text(&what, told, &map));
+        }
         let report = bed.run(&scenario);
         let counted = |report| judge.counted(&scenario, report, |scenario| bed.run(scenario).ok());
         let keys = report.as_ref().map(counted).unwrap_or_default();
         if let Ok(report) = &report {
             for key in &keys {
-                self.save(&key.to_string(), &saved(key, report, &map, &scenario))?;
+                self.save(&key.to_string(), &writer.finding(key, report, &map))?;
             }
         }
         if keys.is_empty() {
             let guest = report.map_or_else(|error| format!("no guest ran it: {error}"), |report| report.to_string());
             let what = format!("{how}: the process in which the mapping code ran natively ended so. {words}");
-            self.save(how, &scenario_to_toml(&what, &guest, &map.to_toml(), &scenario, None))?;
+            self.save(how, &writer.text(&what, &guest, &map))?;
         }
         Ok(())
     }

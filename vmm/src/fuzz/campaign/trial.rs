@@ -47,13 +47,13 @@ impl Trial {
 
 impl Trials {
     /// Of a scenario's mapping code.
-    pub fn new(scenario: Scenario, engine: FuzzEngine, judge: Judge) -> Self {
+    pub fn new(bed: TestBed, scenario: Scenario, engine: FuzzEngine, judge: Judge) -> Self {
         let calls = scenario.calls_firmware();
         let scenario = scenario.name_writers(false);
         let native = scenario.clone().engine(EngineName::Walker).layout_in(counted::layout);
         let scenario = scenario.engine(EngineName::Kvm);
         Self {
-            bed: TestBed::without_kvm(),
+            bed,
             judge,
             scenario,
             native,
@@ -305,7 +305,7 @@ mod tests {
             let scenario = Scenario::new(MemoryMap::from_descriptors("", Vec::new())).layout(layout).leaf_rule(rule);
             let scenario = scenario.firmware_calls(false).sweep_limit(512);
             let judge = || Judge { contract: scenario.contract_in_force().clone(), like: None };
-            let mut trials = Trials::new(scenario.clone(), FuzzEngine::Kvm, judge());
+            let mut trials = Trials::new(TestBed::without_kvm(), scenario.clone(), FuzzEngine::Kvm, judge());
             for seed in 0..60 {
                 let map = synthesize(seed, if seed % 2 == 0 { Class::Odd } else { Class::Hostile });
                 let in_full = scenario.clone().with_map(map.clone()).engine(EngineName::Kvm);
