@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use super::FuzzError;
 use super::input::MapInput;
 use super::segments::Segments;
+use crate::fuzz::FindingKey;
 
 /// The tag of a finding: "EFIB". LibAFL's own begin with 0x1A31 or 0xBEEF.
 pub const FINDING: Tag = Tag(0x4546_4942);
@@ -21,6 +23,14 @@ pub struct Told {
     pub key: String,
     /// The scenario that shows it.
     pub toml: String,
+}
+
+impl Told {
+    /// The name of its file: nothing but a key, since the process that sent it may be anybody's by now.
+    pub fn name(&self) -> Result<String, FuzzError> {
+        let key: FindingKey = self.key.parse().map_err(FuzzError::Client)?;
+        Ok(key.to_string())
+    }
 }
 
 /// What came in since the supervisor last looked.
@@ -61,5 +71,22 @@ impl LlmpHook<StdShMem, Segments> for PostHook {
             // What cannot be read would end the clients that got it.
             _ => LlmpMsgHookResult::Handled,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_key_names_no_file() {
+        let name = |key: &str| Told { key: key.into(), toml: String::new() }.name().ok();
+        let key = "wrong-frame.RuntimeServicesData.map.PTE.one_page_up-23";
+        assert_eq!(name(key).as_deref(), Some(key));
+        let damaged = ["../../x", ".../../x-1", "a/b-1"]
+            .map(|set_by| format!("wrong-frame.RuntimeServicesData.map.PTE.{set_by}"));
+        for key in damaged.iter().map(String::as_str).chain(["", "../../night", "/etc/wrong-frame.none.map.PTE"]) {
+            assert_eq!(name(key), None, "{key}");
+        }
     }
 }

@@ -28,7 +28,6 @@ use super::segments::Segments;
 use super::slate::{Slate, Word};
 use super::summary::{Status, Summary};
 use super::{Fuzz, FuzzError};
-use crate::fuzz::FindingKey;
 use crate::fuzz::saved::Writer;
 use crate::{EngineName, TestBed};
 
@@ -185,9 +184,7 @@ impl<'f> Campaign<'f> {
         let Post { findings, corpus } = self.post.take();
         for told in findings {
             self.heard += 1;
-            // It names a file, and the process that sent it may be anybody's by now.
-            let key: FindingKey = told.key.parse().map_err(FuzzError::Client)?;
-            self.save(&key.to_string(), &told.toml)?;
+            self.save(&told.name()?, &told.toml)?;
         }
         corpus.iter().try_for_each(|input| self.folder.save_map(input).map(drop))
     }
