@@ -45,7 +45,7 @@ use super::layout::{
 use super::stretch::stretch;
 use super::{Case, OwnMemory, PAGE_BYTES};
 use crate::machine::{Backing, BackingError, Machine, kvm_regs};
-use crate::mmu::{Access, Fault, Pa, Paging, Va, walk};
+use crate::mmu::{Access, Fault, Pa, Paging, Va, bits, walk};
 use vmm_sys_util::errno;
 
 pub use exception::Exception;
@@ -176,7 +176,16 @@ impl Process {
 
     /// Its memory, once it has come to its end.
     pub fn into_memory(self) -> OwnMemory {
+        if let Source::Own(pages) = &self.source {
+            pages.remember(|page| self.was_used(page));
+        }
         self.memory
+    }
+
+    /// Whether the CPU has used the entry of a page.
+    fn was_used(&self, page: u64) -> bool {
+        let walk = walk(&self.memory, Pa(self.root()), Va(page), Access::read().user(), &self.paging);
+        walk.steps().last().is_some_and(|leaf| leaf.entry & bits::A != 0)
     }
 
     /// The root of its tables.
@@ -187,7 +196,7 @@ impl Process {
     /// How it is entered for a call of a mapper of this process. The mapper's box must stay where it is meanwhile.
     pub fn start(&mut self, called: &Called<'_>) -> Start {
         let start = own::start(called, &self.heap);
-        self.begin(start)
+        self.begin(start, called.pages())
     }
 
     /// How it is entered for a step of a program; None: the program has no such function.
@@ -195,13 +204,13 @@ impl Process {
         let Source::Program(loading) = &self.source else { return None };
         let rip = loading.entry(step)?;
         let [request, result] = [case.request_at(), case.result_at()].map(|at| at.wrapping_add(self.direct_map));
-        Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }))
+        Some(self.begin(Start { rip, rsp: 0, arguments: [request, result, 0, 0], bases: [0; 2] }, Vec::new()))
     }
 
     /// A fresh stack, with the address to return to on it, as after a call (System V ABI for x86-64, 3.2.2).
-    fn begin(&mut self, start: Start) -> Start {
+    fn begin(&mut self, start: Start, at_hand: Vec<u64>) -> Start {
         self.ended = None;
-        self.foresee();
+        self.foresee(at_hand);
         self.bases = start.bases;
         let rsp = self.stack.end.wrapping_sub(8);
         let top = self.heap_at().wrapping_sub(8);
@@ -211,7 +220,7 @@ impl Process {
     }
 
     /// Maps, once, what mapping code touches anyway: each fault that is spared is an exit.
-    fn foresee(&mut self) {
+    fn foresee(&mut self, at_hand: Vec<u64>) {
         /// Of the stack.
         const TOP_BYTES: u64 = 16 * PAGE_BYTES;
         if std::mem::replace(&mut self.has_foreseen, true) {
@@ -219,7 +228,7 @@ impl Process {
         }
         self.space.foresee(&self.memory, self.stack.end.saturating_sub(TOP_BYTES));
         if let Source::Own(pages) = &mut self.source {
-            pages.foresee(&self.memory, &mut self.space);
+            pages.foresee(at_hand, &self.memory, &mut self.space);
         }
     }
 

@@ -1,13 +1,13 @@
 //! Code of this process in ring 3: its pages, at their own addresses, and the way into a mapper and out of it.
 //!
-//! A page is copied when it is first touched, with its neighbours, or before mapping code is entered, if other guests of this
-//! thread needed it lately. So the guest works on what was there then, and what it changes stays its own; it holds no lock of
-//! this process, and what other threads unmap meanwhile is a page that cannot be read, and no more.
+//! A page is copied when it is first touched, with its neighbours, or before mapping code is entered, if the CPU said of another
+//! guest of this thread lately that it was used there. So the guest works on what was there then, and what it changes stays its
+//! own; it holds no lock of this process, and what other threads unmap meanwhile is a page that cannot be read, and no more.
 
 use std::any::Any;
 use std::arch::{asm, global_asm};
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
@@ -19,9 +19,10 @@ use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, 
 use super::super::stretch::length;
 use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
-use super::space::Space;
+use super::space::{Rights, Space};
 use super::start::Start;
 use super::{Case, OwnMemory, PAGE_BYTES};
+use crate::memory_map::page_of;
 
 /// A call of a mapper of this process.
 ///
@@ -46,7 +47,22 @@ impl<'a> Called<'a> {
             result: ptr::with_exposed_provenance_mut(at(case.result_at())),
         }
     }
+
+    /// The pages that the mapper itself lies in. Each run has another.
+    pub fn pages(&self) -> Vec<u64> {
+        let mapper: &dyn Mapper = &**self.mapper;
+        let [holder, value] = [ptr::from_ref(&*self.mapper).addr(), ptr::from_ref(mapper).addr()];
+        let parts = [(holder, size_of::<Box<dyn Mapper>>()), (value, size_of_val(mapper))];
+        let pages = parts.into_iter().filter(|(_, bytes)| *bytes > 0).flat_map(|(at, bytes)| {
+            let [first, last] = [at, at.saturating_add(bytes).saturating_sub(1)].map(|at| page_of(at as u64));
+            (first..=last).step_by(PAGE_BYTES as usize).take(MOST_AT_HAND)
+        });
+        pages.collect::<BTreeSet<u64>>().into_iter().collect()
+    }
 }
+
+/// Of a mapper's own pages, those that are copied before they are touched.
+const MOST_AT_HAND: usize = 16;
 
 /// Carries out a call in this process. A panic of the mapper ends it, and is in its log.
 pub fn call_natively(called: Called<'_>) {
@@ -169,7 +185,11 @@ pub struct Pages {
     /// Physical addresses that are free.
     free: Range<u64>,
     mappings: Vec<Mapping>,
-    copied: HashSet<u64>,
+    copied: BTreeSet<u64>,
+    /// Those of this call alone, which other calls need not foresee.
+    at_hand: Vec<u64>,
+    /// Something was touched that nobody had foreseen.
+    was_surprised: bool,
     /// Guests' memory, as this process has it mapped: what is given of it is given, and nothing else.
     guests: [Range<u64>; 2],
 }
@@ -180,7 +200,14 @@ impl Pages {
             let [start, end] = [memory.base(), memory.end()].map(|at| at.wrapping_add(memory.host_offset()));
             start..end
         });
-        Self { free: room, mappings: Vec::new(), copied: HashSet::new(), guests }
+        Self {
+            free: room,
+            mappings: Vec::new(),
+            copied: BTreeSet::new(),
+            at_hand: Vec::new(),
+            was_surprised: false,
+            guests,
+        }
     }
 
     /// Copies the page at an address, and those around it; false: this process has none, or it is there already.
@@ -189,47 +216,66 @@ impl Pages {
         let was_there = self.copied.contains(&page);
         self.copy_chunk(page, memory, space);
         let is_new = !was_there && self.copied.contains(&page);
-        if is_new {
-            needed::note(page);
-        }
+        self.was_surprised |= is_new;
         is_new
     }
 
-    /// Copies what guests of this thread needed lately, before it is asked for.
-    pub fn foresee(&mut self, memory: &OwnMemory, space: &mut Space) {
-        for page in needed::lately() {
-            self.copy_chunk(page, memory, space);
+    /// Copies the pages that are at hand, and what guests of this thread used lately, before it is asked for.
+    pub fn foresee(&mut self, at_hand: Vec<u64>, memory: &OwnMemory, space: &mut Space) {
+        let lately = needed::lately().into_iter().filter(|page| !at_hand.contains(page));
+        let pages: Vec<u64> = at_hand.iter().copied().chain(lately).collect();
+        let pages: Vec<_> = pages.into_iter().filter_map(|page| Some((page, self.rights(page)?))).collect();
+        self.copy(&pages, memory, space);
+        self.at_hand = at_hand;
+    }
+
+    /// Has other guests of this thread foresee what this one used, by the A bits of its tables (SDM vol. 3A, 4.8).
+    pub fn remember(&self, used: impl Fn(u64) -> bool) {
+        if self.was_surprised {
+            let used = self.copied.iter().filter(|page| !self.at_hand.contains(page) && used(**page));
+            used.copied().for_each(needed::note);
         }
     }
 
     /// Copies what this process has around an address, in one mapping and one chunk, and is not there yet.
     fn copy_chunk(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) {
-        if self.guests.iter().any(|guest| guest.contains(&virt)) {
-            return;
-        }
-        let Some(Mapping { range, rights, .. }) = self.mapping(virt).filter(Mapping::is_memory) else { return };
+        let Some(rights) = self.rights(virt) else { return };
+        let Some(Mapping { range, .. }) = self.mapping(virt) else { return };
         let chunk = virt & !(CHUNK - 1);
         let (first, end) = (chunk.max(range.start), chunk.saturating_add(CHUNK).min(range.end));
         let missing = (first..end).step_by(PAGE_BYTES as usize).filter(|page| !self.copied.contains(page));
-        let missing: Vec<u64> = missing.take((length(&self.free) / PAGE_BYTES) as usize).collect();
-        for (page, mut bytes) in read_own(&missing) {
-            redirect(page, &mut bytes);
+        let missing: Vec<_> = missing.map(|page| (page, rights)).collect();
+        self.copy(&missing, memory, space);
+    }
+
+    /// Copies pages that are not there yet, as far as there is room.
+    fn copy(&mut self, pages: &[(u64, Rights)], memory: &OwnMemory, space: &mut Space) {
+        let room = (length(&self.free) / PAGE_BYTES) as usize;
+        read_own(&pages[..pages.len().min(room)], |(page, rights), bytes| {
+            redirect(page, bytes);
             let phys = self.free.start;
-            if memory.write(phys, &bytes) && space.map(memory, page, phys, 1, rights) {
+            if memory.write(phys, bytes) && space.map(memory, page, phys, 1, rights) {
                 self.free.start = phys.saturating_add(PAGE_BYTES);
                 self.copied.insert(page);
             }
+        });
+    }
+
+    /// What may be done with a page of this process that can be copied; None: it cannot.
+    fn rights(&mut self, page: u64) -> Option<Rights> {
+        if self.guests.iter().any(|guest| guest.contains(&page)) {
+            return None;
         }
+        self.mapping(page).filter(|mapping| mapping.is_memory()).map(|mapping| mapping.rights)
     }
 
     /// What this process has mapped at an address. The system is asked where nothing is known.
-    fn mapping(&mut self, virt: u64) -> Option<Mapping> {
-        if let Some(known) = self.mappings.iter().find(|mapping| mapping.range.contains(&virt)) {
-            return Some(known.clone());
+    fn mapping(&mut self, virt: u64) -> Option<&Mapping> {
+        let known = self.mappings.iter().position(|mapping| mapping.range.contains(&virt));
+        if known.is_none() {
+            self.mappings.push(maps::at(virt).ok()??);
         }
-        let found = maps::at(virt).ok()??;
-        self.mappings.push(found.clone());
-        Some(found)
+        known.map_or(self.mappings.last(), |known| self.mappings.get(known))
     }
 
     /// Whether there is a page at an address that was not copied for want of room.
@@ -254,27 +300,25 @@ impl Pages {
 
 type Page = [u8; PAGE_BYTES as usize];
 
-/// Reads pages of this process; those that another thread has unmapped meanwhile are left out.
-fn read_own(pages: &[u64]) -> Vec<(u64, Page)> {
-    let mut contents = vec![[0; PAGE_BYTES as usize]; pages.len()];
-    let mut is_there = vec![false; pages.len()];
-    let mut at = 0_usize;
-    while let (Some(left @ [_, ..]), Some(into)) = (pages.get(at..), contents.get_mut(at..)) {
-        let read = read_pages(left, into);
-        is_there.iter_mut().skip(at).take(read).for_each(|it| *it = true);
-        // The one after them cannot be read.
-        at = at.saturating_add(read).saturating_add(1);
+/// Reads pages of this process, some at a time; those that another thread has unmapped meanwhile are left out.
+fn read_own(mut pages: &[(u64, Rights)], mut each: impl FnMut((u64, Rights), &mut Page)) {
+    let mut contents = [[0; PAGE_BYTES as usize]; (CHUNK / PAGE_BYTES) as usize];
+    while !pages.is_empty() {
+        let asked = pages.len().min(contents.len());
+        let read = read_pages(&pages[..asked], &mut contents);
+        pages.iter().zip(&mut contents).take(read).for_each(|(page, bytes)| each(*page, bytes));
+        // If there are fewer than asked for, the one after them cannot be read.
+        pages = &pages[asked.min(read.saturating_add(1))..];
     }
-    let read = pages.iter().copied().zip(contents).zip(is_there);
-    read.filter_map(|(page, is_there)| is_there.then_some(page)).collect()
 }
 
 /// How many of these pages, from the first on, could be read.
-fn read_pages(pages: &[u64], into: &mut [Page]) -> usize {
+fn read_pages(pages: &[(u64, Rights)], into: &mut [Page]) -> usize {
     let vector = |at: *mut libc::c_void, bytes| libc::iovec { iov_base: at, iov_len: bytes };
     let bytes = into.as_flattened_mut();
     let local = vector(bytes.as_mut_ptr().cast(), bytes.len());
-    let page = |page: &u64| vector(ptr::with_exposed_provenance_mut(*page as usize), PAGE_BYTES as usize);
+    let page =
+        |(page, _): &(u64, Rights)| vector(ptr::with_exposed_provenance_mut(*page as usize), PAGE_BYTES as usize);
     let remote: Vec<_> = pages.iter().map(page).collect();
     let process = std::process::id() as i32;
     // SAFETY: the local bytes are the caller's to write to; those of the pages are only read, and the system checks that they
@@ -283,12 +327,12 @@ fn read_pages(pages: &[u64], into: &mut [Page]) -> usize {
     u64::try_from(read).map_or(0, |bytes| (bytes / PAGE_BYTES) as usize)
 }
 
-/// Which pages guests of this thread needed that nobody had foreseen: mapping code mostly needs the same from run to run.
+/// Which pages guests of this thread used: mapping code mostly uses the same from run to run.
 mod needed {
     use std::cell::RefCell;
 
-    /// More than any mapper of ours needs, and few enough that those of others before it do no harm.
-    const MOST: usize = 32;
+    /// More than any mapper of ours uses, and few enough that those of others before it do no harm.
+    const MOST: usize = 64;
 
     thread_local! {
         static PAGES: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
@@ -319,6 +363,29 @@ mod needed {
         let others = (1..=MOST as u64).filter(|page| *page != 7);
         assert_eq!(told.join().unwrap(), others.chain([7]).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn what_was_used_is_foreseen_once_something_was_missing() {
+    let pages = |was_surprised| Pages {
+        free: 0..0,
+        mappings: Vec::new(),
+        at_hand: vec![PAGE_BYTES],
+        copied: (1..=4).map(|page| page * PAGE_BYTES).collect(),
+        was_surprised,
+        guests: [0..0, 0..0],
+    };
+    let remembered = std::thread::spawn(move || {
+        let known = [true, false, true].map(|was_surprised| {
+            let used = if was_surprised { 2 * PAGE_BYTES } else { 4 * PAGE_BYTES };
+            pages(was_surprised).remember(|page| [PAGE_BYTES, used].contains(&page));
+            needed::lately()
+        });
+        pages(true).remember(|page| page > 2 * PAGE_BYTES);
+        (known, needed::lately())
+    });
+    let [two, three, four] = [2, 3, 4].map(|page| page * PAGE_BYTES);
+    assert_eq!(remembered.join().unwrap(), ([vec![two], vec![two], vec![two]], vec![two, three, four]));
 }
 
 /// Puts the jumps to our own `malloc` into the copy of a page.
