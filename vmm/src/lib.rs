@@ -169,6 +169,12 @@ pub mod unstable {
         pub use crate::engine::*;
     }
 
+    /// Runs as campaigns make them.
+    #[cfg(feature = "fuzz")]
+    pub mod fuzz {
+        pub use crate::fuzz::in_guest;
+    }
+
     /// The fake firmware.
     pub mod firmware {
         pub use crate::firmware::*;

@@ -26,6 +26,8 @@ mod simpler;
 mod strategy;
 mod weight;
 
+#[cfg(all(feature = "fuzz", feature = "unstable"))]
+pub use campaign::in_guest;
 #[cfg(feature = "fuzz")]
 pub use campaign::{Fuzz, FuzzEngine, FuzzError, Status, Summary};
 #[cfg(any(feature = "cli", feature = "fuzz"))]

@@ -43,6 +43,8 @@ use std::time::Duration;
 use efibed_guest::Mapper;
 
 pub use summary::{Status, Summary};
+#[cfg(feature = "unstable")]
+pub use trial::in_guest;
 
 use self::client::Orders;
 use self::input::MapInput;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+#[cfg(feature = "unstable")]
+use super::SWEEP_LIMIT;
 use super::shape::{Seen, cells};
 use super::slate::{Slate, Word};
 use super::{FuzzEngine, counted};
@@ -103,7 +105,7 @@ impl Trials {
         let scenario = if engine == EngineName::Kvm { &self.scenario } else { &self.native };
         let full = scenario.clone().with_map(map.clone());
         let is_quick = engine == EngineName::Kvm && !self.calls;
-        let scenario = if is_quick { full.clone().depth(Depth::Pages) } else { full.clone() };
+        let scenario = if is_quick { quick(full.clone()) } else { full.clone() };
         let Some(report) = self.run_scenario(&scenario)? else { return Ok(false) };
         trial.cells.extend(cells(map, &report));
         let keys = self.counted(&scenario, &report);
@@ -165,6 +167,18 @@ impl Trials {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The same scenario, every page reached once: for one run among thousands.
+fn quick(scenario: Scenario) -> Scenario {
+    scenario.depth(Depth::Pages)
+}
+
+/// A scenario as a guest runs it in a campaign that calls no services, until it finds something.
+#[cfg(feature = "unstable")]
+pub fn in_guest(scenario: Scenario) -> Scenario {
+    let scenario = scenario.engine(EngineName::Kvm).name_writers(false);
+    quick(scenario.firmware_calls(false).sweep_limit(SWEEP_LIMIT))
 }
 
 /// Whether another map may well be run.
