@@ -169,6 +169,15 @@ fn the_image_and_the_stamps_fit_into_one_page() {
     assert_eq!(IMAGE_PAGE_OFFSET % ENTRY_BYTES, 0);
 }
 
+/// The first byte and the last one may lie in two pages.
+#[test]
+fn a_read_is_of_both_of_its_bytes() {
+    let reads = reachable(image(), [code_offset(Op::Read)]);
+    let reads = reads.iter().filter(|it| it.op0_register() == Register::AL && it.op1_kind() == OpKind::Memory);
+    let at: Vec<_> = reads.map(|it| (it.memory_base(), it.memory_displacement64())).collect();
+    assert_eq!(at, [(Register::R11, 0), (Register::RCX, 0)]);
+}
+
 /// What a stub does after its trap, run by this very processor.
 mod script {
     use efibed_stub::script::{MAGIC, NO_SCRIPT};

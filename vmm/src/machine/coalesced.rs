@@ -201,6 +201,15 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_among_others_if_it_is_the_same() {
+        let zones = [0..GIB, GIB..2 * GIB, 5 * GIB..6 * GIB];
+        assert!(zones.iter().all(|zone| is_among(zone, &zones)));
+        for other in [0..GIB / 2, GIB..3 * GIB, 2 * GIB..3 * GIB, GIB - 1..GIB, 6 * GIB..7 * GIB] {
+            assert!(!is_among(&other, &zones), "{other:x?}");
+        }
+    }
+
+    #[test]
     fn zones_stop_at_the_limit_and_at_the_end_of_the_address_space() {
         let all = zones(&[0..u64::MAX]);
         assert_eq!(all.len(), MAX_ZONES);
