@@ -64,7 +64,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// All of them, in the order of [`crate::image`]'s table.
+    /// All of them, in the order of the table that [`crate::image::code_offset`] has.
     pub const ALL: [Self; 12] = [
         Self::Return,
         Self::Jump,

@@ -56,7 +56,8 @@ impl Floor {
         assert!(memory.write(0, &Self::CODE));
         let phys = Pa(u64::from(Self::SEGMENT) << 4);
         machine.add_slot(Slot { phys, bytes: 0x1000, readonly: false, memory, offset: 0 }).expect("a slot");
-        machine.coalesce(&[phys.0 + 0x8000..phys.0 + 0x9000]).expect("a zone");
+        let zone = phys.0 + 0x8000..phys.0 + 0x9000;
+        machine.coalesce(std::slice::from_ref(&zone)).expect("a zone");
         Self { machine, writes: writes as u16 }
     }
 

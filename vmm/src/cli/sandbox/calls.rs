@@ -93,6 +93,7 @@ pub const CALLS: [Call; 28] = calls![
 ];
 
 /// What a process of a campaign may call besides: it exchanges maps with the others through shared memory of System V.
+#[cfg(any(feature = "fuzz", test))]
 pub const CLIENT_CALLS: [Call; 7] = calls![
     // A segment of its own, which has no key; those of others, by their numbers, without SHM_EXEC; and the end of any.
     SYS_shmget OneOf(0, &[libc::IPC_PRIVATE as u64]),
