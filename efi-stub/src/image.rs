@@ -37,8 +37,8 @@
 //!
 //! What it answers is a script in firmware's data ([`crate::script`]). The stub finds it by its own pointer, counts it in
 //! the state that lies before it, and does what it says. If that ends in [`Op::More`], it traps once more, from its resume
-//! entry and with number [`RESUME`], for the next one. Of the registers it changes rax, rcx, r8, r9, r10 and r11, which
-//! EFIAPI lets it.
+//! entry and with number [`RESUME`], for the next one. Of the registers it changes rax, rcx, r8, r9 and r11, which EFIAPI
+//! lets it.
 #![allow(unsafe_code)] // The one place: machine code, and a view of it.
 
 use core::arch::global_asm;

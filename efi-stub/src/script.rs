@@ -5,8 +5,8 @@
 //! therefore depends on the mapping of its code, of firmware's data and of the caller's memory, as real ones do.
 //!
 //! RuntimeServicesData holds the stubs' [`State`], followed by the script: an array of [`Step`]s. The last one is
-//! [`Op::Return`], [`Op::More`], [`Op::Jump`] or [`Op::Hang`]. The stub compares the state's [`MAGIC`] with its own constant, so that both code and data
-//! are read, and counts, so that data is written.
+//! [`Op::Return`], [`Op::More`], [`Op::Jump`] or [`Op::Hang`]. The stub compares the state's [`MAGIC`] with its own constant,
+//! so that both code and data are read, and counts, so that data is written.
 
 /// What the stubs know; as large as a step, and followed by the first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
