@@ -86,14 +86,19 @@ impl Chromium {
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))");
     }
 
-    /// Does something, and counts how much of pages' scripts ran for it: each function, and each block of one that may run less or
-    /// more often than what is around it, as often as it did. That is the same on every machine.
-    pub fn work(&mut self, act: impl FnOnce(&mut Self)) -> u64 {
+    /// From now on the work of pages' scripts is counted. Of functions that were compiled before, some would be missing.
+    pub fn count_work(&mut self) {
         self.ask("Profiler.enable", json!({}));
         self.ask("Profiler.startPreciseCoverage", json!({ "callCount": true, "detailed": true }));
+    }
+
+    /// Does something, and tells how much of pages' scripts ran for it: each function, and each block of one that may run less or
+    /// more often than what is around it, as often as it did. That is the same on every machine.
+    pub fn work(&mut self, act: impl FnOnce(&mut Self)) -> u64 {
+        // What is taken is counted from 0 on again.
+        self.ask("Profiler.takePreciseCoverage", json!({}));
         act(self);
         let taken = self.ask("Profiler.takePreciseCoverage", json!({}));
-        self.ask("Profiler.disable", json!({}));
         let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let scripts = each(&taken["result"]).into_iter().filter(|script| script["url"].as_str().is_some_and(is_file));
         let functions = scripts.flat_map(|script| each(&script["functions"]));
