@@ -222,9 +222,11 @@ impl Pages {
 
     /// Copies the pages that are at hand, and what guests of this thread used lately, before it is asked for.
     pub fn foresee(&mut self, at_hand: Vec<u64>, memory: &OwnMemory, space: &mut Space) {
-        let lately = needed::lately().into_iter().filter(|page| !at_hand.contains(page));
+        let lately = needed::lately(|page| self.memory_at(page).is_some());
+        let lately = lately.into_iter().filter(|page| !at_hand.contains(page));
         let pages: Vec<u64> = at_hand.iter().copied().chain(lately).collect();
-        let pages: Vec<_> = pages.into_iter().filter_map(|page| Some((page, self.rights(page)?))).collect();
+        let with_rights = |page| Some((page, self.memory_at(page)?.rights));
+        let pages: Vec<_> = pages.into_iter().filter_map(with_rights).collect();
         self.copy(&pages, memory, space);
         self.at_hand = at_hand;
     }
@@ -239,10 +241,9 @@ impl Pages {
 
     /// Copies what this process has around an address, in one mapping and one chunk, and is not there yet.
     fn copy_chunk(&mut self, virt: u64, memory: &OwnMemory, space: &mut Space) {
-        let Some(rights) = self.rights(virt) else { return };
-        let Some(Mapping { range, .. }) = self.mapping(virt) else { return };
+        let Some(&Mapping { range: Range { start, end }, rights, .. }) = self.memory_at(virt) else { return };
         let chunk = virt & !(CHUNK - 1);
-        let (first, end) = (chunk.max(range.start), chunk.saturating_add(CHUNK).min(range.end));
+        let (first, end) = (chunk.max(start), chunk.saturating_add(CHUNK).min(end));
         let missing = (first..end).step_by(PAGE_BYTES as usize).filter(|page| !self.copied.contains(page));
         let missing: Vec<_> = missing.map(|page| (page, rights)).collect();
         self.copy(&missing, memory, space);
@@ -261,12 +262,12 @@ impl Pages {
         });
     }
 
-    /// What may be done with a page of this process that can be copied; None: it cannot.
-    fn rights(&mut self, page: u64) -> Option<Rights> {
-        if self.guests.iter().any(|guest| guest.contains(&page)) {
+    /// What this process has mapped at an address, if it can be copied.
+    fn memory_at(&mut self, virt: u64) -> Option<&Mapping> {
+        if self.guests.iter().any(|guest| guest.contains(&virt)) {
             return None;
         }
-        self.mapping(page).filter(|mapping| mapping.is_memory()).map(|mapping| mapping.rights)
+        self.mapping(virt).filter(|mapping| mapping.is_memory())
     }
 
     /// What this process has mapped at an address. The system is asked where nothing is known.
@@ -350,18 +351,27 @@ mod needed {
         });
     }
 
-    pub fn lately() -> Vec<u64> {
-        PAGES.try_with(|pages| pages.borrow().clone()).unwrap_or_default()
+    /// Those that are still there; the others are forgotten.
+    pub fn lately(mut is_there: impl FnMut(u64) -> bool) -> Vec<u64> {
+        let still_there = |pages: &RefCell<Vec<u64>>| {
+            let mut pages = pages.borrow_mut();
+            pages.retain(|page| is_there(*page));
+            pages.clone()
+        };
+        PAGES.try_with(still_there).unwrap_or_default()
     }
 
     #[test]
     fn the_last_ones_are_known_once_each() {
         let told = std::thread::spawn(|| {
             (0..=MOST as u64).chain([7, 7]).for_each(note);
-            lately()
+            let all = lately(|_| true);
+            (all, lately(|page| page % 2 == 0), lately(|_| true))
         });
         let others = (1..=MOST as u64).filter(|page| *page != 7);
-        assert_eq!(told.join().unwrap(), others.chain([7]).collect::<Vec<_>>());
+        let all: Vec<u64> = others.chain([7]).collect();
+        let even: Vec<u64> = all.iter().copied().filter(|page| page % 2 == 0).collect();
+        assert_eq!(told.join().unwrap(), (all, even.clone(), even));
     }
 }
 
@@ -379,10 +389,10 @@ fn what_was_used_is_foreseen_once_something_was_missing() {
         let known = [true, false, true].map(|was_surprised| {
             let used = if was_surprised { 2 * PAGE_BYTES } else { 4 * PAGE_BYTES };
             pages(was_surprised).remember(|page| [PAGE_BYTES, used].contains(&page));
-            needed::lately()
+            needed::lately(|_| true)
         });
         pages(true).remember(|page| page > 2 * PAGE_BYTES);
-        (known, needed::lately())
+        (known, needed::lately(|_| true))
     });
     let [two, three, four] = [2, 3, 4].map(|page| page * PAGE_BYTES);
     assert_eq!(remembered.join().unwrap(), ([vec![two], vec![two], vec![two]], vec![two, three, four]));
