@@ -73,6 +73,9 @@ pub(super) fn sweep(count: usize) {
     }
 }
 
+/// The assembler's loops name pairs and groups one by one.
+const _: () = assert!(SWEEP_GROUP == 5 && SWEEP_BLOCK == 8);
+
 global_asm!(
     // (records, count)
     ".macro efibed_probe_loop name, access:vararg",
@@ -181,6 +184,7 @@ global_asm!(
     "efibed_sweep_group \\group",
     ".endr",
     "add rdi, 8192 * {group} * {block}",
+    // It is too far for LOOP.
     "dec rcx",
     "jnz 2b",
     "3: mov rcx, [rsi + {groups}]",
