@@ -24,10 +24,6 @@ pub(super) const SCRIPT_BYTES: usize = STEPS_BYTES + STAGED_BYTES;
 /// Bytes that a step holds itself, at most; more are staged, and copied.
 const HELD_BYTES: usize = 16;
 
-/// The ops that write what their step holds, by the bytes they write.
-const WRITES: [(usize, Op); 5] =
-    [(HELD_BYTES, Op::Write16), (8, Op::Write8), (4, Op::Write4), (2, Op::Write2), (1, Op::Write1)];
-
 /// What a stub has yet to do.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
@@ -46,67 +42,93 @@ impl Pending {
 
     /// The next script, for a stub whose image is at that address, and whether it is the last.
     pub fn next_script(&mut self, image: Va) -> (Vec<u8>, bool) {
-        let mut steps = Vec::with_capacity(STEPS);
-        let mut staged = Vec::new();
-        // An access takes two steps at most, and so does what comes behind the last one.
-        while steps.len() <= STEPS - 4
-            && staged.len() < STAGED_BYTES - HELD_BYTES
+        let mut script = Script { image, steps: Vec::with_capacity(STEPS), staged: Vec::new() };
+        while script.has_room()
             && let Some(access) = self.accesses.pop_front()
         {
-            self.add_step(access, &mut steps, &mut staged);
+            self.add(access, &mut script);
         }
         let is_last = self.accesses.is_empty();
         match is_last {
-            true => {
-                steps.extend(self.moved.map(|to| (Op::Move, [to.0, 0, 0])));
-                steps.push((Op::Return, [self.status.0 as u64, 0, 0]));
-            }
-            false => steps.push((Op::More, [0; 3])),
+            true => self.leave(Op::Return, [self.status.0 as u64, 0, 0], &mut script),
+            false => script.add(Op::More, [0; 3]),
         }
-        let code = |op| image.wrapping_add(code_offset(op) as u64).0;
-        let words = steps.into_iter().flat_map(|(op, [a, b, c])| [code(op), a, b, c]);
-        let mut script: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-        script.resize(STEPS_BYTES, 0);
-        script.extend(staged);
-        (script, is_last)
+        (script.into_bytes(), is_last)
     }
 
     /// As much of the access as a step and the room for bytes hold; the rest goes back to where it was.
-    fn add_step(&mut self, access: Access, steps: &mut Vec<(Op, [u64; 3])>, staged: &mut Vec<u8>) {
+    fn add(&mut self, access: Access, script: &mut Script) {
         match access {
-            Access::Read { at, bytes } => steps.push((Op::Read, [at.0, at.wrapping_add(bytes.wrapping_sub(1)).0, 0])),
-            Access::Jump { at, status } => {
-                steps.extend(self.moved.map(|to| (Op::Move, [to.0, 0, 0])));
-                steps.push((Op::Jump, [at.0, status.0 as u64, 0]));
+            Access::Read { at, bytes } => {
+                script.add(Op::Read, [at.0, at.wrapping_add(bytes.wrapping_sub(1)).0, 0]);
             }
-            Access::Hang => steps.push((Op::Hang, [0; 3])),
-            Access::Write { at, mut data } => {
-                let held = WRITES.iter().find(|(bytes, _)| data.len() <= HELD_BYTES && *bytes <= data.len());
-                let bytes = match held {
-                    Some((bytes, _)) => *bytes,
-                    None => data.len().min(STAGED_BYTES.saturating_sub(staged.len())),
-                };
-                let rest = data.split_off(bytes);
-                if !rest.is_empty() {
-                    let at = at.wrapping_add(bytes as u64);
-                    self.accesses.push_front(Access::Write { at, data: rest });
-                }
-                match held {
-                    Some((_, op)) => {
-                        let mut words = [0; HELD_BYTES];
-                        words[..bytes].copy_from_slice(&data);
-                        let words = u128::from_le_bytes(words);
-                        steps.push((*op, [at.0, words as u64, (words >> 64) as u64]));
-                    }
-                    None if bytes == 0 => {}
-                    None => {
-                        let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(staged.len()) as u64);
-                        steps.push((Op::Copy, [at.0, bytes as u64, from.0]));
-                        staged.extend(data);
-                    }
-                }
-            }
+            Access::Write { at, data } => self.write(at, data, script),
+            Access::Jump { at, status } => self.leave(Op::Jump, [at.0, status.0 as u64, 0], script),
+            Access::Hang => script.add(Op::Hang, [0; 3]),
         }
+    }
+
+    fn write(&mut self, at: Va, mut data: Vec<u8>, script: &mut Script) {
+        let bytes = match data.len() {
+            0 => return,
+            few @ 1..=HELD_BYTES => 1 << few.ilog2(),
+            many => many.min(STAGED_BYTES.saturating_sub(script.staged.len())),
+        };
+        let rest = data.split_off(bytes);
+        if !rest.is_empty() {
+            self.accesses.push_front(Access::Write { at: at.wrapping_add(bytes as u64), data: rest });
+        }
+        let op = match bytes {
+            1 => Op::Write1,
+            2 => Op::Write2,
+            4 => Op::Write4,
+            8 => Op::Write8,
+            HELD_BYTES => Op::Write16,
+            _ => {
+                let from = self.at.wrapping_add(STEPS_BYTES.saturating_add(script.staged.len()) as u64);
+                script.staged.extend(data);
+                return script.add(Op::Copy, [at.0, bytes as u64, from.0]);
+            }
+        };
+        data.resize(HELD_BYTES, 0);
+        let word = |at| data[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        script.add(op, [at.0, word(0), word(8)]);
+    }
+
+    /// By this step, with the stubs' pointer as it is to be.
+    fn leave(&self, op: Op, words: [u64; 3], script: &mut Script) {
+        if let Some(to) = self.moved {
+            script.add(Op::Move, [to.0, 0, 0]);
+        }
+        script.add(op, words);
+    }
+}
+
+/// A script in the making.
+struct Script {
+    /// Of the stub that is to carry it out.
+    image: Va,
+    steps: Vec<Step>,
+    staged: Vec<u8>,
+}
+
+impl Script {
+    /// For one more access, and for the end: each takes two steps at most. More bytes than a step holds are staged.
+    fn has_room(&self) -> bool {
+        self.steps.len() <= STEPS - 4 && self.staged.len() < STAGED_BYTES - HELD_BYTES
+    }
+
+    fn add(&mut self, op: Op, words: [u64; 3]) {
+        let code = self.image.wrapping_add(code_offset(op) as u64).0;
+        self.steps.push(Step { code, words });
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        let words = self.steps.into_iter().flat_map(|Step { code, words: [a, b, c] }| [code, a, b, c]);
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        bytes.resize(STEPS_BYTES, 0);
+        bytes.extend(self.staged);
+        bytes
     }
 }
 
@@ -154,7 +176,8 @@ mod tests {
             let mut written = Vec::<u8>::new();
             for (op, [at, low, high]) in steps(&script).into_iter().take_while(|(op, _)| *op != Op::Return) {
                 assert_eq!(at, 0x10 + written.len() as u64);
-                let (size, _) = WRITES.into_iter().find(|(_, write)| *write == op).unwrap();
+                let sizes = [(Op::Write1, 1), (Op::Write2, 2), (Op::Write4, 4), (Op::Write8, 8), (Op::Write16, 16)];
+                let (_, size) = sizes.into_iter().find(|(write, _)| *write == op).unwrap();
                 written.extend(&[low.to_le_bytes(), high.to_le_bytes()].concat()[..size]);
             }
             assert_eq!(written, data);
