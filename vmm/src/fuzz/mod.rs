@@ -26,6 +26,8 @@ mod simpler;
 mod strategy;
 mod weight;
 
+#[cfg(all(feature = "cli", feature = "fuzz"))]
+pub(crate) use campaign::CLIENT_FAILED;
 #[cfg(all(feature = "fuzz", feature = "unstable"))]
 pub use campaign::in_guest;
 #[cfg(feature = "fuzz")]

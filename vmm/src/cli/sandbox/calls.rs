@@ -1,7 +1,8 @@
 //! The system calls and KVM's ioctls that a run in the sandbox may make.
 //!
 //! The list is what runs were traced to call (`strace`), with what the C library calls in cases that did not come up. A call
-//! that opens, connects or executes anything has no place here. Nor has `clone`: the run has one thread.
+//! that creates, opens, connects or executes anything has no place here, except for the shared memory of a campaign. Nor has
+//! `clone`: the run has one thread.
 
 use std::mem::size_of;
 

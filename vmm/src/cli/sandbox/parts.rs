@@ -17,6 +17,8 @@ use super::calls::{self, Call};
 use super::child::check;
 use super::message::PIPE;
 use crate::cli::{Failure, Status};
+#[cfg(feature = "fuzz")]
+use crate::fuzz::CLIENT_FAILED;
 
 /// One part of the confinement.
 pub struct Part {
@@ -31,7 +33,7 @@ pub struct Part {
 pub struct Inmate {
     /// What it may call besides [`calls::CALLS`].
     more_calls: &'static [Call],
-    /// What it says of a call that is refused, the last thing that it does.
+    /// Its end at a call that is refused.
     refused: Refused,
 }
 
@@ -200,7 +202,8 @@ struct SigsysInfo {
 extern "C" fn tell_refusal(_: i32, info: *const SigsysInfo, context: *const libc::ucontext_t) {
     // SAFETY: the kernel gives both to a handler with SA_SIGINFO.
     let (call, second) = unsafe { refused(info, context) };
-    last_words(PIPE, format_args!("{{\"Refused\":{{\"call\":{call},\"second\":{second}}}}}"))
+    let words = format_args!("{{\"Refused\":{{\"call\":{call},\"second\":{second}}}}}");
+    last_words(PIPE, words, Status::Internal as i32)
 }
 
 /// Says it.
@@ -208,7 +211,8 @@ extern "C" fn tell_refusal(_: i32, info: *const SigsysInfo, context: *const libc
 extern "C" fn say_refusal(_: i32, info: *const SigsysInfo, context: *const libc::ucontext_t) {
     // SAFETY: as above.
     let (call, second) = unsafe { refused(info, context) };
-    last_words(libc::STDERR_FILENO, format_args!("the sandbox refused system call {call}, second argument {second:#x}"))
+    let words = format_args!("the sandbox refused system call {call}, second argument {second:#x}");
+    last_words(libc::STDERR_FILENO, words, CLIENT_FAILED)
 }
 
 /// The number of a call that was refused, and its second argument.
@@ -222,13 +226,13 @@ unsafe fn refused(info: *const SigsysInfo, context: *const libc::ucontext_t) -> 
 }
 
 /// A line, and the end of the process; without memory of the heap: the call may have come from the allocator.
-fn last_words(to: RawFd, words: fmt::Arguments<'_>) -> ! {
+fn last_words(to: RawFd, words: fmt::Arguments<'_>, status: i32) -> ! {
     let mut message = Cursor::new([0; 96]);
     let _ = writeln!(message, "{words}");
     let length = message.position() as usize;
     // SAFETY: the pointer and the length are the array's; both calls may be made in a handler.
     unsafe {
         libc::write(to, message.get_ref().as_ptr().cast(), length);
-        libc::_exit(Status::Internal as i32)
+        libc::_exit(status)
     }
 }

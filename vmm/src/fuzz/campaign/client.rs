@@ -87,13 +87,13 @@ pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
                 FuzzError::Client(words) => eprintln!("{words}"),
                 error => eprintln!("{error:?}"),
             }
-            exit(FAILED)
+            exit(CLIENT_FAILED)
         }
     }
 }
 
 /// The status of a client that could not go on, and said why.
-pub const FAILED: i32 = 70;
+pub const CLIENT_FAILED: i32 = 70;
 
 /// Has the kernel end this process with its supervisor, which may have ended already.
 fn end_with(parent: u32) -> io::Result<()> {

@@ -42,9 +42,9 @@ use std::time::Duration;
 
 use efibed_guest::Mapper;
 
+#[cfg(feature = "cli")]
+pub(crate) use client::CLIENT_FAILED;
 pub use summary::{Status, Summary};
-#[cfg(feature = "unstable")]
-pub use trial::in_guest;
 
 use self::client::Orders;
 use self::input::MapInput;
@@ -263,6 +263,12 @@ impl Fuzz {
     fn hang_limit(&self) -> Duration {
         self.limit * 3
     }
+}
+
+/// A scenario as a campaign runs it in a guest, until something is found.
+#[cfg(feature = "unstable")]
+pub fn in_guest(scenario: Scenario) -> Scenario {
+    trial::quick(trial::in_guest(Fuzz::of(scenario).scenario))
 }
 
 /// Why a campaign could not begin, or go on.

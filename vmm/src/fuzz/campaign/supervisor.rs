@@ -20,7 +20,7 @@ use libafl_bolts::shmem::{ShMemProvider as _, StdShMem};
 use libafl_bolts::tuples::tuple_list;
 use vmm_sys_util::signal::register_signal_handler;
 
-use super::client::{FAILED, Orders, VARIABLE};
+use super::client::{CLIENT_FAILED, Orders, VARIABLE};
 use super::folder::Folder;
 use super::input::MapInput;
 use super::post::{Post, PostHook};
@@ -205,7 +205,7 @@ impl<'f> Campaign<'f> {
             return Ok(());
         }
         let words = client.words.take().map(Words::last).unwrap_or_default();
-        if status.code() == Some(FAILED) && !was_running {
+        if status.code() == Some(CLIENT_FAILED) && !was_running {
             return Err(FuzzError::Client(words.trim_end().into()));
         }
         self.before.died += 1;

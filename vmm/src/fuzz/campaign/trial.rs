@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-#[cfg(feature = "unstable")]
-use super::SWEEP_LIMIT;
 use super::shape::{Seen, cells};
 use super::slate::{Slate, Word};
 use super::{FuzzEngine, counted};
@@ -51,9 +49,8 @@ impl Trials {
     /// Of a scenario's mapping code.
     pub fn new(bed: TestBed, scenario: Scenario, engine: FuzzEngine, judge: Judge) -> Self {
         let calls = scenario.calls_firmware();
-        let scenario = scenario.name_writers(false);
-        let native = scenario.clone().engine(EngineName::Walker).layout_in(counted::layout);
-        let scenario = scenario.engine(EngineName::Kvm);
+        let native = scenario.clone().name_writers(false).engine(EngineName::Walker).layout_in(counted::layout);
+        let scenario = in_guest(scenario);
         Self {
             bed,
             judge,
@@ -169,16 +166,14 @@ impl Trials {
     }
 }
 
-/// The same scenario, every page reached once: for one run among thousands.
-fn quick(scenario: Scenario) -> Scenario {
-    scenario.depth(Depth::Pages)
+/// A scenario as a guest runs it.
+pub fn in_guest(scenario: Scenario) -> Scenario {
+    scenario.name_writers(false).engine(EngineName::Kvm)
 }
 
-/// A scenario as a guest runs it in a campaign that calls no services, until it finds something.
-#[cfg(feature = "unstable")]
-pub fn in_guest(scenario: Scenario) -> Scenario {
-    let scenario = scenario.engine(EngineName::Kvm).name_writers(false);
-    quick(scenario.firmware_calls(false).sweep_limit(SWEEP_LIMIT))
+/// The same, every page reached once: for one run among thousands.
+pub fn quick(scenario: Scenario) -> Scenario {
+    scenario.depth(Depth::Pages)
 }
 
 /// Whether another map may well be run.
