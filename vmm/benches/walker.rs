@@ -4,6 +4,8 @@
 //! and judged again. The last lines are the engine's maps a second and its time over the floor's. Machines are seldom quiet, so
 //! there are several rounds, each with both; compare ratios.
 
+mod rounds;
+
 use std::hint::black_box;
 use std::ptr;
 use std::time::{Duration, Instant};
@@ -138,25 +140,13 @@ fn walker(criterion: &mut Criterion) {
 fn tell_ratio(layout: Layout) {
     let (bed, subjects) = (TestBed::without_kvm(), Subject::all(layout));
     let clean = subjects.iter().filter(|subject| subject.run(&bed).is_clean()).count();
-    let mut rounds: Vec<_> = (0..ROUNDS)
-        .map(|_| {
-            let floor: Duration = subjects.iter().map(|subject| subject.floor.run()).sum();
-            let start = Instant::now();
-            subjects.iter().for_each(|subject| drop(black_box(subject.run(&bed))));
-            (floor, start.elapsed())
-        })
-        .collect();
-    rounds.sort_by_key(|(_, engine)| *engine);
-    let (floor, engine) = rounds[ROUNDS / 2];
-    let per_map = |all: Duration| all.as_secs_f64() * 1e6 / MAPS as f64;
-    println!(
-        "{}: {:.0} maps/s, {:.1} us a map; floor {:.2} us: {:.1} of the floor's time; {clean} of {MAPS} clean",
-        layout.name(),
-        1e6 / per_map(engine),
-        per_map(engine),
-        per_map(floor),
-        per_map(engine) / per_map(floor),
-    );
+    let round = || {
+        let floor: Duration = subjects.iter().map(|subject| subject.floor.run()).sum();
+        let start = Instant::now();
+        subjects.iter().for_each(|subject| drop(black_box(subject.run(&bed))));
+        [floor, start.elapsed()]
+    };
+    rounds::tell(layout.name(), ROUNDS, subjects.len(), round, &format!("{clean} of {MAPS} clean"));
 }
 
 criterion_group!(benches, walker);
