@@ -7,7 +7,7 @@
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -43,20 +43,21 @@ pub const MAX_FAULTS: usize = 2048;
 #[repr(u64)]
 pub enum Op {
     /// Load CR3 with argument 0.
-    LoadRoot = 3,
+    LoadRoot = 0,
     /// Call the function at argument 0 in the EFI calling convention with arguments 1 to 5; the result is its status. After
     /// a fault in one, it is abandoned and [`Mailbox::services_abandoned`] set.
-    Call = 4,
-    /// Write to each page of [`Mailbox::sweeps`], argument 0 of them: see [`Sweep`].
-    Sweep = 5,
-    /// Do the accesses of [`Mailbox::probes`], argument 1 of them from argument 0, all of the [`ProbeKind`] in argument 2.
-    Probe = 6,
-    /// Do the accesses of the [`Trial`]s from argument 0 on, where the ring that makes them sees them: argument 1 of them,
-    /// all of the [`TrialKind`] in argument 2 and with RFLAGS from argument 3. The result is the number that succeeded, and
-    /// from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
-    Try = 7,
+    Call = 1,
     /// A [`Op::Call`] that is made in the manner of [`Mailbox::odd_call`].
-    OddCall = 8,
+    OddCall = 2,
+    /// Write to each page of [`Mailbox::sweeps`], argument 0 of them, one at least: see [`Sweep`].
+    Sweep = 3,
+    /// Do the accesses of [`Mailbox::probes`], argument 1 of them, one at least, from argument 0 on, all of the [`ProbeKind`] in
+    /// argument 2.
+    Probe = 4,
+    /// Do the accesses of the [`Trial`]s from argument 0 on, where the ring that makes them sees them: argument 1 of them, one
+    /// at least, all of the [`TrialKind`] in argument 2 and with RFLAGS from argument 3. The result is the number that
+    /// succeeded, and from bit 32 the number that faulted. On the IDT at [`TRIAL_IDT`] only.
+    Try = 5,
 }
 
 /// Where in the page of descriptor tables the IDT is whose handlers record the faults of [`Op::Try`].

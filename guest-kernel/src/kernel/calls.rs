@@ -11,79 +11,51 @@ use efibed_stub::rflags;
 
 use crate::protocol::{Command, EFI_ABORTED, EFI_UNSUPPORTED, Mailbox, OddCall, Op};
 
-unsafe extern "C" {
-    /// Carries out the calls from `first` on, until one is no call or `end` is reached, and returns where that is. The mailbox's
-    /// `command_at` must be that of `first`, and goes on with each.
-    ///
-    /// Each service is called at its entry with the EFI calling convention, unless one has been abandoned. What firmware may
-    /// not change is saved, and a fault comes back there.
-    ///
-    /// # Safety
-    ///
-    /// The commands must be in the mailbox, `first` before `end`, and `first` a call. The host vouches for the addresses in
-    /// them: firmware's entry points on the tables that are loaded.
-    pub(super) fn efibed_calls(first: *mut Command, end: *mut Command) -> *mut Command;
-}
-
 global_asm!(
     ".section .text.efibed_calls, \"ax\"",
-    // (first, end) -> the first that was not made. Where ring 0 is emulated every instruction takes its time: the odd call is
-    // known by its op, and what comes after a service was abandoned has a loop of its own. What lies between two calls needs no
-    // register but RSP: a service that was abandoned has left others.
-    ".globl efibed_calls",
-    "efibed_calls:",
-    "push rbx",
-    "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    // Room for the four arguments in registers, the fifth behind it, then our own two words, and RSP a multiple of 16 (UEFI
-    // 2.10, 2.3.4.2).
-    "sub rsp, 56",
+    // All calls in a row are carried out here: what comes after a service was abandoned has a loop of its own, and no other
+    // call asks. What lies between two calls needs no register but RSP: a service that was abandoned has left others.
+    ".globl efibed_call, efibed_odd_call",
+    "efibed_call:",
+    "efibed_odd_call:",
+    // Room for the four arguments in registers, the fifth behind it, then the command, and RSP a multiple of 16 (UEFI 2.10,
+    // 2.3.4.2).
+    "sub rsp, 48",
     "mov [efibed_call_rsp], rsp",
-    "mov [rsp + 48], rsi",
     "cmp qword ptr [EFIBED_MAILBOX + {abandoned}], 0",
     "jne 7f",
-    "cmp qword ptr [rdi + {op}], {call}",
+    "cmp qword ptr [rbp + {op}], {call}",
     "jne 4f",
-    "1: mov [rsp + 40], rdi",
-    "2: mov rax, [rdi + {arguments}]",
-    "mov rcx, [rdi + {arguments} + 8]",
-    "mov rdx, [rdi + {arguments} + 16]",
-    "mov r8, [rdi + {arguments} + 24]",
-    "mov r9, [rdi + {arguments} + 32]",
-    "mov rdi, [rdi + {arguments} + 40]",
+    "1: mov [rsp + 40], rbp",
+    "2: mov rax, [rbp + {arguments}]",
+    "mov rcx, [rbp + {arguments} + 8]",
+    "mov rdx, [rbp + {arguments} + 16]",
+    "mov r8, [rbp + {arguments} + 24]",
+    "mov r9, [rbp + {arguments} + 32]",
+    "mov rdi, [rbp + {arguments} + 40]",
     "mov [rsp + 32], rdi",
     "call rax",
     "mov rsp, [efibed_call_rsp]",
     "push {rflags}",
     "popfq",
-    "mov rdi, [rsp + 40]",
-    "mov [rdi + {result}], rax",
+    "mov rbp, [rsp + 40]",
+    "mov [rbp + {result}], rax",
     "add qword ptr [EFIBED_MAILBOX + {command_at}], 1",
-    "add rdi, {command_bytes}",
-    "cmp rdi, [rsp + 48]",
+    "add rbp, {command_bytes}",
+    "cmp rbp, [efibed_batch_end]",
     "je 5f",
-    "cmp qword ptr [rdi + {op}], {call}",
+    "cmp qword ptr [rbp + {op}], {call}",
     "je 1b",
-    "cmp qword ptr [rdi + {op}], {odd_call}",
+    "cmp qword ptr [rbp + {op}], {odd_call}",
     "jne 5f",
-    "4: mov [rsp + 40], rdi",
+    "4: mov [rsp + 40], rbp",
     "sub rsp, [EFIBED_MAILBOX + {odd_stack}]",
     "push [EFIBED_MAILBOX + {odd_rflags}]",
     "popfq",
     "jmp 2b",
-    "5: mov rax, rdi",
-    "mov qword ptr [efibed_call_rsp], 0",
-    "add rsp, 56",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbp",
-    "pop rbx",
-    "ret",
+    "5: mov qword ptr [efibed_call_rsp], 0",
+    "add rsp, 48",
+    "jmp efibed_command",
     "",
     // From the handler of a fault, or by the host's hand: on whatever stack, with whatever flags.
     ".globl efibed_call_abandon",
@@ -94,17 +66,17 @@ global_asm!(
     "mov rax, [EFIBED_MAILBOX + {command_at}]",
     "add rax, 1",
     "mov [EFIBED_MAILBOX + {abandoned}], rax",
-    "mov rdi, [rsp + 40]",
+    "mov rbp, [rsp + 40]",
     "movabs rax, {aborted}",
     // The calls after it are not made.
-    "6: mov [rdi + {result}], rax",
+    "6: mov [rbp + {result}], rax",
     "add qword ptr [EFIBED_MAILBOX + {command_at}], 1",
-    "add rdi, {command_bytes}",
-    "cmp rdi, [rsp + 48]",
+    "add rbp, {command_bytes}",
+    "cmp rbp, [efibed_batch_end]",
     "je 5b",
-    "cmp qword ptr [rdi + {op}], {call}",
+    "cmp qword ptr [rbp + {op}], {call}",
     "je 7f",
-    "cmp qword ptr [rdi + {op}], {odd_call}",
+    "cmp qword ptr [rbp + {op}], {odd_call}",
     "jne 5b",
     "7: movabs rax, {unsupported}",
     "jmp 6b",

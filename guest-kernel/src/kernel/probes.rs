@@ -8,85 +8,43 @@
 //! start.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
-use super::mailbox;
 use crate::protocol::{
-    Fault, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, PROBE_DONE, Probe, ProbeKind, SWEEP_BLOCK, SWEEP_GROUP, Sweep,
-    USER_BASE, selector,
+    Command, Fault, MAX_FAULTS, Mailbox, PROBE_DONE, Probe, ProbeKind, SWEEP_BLOCK, SWEEP_GROUP, Sweep, USER_BASE,
+    selector,
 };
 
-unsafe extern "C" {
-    fn efibed_probe_read(records: *mut Probe, count: usize);
-    fn efibed_probe_write(records: *mut Probe, count: usize);
-    fn efibed_probe_fetch(records: *mut Probe, count: usize);
-    fn efibed_probe_user(records: *mut Probe, count: usize, code: u64);
-    fn efibed_sweep(ranges: *const Sweep, count: usize, faults: *mut Fault, faults_end: *mut Fault) -> *mut Fault;
-    static efibed_user_text: u8;
-    static efibed_user_read: u8;
-    static efibed_user_write: u8;
-    static efibed_user_fetch: u8;
-}
+/// In the order of the tables.
+const _: () = assert!(
+    ProbeKind::Read as u64 == 0
+        && ProbeKind::Write as u64 == 1
+        && ProbeKind::Fetch as u64 == 2
+        && ProbeKind::UserRead as u64 == 3
+        && ProbeKind::UserWrite as u64 == 4
+        && ProbeKind::UserFetch as u64 == 5
+);
 
-/// Makes `count` accesses of one kind, from record `first` on.
-pub(super) fn probe(first: usize, count: usize, kind: u64) {
-    const READ: u64 = ProbeKind::Read as u64;
-    const WRITE: u64 = ProbeKind::Write as u64;
-    const FETCH: u64 = ProbeKind::Fetch as u64;
-    const USER_READ: u64 = ProbeKind::UserRead as u64;
-    const USER_WRITE: u64 = ProbeKind::UserWrite as u64;
-    const USER_FETCH: u64 = ProbeKind::UserFetch as u64;
-    if count == 0 || first >= MAX_PROBES || count > MAX_PROBES - first {
-        return;
-    }
-    // SAFETY: the records lie in the mailbox, checked above; the loops save what the C calling convention preserves, and
-    // every fault of theirs comes back to them.
-    unsafe {
-        let records = (&raw mut (*mailbox()).probes).cast::<Probe>().add(first);
-        let user = |code: *const u8| {
-            let offset = code.addr() - (&raw const efibed_user_text).addr();
-            efibed_probe_user(records, count, USER_BASE + offset as u64);
-        };
-        match kind {
-            READ => efibed_probe_read(records, count),
-            WRITE => efibed_probe_write(records, count),
-            FETCH => efibed_probe_fetch(records, count),
-            USER_READ => user(&raw const efibed_user_read),
-            USER_WRITE => user(&raw const efibed_user_write),
-            USER_FETCH => user(&raw const efibed_user_fetch),
-            _ => {}
-        }
-    }
-}
-
-/// Writes to every page of the first `count` ranges.
-pub(super) fn sweep(count: usize) {
-    if count == 0 || count > MAX_SWEEPS {
-        return;
-    }
-    // SAFETY: the ranges and the fault records lie in the mailbox; otherwise as in `probe`.
-    unsafe {
-        let mail = mailbox();
-        let faults = (&raw mut (*mail).faults).cast::<Fault>();
-        let ranges = (&raw const (*mail).sweeps).cast::<Sweep>();
-        let end = efibed_sweep(ranges, count, faults, faults.add(MAX_FAULTS));
-        (*mail).fault_count = end.offset_from_unsigned(faults) as u64;
-    }
-}
-
-/// The assembler's loops name pairs and groups one by one.
-const _: () = assert!(SWEEP_GROUP == 5 && SWEEP_BLOCK == 8);
+/// The assembler's loops name pairs and groups one by one, and divide by the length of a record.
+const _: () = assert!(SWEEP_GROUP == 5 && SWEEP_BLOCK == 8 && size_of::<Fault>().is_power_of_two());
 
 global_asm!(
-    // (records, count)
+    ".section .rodata.efibed_probes, \"a\"",
+    ".balign 8",
+    "efibed_probe_kinds:",
+    ".quad efibed_probe_read, efibed_probe_write, efibed_probe_fetch",
+    ".quad efibed_probe_user, efibed_probe_user, efibed_probe_user",
+    ".macro efibed_address_in_user access",
+    ".quad {user_base} + (efibed_user_\\access - efibed_user_text)",
+    ".endm",
+    "efibed_user_codes:",
+    "efibed_address_in_user read",
+    "efibed_address_in_user write",
+    "efibed_address_in_user fetch",
+    "",
+    // With the first record in RSI, and the number of them in RCX.
     ".macro efibed_probe_loop name, access:vararg",
-    ".globl \\name",
     "\\name:",
-    "push rbx",
-    "push r12",
-    "push r13",
-    "push r15",
-    "mov rcx, rsi",
-    "mov rsi, rdi",
     "lea rbx, [rip + 2f]",
     "lea r15, [rip + \\name\\()_access]",
     "mov r12, rsp",
@@ -98,35 +56,34 @@ global_asm!(
     "mov qword ptr [rsi + {status}], {done}",
     "2: add rsi, {probe_bytes}",
     "loop 1b",
-    "pop r15",
-    "pop r13",
-    "pop r12",
-    "pop rbx",
-    "ret",
+    "jmp efibed_next_command",
     ".endm",
     "",
     ".section .text.efibed_probes, \"ax\"",
+    ".globl efibed_probe",
+    "efibed_probe:",
+    "imul rsi, [rbp + {arguments}], {probe_bytes}",
+    "add rsi, offset EFIBED_MAILBOX + {probes}",
+    "mov rcx, [rbp + {arguments} + 8]",
+    "mov rax, [rbp + {arguments} + 16]",
+    "jmp [efibed_probe_kinds + 8 * rax]",
+    "",
     "efibed_probe_loop efibed_probe_read, mov rax, [rdi]",
     "efibed_probe_loop efibed_probe_write, mov [rdi], rdi",
     "efibed_probe_loop efibed_probe_fetch, call rdi",
     ".globl efibed_fetch_return",
     ".set efibed_fetch_return, efibed_probe_fetch_done",
     "",
-    // (records, count, code): ring 3 is entered by IRETQ and left by a fault or, all being well, by UD2. The handler of both
-    // goes on with the next record, and comes back here at the end.
-    ".globl efibed_probe_user",
+    // Ring 3 is entered by IRETQ and left by a fault or, all being well, by UD2. The handler of both goes on with the next
+    // record, and comes back here at the end.
     "efibed_probe_user:",
-    "push rbx",
-    "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
-    "mov [efibed_user_record], rdi",
-    "mov [efibed_user_count], rsi",
+    "mov rdx, [efibed_user_codes + 8 * rax - 8 * {first_of_user}]",
+    "mov [efibed_user_record], rsi",
+    "mov [efibed_user_count], rcx",
     "mov [efibed_user_code], rdx",
+    "push rbp",
     "mov [efibed_user_resume_rsp], rsp",
-    "mov rdi, [rdi]",
+    "mov rdi, [rsi]",
     "mov r15, -1",
     "mov rax, {user_stack_top}",
     "push {user_data}",
@@ -141,16 +98,10 @@ global_asm!(
     "mov eax, {kernel_data}",
     "mov ss, eax",
     "mov rsp, [efibed_user_resume_rsp]",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
     "pop rbp",
-    "pop rbx",
-    "ret",
+    "jmp efibed_next_command",
     "",
-    // (ranges, count, faults, faults_end) -> the next free fault record. The handler of faults relies on the seven bytes of a
-    // store to a pair, of which the last four are how far from RDI it is, and on the three bytes of a store to one page.
+    // The handler of faults relies on the seven bytes of a store to a pair, of which the last four are how far from RDI it is, and on the three bytes of a store to one page.
     ".macro efibed_sweep_pair group, pair",
     "mov [rdi + 8192 * (\\group * {group} + \\pair) + 4094 - \\pair], rax",
     ".endm",
@@ -163,14 +114,11 @@ global_asm!(
     ".endm",
     ".globl efibed_sweep",
     "efibed_sweep:",
-    "push rbx",
-    "push r13",
-    "push r14",
-    "mov r8, rdx",
-    "mov r9, rcx",
-    "mov r10, rdx",
-    "mov r11, rsi",
-    "mov rsi, rdi",
+    "mov rsi, offset EFIBED_MAILBOX + {sweeps}",
+    "mov r11, [rbp + {arguments}]",
+    "mov r10, offset EFIBED_MAILBOX + {faults}",
+    "mov r8, r10",
+    "lea r9, [r10 + {faults_bytes}]",
     "movabs rdx, 0x1000000000001",
     "mov eax, 0",
     "1: mov rdi, [rsi]",
@@ -225,11 +173,10 @@ global_asm!(
     "9: add rsi, {sweep_bytes}",
     "dec r11",
     "jnz 1b",
-    "mov rax, r8",
-    "pop r14",
-    "pop r13",
-    "pop rbx",
-    "ret",
+    "sub r8, r10",
+    "shr r8, {fault_shift}",
+    "mov [EFIBED_MAILBOX + {fault_count}], r8",
+    "jmp efibed_next_command",
     "",
     // Ring 3's own page, mapped at USER_BASE.
     ".section .efibed.user, \"ax\"",
@@ -250,17 +197,26 @@ global_asm!(
     "efibed_user_code: .zero 8",
     "efibed_user_resume_rsp: .zero 8",
     ".text",
-    value = const core::mem::offset_of!(Probe, value),
-    status = const core::mem::offset_of!(Probe, status),
+    arguments = const offset_of!(Command, args),
+    probes = const offset_of!(Mailbox, probes),
+    sweeps = const offset_of!(Mailbox, sweeps),
+    faults = const offset_of!(Mailbox, faults),
+    faults_bytes = const MAX_FAULTS * size_of::<Fault>(),
+    fault_shift = const size_of::<Fault>().trailing_zeros(),
+    fault_count = const offset_of!(Mailbox, fault_count),
+    value = const offset_of!(Probe, value),
+    status = const offset_of!(Probe, status),
     done = const PROBE_DONE,
     probe_bytes = const size_of::<Probe>(),
     sweep_bytes = const size_of::<Sweep>(),
-    blocks = const core::mem::offset_of!(Sweep, blocks),
-    groups = const core::mem::offset_of!(Sweep, groups),
-    pairs = const core::mem::offset_of!(Sweep, pairs),
-    singles = const core::mem::offset_of!(Sweep, singles),
+    blocks = const offset_of!(Sweep, blocks),
+    groups = const offset_of!(Sweep, groups),
+    pairs = const offset_of!(Sweep, pairs),
+    singles = const offset_of!(Sweep, singles),
     group = const SWEEP_GROUP,
     block = const SWEEP_BLOCK,
+    user_base = const USER_BASE,
+    first_of_user = const ProbeKind::UserRead as u64,
     user_stack_top = const USER_BASE + 2 * 4096,
     kernel_data = const selector::KERNEL_DATA,
     user_data = const selector::USER_DATA,

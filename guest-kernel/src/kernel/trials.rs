@@ -14,57 +14,56 @@
 //! returns to RBX there.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
 use efibed_stub::rflags;
 
-use crate::protocol::{TRIAL_ARRAY, TRIAL_USER, TrialKind, USER_BASE, selector};
+use crate::protocol::{Command, TRIAL_ARRAY, TRIAL_USER, TrialKind, USER_BASE, selector};
 
-unsafe extern "C" {
-    fn efibed_try(code: u64, records: u64, count: u64, rflags: u64) -> u64;
-    static efibed_user_text: u8;
-    static efibed_trial_loops: [u64; KINDS];
-    static efibed_user_trial_loops: [u64; KINDS];
-}
-
-const KINDS: usize = TrialKind::BareFetch as usize + 1;
-
-/// Makes `count` accesses of one kind; the arguments and the result are those of the command.
-pub(super) fn make(records: u64, count: u64, kind: u64, rflags: u64) -> u64 {
-    let index = (kind & !TRIAL_USER) as usize;
-    if count == 0 || index >= KINDS {
-        return 0;
-    }
-    // SAFETY: the tables hold the loops' addresses, and `index` is inside. The loops save what the C calling convention
-    // preserves; the host vouches for the records and for the IDT that brings faults back to them.
-    unsafe {
-        let code = if kind & TRIAL_USER == 0 {
-            efibed_trial_loops[index]
-        } else {
-            USER_BASE + (efibed_user_trial_loops[index] - (&raw const efibed_user_text).addr() as u64)
-        };
-        efibed_try(code, records, count, rflags)
-    }
-}
+/// In the order of the tables.
+const _: () = assert!(
+    TrialKind::Read as u64 == 0
+        && TrialKind::Write as u64 == 1
+        && TrialKind::Fetch as u64 == 2
+        && TrialKind::StackRead as u64 == 3
+        && TrialKind::StackWrite as u64 == 4
+        && TrialKind::Implicit as u64 == 5
+        && TrialKind::BareEntries as u64 == 6
+        && TrialKind::BareRead as u64 == 7
+        && TrialKind::BareWrite as u64 == 8
+        && TrialKind::BareFetch as u64 == 9
+);
 
 global_asm!(
     ".section .text.efibed_trials, \"ax\"",
-    // (code, records, count, rflags) -> successes, and faults from bit 32. Code in the low half is ring 3's.
     ".globl efibed_try",
     "efibed_try:",
-    "push rbx",
     "push rbp",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
     "mov [efibed_trial_rsp], rsp",
-    "mov r10, rcx",
-    "mov rcx, rdx",
+    "mov rsi, [rbp + {arguments}]",
+    "mov rcx, [rbp + {arguments} + 8]",
+    "mov rax, [rbp + {arguments} + 16]",
+    "mov r10, [rbp + {arguments} + 24]",
     "xor r8d, r8d",
     "xor r9d, r9d",
-    "test rdi, rdi",
-    "js 1f",
-    "mov r15, offset efibed_trial_to_user",
+    "btr rax, {of_user}",
+    "jc 1f",
+    "push r10",
+    "popfq",
+    "call [efibed_trial_loops + 8 * rax]",
+    "efibed_tried:",
+    "push 2",
+    "popfq",
+    "mov rax, r9",
+    "shl rax, 32",
+    "or rax, r8",
+    "pop rbp",
+    "jmp efibed_command_done",
+    "1: mov r15, offset efibed_trial_to_user",
+    "mov rdi, [efibed_user_trial_loops + 8 * rax]",
+    "sub rdi, offset efibed_user_text",
+    "movabs rdx, {user_base}",
+    "add rdi, rdx",
     "mov rdx, {user_stack_top}",
     "push {user_data}",
     "push rdx",
@@ -72,22 +71,6 @@ global_asm!(
     "push {user_code}",
     "push rdi",
     "iretq",
-    "1: push r10",
-    "popfq",
-    "call rdi",
-    "efibed_tried:",
-    "push 2",
-    "popfq",
-    "mov rax, r9",
-    "shl rax, 32",
-    "or rax, r8",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop rbp",
-    "pop rbx",
-    "ret",
     "",
     // The loop of one kind for one ring, of which `resume`, `back` and `leave` are: how it is told where a fault resumes,
     // what it does first then, and how it ends.
@@ -184,7 +167,6 @@ global_asm!(
     "efibed_all_trial_loops efibed_user_trial, user",
     ".section .rodata.efibed_trials, \"a\"",
     ".balign 8",
-    ".globl efibed_trial_loops, efibed_user_trial_loops",
     "efibed_trial_loops: efibed_loop_addresses efibed_trial",
     "efibed_user_trial_loops: efibed_loop_addresses efibed_user_trial",
     "",
@@ -274,11 +256,15 @@ global_asm!(
     ".balign 8",
     "efibed_trial_rsp: .zero 8",
     ".text",
+    arguments = const offset_of!(Command, args),
+    // For `btr`, the bit's number.
+    of_user = const TRIAL_USER.trailing_zeros(),
+    user_base = const USER_BASE,
     // Behind the address that has been loaded.
     value = const TRIAL_ARRAY - 8,
     error_code = const 2 * TRIAL_ARRAY - 8,
     cr2 = const 3 * TRIAL_ARRAY - 8,
-    // For `bt`, the bit's number.
+    // Likewise.
     ac = const rflags::AC.trailing_zeros(),
     user_stack_top = const USER_BASE + 2 * 4096,
     user_data = const selector::USER_DATA,

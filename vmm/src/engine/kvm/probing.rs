@@ -209,13 +209,14 @@ impl Round<'_> {
 
     fn commands(&self) -> impl Iterator<Item = Command> {
         let sweeps = self.sweeps.sweeps().len() as u64;
+        let sweep = (sweeps > 0).then(|| command(Op::Sweep, [sweeps, 0, 0, 0, 0, 0]));
         let mut first = 0;
         let probes = self.probes.iter().map(move |(access, probes)| {
             let count = probes.len() as u64;
             first += count;
             command(Op::Probe, [first - count, count, probe_kind(*access) as u64, 0, 0, 0])
         });
-        std::iter::once(command(Op::Sweep, [sweeps, 0, 0, 0, 0, 0])).chain(probes)
+        sweep.into_iter().chain(probes)
     }
 }
 
