@@ -44,6 +44,7 @@ impl Run<'_> {
                 seed: self.course.job.seed,
                 sweep_owed,
                 sweep_others,
+                user_in_every_way: self.course.phase == Phase::Map,
                 budget: &self.course.budget,
             };
             Plan::new(expectation, &ground)
