@@ -29,8 +29,7 @@ pub struct Change {
 impl Snapshot {
     /// The kernel's tables. Of their room only what is in use was ever written to.
     pub fn kernels_tables(case: &Case) -> Self {
-        let (range, end) = (case.placement.boot_tables(), case.boot_tables_end());
-        Self { stretches: vec![Rc::new(Stretch::new(&case.memory, range, end, Free::AccessedAndDirty))] }
+        Self::in_use(&case.memory, case.placement.boot_tables(), case.boot_tables_end())
     }
 
     /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and
@@ -38,7 +37,9 @@ impl Snapshot {
     pub fn untouchable(case: &Case, phase: Phase, kernels_tables: &Self) -> Self {
         let placement = &case.placement;
         let stride = case.strides.firmware as u64;
-        let always = [(placement.memory_map(), Free::VirtualStart { stride }), (placement.attributes(), Free::Nothing)];
+        let map = placement.memory_map();
+        let but_virtual_start = Free::VirtualStart { map: map.start, stride };
+        let always = [(map, but_virtual_start), (placement.attributes(), Free::Nothing)];
         let told = (phase == Phase::Finish).then(|| (placement.virtual_map(), Free::Nothing));
         kernels_tables.and(Self::take(&case.memory, always.into_iter().chain(told)))
     }
@@ -64,15 +65,27 @@ impl Snapshot {
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
     pub fn tables(case: &Case, pages: u64, kernels_tables: &Self) -> Self {
+        /// So few are copied as fast as the system is asked, which of them were touched.
+        const FEW: u64 = 64;
         let pool = case.placement.pool();
-        let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        kernels_tables.and(Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]))
+        let pages = pages.min((pool.end - pool.start) / PAGE_BYTES);
+        let range = pool.start..pool.start + pages * PAGE_BYTES;
+        kernels_tables.and(match pages {
+            ..=FEW => Self::in_use(&case.memory, range.clone(), range.end),
+            _ => Self::take(&case.memory, [(range, Free::AccessedAndDirty)]),
+        })
+    }
+
+    /// Tables, of whose room what lies from `end` on holds zeros.
+    fn in_use(memory: &OwnMemory, range: Range<u64>, end: u64) -> Self {
+        let is_kept = end - range.start <= MOST_KEPT;
+        Self { stretches: vec![Rc::new(Stretch::new(memory, range, end, Free::AccessedAndDirty, is_kept))] }
     }
 
     /// The same stretches as they are now.
     pub fn renew(&mut self, memory: &OwnMemory) {
-        let renewed = |old: &Rc<Stretch>| Rc::new(Stretch::of(memory, old.range.clone(), old.free));
-        self.stretches = self.stretches.iter().map(renewed).collect();
+        let renewed = |old: &Rc<Stretch>| Stretch::all_of(memory, old.range.clone(), old.free);
+        self.stretches = self.stretches.iter().flat_map(renewed).map(Rc::new).collect();
     }
 
     /// Whether it is compared in no time.
@@ -95,8 +108,8 @@ impl Snapshot {
     }
 
     fn take(memory: &OwnMemory, ranges: impl IntoIterator<Item = (Range<u64>, Free)>) -> Self {
-        let stretch = |(range, free)| Rc::new(Stretch::of(memory, range, free));
-        Self { stretches: ranges.into_iter().map(stretch).collect() }
+        let stretches = ranges.into_iter().flat_map(|(range, free)| Stretch::all_of(memory, range, free));
+        Self { stretches: stretches.map(Rc::new).collect() }
     }
 
     /// Both, this one's stretches first.
@@ -150,8 +163,8 @@ const LINE: usize = 64;
 
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
-/// Of a stretch of more bytes only a digest of each page is kept. That there is a change is known as surely; what was there
-/// is not.
+/// Of more bytes in a range only a digest of each page is kept. That there is a change is known as surely; what was there is
+/// not.
 const MOST_KEPT: u64 = 8 << 20;
 
 #[derive(Debug)]
@@ -174,15 +187,22 @@ enum Before {
 }
 
 impl Stretch {
-    fn of(memory: &OwnMemory, range: Range<u64>, free: Free) -> Self {
-        let zeros = memory.touched(range.clone()).last().map_or(range.start, |part| part.end.min(range.end));
-        Self::new(memory, range, zeros, free)
+    /// A range: what was touched of it, each part with the zeros behind it, and the zeros before the first.
+    fn all_of(memory: &OwnMemory, range: Range<u64>, free: Free) -> Vec<Self> {
+        let touched = memory.touched(range.clone()).map(|part| part.start.max(range.start)..part.end.min(range.end));
+        let mut parts: Vec<_> = touched.collect();
+        if parts.first().is_none_or(|part| part.start > range.start) {
+            parts.insert(0, range.start..range.start);
+        }
+        let is_kept = parts.iter().map(|part| part.end - part.start).sum::<u64>() <= MOST_KEPT;
+        let ends = parts.iter().skip(1).map(|next| next.start).chain([range.end]);
+        parts.iter().zip(ends).map(|(part, end)| Self::new(memory, part.start..end, part.end, free, is_kept)).collect()
     }
 
-    /// Of a range that holds zeros from an address on.
-    fn new(memory: &OwnMemory, range: Range<u64>, zeros: u64, free: Free) -> Self {
+    /// Of a range that holds zeros from an address on. What comes before is kept, or a digest of each of its pages.
+    fn new(memory: &OwnMemory, range: Range<u64>, zeros: u64, free: Free, is_kept: bool) -> Self {
         let used = range.start..zeros;
-        let copy = if used.end - used.start <= MOST_KEPT { memory.copy(used.clone()) } else { None };
+        let copy = if is_kept { memory.copy(used.clone()) } else { None };
         let digests = || Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect());
         Self { range, zeros, before: copy.map_or_else(digests, Before::Copy), free }
     }
@@ -230,7 +250,7 @@ impl Stretch {
         words.find_map(|((before, now), at)| {
             let (before, now) = (word(before), word(now));
             let changed = before ^ now;
-            let is_change = changed != 0 && changed & !self.free.bits(at - self.range.start) != 0;
+            let is_change = changed != 0 && changed & !self.free.bits(at) != 0;
             is_change.then_some(Change { at, words: Some([before, now]) })
         })
     }
@@ -242,7 +262,7 @@ fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
     (start & !(PAGE_BYTES - 1)..end).step_by(CHUNK).map(move |at| at.max(start)..end.min(at + PAGE_BYTES))
 }
 
-/// Of a page, without what may change. Only tables are so large, and what is free in them is so in every word.
+/// Of a page, without what may change.
 fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
     let mut bytes = [0; CHUNK];
     let bytes = &mut bytes[..(page.end - page.start) as usize];
@@ -250,8 +270,8 @@ fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
     memory.read(page.start, bytes).hash(&mut hasher);
     bytes
         .chunks_exact(8)
-        .zip((0..).step_by(8))
-        .for_each(|(bytes, offset)| hasher.write_u64(word(bytes) & !free.bits(offset)));
+        .zip((page.start..).step_by(8))
+        .for_each(|(bytes, at)| hasher.write_u64(word(bytes) & !free.bits(at)));
     hasher.finish()
 }
 
@@ -265,18 +285,19 @@ enum Free {
     Nothing,
     /// Of entries in tables: the CPU itself sets them.
     AccessedAndDirty,
-    /// Of a memory map with this stride.
+    /// Of a memory map at this address, with this stride.
     VirtualStart {
+        map: u64,
         stride: u64,
     },
 }
 
 impl Free {
-    /// The bits of the word at an offset.
-    fn bits(self, offset: u64) -> u64 {
+    /// The bits of the word at an address.
+    fn bits(self, at: u64) -> u64 {
         match self {
             Self::AccessedAndDirty => bits::A | bits::D,
-            Self::VirtualStart { stride } if offset % stride == VIRTUAL_START => u64::MAX,
+            Self::VirtualStart { map, stride } if at.wrapping_sub(map) % stride == VIRTUAL_START => u64::MAX,
             Self::VirtualStart { .. } | Self::Nothing => 0,
         }
     }
@@ -291,6 +312,7 @@ mod tests {
 
     use super::*;
     use crate::guest::{Image, Placement, Strides};
+    use crate::machine::Backing;
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
@@ -387,6 +409,30 @@ mod tests {
         assert_eq!(change(0x30_0018, 1 << 63), Some((0x30_0000, None)));
         assert_eq!(change(0x30_0018, 0), None);
         assert_eq!(change(memory.end() - 8, 1), Some((memory.end() - PAGE_BYTES, None)));
+    }
+
+    /// Of pages that lie apart, what is between them is not kept, and is looked at.
+    #[test]
+    fn a_change_is_seen_in_what_was_touched_and_between_it() {
+        const PAGES: u64 = 64;
+        let at = |page: u64| 0x10_0000 + page * PAGE_BYTES + 8;
+        for backing in [Backing::that_tells_touched(PAGES * PAGE_BYTES), Backing::new(PAGES * PAGE_BYTES)] {
+            let memory = OwnMemory::on(backing.unwrap(), 0x10_0000, PAGES * PAGE_BYTES);
+            assert!([3, 40].into_iter().all(|page| memory.write_u64(at(page), 5)));
+            let all = memory.base()..memory.end();
+            let mut snapshot = Snapshot::take(&memory, [(all, Free::Nothing)]);
+            let kept = |stretch: &Rc<Stretch>| (stretch.zeros - stretch.range.start) / PAGE_BYTES;
+            let kept: u64 = snapshot.stretches.iter().map(kept).sum();
+            assert_eq!(kept, if memory.backing().tells_touched() { 2 } else { PAGES });
+            for page in [0, 3, 20, 40, 63] {
+                assert_eq!(snapshot.first_change(&memory).map(|change| change.at), None);
+                let was = memory.read_u64(at(page)).unwrap();
+                assert!(memory.write_u64(at(page), 7));
+                let seen = snapshot.first_change(&memory).unwrap();
+                assert_eq!((seen.at, seen.words), (at(page), Some([was, 7])));
+                snapshot.renew(&memory);
+            }
+        }
     }
 
     #[test]

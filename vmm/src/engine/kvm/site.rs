@@ -69,7 +69,8 @@ impl Site {
             return Ok(kernel);
         }
         let memory = match self.placement.sizes.total() {
-            ..=USUAL_BYTES => Backing::that_tells_touched(USUAL_BYTES)?,
+            // Of two sizes, so that the next map's fits.
+            bytes @ ..=MOST_KEPT => Backing::that_tells_touched(bytes.next_power_of_two().max(MOST_KEPT / 2))?,
             bytes => Backing::new(bytes)?,
         };
         Ok(Kernel::new(self.image, memory, self.placement))
@@ -90,9 +91,9 @@ impl Site {
     }
 }
 
-/// Bytes of a guest's memory that is kept: enough for most maps. The system is to tell what was touched of it, and lets every
-/// process lock 8 MiB, half of which engine walker may have.
-const USUAL_BYTES: u64 = 2 << 20;
+/// Bytes of a guest's memory that is kept, at most: enough for most maps, at two addresses for each region, too. The system is
+/// to tell what was touched of it, and lets every process lock 8 MiB, half of which engine walker may have.
+const MOST_KEPT: u64 = 4 << 20;
 
 /// Firmware as the job wants it; or why no runtime service is called.
 pub(super) fn firmware(job: &Job<'_>, cpu: &Cpu) -> (Option<Firmware>, Option<String>) {
