@@ -411,6 +411,22 @@ mod tests {
         assert_eq!(change(memory.end() - 8, 1), Some((memory.end() - PAGE_BYTES, None)));
     }
 
+    /// A page may begin anywhere in a descriptor.
+    #[test]
+    fn virtual_start_is_free_in_a_large_map_too() {
+        const STRIDE: u64 = 48;
+        let memory = OwnMemory::new(0x10_0000, MOST_KEPT + PAGE_BYTES).unwrap();
+        let map = memory.base();
+        let free = Free::VirtualStart { map, stride: STRIDE };
+        let snapshot = Snapshot::take(&memory, [(map..memory.end(), free)]);
+        assert!(!snapshot.is_small());
+        let descriptor = map + 200 * STRIDE;
+        assert!(memory.write_u64(descriptor + VIRTUAL_START, 1));
+        assert!(snapshot.first_change(&memory).is_none());
+        assert!(memory.write_u64(descriptor + VIRTUAL_START + 8, 1));
+        assert_eq!(snapshot.first_change(&memory).map(|change| change.at), Some(descriptor & !(PAGE_BYTES - 1)));
+    }
+
     /// Of pages that lie apart, what is between them is not kept, and is looked at.
     #[test]
     fn a_change_is_seen_in_what_was_touched_and_between_it() {
