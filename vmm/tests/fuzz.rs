@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// That of this build, or another one, as of a release.
 fn efibed(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
+    let program = std::env::var_os("EFIBED_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_efibed").into());
+    let mut command = Command::new(program);
     command.args(arguments);
     command
 }
@@ -107,6 +109,18 @@ fn a_campaign_of_one_process_can_be_repeated() {
     });
     assert_eq!(first, second);
     assert_ne!(first, other);
+}
+
+/// Counters are there, and maps reach more of them.
+#[test]
+fn what_the_layouts_run_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let covered = |runs: &str| {
+        let out = folder.path().join(runs);
+        json(&campaign(&out, &["--layout", "window", "--runs", runs]).output().unwrap())["covered"].as_u64().unwrap()
+    };
+    let [one, many] = ["1", "1000"].map(covered);
+    assert!(0 < one && one + 10 < many, "{one} {many}");
 }
 
 #[test]
