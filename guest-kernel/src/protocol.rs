@@ -151,7 +151,7 @@ pub struct Command {
     pub op: u64,
     /// Its arguments.
     pub args: [u64; 6],
-    /// What it returned.
+    /// What it returned, if its kind returns something.
     pub result: u64,
 }
 

@@ -8,6 +8,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use super::are_in_order;
 use crate::protocol::{Command, HANDOVER_DONE, Mailbox, Op, PORT};
 
 unsafe extern "C" {
@@ -15,20 +16,19 @@ unsafe extern "C" {
     pub(super) safe fn efibed_batches() -> !;
 }
 
-/// In the order of the table.
-const _: () = assert!(
-    Op::LoadRoot as u64 == 0
-        && Op::Call as u64 == 1
-        && Op::OddCall as u64 == 2
-        && Op::Sweep as u64 == 3
-        && Op::Probe as u64 == 4
-        && Op::Try as u64 == 5
-);
+const _: () = assert!(are_in_order(&[
+    Op::LoadRoot as u64,
+    Op::Call as u64,
+    Op::OddCall as u64,
+    Op::Sweep as u64,
+    Op::Probe as u64,
+    Op::Try as u64,
+]));
 
 global_asm!(
     ".section .rodata.efibed_batch, \"a\"",
     ".balign 8",
-    "efibed_ops: .quad efibed_load_root, efibed_call, efibed_odd_call, efibed_sweep, efibed_probe, efibed_try",
+    "efibed_ops: .quad efibed_load_root, efibed_call, efibed_call, efibed_sweep, efibed_probe, efibed_try",
     "",
     ".section .text.efibed_batch, \"ax\"",
     ".globl efibed_batches, efibed_next_command, efibed_command_done",

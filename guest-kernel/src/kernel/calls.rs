@@ -13,11 +13,10 @@ use crate::protocol::{Command, EFI_ABORTED, EFI_UNSUPPORTED, Mailbox, OddCall, O
 
 global_asm!(
     ".section .text.efibed_calls, \"ax\"",
-    // All calls in a row are carried out here: what comes after a service was abandoned has a loop of its own, and no other
+    // All calls in a row, odd or not, are carried out here: what comes after a service was abandoned has a loop of its own, and no other
     // call asks. What lies between two calls needs no register but RSP: a service that was abandoned has left others.
-    ".globl efibed_call, efibed_odd_call",
+    ".globl efibed_call",
     "efibed_call:",
-    "efibed_odd_call:",
     // Room for the four arguments in registers, the fifth behind it, then the command, and RSP a multiple of 16 (UEFI 2.10,
     // 2.3.4.2).
     "sub rsp, 48",

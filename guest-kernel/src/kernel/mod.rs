@@ -38,6 +38,18 @@ extern "C" fn efibed_main() -> ! {
     batch::efibed_batches()
 }
 
+/// Whether these are the places in a table, from the first on: the assembler's tables know no enums.
+const fn are_in_order(places: &[u64]) -> bool {
+    let mut place = 0;
+    while place < places.len() {
+        if places[place] != place as u64 {
+            return false;
+        }
+        place += 1;
+    }
+    true
+}
+
 fn hand_over(code: u32) {
     compiler_fence(Ordering::SeqCst);
     // SAFETY: a write to the hand-over port stops the CPU until the host has read and written the mailbox.

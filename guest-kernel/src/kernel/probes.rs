@@ -10,20 +10,20 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use super::are_in_order;
 use crate::protocol::{
     Command, Fault, MAX_FAULTS, Mailbox, PROBE_DONE, Probe, ProbeKind, SWEEP_BLOCK, SWEEP_GROUP, Sweep, USER_BASE,
     selector,
 };
 
-/// In the order of the tables.
-const _: () = assert!(
-    ProbeKind::Read as u64 == 0
-        && ProbeKind::Write as u64 == 1
-        && ProbeKind::Fetch as u64 == 2
-        && ProbeKind::UserRead as u64 == 3
-        && ProbeKind::UserWrite as u64 == 4
-        && ProbeKind::UserFetch as u64 == 5
-);
+const _: () = assert!(are_in_order(&[
+    ProbeKind::Read as u64,
+    ProbeKind::Write as u64,
+    ProbeKind::Fetch as u64,
+    ProbeKind::UserRead as u64,
+    ProbeKind::UserWrite as u64,
+    ProbeKind::UserFetch as u64,
+]));
 
 /// The assembler's loops name pairs and groups one by one, and divide by the length of a record.
 const _: () = assert!(SWEEP_GROUP == 5 && SWEEP_BLOCK == 8 && size_of::<Fault>().is_power_of_two());
@@ -101,7 +101,8 @@ global_asm!(
     "pop rbp",
     "jmp efibed_next_command",
     "",
-    // The handler of faults relies on the seven bytes of a store to a pair, of which the last four are how far from RDI it is, and on the three bytes of a store to one page.
+    // The handler of faults relies on the seven bytes of a store to a pair, of which the last four are how far from RDI it is,
+    // and on the three bytes of a store to one page.
     ".macro efibed_sweep_pair group, pair",
     "mov [rdi + 8192 * (\\group * {group} + \\pair) + 4094 - \\pair], rax",
     ".endm",

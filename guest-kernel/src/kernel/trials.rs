@@ -18,21 +18,21 @@ use core::mem::offset_of;
 
 use efibed_stub::rflags;
 
+use super::are_in_order;
 use crate::protocol::{Command, TRIAL_ARRAY, TRIAL_USER, TrialKind, USER_BASE, selector};
 
-/// In the order of the tables.
-const _: () = assert!(
-    TrialKind::Read as u64 == 0
-        && TrialKind::Write as u64 == 1
-        && TrialKind::Fetch as u64 == 2
-        && TrialKind::StackRead as u64 == 3
-        && TrialKind::StackWrite as u64 == 4
-        && TrialKind::Implicit as u64 == 5
-        && TrialKind::BareEntries as u64 == 6
-        && TrialKind::BareRead as u64 == 7
-        && TrialKind::BareWrite as u64 == 8
-        && TrialKind::BareFetch as u64 == 9
-);
+const _: () = assert!(are_in_order(&[
+    TrialKind::Read as u64,
+    TrialKind::Write as u64,
+    TrialKind::Fetch as u64,
+    TrialKind::StackRead as u64,
+    TrialKind::StackWrite as u64,
+    TrialKind::Implicit as u64,
+    TrialKind::BareEntries as u64,
+    TrialKind::BareRead as u64,
+    TrialKind::BareWrite as u64,
+    TrialKind::BareFetch as u64,
+]));
 
 global_asm!(
     ".section .text.efibed_trials, \"ax\"",

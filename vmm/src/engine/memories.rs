@@ -58,11 +58,11 @@ impl Memories {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The memory of a size that was used last. After a fork, those of the parent tell nothing.
+    /// The memory of a size that was used last.
     fn waiting(&self, size: u64) -> Option<Idle> {
         let mut idle = self.idle();
         let last = idle.iter().rposition(|idle| idle.backing.bytes() == size)?;
-        Some(idle.remove(last)).filter(|idle| idle.backing.tells_touched())
+        Some(idle.remove(last))
     }
 
     /// Takes the memory of a run back.

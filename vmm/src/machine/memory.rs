@@ -167,7 +167,7 @@ impl Backing {
     }
 
     /// The parts of a range, in whole pages, that may have been touched since the memory was new: they are there to be read. All
-    /// else is zeros. Where the system does not tell, that is the whole range. Not for a child of the process that reserved it.
+    /// else is zeros. Where the system does not tell, that is the whole range.
     pub fn touched(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let start = range.start & !(PAGE_BYTES - 1);
         let end = range.end.min(self.bytes()).next_multiple_of(PAGE_BYTES);
@@ -180,7 +180,7 @@ impl Backing {
             return iter::once(start..end).collect();
         }
         let mut pages = vec![0_u8; ((end - start) / PAGE_BYTES) as usize];
-        let tells = self.tells_touched_to.is_some() && {
+        let tells = self.tells_touched() && {
             let at = self.host_address().wrapping_add(start as usize);
             // SAFETY: there is a byte for each page of the range, which is a part of this mapping.
             unsafe { libc::mincore(at.cast(), (end - start) as usize, pages.as_mut_ptr()) == 0 }
