@@ -29,7 +29,9 @@ pub struct Change {
 impl Snapshot {
     /// The kernel's tables. Of their room only what is in use was ever written to.
     pub fn kernels_tables(case: &Case) -> Self {
-        Self::in_use(&case.memory, case.placement.boot_tables(), case.boot_tables_end())
+        let (range, end) = (case.placement.boot_tables(), case.boot_tables_end());
+        let is_kept = end - range.start <= MOST_KEPT;
+        Self { stretches: vec![Rc::new(Stretch::new(&case.memory, range, end, Free::AccessedAndDirty, is_kept))] }
     }
 
     /// What mapping code finds and must leave alone: the kernel's tables, all of the memory map except for VirtualStart, and
@@ -65,21 +67,9 @@ impl Snapshot {
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
     pub fn tables(case: &Case, pages: u64, kernels_tables: &Self) -> Self {
-        /// So few are copied as fast as the system is asked, which of them were touched.
-        const FEW: u64 = 64;
         let pool = case.placement.pool();
-        let pages = pages.min((pool.end - pool.start) / PAGE_BYTES);
-        let range = pool.start..pool.start + pages * PAGE_BYTES;
-        kernels_tables.and(match pages {
-            ..=FEW => Self::in_use(&case.memory, range.clone(), range.end),
-            _ => Self::take(&case.memory, [(range, Free::AccessedAndDirty)]),
-        })
-    }
-
-    /// Tables, of whose room what lies from `end` on holds zeros.
-    fn in_use(memory: &OwnMemory, range: Range<u64>, end: u64) -> Self {
-        let is_kept = end - range.start <= MOST_KEPT;
-        Self { stretches: vec![Rc::new(Stretch::new(memory, range, end, Free::AccessedAndDirty, is_kept))] }
+        let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
+        kernels_tables.and(Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]))
     }
 
     /// The same stretches as they are now.
