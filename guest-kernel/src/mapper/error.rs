@@ -30,6 +30,12 @@ pub enum MapError {
     },
     /// Something else, which the mapper's log says: see [`MapContext::fail`](super::MapContext::fail).
     Failed,
+    /// It panicked where it was carried out, and nothing unwinds from there: see [`Elsewhere`](super::Elsewhere).
+    #[doc(hidden)]
+    Panicked {
+        /// Where in the log its account begins.
+        account: u64,
+    },
 }
 
 /// How a mapper's phase ended. What is not `Done` is a [`MapError`].
@@ -68,6 +74,7 @@ impl MapError {
             Self::AddressSpaceFull { index } => (MapStatus::AddressSpaceFull, index as u64),
             Self::TooManyRegions { index } => (MapStatus::TooManyRegions, index as u64),
             Self::Failed => (MapStatus::Failed, 0),
+            Self::Panicked { account } => (MapStatus::Panicked, account),
         }
     }
 
@@ -81,6 +88,7 @@ impl MapError {
             Self::AddressSpaceFull { index },
             Self::TooManyRegions { index },
             Self::Failed,
+            Self::Panicked { account: detail },
         ]
         .into_iter()
         .find(|error| error.to_status().0 as u64 == status)
@@ -96,6 +104,7 @@ impl fmt::Display for MapError {
             Self::AddressSpaceFull { index } => write!(f, "no virtual addresses are left for descriptor {index}"),
             Self::TooManyRegions { index } => write!(f, "the virtual map has no room for descriptor {index}"),
             Self::Failed => f.write_str("the mapper gave up; its log says why"),
+            Self::Panicked { .. } => f.write_str("the mapper panicked; its log says where"),
         }
     }
 }

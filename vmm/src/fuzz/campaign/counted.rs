@@ -1,9 +1,11 @@
 //! The built-in layouts, in code that counts what it runs. `build.rs` compiles them a second time: see `efibed_guest::build`.
 
+use std::sync::{Mutex, PoisonError};
+
 use efibed_guest::mapper::{Elsewhere, MapRequest, MapResult, Step};
 use efibed_guest::{Layout, LayoutMapper, LeafRule, Mapper};
 
-unsafe extern "C-unwind" {
+unsafe extern "C" {
     /// In guest-kernel's `layouts/door.rs`.
     fn efibed_counted_layout(
         layout: usize,
@@ -14,11 +16,13 @@ unsafe extern "C-unwind" {
     );
 }
 
-/// What such a mapper does, natively, in code that counts.
+/// What such a mapper does, natively, in code that counts. One thread at a time.
 pub fn layout(mapper: LayoutMapper) -> impl Mapper + Clone + Send + Sync + 'static {
+    static TURN: Mutex<()> = Mutex::new(());
     let layout = place(Layout::ALL, mapper.layout);
     let leaf_rule = place(LeafRule::ALL, mapper.leaf_rule);
     Elsewhere(move |step: Step, request: &MapRequest, result: &mut MapResult| {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the request is one of `carry_out`'s, whose caller vouches for it, and the context that it made of it waits.
         unsafe { efibed_counted_layout(layout, leaf_rule, step == Step::Finish, request, result) }
     })
@@ -33,6 +37,7 @@ fn place<T: PartialEq>(all: &[T], value: T) -> usize {
 mod tests {
     use super::super::counters;
     use super::*;
+    use crate::check::Rule;
     use crate::memory_map::synthesize::{Class, synthesize};
     use crate::memory_map::{MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType};
     use crate::{EngineName, Scenario, TestBed};
@@ -62,6 +67,21 @@ mod tests {
             }
         }
         assert!(counters::count() > 100, "the layouts have no counters");
+    }
+
+    /// Nothing unwinds from there.
+    #[test]
+    fn a_panic_there_is_a_panic_of_the_mapping_code() {
+        let _turn = counters::turn();
+        let absent = Elsewhere(|step: Step, request: &MapRequest, result: &mut MapResult| {
+            // SAFETY: as in `layout`.
+            unsafe { efibed_counted_layout(99, 0, step == Step::Finish, request, result) }
+        });
+        let scenario = Scenario::new(MemoryMap::from_descriptors("", Vec::new())).mapper(absent);
+        let report = TestBed::without_kvm().run(&scenario.engine(EngineName::Walker)).unwrap();
+        let [finding] = &report.findings[..] else { panic!("{report}") };
+        let account = "index out of bounds: the len is 5 but the index is 99";
+        assert!(finding.rule == Rule::GuestPanic && finding.message.contains(account), "{report}");
     }
 
     /// Other maps, other counters: what a campaign is steered by.
