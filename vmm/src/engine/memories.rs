@@ -2,7 +2,8 @@
 //!
 //! The memory of a small map costs more than all else that is done with the map, if it is new: the system gives and takes back
 //! page by page. So it is kept from run to run, and zeroed where the last run is known to have written. That is not believed:
-//! of everything else the system tells what was ever touched, and one byte of it that is not zero is the end of that memory.
+//! of everything else that the next run has for itself the system tells what was ever touched, and one byte of it that is not
+//! zero is the end of that memory.
 //!
 //! This is done when the memory is taken, not when it is given back. So it also finds what somebody wrote in between: a thread
 //! that mapping code has left behind, which it must not.
@@ -10,7 +11,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::guest::{Case, OwnMemory, PAGE_BYTES};
+use crate::guest::{Case, OwnMemory, PAGE_BYTES, Placement};
 use crate::machine::{Backing, BackingError};
 
 /// The memories of one bed.
@@ -31,18 +32,21 @@ const MOST_TOUCHED: u64 = 512;
 const MAX_IDLE: usize = 16;
 
 impl Memories {
-    /// Zeros at `base`.
-    pub fn take(&self, base: u64, bytes: u64) -> Result<OwnMemory, BackingError> {
+    /// Memory for a guest without a kernel: zeros behind where that would be.
+    pub fn take(&self, placement: &Placement) -> Result<OwnMemory, BackingError> {
+        let bytes = placement.sizes.total();
         if bytes > *BYTES.end() {
-            return OwnMemory::new(base, bytes);
+            return OwnMemory::new(placement.base, bytes);
         }
-        // Of few sizes, so that the next map's fits; no larger than that: the system looks at every page of it.
+        // Of few sizes, so that the next map's fits.
         let size = bytes.next_power_of_two().max(*BYTES.start());
-        let backing = match self.waiting(size).and_then(Idle::cleaned) {
+        // The system looks at every page that it is asked about.
+        let used = placement.sizes.image..bytes;
+        let backing = match self.waiting(size).and_then(|idle| idle.cleaned(used)) {
             Some(backing) => backing,
             None => self.fresh(size)?,
         };
-        Ok(OwnMemory::on(backing, base, bytes))
+        Ok(OwnMemory::on(backing, placement.base, bytes))
     }
 
     /// A new one. If the system locks no more, those of other sizes go.
@@ -88,10 +92,10 @@ struct Idle {
 }
 
 impl Idle {
-    /// The memory as zeros; None: something in it is not.
-    fn cleaned(self) -> Option<Arc<Backing>> {
+    /// The memory, with zeros where it will be used; None: something there is not.
+    fn cleaned(self, used: Range<u64>) -> Option<Arc<Backing>> {
         let Self { backing, written } = self;
-        let touched = backing.touched(0..backing.bytes());
+        let touched = backing.touched(used);
         let pages: u64 = touched.iter().map(|part| (part.end - part.start) / PAGE_BYTES).sum();
         written.iter().for_each(|range| backing.zero(range.clone()));
         let mut rest = touched.iter().flat_map(|part| outside(part, &written));
@@ -115,7 +119,7 @@ mod tests {
     use efibed_guest::mapper::CpuAbilities;
 
     use super::*;
-    use crate::guest::{Image, Kernel, Placement, Strides};
+    use crate::guest::{Image, Kernel, Sizes, Strides};
     use crate::memory_map::MemoryMap;
     use crate::mmu::Paging;
 
@@ -126,7 +130,7 @@ mod tests {
         let image = Image::built_in().unwrap();
         let sizes = Case::sizes(image, &map, Strides::default(), 0, pool, 0);
         let placement = Placement::find(&map, sizes, 1 << 36, &[]).unwrap();
-        let memory = memories.take(placement.base, sizes.total()).unwrap();
+        let memory = memories.take(&placement).unwrap();
         let paging = Paging::default();
         let kernel = Kernel::left_out(image, memory, placement);
         let case = Case::beside(&kernel, &map, Strides::default(), &[], &paging).unwrap();
@@ -144,12 +148,19 @@ mod tests {
     }
 
     fn after_with(pool: u64, write: impl Fn(&Case)) -> Option<Arc<Backing>> {
+        let to_its_end = |run: &Case| run.memory.backing().bytes();
+        after_for(pool, write, to_its_end)
+    }
+
+    /// The same for a run that will use the memory up to an end.
+    fn after_for(pool: u64, write: impl Fn(&Case), end: impl Fn(&Case) -> u64) -> Option<Arc<Backing>> {
         let memories = Memories::default();
         let run = patiently(|| Some(case(&memories, pool)).filter(tells));
         write(&run);
+        let used = run.placement.sizes.image..end(&run);
         memories.give_back(run);
         let idle = memories.idle.lock().unwrap().pop().expect("it was given back");
-        idle.cleaned()
+        idle.cleaned(used)
     }
 
     /// Whether this process may lock one memory at all.
@@ -225,15 +236,16 @@ mod tests {
             return;
         }
         let at = |place: fn(&Case) -> u64| after(move |run| assert!(run.memory.write(place(run), &[1]))).is_some();
-        assert!(!at(|run| run.memory.base()), "there is no kernel");
         assert!(!at(|run| run.placement.memory_map().end - 1));
         assert!(!at(|run| run.placement.virtual_map().start));
         assert!(!at(|run| run.placement.desk().end - 1));
         assert!(!at(|run| run.placement.boot_tables().end - 1));
         assert!(!at(|run| run.placement.pool().end - 1));
-        // Past the memory of this guest, and nowhere.
-        let past = after(|run| assert!(run.memory.backing().write(run.placement.sizes.total(), &[1])));
-        assert!(past.is_none());
+        assert!(at(|run| run.placement.image().end - 1), "nobody looks where the kernel would be");
+        // Past the memory of this guest, for one that is larger and for another like it; and nowhere.
+        let past = |run: &Case| assert!(run.memory.backing().write(run.placement.sizes.total(), &[1]));
+        assert!(after(past).is_none());
+        assert!(after_for(16, past, |run| run.placement.sizes.total()).is_some());
         assert!(after(|_| {}).is_some());
     }
 
@@ -256,7 +268,11 @@ mod tests {
     #[test]
     fn a_memory_is_for_maps_that_need_as_much() {
         let memories = Memories::default();
-        let bytes = |needed: u64| memories.take(0x10_0000, needed).unwrap().backing().bytes();
+        let nothing = Sizes { read_only: 0, image: 0, memory_map: 0, attributes: 0, desk: 0, boot_tables: 0, pool: 0 };
+        let bytes = |needed: u64| {
+            let sizes = Sizes { pool: needed, ..nothing };
+            memories.take(&Placement { base: 0x10_0000, sizes }).unwrap().backing().bytes()
+        };
         let [small, large] = [*BYTES.start(), *BYTES.end()];
         assert_eq!(
             [1, small, small + 1, large, large + 1].map(bytes),

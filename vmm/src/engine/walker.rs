@@ -51,7 +51,7 @@ pub fn run_and_look(
         Err(no_room) => return Ok(reports::without_room(job, report, input, &no_room)),
     };
     reports::file_input(job, &mut report, input);
-    let memory = memories.take(placement.base, placement.sizes.total()).map_err(LoadError::from)?;
+    let memory = memories.take(&placement).map_err(LoadError::from)?;
     let kernel = Kernel::left_out(image, memory, placement);
     let case = Case::beside(&kernel, job.map, job.strides(), &[], &paging).map_err(LoadError::from)?;
     report.timing.build = start.elapsed();
