@@ -110,7 +110,9 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         let course = engine.course();
         course.tamper(Moment::AfterFinish, tables.root);
         let owed = expectation.finished(&question).on(&course.tables_at(tables.root), &course.budget);
-        let is_new = tables.root != root || course.tables.first_change(&case.memory).is_some();
+        // Mapping code was just found to have left the kernel's tables alone, or they were renewed.
+        let changed_since = course.tables.first_change_beside(&course.kernels_tables, &case.memory);
+        let is_new = tables.root != root || changed_since.is_some();
         if E::LOADS_TABLES {
             course.tables = Snapshot::tables(case, tables.table_pages, &course.kernels_tables);
         }

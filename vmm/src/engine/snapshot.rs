@@ -2,6 +2,7 @@
 //! been judged.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::iter;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -9,7 +10,7 @@ use efibed_guest::protocol::IST_BYTES;
 
 use crate::check::Phase;
 use crate::guest::{Case, MappedTables, OwnMemory, PAGE_BYTES};
-use crate::mmu::bits;
+use crate::mmu::{Pa, TableMemory as _, bits};
 
 /// Stretches of a guest's memory, and what was in them.
 #[derive(Debug, Default)]
@@ -80,12 +81,19 @@ impl Snapshot {
 
     /// Whether it is compared in no time.
     pub fn is_small(&self) -> bool {
-        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Copy(_)))
+        self.stretches.iter().all(|stretch| matches!(stretch.before, Before::Pages(_)))
     }
 
     /// The first word that has changed.
     pub fn first_change(&self, memory: &OwnMemory) -> Option<Change> {
         self.first_change_by(memory, &Touched::in_all(memory, self.rooms()))
+    }
+
+    /// The same of what is in this one alone.
+    pub fn first_change_beside(&self, other: &Self, memory: &OwnMemory) -> Option<Change> {
+        let is_others = |stretch: &Rc<Stretch>| other.stretches.iter().any(|others| Rc::ptr_eq(stretch, others));
+        let own = self.stretches.iter().filter(|stretch| !is_others(stretch)).cloned();
+        Self { stretches: own.collect() }.first_change(memory)
     }
 
     fn first_change_by(&self, memory: &OwnMemory, touched: &Touched) -> Option<Change> {
@@ -139,7 +147,7 @@ impl Touched {
     }
 
     /// The pages of one of the ranges.
-    fn pages(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    fn pages(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'_> {
         let Range { start, end } = *range;
         self.0.iter().flat_map(move |part| pages(&(part.start.max(start)..part.end.min(end))))
     }
@@ -148,15 +156,11 @@ impl Touched {
 /// Bytes of a page.
 const CHUNK: usize = PAGE_BYTES as usize;
 
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
-
-static ZEROS: [u8; CHUNK] = [0; CHUNK];
-
 /// Of more bytes in a range only a digest of each page is kept. That there is a change is known as surely; what was there is
 /// not.
 const MOST_KEPT: u64 = 8 << 20;
 
+/// Whole pages.
 #[derive(Debug)]
 struct Stretch {
     range: Range<u64>,
@@ -171,8 +175,8 @@ struct Stretch {
 #[derive(Debug)]
 enum Before {
     /// All of it.
-    Copy(Vec<u8>),
-    /// One for each page.
+    Pages(Pages),
+    /// A digest of each page.
     Digests(Vec<u64>),
 }
 
@@ -192,58 +196,91 @@ impl Stretch {
     /// Of a range that holds zeros from an address on. What comes before is kept, or a digest of each of its pages.
     fn new(memory: &OwnMemory, range: Range<u64>, zeros: u64, free: Free, is_kept: bool) -> Self {
         let used = range.start..zeros;
-        let copy = if is_kept { memory.copy(used.clone()) } else { None };
-        let digests = || Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect());
-        Self { range, zeros, before: copy.map_or_else(digests, Before::Copy), free }
+        let before = match is_kept {
+            true => Before::Pages(Pages::of(memory, &used)),
+            false => Before::Digests(pages(&used).map(|page| digest(memory, page, free)).collect()),
+        };
+        Self { range, zeros, before, free }
     }
 
     fn first_change(&self, memory: &OwnMemory, touched: &Touched) -> Option<Change> {
         let used = self.range.start..self.zeros;
         let change = match &self.before {
-            // As a whole first, and page by page next: most of most tables stays as it is.
-            Before::Copy(before) if memory.equals(used.start, before) => None,
-            Before::Copy(before) => {
-                let before =
-                    |page: &Range<u64>| &before[(page.start - used.start) as usize..(page.end - used.start) as usize];
-                pages(&used).find_map(|page| self.first_of_page(before(&page), &page, memory))
-            }
+            Before::Pages(before) => before.first_change(&used, memory, self.free),
             Before::Digests(before) => pages(&used)
                 .zip(before)
                 .find(|(page, before)| digest(memory, page.clone(), self.free) != **before)
                 .map(|(page, _)| Change { at: page.start, words: None }),
         };
-        let behind = self.zeros..self.range.end;
-        let mut behind = touched.pages(&behind);
-        let zeros = |page: &Range<u64>| &ZEROS[..(page.end - page.start) as usize];
-        change.or_else(|| behind.find_map(|page| self.first_of_page(zeros(&page), &page, memory)))
+        let mut behind = touched.pages(&(self.zeros..self.range.end));
+        change.or_else(|| behind.find_map(|page| first_of_page(page.start, 0, &[], memory, self.free)))
+    }
+}
+
+/// What was in some pages, one after another. Most of most tables is zeros, and is not kept.
+#[derive(Debug)]
+struct Pages {
+    /// Of each page, which lines were not all zeros: bit n for line n.
+    in_use: Vec<u64>,
+    /// What was in those.
+    lines: Vec<Line>,
+}
+
+/// A line of the cache, of which a page has 64.
+type Line = [u64; 8];
+
+impl Pages {
+    fn of(memory: &OwnMemory, used: &Range<u64>) -> Self {
+        let in_use: Vec<_> = pages(used).map(|page| memory.lines_in_use(Pa(page.start))).collect();
+        let mut lines = Vec::with_capacity(in_use.iter().map(|in_use| in_use.count_ones() as usize).sum());
+        for (page, in_use) in pages(used).zip(&in_use) {
+            let at = each_line(*in_use).map(|nth| line_at(page.start, nth));
+            lines.extend(at.map(|at| memory.read_line(at).unwrap_or_default()));
+        }
+        Self { in_use, lines }
     }
 
-    /// The first word of a page that is not what it was.
-    fn first_of_page(&self, before: &[u8], page: &Range<u64>, memory: &OwnMemory) -> Option<Change> {
-        if memory.equals(page.start, before) {
-            return None;
-        }
-        let mut lines = before.chunks(LINE).zip((page.start..).step_by(LINE));
-        lines.find_map(|(before, at)| self.first_of_line(before, at, memory))
-    }
-
-    /// Most of a page in which a bit has changed is what it was.
-    fn first_of_line(&self, before: &[u8], at: u64, memory: &OwnMemory) -> Option<Change> {
-        if memory.equals(at, before) {
-            return None;
-        }
-        let mut now = [0; LINE];
-        let now = &mut now[..before.len()];
-        // It is inside: it was read before.
-        let _ = memory.read(at, now);
-        let mut words = before.chunks(8).zip(now.chunks(8)).zip((at..).step_by(8));
-        words.find_map(|((before, now), at)| {
-            let (before, now) = (word(before), word(now));
-            let changed = before ^ now;
-            let is_change = changed != 0 && changed & !self.free.bits(at) != 0;
-            is_change.then_some(Change { at, words: Some([before, now]) })
+    fn first_change(&self, used: &Range<u64>, memory: &OwnMemory, free: Free) -> Option<Change> {
+        let mut rest = &self.lines[..];
+        pages(used).zip(&self.in_use).find_map(|(page, in_use)| {
+            let (lines, others) = rest.split_at_checked(in_use.count_ones() as usize)?;
+            rest = others;
+            first_of_page(page.start, *in_use, lines, memory, free)
         })
     }
+}
+
+/// The first word of a page that is not what it was: zeros except for the lines `in_use`, which were `before`.
+fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, free: Free) -> Option<Change> {
+    // Of a full page a glance says no more.
+    let now_in_use = if in_use == u64::MAX { in_use } else { memory.lines_in_use(Pa(page)) };
+    let mut before = before.iter();
+    each_line(in_use | now_in_use).find_map(|nth| {
+        let was = if in_use >> nth & 1 != 0 { before.next()? } else { &Line::default() };
+        let at = line_at(page, nth);
+        let now = memory.read_line(at).unwrap_or_default();
+        // Not by comparing arrays, which is a call.
+        let changed = was.iter().zip(now).fold(0, |bits, (was, now)| bits | was ^ now);
+        if changed == 0 { None } else { first_of_line(at, was, &now, free) }
+    })
+}
+
+fn first_of_line(line: u64, before: &Line, now: &Line, free: Free) -> Option<Change> {
+    let mut words = before.iter().zip(now).zip((line..).step_by(8));
+    words.find_map(|((before, now), at)| {
+        let is_change = (before ^ now) & !free.bits(at) != 0;
+        is_change.then_some(Change { at, words: Some([*before, *now]) })
+    })
+}
+
+/// The numbers of the bits that are set.
+fn each_line(in_use: u64) -> impl Iterator<Item = u64> {
+    let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
+    iter::successors(Some(in_use).filter(|bits| *bits != 0), rest).map(|bits| bits.trailing_zeros().into())
+}
+
+fn line_at(page: u64, nth: u64) -> u64 {
+    page.saturating_add(nth * size_of::<Line>() as u64)
 }
 
 /// The pages that a range has a part in, as much of each as it has.
@@ -439,6 +476,46 @@ mod tests {
                 snapshot.renew(&memory);
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_what_two_have_in_common_is_neithers_own() {
+        let memory = OwnMemory::new(0x10_0000, 2 * PAGE_BYTES).unwrap();
+        let page = |nth: u64| 0x10_0000 + nth * PAGE_BYTES;
+        let of_page = |nth: u64| Snapshot::take(&memory, [(page(nth)..page(nth + 1), Free::Nothing)]);
+        let mut common = of_page(0);
+        let both = common.and(of_page(1));
+        let own_change = |common: &Snapshot| both.first_change_beside(common, &memory).map(|change| change.at);
+        assert!(memory.write_u64(page(0) + 8, 1));
+        assert_eq!(
+            (own_change(&common), both.first_change(&memory).map(|change| change.at)),
+            (None, Some(page(0) + 8))
+        );
+        assert!(memory.write_u64(page(1) + 16, 1));
+        assert_eq!(own_change(&common), Some(page(1) + 16));
+        // What was renewed is another.
+        common.renew(&memory);
+        assert_eq!(own_change(&common), Some(page(0) + 8));
+    }
+
+    /// What was zeros, and what was not, in a page that is full and in one that is not.
+    #[test]
+    fn every_word_is_compared() {
+        let memory = OwnMemory::new(0x10_0000, 2 * PAGE_BYTES).unwrap();
+        let words = || (memory.base()..memory.end()).step_by(8);
+        for at in words().filter(|at| *at < 0x10_1000 || at % 192 == 0) {
+            assert!(memory.write_u64(at, at));
+        }
+        let snapshot = Snapshot::take(&memory, [(memory.base()..memory.end(), Free::Nothing)]);
+        for at in words() {
+            let was = memory.read_u64(at).unwrap();
+            for now in [was ^ 1 << 63, 0].into_iter().filter(|now| *now != was) {
+                assert!(memory.write_u64(at, now));
+                assert_eq!(snapshot.first_change(&memory), Some(Change { at, words: Some([was, now]) }));
+            }
+            assert!(memory.write_u64(at, was));
+        }
+        assert_eq!(snapshot.first_change(&memory), None);
     }
 
     #[test]

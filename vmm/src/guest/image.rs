@@ -159,6 +159,6 @@ fn header_from(words: [u64; size_of::<ImageHeader>() / 8]) -> Option<ImageHeader
         && header.read_only_end > IMAGE_BASE
         && header.end >= header.read_only_end
         && offset_of(header.end) <= IMAGE_BYTES
-        && [header.read_only_end, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
+        && [header.read_only_end, header.ist_top, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
     fits.then_some(header)
 }

@@ -73,11 +73,6 @@ impl OwnMemory {
         self.backing.copy(self.offset(range.start, bytes)?, bytes)
     }
 
-    /// Whether these are the bytes from `pa` on; false if there are not so many inside.
-    pub fn equals(&self, pa: u64, bytes: &[u8]) -> bool {
-        self.offset(pa, bytes.len() as u64).is_some_and(|offset| self.backing.equals(offset, bytes))
-    }
-
     /// Whether all bytes of a range are zero; false if they are not all inside.
     pub fn is_zero(&self, range: Range<u64>) -> bool {
         let bytes = range.end.saturating_sub(range.start);

@@ -111,13 +111,8 @@ impl Backing {
     /// Which of the 64 lines of a page are not all zeros, bit n for line n; None if there is no page at the offset.
     pub fn lines_in_use(&self, offset: u64) -> Option<u64> {
         let at = self.at(offset, PAGE_BYTES).filter(|_| offset.is_multiple_of(64))?;
-        let is_in_use = |nth: usize| {
-            let line = at.wrapping_add(64 * nth).cast::<[u64; 8]>();
-            // SAFETY: as for `read_line`, for a line of the page.
-            let line = unsafe { line.read() };
-            line.iter().fold(0, |bits, word| bits | word) != 0
-        };
-        Some((0..64).fold(0, |lines, nth| lines | u64::from(is_in_use(nth)) << nth))
+        // SAFETY: the page is inside of the mapping, which lives as long as this does, and begins at a multiple of 64.
+        Some(unsafe { lines_in_use(at.cast()) })
     }
 
     /// A copy of so many bytes from an offset on; None if they are not all inside.
@@ -145,8 +140,13 @@ impl Backing {
     /// Whether all bytes of a range are zero; false if they are not all inside.
     pub fn is_zero(&self, range: Range<u64>) -> bool {
         static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-        let end = range.end;
-        range.step_by(ZEROS.len()).all(|at| self.equals(at, &ZEROS[..(end - at).min(PAGE_BYTES) as usize]))
+        let Range { start, end } = range;
+        let pages = (start & !(PAGE_BYTES - 1)..end).step_by(ZEROS.len());
+        let mut parts = pages.map(|page| page.max(start)..end.min(page.saturating_add(PAGE_BYTES)));
+        parts.all(|part| match part.end - part.start {
+            PAGE_BYTES => self.lines_in_use(part.start) == Some(0),
+            bytes => self.equals(part.start, &ZEROS[..bytes as usize]),
+        })
     }
 
     /// Where so many bytes from an offset on are in this process; None if they are not all inside.
@@ -230,6 +230,46 @@ impl Backing {
         }
         Ok(())
     }
+}
+
+/// A page, line by line.
+type Page = [[u64; 8]; 64];
+
+/// Which of the lines of a page are not all zeros.
+///
+/// # Safety
+/// It is there to be read. A guest that writes to it meanwhile spoils the value and nothing else.
+unsafe fn lines_in_use(page: *const Page) -> u64 {
+    match is_x86_feature_detected!("avx2") {
+        // SAFETY: as the caller vouches; and the CPU has what it needs.
+        true => unsafe { lines_in_use_avx2(page) },
+        // SAFETY: as the caller vouches.
+        false => unsafe { lines_in_use_any(page) },
+    }
+}
+
+/// The same on registers of 32 bytes, which takes half the time.
+///
+/// # Safety
+/// As above.
+#[target_feature(enable = "avx2")]
+unsafe fn lines_in_use_avx2(page: *const Page) -> u64 {
+    // SAFETY: as the caller vouches.
+    unsafe { lines_in_use_any(page) }
+}
+
+/// The same on any CPU.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+unsafe fn lines_in_use_any(page: *const Page) -> u64 {
+    // From the last on: to shift by one is faster than by as many bits as the line's number says.
+    (0..64).rev().fold(0, |lines, nth| {
+        // SAFETY: as the caller vouches, for a line of the page.
+        let line = unsafe { (&raw const (*page)[nth]).read() };
+        lines << 1 | u64::from(line.iter().fold(0, |bits, word| bits | word) != 0)
+    })
 }
 
 /// Memory could not be reserved.
@@ -706,6 +746,23 @@ mod tests {
         );
         assert!(backing.equals(end - 2, &[0, 9]) && backing.equals(end, &[]));
         assert!(!backing.equals(end - 2, &[0, 8]) && !backing.equals(end - 1, &[9, 0]));
+    }
+
+    #[test]
+    fn each_byte_of_a_page_is_seen_in_its_line_on_any_cpu() {
+        let backing = Backing::new(PAGE_BYTES).unwrap();
+        let page: *const Page = backing.host_address().cast();
+        for byte in 0..PAGE_BYTES {
+            assert!(backing.write(byte, &[1 << (byte % 8)]));
+            let line = 1 << (byte / 64);
+            assert_eq!((backing.lines_in_use(0), backing.is_zero(0..PAGE_BYTES)), (Some(line), false), "{byte}");
+            // SAFETY: it is a page, and lives as long as the backing.
+            assert_eq!(unsafe { lines_in_use_any(page) }, line, "{byte}");
+            assert!(backing.write(byte, &[0]));
+        }
+        assert!(backing.is_zero(0..PAGE_BYTES));
+        assert!(backing.write(0, &[1; PAGE_BYTES as usize]));
+        assert_eq!(backing.lines_in_use(0), Some(u64::MAX));
     }
 
     #[test]
