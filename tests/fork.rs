@@ -5,16 +5,20 @@
 use std::time::Duration;
 
 use efibed::Pa;
-use efibed::unstable::machine::{Hypervisor, Internals, Machine, RunError};
+use efibed::unstable::machine::{Backing, Hypervisor, Internals, Machine, RunError};
 use efibed::{CpuidRequest, Layout, Scenario, TestBed};
 use efibed_tests::*;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
-    let trials: [Trial; 3] = [
+    let trials: [Trial; 4] = [
         trial("a_child_has_machines_of_its_own", Need::Kvm, a_child_has_machines_of_its_own),
         trial("a_bed_that_was_not_used_yet_works_in_a_child", Need::Kvm, a_bed_that_was_not_used_yet_works_in_a_child),
         trial("a_machine_runs_only_where_it_was_made", Need::Kvm, a_machine_runs_only_where_it_was_made),
+        Trial::test("what_was_touched_is_told_where_it_is_locked", || {
+            what_was_touched_is_told_where_it_is_locked();
+            Ok(())
+        }),
     ];
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     libtest_mimic::run(&arguments, trials.into()).exit();
@@ -58,6 +62,24 @@ fn a_machine_runs_only_where_it_was_made() {
     // It has no memory to run from, which is the answer that the parent gets.
     let ran = machine.session(Duration::from_secs(1)).unwrap().run();
     assert!(!matches!(ran, Err(RunError::OtherProcess { .. })), "{ran:?}");
+}
+
+/// A child has a copy of its parent's memory, and no lock on it.
+fn what_was_touched_is_told_where_it_is_locked() {
+    const BYTES: u64 = 64 << 12;
+    let touched =
+        |backing: &Backing| backing.touched(0..BYTES).into_iter().map(|part| part.end - part.start).sum::<u64>();
+    let backing = Backing::that_tells_touched(BYTES).unwrap();
+    assert!(backing.tells_touched(), "so little may be locked");
+    in_child(|| {
+        assert!(!backing.tells_touched() && touched(&backing) == BYTES);
+        let own = Backing::that_tells_touched(BYTES).unwrap();
+        in_child(|| assert!(!own.tells_touched() && !backing.tells_touched()));
+        assert!(own.tells_touched() && touched(&own) == 0);
+    });
+    assert!(backing.tells_touched() && touched(&backing) == 0);
+    assert!(backing.write(5 << 12, &[1]));
+    assert_eq!(touched(&backing), 1 << 12);
 }
 
 /// Runs something in a child, which must not panic.

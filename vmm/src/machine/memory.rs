@@ -22,8 +22,8 @@ use crate::mmu::Pa;
 #[derive(Debug)]
 pub struct Backing {
     region: MmapRegion,
-    /// The process in which the system can tell which pages were touched.
-    tells_touched_to: Option<u32>,
+    /// While it holds, the system can tell which pages were touched.
+    lock: Option<Lock>,
 }
 
 /// A stretch of guest-physical memory.
@@ -48,7 +48,7 @@ impl Backing {
         let whole_pages = bytes.checked_next_multiple_of(PAGE_BYTES);
         let size = whole_pages.and_then(|bytes| usize::try_from(bytes).ok());
         let region = MmapRegion::new(size.unwrap_or(usize::MAX)).map_err(failed)?;
-        Ok(Arc::new(Self { region, tells_touched_to: None }))
+        Ok(Arc::new(Self { region, lock: None }))
     }
 
     /// The same, of which the system tells what was touched ([`Self::touched`]), if it allows so much memory to be locked.
@@ -57,18 +57,14 @@ impl Backing {
     pub fn that_tells_touched(bytes: u64) -> Result<Arc<Self>, BackingError> {
         let mut backing = Self::new(bytes)?;
         if let Some(backing) = Arc::get_mut(&mut backing) {
-            let (at, size) = (backing.region.as_ptr(), backing.region.size());
-            // SAFETY: the range is this mapping. No byte of it is changed.
-            let is_locked = unsafe { libc::mlock2(at.cast(), size, libc::MLOCK_ONFAULT as _) } == 0;
-            // A child process has a copy of the memory, and no lock.
-            backing.tells_touched_to = is_locked.then(std::process::id);
+            backing.lock = Lock::of(&backing.region);
         }
         Ok(backing)
     }
 
     /// Whether the system tells what was touched of it.
     pub fn tells_touched(&self) -> bool {
-        self.tells_touched_to.is_some_and(|process| process == std::process::id())
+        self.lock.as_ref().is_some_and(Lock::holds)
     }
 
     /// Its length.
@@ -229,6 +225,35 @@ impl Backing {
             return Err(errno::Error::last());
         }
         Ok(())
+    }
+}
+
+/// That no page of a memory leaves it once it was touched. A child process has a copy of the memory, and no lock (mlock(2)). To be
+/// told so, it finds zeros in a page (MADV_WIPEONFORK, madvise(2)): to ask for the process's number each time is a call.
+#[derive(Debug)]
+struct Lock(MmapRegion);
+
+impl Lock {
+    /// None: the system does not lock so much, or is older than Linux 4.14.
+    fn of(memory: &MmapRegion) -> Option<Self> {
+        let page = MmapRegion::new(PAGE_BYTES as usize).ok()?;
+        // SAFETY: the range is this mapping.
+        let is_wiped = unsafe { libc::madvise(page.as_ptr().cast(), page.size(), libc::MADV_WIPEONFORK) } == 0;
+        let (at, size) = (memory.as_ptr(), memory.size());
+        // SAFETY: as above, of the other mapping. No byte of it is changed.
+        let is_locked = is_wiped && unsafe { libc::mlock2(at.cast(), size, libc::MLOCK_ONFAULT as _) } == 0;
+        let lock = is_locked.then_some(Self(page))?;
+        lock.mark().store(1, Ordering::Relaxed);
+        Some(lock)
+    }
+
+    fn holds(&self) -> bool {
+        self.mark().load(Ordering::Relaxed) != 0
+    }
+
+    fn mark(&self) -> &AtomicU64 {
+        // SAFETY: it is the beginning of a page that lives as long as this does, and nobody reads or writes otherwise.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().cast()) }
     }
 }
 
