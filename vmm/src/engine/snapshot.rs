@@ -252,8 +252,11 @@ impl Pages {
 
 /// The first word of a page that is not what it was: zeros except for the lines `in_use`, which were `before`.
 fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, free: Free) -> Option<Change> {
-    // Of a full page a glance says no more.
-    let now_in_use = if in_use == u64::MAX { in_use } else { memory.lines_in_use(Pa(page)) };
+    // A full page has none to pass over.
+    if in_use == u64::MAX && memory.holds(page, before.as_flattened()) {
+        return None;
+    }
+    let now_in_use = memory.lines_in_use(Pa(page));
     let mut before = before.iter();
     each_line(in_use | now_in_use).find_map(|nth| {
         let was = if in_use >> nth & 1 != 0 { before.next()? } else { &Line::default() };

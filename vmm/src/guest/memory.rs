@@ -112,17 +112,19 @@ impl OwnMemory {
     /// Puts a structure at `pa`; false if that is not all inside.
     #[must_use]
     pub fn write_object<T: Plain>(&self, pa: u64, object: &T) -> bool {
-        // SAFETY: a structure without padding, as its trait says: all of its bytes are initialised.
-        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(object).cast::<u8>(), size_of::<T>()) };
-        self.write(pa, bytes)
+        self.write(pa, bytes_of(std::slice::from_ref(object)))
     }
 
     /// Puts structures one after another from `pa` on; false if that is not all inside.
     #[must_use]
     pub fn write_objects<T: Plain>(&self, pa: u64, objects: &[T]) -> bool {
-        // SAFETY: as above, for each of them.
-        let bytes = unsafe { std::slice::from_raw_parts(objects.as_ptr().cast::<u8>(), size_of_val(objects)) };
-        self.write(pa, bytes)
+        self.write(pa, bytes_of(objects))
+    }
+
+    /// Whether these are at `pa`, one after another; false if that is not all inside.
+    pub fn holds<T: Plain>(&self, pa: u64, objects: &[T]) -> bool {
+        let bytes = bytes_of(objects);
+        self.offset(pa, bytes.len() as u64).is_some_and(|offset| self.backing.equals(offset, bytes))
     }
 
     /// Puts 8 bytes at `pa`; false outside.
@@ -137,6 +139,11 @@ impl OwnMemory {
         let offset = pa.checked_sub(self.base)?;
         (bytes <= self.bytes.checked_sub(offset)?).then_some(offset)
     }
+}
+
+fn bytes_of<T: Plain>(objects: &[T]) -> &[u8] {
+    // SAFETY: structures without padding, as their trait says: all of their bytes are initialised.
+    unsafe { std::slice::from_raw_parts(objects.as_ptr().cast::<u8>(), size_of_val(objects)) }
 }
 
 /// A structure that is passed through guest memory.
