@@ -255,7 +255,7 @@ impl Pages {
         read_own(&pages[..pages.len().min(room)], |(page, rights), bytes| {
             redirect(page, bytes);
             let phys = self.free.start;
-            if memory.write(phys, bytes) && space.map(memory, page, phys, 1, rights) {
+            if memory.write(phys, bytes) && space.map_unused(memory, page, phys, rights) {
                 self.free.start = phys.saturating_add(PAGE_BYTES);
                 self.copied.insert(page);
             }

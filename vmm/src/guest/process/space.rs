@@ -7,7 +7,7 @@ use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
 use super::super::stretch::{bytes_of, length, stretch};
 use super::super::{BootTables, Case, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::memory_map::page_of;
-use crate::mmu::Paging;
+use crate::mmu::{Paging, bits};
 
 /// What ring 3 may do with a page besides reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,11 +144,23 @@ impl Space {
     }
 
     /// Maps pages; false: there is no room for the tables.
+    ///
+    /// Their entries look used and written to. KVM without two-dimensional paging then has up to eight of them at hand once one is
+    /// touched, where each takes a fault otherwise: it foresees only entries with A, and lets nobody write where D is not set.
     pub fn map(&mut self, memory: &OwnMemory, virt: u64, phys: u64, pages: u64, rights: Rights) -> bool {
+        self.map_as(memory, virt, phys, pages, rights, bits::A | bits::D)
+    }
+
+    /// Maps a page of which its A bit is to tell whether it was used.
+    pub fn map_unused(&mut self, memory: &OwnMemory, virt: u64, phys: u64, rights: Rights) -> bool {
+        self.map_as(memory, virt, phys, 1, rights, bits::D)
+    }
+
+    fn map_as(&mut self, memory: &OwnMemory, virt: u64, phys: u64, pages: u64, rights: Rights, used: u64) -> bool {
         let write = if rights.write { flags::W } else { 0 };
         let no_execute = if rights.execute { 0 } else { self.no_execute };
         let mut tables = self.tables(memory);
-        let mapped = tables.map(self.root, virt, phys, pages, flags::P | flags::U | write | no_execute);
+        let mapped = tables.map(self.root, virt, phys, pages, flags::P | flags::U | write | no_execute | used);
         self.next = tables.next();
         mapped.is_ok()
     }
