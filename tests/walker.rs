@@ -182,6 +182,29 @@ fn a_stray_write_is_found_in_its_own_phase_and_once() {
     }
 }
 
+/// The word that was found in phase `map` is another in phase `finish`: that is no finding of its own, and what it does to the
+/// tables is.
+#[test]
+fn a_stray_write_where_one_was_before_is_judged() {
+    let mapper = Elsewhere(|step, request: &MapRequest, result: &mut MapResult| {
+        // SAFETY: as it was asked for.
+        unsafe { carry_out(&mut LayoutMapper::default(), step, request, result) };
+        // The entry that has the kernel's image below it.
+        let at = request.direct_map.wrapping_add(request.kernel_root + 511 * 8);
+        let entry: *mut u64 = std::ptr::with_exposed_provenance_mut(at as usize);
+        let bits = if step == Step::Map { 1 << 9 } else { 1 };
+        // SAFETY: it is memory, and a fault of the mapping code's to write there.
+        unsafe { entry.write(entry.read() ^ bits) };
+    });
+    let report = run(&Scenario::new(small_map(0x42)).mapper(mapper));
+    let found = |phase, is_stray| {
+        let findings = report.findings.iter().filter(move |finding| finding.phase == phase);
+        findings.filter(|finding| (finding.rule == Rule::StrayWrite) == is_stray).count()
+    };
+    assert_eq!((found(Phase::Map, true), found(Phase::Finish, true)), (1, 0), "{report}");
+    assert_ne!(found(Phase::Finish, false), 0, "{report}");
+}
+
 #[test]
 fn the_cpu_model_is_what_is_asked_for() {
     // All of this map lies below 2^31.

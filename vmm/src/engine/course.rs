@@ -110,7 +110,7 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         let course = engine.course();
         course.tamper(Moment::AfterFinish, tables.root);
         let owed = expectation.finished(&question).on(&course.tables_at(tables.root), &course.budget);
-        // Mapping code was just found to have left the kernel's tables alone, or they were renewed.
+        // The kernel's tables were looked at since, and those that had changed were renewed.
         let changed_since = course.tables.first_change_beside(&course.kernels_tables, &case.memory);
         let is_new = tables.root != root || changed_since.is_some();
         if E::LOADS_TABLES {
@@ -184,10 +184,10 @@ impl Course<'_> {
     /// A write of the mapping code where it must not write, at a physical address, is a finding; once, since what it wrote
     /// stays there.
     pub fn find_stray_write(&mut self, pa: u64) {
+        self.kernels_tables.renew(&self.case.memory);
         if self.stray_write.replace(pa) == Some(pa) {
             return;
         }
-        self.kernels_tables.renew(&self.case.memory);
         self.marks.push_worded(self.phase, Rule::StrayWrite, None, judging::stray_write(pa));
     }
 
