@@ -10,6 +10,7 @@ use efibed_guest::protocol::IST_BYTES;
 
 use crate::check::Phase;
 use crate::guest::{Case, MappedTables, OwnMemory, PAGE_BYTES};
+use crate::machine::pages;
 use crate::mmu::{Pa, TableMemory as _, bits};
 
 /// Stretches of a guest's memory, and what was in them.
@@ -132,8 +133,7 @@ pub fn first_nonzero(memory: &OwnMemory, range: Range<u64>) -> Option<u64> {
 fn first_nonzero_by(memory: &OwnMemory, range: &Range<u64>, touched: &Touched) -> Option<u64> {
     // As a whole first: word by word the pool of a large map takes milliseconds.
     let page = touched.pages(range).find(|page| !memory.is_zero(page.clone()))?;
-    let words = memory.copy(page.clone())?;
-    words.chunks(8).position(|word| word.iter().any(|byte| *byte != 0)).map(|nth| page.start + 8 * nth as u64)
+    page.step_by(8).find(|at| memory.read_u64(*at) != Some(0))
 }
 
 /// What of some ranges may be other than zeros. The system is asked once, for all that lies between the first and the last.
@@ -152,9 +152,6 @@ impl Touched {
         self.0.iter().flat_map(move |part| pages(&(part.start.max(start)..part.end.min(end))))
     }
 }
-
-/// Bytes of a page.
-const CHUNK: usize = PAGE_BYTES as usize;
 
 /// Of more bytes in a range only a digest of each page is kept. That there is a change is known as surely; what was there is
 /// not.
@@ -243,7 +240,7 @@ impl Pages {
     fn first_change(&self, used: &Range<u64>, memory: &OwnMemory, free: Free) -> Option<Change> {
         let mut rest = &self.lines[..];
         pages(used).zip(&self.in_use).find_map(|(page, in_use)| {
-            let (lines, others) = rest.split_at_checked(in_use.count_ones() as usize)?;
+            let (lines, others) = rest.split_at_checked(in_use.count_ones() as usize).unwrap_or((rest, &[]));
             rest = others;
             first_of_page(page.start, *in_use, lines, memory, free)
         })
@@ -259,7 +256,7 @@ fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, fr
     let now_in_use = memory.lines_in_use(Pa(page));
     let mut before = before.iter();
     each_line(in_use | now_in_use).find_map(|nth| {
-        let was = if in_use >> nth & 1 != 0 { before.next()? } else { &Line::default() };
+        let was = if in_use >> nth & 1 != 0 { before.next() } else { None }.unwrap_or(&[0; 8]);
         let at = line_at(page, nth);
         let now = memory.read_line(at).unwrap_or_default();
         // Not by comparing arrays, which is a call.
@@ -286,15 +283,9 @@ fn line_at(page: u64, nth: u64) -> u64 {
     page.saturating_add(nth * size_of::<Line>() as u64)
 }
 
-/// The pages that a range has a part in, as much of each as it has.
-fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-    let Range { start, end } = *range;
-    (start & !(PAGE_BYTES - 1)..end).step_by(CHUNK).map(move |at| at.max(start)..end.min(at + PAGE_BYTES))
-}
-
 /// Of a page, without what may change.
 fn digest(memory: &OwnMemory, page: Range<u64>, free: Free) -> u64 {
-    let mut bytes = [0; CHUNK];
+    let mut bytes = [0; PAGE_BYTES as usize];
     let bytes = &mut bytes[..(page.end - page.start) as usize];
     let mut hasher = DefaultHasher::new();
     memory.read(page.start, bytes).hash(&mut hasher);

@@ -67,12 +67,6 @@ impl OwnMemory {
         self.backing.read_line(self.offset(pa, 64)?)
     }
 
-    /// A copy of a range; None if it is not all inside.
-    pub fn copy(&self, range: Range<u64>) -> Option<Vec<u8>> {
-        let bytes = range.end.saturating_sub(range.start);
-        self.backing.copy(self.offset(range.start, bytes)?, bytes)
-    }
-
     /// Whether all bytes of a range are zero; false if they are not all inside.
     pub fn is_zero(&self, range: Range<u64>) -> bool {
         let bytes = range.end.saturating_sub(range.start);

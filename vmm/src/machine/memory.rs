@@ -5,7 +5,6 @@
 
 use std::iter;
 use std::ops::Range;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -111,19 +110,6 @@ impl Backing {
         Some(unsafe { lines_in_use(at.cast()) })
     }
 
-    /// A copy of so many bytes from an offset on; None if they are not all inside.
-    pub fn copy(&self, offset: u64, bytes: u64) -> Option<Vec<u8>> {
-        let at = self.at(offset, bytes)?;
-        let mut copy = Vec::with_capacity(bytes as usize);
-        // SAFETY: the bytes are inside of the mapping, which lives as long as this does, and the vector has room for as many. All
-        // of them are written to before they are the vector's. A guest that runs meanwhile spoils them and nothing else.
-        unsafe {
-            ptr::copy_nonoverlapping(at, copy.as_mut_ptr(), bytes as usize);
-            copy.set_len(bytes as usize);
-        }
-        Some(copy)
-    }
-
     /// Whether these are the bytes from an offset on; false if there are not so many inside.
     pub fn equals(&self, offset: u64, bytes: &[u8]) -> bool {
         self.at(offset, bytes.len() as u64).is_some_and(|at| {
@@ -136,12 +122,9 @@ impl Backing {
     /// Whether all bytes of a range are zero; false if they are not all inside.
     pub fn is_zero(&self, range: Range<u64>) -> bool {
         static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-        let Range { start, end } = range;
-        let pages = (start & !(PAGE_BYTES - 1)..end).step_by(ZEROS.len());
-        let mut parts = pages.map(|page| page.max(start)..end.min(page.saturating_add(PAGE_BYTES)));
-        parts.all(|part| match part.end - part.start {
-            PAGE_BYTES => self.lines_in_use(part.start) == Some(0),
-            bytes => self.equals(part.start, &ZEROS[..bytes as usize]),
+        pages(&range).all(|page| match page.end - page.start {
+            PAGE_BYTES => self.lines_in_use(page.start) == Some(0),
+            bytes => self.equals(page.start, &ZEROS[..bytes as usize]),
         })
     }
 
@@ -226,6 +209,13 @@ impl Backing {
         }
         Ok(())
     }
+}
+
+/// The pages that a range has a part in, as much of each as it has.
+pub fn pages(range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let Range { start, end } = *range;
+    let pages = (start & !(PAGE_BYTES - 1)..end).step_by(PAGE_BYTES as usize);
+    pages.map(move |page| page.max(start)..end.min(page.saturating_add(PAGE_BYTES)))
 }
 
 /// That no page of a memory leaves it once it was touched. A child process has a copy of the memory, and no lock (mlock(2)). To be
@@ -758,17 +748,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_copied_and_compared_and_lines_are_told_where_they_are_inside() {
+    fn bytes_are_compared_and_lines_are_told_where_they_are_inside() {
         let backing = Backing::new(2 * PAGE_BYTES).unwrap();
         let end = 2 * PAGE_BYTES;
         assert!(backing.write(PAGE_BYTES + 3 * 64 + 63, &[7]) && backing.write(end - 1, &[9]));
         assert_eq!([0, PAGE_BYTES].map(|page| backing.lines_in_use(page)), [Some(0), Some(1 << 3 | 1 << 63)]);
         assert_eq!([PAGE_BYTES + 64, end, u64::MAX - 63].map(|offset| backing.lines_in_use(offset)), [None; 3]);
-        assert_eq!(backing.copy(end - 2, 2), Some(vec![0, 9]));
-        assert_eq!(
-            [(end - 1, 2), (end + 1, 0), (u64::MAX, 2)].map(|(at, bytes)| backing.copy(at, bytes)),
-            [None, None, None]
-        );
         assert!(backing.equals(end - 2, &[0, 9]) && backing.equals(end, &[]));
         assert!(!backing.equals(end - 2, &[0, 8]) && !backing.equals(end - 1, &[9, 0]));
     }

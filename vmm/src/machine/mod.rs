@@ -47,7 +47,7 @@ pub use self::cpuid::{CpuVendor, CpuidRequest, CpuidSeen, MaxPhyAddr};
 pub use self::exit::Exit;
 pub use self::hypervisor::{Hypervisor, NotWorking, OpenError};
 pub use self::internal_error::InternalError;
-pub use self::memory::{AccessError, Backing, BackingError, Slot, SlotError};
+pub use self::memory::{AccessError, Backing, BackingError, Slot, SlotError, pages};
 pub use self::registers::{MsrError, RegistersError, msr};
 pub use self::reset::ResetError;
 pub use self::session::{RunError, Session};
