@@ -75,7 +75,7 @@ impl Kvm {
 
     /// Takes it back.
     pub fn give_back(&self, cpu: &CpuidRequest, machine: Machine) {
-        self.machines.give_back(cpu, machine, Lodging::default());
+        self.machines.give_back(cpu, machine, Lodging::default(), false);
     }
 
     /// Has findings say which line of the mapping code set the entry that is to blame: the run is made once more, and watched.
@@ -129,7 +129,7 @@ impl Kvm {
             Ok(site) => site,
             Err(no_room) => {
                 if let Some(machine) = reused {
-                    self.machines.give_back(&job.cpu, machine, lodging);
+                    self.machines.give_back(&job.cpu, machine, lodging, true);
                 }
                 return Ok(reports::without_room(job, report, input, &no_room));
             }
@@ -192,7 +192,9 @@ impl Kvm {
         report.counters = process.counters();
         report.timing.total = start.elapsed();
         let lodging = Lodging { kernel: Some(kernel), process: Some(process.into_memory()) };
-        self.machines.give_back(&job.cpu, machine, lodging);
+        // Else there may have been tables anywhere, and a debugger may have changed ring 3's.
+        let is_ordinary = report.is_clean() && job.debugger.is_none();
+        self.machines.give_back(&job.cpu, machine, lodging, is_ordinary);
         Ok(report)
     }
 }

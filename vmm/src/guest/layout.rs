@@ -32,6 +32,7 @@
 //! | [`STACK_AT`] | [`STACK_BYTES`] | the stack |
 //! | [`HEAP_AT`] | [`HEAP_BYTES`] | the heap |
 //! | [`COPIES_AT`] | [`COPY_BYTES`] | copies of this process's pages, or a program |
+//! | [`AT_HAND_AT`] | [`AT_HAND_BYTES`] | copies of the pages that the mapper itself lies in |
 
 use efibed_guest::mapper::{MapRequest, MapResult};
 pub use efibed_guest::protocol::{BARE_IDT, DIRECT_MAP, IMAGE_BASE, IST_BYTES, PROCESS_IDT, TRIAL_IDT, USER_BASE};
@@ -100,6 +101,8 @@ pub const STACK_BYTES: u64 = 1 << 20;
 pub const HEAP_BYTES: u64 = 16 << 20;
 /// Copies of this process's pages.
 pub const COPY_BYTES: u64 = 44 << 20;
+/// Those of a mapper's own pages, which change from run to run: 16 for its value, and as many for what holds that.
+pub const AT_HAND_BYTES: u64 = 2 * 16 * PAGE_BYTES;
 
 /// Where they are in the memory of a process.
 pub const GUARD_AT: u64 = TABLE_BYTES;
@@ -109,8 +112,10 @@ pub const STACK_AT: u64 = GUARD_AT + GUARD_BYTES;
 pub const HEAP_AT: u64 = STACK_AT + STACK_BYTES;
 /// Behind the heap.
 pub const COPIES_AT: u64 = HEAP_AT + HEAP_BYTES;
+/// Behind the copies.
+pub const AT_HAND_AT: u64 = COPIES_AT + COPY_BYTES;
 /// Bytes of memory that a process has besides what it is given.
-pub const PROCESS_BYTES: u64 = COPIES_AT + COPY_BYTES;
+pub const PROCESS_BYTES: u64 = AT_HAND_AT + AT_HAND_BYTES;
 
 /// Vectors that the IDTs have gates for: those of exceptions (SDM vol. 3A, 6.2).
 pub const VECTORS: u64 = 32;
@@ -166,6 +171,7 @@ const _: () = assert!(are_apart(&[
     (STACK_AT, STACK_BYTES),
     (HEAP_AT, HEAP_BYTES),
     (COPIES_AT, COPY_BYTES),
+    (AT_HAND_AT, AT_HAND_BYTES),
     (PROCESS_BYTES, 0),
 ]));
 

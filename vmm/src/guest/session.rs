@@ -128,7 +128,7 @@ impl<'m> Guest<'m> {
         let header = case.image.header();
         let missing_state = machine.take_over_xcr0();
         // Of use where SYSCALL is taken in spite of EFER.
-        let _ = machine.set_msr(msr::IA32_LSTAR, SYSTEM_CALL_AT);
+        let _ = machine.keep_msr(msr::IA32_LSTAR, SYSTEM_CALL_AT);
         let cpuid = *machine.cpuid();
         let sregs = machine.sregs_mut();
         set_control_registers(sregs, &cpuid, paging);
@@ -178,8 +178,14 @@ impl<'m> Guest<'m> {
     /// Shows the memory of a process to the machine.
     pub fn add_process(&mut self, process: &Process) -> Result<(), SlotError> {
         let memory = process.memory();
-        let (phys, bytes) = (Pa(memory.base()), memory.backing().bytes());
-        self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset: 0 })
+        let parts = process.parts();
+        for part in &parts {
+            let (phys, bytes, offset) = (Pa(part.start), length(part), part.start.saturating_sub(memory.base()));
+            self.machine.add_slot(Slot { phys, bytes, readonly: false, memory: memory.backing().clone(), offset })?;
+        }
+        let [_, usual, _] = parts;
+        self.machine.keep_translations(Pa(usual.start));
+        Ok(())
     }
 
     /// Runs a process from its start until ring 3 is left. The kernel stays where it is, and knows nothing of it.
@@ -199,6 +205,11 @@ impl<'m> Guest<'m> {
         let Start { rip, rsp, .. } = start;
         *self.machine.regs_mut() =
             kvm_regs { rip, rsp, rdi, rsi, rdx, rcx, rflags: rflags::FIXED, ..Default::default() };
+        // What they map elsewhere, KVM forgets with that memory.
+        if process.maps_as_before() {
+            let [tables, ..] = process.parts();
+            self.machine.keep_translations(Pa(tables.start));
+        }
         let case = self.case;
         let outcome = match begin(process, self.machine, case, events) {
             true => self.run(&mut ProcessEvents { process, case, events }),
@@ -380,7 +391,11 @@ fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result
         memory: memory.clone(),
         offset,
     };
-    machine.add_slot(own(0, fixed, true))?;
+    let read_only = own(0, fixed, true);
+    let at = read_only.phys;
+    machine.add_slot(read_only)?;
+    // It never changes, whatever a mapper takes for tables there. In what is vouched for below, too, no ordinary guest has tables.
+    machine.keep_translations(at);
     machine.add_slot(own(fixed, length(&placement.writable()), false))?;
     if pages.is_empty() {
         return Ok(());
@@ -394,6 +409,7 @@ fn add_slots(machine: &mut Machine, case: &Case, pages: &[BackedPage]) -> Result
         let _ = backing.write(offset, &page.content);
         let (phys, memory) = (Pa(page.phys), backing.clone());
         machine.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: false, memory, offset })?;
+        machine.keep_translations(phys);
     }
     Ok(())
 }

@@ -44,9 +44,9 @@ const REGISTERS: [Register; 10] = [
 ];
 
 impl State {
-    /// What a machine is to start with.
+    /// What a machine that was reset is to start with.
     pub fn of(machine: &Machine) -> Self {
-        Self { sregs: machine.sregs(), pat: machine.get_msr(msr::IA32_PAT).ok() }
+        Self { sregs: machine.sregs(), pat: machine.kept_msr(msr::IA32_PAT) }
     }
 
     /// What has changed since, with this CR3 loaded. It is set again.

@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_DISABLE_QUIRKS2, KVM_MEM_READONLY, KVM_X86_QUIRK_SLOT_ZAP_ALL, kvm_enable_cap, kvm_userspace_memory_region,
+};
 use kvm_ioctls::VmFd;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -195,15 +197,16 @@ impl Backing {
 
     /// Makes it all zeros again and gives its pages back. Not for while a guest runs on it.
     pub fn clear(&self) -> Result<(), errno::Error> {
-        self.clear_first(self.bytes())
+        self.clear_part(0..self.bytes())
     }
 
-    /// The same of its first bytes, in whole pages.
-    pub fn clear_first(&self, bytes: u64) -> Result<(), errno::Error> {
-        let bytes = bytes.min(self.bytes()) as usize;
+    /// The same of a part, in whole pages.
+    pub fn clear_part(&self, range: Range<u64>) -> Result<(), errno::Error> {
+        let bytes = range.end.min(self.bytes()).saturating_sub(range.start) as usize;
+        let at = self.host_address().wrapping_add(range.start as usize);
         // SAFETY: the range is a part of this mapping, private and anonymous, so that its pages read as zeros
         // afterwards; all access to it is volatile or atomic, so none is surprised by a new value.
-        let result = unsafe { libc::madvise(self.region.as_ptr().cast(), bytes, libc::MADV_DONTNEED) };
+        let result = unsafe { libc::madvise(at.cast(), bytes, libc::MADV_DONTNEED) };
         if result != 0 {
             return Err(errno::Error::last());
         }
@@ -391,13 +394,23 @@ impl Machine {
         self.memory.set_aside_at(phys).filter(|backing| backing.bytes() == bytes).cloned()
     }
 
+    /// Vouches for a slot that is where it was before the last reset, with the same memory: whatever tables the guest had in it
+    /// are as they were. So KVM may go on with what it knows of them.
+    pub fn keep_translations(&mut self, phys: Pa) {
+        self.memory.keep(phys);
+    }
+
+    /// Lets go of all memory from before the last reset, now: whatever the guest may have had for tables, KVM forgets.
+    pub fn let_go(&mut self) -> Result<(), SlotError> {
+        self.memory.let_go_of_all(&self.vm)
+    }
+
     /// Before a run: has KVM let go of what was there before the last reset, and of the translations it knew then. The host
     /// has written other tables since, where there may be the same memory.
     pub(super) fn settle_slots(&mut self) -> Result<(), SlotError> {
-        if self.memory.settle(&self.vm)? {
-            self.forget_translations()?;
-        }
-        Ok(())
+        self.memory.let_go_of_all(&self.vm)?;
+        let stale = self.memory.take_stale();
+        self.forget(stale)
     }
 
     /// The slots there are, by address.
@@ -449,15 +462,30 @@ impl Machine {
     }
 
     /// Makes KVM forget every translation it has cached, as after the host has edited page tables
-    /// that the guest uses: a shadow MMU learns of the guest's writes only. Deleting a slot does
-    /// that, so one is added and removed.
+    /// that the guest uses: a shadow MMU learns of the guest's writes only.
     pub fn forget_translations(&mut self) -> Result<(), SlotError> {
-        let memory = match self.slots().next() {
-            Some(slot) => Arc::clone(&slot.memory),
-            None => return Ok(()),
-        };
+        let all = self.slots().cloned().collect();
+        self.forget(all)
+    }
+
+    /// The same of those by tables in the slot at an address.
+    pub fn forget_translations_by(&mut self, phys: Pa) -> Result<(), SlotError> {
+        let slot = self.memory.find(phys).map(|mounted| mounted.slot.clone());
+        self.forget(slot.into_iter().collect())
+    }
+
+    /// Makes KVM forget what it knows of the tables in some slots. It does so when a slot is deleted: of that one, or else, as by
+    /// default, of all memory, for which one is added and removed.
+    fn forget(&mut self, slots: Vec<Slot>) -> Result<(), SlotError> {
+        if self.memory.forgets_by_slot {
+            return slots.into_iter().try_for_each(|slot| {
+                self.memory.remove_at(&self.vm, slot.phys)?;
+                self.add_slot(slot)
+            });
+        }
+        let Some(slot) = slots.into_iter().next() else { return Ok(()) };
         let phys = self.memory.free_page(&self.internals.ranges());
-        self.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: true, memory, offset: 0 })?;
+        self.add_slot(Slot { phys, bytes: PAGE_BYTES, readonly: true, offset: 0, ..slot })?;
         self.memory.remove_at(&self.vm, phys)
     }
 }
@@ -491,8 +519,8 @@ pub(super) struct Memory {
     mounted: Vec<Mounted>,
     /// Those from before the last reset, which KVM still has.
     aside: Vec<Mounted>,
-    /// KVM may know translations from before the last reset.
-    is_stale: bool,
+    /// With a slot that is deleted KVM forgets what it knows of the tables in that one, not all it knows.
+    forgets_by_slot: bool,
     /// Numbers of slots that were removed, to be used again.
     free_numbers: Vec<u32>,
     /// Where the last search ended: a page-table walk stays in one slot.
@@ -504,14 +532,16 @@ struct Mounted {
     slot: Slot,
     range: Range<u64>,
     number: u32,
+    /// KVM may know translations by tables in it from before the last reset.
+    is_stale: bool,
 }
 
 impl Memory {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(vm: &VmFd, limit: usize) -> Self {
         Self {
             mounted: Vec::new(),
             aside: Vec::new(),
-            is_stale: false,
+            forgets_by_slot: forget_by_slot(vm),
             free_numbers: Vec::new(),
             last: AtomicUsize::new(0),
             limit,
@@ -537,7 +567,7 @@ impl Memory {
             self.free_numbers.push(number);
             return Err(SlotError::Kvm { slot: range, cause });
         }
-        let mounted = Mounted { slot, range, number };
+        let mounted = Mounted { slot, range, number, is_stale: false };
         self.mounted.insert(index, mounted);
         Ok(())
     }
@@ -552,8 +582,20 @@ impl Memory {
     }
 
     fn set_aside(&mut self) {
-        self.is_stale |= !self.mounted.is_empty();
+        self.mounted.iter_mut().for_each(|mounted| mounted.is_stale = true);
         self.aside.append(&mut self.mounted);
+    }
+
+    fn keep(&mut self, phys: Pa) {
+        if let Some(index) = self.index_of(phys) {
+            self.mounted[index].is_stale = false;
+        }
+    }
+
+    /// Those in which there may be stale tables, which are taken to be fresh from now on.
+    fn take_stale(&mut self) -> Vec<Slot> {
+        let stale = |mounted: &mut Mounted| std::mem::take(&mut mounted.is_stale).then(|| mounted.slot.clone());
+        self.mounted.iter_mut().filter_map(stale).collect()
     }
 
     /// What was shown at an address, if nothing but slots has it.
@@ -564,20 +606,21 @@ impl Memory {
         (Arc::strong_count(memory) == shown).then_some(memory)
     }
 
-    /// Lets go of all that was set aside. True: KVM may still know translations from before.
-    fn settle(&mut self, vm: &VmFd) -> Result<bool, SlotError> {
+    /// Lets go of all that was set aside.
+    fn let_go_of_all(&mut self, vm: &VmFd) -> Result<(), SlotError> {
         while let Some(last) = self.aside.len().checked_sub(1) {
             self.let_go(vm, last)?;
         }
-        Ok(std::mem::take(&mut self.is_stale))
+        Ok(())
     }
 
-    /// A slot that KVM would not let go of stays, and with it the memory it shows. With one that it does let go of it forgets
-    /// all translations.
+    /// A slot that KVM would not let go of stays, and with it the memory it shows.
     fn let_go(&mut self, vm: &VmFd, index: usize) -> Result<(), SlotError> {
         unmount(vm, &self.aside[index])?;
         self.free_numbers.push(self.aside.swap_remove(index).number);
-        self.is_stale = false;
+        if !self.forgets_by_slot {
+            self.mounted.iter_mut().chain(&mut self.aside).for_each(|mounted| mounted.is_stale = false);
+        }
         Ok(())
     }
 
@@ -681,6 +724,13 @@ pub(super) fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
 
 fn unmount(vm: &VmFd, mounted: &Mounted) -> Result<(), SlotError> {
     tell(vm, mounted.number, &mounted.slot, 0).map_err(|cause| SlotError::Kvm { slot: mounted.range.clone(), cause })
+}
+
+/// Asks KVM to forget by slot: since Linux 6.12 it can, and all else is a quirk that is kept for the sake of old users.
+fn forget_by_slot(vm: &VmFd) -> bool {
+    let mut quirk = kvm_enable_cap { cap: KVM_CAP_DISABLE_QUIRKS2, ..Default::default() };
+    quirk.args[0] = KVM_X86_QUIRK_SLOT_ZAP_ALL.into();
+    vm.enable_cap(&quirk).is_ok()
 }
 
 /// Tells KVM of a slot, or with no `bytes` that it is gone.

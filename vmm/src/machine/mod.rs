@@ -78,6 +78,7 @@ pub struct Machine {
     internals: Internals,
     pristine: Pristine,
     unfinished: Unfinished,
+    is_debugged: bool,
     run_bytes: usize,
     process: u32,
 }
@@ -94,15 +95,17 @@ impl Machine {
         vcpu.set_sync_valid_reg(SyncReg::Register);
         vcpu.set_sync_valid_reg(SyncReg::SystemRegister);
         pristine.show_registers(&mut vcpu);
+        let memory = Memory::new(&vm, hypervisor.max_slots());
         Ok(Self {
             vcpu,
             vm,
-            memory: Memory::new(hypervisor.max_slots()),
+            memory,
             coalesced: Coalesced::default(),
             cpuid,
             internals,
             pristine,
             unfinished: Unfinished::Nothing,
+            is_debugged: false,
             run_bytes: hypervisor.run_bytes(),
             process: std::process::id(),
         })

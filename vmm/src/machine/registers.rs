@@ -1,11 +1,11 @@
 //! General, system and model-specific registers; translation by KVM.
 //!
 //! General and system registers live in the page shared with KVM (KVM_CAP_SYNC_REGS): each exit brings
-//! them, and general ones that were changed go back with the next run, without a call of their own.
+//! them, and those that were changed go back with the next run, without a call of their own.
 
 use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, Msrs, kvm_guest_debug, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_regs, kvm_sregs, kvm_vcpu_events,
 };
 use kvm_ioctls::SyncReg;
 use vmm_sys_util::errno;
@@ -68,7 +68,7 @@ impl Machine {
 
     /// Gives the guest the parts of the extended state that this process has (XCR0), so that code which the C library has
     /// chosen for this CPU runs there too; where KVM has not all of them, as many as it has. The result is the parts that are
-    /// missing, as bits of XCR0.
+    /// missing, as bits of XCR0. For a machine that is new or was reset; a reset leaves it so.
     pub fn take_over_xcr0(&mut self) -> u64 {
         if !std::is_x86_feature_detected!("xsave") {
             return 0;
@@ -76,9 +76,7 @@ impl Machine {
         // SAFETY: the CPU has XSAVE, and the system has switched it on.
         let own = unsafe { xgetbv() } & !XCR0_AMX;
         for value in [own, own & XCR0_AVX, own & XCR0_SSE].into_iter().filter(|_| self.cpuid.xsave) {
-            let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-            xcrs.xcrs[0].value = value;
-            if self.vcpu.set_xcrs(&xcrs).is_ok() {
+            if self.pristine.keep_xcr0(&self.vcpu, value).is_ok() {
                 return own & !value;
             }
         }
@@ -86,7 +84,7 @@ impl Machine {
     }
 
     /// Gives KVM the changed registers at once instead of with the next run, to learn whether it takes
-    /// them. Those it refuses are dropped, and KVM's own are shown again.
+    /// them. Those it refuses are dropped, and KVM's own are shown again: right after a reset they are those of before it.
     pub fn commit_registers(&mut self) -> Result<(), RegistersError> {
         let dirty = self.vcpu.get_kvm_run().kvm_dirty_regs;
         let sync = self.vcpu.sync_regs();
@@ -101,14 +99,20 @@ impl Machine {
         result.map_err(|cause| self.refused(&sync.sregs, cause))
     }
 
-    /// Where KVM_RUN meets system registers it refuses, it overwrites them with its own before it says so:
-    /// it gets those by a call, which can name them. They change rarely.
-    pub(super) fn commit_system_registers(&mut self) -> Result<(), RegistersError> {
+    /// The system registers that the next run gives KVM; None: KVM has them.
+    pub(super) fn changed_system_registers(&mut self) -> Option<kvm_sregs> {
         let dirty = self.vcpu.get_kvm_run().kvm_dirty_regs;
-        match dirty & SyncReg::SystemRegister as u64 {
-            0 => Ok(()),
-            _ => self.commit_registers(),
-        }
+        (dirty & SyncReg::SystemRegister as u64 != 0).then(|| self.sregs())
+    }
+
+    /// Whether a run failed because KVM refuses the system registers that were asked for. It shows its own by then, and has not
+    /// taken note of these, which are dropped.
+    pub(super) fn refusal(&mut self, asked: &kvm_sregs, cause: errno::Error) -> Option<RegistersError> {
+        let is_refused = cause.errno() == libc::EINVAL && self.changed_system_registers().is_some();
+        is_refused.then(|| {
+            self.vcpu.get_kvm_run().kvm_dirty_regs = 0;
+            RegistersError::new(asked, cause)
+        })
     }
 
     fn refused(&mut self, sregs: &kvm_sregs, cause: errno::Error) -> RegistersError {
@@ -142,6 +146,20 @@ impl Machine {
             Ok(_) => Err(failed(None)),
             Err(cause) => Err(failed(Some(cause))),
         }
+    }
+
+    /// The same for good: a reset sets it so, and a machine that is new or was reset has it then.
+    pub fn keep_msr(&mut self, index: u32, value: u64) -> Result<(), MsrError> {
+        if self.kept_msr(index) != Some(value) {
+            self.set_msr(index, value)?;
+            self.pristine.keep_msr(index, value);
+        }
+        Ok(())
+    }
+
+    /// What a reset sets a model-specific register to; None: it is no state of the CPU's, or cannot be read.
+    pub fn kept_msr(&self, index: u32) -> Option<u64> {
+        self.pristine.msr(index)
     }
 
     /// Writes PKRU, by way of the XSAVE area: a guest in ring 0 under an instruction emulator may have no WRPKRU. An
@@ -200,6 +218,7 @@ impl Machine {
     /// the given linear addresses (four at most, the rest is ignored). No step and no addresses: never.
     /// Not every KVM does either in ring 3.
     pub fn debug(&mut self, single_step: bool, breakpoints: &[u64]) -> Result<(), errno::Error> {
+        self.is_debugged = single_step || !breakpoints.is_empty();
         let mut debug = kvm_guest_debug::default();
         if single_step {
             debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;

@@ -1,12 +1,13 @@
 //! A used machine made as new: cheaper than another one, and as clean.
 //!
-//! What a vCPU is made of is read once when the machine is new, and put back. Memory slots and coalesced
-//! zones are removed, by the next run at the latest; what memory holds belongs to its
-//! [`Backing`](super::Backing). CPUID stays, for KVM would refuse another; the time-stamp counter goes on
-//! counting.
+//! What a vCPU is made of is read once when the machine is new, and put back: general and system registers by the next
+//! run or [`Machine::commit_registers`], all else at once. Memory slots and coalesced zones are removed, by the next run
+//! at the latest; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM would refuse
+//! another, and so does what was set for good ([`Machine::take_over_xcr0`], [`Machine::keep_msr`]); the time-stamp
+//! counter goes on counting.
 
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{SyncReg, VcpuFd};
 use vmm_sys_util::errno;
 
 use super::{CreateError, Machine, RunError, failed};
@@ -21,9 +22,13 @@ impl Machine {
         }
         self.coalesced.reset(&mut self.vcpu);
         self.set_slots_aside();
-        self.debug(false, &[]).map_err(refused("KVM_SET_GUEST_DEBUG"))?;
+        if self.is_debugged {
+            self.debug(false, &[]).map_err(refused("KVM_SET_GUEST_DEBUG"))?;
+        }
         self.pristine.restore(&self.vcpu)?;
         self.pristine.show_registers(&mut self.vcpu);
+        self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+        self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         Ok(())
     }
 }
@@ -83,12 +88,32 @@ impl Pristine {
         })
     }
 
-    /// Shows the registers in the page shared with KVM, which has them already.
+    /// Shows the registers in the page shared with KVM, as if it had them already.
     pub(super) fn show_registers(&self, vcpu: &mut VcpuFd) {
         let shown = vcpu.sync_regs_mut();
         shown.regs = self.regs;
         shown.sregs = self.sregs;
         vcpu.get_kvm_run().kvm_dirty_regs = 0;
+    }
+
+    pub(super) fn keep_xcr0(&mut self, vcpu: &VcpuFd, value: u64) -> Result<(), errno::Error> {
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        xcrs.xcrs[0].value = value;
+        if self.xcrs != xcrs {
+            vcpu.set_xcrs(&xcrs)?;
+            self.xcrs = xcrs;
+        }
+        Ok(())
+    }
+
+    pub(super) fn msr(&self, index: u32) -> Option<u64> {
+        self.msrs.iter().find(|msr| msr.index == index).map(|msr| msr.data)
+    }
+
+    pub(super) fn keep_msr(&mut self, index: u32, value: u64) {
+        if let Some(msr) = self.msrs.iter_mut().find(|msr| msr.index == index) {
+            msr.data = value;
+        }
     }
 
     fn restore(&self, vcpu: &VcpuFd) -> Result<(), ResetError> {
@@ -98,9 +123,7 @@ impl Pristine {
         // the CPUID alone; it did not fail on this vCPU, whose CPUID was set before and stays.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(refused("KVM_SET_XSAVE"))?;
         vcpu.set_debug_regs(&self.debugregs).map_err(refused("KVM_SET_DEBUGREGS"))?;
-        vcpu.set_sregs(&self.sregs).map_err(refused("KVM_SET_SREGS"))?;
         self.restore_msrs(vcpu)?;
-        vcpu.set_regs(&self.regs).map_err(refused("KVM_SET_REGS"))?;
         // Last: what is set before may leave events of its own.
         vcpu.set_vcpu_events(&self.events).map_err(refused("KVM_SET_VCPU_EVENTS"))
     }
@@ -145,14 +168,19 @@ fn read_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, errno
     Ok(values)
 }
 
-/// Those that change by themselves (SDM vol. 4, table 2-2; Hyper-V TLFS, appendix F).
-const NOT_STATE: [u32; 6] = [
+/// Those that change by themselves, and those that are among the system registers (SDM vol. 4, table 2-2; Hyper-V TLFS,
+/// appendix F).
+const NOT_STATE: [u32; 10] = [
     0x10,        // IA32_TIME_STAMP_COUNTER
     0xe7,        // IA32_MPERF
     0xe8,        // IA32_APERF
     0x6e0,       // IA32_TSC_DEADLINE
     0x4000_0010, // HV_X64_MSR_VP_RUNTIME
     0x4000_0020, // HV_X64_MSR_TIME_REF_COUNT
+    0x1b,        // IA32_APIC_BASE
+    0xc000_0080, // IA32_EFER
+    0xc000_0100, // IA32_FS_BASE
+    0xc000_0101, // IA32_GS_BASE
 ];
 
 /// The MTRRs (SDM vol. 3A, 13.11.2), which KVM keeps but does not list.

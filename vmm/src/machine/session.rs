@@ -45,13 +45,10 @@ impl Session<'_> {
         }
         self.machine.coalesced.remove_stale(&self.machine.vm)?;
         self.machine.settle_slots()?;
-        self.machine.commit_system_registers()?;
         while !self.watchdog.expired() {
-            match self.machine.enter() {
-                Ok(exit) => return Ok(exit),
-                // The watchdog, or a signal that has nothing to do with the guest.
-                Err(cause) if matches!(cause.errno(), libc::EINTR | libc::EAGAIN) => {}
-                Err(cause) => return Err(self.machine.run_error(cause)),
+            // Without an exit it was the watchdog, or a signal that has nothing to do with the guest.
+            if let Some(exit) = self.machine.enter()? {
+                return Ok(exit);
             }
         }
         Ok(Exit::Watchdog { limit: self.watchdog.limit(), rip: self.machine.regs().rip, cpl: self.machine.cpl() })
@@ -147,38 +144,41 @@ impl Machine {
     /// may be changed: an answered read is written to the registers it is for, for instance. False: it
     /// would not finish, its accesses went on.
     pub fn finish_io(&mut self) -> Result<bool, RunError> {
-        self.commit_system_registers()?;
         for _ in 0..MAX_PARTS {
             if self.unfinished == Unfinished::Nothing {
                 return Ok(true);
             }
-            // KVM completes what is pending and then returns with EINTR at once.
+            // KVM completes what is pending and then returns at once; with an exit, if there is a further part of the same access.
             self.vcpu.set_kvm_immediate_exit(1);
             let result = self.enter();
             self.vcpu.set_kvm_immediate_exit(0);
-            match result {
-                // A further part of the same access.
-                Ok(_) => {}
-                Err(cause) if matches!(cause.errno(), libc::EINTR | libc::EAGAIN) => {}
-                Err(cause) => return Err(self.run_error(cause)),
-            }
+            result?;
         }
         Ok(self.unfinished == Unfinished::Nothing)
     }
 
-    /// One KVM_RUN, and the writes it collected.
-    fn enter(&mut self) -> Result<Exit, errno::Error> {
+    /// One KVM_RUN, with the registers that were changed, and the writes it collected; None: a signal ended it.
+    fn enter(&mut self) -> Result<Option<Exit>, RunError> {
+        let asked = self.changed_system_registers();
         let result = run(&mut self.vcpu);
         self.coalesced.collect(&mut self.vcpu);
-        let (exit, unfinished) = match result {
-            Ok(raw) => self.interpret(raw),
-            Err(cause) => {
-                self.unfinished = Unfinished::Nothing;
-                return Err(cause);
+        match result {
+            Ok(raw) => {
+                let (exit, unfinished) = self.interpret(raw);
+                self.unfinished = unfinished;
+                Ok(Some(exit))
             }
-        };
-        self.unfinished = unfinished;
-        Ok(exit)
+            Err(cause) => {
+                if let Some(refusal) = asked.and_then(|asked| self.refusal(&asked, cause)) {
+                    return Err(refusal.into());
+                }
+                self.unfinished = Unfinished::Nothing;
+                match cause.errno() {
+                    libc::EINTR | libc::EAGAIN => Ok(None),
+                    _ => Err(self.run_error(cause)),
+                }
+            }
+        }
     }
 
     fn interpret(&mut self, raw: Raw) -> (Exit, Unfinished) {

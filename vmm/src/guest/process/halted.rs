@@ -171,7 +171,8 @@ impl<'a> Halted<'a> {
         let Process { space, memory, .. } = &mut *self.process;
         let are_closed = pages.into_iter().all(|virt| space.close(memory, virt));
         // It may have written there before.
-        are_closed && self.machine.forget_translations().is_ok()
+        let [tables, ..] = self.process.parts();
+        are_closed && self.machine.forget_translations_by(Pa(tables.start)).is_ok()
     }
 
     /// Lets it write to a page again; false: it was not given that one.

@@ -40,7 +40,8 @@ use std::ops::Range;
 use efibed_guest::mapper::Step;
 
 use super::layout::{
-    COPIES_AT, COPY_BYTES, GUARD_BYTES, HEAP_AT, HEAP_BYTES, PROGRAM_DIRECT_MAP, STACK_AT, STACK_BYTES, TABLE_BYTES,
+    AT_HAND_AT, AT_HAND_BYTES, COPIES_AT, COPY_BYTES, GUARD_BYTES, HEAP_AT, HEAP_BYTES, PROGRAM_DIRECT_MAP, STACK_AT,
+    STACK_BYTES, TABLE_BYTES,
 };
 use super::stretch::stretch;
 use super::{Case, OwnMemory, PAGE_BYTES};
@@ -102,13 +103,14 @@ pub enum Ended {
 }
 
 impl Process {
-    /// Makes the memory of a process that has come to its end fit for another.
+    /// Makes the memory of a process that has come to its end fit for another. Its tables are left, to be compared.
     pub fn clear(memory: &Backing, code: &Code<'_>) -> Result<(), errno::Error> {
-        match code {
+        let end = match code {
             // No page of the copies is shown before something else is copied to it, all of it.
-            Code::Own => memory.clear_first(COPIES_AT),
-            Code::Program(_) => memory.clear(),
-        }
+            Code::Own => COPIES_AT,
+            Code::Program(_) => memory.bytes(),
+        };
+        memory.clear_part(space::bytes_in_use(memory)..end)
     }
 
     /// A process with [`PROCESS_BYTES`](super::layout::PROCESS_BYTES) of memory, which is new or was cleared.
@@ -122,8 +124,9 @@ impl Process {
         let virt = |phys: u64| phys.wrapping_add(own_map);
         let tables = stretch(at, TABLE_BYTES);
         let part = |from: u64, bytes| stretch(at.saturating_add(from), bytes);
-        let [stack, heap, copies] = [(STACK_AT, STACK_BYTES), (HEAP_AT, HEAP_BYTES), (COPIES_AT, COPY_BYTES)]
-            .map(|(at, bytes)| part(at, bytes));
+        let [stack, heap, copies, at_hand] =
+            [(STACK_AT, STACK_BYTES), (HEAP_AT, HEAP_BYTES), (COPIES_AT, COPY_BYTES), (AT_HAND_AT, AT_HAND_BYTES)]
+                .map(|(at, bytes)| part(at, bytes));
         let mut space = Space::new(&memory, tables, case, paging)?;
         let given = |phys: Range<u64>, rights| Area { virt: phys.start.wrapping_add(direct_map), phys, rights };
         let own = |phys: &Range<u64>| Area { virt: virt(phys.start), phys: phys.clone(), rights: Rights::WRITE };
@@ -144,7 +147,7 @@ impl Process {
         let source = match code {
             Code::Own => {
                 heap::prepare(&memory, heap.clone());
-                Source::Own(Pages::new(copies, [&memory, &case.memory]))
+                Source::Own(Pages::new([copies, at_hand], [&memory, &case.memory]))
             }
             Code::Program(program) => Source::Program(Loading::new(program, &memory, &mut space, copies)?),
         };
@@ -230,6 +233,19 @@ impl Process {
         if let Source::Own(pages) = &mut self.source {
             pages.foresee(at_hand, &self.memory, &mut self.space);
         }
+    }
+
+    /// The parts of its memory, physical: ring 3's tables; what mostly lies where it lay in the process before; what does not.
+    pub fn parts(&self) -> [Range<u64>; 3] {
+        let [start, end] = [self.memory.base(), self.memory.end()];
+        let [tables_end, at_hand] = [TABLE_BYTES, AT_HAND_AT].map(|at| start.saturating_add(at));
+        [start..tables_end, tables_end..at_hand, at_hand..end]
+    }
+
+    /// Whether its tables map all that those of the process before it did to the first two parts, in the same way.
+    pub fn maps_as_before(&self) -> bool {
+        let [tables, usual, _] = self.parts();
+        self.space.maps_as_before(&self.memory, &(tables.start..usual.end))
     }
 
     /// How it was left, if it was.
@@ -383,4 +399,66 @@ pub enum ProcessError {
     /// Its tables do not fit.
     #[error(transparent)]
     Tables(#[from] super::OutOfPages),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::PROCESS_BYTES;
+    use super::super::{Image, Kernel, Placement, Sizes, Strides};
+    use super::*;
+    use crate::memory_map::{MemoryMap, page_of};
+
+    /// What one process leaves to the next.
+    struct Lodging {
+        kernel: Kernel,
+        memory: OwnMemory,
+    }
+
+    fn map() -> MemoryMap {
+        MemoryMap::from_descriptors("test", Vec::new())
+    }
+
+    fn sizes(pool_pages: u64) -> Sizes {
+        Case::sizes(Image::built_in().unwrap(), &map(), Strides::default(), 0, pool_pages, 0)
+    }
+
+    impl Lodging {
+        fn new(pool_pages: u64) -> Self {
+            let placement = Placement::find(&map(), sizes(pool_pages), 1 << 36, &[]).unwrap();
+            let backing = Backing::new(placement.sizes.total()).unwrap();
+            let kernel = Kernel::new(Image::built_in().unwrap(), backing, placement);
+            Self { kernel, memory: OwnMemory::new(0x1_0000_0000, PROCESS_BYTES).unwrap() }
+        }
+
+        /// A process with so many pages in its pool, all of which it looks at, that lies in one page itself and touches others, in
+        /// this order. The result: whether its tables map as those before it did.
+        fn runs(self, pool_pages: u64, own: u64, touches: &[u64]) -> (bool, Self) {
+            let placement = Placement { sizes: sizes(pool_pages), ..self.kernel.placement() };
+            let kernel = self.kernel.again(placement).unwrap();
+            let case = Case::beside(&kernel, &map(), Strides::default(), &[], &Paging::default()).unwrap();
+            Process::clear(self.memory.backing(), &Code::Own).unwrap();
+            let mut process = Process::new(&case, self.memory, &Paging::default(), &Code::Own).unwrap();
+            process.foresee(vec![own]);
+            assert!(process.provide(placement.pool().end.wrapping_add(process.direct_map()) - 1));
+            assert!(touches.iter().all(|page| process.provide(*page)));
+            (process.maps_as_before(), Self { kernel, memory: process.into_memory() })
+        }
+    }
+
+    #[test]
+    fn tables_that_map_the_same_pages_of_a_process_are_as_before() {
+        // Pages of this process, far from one another.
+        let memory = vec![1_u8; 64 * PAGE_BYTES as usize];
+        let [one, two, own, other] = [1, 17, 33, 49].map(|page| page_of(memory.as_ptr() as u64) + page * PAGE_BYTES);
+        let (is_as_before, lodging) = Lodging::new(64).runs(64, own, &[one]);
+        assert!(is_as_before, "there was nothing before");
+        let (is_as_before, lodging) = lodging.runs(40, other, &[one]);
+        assert!(is_as_before, "the mapper lies elsewhere, and the pool is smaller");
+        let (is_as_before, lodging) = lodging.runs(40, own, &[one, two]);
+        assert!(is_as_before, "what is mapped besides was not there");
+        let (is_as_before, lodging) = lodging.runs(40, own, &[two, one]);
+        assert!(!is_as_before, "each page is where the other one was");
+        let (is_as_before, _) = lodging.runs(40, own, &[two]);
+        assert!(!is_as_before, "a page is not there any more");
+    }
 }

@@ -16,6 +16,7 @@ use std::sync::{Once, OnceLock};
 
 use efibed_guest::mapper::{Log, MapRequest, MapResult, MapStatus, Mapper, Step, carry_out};
 
+use super::super::layout::AT_HAND_BYTES;
 use super::super::stretch::length;
 use super::heap::{self, JUMP_BYTES};
 use super::maps::{self, Mapping};
@@ -61,8 +62,8 @@ impl<'a> Called<'a> {
     }
 }
 
-/// Of a mapper's own pages, those that are copied before they are touched.
-const MOST_AT_HAND: usize = 16;
+/// Of a mapper's own pages, those that are copied before they are touched: of either part.
+const MOST_AT_HAND: usize = (AT_HAND_BYTES / PAGE_BYTES / 2) as usize;
 
 /// Carries out a call in this process. A panic of the mapper ends it, and is in its log.
 pub fn call_natively(called: Called<'_>) {
@@ -184,6 +185,8 @@ const CHUNK: u64 = 16 * PAGE_BYTES;
 pub struct Pages {
     /// Physical addresses that are free.
     free: Range<u64>,
+    /// The same, for the pages of this call alone.
+    free_at_hand: Range<u64>,
     mappings: Vec<Mapping>,
     copied: BTreeSet<u64>,
     /// Those of this call alone, which other calls need not foresee.
@@ -195,13 +198,16 @@ pub struct Pages {
 }
 
 impl Pages {
-    pub fn new(room: Range<u64>, guests: [&OwnMemory; 2]) -> Self {
+    /// `rooms`: for pages, and for those that are at hand.
+    pub fn new(rooms: [Range<u64>; 2], guests: [&OwnMemory; 2]) -> Self {
+        let [free, free_at_hand] = rooms;
         let guests = guests.map(|memory| {
             let [start, end] = [memory.base(), memory.end()].map(|at| at.wrapping_add(memory.host_offset()));
             start..end
         });
         Self {
-            free: room,
+            free,
+            free_at_hand,
             mappings: Vec::new(),
             copied: BTreeSet::new(),
             at_hand: Vec::new(),
@@ -220,14 +226,17 @@ impl Pages {
         is_new
     }
 
-    /// Copies the pages that are at hand, and what guests of this thread used lately, before it is asked for.
-    pub fn foresee(&mut self, at_hand: Vec<u64>, memory: &OwnMemory, space: &mut Space) {
+    /// Copies what guests of this thread used lately, before it is asked for, and the pages that are at hand. Those have a room of
+    /// their own: the others lie where they lay before.
+    pub fn foresee(&mut self, mut at_hand: Vec<u64>, memory: &OwnMemory, space: &mut Space) {
         let lately = needed::lately(|page| self.memory_at(page).is_some());
-        let lately = lately.into_iter().filter(|page| !at_hand.contains(page));
-        let pages: Vec<u64> = at_hand.iter().copied().chain(lately).collect();
-        let with_rights = |page| Some((page, self.memory_at(page)?.rights));
-        let pages: Vec<_> = pages.into_iter().filter_map(with_rights).collect();
-        self.copy(&pages, memory, space);
+        at_hand.retain(|page| !lately.contains(page));
+        let [lately, own] = [&lately, &at_hand].map(|pages| {
+            let with_rights = |page: &u64| Some((*page, self.memory_at(*page)?.rights));
+            pages.iter().filter_map(with_rights).collect::<Vec<_>>()
+        });
+        self.free = self.copy(&lately, self.free.clone(), memory, space);
+        self.free_at_hand = self.copy(&own, self.free_at_hand.clone(), memory, space);
         self.at_hand = at_hand;
     }
 
@@ -246,20 +255,26 @@ impl Pages {
         let (first, end) = (chunk.max(start), chunk.saturating_add(CHUNK).min(end));
         let missing = (first..end).step_by(PAGE_BYTES as usize).filter(|page| !self.copied.contains(page));
         let missing: Vec<_> = missing.map(|page| (page, rights)).collect();
-        self.copy(&missing, memory, space);
+        self.free = self.copy(&missing, self.free.clone(), memory, space);
     }
 
-    /// Copies pages that are not there yet, as far as there is room.
-    fn copy(&mut self, pages: &[(u64, Rights)], memory: &OwnMemory, space: &mut Space) {
-        let room = (length(&self.free) / PAGE_BYTES) as usize;
+    /// Copies pages that are not there yet, as far as there is room; the result is the room that is left.
+    fn copy(
+        &mut self,
+        pages: &[(u64, Rights)],
+        mut free: Range<u64>,
+        memory: &OwnMemory,
+        space: &mut Space,
+    ) -> Range<u64> {
+        let room = (length(&free) / PAGE_BYTES) as usize;
         read_own(&pages[..pages.len().min(room)], |(page, rights), bytes| {
             redirect(page, bytes);
-            let phys = self.free.start;
-            if memory.write(phys, bytes) && space.map_unused(memory, page, phys, rights) {
-                self.free.start = phys.saturating_add(PAGE_BYTES);
+            if memory.write(free.start, bytes) && space.map_unused(memory, page, free.start, rights) {
+                free.start = free.start.saturating_add(PAGE_BYTES);
                 self.copied.insert(page);
             }
         });
+        free
     }
 
     /// What this process has mapped at an address, if it can be copied.
@@ -379,6 +394,7 @@ mod needed {
 fn what_was_used_is_foreseen_once_something_was_missing() {
     let pages = |was_surprised| Pages {
         free: 0..0,
+        free_at_hand: 0..0,
         mappings: Vec::new(),
         at_hand: vec![PAGE_BYTES],
         copied: (1..=4).map(|page| page * PAGE_BYTES).collect(),

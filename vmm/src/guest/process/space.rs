@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::super::layout::{DIRECT_MAP, IMAGE_BASE};
+use super::super::layout::{DIRECT_MAP, IMAGE_BASE, TABLE_BYTES};
 use super::super::stretch::{bytes_of, length, stretch};
 use super::super::{BootTables, Case, OutOfPages, OwnMemory, PAGE_BYTES, flags};
+use crate::machine::{Backing, pages};
 use crate::memory_map::page_of;
 use crate::mmu::{Paging, bits};
 
@@ -47,6 +48,7 @@ const PAGES_FORESEEN: u64 = 32;
 
 /// Tables in a stretch of the process's own memory.
 pub struct Space {
+    earlier: Earlier,
     root: u64,
     next: u64,
     end: u64,
@@ -58,9 +60,11 @@ pub struct Space {
 }
 
 impl Space {
-    /// Tables with nothing but the kernel in them: its image, for the handlers of exceptions.
+    /// Tables with nothing but the kernel in them: its image, for the handlers of exceptions. There may be those of an earlier
+    /// process, and are zeros else.
     pub fn new(memory: &OwnMemory, tables: Range<u64>, case: &Case, paging: &Paging) -> Result<Self, OutOfPages> {
         let mut space = Self {
+            earlier: Earlier::take(memory, &tables),
             root: 0,
             next: tables.start,
             end: tables.end,
@@ -84,6 +88,11 @@ impl Space {
 
     pub fn root(&self) -> u64 {
         self.root
+    }
+
+    /// Whether all that the earlier process's tables map to a part of memory is mapped so here.
+    pub fn maps_as_before(&self, memory: &OwnMemory, part: &Range<u64>) -> bool {
+        self.earlier.is_kept(memory, part)
     }
 
     /// Lets ring 3 have an area.
@@ -189,5 +198,40 @@ impl Space {
 
     fn tables<'m>(&self, memory: &'m OwnMemory) -> BootTables<'m> {
         BootTables::new(memory, self.next, self.end, self.levels)
+    }
+}
+
+/// Bytes that tables take up, from the start of a memory on: none of them is empty.
+pub fn bytes_in_use(memory: &Backing) -> u64 {
+    let pages = pages(&(0..TABLE_BYTES));
+    pages.take_while(|page| memory.lines_in_use(page.start) != Some(0)).map(|page| length(&page)).sum()
+}
+
+/// What the tables of an earlier process held, by physical address: KVM may have it in mind still.
+struct Earlier(Vec<(u64, [u64; 8])>);
+
+impl Earlier {
+    /// Takes it away: there are zeros then.
+    fn take(memory: &OwnMemory, tables: &Range<u64>) -> Self {
+        let backing = memory.backing();
+        let in_use = 0..bytes_in_use(backing);
+        let lines_of = |page: Range<u64>| {
+            let lines = backing.lines_in_use(page.start).unwrap_or(0);
+            (0..64).filter(move |nth| lines >> nth & 1 != 0).map(move |nth| page.start.wrapping_add(nth << 6))
+        };
+        let lines = pages(&in_use).flat_map(lines_of);
+        let earlier = lines.filter_map(|at| Some((at.wrapping_add(tables.start), backing.read_line(at)?))).collect();
+        backing.zero(in_use);
+        Self(earlier)
+    }
+
+    /// Whether every entry that was present and led to a part of memory is the same now. The CPU may have set A and D; and what
+    /// was not present, KVM looks for anew.
+    fn is_kept(&self, memory: &OwnMemory, part: &Range<u64>) -> bool {
+        let matters = |was: u64| was & flags::P != 0 && part.contains(&(was & bits::ADDRESS));
+        let is_same = |(was, is): (&u64, u64)| !matters(*was) || (was ^ is) & !(bits::A | bits::D) == 0;
+        let is_kept =
+            |(at, was): &(u64, [u64; 8])| memory.read_line(*at).is_some_and(|is| was.iter().zip(is).all(is_same));
+        self.0.iter().all(is_kept)
     }
 }
