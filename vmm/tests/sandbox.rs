@@ -333,4 +333,8 @@ fn doctor_tells_of_the_sandbox() {
     for part in told.iter().filter(|part| part["part"] != "landlock") {
         assert_eq!(part["has"], true, "{part}");
     }
+    let readme = fs::read_to_string(repository("../README.md")).unwrap();
+    let readme = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+    let filter = told.iter().find(|part| part["part"] == "seccomp filter").unwrap();
+    assert!(readme.contains(filter["seen"].as_str().unwrap()), "{filter}");
 }
