@@ -234,6 +234,16 @@ static ATTACKS: &[Attack] = &[
         context.tables.table(space.root()).unwrap()[400] = space.root() | 3;
         space
     }),
+    // Entry 400 is nobody's.
+    in_map("take the memory map for a table", &[Rule::TableOutsidePool], |context, space| {
+        let map = context.virtual_map_used().start - 4096;
+        context.tables.table(space.root()).unwrap()[400] = map | 3;
+        space
+    }),
+    in_map("have a table where no memory is", &[Rule::TableUnreachable], |context, space| {
+        context.tables.table(space.root()).unwrap()[400] = 0x12_3456_7000 | 3;
+        space
+    }),
     in_map("make every leaf global", &[Rule::GlobalLeaf], |context, space| {
         change_leaves(context, space.root(), |entry| entry | 1 << 8)
     }),

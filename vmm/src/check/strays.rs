@@ -1,7 +1,7 @@
 //! What translates at addresses that are nobody's.
 //!
-//! In an arena nothing may. Elsewhere only one thing is looked for: that the page tables themselves are mapped. A table
-//! that several entries refer to is read once; each further entry is one stretch, and not unfolded.
+//! In an arena nothing may. Elsewhere two things are looked for: that the page tables themselves are mapped, and tables where
+//! no memory is. A table that several entries refer to is read once; each further entry is one stretch, and not unfolded.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -114,7 +114,7 @@ impl<'a> Strays<'a> {
             }
             self.check.budget.read_entry()?;
             let Some(entry) = self.check.memory.entry(level.entry_addr(at, virt)) else {
-                self.stray(Rule::TableUnreachable, virt..=last, Statement::Physical(at), ground);
+                self.unreachable(virt..=last, at, ground);
                 return Ok(Below { is_anything: true, ..all });
             };
             let end = last_under(virt, level, last);
@@ -197,6 +197,17 @@ impl<'a> Strays<'a> {
             observed: Some(observed),
             ..over(rule, &range)
         });
+    }
+
+    /// Marks a table that cannot be read. What lies below it depends on the machine, in an arena or not.
+    fn unreachable(&mut self, range: RangeInclusive<Va>, table: Pa, ground: Ground) {
+        match ground {
+            Ground::Arena { .. } => self.stray(Rule::TableUnreachable, range, Statement::Physical(table), ground),
+            Ground::Elsewhere => {
+                let observed = Some(Statement::Physical(table));
+                self.marks.push(Mark { observed, ..over(Rule::TableUnreachable, &range) });
+            }
+        }
     }
 
     fn table_mapped(&mut self, range: RangeInclusive<Va>, observed: Statement) {

@@ -145,6 +145,10 @@ impl Surveyor<'_> {
             None => {
                 self.tables.insert(at, Table::unread(below));
                 self.next.push(Seen { at, virt, is_user });
+                // Where no memory is, that is what is found.
+                if !self.check.reach.contains(&at) && self.check.memory.entry(at).is_some() {
+                    self.mark(Rule::TableOutsidePool, virt, level, Statement::Physical(at));
+                }
             }
             Some(known) if known.level == below => {}
             Some(_) => {

@@ -1,6 +1,6 @@
 //! What page tables are checked against.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::budget::Budget;
 use super::expectation::Expectation;
@@ -15,6 +15,8 @@ pub struct TableCheck<'a> {
     pub root: Pa,
     /// The kernel's root.
     pub kernel_root: Pa,
+    /// Where tables may lie: the kernel's, and those of the mapper.
+    pub reach: &'a Range<Pa>,
     /// The kernel's own ranges.
     pub kernel: &'a [RangeInclusive<Va>],
     /// What the CPU was told.

@@ -159,6 +159,7 @@ impl Case {
                 memory,
                 root,
                 kernel_root: root,
+                reach: &(Pa(0)..Pa(u64::MAX)),
                 kernel: &[KERNEL],
                 told,
                 expectation: &expectation,

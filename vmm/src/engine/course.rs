@@ -223,10 +223,12 @@ impl Course<'_> {
         (self.job.progress)(Progress::Walking);
         let checking = Instant::now();
         let told = Paging { rules: self.job.rules, ..self.cpu.told };
+        let reach = self.case.placement.tables();
         let tables = TableCheck {
             memory: &self.case.memory,
             root: Pa(root),
             kernel_root: Pa(self.case.kernel_root),
+            reach: &(Pa(reach.start)..Pa(reach.end)),
             kernel: self.kernel,
             told: &told,
             expectation,

@@ -32,7 +32,7 @@ impl Outcome {
             return Self::Absurd(vec![format!("the mapping code returned with status {status}, which does not exist")]);
         }
         let Placement { sizes, .. } = case.placement;
-        let reach = case.placement.boot_tables().start..case.placement.pool().end;
+        let reach = case.placement.tables();
         if !root.is_multiple_of(PAGE_BYTES) || !reach.contains(&root) {
             return Self::Absurd(vec![format!(
                 "the mapping code returned root {root:#x}, which is no physical address of a table: tables are pages from \

@@ -178,6 +178,11 @@ impl Placement {
         pool
     }
 
+    /// Where tables may lie: those the guest starts on, and the mapper's.
+    pub fn tables(&self) -> Range<u64> {
+        self.boot_tables().start..self.pool().end
+    }
+
     fn parts(&self) -> [Range<u64>; 7] {
         let mut end = self.base;
         self.sizes.parts().map(|bytes| {

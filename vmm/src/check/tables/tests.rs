@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use super::*;
@@ -80,6 +81,7 @@ struct Case<'a> {
     kernel: Vec<RangeInclusive<Va>>,
     aliases: Vec<Alias>,
     arenas: Vec<RangeInclusive<Va>>,
+    reach: Range<Pa>,
     budget: Budget,
 }
 
@@ -94,8 +96,8 @@ struct Outcome {
 
 impl<'a> Case<'a> {
     fn new(memory: &'a Memory) -> Self {
-        let budget = Budget::new(None);
-        Self { memory, kernel_root: ROOT, kernel: Vec::new(), aliases: Vec::new(), arenas: Vec::new(), budget }
+        let (reach, budget) = (Pa(0)..Pa(u64::MAX), Budget::new(None));
+        Self { memory, kernel_root: ROOT, kernel: Vec::new(), aliases: Vec::new(), arenas: Vec::new(), reach, budget }
     }
 
     fn everywhere_arena(self) -> Self {
@@ -103,7 +105,7 @@ impl<'a> Case<'a> {
     }
 
     fn run(&self) -> Outcome {
-        let Self { kernel_root, kernel, aliases, arenas, budget, .. } = self;
+        let Self { kernel_root, kernel, aliases, arenas, reach, budget, .. } = self;
         let expectation = Expectation {
             placed: Vec::new(),
             aliases: aliases.clone(),
@@ -115,6 +117,7 @@ impl<'a> Case<'a> {
             memory: self.memory,
             root: Pa(ROOT),
             kernel_root: Pa(*kernel_root),
+            reach,
             kernel,
             told: &Paging::default(),
             expectation: &expectation,
@@ -178,6 +181,26 @@ fn tables_that_all_refer_to_the_root_are_read_once() {
     let half = pages(HALF);
     assert_eq!(outcome.found, [(Rule::SelfMapping, 0, half), (Rule::SelfMapping, HALF.wrapping_neg(), half)]);
     assert_eq!(outcome.reads, 2 * TABLE);
+}
+
+#[test]
+fn a_table_outside_of_the_pool_is_found_wherever_it_is_used() {
+    // The last table on the path is the highest, and two entries refer to it.
+    let memory = Memory::path().with(PD, 9, PT | T);
+    for (end, found) in [(PT + 1, &[][..]), (PT, &[(Rule::TableOutsidePool, 0, pages(SPAN[2]))])] {
+        for case in [Case::new(&memory), Case::new(&memory).everywhere_arena()] {
+            assert_eq!(Case { reach: Pa(0)..Pa(end), ..case }.run().found, found, "{end:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_table_where_no_memory_is_is_found_wherever_it_is_used() {
+    let memory = Memory::path().with(PD, 9, 0xdead_0000 | T);
+    for case in [Case::new(&memory), Case::new(&memory).everywhere_arena()] {
+        let found = Case { reach: Pa(0)..Pa(0xdead_0000), ..case }.run().found;
+        assert_eq!(found, [(Rule::TableUnreachable, 9 * SPAN[2], pages(SPAN[2]))]);
+    }
 }
 
 #[test]
