@@ -124,20 +124,34 @@ fn long_run(more: &[&str]) -> Child {
     run
 }
 
-/// Long enough for a slow machine, and shorter than the run.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a slow machine, and shorter than a long run.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for a campaign, which lasts ten minutes: its first maps have findings, and each of those is looked into.
+const PATIENCE_WITH_CAMPAIGN: Duration = Duration::from_secs(60);
 
 /// Asks until there is an answer.
 #[track_caller]
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask)
+}
+
+#[track_caller]
+fn within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < patience {
         if let Some(answer) = ask() {
             return answer;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("not within {PATIENCE:?}: {what}");
+    panic!("not within {patience:?}: {what}");
+}
+
+/// Waits until a campaign has put something into a folder of its own.
+#[track_caller]
+fn wait_for_a_file(out: &str, folder: &str) {
+    let folder = Path::new(out).join(folder);
+    within(PATIENCE_WITH_CAMPAIGN, "a file of the campaign", || fs::read_dir(&folder).ok()?.next().map(drop));
 }
 
 /// The child of a process, once it is confined.
@@ -248,7 +262,7 @@ fn page_of_campaign(act: impl FnOnce(u32)) -> String {
     command.args(["--layout", "packed-down", "--leaf-rule", "va-only"]).stdin(Stdio::null()).stdout(Stdio::piped());
     let run = command.spawn().unwrap();
     let child = confined_child(run.id());
-    let _ = eventually("a finding", || fs::read_dir(Path::new(&out).join("findings")).ok()?.next());
+    wait_for_a_file(&out, "findings");
     act(child);
     signal(run.id(), libc::SIGINT);
     let output = run.wait_with_output().unwrap();
@@ -284,7 +298,7 @@ fn the_processes_of_a_campaign_are_confined() {
         command.args(["fuzz", "--out", &out, "--cores", "1", "--for", "10m", "--quiet"]).args(arguments);
         let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         // Its process runs maps by then.
-        let _ = eventually("a map of the corpus", || fs::read_dir(Path::new(&out).join("corpus")).ok()?.next());
+        wait_for_a_file(&out, "corpus");
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).unwrap();
         let child = children.trim().parse().unwrap();
         let [seccomp, privileges] = ["Seccomp", "NoNewPrivs"].map(|name| status_of(child, name).unwrap());
@@ -306,9 +320,9 @@ fn the_map_of_a_confined_process_that_dies_is_kept_as_it_is() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_efibed"));
     command.args(["fuzz", "--mapper", &elf, "--out", &out, "--cores", "1", "--for", "10m", "--quiet"]);
     let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let _ = eventually("a map of the corpus", || fs::read_dir(Path::new(&out).join("corpus")).ok()?.next());
+    wait_for_a_file(&out, "corpus");
     let file = format!("{out}/findings/ended-by-signal-9.toml");
-    eventually("a process that died with its map", || {
+    within(PATIENCE_WITH_CAMPAIGN, "a process that died with its map", || {
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", run.id())).ok()?;
         let child = children.trim().parse().ok()?;
         // SAFETY: the child of this test's own run. It may be gone, and another on its way.
