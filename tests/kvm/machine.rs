@@ -874,31 +874,18 @@ fn read_in_turn(after_edit: impl Fn(&mut Machine)) -> [u64; 4] {
 }
 
 fn memory_that_is_put_back_after_a_reset_is_translated_anew() {
-    let put_back = |machine: &mut Machine, slots: &[Slot]| add_slots(machine, slots);
-    assert_eq!(read_over_resets(put_back), SEEN_IN_TURN);
-    let let_go_of_before = |machine: &mut Machine, slots: &[Slot]| {
-        machine.let_go().unwrap();
-        add_slots(machine, slots);
-        slots.iter().for_each(|slot| machine.keep_translations(slot.phys));
-    };
-    assert_eq!(read_over_resets(let_go_of_before), SEEN_IN_TURN);
+    assert_eq!(read_over_resets(|_| {}, false), SEEN_IN_TURN);
+    let forget = |machine: &mut Machine| machine.forget_translations().unwrap();
+    assert_eq!(read_over_resets(forget, true), SEEN_IN_TURN, "forgotten before the reset");
 }
 
 /// The negative control, as above: somebody vouches for tables that have changed.
 fn memory_that_is_vouched_for_is_not_translated_anew() {
-    let vouched_for = |machine: &mut Machine, slots: &[Slot]| {
-        add_slots(machine, slots);
-        slots.iter().for_each(|slot| machine.keep_translations(slot.phys));
-    };
-    assert_eq!(read_over_resets(vouched_for), [0x1111; 4]);
-}
-
-fn add_slots(machine: &mut Machine, slots: &[Slot]) {
-    slots.iter().for_each(|slot| machine.add_slot(slot.clone()).unwrap());
+    assert_eq!(read_over_resets(|_| {}, true), [0x1111; 4]);
 }
 
 /// As [`read_in_turn`], with a reset after each read: KVM has the memory still, which it need not be told of twice.
-fn read_over_resets(put_back: impl Fn(&mut Machine, &[Slot])) -> [u64; 4] {
+fn read_over_resets(before_reset: impl Fn(&mut Machine), is_vouched_for: bool) -> [u64; 4] {
     let mut machine = guest(hypervisor(), &[0x48, 0x8b, 0x06, 0x48, 0x8b, 0x1f]);
     let (table, page) = (0x8_0000, 0x3fe0_0000);
     machine.write_u64(Pa(PD + (page >> 21) * 8), table | 7).unwrap();
@@ -913,8 +900,14 @@ fn read_over_resets(put_back: impl Fn(&mut Machine, &[Slot])) -> [u64; 4] {
         assert_eq!(run(&mut machine), Exit::MmioRead { pa: Pa(NOWHERE), len: 8 });
         assert!(machine.finish_io().unwrap());
         let read = machine.regs().rax;
+        before_reset(&mut machine);
         machine.reset().unwrap();
-        put_back(&mut machine, &slots);
+        for slot in &slots {
+            machine.add_slot(slot.clone()).unwrap();
+            if is_vouched_for {
+                machine.keep_translations(slot.phys);
+            }
+        }
         read
     })
 }

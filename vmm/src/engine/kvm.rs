@@ -75,7 +75,7 @@ impl Kvm {
 
     /// Takes it back.
     pub fn give_back(&self, cpu: &CpuidRequest, machine: Machine) {
-        self.machines.give_back(cpu, machine, Lodging::default(), false);
+        self.machines.give_back(cpu, machine, Lodging::default());
     }
 
     /// Has findings say which line of the mapping code set the entry that is to blame: the run is made once more, and watched.
@@ -129,7 +129,7 @@ impl Kvm {
             Ok(site) => site,
             Err(no_room) => {
                 if let Some(machine) = reused {
-                    self.machines.give_back(&job.cpu, machine, lodging, true);
+                    self.machines.give_back(&job.cpu, machine, lodging);
                 }
                 return Ok(reports::without_room(job, report, input, &no_room));
             }
@@ -192,9 +192,11 @@ impl Kvm {
         report.counters = process.counters();
         report.timing.total = start.elapsed();
         let lodging = Lodging { kernel: Some(kernel), process: Some(process.into_memory()) };
-        // Else there may have been tables anywhere, and a debugger may have changed ring 3's.
+        // Else there may have been tables in what the next guest vouches for, and a debugger may have changed ring 3's.
         let is_ordinary = report.is_clean() && job.debugger.is_none();
-        self.machines.give_back(&job.cpu, machine, lodging, is_ordinary);
+        if is_ordinary || machine.forget_translations().is_ok() {
+            self.machines.give_back(&job.cpu, machine, lodging);
+        }
         Ok(report)
     }
 }

@@ -86,10 +86,9 @@ impl Machines {
         machine.coalesce(&zones).map(drop).map_err(|error| EngineError::Kvm(error.to_string()))
     }
 
-    /// Takes a machine back; one that cannot be reset is dropped. `is_ordinary`: its guest had tables in its own memory and ring 3's
-    /// alone, as the next one takes for granted.
-    pub fn give_back(&self, cpu: &CpuidRequest, mut machine: Machine, lodging: Lodging, is_ordinary: bool) {
-        if machine.reset().is_err() || !is_ordinary && machine.let_go().is_err() {
+    /// Takes a machine back; one that cannot be reset is dropped.
+    pub fn give_back(&self, cpu: &CpuidRequest, mut machine: Machine, lodging: Lodging) {
+        if machine.reset().is_err() {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -70,7 +70,7 @@ pub fn try_out(machines: &Machines, request: &CpuidRequest) -> Result<Abilities,
     let seen = *machine.cpuid();
     let asked = cpu::told(&seen, request);
     let result = ask_what_is_taken(&mut machine, &map, &asked);
-    machines.give_back(request, machine, Lodging::default(), false);
+    machines.give_back(request, machine, Lodging::default());
     let (Answers { mut checks, high_half_start, mut trials }, taken) = result?;
     let mut tell = |what, asked: bool, taken: bool| {
         if asked {

@@ -46,7 +46,8 @@ const REGISTERS: [Register; 10] = [
 impl State {
     /// What a machine that was reset is to start with.
     pub fn of(machine: &Machine) -> Self {
-        Self { sregs: machine.sregs(), pat: machine.kept_msr(msr::IA32_PAT) }
+        let pat = machine.kept_msr(msr::IA32_PAT).or_else(|| machine.get_msr(msr::IA32_PAT).ok());
+        Self { sregs: machine.sregs(), pat }
     }
 
     /// What has changed since, with this CR3 loaded. It is set again.

@@ -400,11 +400,6 @@ impl Machine {
         self.memory.keep(phys);
     }
 
-    /// Lets go of all memory from before the last reset, now: whatever the guest may have had for tables, KVM forgets.
-    pub fn let_go(&mut self) -> Result<(), SlotError> {
-        self.memory.let_go_of_all(&self.vm)
-    }
-
     /// Before a run: has KVM let go of what was there before the last reset, and of the translations it knew then. The host
     /// has written other tables since, where there may be the same memory.
     pub(super) fn settle_slots(&mut self) -> Result<(), SlotError> {

@@ -105,8 +105,8 @@ impl Machine {
         (dirty & SyncReg::SystemRegister as u64 != 0).then(|| self.sregs())
     }
 
-    /// Whether a run failed because KVM refuses the system registers that were asked for. It shows its own by then, and has not
-    /// taken note of these, which are dropped.
+    /// The account of a run that failed because KVM refuses the system registers that were asked for; None: it failed for another
+    /// reason. KVM shows its own by then, and those that were asked for are dropped.
     pub(super) fn refusal(&mut self, asked: &kvm_sregs, cause: errno::Error) -> Option<RegistersError> {
         let is_refused = cause.errno() == libc::EINVAL && self.changed_system_registers().is_some();
         is_refused.then(|| {

@@ -110,7 +110,7 @@ impl Process {
             Code::Own => COPIES_AT,
             Code::Program(_) => memory.bytes(),
         };
-        memory.clear_part(space::bytes_in_use(memory)..end)
+        memory.clear_part(space::end_of_tables(memory)..end)
     }
 
     /// A process with [`PROCESS_BYTES`](super::layout::PROCESS_BYTES) of memory, which is new or was cleared.

@@ -201,10 +201,15 @@ impl Space {
     }
 }
 
-/// Bytes that tables take up, from the start of a memory on: none of them is empty.
-pub fn bytes_in_use(memory: &Backing) -> u64 {
-    let pages = pages(&(0..TABLE_BYTES));
-    pages.take_while(|page| memory.lines_in_use(page.start) != Some(0)).map(|page| length(&page)).sum()
+/// The tables at the start of a memory, each with its lines that are not all zeros. None of them is empty.
+fn tables_in_use(memory: &Backing) -> impl Iterator<Item = (Range<u64>, u64)> {
+    let with_lines = |page: Range<u64>| Some((page.clone(), memory.lines_in_use(page.start)?));
+    pages(&(0..TABLE_BYTES)).map_while(with_lines).take_while(|(_, lines)| *lines != 0)
+}
+
+/// Where those end.
+pub fn end_of_tables(memory: &Backing) -> u64 {
+    tables_in_use(memory).last().map_or(0, |(page, _)| page.end)
 }
 
 /// What the tables of an earlier process held, by physical address: KVM may have it in mind still.
@@ -214,14 +219,12 @@ impl Earlier {
     /// Takes it away: there are zeros then.
     fn take(memory: &OwnMemory, tables: &Range<u64>) -> Self {
         let backing = memory.backing();
-        let in_use = 0..bytes_in_use(backing);
-        let lines_of = |page: Range<u64>| {
-            let lines = backing.lines_in_use(page.start).unwrap_or(0);
-            (0..64).filter(move |nth| lines >> nth & 1 != 0).map(move |nth| page.start.wrapping_add(nth << 6))
-        };
-        let lines = pages(&in_use).flat_map(lines_of);
-        let earlier = lines.filter_map(|at| Some((at.wrapping_add(tables.start), backing.read_line(at)?))).collect();
-        backing.zero(in_use);
+        let mut earlier = Vec::new();
+        for (page, lines) in tables_in_use(backing) {
+            let in_use = page.clone().step_by(64).enumerate().filter(|(nth, _)| lines >> nth & 1 != 0);
+            earlier.extend(in_use.filter_map(|(_, at)| Some((at.wrapping_add(tables.start), backing.read_line(at)?))));
+            backing.zero(page);
+        }
         Self(earlier)
     }
 
