@@ -16,7 +16,8 @@ use super::spans::Spans;
 use super::statement::Statement;
 use super::{Phase, Rule, Witness};
 use crate::memory_map::{
-    ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, PAGE_BYTES, Region, end_of_pages, page_of,
+    ListKind, MemoryAttribute, MemoryDescriptor, MemoryMap, MemoryType, OddityKind, PAGE_BYTES, Region, end_of_pages,
+    oddities_but, page_of,
 };
 use crate::mmu::{Access, Kind, Pa, Paging, Va};
 
@@ -524,15 +525,13 @@ fn with_tails(mut aliases: Vec<Alias>, tails: Vec<Alias>, marks: &mut Marks) -> 
 
 /// What is wrong with the memory map itself, and what is merely odd: (findings, notes).
 pub fn judge_map(map: &MemoryMap, told: &Paging, marks: &mut Marks) -> Vec<String> {
-    use crate::memory_map::OddityKind;
     let mut notes = Vec::new();
-    for oddity in crate::memory_map::oddities(map) {
+    // A layout that has no room for a region says so.
+    for oddity in oddities_but(map, Some(OddityKind::AboveWindow)) {
         let rule = match oddity.kind {
             OddityKind::Overlap => Rule::MapOverlap,
             OddityKind::Wrap => Rule::MapWrap,
             OddityKind::Unaligned => Rule::MapUnaligned,
-            // A layout that has no room for it says so.
-            OddityKind::AboveWindow => continue,
             _ => {
                 notes.push(oddity.message);
                 continue;

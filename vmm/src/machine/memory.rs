@@ -3,6 +3,7 @@
 //! What no slot covers has no memory behind it: the guest's accesses there end its run with the
 //! physical address ([`Exit::MmioRead`](super::Exit::MmioRead)), and the host's are refused.
 
+use std::arch::x86_64::*;
 use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
@@ -266,14 +267,32 @@ unsafe fn lines_in_use(page: *const Page) -> u64 {
     }
 }
 
-/// The same on registers of 32 bytes, which takes half the time.
+/// The same on registers of 32 bytes, eight lines at a time and without a branch: which lines are in use, no CPU foresees.
 ///
 /// # Safety
 /// As above.
 #[target_feature(enable = "avx2")]
 unsafe fn lines_in_use_avx2(page: *const Page) -> u64 {
-    // SAFETY: as the caller vouches.
-    unsafe { lines_in_use_any(page) }
+    const LINES: usize = 8;
+    let half = |nth: usize| {
+        // SAFETY: as the caller vouches, for half a line of the page.
+        unsafe { _mm256_loadu_si256(page.cast::<__m256i>().add(nth)) }
+    };
+    let line = |nth: usize| _mm256_or_si256(half(2 * nth), half(2 * nth + 1));
+    // To pack saturates, so what is not zero stays so. Each half of what comes out has a dword of each of the four lines.
+    let four = |nth: usize| {
+        let two = |nth: usize| _mm256_packs_epi32(line(nth), line(nth + 1));
+        _mm256_packs_epi16(two(nth), two(nth + 2))
+    };
+    // From the first line to the last, as caches expect.
+    (0..64).step_by(LINES).fold(0, |in_use, nth| {
+        let (these, next) = (four(nth), four(nth + 4));
+        let lower = _mm256_permute2x128_si256::<0x20>(these, next);
+        let upper = _mm256_permute2x128_si256::<0x31>(these, next);
+        let is_zero = _mm256_cmpeq_epi32(_mm256_or_si256(lower, upper), _mm256_setzero_si256());
+        let zeros = _mm256_movemask_ps(_mm256_castsi256_ps(is_zero)) as u64;
+        in_use >> LINES | !zeros << (64 - LINES)
+    })
 }
 
 /// The same on any CPU.

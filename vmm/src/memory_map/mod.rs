@@ -66,6 +66,7 @@ pub(crate) use formats::each_undressed_line;
 pub use formats::{Format, detect, toml_format};
 pub use kernel_list::{KernelList, KernelListKind, KernelRow, KernelUse, OtherList};
 pub use names::{attribute_names, parse_attribute, parse_type, type_name};
+pub(crate) use oddity::oddities_but;
 pub use oddity::{Oddity, OddityKind, oddities};
 pub use region::Region;
 pub(crate) use region::{end_of_pages, page_of};

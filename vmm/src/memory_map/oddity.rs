@@ -9,10 +9,15 @@ use super::{MemoryAttribute, MemoryMap, MemoryType, Region, type_name};
 /// another make 65,535 oddities, not two thousand million. Whether the processor can address a region is not judged
 /// here: that depends on the processor.
 pub fn oddities(map: &MemoryMap) -> Vec<Oddity> {
+    oddities_but(map, None)
+}
+
+/// The same without those of a kind that are about one region each. They are not worded either, which takes its time.
+pub(crate) fn oddities_but(map: &MemoryMap, left_out: Option<OddityKind>) -> Vec<Oddity> {
     let mut oddities = map.notes.clone();
     oddities.extend(overlaps(map));
     for region in map.regions() {
-        oddities.extend(of_region(&region));
+        oddities.extend(of_region(&region, left_out));
     }
     oddities.sort_by_key(|oddity| (oddity.index, oddity.kind));
     oddities
@@ -119,7 +124,7 @@ impl OddityKind {
     }
 }
 
-fn of_region(region: &Region) -> impl Iterator<Item = Oddity> {
+fn of_region(region: &Region, left_out: Option<OddityKind>) -> impl Iterator<Item = Oddity> {
     let checks = [
         (OddityKind::Wrap, region.wraps()),
         (OddityKind::Unaligned, !region.is_aligned()),
@@ -131,7 +136,7 @@ fn of_region(region: &Region) -> impl Iterator<Item = Oddity> {
         (OddityKind::UnmarkedRuntime, is_runtime_type(region.ty) && !region.is_runtime() && region.pages > 0),
     ];
     let region = *region;
-    checks.into_iter().filter(|(_, odd)| *odd).map(move |(kind, _)| Oddity {
+    checks.into_iter().filter(move |(kind, odd)| *odd && left_out != Some(*kind)).map(move |(kind, _)| Oddity {
         kind,
         index: region.index,
         other: None,
