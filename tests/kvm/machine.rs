@@ -43,6 +43,8 @@ pub fn trials() -> Vec<Trial> {
         two_machines_run_in_two_threads,
         a_reset_machine_is_as_a_new_one,
         what_is_set_for_good_outlasts_a_reset,
+        what_only_ring_0_changes_is_left_once_where_it_is_vouched_for,
+        registers_that_were_taken_are_not_tried_again,
         a_machine_can_be_reset_before_and_after_each_kind_of_exit,
         memory_is_read_and_written_across_slots_and_not_beyond,
         slots_that_cannot_be_are_refused_with_numbers,
@@ -720,6 +722,40 @@ fn what_is_set_for_good_outlasts_a_reset() {
         assert_eq!((machine.take_over_xcr0(), size_of_state(&mut machine)), (missing, before));
         machine.reset().unwrap();
     }
+}
+
+fn what_only_ring_0_changes_is_left_once_where_it_is_vouched_for() {
+    let kvm = hypervisor();
+    let mut new = Machine::new(kvm, &CpuidRequest::default(), INTERNALS).unwrap();
+    let mut used = guest(kvm, &[]);
+    spoil(&mut used);
+    used.set_msr(IA32_LSTAR, 0x1234_5000).unwrap();
+    used.keep_ring_0s();
+    used.reset().unwrap();
+    assert_eq!(used.get_msr(IA32_LSTAR).unwrap(), 0x1234_5000);
+    let of_ring_3 = |machine: &Machine| (machine.regs(), machine.sregs(), machine.fxsave(), machine.events().unwrap());
+    assert_eq!(of_ring_3(&used), of_ring_3(&new));
+    used.reset().unwrap();
+    Traces::of(&mut used).assert_equal(&Traces::of(&mut new));
+}
+
+fn registers_that_were_taken_are_not_tried_again() {
+    let mut machine = guest(hypervisor(), &[HLT]);
+    let fine = machine.sregs();
+    for _ in 0..2 {
+        *machine.sregs_mut() = fine;
+        machine.try_registers().unwrap();
+        assert_eq!(run(&mut machine), Exit::Halt);
+        // Paging without protection.
+        machine.sregs_mut().cr0 = 0x8000_0010;
+        assert!(machine.try_registers().is_err());
+        assert_ne!(machine.sregs().cr0, 0x8000_0010, "refused, yet shown");
+        machine.regs_mut().rip = CODE;
+    }
+    // They are given to KVM all the same.
+    *machine.sregs_mut() = fine;
+    machine.try_registers().unwrap();
+    assert_eq!(run(&mut machine), Exit::Halt);
 }
 
 fn a_machine_can_be_reset_before_and_after_each_kind_of_exit() {

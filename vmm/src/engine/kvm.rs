@@ -188,12 +188,17 @@ impl Kvm {
             miscalled: Vec::new(),
             missed_calls: Vec::new(),
         };
+        let has_firmware = run.firmware.is_some();
         let (mut report, process) = run.carry_out();
         report.counters = process.counters();
         report.timing.total = start.elapsed();
         let lodging = Lodging { kernel: Some(kernel), process: Some(process.into_memory()) };
         // Else there may have been tables in what the next guest vouches for, and a debugger may have changed ring 3's.
         let is_ordinary = report.is_clean() && job.debugger.is_none();
+        if is_ordinary && !has_firmware {
+            // Nothing was in ring 0 but the kernel, which leaves it alone.
+            machine.keep_ring_0s();
+        }
         if is_ordinary || machine.forget_translations().is_ok() {
             self.machines.give_back(&job.cpu, machine, lodging);
         }

@@ -139,7 +139,7 @@ impl<'m> Guest<'m> {
         regs.rip = header.entry;
         regs.rsp = header.stack_top;
         regs.rflags = rflags::FIXED;
-        machine.commit_registers()?;
+        machine.try_registers()?;
         let state = State::of(machine);
         Ok(Self { machine, case, state, missing_state, limit, deadline: None })
     }
@@ -170,9 +170,9 @@ impl<'m> Guest<'m> {
     }
 
     /// Of the registers that the kernel relies on, those that are not as they were set when it was booted, and CR3 if it is
-    /// not this one. They are set again.
-    pub fn restore_state(&mut self, cr3: u64) -> Vec<Altered> {
-        self.state.restore(self.machine, cr3)
+    /// not this one. They are set again. IA32_PAT is among them if it is asked for: to read it is a call of the vCPU.
+    pub fn restore_state(&mut self, cr3: u64, with_pat: bool) -> Vec<Altered> {
+        self.state.restore(self.machine, cr3, with_pat)
     }
 
     /// Shows the memory of a process to the machine.

@@ -50,12 +50,13 @@ impl State {
         Self { sregs: machine.sregs(), pat }
     }
 
-    /// What has changed since, with this CR3 loaded. It is set again.
-    pub fn restore(&self, machine: &mut Machine, cr3: u64) -> Vec<Altered> {
+    /// What has changed since, with this CR3 loaded. It is set again. IA32_PAT is looked at only if asked for.
+    pub fn restore(&self, machine: &mut Machine, cr3: u64, with_pat: bool) -> Vec<Altered> {
         let (now, flags) = (machine.sregs(), machine.regs().rflags);
         let rows = REGISTERS.iter().map(|(register, value)| (*register, value(&self.sregs), value(&now)));
         let others = [("CR3", cr3, now.cr3), ("RFLAGS", rflags::FIXED, flags & RFLAGS_KEPT)];
-        let pat = self.pat.zip(machine.get_msr(msr::IA32_PAT).ok()).map(|(set, found)| ("IA32_PAT", set, found));
+        let pat = self.pat.filter(|_| with_pat).zip(machine.get_msr(msr::IA32_PAT).ok());
+        let pat = pat.map(|(set, found)| ("IA32_PAT", set, found));
         let altered: Vec<_> = rows
             .chain(others)
             .chain(pat)

@@ -79,6 +79,10 @@ pub struct Machine {
     pristine: Pristine,
     unfinished: Unfinished,
     is_debugged: bool,
+    /// Whether [`Self::keep_ring_0s`] was called since the last reset.
+    ring_0s_is_kept: bool,
+    /// The system registers that [`Self::try_registers`] has seen KVM take.
+    taken: Option<kvm_sregs>,
     run_bytes: usize,
     process: u32,
 }
@@ -106,6 +110,8 @@ impl Machine {
             pristine,
             unfinished: Unfinished::Nothing,
             is_debugged: false,
+            ring_0s_is_kept: false,
+            taken: None,
             run_bytes: hypervisor.run_bytes(),
             process: std::process::id(),
         })

@@ -99,6 +99,16 @@ impl Machine {
         result.map_err(|cause| self.refused(&sync.sregs, cause))
     }
 
+    /// The same, but what KVM took the last time it takes again: that it is given with the next run.
+    pub fn try_registers(&mut self) -> Result<(), RegistersError> {
+        let asked = self.sregs();
+        if self.taken != Some(asked) {
+            self.commit_registers()?;
+            self.taken = Some(asked);
+        }
+        Ok(())
+    }
+
     /// The system registers that the next run gives KVM; None: KVM has them.
     pub(super) fn changed_system_registers(&mut self) -> Option<kvm_sregs> {
         let dirty = self.vcpu.get_kvm_run().kvm_dirty_regs;

@@ -6,6 +6,8 @@
 //! another, and so does what was set for good ([`Machine::take_over_xcr0`], [`Machine::keep_msr`]); the time-stamp
 //! counter goes on counting.
 
+use std::mem;
+
 use kvm_bindings::{Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use kvm_ioctls::{SyncReg, VcpuFd};
 use vmm_sys_util::errno;
@@ -25,11 +27,18 @@ impl Machine {
         if self.is_debugged {
             self.debug(false, &[]).map_err(refused("KVM_SET_GUEST_DEBUG"))?;
         }
-        self.pristine.restore(&self.vcpu)?;
+        self.pristine.restore(&self.vcpu, mem::take(&mut self.ring_0s_is_kept))?;
         self.pristine.show_registers(&mut self.vcpu);
         self.vcpu.set_sync_dirty_reg(SyncReg::Register);
         self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
         Ok(())
+    }
+
+    /// Vouches for what ring 0 alone can change, until the next reset, which takes it for as it was: the debug registers, XCR0 and
+    /// the model-specific registers. To set or read each kind is a call of the vCPU, of which a short run has few otherwise.
+    /// Ring 3 changes DR6, too, but not without a debug exception (SDM vol. 3B, 18.2.3).
+    pub fn keep_ring_0s(&mut self) {
+        self.ring_0s_is_kept = true;
     }
 }
 
@@ -116,14 +125,16 @@ impl Pristine {
         }
     }
 
-    fn restore(&self, vcpu: &VcpuFd) -> Result<(), ResetError> {
-        // XCR0 says which state components exist, so it comes before them.
-        vcpu.set_xcrs(&self.xcrs).map_err(refused("KVM_SET_XCRS"))?;
+    fn restore(&self, vcpu: &VcpuFd, ring_0s_is_kept: bool) -> Result<(), ResetError> {
+        if !ring_0s_is_kept {
+            // XCR0 says which state components exist, so it comes before them.
+            vcpu.set_xcrs(&self.xcrs).map_err(refused("KVM_SET_XCRS"))?;
+            vcpu.set_debug_regs(&self.debugregs).map_err(refused("KVM_SET_DEBUGREGS"))?;
+            self.restore_msrs(vcpu)?;
+        }
         // SAFETY: KVM_GET_XSAVE fails where a vCPU's state is larger than this structure, which depends on
         // the CPUID alone; it did not fail on this vCPU, whose CPUID was set before and stays.
         unsafe { vcpu.set_xsave(&self.xsave) }.map_err(refused("KVM_SET_XSAVE"))?;
-        vcpu.set_debug_regs(&self.debugregs).map_err(refused("KVM_SET_DEBUGREGS"))?;
-        self.restore_msrs(vcpu)?;
         // Last: what is set before may leave events of its own.
         vcpu.set_vcpu_events(&self.events).map_err(refused("KVM_SET_VCPU_EVENTS"))
     }
