@@ -1,13 +1,16 @@
 //! What the host and the guest say to each other.
 //!
 //! One [`Mailbox`] lies in the guest's memory. The host writes a list of [`Command`]s and runs the guest, which carries
-//! them all out and hands over with one write to [`PORT`]. Faults in probes are recorded and resumed without the host;
-//! a fault in a runtime service ends its call, and one anywhere else the run, with the registers in [`Mailbox::crash`].
+//! them all out and hands over with HLT. Faults in probes are recorded and resumed without the host; a fault in a runtime
+//! service ends its call, and one anywhere else the run, with the registers in [`Mailbox::crash`].
+//!
+//! A HLT leaves KVM nothing to finish, so that the host may set registers at once, as it does around each run of mapping
+//! code. What is said by [`PORT`] is rare.
 //!
 //! The host finds everything it needs through the [`ImageHeader`] at the start of the image.
 
 /// Changes with any change to this file.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 /// First bytes of the image header: "EFIBED" and two spaces, little-endian.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"EFIBED  ");
 /// Where the guest image is linked, as a kernel's is: -2 GiB.
@@ -18,23 +21,22 @@ pub const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 /// kernel's text should not be marked as the user's.
 pub const USER_BASE: u64 = 0x0000_7fff_f000_0000;
 
-/// The I/O port of all hand-overs; the 32-bit value says which.
+/// The I/O port by which the guest hands over before its time; the 32-bit value says why.
 pub const PORT: u16 = 0x0ef1;
-/// All commands are done.
-pub const HANDOVER_DONE: u32 = 1;
 /// [`Mailbox::faults`] is full; empty it and go on.
-pub const HANDOVER_FAULTS_FULL: u32 = 2;
+pub const HANDOVER_FAULTS_FULL: u32 = 1;
 /// A fault outside a probe; see [`Mailbox::crash`].
-pub const HANDOVER_CRASH: u32 = 3;
+pub const HANDOVER_CRASH: u32 = 2;
 /// A panic in the kernel; see [`Mailbox::panic`].
-pub const HANDOVER_PANIC: u32 = 4;
+pub const HANDOVER_PANIC: u32 = 3;
 
 /// Commands in one batch.
 pub const MAX_COMMANDS: usize = 256;
 /// Probes in one batch.
 pub const MAX_PROBES: usize = 8192;
-/// Ranges swept in one batch.
-pub const MAX_SWEEPS: usize = 4096;
+/// [`Sweep`]s in one batch, its end among them. With so many the image is a multiple of eight pages long, and what lies behind
+/// it begins a line of a table's entries: KVM without two-dimensional paging takes in a line with one fault.
+pub const MAX_SWEEPS: usize = 6144;
 /// Fault records before the guest hands over.
 pub const MAX_FAULTS: usize = 2048;
 
@@ -49,7 +51,7 @@ pub enum Op {
     Call = 1,
     /// A [`Op::Call`] that is made in the manner of [`Mailbox::odd_call`].
     OddCall = 2,
-    /// Write to each page of [`Mailbox::sweeps`], argument 0 of them, one at least: see [`Sweep`].
+    /// Write to each page of [`Mailbox::sweeps`], up to [`SweepKind::End`].
     Sweep = 3,
     /// Do the accesses of [`Mailbox::probes`], argument 1 of them, one at least, from argument 0 on, all of the [`ProbeKind`] in
     /// argument 2.
@@ -64,13 +66,10 @@ pub enum Op {
 pub const TRIAL_IDT: u64 = 0x800;
 /// The same for the bare loops of [`TrialKind`].
 pub const BARE_IDT: u64 = 0xa00;
-/// The same for mapping code: while it runs in ring 3, every exception is handed to the host, by [`PROCESS_PORT`].
+/// The same for mapping code: while it runs in ring 3, every exception is handed to the host, by HLT. The stack then holds,
+/// from RSP up, the vector, the error code (0 where the exception has none) and the frame that the CPU pushed; all other
+/// registers are ring 3's. The guest goes on by popping the first two, and IRETQ.
 pub const PROCESS_IDT: u64 = 0xc00;
-
-/// The I/O port by which an exception in ring 3 is handed over. The stack then holds, from RSP up, the vector, the error
-/// code (0 where the exception has none) and the frame that the CPU pushed; all other registers are ring 3's. The guest goes
-/// on by popping the first two, and IRETQ.
-pub const PROCESS_PORT: u8 = 0xeb;
 
 /// The access of a trial; ring 3 makes it if [`TRIAL_USER`] is added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,8 +192,19 @@ pub struct Fault {
     pub virt: u64,
 }
 
-/// Pages of one region to be swept, one after another: first blocks of [`SWEEP_BLOCK`] groups of [`SWEEP_GROUP`] pairs, then
-/// groups, then pairs, then single pages.
+/// Pages to be swept, one after another, all in one way.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Sweep {
+    /// The first page.
+    pub virt: u64,
+    /// How many of its kind, one at least.
+    pub count: u64,
+    /// What carries it out: [`ImageHeader::sweep_codes`]. To choose it where the guest is emulated would take instructions.
+    pub code: u64,
+}
+
+/// The ways to sweep.
 ///
 /// Where ring 0 is emulated every instruction takes its time, so a pair is written with one store of 8 bytes across the border
 /// of its pages, a group shares its number, and a block the step to the next one. Groups, in blocks or not, and pairs outside
@@ -202,26 +212,24 @@ pub struct Fault {
 /// and in its highest, and zeros between. Of pair `k` of a group, 2 + k bytes lie at the end of the first page and the others
 /// at the start of the second; a pair by itself is written as pair 0. So each half tells the number, and its length which pair
 /// it is.
-///
-/// A single page is written its address at its start, and so are both pages of a pair whose store has faulted.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Sweep {
-    /// The first page.
-    pub virt: u64,
-    /// How many blocks.
-    pub blocks: u64,
-    /// How many groups after them.
-    pub groups: u64,
-    /// How many pairs after them.
-    pub pairs: u64,
-    /// How many pages after those.
-    pub singles: u64,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum SweepKind {
+    /// [`SWEEP_BLOCK`] groups.
+    Block = 0,
+    /// [`SWEEP_GROUP`] pairs.
+    Group = 1,
+    /// Two pages.
+    Pair = 2,
+    /// One page, which is written its address at its start. So are both pages of a pair whose store has faulted.
+    Single = 3,
+    /// No page: the sweeps are over.
+    End = 4,
 }
 
-/// Pairs of pages that share a number in a [`Sweep`].
+/// Pairs of pages that share a number.
 pub const SWEEP_GROUP: u64 = 5;
-/// Groups in a block of a [`Sweep`].
+/// Groups in a block.
 pub const SWEEP_BLOCK: u64 = 8;
 
 /// Registers at a fault outside a probe.
@@ -267,7 +275,7 @@ pub struct Mailbox {
     pub crash: Crash,
     /// At [`HANDOVER_PANIC`].
     pub panic: Panic,
-    /// Records in `faults`, at [`HANDOVER_DONE`]; at [`HANDOVER_FAULTS_FULL`] all are.
+    /// Records in `faults`, when all commands are done; at [`HANDOVER_FAULTS_FULL`] all are.
     pub fault_count: u64,
     /// The batch.
     pub commands: [Command; MAX_COMMANDS],
@@ -321,6 +329,12 @@ pub struct ImageHeader {
     pub trial_vectors: u64,
     /// An array of 32 addresses: the handlers while mapping code runs.
     pub process_vectors: u64,
+    /// An array of addresses: what carries out each [`SweepKind`].
+    pub sweep_codes: u64,
+    /// RIP when a batch is done, after its HLT.
+    pub batch_done: u64,
+    /// The same when an exception of mapping code is handed over.
+    pub process_halted: u64,
     /// The top of the first of seven interrupt stacks, [`IST_BYTES`] apart.
     pub ist_top: u64,
     /// One page of ring-3 code.

@@ -9,7 +9,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::are_in_order;
-use crate::protocol::{Command, HANDOVER_DONE, Mailbox, Op, PORT};
+use crate::protocol::{Command, Mailbox, Op};
 
 unsafe extern "C" {
     /// Carries out batches forever.
@@ -31,7 +31,7 @@ global_asm!(
     "efibed_ops: .quad efibed_load_root, efibed_call, efibed_call, efibed_sweep, efibed_probe, efibed_try",
     "",
     ".section .text.efibed_batch, \"ax\"",
-    ".globl efibed_batches, efibed_next_command, efibed_command_done",
+    ".globl efibed_batches, efibed_next_command, efibed_command_done, efibed_batch_done",
     "efibed_batches:",
     "and rsp, -16",
     "1: mov ecx, [EFIBED_MAILBOX + {command_count}]",
@@ -52,9 +52,8 @@ global_asm!(
     "je 2f",
     "mov rax, [rbp + {op}]",
     "jmp [efibed_ops + 8 * rax]",
-    "2: mov edx, {port}",
-    "mov eax, {done}",
-    "out dx, eax",
+    "2: hlt",
+    "efibed_batch_done:",
     "jmp 1b",
     "",
     // The host walked these tables and found all of the kernel's own ranges in them.
@@ -75,6 +74,4 @@ global_asm!(
     op = const offset_of!(Command, op),
     arguments = const offset_of!(Command, args),
     result = const offset_of!(Command, result),
-    port = const PORT,
-    done = const HANDOVER_DONE,
 );

@@ -74,7 +74,7 @@ global_asm!(
     "mov rax, [rsp + 24]",
     "test byte ptr [rsp + 32], 3",
     "jnz efibed_fault_user",
-    "cmp rax, offset efibed_sweep_pairs",
+    "cmp rax, offset efibed_sweep_blocks",
     "jb 5f",
     "cmp rax, offset efibed_sweep_singles",
     "jb efibed_fault_pair",

@@ -4,16 +4,16 @@
 //! resume, R12 the stack pointer there, R15 the one instruction that accesses. For ring 3, which could clobber them, the
 //! same is kept in memory, and R15 is no instruction's address.
 //!
-//! In a sweep: RDI the page, RAX what a pair is written; R8 the next fault record, R9 the end of the records, R10 their
-//! start.
+//! In a sweep: RDI the page, RCX how many of its kind are left, RSI the next sweep, RAX what a pair is written; R8 the next
+//! fault record, R9 the end of the records, R10 their start.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::are_in_order;
 use crate::protocol::{
-    Command, Fault, MAX_FAULTS, Mailbox, PROBE_DONE, Probe, ProbeKind, SWEEP_BLOCK, SWEEP_GROUP, Sweep, USER_BASE,
-    selector,
+    Command, Fault, MAX_FAULTS, Mailbox, PROBE_DONE, Probe, ProbeKind, SWEEP_BLOCK, SWEEP_GROUP, Sweep, SweepKind,
+    USER_BASE, selector,
 };
 
 const _: () = assert!(are_in_order(&[
@@ -23,6 +23,14 @@ const _: () = assert!(are_in_order(&[
     ProbeKind::UserRead as u64,
     ProbeKind::UserWrite as u64,
     ProbeKind::UserFetch as u64,
+]));
+
+const _: () = assert!(are_in_order(&[
+    SweepKind::Block as u64,
+    SweepKind::Group as u64,
+    SweepKind::Pair as u64,
+    SweepKind::Single as u64,
+    SweepKind::End as u64,
 ]));
 
 /// The assembler's loops name pairs and groups one by one, and divide by the length of a record.
@@ -41,6 +49,9 @@ global_asm!(
     "efibed_address_in_user read",
     "efibed_address_in_user write",
     "efibed_address_in_user fetch",
+    ".globl efibed_sweep_codes",
+    "efibed_sweep_codes:",
+    ".quad efibed_sweep_blocks, efibed_sweep_groups, efibed_sweep_pairs, efibed_sweep_singles, efibed_sweep_end",
     "",
     // With the first record in RSI, and the number of them in RCX.
     ".macro efibed_probe_loop name, access:vararg",
@@ -113,51 +124,49 @@ global_asm!(
     ".endr",
     "add rax, rdx",
     ".endm",
+    // Goes on with the sweep at RSI.
+    ".macro efibed_next_sweep",
+    "mov rdi, [rsi]",
+    "mov rcx, [rsi + {count}]",
+    "add rsi, {sweep_bytes}",
+    "jmp [rsi + {code} - {sweep_bytes}]",
+    ".endm",
     ".globl efibed_sweep",
     "efibed_sweep:",
     "mov rsi, offset EFIBED_MAILBOX + {sweeps}",
-    "mov r11, [rbp + {arguments}]",
     "mov r10, offset EFIBED_MAILBOX + {faults}",
     "mov r8, r10",
     "lea r9, [r10 + {faults_bytes}]",
     "movabs rdx, 0x1000000000001",
     "mov eax, 0",
-    "1: mov rdi, [rsi]",
-    "mov rcx, [rsi + {blocks}]",
-    "test rcx, rcx",
-    "jz 3f",
-    ".globl efibed_sweep_pairs",
-    "efibed_sweep_pairs:",
-    "2:",
+    "efibed_next_sweep",
+    ".globl efibed_sweep_blocks",
+    "efibed_sweep_blocks:",
     ".irp group, 0, 1, 2, 3, 4, 5, 6, 7",
     "efibed_sweep_group \\group",
     ".endr",
     "add rdi, 8192 * {group} * {block}",
     // It is too far for LOOP.
     "dec rcx",
-    "jnz 2b",
-    "3: mov rcx, [rsi + {groups}]",
-    "test rcx, rcx",
-    "jz 5f",
-    "4: efibed_sweep_group 0",
+    "jnz efibed_sweep_blocks",
+    "efibed_next_sweep",
+    "efibed_sweep_groups:",
+    "efibed_sweep_group 0",
     "add rdi, 8192 * {group}",
-    "loop 4b",
-    "5: mov rcx, [rsi + {pairs}]",
-    "test rcx, rcx",
-    "jz 7f",
-    "6: efibed_sweep_pair 0, 0",
+    "loop efibed_sweep_groups",
+    "efibed_next_sweep",
+    "efibed_sweep_pairs:",
+    "efibed_sweep_pair 0, 0",
     "add rdi, 8192",
     "add rax, rdx",
-    "loop 6b",
-    "7: mov rcx, [rsi + {singles}]",
-    "test rcx, rcx",
-    "jz 9f",
+    "loop efibed_sweep_pairs",
+    "efibed_next_sweep",
     ".globl efibed_sweep_singles",
     "efibed_sweep_singles:",
-    "8: mov [rdi], rdi",
+    "mov [rdi], rdi",
     "add rdi, 4096",
-    "loop 8b",
-    "jmp 9f",
+    "loop efibed_sweep_singles",
+    "efibed_next_sweep",
     // A store to a pair has faulted: which of its pages, and whether the other one is reached, is seen one by one. R14 is the
     // first of them, R13 is behind the store.
     ".globl efibed_sweep_apart",
@@ -171,9 +180,6 @@ global_asm!(
     "jmp r13",
     ".globl efibed_sweep_end",
     "efibed_sweep_end:",
-    "9: add rsi, {sweep_bytes}",
-    "dec r11",
-    "jnz 1b",
     "sub r8, r10",
     "shr r8, {fault_shift}",
     "mov [EFIBED_MAILBOX + {fault_count}], r8",
@@ -210,10 +216,8 @@ global_asm!(
     done = const PROBE_DONE,
     probe_bytes = const size_of::<Probe>(),
     sweep_bytes = const size_of::<Sweep>(),
-    blocks = const offset_of!(Sweep, blocks),
-    groups = const offset_of!(Sweep, groups),
-    pairs = const offset_of!(Sweep, pairs),
-    singles = const offset_of!(Sweep, singles),
+    count = const offset_of!(Sweep, count),
+    code = const offset_of!(Sweep, code),
     group = const SWEEP_GROUP,
     block = const SWEEP_BLOCK,
     user_base = const USER_BASE,

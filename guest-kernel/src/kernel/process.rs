@@ -5,8 +5,6 @@
 
 use core::arch::global_asm;
 
-use crate::protocol::PROCESS_PORT;
-
 global_asm!(
     ".section .text.efibed_process, \"ax\"",
     ".altmacro",
@@ -28,7 +26,9 @@ global_asm!(
     ".set number, number + 1",
     ".endr",
     "efibed_process_exception:",
-    "out {port}, al",
+    "hlt",
+    ".globl efibed_process_halted",
+    "efibed_process_halted:",
     "add rsp, 16",
     "iretq",
     "",
@@ -42,5 +42,4 @@ global_asm!(
     ".endr",
     ".noaltmacro",
     ".text",
-    port = const PROCESS_PORT,
 );

@@ -4,7 +4,7 @@ use std::io::Cursor;
 use std::mem::size_of;
 use std::sync::OnceLock;
 
-use efibed_guest::protocol::{ImageHeader, MAGIC, VERSION};
+use efibed_guest::protocol::{ImageHeader, MAGIC, SweepKind, VERSION};
 use linux_loader::loader::elf::Elf;
 use linux_loader::loader::{self, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -113,10 +113,7 @@ impl Image {
 
     /// The handlers of its exceptions.
     fn handlers(&self) -> Handlers {
-        let address = |table: u64, index: usize| {
-            let table = self.contents.get(offset_of(table) as usize..).unwrap_or_default();
-            table.as_chunks().0.get(index).map_or(0, |entry| u64::from_le_bytes(*entry))
-        };
+        let address = |table, index| self.address_in(table, index);
         let ImageHeader { vectors, trial_vectors, process_vectors, .. } = self.header;
         Handlers {
             usual: std::array::from_fn(|vector| address(vectors, vector)),
@@ -124,6 +121,17 @@ impl Image {
             bare_page_fault: address(trial_vectors, 32),
             process: std::array::from_fn(|vector| address(process_vectors, vector)),
         }
+    }
+
+    /// What carries out sweeps of a kind.
+    pub fn sweep_code(&self, kind: SweepKind) -> u64 {
+        self.address_in(self.header.sweep_codes, kind as usize)
+    }
+
+    /// An address in a table of addresses, which is in the image.
+    fn address_in(&self, table: u64, index: usize) -> u64 {
+        let table = self.contents.get(offset_of(table) as usize..).unwrap_or_default();
+        table.as_chunks().0.get(index).map_or(0, |entry| u64::from_le_bytes(*entry))
     }
 
     /// Pages of the read-only part.
@@ -161,4 +169,24 @@ fn header_from(words: [u64; size_of::<ImageHeader>() / 8]) -> Option<ImageHeader
         && offset_of(header.end) <= IMAGE_BYTES
         && [header.read_only_end, header.ist_top, header.end].iter().all(|at| at.is_multiple_of(PAGE_BYTES));
     fits.then_some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `MAX_SWEEPS` has it.
+    #[test]
+    fn what_lies_behind_it_begins_a_line_of_a_tables_entries() {
+        assert_eq!(Image::built_in().unwrap().pages() % 8, 0);
+    }
+
+    #[test]
+    fn every_kind_of_sweep_has_its_code() {
+        let image = Image::built_in().unwrap();
+        let kinds = [SweepKind::Block, SweepKind::Group, SweepKind::Pair, SweepKind::Single, SweepKind::End];
+        let codes = kinds.map(|kind| image.sweep_code(kind));
+        assert!(codes.is_sorted_by(|one, next| one < next), "{codes:x?}");
+        assert!(codes.iter().all(|code| (IMAGE_BASE..image.header().read_only_end).contains(code)), "{codes:x?}");
+    }
 }

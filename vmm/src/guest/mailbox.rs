@@ -4,12 +4,23 @@ use std::mem::offset_of;
 
 use efibed_guest::protocol::{
     self, Command, Fault, IMAGE_BASE, MAX_COMMANDS, MAX_FAULTS, MAX_PROBES, MAX_SWEEPS, Mailbox, OddCall,
-    PROBE_FAULTED, PROBE_NOT_RUN, Panic, Probe, Sweep, VERSION,
+    PROBE_FAULTED, PROBE_NOT_RUN, Panic, Probe, Sweep, SweepKind, VERSION,
 };
 
 use super::Case;
 use super::end::{Crash, End};
 use super::memory::Plain;
+
+/// Pages to be swept, one after another, all in one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweepPart {
+    /// The way.
+    pub kind: SweepKind,
+    /// The first page.
+    pub virt: u64,
+    /// How many of its kind, one at least.
+    pub count: u64,
+}
 
 /// The mailbox of a guest. What cannot be read or written is [`End::Corrupt`].
 #[derive(Clone, Copy)]
@@ -69,8 +80,15 @@ impl<'m> Mail<'m> {
     }
 
     /// Puts the list for [`Op::Sweep`](protocol::Op::Sweep).
-    pub fn put_sweeps(&self, sweeps: &[Sweep]) -> Result<(), End> {
-        self.put_all(offset_of!(Mailbox, sweeps), sweeps, MAX_SWEEPS)
+    pub fn put_sweeps(&self, parts: &[SweepPart]) -> Result<(), End> {
+        let end = SweepPart { kind: SweepKind::End, virt: 0, count: 0 };
+        let sweep = |part: &SweepPart| Sweep {
+            virt: part.virt,
+            count: part.count,
+            code: self.case.image.sweep_code(part.kind),
+        };
+        let sweeps: Vec<_> = parts.iter().chain([&end]).map(sweep).collect();
+        self.put_all(offset_of!(Mailbox, sweeps), &sweeps, MAX_SWEEPS)
     }
 
     /// Puts addresses for [`Op::Probe`](protocol::Op::Probe) into the records from the first on.

@@ -38,10 +38,10 @@ pub use case::{Case, LoadError, Strides};
 pub use end::{Crash, End};
 pub use image::{Image, ImageError};
 pub use kernel::Kernel;
-pub use mailbox::Mail;
+pub use mailbox::{Mail, SweepPart};
 pub use memory::OwnMemory;
 pub use placement::{NoRoom, Placement, Sizes};
-pub use session::{BackedPage, BootError, Guest, GuestEvents, MappedTables, NoEvents, Pace, PortAnswer, command};
+pub use session::{BackedPage, BootError, Guest, GuestEvents, MappedTables, Next, NoEvents, Pace, command};
 pub use state::Altered;
 
 /// Bytes of a page.

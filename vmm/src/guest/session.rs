@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use efibed_guest::protocol::{
-    Command, Fault, HANDOVER_CRASH, HANDOVER_DONE, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Op, PORT,
-    PROCESS_PORT,
+    Command, Fault, HANDOVER_CRASH, HANDOVER_FAULTS_FULL, HANDOVER_PANIC, MAX_FAULTS, Op, PORT,
 };
 use efibed_stub::rflags;
 use efibed_stub::stamp::stamp;
@@ -54,7 +53,11 @@ pub trait GuestEvents {
         None
     }
     /// The guest wrote to a port that is not the guest image's own.
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer;
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> Next;
+    /// Mapping code raised an exception. No other code does so by way of the handlers that are there for it.
+    fn exception(&mut self, _machine: &mut Machine) -> Next {
+        Next::Unknown
+    }
 }
 
 /// How a guest goes on that has run for some time.
@@ -68,10 +71,10 @@ pub enum Pace {
     Stop,
 }
 
-/// What becomes of a guest that wrote to a port.
+/// What becomes of a guest that has handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortAnswer {
-    /// Nobody knows the port: its run ends with the exit.
+pub enum Next {
+    /// Nobody knows why: its run ends with the exit.
     Unknown,
     /// It goes on.
     GoOn,
@@ -195,7 +198,8 @@ impl<'m> Guest<'m> {
         start: Start,
         events: &mut dyn GuestEvents,
     ) -> Result<Ended, End> {
-        // The kernel's last OUT must be over before its registers are put away, and the process's before they come back.
+        // What the kernel did last must be over before its registers are put away, and the process's before they come back: an
+        // OUT is, once KVM was asked again; a HLT is at once.
         self.machine.finish_io().map_err(End::Run)?;
         let kernel = (self.machine.regs(), self.machine.sregs());
         let sregs = self.machine.sregs_mut();
@@ -309,7 +313,7 @@ impl<'m> Guest<'m> {
 
     fn run_for(&mut self, limit: Duration, events: &mut dyn GuestEvents) -> Result<(), End> {
         let mut session = self.machine.session(limit).map_err(End::Watchdog)?;
-        let mail = Mail::of(self.case);
+        let (mail, header) = (Mail::of(self.case), self.case.image.header());
         loop {
             let exit = session.run().map_err(End::Run)?;
             session.drain(|pa, data| {
@@ -318,19 +322,18 @@ impl<'m> Guest<'m> {
                 events.wrote(pa, u64::from_le_bytes(value), data.len() as u8);
             });
             match exit {
-                Exit::Out { port: PORT, data: HANDOVER_DONE, .. } => {
+                Exit::Halt if session.regs().rip == header.batch_done => {
                     return mail.take_faults(None, |fault| events.swept_fault(fault));
+                }
+                Exit::Halt if session.regs().rip == header.process_halted => {
+                    go_on(events.exception(&mut session), exit)?;
                 }
                 Exit::Out { port: PORT, data: HANDOVER_FAULTS_FULL, .. } => {
                     mail.take_faults(Some(MAX_FAULTS), |fault| events.swept_fault(fault))?;
                 }
                 Exit::Out { port: PORT, data: HANDOVER_CRASH, .. } => return Err(mail.crash()),
                 Exit::Out { port: PORT, data: HANDOVER_PANIC, .. } => return Err(mail.panic()),
-                Exit::Out { port, data, .. } => match events.port(port, data, &mut session) {
-                    PortAnswer::GoOn => {}
-                    PortAnswer::Stop => return Err(End::Stopped),
-                    PortAnswer::Unknown => return Err(End::Exit(exit)),
-                },
+                Exit::Out { port, data, .. } => go_on(events.port(port, data, &mut session), exit)?,
                 Exit::MmioRead { pa, .. } => {
                     session.answer_mmio(stamp(pa.0));
                 }
@@ -340,6 +343,15 @@ impl<'m> Guest<'m> {
                 other => return Err(End::Exit(other)),
             }
         }
+    }
+}
+
+/// Whether a guest goes on that handed over with this exit.
+fn go_on(next: Next, exit: Exit) -> Result<(), End> {
+    match next {
+        Next::GoOn => Ok(()),
+        Next::Stop => Err(End::Stopped),
+        Next::Unknown => Err(End::Exit(exit)),
     }
 }
 
@@ -467,18 +479,19 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         if debugger.looked_on() { Pace::Anew } else { Pace::Timed }
     }
 
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> PortAnswer {
-        if port != u16::from(PROCESS_PORT) {
-            return self.events.port(port, data, machine);
-        }
+    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> Next {
+        self.events.port(port, data, machine)
+    }
+
+    fn exception(&mut self, machine: &mut Machine) -> Next {
         match Exception::read(machine, self.case) {
-            None => PortAnswer::Unknown,
+            None => Next::Unknown,
             Some(exception) => {
                 let goes_on = match self.events.debugger() {
                     None => self.process.handle(exception, machine, self.case),
                     Some(debugger) => self.process.handle_under(debugger, exception, machine, self.case),
                 };
-                if goes_on { PortAnswer::GoOn } else { PortAnswer::Stop }
+                if goes_on { Next::GoOn } else { Next::Stop }
             }
         }
     }
@@ -489,7 +502,7 @@ pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
-        PortAnswer::Unknown
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
+        Next::Unknown
     }
 }

@@ -12,8 +12,7 @@ use super::script::{Script, Tally};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
-    self, BootTables, End, Guest, GuestEvents, Image, OutOfPages, PAGE_BYTES, Placement, PortAnswer, Strides, command,
-    flags,
+    self, BootTables, End, Guest, GuestEvents, Image, Next, OutOfPages, PAGE_BYTES, Placement, Strides, command, flags,
 };
 use crate::machine::{Exit, InternalError, Machine};
 use crate::memory_map::MemoryMap;
@@ -339,7 +338,7 @@ impl GuestEvents for Watch<'_> {
         self.abandon(machine, NOT_EMULATED)
     }
 
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
-        PortAnswer::Unknown
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
+        Next::Unknown
     }
 }

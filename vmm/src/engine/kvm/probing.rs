@@ -16,7 +16,7 @@ use crate::check::{
     Behind, Depth, Exception, Expectation, Ground, Judge, Observation, Observations, Phase, Plan, PlannedProbe,
     ProbeCounts, Skipped,
 };
-use crate::guest::{End, GuestEvents, PAGE_BYTES, PortAnswer, command};
+use crate::guest::{End, GuestEvents, Next, PAGE_BYTES, command};
 use crate::machine::Machine;
 use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 use crate::random::Random;
@@ -86,7 +86,7 @@ impl Run<'_> {
             (self.course.job.progress)(Progress::Sweeping { done, all });
             done += round.sweeps.pages();
             commands.extend(round.commands());
-            self.guest.mail().put_sweeps(round.sweeps.sweeps())?;
+            self.guest.mail().put_sweeps(round.sweeps.parts())?;
             self.guest.mail().put_probes(round.addresses())?;
             let outcome = self.guest.batch(&commands, &mut Probing { sweeps: &round.sweeps, judge });
             if outcome.is_ok() {
@@ -209,8 +209,7 @@ impl Round<'_> {
     }
 
     fn commands(&self) -> impl Iterator<Item = Command> {
-        let sweeps = self.sweeps.sweeps().len() as u64;
-        let sweep = (sweeps > 0).then(|| command(Op::Sweep, [sweeps, 0, 0, 0, 0, 0]));
+        let sweep = (self.sweeps.pages() > 0).then(|| command(Op::Sweep, [0; 6]));
         let mut first = 0;
         let probes = self.probes.iter().map(move |(access, probes)| {
             let count = probes.len() as u64;
@@ -305,8 +304,8 @@ impl GuestEvents for Probing<'_, '_, '_> {
         self.judge.swept_fault(Va(fault.virt), exception(fault));
     }
 
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> PortAnswer {
-        PortAnswer::Unknown
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
+        Next::Unknown
     }
 }
 

@@ -6,7 +6,7 @@ use uefi_raw::table::runtime::ResetType;
 
 use super::super::firmware_memory::FirmwareMemory;
 use crate::firmware::{Answer, Call, Firmware, StubCall};
-use crate::guest::{GuestEvents, OwnMemory, PortAnswer};
+use crate::guest::{GuestEvents, Next, OwnMemory};
 use crate::machine::Machine;
 use crate::mmu::{Pa, Paging};
 
@@ -31,9 +31,9 @@ pub(super) struct Served<'f> {
 impl GuestEvents for Listener<'_> {
     fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
 
-    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> PortAnswer {
+    fn port(&mut self, port: u16, _data: u32, machine: &mut Machine) -> Next {
         let served = self.firmware.as_mut().filter(|_| port == u16::from(TRAP_PORT));
-        let Some(Served { firmware, tables, paging, command_at }) = served else { return PortAnswer::Unknown };
+        let Some(Served { firmware, tables, paging, command_at }) = served else { return Next::Unknown };
         let regs = machine.regs();
         let call = StubCall {
             rax: regs.rax,
@@ -49,7 +49,7 @@ impl GuestEvents for Listener<'_> {
             cr3: machine.sregs().cr3,
         };
         let Ok(answer) = firmware.answer(&call, &mut FirmwareMemory { machine, tables, paging }) else {
-            return PortAnswer::Unknown;
+            return Next::Unknown;
         };
         if let Answer::Reset(_, reset) = answer {
             self.reset = Some(reset);
@@ -58,6 +58,6 @@ impl GuestEvents for Listener<'_> {
         self.calls.extend(answer.call().map(|call| (command, call)));
         // Only code that has gone astray traps as often.
         let is_too_often = self.calls.len() > MAX_COMMANDS;
-        if self.reset.is_some() || is_too_often { PortAnswer::Stop } else { PortAnswer::GoOn }
+        if self.reset.is_some() || is_too_often { Next::Stop } else { Next::GoOn }
     }
 }

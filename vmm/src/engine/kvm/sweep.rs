@@ -1,9 +1,9 @@
 //! Sweeps: every page of the regions is written, and where each write arrives says where the page is.
 
-use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_BLOCK, SWEEP_GROUP, Sweep};
+use efibed_guest::protocol::{MAX_SWEEPS, SWEEP_BLOCK, SWEEP_GROUP, SweepKind};
 
 use crate::check::{Frames, PlannedSweep};
-use crate::guest::PAGE_BYTES;
+use crate::guest::{PAGE_BYTES, SweepPart};
 use crate::mmu::{Pa, Va};
 
 /// Pages swept in one batch: well within a batch's time limit even where a write takes a millisecond.
@@ -12,13 +12,24 @@ const MAX_BATCH_PAGES: u64 = 16_384;
 /// Pages that share a number.
 const GROUP_PAGES: u64 = 2 * SWEEP_GROUP;
 
+/// The kinds, the largest first; pages of one, and numbers. Each of them is where its number says.
+const KINDS: [(SweepKind, u64, u64); 4] = [
+    (SweepKind::Block, SWEEP_BLOCK * GROUP_PAGES, SWEEP_BLOCK),
+    (SweepKind::Group, GROUP_PAGES, 1),
+    (SweepKind::Pair, 2, 1),
+    (SweepKind::Single, 1, 0),
+];
+
+/// With as many there is still room for those of one more sweep, and for the end.
+const MOST_PARTS: usize = MAX_SWEEPS - 1 - KINDS.len();
+
 const _: () = assert!(MAX_BATCH_PAGES / 2 + MAX_SWEEPS as u64 <= 1 << 16, "numbers have 16 bits");
 
-/// Sweeps that the guest makes in one go, its writes numbered as [`Sweep`] says.
+/// Sweeps that the guest makes in one go, its writes numbered as [`SweepKind`] says.
 #[derive(Debug, Default)]
 pub(super) struct SweepBatch {
-    sweeps: Vec<Sweep>,
-    /// The first number of each sweep.
+    parts: Vec<SweepPart>,
+    /// The first number of each part.
     firsts: Vec<u64>,
     numbers: u64,
     pages: u64,
@@ -32,7 +43,7 @@ impl SweepBatch {
         for sweep in planned {
             let (mut virt, mut left) = (sweep.virt, sweep.pages);
             while left > 0 {
-                if batch.pages == MAX_BATCH_PAGES || batch.sweeps.len() == MAX_SWEEPS {
+                if batch.pages == MAX_BATCH_PAGES || batch.parts.len() > MOST_PARTS {
                     batches.push(std::mem::take(&mut batch));
                 }
                 let pages = left.min(MAX_BATCH_PAGES - batch.pages);
@@ -48,25 +59,24 @@ impl SweepBatch {
     }
 
     /// Of pages that fault nothing is gained by two at a time.
-    fn push(&mut self, virt: u64, pages: u64, predicted: Frames) {
-        let sweep = match predicted {
-            Frames::Fault(_) => Sweep { virt, singles: pages, ..Sweep::default() },
-            Frames::From(_) => Sweep {
-                virt,
-                blocks: pages / GROUP_PAGES / SWEEP_BLOCK,
-                groups: pages / GROUP_PAGES % SWEEP_BLOCK,
-                pairs: pages % GROUP_PAGES / 2,
-                singles: pages % 2,
-            },
-        };
-        self.firsts.push(self.numbers);
-        self.sweeps.push(sweep);
-        self.numbers += groups(&sweep) + sweep.pairs;
+    fn push(&mut self, mut virt: u64, pages: u64, predicted: Frames) {
+        let is_of_use = |kind| kind == SweepKind::Single || matches!(predicted, Frames::From(_));
+        let mut left = pages;
+        for (kind, pages_each, numbers_each) in KINDS.into_iter().filter(|(kind, ..)| is_of_use(*kind)) {
+            let count = left / pages_each;
+            if count > 0 {
+                self.firsts.push(self.numbers);
+                self.parts.push(SweepPart { kind, virt, count });
+                self.numbers += count * numbers_each;
+                virt = virt.wrapping_add(count * pages_each * PAGE_BYTES);
+                left -= count * pages_each;
+            }
+        }
         self.pages += pages;
     }
 
-    pub fn sweeps(&self) -> &[Sweep] {
-        &self.sweeps
+    pub fn parts(&self) -> &[SweepPart] {
+        &self.parts
     }
 
     /// How many pages it has.
@@ -95,20 +105,12 @@ impl SweepBatch {
     /// The first page of a pair.
     fn first_page(&self, number: u64, pair: u64) -> Option<Va> {
         let index = self.firsts.partition_point(|first| *first <= number).checked_sub(1)?;
-        let (sweep, number) = (self.sweeps[index], number - self.firsts[index]);
-        let groups = groups(&sweep);
-        let pages = match number.checked_sub(groups) {
-            None => number * GROUP_PAGES + 2 * pair,
-            Some(after) if after < sweep.pairs && pair == 0 => groups * GROUP_PAGES + 2 * after,
-            Some(_) => return None,
-        };
-        Some(Va(sweep.virt).wrapping_add(pages * PAGE_BYTES))
+        let (part, number) = (self.parts[index], number - self.firsts[index]);
+        let (_, pages, numbers) = KINDS[part.kind as usize];
+        let pages_of_number = pages.checked_div(numbers)?;
+        let is_inside = number < part.count * numbers && 2 * pair < pages_of_number;
+        is_inside.then(|| Va(part.virt).wrapping_add((number * pages_of_number + 2 * pair) * PAGE_BYTES))
     }
-}
-
-/// All of its groups, those in blocks among them.
-fn groups(sweep: &Sweep) -> u64 {
-    sweep.blocks * SWEEP_BLOCK + sweep.groups
 }
 
 #[cfg(test)]
@@ -120,7 +122,7 @@ mod tests {
         PlannedSweep { virt: Va(virt), pages, alias: 0, predicted: Frames::From(Pa(virt)) }
     }
 
-    /// What the guest writes, as the text of [`Sweep`] has it: address, value and bytes, on tables that map 1:1.
+    /// What the guest writes, as the text of [`SweepKind`] has it: address, value and bytes, on tables that map 1:1.
     fn written(batch: &SweepBatch) -> Vec<(u64, u64, u8)> {
         let mut writes = Vec::new();
         let mut number = 0u64;
@@ -134,17 +136,21 @@ mod tests {
             *virt += 2 * 4096;
         };
         let mut singles = Vec::new();
-        for sweep in batch.sweeps() {
-            let mut virt = sweep.virt;
-            for _ in 0..8 * sweep.blocks + sweep.groups {
-                (0..5).for_each(|nth| pair(&mut virt, number, nth));
+        for part in batch.parts() {
+            let mut virt = part.virt;
+            let pairs_of_numbers = match part.kind {
+                SweepKind::Block => vec![5; 8 * part.count as usize],
+                SweepKind::Group => vec![5; part.count as usize],
+                SweepKind::Pair => vec![1; part.count as usize],
+                SweepKind::Single | SweepKind::End => Vec::new(),
+            };
+            for pairs in pairs_of_numbers {
+                (0..pairs).for_each(|nth| pair(&mut virt, number, nth));
                 number += 1;
             }
-            for _ in 0..sweep.pairs {
-                pair(&mut virt, number, 0);
-                number += 1;
+            if part.kind == SweepKind::Single {
+                singles.extend((0..part.count).map(|page| virt + page * 4096).map(|virt| (virt, virt, 8)));
             }
-            singles.extend((0..sweep.singles).map(|page| virt + page * 4096).map(|virt| (virt, virt, 8)));
         }
         writes.extend(singles);
         writes
@@ -182,8 +188,7 @@ mod tests {
     fn pages_that_fault_are_swept_singly() {
         let predicted = Frames::Fault(Fault { vector: 14, error_code: crate::mmu::ErrorCode(2) });
         let batches = SweepBatch::all(&[PlannedSweep { predicted, ..planned(0x10_0000, 30) }]);
-        let Sweep { virt, blocks, groups, pairs, singles } = batches[0].sweeps[0];
-        assert_eq!((virt, blocks, groups, pairs, singles), (0x10_0000, 0, 0, 0, 30));
+        assert_eq!(batches[0].parts(), [SweepPart { kind: SweepKind::Single, virt: 0x10_0000, count: 30 }]);
     }
 
     #[test]
@@ -198,8 +203,15 @@ mod tests {
         let expected = planned.iter().flat_map(|sweep| (0..sweep.pages).map(|page| sweep.virt.0 / PAGE_BYTES + page));
         assert!(pages.into_iter().eq(expected));
         assert!(SweepBatch::all(&[]).is_empty());
-        // As many ranges as the guest has room for, and one more.
-        let short: Vec<_> = (0..=MAX_SWEEPS as u64).map(|index| super::tests::planned(index << 20, 1)).collect();
-        assert_eq!(SweepBatch::all(&short).len(), 2);
+    }
+
+    /// The end needs its place, too.
+    #[test]
+    fn batches_have_no_more_parts_than_there_is_room_for() {
+        for pages in [1, 3, 13, 93] {
+            let sweeps: Vec<_> = (0..=MAX_SWEEPS as u64).map(|index| planned(index << 20, pages)).collect();
+            let batches = SweepBatch::all(&sweeps);
+            assert!(batches.len() > 1 && batches.iter().all(|batch| batch.parts().len() < MAX_SWEEPS), "{pages}");
+        }
     }
 }
