@@ -125,7 +125,7 @@ impl<'a> Halted<'a> {
         registers
     }
 
-    /// Changes them; false: it has been left, or KVM would not finish what it is at.
+    /// Changes them; false: it has been left.
     pub fn set_registers(&mut self, registers: &kvm_regs) -> bool {
         let frame = match self.at {
             At::Left(_) => return false,
@@ -135,10 +135,6 @@ impl<'a> Halted<'a> {
             }
             At::Handler(frame) => frame,
         };
-        // The handler's OUT must be over before registers are changed.
-        if !self.machine.finish_io().unwrap_or(false) {
-            return false;
-        }
         let kvm_regs { rip, rsp, rflags, .. } = self.machine.regs();
         *self.machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..*registers };
         let words =

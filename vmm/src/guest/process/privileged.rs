@@ -28,11 +28,7 @@ pub fn serve(exception: &Exception, code: &[u8], machine: &mut Machine, case: &C
         Mnemonic::Rdmsr => read_msr(machine, &mut registers)?,
         _ => return None,
     };
-    // The handler's OUT must be over before registers are changed.
-    if !machine.finish_io().ok()? {
-        return None;
-    }
-    // The pointers are the handler's, and past its OUT now.
+    // The pointers are the handler's.
     let kvm_regs { rip, rsp, rflags, .. } = machine.regs();
     *machine.regs_mut() = kvm_regs { rip, rsp, rflags, ..registers };
     case.memory.write_u64(exception.frame_at, next).then_some(what)
