@@ -10,8 +10,11 @@
 
 use std::sync::Arc;
 
-use super::{Image, OwnMemory, Placement};
+use super::{Image, OwnMemory, PAGE_BYTES, Placement};
 use crate::machine::Backing;
+
+/// Pages at the start of the pool that the host brings into a large memory: the tables of a real machine's map take half of it.
+const POOL_PAGES: u64 = 64;
 
 /// A kernel in memory, with room behind it for a case.
 #[derive(Debug)]
@@ -24,6 +27,13 @@ pub struct Kernel {
 impl Kernel {
     /// Puts it into memory that is all zeros, and has as many bytes as the placement at least.
     pub fn new(image: &'static Image, backing: Arc<Backing>, placement: Placement) -> Self {
+        if !backing.tells_touched() {
+            // It is as new in each run. KVM looks ahead to pages that are there, eight at a time; the guest's first write to each of
+            // the others is a fault of its own.
+            let pool = placement.pool();
+            let start = pool.start - placement.base;
+            backing.populate(start..(start + POOL_PAGES * PAGE_BYTES).min(pool.end - placement.base));
+        }
         let memory = OwnMemory::on(backing, placement.base, placement.sizes.total());
         // The image comes first in every placement, and has room there.
         let _ = memory.write(placement.base, image.read_only());
