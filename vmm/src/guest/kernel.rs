@@ -8,6 +8,7 @@
 //! firmware, by whatever tables it writes; and for the MMU, which sets no bits there, if tables lead into it. Ring 3 has it under
 //! no address that it may use. The host writes to parts of the case, and for a debugger to where ring 3 has a page.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Image, OwnMemory, PAGE_BYTES, Placement};
@@ -30,9 +31,9 @@ impl Kernel {
         if !backing.tells_touched() {
             // It is as new in each run. KVM looks ahead to pages that are there, eight at a time; the guest's first write to each of
             // the others is a fault of its own.
-            let pool = placement.pool();
-            let start = pool.start - placement.base;
-            backing.populate(start..(start + POOL_PAGES * PAGE_BYTES).min(pool.end - placement.base));
+            let offset = |phys: u64| phys.saturating_sub(placement.base);
+            let Range { start, end } = placement.pool();
+            backing.populate(offset(start)..offset(end.min(start.saturating_add(POOL_PAGES * PAGE_BYTES))));
         }
         let memory = OwnMemory::on(backing, placement.base, placement.sizes.total());
         // The image comes first in every placement, and has room there.
