@@ -70,6 +70,10 @@ fn works_as_it_says(page: &Page) {
     let output = folder.cargo_test();
     assert!(!output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("1. reserved-bit (error, phase map)"), "{}", text(&output));
+    if let Some((_, shown)) = read(page.name).split_once("```text\n1. ") {
+        let (shown, _) = shown.split_once("```").unwrap();
+        assert!(text(&output).contains(shown), "{}: it shows another finding:\n{}", page.name, text(&output));
+    }
 }
 
 /// A page with a crate that is not in the list would not be run.

@@ -34,8 +34,9 @@ pub const HANDOVER_PANIC: u32 = 3;
 pub const MAX_COMMANDS: usize = 256;
 /// Probes in one batch.
 pub const MAX_PROBES: usize = 8192;
-/// [`Sweep`]s in one batch, its end among them. With so many the image is a multiple of eight pages long, and what lies behind
-/// it begins a line of a table's entries: KVM without two-dimensional paging takes in a line with one fault.
+/// [`Sweep`]s in one batch, its end among them. With so many the image is a multiple of eight pages long. So what lies behind it
+/// begins a line of a table's entries where the image does, as it mostly does: KVM without two-dimensional paging takes in a
+/// line with one fault.
 pub const MAX_SWEEPS: usize = 6144;
 /// Fault records before the guest hands over.
 pub const MAX_FAULTS: usize = 2048;

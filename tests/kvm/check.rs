@@ -121,8 +121,20 @@ fn window_gives_the_table_of_2013() {
     assert_all_called(&report, "boot", false);
 }
 
+/// The README leaves something out at "...".
+fn assert_as_the_readme_shows(report: &Report) {
+    const COMMAND: &str = "$ efibed check tests/maps/ovmf-2013.toml --layout packed-down --leaf-rule va-only\n";
+    let (_, shown) = include_str!("../../README.md").split_once(COMMAND).expect("README has an example");
+    let (shown, _) = shown.split_once("```").unwrap();
+    if report.cpu.checks.reserved_fault_sets_p {
+        let printed = report.to_string();
+        assert!(shown.split("...\n").all(|part| printed.contains(part)), "README shows something else:\n{printed}");
+    }
+}
+
 fn va_only_faults_with_reserved_bits() {
     let report = run(&scenario(OVMF_2013).layout(Layout::PackedDown).leaf_rule(LeafRule::VaOnly));
+    assert_as_the_readme_shows(&report);
     assert_eq!(rules(&report), [Rule::ReservedBit]);
     // A machine may answer reserved bits without P; `doctor` finds it out.
     let p = u32::from(report.cpu.checks.reserved_fault_sets_p);

@@ -149,7 +149,7 @@ static ATTACKS: &[Attack] = &[
     instruction!(PRIVILEGED, "swapgs"),
     instruction!(PRIVILEGED, "in al, dx", in("dx") 0x60_u16, lateout("al") _),
     instruction!(PRIVILEGED, "out dx, eax", in("dx") PORT, in("eax") 1),
-    instruction!(PRIVILEGED, "out 0xeb, al"),
+    instruction!(PRIVILEGED, "out 0xef, al"),
     instruction!(PRIVILEGED, "int 0x80", in("eax") 20),
     // Exceptions.
     instruction!(FAULT, "ud2"),

@@ -752,7 +752,7 @@ fn registers_that_were_taken_are_not_tried_again() {
         assert_ne!(machine.sregs().cr0, 0x8000_0010, "refused, yet shown");
         machine.regs_mut().rip = CODE;
     }
-    // They are given to KVM all the same.
+    // They are given to KVM nevertheless.
     *machine.sregs_mut() = fine;
     machine.try_registers().unwrap();
     assert_eq!(run(&mut machine), Exit::Halt);

@@ -72,7 +72,7 @@ static int attack(const efibed_request *request, efibed_result *result) {
 #elif ATTACK == HALT
     __asm__ volatile("hlt");
 #elif ATTACK == PORT
-    __asm__ volatile("outb %al, $0xeb");
+    __asm__ volatile("outb %al, $0xef");
 #elif ATTACK == SET_CR3
     __asm__ volatile("mov %0, %%cr3" : : "r"(result->root));
 #elif ATTACK == SYSTEM_CALL

@@ -196,7 +196,7 @@ impl Kvm {
         // Else there may have been tables in what the next guest vouches for, and a debugger may have changed ring 3's.
         let is_ordinary = report.is_clean() && job.debugger.is_none();
         if is_ordinary && !has_firmware {
-            // Nothing was in ring 0 but the kernel, which leaves it alone.
+            // Nothing was in ring 0 but the kernel, and code of pages that probes fetch from. Neither changes any of it.
             machine.keep_ring_0s();
         }
         if is_ordinary || machine.forget_translations().is_ok() {

@@ -19,7 +19,7 @@ pub enum End {
     },
     /// An exit that has no place in a batch: triple fault, watchdog, internal error, ...
     Exit(Exit),
-    /// A listener stopped it after a write to a port.
+    /// A listener stopped it after it had handed over.
     Stopped,
     /// A debugger ended the mapping code.
     Killed,

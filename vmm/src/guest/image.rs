@@ -177,7 +177,7 @@ mod tests {
 
     /// As `MAX_SWEEPS` has it.
     #[test]
-    fn what_lies_behind_it_begins_a_line_of_a_tables_entries() {
+    fn it_fills_whole_lines_of_a_tables_entries() {
         assert_eq!(Image::built_in().unwrap().pages() % 8, 0);
     }
 

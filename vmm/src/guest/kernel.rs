@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::{Image, OwnMemory, PAGE_BYTES, Placement};
 use crate::machine::Backing;
 
-/// Pages at the start of the pool that the host brings into a large memory: the tables of a real machine's map take half of it.
+/// Pages at the start of the pool that the host brings into a memory that is new: the tables of a real machine's map take half of it.
 const POOL_PAGES: u64 = 64;
 
 /// A kernel in memory, with room behind it for a case.
@@ -29,7 +29,7 @@ impl Kernel {
     /// Puts it into memory that is all zeros, and has as many bytes as the placement at least.
     pub fn new(image: &'static Image, backing: Arc<Backing>, placement: Placement) -> Self {
         if !backing.tells_touched() {
-            // It is as new in each run. KVM looks ahead to pages that are there, eight at a time; the guest's first write to each of
+            // It is new in each run, or as new. KVM looks ahead to pages that are there, eight at a time; the guest's first write to each of
             // the others is a fault of its own.
             let offset = |phys: u64| phys.saturating_sub(placement.base);
             let Range { start, end } = placement.pool();

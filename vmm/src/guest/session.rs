@@ -198,8 +198,8 @@ impl<'m> Guest<'m> {
         start: Start,
         events: &mut dyn GuestEvents,
     ) -> Result<Ended, End> {
-        // What the kernel did last must be over before its registers are put away, and the process's before they come back: an
-        // OUT is, once KVM was asked again; a HLT is at once.
+        // Whatever the kernel did last must be over before its registers are put away, and the process's before they come back.
+        // Where it was a HLT it is.
         self.machine.finish_io().map_err(End::Run)?;
         let kernel = (self.machine.regs(), self.machine.sregs());
         let sregs = self.machine.sregs_mut();

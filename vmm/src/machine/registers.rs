@@ -99,7 +99,8 @@ impl Machine {
         result.map_err(|cause| self.refused(&sync.sregs, cause))
     }
 
-    /// The same, but what KVM took the last time it takes again: that it is given with the next run.
+    /// The same where there are system registers that this machine's KVM has not yet been seen to take. Others are given to it
+    /// with the next run, and the general registers with them.
     pub fn try_registers(&mut self) -> Result<(), RegistersError> {
         let asked = self.sregs();
         if self.taken != Some(asked) {

@@ -3,8 +3,8 @@
 //! What a vCPU is made of is read once when the machine is new, and put back: general and system registers by the next
 //! run or [`Machine::commit_registers`], all else at once. Memory slots and coalesced zones are removed, by the next run
 //! at the latest; what memory holds belongs to its [`Backing`](super::Backing). CPUID stays, for KVM would refuse
-//! another, and so does what was set for good ([`Machine::take_over_xcr0`], [`Machine::keep_msr`]); the time-stamp
-//! counter goes on counting.
+//! another, and so does what was set for good ([`Machine::take_over_xcr0`], [`Machine::keep_msr`]) and what is vouched for
+//! ([`Machine::keep_ring_0s`]); the time-stamp counter goes on counting.
 
 use std::mem;
 
@@ -15,7 +15,8 @@ use vmm_sys_util::errno;
 use super::{CreateError, Machine, RunError, failed};
 
 impl Machine {
-    /// Makes the machine as it was when new. On error it must not be used again.
+    /// Makes the machine as it was when new, except for what is vouched for ([`Self::keep_ring_0s`]). On error it must not be used
+    /// again.
     pub fn reset(&mut self) -> Result<(), ResetError> {
         // A `rep` ends with its next repetition, however often it was to be done.
         self.regs_mut().rcx = 0;

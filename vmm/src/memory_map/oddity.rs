@@ -12,7 +12,7 @@ pub fn oddities(map: &MemoryMap) -> Vec<Oddity> {
     oddities_but(map, None)
 }
 
-/// The same without those of a kind that are about one region each. They are not worded either, which takes its time.
+/// The same without one kind of those that are about one region each. To word what nobody reads takes its time.
 pub(crate) fn oddities_but(map: &MemoryMap, left_out: Option<OddityKind>) -> Vec<Oddity> {
     let mut oddities = map.notes.clone();
     oddities.extend(overlaps(map));

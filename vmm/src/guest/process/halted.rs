@@ -125,7 +125,7 @@ impl<'a> Halted<'a> {
         registers
     }
 
-    /// Changes them; false: it has been left.
+    /// Changes them; false: it has been left, or has no frame.
     pub fn set_registers(&mut self, registers: &kvm_regs) -> bool {
         let frame = match self.at {
             At::Left(_) => return false,
