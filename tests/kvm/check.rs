@@ -126,10 +126,11 @@ fn assert_as_the_readme_shows(report: &Report) {
     const COMMAND: &str = "$ efibed check tests/maps/ovmf-2013.toml --layout packed-down --leaf-rule va-only\n";
     let (_, shown) = include_str!("../../README.md").split_once(COMMAND).expect("README has an example");
     let (shown, _) = shown.split_once("```").unwrap();
-    if report.cpu.checks.reserved_fault_sets_p {
-        let printed = report.to_string();
-        assert!(shown.split("...\n").all(|part| printed.contains(part)), "README shows something else:\n{printed}");
+    if !report.cpu.checks.reserved_fault_sets_p {
+        return eprintln!("skipped: what the README shows, for this machine answers reserved bits without P");
     }
+    let printed = report.to_string();
+    assert!(shown.split("...\n").all(|part| printed.contains(part)), "README shows something else:\n{printed}");
 }
 
 fn va_only_faults_with_reserved_bits() {

@@ -44,7 +44,7 @@ pub fn trials() -> Vec<Trial> {
         a_reset_machine_is_as_a_new_one,
         what_is_set_for_good_outlasts_a_reset,
         what_only_ring_0_changes_is_left_once_where_it_is_vouched_for,
-        registers_that_were_taken_are_not_tried_again,
+        registers_that_were_taken_once_are_taken_again_and_others_refused,
         a_machine_can_be_reset_before_and_after_each_kind_of_exit,
         memory_is_read_and_written_across_slots_and_not_beyond,
         slots_that_cannot_be_are_refused_with_numbers,
@@ -739,7 +739,9 @@ fn what_only_ring_0_changes_is_left_once_where_it_is_vouched_for() {
     Traces::of(&mut used).assert_equal(&Traces::of(&mut new));
 }
 
-fn registers_that_were_taken_are_not_tried_again() {
+fn registers_that_were_taken_once_are_taken_again_and_others_refused() {
+    /// SDM vol. 3A, 2.5.
+    const CR0_WP: u64 = 1 << 16;
     let mut machine = guest(hypervisor(), &[HLT]);
     let fine = machine.sregs();
     for _ in 0..2 {
@@ -752,10 +754,12 @@ fn registers_that_were_taken_are_not_tried_again() {
         assert_ne!(machine.sregs().cr0, 0x8000_0010, "refused, yet shown");
         machine.regs_mut().rip = CODE;
     }
-    // They are given to KVM nevertheless.
+    // They are given to KVM nevertheless, where it has others by now.
+    machine.sregs_mut().cr0 ^= CR0_WP;
+    machine.commit_registers().unwrap();
     *machine.sregs_mut() = fine;
     machine.try_registers().unwrap();
-    assert_eq!(run(&mut machine), Exit::Halt);
+    assert_eq!((run(&mut machine), machine.sregs().cr0), (Exit::Halt, fine.cr0));
 }
 
 fn a_machine_can_be_reset_before_and_after_each_kind_of_exit() {

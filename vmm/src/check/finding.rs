@@ -242,8 +242,8 @@ rules! {
     KernelState, "kernel-state", Error, "The kernel's own state is not as the kernel had set it.",
         "Mapping code and firmware must leave CR0, CR3, CR4, EFER, IA32_PAT, the descriptor-table registers, TR and RFLAGS as \
          they find them. They are compared each time the guest hands over to the host, and set again; IA32_PAT where firmware \
-         is called, for mapping code cannot write to it. The same goes for what \
-         the kernel says of itself: that it has abandoned a runtime service needs a fault, or a service that did not return.";
+         is called, for mapping code cannot write to it. The same goes for what the kernel says of itself: that it has \
+         abandoned a runtime service needs a fault, or a service that did not return.";
     TablesChanged, "tables-changed", Error, "A page table changed after it had been walked.",
         "What the guest's MMU was asked holds for the tables as they were walked. Only the mapping code may change them, in its \
          two phases; the CPU itself sets A and D. Then the host walks them again.";

@@ -53,7 +53,9 @@ pub trait GuestEvents {
         None
     }
     /// The guest wrote to a port that is not the guest image's own.
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> Next;
+    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
+        Next::Unknown
+    }
     /// Mapping code raised an exception. No other code does so by way of the handlers that are there for it.
     fn exception(&mut self, _machine: &mut Machine) -> Next {
         Next::Unknown
@@ -479,21 +481,13 @@ impl GuestEvents for ProcessEvents<'_, '_> {
         if debugger.looked_on() { Pace::Anew } else { Pace::Timed }
     }
 
-    fn port(&mut self, port: u16, data: u32, machine: &mut Machine) -> Next {
-        self.events.port(port, data, machine)
-    }
-
     fn exception(&mut self, machine: &mut Machine) -> Next {
-        match Exception::read(machine, self.case) {
-            None => Next::Unknown,
-            Some(exception) => {
-                let goes_on = match self.events.debugger() {
-                    None => self.process.handle(exception, machine, self.case),
-                    Some(debugger) => self.process.handle_under(debugger, exception, machine, self.case),
-                };
-                if goes_on { Next::GoOn } else { Next::Stop }
-            }
-        }
+        let Some(exception) = Exception::read(machine, self.case) else { return Next::Unknown };
+        let goes_on = match self.events.debugger() {
+            None => self.process.handle(exception, machine, self.case),
+            Some(debugger) => self.process.handle_under(debugger, exception, machine, self.case),
+        };
+        if goes_on { Next::GoOn } else { Next::Stop }
     }
 }
 
@@ -502,7 +496,4 @@ pub struct NoEvents;
 
 impl GuestEvents for NoEvents {
     fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
-        Next::Unknown
-    }
 }

@@ -151,13 +151,8 @@ impl Backing {
     /// Brings the pages of a range into memory, all at once instead of each with its first write; as many as the system will
     /// (MADV_POPULATE_WRITE, since Linux 5.14). Nothing in them changes.
     pub fn populate(&self, range: Range<u64>) {
-        let start = range.start & !(PAGE_BYTES - 1);
-        let end = range.end.min(self.bytes());
-        if start < end {
-            let at = self.host_address().wrapping_add(start as usize);
-            // SAFETY: the range is a part of this mapping, of which no byte is changed.
-            unsafe { libc::madvise(at.cast(), (end - start) as usize, libc::MADV_POPULATE_WRITE) };
-        }
+        // What the system will not do is left to the first writes.
+        let _ = self.advise(range, libc::MADV_POPULATE_WRITE);
     }
 
     /// The parts of a range, in whole pages, that may have been touched since the memory was new: they are there to be read. All
@@ -182,9 +177,7 @@ impl Backing {
         if !tells {
             // They will be read, and the first read of each would be a fault of its own. What the system will not do is left to
             // those faults.
-            let at = self.host_address().wrapping_add(start as usize);
-            // SAFETY: the range is a part of this mapping, of which no byte is changed.
-            unsafe { libc::madvise(at.cast(), (end - start) as usize, libc::MADV_POPULATE_READ) };
+            let _ = self.advise(start..end, libc::MADV_POPULATE_READ);
             return iter::once(start..end).collect();
         }
         let mut at = start;
@@ -215,15 +208,21 @@ impl Backing {
 
     /// The same of a part, in whole pages.
     pub fn clear_part(&self, range: Range<u64>) -> Result<(), errno::Error> {
-        let bytes = range.end.min(self.bytes()).saturating_sub(range.start) as usize;
-        let at = self.host_address().wrapping_add(range.start as usize);
-        // SAFETY: the range is a part of this mapping, private and anonymous, so that its pages read as zeros
-        // afterwards; all access to it is volatile or atomic, so none is surprised by a new value.
-        let result = unsafe { libc::madvise(at.cast(), bytes, libc::MADV_DONTNEED) };
-        if result != 0 {
-            return Err(errno::Error::last());
+        self.advise(range, libc::MADV_DONTNEED)
+    }
+
+    /// Tells the system what to do with the pages of a range, as far as it is inside (madvise(2)).
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) -> Result<(), errno::Error> {
+        let start = range.start & !(PAGE_BYTES - 1);
+        let end = range.end.min(self.bytes());
+        if start >= end {
+            return Ok(());
         }
-        Ok(())
+        let at = self.host_address().wrapping_add(start as usize);
+        // SAFETY: the range is a part of this mapping, private and anonymous. What is asked for above leaves its bytes as they are, or
+        // has them read as zeros; all access to it is volatile or atomic, so none is surprised by a new value.
+        let result = unsafe { libc::madvise(at.cast(), (end - start) as usize, advice) };
+        if result == 0 { Ok(()) } else { Err(errno::Error::last()) }
     }
 }
 

@@ -12,7 +12,7 @@ use super::script::{Script, Tally};
 use crate::bed::TestBed;
 use crate::engine::EngineError;
 use crate::guest::{
-    self, BootTables, End, Guest, GuestEvents, Image, Next, OutOfPages, PAGE_BYTES, Placement, Strides, command, flags,
+    self, BootTables, End, Guest, GuestEvents, Image, OutOfPages, PAGE_BYTES, Placement, Strides, command, flags,
 };
 use crate::machine::{Exit, InternalError, Machine};
 use crate::memory_map::MemoryMap;
@@ -336,9 +336,5 @@ impl GuestEvents for Watch<'_> {
     /// The access that was being made ends as if it had faulted.
     fn internal_error(&mut self, _error: &InternalError, machine: &mut Machine) -> bool {
         self.abandon(machine, NOT_EMULATED)
-    }
-
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
-        Next::Unknown
     }
 }

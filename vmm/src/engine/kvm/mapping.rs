@@ -12,8 +12,7 @@ use super::stage::Stage;
 use super::{Run, disassembled};
 use crate::check::{Finding, Place, Rule, Skipped, Statement};
 use crate::guest::process::{Called, Debugger, Ended, Exception, Frame};
-use crate::guest::{BackedPage, Case, End, GuestEvents, Next, PAGE_BYTES};
-use crate::machine::Machine;
+use crate::guest::{BackedPage, Case, End, GuestEvents, PAGE_BYTES};
 use crate::mmu::{ErrorCode, Pa, Va};
 
 impl Run<'_> {
@@ -206,10 +205,6 @@ struct Watch<'a> {
 impl GuestEvents for Watch<'_> {
     /// In ring 3 there is nothing but memory.
     fn wrote(&mut self, _pa: Pa, _value: u64, _bytes: u8) {}
-
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
-        Next::Unknown
-    }
 
     fn debugger(&mut self) -> Option<&mut (dyn Debugger + 'static)> {
         self.debugger.as_deref_mut()

@@ -16,8 +16,7 @@ use crate::check::{
     Behind, Depth, Exception, Expectation, Ground, Judge, Observation, Observations, Phase, Plan, PlannedProbe,
     ProbeCounts, Skipped,
 };
-use crate::guest::{End, GuestEvents, Next, PAGE_BYTES, command};
-use crate::machine::Machine;
+use crate::guest::{End, GuestEvents, PAGE_BYTES, command};
 use crate::mmu::{Access, ErrorCode, Fault, Kind, Outcome, Pa, Privilege, Va};
 use crate::random::Random;
 use crate::report::{Culprit, FaultDetail};
@@ -302,10 +301,6 @@ impl GuestEvents for Probing<'_, '_, '_> {
 
     fn swept_fault(&mut self, fault: protocol::Fault) {
         self.judge.swept_fault(Va(fault.virt), exception(fault));
-    }
-
-    fn port(&mut self, _port: u16, _data: u32, _machine: &mut Machine) -> Next {
-        Next::Unknown
     }
 }
 
