@@ -408,6 +408,9 @@ mod tests {
     use super::*;
     use crate::memory_map::{MemoryMap, page_of};
 
+    /// What a page table maps: 512 pages (SDM vol. 3A, table 4-15).
+    const TABLE_REACH: u64 = 512 * PAGE_BYTES;
+
     /// What one process leaves to the next.
     struct Lodging {
         kernel: Kernel,
@@ -447,9 +450,10 @@ mod tests {
 
     #[test]
     fn tables_that_map_the_same_pages_of_a_process_are_as_before() {
-        // Pages of this process, far from one another.
-        let memory = vec![1_u8; 64 * PAGE_BYTES as usize];
-        let [one, two, own, other] = [1, 17, 33, 49].map(|page| page_of(memory.as_ptr() as u64) + page * PAGE_BYTES);
+        // Pages of this process, far from one another, and of one table: else the order of the tables would differ, too.
+        let memory = vec![1_u8; 2 * TABLE_REACH as usize];
+        let start = (memory.as_ptr() as u64).next_multiple_of(TABLE_REACH);
+        let [one, two, own, other] = [1, 17, 33, 49].map(|page| start + page * PAGE_BYTES);
         let (is_as_before, lodging) = Lodging::new(64).runs(64, own, &[one]);
         assert!(is_as_before, "there was nothing before");
         let (is_as_before, lodging) = lodging.runs(40, other, &[one]);
