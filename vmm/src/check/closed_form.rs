@@ -4,7 +4,7 @@
 //! stands what the result must be. Which layout has which is in the contracts' table alone.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::Rule;
 use super::merged::{Merged, fits_an_entry, in_mapping_order};
@@ -21,7 +21,7 @@ pub const BELOW_2G: u64 = (2 * GIB).wrapping_neg();
 const CONGRUENCE: u64 = 2 << 20;
 
 /// The virtual address of each region that a layout maps, by index; None: the layout has no room for it.
-pub type Addresses = HashMap<usize, Option<Va>>;
+pub type Addresses = BTreeMap<usize, Option<Va>>;
 
 /// What a layout makes of a memory map.
 pub struct ClosedForm {
@@ -138,7 +138,7 @@ fn first_past(map: &MemoryMap, room: u64) -> Option<usize> {
 /// region after it in the list; those before one that finds no room find none either.
 fn linux_addresses(map: &MemoryMap) -> Addresses {
     let mut ceiling = BELOW_4G;
-    let mut addresses = HashMap::new();
+    let mut addresses = Addresses::new();
     for merged in in_mapping_order(map) {
         let highest = ceiling.saturating_sub(merged.pages.saturating_mul(PAGE_BYTES));
         let virt = highest.saturating_sub(highest.wrapping_sub(merged.phys) % CONGRUENCE);

@@ -91,20 +91,24 @@ impl Expectation {
                 }
                 continue;
             }
-            let mut aliases: Vec<_> = question.at_physical_address(&region).into_iter().collect();
-            if formula.get(&region.index) == Some(&None) {
-                marks.push(without_address(contract.without_address(), &region));
-            } else {
-                let expected = formula.get(&region.index).copied().flatten();
-                aliases.extend(question.at_virtual_address(&region, virt_start, expected, marks));
+            let at_virtual_address = match formula.get(&region.index) {
+                Some(None) => {
+                    marks.push(without_address(contract.without_address(), &region));
+                    None
+                }
+                expected => {
+                    question.at_virtual_address(&region, virt_start, expected.copied().flatten(), marks)
+                }
+            };
+            for alias in question.at_physical_address(&region).into_iter().chain(at_virtual_address) {
+                if !alias.is_owed {
+                    allowed.push(alias);
+                    continue;
+                }
+                placed.push(alias);
+                let tail = if region.is_aligned() { None } else { alias.tail() };
+                tails.extend(tail.filter(|tail| told.is_canonical(tail.virt)));
             }
-            let (owed, others): (Vec<_>, Vec<_>) = aliases.into_iter().partition(|alias| alias.is_owed);
-            if !region.is_aligned() {
-                let tails_of_region = owed.iter().filter_map(Alias::tail);
-                tails.extend(tails_of_region.filter(|tail| told.is_canonical(tail.virt)));
-            }
-            placed.extend(owed);
-            allowed.extend(others);
         }
         for virt in given.unclaimed() {
             marks.push(Mark {
@@ -148,6 +152,9 @@ impl Expectation {
     /// The same with `change` made to the pages of each entry of the Memory Attributes Table.
     fn under_attributes(self, question: &Question<'_>, change: fn(&Attributes, Alias, bool) -> Alias) -> Self {
         let attributes = attributes_table::in_force(question.map);
+        if attributes.is_empty() {
+            return self;
+        }
         let in_parts = |alias: Alias| {
             attributes.iter().filter(|entry| entry.concerns(&alias)).fold(vec![alias], |parts, entry| {
                 let changed = |part| change(entry, part, question.nx);

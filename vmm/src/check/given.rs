@@ -1,20 +1,22 @@
 //! The map handed to SetVirtualAddressMap, entry by entry, and whose regions its entries are.
 
-use std::collections::HashMap;
-
 use super::closed_form::Addresses;
 use crate::memory_map::{MemoryDescriptor, MemoryMap, Region, end_of_pages};
 use crate::mmu::{Pa, Va};
 
 /// What a mapper gave: entries that stand for one region each, or for several that it merged.
 pub struct Given {
-    /// By type and attributes; by address within.
-    entries: HashMap<(u32, u64), Vec<Entry>>,
+    /// By kind; by address within.
+    entries: Vec<Entry>,
     /// By region.
-    starts: HashMap<usize, Va>,
+    starts: Vec<Option<Va>>,
 }
 
+/// Type and attributes: an entry is for regions that have the same.
+type Kind = (u32, u64);
+
 struct Entry {
+    kind: Kind,
     phys: Pa,
     pages: u64,
     virt: Va,
@@ -23,6 +25,16 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(d: &MemoryDescriptor) -> Self {
+        let (phys, virt) = (Pa(d.phys_start), Va(d.virt_start));
+        Self { kind: (d.ty.0, d.att.bits()), phys, pages: d.page_count, virt, claimed: 0 }
+    }
+
+    /// How far its virtual addresses are from its physical ones.
+    fn distance(&self) -> u64 {
+        self.virt.0.wrapping_sub(self.phys.0)
+    }
+
     /// Takes a region's pages; where the entry puts them.
     fn claim(&mut self, region: &Region) -> Va {
         self.claimed = self.claimed.saturating_add(region.pages);
@@ -40,79 +52,70 @@ impl Entry {
 impl Given {
     /// The map's entries, of which nothing is known yet.
     pub fn new(virtual_map: &[MemoryDescriptor]) -> Self {
-        let mut entries: HashMap<_, Vec<Entry>> = HashMap::new();
-        for d in virtual_map {
-            let (phys, virt) = (Pa(d.phys_start), Va(d.virt_start));
-            let entry = Entry { phys, pages: d.page_count, virt, claimed: 0 };
-            entries.entry((d.ty.0, d.att.bits())).or_default().push(entry);
-        }
-        entries.values_mut().for_each(|alike| alike.sort_by_key(|entry| (entry.phys, entry.pages)));
-        Self { entries, starts: HashMap::new() }
+        let mut entries: Vec<_> = virtual_map.iter().map(Entry::new).collect();
+        entries.sort_by_key(|entry| (entry.kind, entry.phys, entry.pages));
+        Self { entries, starts: Vec::new() }
     }
 
     /// Finds each region's entry. Where descriptors overlap several may do: the one that gives the region the address it
     /// should have, before its own, and that before one it may have been merged into.
     pub fn claim(&mut self, map: &MemoryMap, expected: &Addresses) {
+        self.starts = vec![None; map.descriptors().len()];
         self.claim_expected(map, expected);
-        for of_its_own in [true, false] {
+        for find in [own_entry, merged_entry] {
             for region in map.regions() {
-                if self.starts.contains_key(&region.index) {
-                    continue;
-                }
-                let Some(alike) = self.entries.get_mut(&(region.ty.0, region.attribute.bits())) else { continue };
-                let entry = if of_its_own { own_entry(alike, &region) } else { merged_entry(alike, &region) };
-                if let Some(entry) = entry {
-                    self.starts.insert(region.index, entry.claim(&region));
+                if self.starts[region.index].is_none() {
+                    let entry = find(&mut self.entries, &region);
+                    self.starts[region.index] = entry.map(|entry| entry.claim(&region));
                 }
             }
         }
     }
 
     fn claim_expected(&mut self, map: &MemoryMap, expected: &Addresses) {
-        let mut by_distance: HashMap<_, Vec<&mut Entry>> = HashMap::new();
-        for (&(ty, attribute), alike) in &mut self.entries {
-            for entry in alike {
-                let distance = entry.virt.0.wrapping_sub(entry.phys.0);
-                by_distance.entry((ty, attribute, distance)).or_default().push(entry);
-            }
-        }
+        let key = |entry: &Entry| (entry.kind, entry.distance(), entry.phys.0);
+        let mut by_distance: Vec<&mut Entry> = self.entries.iter_mut().collect();
+        by_distance.sort_by_key(|entry| key(entry));
         for region in map.regions() {
             let Some(virt) = expected.get(&region.index).copied().flatten() else { continue };
-            let key = (region.ty.0, region.attribute.bits(), virt.0.wrapping_sub(region.phys));
-            let Some(alike) = by_distance.get_mut(&key) else { continue };
-            let to = alike.partition_point(|entry| entry.phys.0 <= region.phys);
-            if let Some(entry) = alike[..to].last_mut().filter(|entry| entry.has_room_for(&region)) {
-                self.starts.insert(region.index, entry.claim(&region));
+            let wanted = (kind(&region), virt.0.wrapping_sub(region.phys), region.phys);
+            let to = by_distance.partition_point(|entry| key(entry) <= wanted);
+            let alike = |entry: &&mut &mut Entry| (entry.kind, entry.distance()) == (wanted.0, wanted.1);
+            if let Some(entry) = by_distance[..to].last_mut().filter(alike).filter(|entry| entry.has_room_for(&region)) {
+                self.starts[region.index] = Some(entry.claim(&region));
             }
         }
     }
 
     /// VirtualStart for a region, if there is one.
     pub fn virtual_start(&self, region: &Region) -> Option<Va> {
-        self.starts.get(&region.index).copied()
+        self.starts.get(region.index).copied().flatten()
     }
 
     /// VirtualStart of each entry that is not, page by page, some regions of the memory map.
     pub fn unclaimed(&self) -> Vec<Va> {
-        let mut all: Vec<_> = self.entries.values().flatten().collect();
+        let mut all: Vec<_> = self.entries.iter().filter(|entry| entry.claimed != entry.pages).collect();
         all.sort_by_key(|entry| (entry.phys, entry.virt));
-        all.retain(|entry| entry.claimed != entry.pages);
         all.into_iter().map(|entry| entry.virt).collect()
     }
 }
 
+fn kind(region: &Region) -> Kind {
+    (region.ty.0, region.attribute.bits())
+}
+
 /// The first entry for exactly this region that is still free: of equal ones, those before it are not.
-fn own_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let free = (Pa(region.phys), region.pages, true);
-    let key = |entry: &Entry| (entry.phys, entry.pages, entry.claimed == 0);
-    let index = alike.partition_point(|entry| key(entry) < free);
-    alike.get_mut(index).filter(|entry| key(entry) == free)
+fn own_entry<'a>(entries: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
+    let free = (kind(region), Pa(region.phys), region.pages, true);
+    let key = |entry: &Entry| (entry.kind, entry.phys, entry.pages, entry.claimed == 0);
+    let index = entries.partition_point(|entry| key(entry) < free);
+    entries.get_mut(index).filter(|entry| key(entry) == free)
 }
 
 /// The entry that holds this region among others.
-fn merged_entry<'a>(alike: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let from = alike.partition_point(|entry| entry.phys.0 <= region.phys);
-    alike[..from].last_mut().filter(|entry| entry.has_room_for(region))
+fn merged_entry<'a>(entries: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
+    let from = entries.partition_point(|entry| (entry.kind, entry.phys.0) <= (kind(region), region.phys));
+    entries[..from].last_mut().filter(|entry| entry.kind == kind(region) && entry.has_room_for(region))
 }
 
 #[cfg(test)]

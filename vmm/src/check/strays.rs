@@ -3,7 +3,7 @@
 //! In an arena nothing may. Elsewhere two things are looked for: that the page tables themselves are mapped, and tables where
 //! no memory is. A table that several entries refer to is read once; each further entry is one stretch, and not unfolded.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::budget::Cut;
@@ -21,7 +21,7 @@ pub struct Strays<'a> {
     survey: &'a Survey,
     marks: &'a mut Marks,
     /// What is below the tables that were read whole.
-    read: HashMap<Pa, Below>,
+    read: BTreeMap<Pa, Below>,
 }
 
 /// A stretch of addresses that belong to no alias and not to the kernel.
@@ -80,7 +80,7 @@ fn zeros_from(in_use: u64, level: Level, virt: Va, last: Va) -> Option<(u64, Va)
 impl<'a> Strays<'a> {
     /// Nothing looked at yet.
     pub fn new(check: &'a TableCheck<'a>, survey: &'a Survey, marks: &'a mut Marks) -> Self {
-        Self { check, survey, marks, read: HashMap::new() }
+        Self { check, survey, marks, read: BTreeMap::new() }
     }
 
     /// Marks what is wrong in a range, all in one half of the addresses.

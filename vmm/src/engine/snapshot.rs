@@ -70,8 +70,15 @@ impl Snapshot {
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
     pub fn tables(case: &Case, pages: u64, kernels_tables: &Self) -> Self {
         let pool = case.placement.pool();
-        let used = pages.min((pool.end - pool.start) / PAGE_BYTES) * PAGE_BYTES;
-        kernels_tables.and(Self::take(&case.memory, [(pool.start..pool.start + used, Free::AccessedAndDirty)]))
+        let used = pages.min((pool.end - pool.start) / PAGE_BYTES);
+        let range = pool.start..pool.start + used * PAGE_BYTES;
+        /// So many are looked at whole: what a mapper says to have used it has written to, as a rule.
+        const FEW: u64 = 64;
+        let stretches = match used <= FEW {
+            true => vec![Stretch::new(&case.memory, range.clone(), range.end, Free::AccessedAndDirty, true)],
+            false => Stretch::all_of(&case.memory, range, Free::AccessedAndDirty),
+        };
+        kernels_tables.and(Self { stretches: stretches.into_iter().map(Rc::new).collect() })
     }
 
     /// The same stretches as they are now.
