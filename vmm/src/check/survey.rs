@@ -13,7 +13,7 @@ use super::statement::Statement;
 use super::table_check::TableCheck;
 use super::{Rule, Witness};
 use crate::memory_map::PAGE_BYTES;
-use crate::mmu::{Judgement, Level, Pa, Va, bits, judge, table_address};
+use crate::mmu::{Judgement, Level, Pa, Va, bits, each_line, judge, table_address};
 
 /// Entries of a table.
 const ENTRIES: u64 = 512;
@@ -101,7 +101,7 @@ impl Surveyor<'_> {
         let lines = self.check.memory.lines_in_use(table.at);
         self.tables.insert(table.at, Table { level, lines });
         self.budget.read_entries(u64::from(lines.count_zeros()).wrapping_mul(8))?;
-        for first in (0..ENTRIES).step_by(8).filter(|first| lines >> (first / 8) & 1 != 0) {
+        for first in each_line(lines).map(|line| line * 8) {
             let Some(line) = self.check.memory.line(Pa(table.at.0 | first << 3)) else {
                 return self.budget.read_entry();
             };

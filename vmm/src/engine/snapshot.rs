@@ -11,7 +11,7 @@ use efibed_guest::protocol::IST_BYTES;
 use crate::check::Phase;
 use crate::guest::{Case, MappedTables, OwnMemory, PAGE_BYTES};
 use crate::machine::pages;
-use crate::mmu::{Pa, TableMemory as _, bits};
+use crate::mmu::{Pa, TableMemory as _, bits, each_line};
 
 /// Stretches of a guest's memory, and what was in them.
 #[derive(Debug, Default)]
@@ -256,11 +256,11 @@ impl Pages {
 
 /// The first word of a page that is not what it was: zeros except for the lines `in_use`, which were `before`.
 fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, free: Free) -> Option<Change> {
-    // A full page has none to pass over.
-    if in_use == u64::MAX && memory.holds(page, before.as_flattened()) {
+    // A full page has no zeros to be looked for.
+    let now_in_use = if in_use == u64::MAX { in_use } else { memory.lines_in_use(Pa(page)) };
+    if now_in_use == in_use && holds_lines(page, in_use, before, memory) {
         return None;
     }
-    let now_in_use = memory.lines_in_use(Pa(page));
     let mut before = before.iter();
     each_line(in_use | now_in_use).find_map(|nth| {
         let was = if in_use >> nth & 1 != 0 { before.next() } else { None }.unwrap_or(&[0; 8]);
@@ -272,6 +272,16 @@ fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, fr
     })
 }
 
+/// Whether the lines `in_use` of a page are these. Many are compared at once.
+fn holds_lines(page: u64, in_use: u64, lines: &[Line], memory: &OwnMemory) -> bool {
+    let mut rest = lines;
+    stretches(in_use).all(|(first, count)| {
+        let Some((these, others)) = rest.split_at_checked(count as usize) else { return false };
+        rest = others;
+        memory.holds(line_at(page, first), these.as_flattened())
+    })
+}
+
 fn first_of_line(line: u64, before: &Line, now: &Line, free: Free) -> Option<Change> {
     let mut words = before.iter().zip(now).zip((line..).step_by(8));
     words.find_map(|((before, now), at)| {
@@ -280,10 +290,14 @@ fn first_of_line(line: u64, before: &Line, now: &Line, free: Free) -> Option<Cha
     })
 }
 
-/// The numbers of the bits that are set.
-fn each_line(in_use: u64) -> impl Iterator<Item = u64> {
-    let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
-    iter::successors(Some(in_use).filter(|bits| *bits != 0), rest).map(|bits| bits.trailing_zeros().into())
+/// Stretches of bits that are set: the number of the first, and how many there are.
+fn stretches(mut bits: u64) -> impl Iterator<Item = (u64, u32)> {
+    iter::from_fn(move || {
+        let first = bits.trailing_zeros();
+        let count = bits.checked_shr(first)?.trailing_ones();
+        bits &= u64::MAX.checked_shl(first + count).unwrap_or(0);
+        Some((first.into(), count))
+    })
 }
 
 fn line_at(page: u64, nth: u64) -> u64 {
@@ -361,6 +375,15 @@ mod tests {
         let change = before.first_change(&case.memory);
         assert!(change.is_none_or(|change| change.words == Some([word, word ^ flip])));
         change.map(|change| change.at)
+    }
+
+    #[test]
+    fn bits_that_follow_one_another_are_a_stretch() {
+        let stretches = |bits: u64| stretches(bits).collect::<Vec<_>>();
+        assert_eq!(stretches(0), []);
+        assert_eq!(stretches(u64::MAX), [(0, 64)]);
+        assert_eq!(stretches(1 << 63 | 0b1_1011), [(0, 2), (3, 2), (63, 1)]);
+        assert_eq!(stretches(u64::MAX << 60 | 1), [(0, 1), (60, 4)]);
     }
 
     #[test]

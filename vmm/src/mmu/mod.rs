@@ -62,4 +62,4 @@ pub use paging::{Cpu, Paging, USUAL_MAXPHYADDR, Vendor};
 pub use permission::Rights;
 pub use rules::{PagingRule, PagingRules};
 pub use runs::{Defect, LimitReached, Run, Runs};
-pub use walk::{Outcome, Step, TableMemory, Translation, Walk, walk};
+pub use walk::{Outcome, Step, TableMemory, Translation, Walk, each_line, walk};

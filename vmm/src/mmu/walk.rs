@@ -1,5 +1,7 @@
 //! One translation, followed level by level.
 
+use std::iter;
+
 use super::access::Access;
 use super::address::{Pa, Va};
 use super::entry::{Judgement, frame, judge, next, pat_index, table_address};
@@ -59,6 +61,12 @@ impl<M: TableMemory + ?Sized> TableMemory for &M {
     fn lines_in_use(&self, at: Pa) -> u64 {
         (**self).lines_in_use(at)
     }
+}
+
+/// The numbers of the lines that are in use, from [`TableMemory::lines_in_use`].
+pub fn each_line(in_use: u64) -> impl Iterator<Item = u64> {
+    let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|rest| *rest != 0);
+    iter::successors(Some(in_use).filter(|bits| *bits != 0), rest).map(|bits| bits.trailing_zeros().into())
 }
 
 /// A walk that has been made: the access, the entries seen, and how it ended.

@@ -8,7 +8,7 @@ use super::super::stretch::{bytes_of, length, stretch};
 use super::super::{BootTables, Case, OutOfPages, OwnMemory, PAGE_BYTES, flags};
 use crate::machine::{Backing, pages};
 use crate::memory_map::page_of;
-use crate::mmu::{Paging, bits};
+use crate::mmu::{Paging, bits, each_line};
 
 /// What ring 3 may do with a page besides reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -221,8 +221,8 @@ impl Earlier {
         let backing = memory.backing();
         let mut earlier = Vec::new();
         for (page, lines) in tables_in_use(backing) {
-            let in_use = page.clone().step_by(64).enumerate().filter(|(nth, _)| lines >> nth & 1 != 0);
-            earlier.extend(in_use.filter_map(|(_, at)| Some((at.wrapping_add(tables.start), backing.read_line(at)?))));
+            let at = each_line(lines).map(|nth| page.start.wrapping_add(nth.wrapping_mul(64)));
+            earlier.extend(at.filter_map(|at| Some((at.wrapping_add(tables.start), backing.read_line(at)?))));
             backing.zero(page);
         }
         Self(earlier)
