@@ -224,6 +224,9 @@ static ATTACKS: &[Attack] = &[
         AddressSpace::existing(1 << 63 | space.root(), space.levels())
     }),
     in_map("return the kernel's root", &[Rule::NotPresent], |context, _| context.kernel),
+    in_map("return a root that was not taken from the pool", &[Rule::MapperError], |context, space| {
+        AddressSpace::existing(untaken(context), space.levels())
+    }),
     in_map("return the memory map for a root", &[Rule::MapperError], |context, space| {
         let map = context.virtual_map_used().start - 4096;
         AddressSpace::existing(map, space.levels())
@@ -238,6 +241,10 @@ static ATTACKS: &[Attack] = &[
     in_map("take the memory map for a table", &[Rule::TableOutsidePool], |context, space| {
         let map = context.virtual_map_used().start - 4096;
         context.tables.table(space.root()).unwrap()[400] = map | 3;
+        space
+    }),
+    in_map("have a table that was not taken from the pool", &[Rule::TableOutsidePool], |context, space| {
+        context.tables.table(space.root()).unwrap()[400] = untaken(context) | 3;
         space
     }),
     in_map("have a table where no memory is", &[Rule::TableUnreachable], |context, space| {
@@ -296,6 +303,11 @@ fn deeper(words: &mut [u64; 64]) {
     let mut next = [words[0] + 1; 64];
     deeper(black_box(&mut next));
     words[1] = next[1];
+}
+
+/// A page of the pool behind the last that was taken.
+fn untaken(context: &mut MapContext<'_>) -> u64 {
+    context.tables.allocate().unwrap() + 4096
 }
 
 /// Changes all leaves of the root's lower half and of the window below -4 GiB, where no kernel lies.

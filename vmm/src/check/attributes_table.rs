@@ -15,6 +15,9 @@ use crate::mmu::Pa;
 /// For each entry of a map's Memory Attributes Table, why Linux does not take it; None: it does.
 pub fn refusals(map: &MemoryMap) -> Vec<Option<EntryRefusal>> {
     let entries = map.attributes_table();
+    if entries.is_empty() {
+        return Vec::new();
+    }
     if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR.saturating_mul(map.descriptors().len()) {
         return vec![Some(EntryRefusal::TooManyEntries); entries.len()];
     }

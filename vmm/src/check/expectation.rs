@@ -96,9 +96,7 @@ impl Expectation {
                     marks.push(without_address(contract.without_address(), &region));
                     None
                 }
-                expected => {
-                    question.at_virtual_address(&region, virt_start, expected.copied().flatten(), marks)
-                }
+                expected => question.at_virtual_address(&region, virt_start, expected.copied().flatten(), marks),
             };
             for alias in question.at_physical_address(&region).into_iter().chain(at_virtual_address) {
                 if !alias.is_owed {

@@ -275,7 +275,7 @@ rules! {
          and its map lacks the boot services, which the first kernel freed.";
     TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
         "Hardware reads ones from there, some virtual machines zeros. What is mapped below depends on the machine.";
-    TableOutsidePool, "table-outside-pool", Error, "An entry points to a table that is no page of the pool.",
+    TableOutsidePool, "table-outside-pool", Error, "An entry points to a table in a page that the mapping code has not taken from the pool.",
         "Mapping code takes its tables from the pool that it is given, and finds the kernel's already there. All other memory \
          has another use: text of the log, or an entry of the map for SetVirtualAddressMap, would become a table entry. Usual \
          cause: an address that is none of the pool's, or a virtual one.";

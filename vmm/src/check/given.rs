@@ -80,8 +80,9 @@ impl Given {
             let Some(virt) = expected.get(&region.index).copied().flatten() else { continue };
             let wanted = (kind(&region), virt.0.wrapping_sub(region.phys), region.phys);
             let to = by_distance.partition_point(|entry| key(entry) <= wanted);
-            let alike = |entry: &&mut &mut Entry| (entry.kind, entry.distance()) == (wanted.0, wanted.1);
-            if let Some(entry) = by_distance[..to].last_mut().filter(alike).filter(|entry| entry.has_room_for(&region)) {
+            let is_it =
+                |entry: &Entry| (entry.kind, entry.distance()) == (wanted.0, wanted.1) && entry.has_room_for(&region);
+            if let Some(entry) = by_distance[..to].last_mut().filter(|entry| is_it(entry)) {
                 self.starts[region.index] = Some(entry.claim(&region));
             }
         }

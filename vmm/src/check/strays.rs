@@ -4,7 +4,7 @@
 //! no memory is. A table that several entries refer to is read once; each further entry is one stretch, and not unfolded.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::budget::Cut;
 use super::marks::{Mark, Marks};
@@ -57,24 +57,18 @@ fn last_under(virt: Va, level: Level, last: Va) -> Va {
     Va(virt.0 | level.span_bytes().wrapping_sub(1)).min(last)
 }
 
-/// What the eight entries of a line translate.
-const fn line_bytes(level: Level) -> u64 {
-    level.span_bytes().wrapping_mul(8)
-}
-
-/// How many lines of a table, from the entry for `virt` on and none past `last`, are zeros, which are those that are not
-/// `in_use`; and the last address under them. None: not the first.
+/// How many entries of a table, from that for `virt` on and none past `last`, are in lines of zeros, which are those that are
+/// not `in_use`; and the last address under them. None: not the first.
 fn zeros_from(in_use: u64, level: Level, virt: Va, last: Va) -> Option<(u64, Va)> {
     let index = level.index(virt);
-    let first_end = Va(virt.0 | line_bytes(level).wrapping_sub(1));
-    if !index.is_multiple_of(8) || first_end > last {
-        return None;
-    }
     let line = index as u32 / 8;
     let zeros = (in_use >> line).trailing_zeros().min(64_u32.saturating_sub(line));
-    let whole = last.wrapping_offset_from(first_end).checked_div(line_bytes(level))?;
-    let more = u64::from(zeros).checked_sub(1)?.min(whole);
-    Some((more.saturating_add(1), first_end.wrapping_add(more.wrapping_mul(line_bytes(level)))))
+    let more = u64::from(zeros).checked_sub(1)?;
+    let line_bytes = level.span_bytes().wrapping_mul(8);
+    let first_end = virt.0 | line_bytes.wrapping_sub(1);
+    let end = Va(first_end.saturating_add(more.wrapping_mul(line_bytes))).min(last);
+    let entries = level.index(end).saturating_sub(index).saturating_add(1);
+    Some((entries as u64, end))
 }
 
 impl<'a> Strays<'a> {
@@ -96,40 +90,36 @@ impl<'a> Strays<'a> {
         let mut all = Below::default();
         let mut next = Some(first);
         while let Some(virt) = next.filter(|virt| *virt <= last) {
-            if let Some((lines, end)) = zeros_from(in_use, level, virt, last) {
-                self.check.budget.read_entries(lines.wrapping_mul(8))?;
+            if let Some((entries, end)) = zeros_from(in_use, level, virt, last) {
+                self.check.budget.read_entries(entries)?;
                 next = end.checked_add(1);
                 continue;
             }
-            if let Some((line, end)) = self.line(at, level, virt, last) {
-                next = end.checked_add(1);
-                let mut virt = virt;
-                for entry in line {
-                    self.check.budget.read_entry()?;
-                    let end = last_under(virt, level, last);
-                    all.add(self.entry(entry, level, virt..=end, ground)?);
-                    virt = end.wrapping_add(1);
-                }
-                continue;
-            }
-            self.check.budget.read_entry()?;
-            let Some(entry) = self.check.memory.entry(level.entry_addr(at, virt)) else {
+            let Some((line, part)) = self.entries_from(level.entry_addr(at, virt)) else {
+                self.check.budget.read_entry()?;
                 self.unreachable(virt..=last, at, ground);
                 return Ok(Below { is_anything: true, ..all });
             };
-            let end = last_under(virt, level, last);
-            all.add(self.entry(entry, level, virt..=end, ground)?);
-            next = end.checked_add(1);
+            let mut virt = virt;
+            for entry in &line[part] {
+                self.check.budget.read_entry()?;
+                let end = last_under(virt, level, last);
+                all.add(self.entry(*entry, level, virt..=end, ground)?);
+                next = end.checked_add(1);
+                match next {
+                    Some(after) if after <= last => virt = after,
+                    _ => break,
+                }
+            }
         }
         Ok(all)
     }
 
-    /// Eight entries from that for `virt` on, and the last address under them, if they are a line and none of it is past `last`.
-    fn line(&self, at: Pa, level: Level, virt: Va, last: Va) -> Option<([u64; 8], Va)> {
-        let end = Va(virt.0 | line_bytes(level).wrapping_sub(1));
-        let is_line = level.index(virt).is_multiple_of(8) && end <= last;
-        let line = || self.check.memory.line(level.entry_addr(at, virt));
-        is_line.then(line).flatten().map(|line| (line, end))
+    /// A line, and which of its entries are that at an address and those after it. Of a line that is not all there, it is one entry.
+    fn entries_from(&self, at: Pa) -> Option<([u64; 8], Range<usize>)> {
+        let index = (at.0 / 8 % 8) as usize;
+        let whole = self.check.memory.line(Pa(at.0 & !63)).map(|line| (line, index..8));
+        whole.or_else(|| Some(([self.check.memory.entry(at)?; 8], index..index + 1)))
     }
 
     fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {
@@ -229,19 +219,20 @@ mod tests {
     fn lines_of_zeros_are_passed_over_and_no_more() {
         let from = |in_use, virt, last| zeros_from(in_use, Level::Pte, Va(virt), Va(last));
         // Lines 1 to 3 are zeros, line 4 is not.
-        assert_eq!(from(0b10001, 0x8000, 0x1f_ffff), Some((3, Va(0x1_ffff))));
+        assert_eq!(from(0b10001, 0x8000, 0x1f_ffff), Some((24, Va(0x1_ffff))));
         assert_eq!(from(0b10001, 0x2_0000, 0x1f_ffff), None);
-        // To the end of the table, to the last address, and not if that is within the line.
-        assert_eq!(from(1, 0x8000, u64::MAX), Some((63, Va(0x1f_ffff))));
-        assert_eq!(from(1, 0x8000, 0x1_7fff), Some((2, Va(0x1_7fff))));
-        assert_eq!(from(1, 0x8000, 0x1_7ffe), Some((1, Va(0xffff))));
-        assert_eq!(from(1, 0x8000, 0xfffe), None);
-        // From within the first entry of a line, and from its second entry.
-        assert_eq!(from(1, 0x8123, 0x1f_ffff), Some((63, Va(0x1f_ffff))));
-        assert_eq!(from(1, 0x9000, 0x1f_ffff), None);
+        // To the end of the table, to the last address, and from and to within lines.
+        assert_eq!(from(1, 0x8000, u64::MAX), Some((504, Va(0x1f_ffff))));
+        assert_eq!(from(1, 0x8000, 0x1_7fff), Some((16, Va(0x1_7fff))));
+        assert_eq!(from(1, 0x8000, 0x1_7ffe), Some((16, Va(0x1_7ffe))));
+        assert_eq!(from(1, 0x8000, 0x8fff), Some((1, Va(0x8fff))));
+        assert_eq!(from(0b10001, 0xf123, 0x1f_ffff), Some((17, Va(0x1_ffff))));
+        assert_eq!(from(0b10001, 0x7000, 0x1f_ffff), None);
+        assert_eq!(from(1 << 63, 0x1f_7000, 0x1f_ffff), Some((1, Va(0x1f_7fff))));
+        assert_eq!(from(1 << 63, 0x1f_f000, 0x1f_ffff), None);
         // The top of the address space: line 63 of the root.
         let top = 0xffff_fc00_0000_0000;
         assert_eq!(zeros_from(1 << 63, Level::Pml4e, Va(top), Va(u64::MAX)), None);
-        assert_eq!(zeros_from(0, Level::Pml4e, Va(top), Va(u64::MAX)), Some((1, Va(u64::MAX))));
+        assert_eq!(zeros_from(0, Level::Pml4e, Va(top), Va(u64::MAX)), Some((8, Va(u64::MAX))));
     }
 }

@@ -96,7 +96,7 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         expectation.compare_with_earlier(job.map, earlier.virtual_map, &mut course.marks);
     }
     course.report.virtual_map.clone_from(&virtual_map);
-    let verdict = course.walk(&expectation, tables.root);
+    let verdict = course.walk(&expectation, &tables);
     let intact = verdict.kernel_intact;
     let (expectation, _) = judged.insert((expectation, verdict));
     if !observe(engine, expectation, &tables, intact)? {
@@ -121,7 +121,7 @@ pub fn run<'a, E: Engine<'a>>(engine: &mut E, judged: &mut Option<Judged>) -> Re
         changed = (is_new || owed != *expectation).then_some((owed, tables));
     }
     if let Some((owed, tables)) = &changed {
-        let intact = engine.course().walk(owed, root).kernel_intact;
+        let intact = engine.course().walk(owed, tables).kernel_intact;
         if !observe(engine, owed, tables, intact)? {
             return Ok(());
         }
@@ -219,14 +219,14 @@ impl Course<'_> {
     }
 
     /// The software MMU's walk over all of the tables.
-    fn walk(&mut self, expectation: &Expectation, root: u64) -> TableVerdict {
+    fn walk(&mut self, expectation: &Expectation, mapped: &MappedTables) -> TableVerdict {
         (self.job.progress)(Progress::Walking);
         let checking = Instant::now();
         let told = Paging { rules: self.job.rules, ..self.cpu.told };
-        let reach = self.case.placement.tables();
+        let reach = self.case.placement.tables(mapped.table_pages);
         let tables = TableCheck {
             memory: &self.case.memory,
-            root: Pa(root),
+            root: Pa(mapped.root),
             kernel_root: Pa(self.case.kernel_root),
             reach: &(Pa(reach.start)..Pa(reach.end)),
             kernel: self.kernel,

@@ -32,11 +32,11 @@ impl Outcome {
             return Self::Absurd(vec![format!("the mapping code returned with status {status}, which does not exist")]);
         }
         let Placement { sizes, .. } = case.placement;
-        let reach = case.placement.tables();
+        let reach = case.placement.tables(table_pages);
         if !root.is_multiple_of(PAGE_BYTES) || !reach.contains(&root) {
             return Self::Absurd(vec![format!(
-                "the mapping code returned root {root:#x}, which is no physical address of a table: tables are pages from \
-                 {:#x} to {:#x}",
+                "the mapping code returned root {root:#x}, which is no physical address of a table: tables lie from {:#x} to \
+                 {:#x}, where the last page taken from the pool ends",
                 reach.start, reach.end
             )]);
         }

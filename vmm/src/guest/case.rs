@@ -208,7 +208,7 @@ impl Case {
             virtual_map_bytes: length(&room),
             root: self.given_root,
             kernel_root: self.kernel_root,
-            table_reach: pair(self.placement.tables()),
+            table_reach: [self.placement.boot_tables().start, self.placement.pool().end],
             table_pool: pair(self.placement.pool()),
             log: log.start,
             log_bytes: length(&log),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::PAGE_BYTES;
 use super::layout::{DIRECT_MAP_BYTES, LOWEST, USUAL_INTERNALS};
-use super::stretch::{stretch, sum};
+use super::stretch::{bytes_of, stretch, sum};
 use crate::machine::{APIC_PAGE, Internals};
 use crate::memory_map::{MemoryMap, MemoryType, Region};
 use crate::mmu::Pa;
@@ -178,9 +178,10 @@ impl Placement {
         pool
     }
 
-    /// Where tables may lie: those the guest starts on, and the mapper's.
-    pub fn tables(&self) -> Range<u64> {
-        self.boot_tables().start..self.pool().end
+    /// Where tables may lie: those the guest starts on, and the mapper's, which has taken so many pages of the pool.
+    pub fn tables(&self, taken: u64) -> Range<u64> {
+        let pool = self.pool();
+        self.boot_tables().start..stretch(pool.start, bytes_of(taken)).end.min(pool.end)
     }
 
     fn parts(&self) -> [Range<u64>; 7] {

@@ -406,7 +406,7 @@ mod tests {
     use super::super::layout::PROCESS_BYTES;
     use super::super::{Image, Kernel, Placement, Sizes, Strides};
     use super::*;
-    use crate::memory_map::{MemoryMap, page_of};
+    use crate::memory_map::MemoryMap;
 
     /// What a page table maps: 512 pages (SDM vol. 3A, table 4-15).
     const TABLE_REACH: u64 = 512 * PAGE_BYTES;
