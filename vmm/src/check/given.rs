@@ -30,6 +30,11 @@ impl Entry {
         Self { kind: (d.ty.0, d.att.bits()), phys, pages: d.page_count, virt, claimed: 0 }
     }
 
+    /// By what entries are in order: of equal ones, those of which nothing is claimed are the last.
+    fn key(&self) -> (Kind, Pa, u64, bool) {
+        (self.kind, self.phys, self.pages, self.claimed == 0)
+    }
+
     /// How far its virtual addresses are from its physical ones.
     fn distance(&self) -> u64 {
         self.virt.0.wrapping_sub(self.phys.0)
@@ -53,7 +58,7 @@ impl Given {
     /// The map's entries, of which nothing is known yet.
     pub fn new(virtual_map: &[MemoryDescriptor]) -> Self {
         let mut entries: Vec<_> = virtual_map.iter().map(Entry::new).collect();
-        entries.sort_by_key(|entry| (entry.kind, entry.phys, entry.pages));
+        entries.sort_by_key(Entry::key);
         Self { entries, starts: Vec::new() }
     }
 
@@ -62,6 +67,8 @@ impl Given {
     pub fn claim(&mut self, map: &MemoryMap, expected: &Addresses) {
         self.starts = vec![None; map.descriptors().len()];
         self.claim_expected(map, expected);
+        // Of equal entries any may be claimed by now, and those that are free are to be found behind the others.
+        self.entries.sort_by_key(Entry::key);
         for find in [own_entry, merged_entry] {
             for region in map.regions() {
                 if self.starts[region.index].is_none() {
@@ -105,12 +112,11 @@ fn kind(region: &Region) -> Kind {
     (region.ty.0, region.attribute.bits())
 }
 
-/// The first entry for exactly this region that is still free: of equal ones, those before it are not.
+/// The first entry for exactly this region that is still free.
 fn own_entry<'a>(entries: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
     let free = (kind(region), Pa(region.phys), region.pages, true);
-    let key = |entry: &Entry| (entry.kind, entry.phys, entry.pages, entry.claimed == 0);
-    let index = entries.partition_point(|entry| key(entry) < free);
-    entries.get_mut(index).filter(|entry| key(entry) == free)
+    let index = entries.partition_point(|entry| entry.key() < free);
+    entries.get_mut(index).filter(|entry| entry.key() == free)
 }
 
 /// The entry that holds this region among others.
@@ -173,6 +179,17 @@ mod tests {
         assert_eq!(both, (vec![Some(0x9000), Some(0x5000)], vec![]));
         let one = starts(&[(0x1000, 1), (0x1000, 1)], &[(0x1000, 0x9000, 1)]);
         assert_eq!(one, (vec![Some(0x9000), None], vec![]));
+    }
+
+    #[test]
+    fn a_region_listed_several_times_takes_as_many_entries_wherever_it_is_expected() {
+        for count in 1..=9 {
+            let all =
+                |virt| starts_where(&vec![(0x1000, 1); count], &vec![virt; count], &vec![(0x1000, 0x9000, 1); count]);
+            for expected in [0x9000, 0x5000] {
+                assert_eq!(all(expected), (vec![Some(0x9000); count], vec![]), "{count} at {expected:#x}");
+            }
+        }
     }
 
     #[test]
