@@ -119,7 +119,7 @@ impl<'a> Strays<'a> {
     fn entries_from(&self, at: Pa) -> Option<([u64; 8], Range<usize>)> {
         let index = (at.0 / 8 % 8) as usize;
         let whole = self.check.memory.line(Pa(at.0 & !63)).map(|line| (line, index..8));
-        whole.or_else(|| Some(([self.check.memory.entry(at)?; 8], index..index + 1)))
+        whole.or_else(|| Some(([self.check.memory.entry(at)?; 8], index..index.saturating_add(1))))
     }
 
     fn entry(&mut self, entry: u64, level: Level, range: RangeInclusive<Va>, ground: Ground) -> Result<Below, Cut> {

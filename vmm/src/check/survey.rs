@@ -101,7 +101,7 @@ impl Surveyor<'_> {
         let lines = self.check.memory.lines_in_use(table.at);
         self.tables.insert(table.at, Table { level, lines });
         self.budget.read_entries(u64::from(lines.count_zeros()).wrapping_mul(8))?;
-        for first in each_line(lines).map(|line| line * 8) {
+        for first in each_line(lines).map(|line| line << 3) {
             let Some(line) = self.check.memory.line(Pa(table.at.0 | first << 3)) else {
                 return self.budget.read_entry();
             };
