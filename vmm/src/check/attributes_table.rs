@@ -16,6 +16,7 @@ use crate::mmu::Pa;
 pub fn refusals(map: &MemoryMap) -> Vec<Option<EntryRefusal>> {
     let entries = map.attributes_table();
     if entries.is_empty() {
+        // Most maps have none, and what Linux maps need not be known.
         return Vec::new();
     }
     if entries.len() > MAX_ENTRIES_PER_DESCRIPTOR.saturating_mul(map.descriptors().len()) {

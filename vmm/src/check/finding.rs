@@ -275,10 +275,10 @@ rules! {
          and its map lacks the boot services, which the first kernel freed.";
     TableUnreachable, "table-unreachable", Error, "An entry points to a table where no memory is.",
         "Hardware reads ones from there, some virtual machines zeros. What is mapped below depends on the machine.";
-    TableOutsidePool, "table-outside-pool", Error, "An entry points to a table in a page that the mapping code has not taken from the pool.",
+    TableOutsidePool, "table-outside-pool", Error, "An entry points to a table that was not taken from the pool.",
         "Mapping code takes its tables from the pool that it is given, and finds the kernel's already there. All other memory \
-         has another use: text of the log, or an entry of the map for SetVirtualAddressMap, would become a table entry. Usual \
-         cause: an address that is none of the pool's, or a virtual one.";
+         has another use: text of the log, or an entry of the map for SetVirtualAddressMap, would become a table entry, and the \
+         pool's next page will be another table. Usual cause: an address that is none of the pool's, or a virtual one.";
     TableLimit, "table-limit", Error, "The tables have more entries than can be listed.",
         "One run reads 2^28 entries and keeps 2^20 runs of leaves, which is more than right tables have. What a finding of this \
          rule is about was not looked at. Usual cause: a few tables that many entries refer to, so that they map far more than \

@@ -239,7 +239,7 @@ fn message(mark: &Mark, witnesses: &[Witness], map: &MemoryMap) -> String {
         Rule::NotPresent => "nothing is mapped",
         Rule::WrongFrame => "another physical page is reached than the right one",
         Rule::SelfMapping => "the page tables are mapped here",
-        Rule::TableOutsidePool => "the table is no page that was taken from the pool",
+        Rule::TableOutsidePool => "the table was not taken from the pool",
         Rule::TableCache => "PWT or PCD is set in an entry that refers to a table",
         Rule::GlobalLeaf => "the leaf is global",
         Rule::ProtectionKey => "the leaf has a protection key",

@@ -115,7 +115,7 @@ impl<'a> Strays<'a> {
         Ok(all)
     }
 
-    /// A line, and which of its entries are that at an address and those after it. Of a line that is not all there, it is one entry.
+    /// A line, and which of its entries are that at an address and those after it; one, if the line is not all there.
     fn entries_from(&self, at: Pa) -> Option<([u64; 8], Range<usize>)> {
         let index = (at.0 / 8 % 8) as usize;
         let whole = self.check.memory.line(Pa(at.0 & !63)).map(|line| (line, index..8));
