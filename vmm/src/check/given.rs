@@ -6,14 +6,10 @@ use crate::mmu::{Pa, Va};
 
 /// What a mapper gave: entries that stand for one region each, or for several that it merged.
 pub struct Given {
-    /// By kind; by address within.
     entries: Vec<Entry>,
     /// By region.
     starts: Vec<Option<Va>>,
 }
-
-/// Type and attributes: an entry is for regions that have the same.
-type Kind = (u32, u64);
 
 struct Entry {
     kind: Kind,
@@ -22,22 +18,21 @@ struct Entry {
     virt: Va,
     /// Of its pages, those that are some region's.
     claimed: u64,
+    /// Which of the map's it is.
+    index: usize,
 }
 
+/// Type and attributes: an entry is for regions that have the same.
+type Kind = (u32, u64);
+
 impl Entry {
-    fn new(d: &MemoryDescriptor) -> Self {
+    fn new(index: usize, d: &MemoryDescriptor) -> Self {
         let (phys, virt) = (Pa(d.phys_start), Va(d.virt_start));
-        Self { kind: (d.ty.0, d.att.bits()), phys, pages: d.page_count, virt, claimed: 0 }
+        Self { kind: (d.ty.0, d.att.bits()), phys, pages: d.page_count, virt, claimed: 0, index }
     }
 
-    /// By what entries are in order: of equal ones, those of which nothing is claimed are the last.
-    fn key(&self) -> (Kind, Pa, u64, bool) {
-        (self.kind, self.phys, self.pages, self.claimed == 0)
-    }
-
-    /// How far its virtual addresses are from its physical ones.
-    fn distance(&self) -> u64 {
-        self.virt.0.wrapping_sub(self.phys.0)
+    fn is_free(&self) -> bool {
+        self.claimed == 0
     }
 
     /// Takes a region's pages; where the entry puts them.
@@ -57,40 +52,46 @@ impl Entry {
 impl Given {
     /// The map's entries, of which nothing is known yet.
     pub fn new(virtual_map: &[MemoryDescriptor]) -> Self {
-        let mut entries: Vec<_> = virtual_map.iter().map(Entry::new).collect();
-        entries.sort_by_key(Entry::key);
+        let entries = virtual_map.iter().enumerate().map(|(index, d)| Entry::new(index, d)).collect();
         Self { entries, starts: Vec::new() }
     }
 
-    /// Finds each region's entry. Where descriptors overlap several may do: the one that gives the region the address it
-    /// should have, before its own, and that before one it may have been merged into.
+    /// Finds each region's entry. Where descriptors overlap several may do: those that give the region the address it should
+    /// have, before others; and of either its own, before that which it may have been merged into.
     pub fn claim(&mut self, map: &MemoryMap, expected: &Addresses) {
         self.starts = vec![None; map.descriptors().len()];
-        self.claim_expected(map, expected);
-        // Of equal entries any may be claimed by now, and those that are free are to be found behind the others.
-        self.entries.sort_by_key(Entry::key);
-        for find in [own_entry, merged_entry] {
-            for region in map.regions() {
-                if self.starts[region.index].is_none() {
-                    let entry = find(&mut self.entries, &region);
-                    self.starts[region.index] = entry.map(|entry| entry.claim(&region));
-                }
-            }
-        }
+        let expected = |region: &Region| {
+            let virt = expected.get(&region.index).copied().flatten()?;
+            Some((kind(region), distance(virt, Pa(region.phys))))
+        };
+        self.claim_among(map, |entry| (entry.kind, distance(entry.virt, entry.phys)), expected);
+        self.claim_among(map, |entry| entry.kind, |region| Some(kind(region)));
     }
 
-    fn claim_expected(&mut self, map: &MemoryMap, expected: &Addresses) {
-        let key = |entry: &Entry| (entry.kind, entry.distance(), entry.phys.0);
-        let mut by_distance: Vec<&mut Entry> = self.entries.iter_mut().collect();
-        by_distance.sort_by_key(|entry| key(entry));
-        for region in map.regions() {
-            let Some(virt) = expected.get(&region.index).copied().flatten() else { continue };
-            let wanted = (kind(&region), virt.0.wrapping_sub(region.phys), region.phys);
-            let to = by_distance.partition_point(|entry| key(entry) <= wanted);
-            let is_it =
-                |entry: &Entry| (entry.kind, entry.distance()) == (wanted.0, wanted.1) && entry.has_room_for(&region);
-            if let Some(entry) = by_distance[..to].last_mut().filter(|entry| is_it(entry)) {
-                self.starts[region.index] = Some(entry.claim(&region));
+    /// Finds the entries of regions that have none, each among those of its group; None: it is in no group.
+    fn claim_among<G: Ord>(
+        &mut self,
+        map: &MemoryMap,
+        group_of: impl Fn(&Entry) -> G,
+        groups: impl Fn(&Region) -> Option<G>,
+    ) {
+        // Of equal entries the free ones come last, and stay so while the first of them is taken.
+        let key = |entry: &Entry| (group_of(entry), entry.phys, entry.pages, entry.is_free());
+        let Self { entries, starts } = self;
+        entries.sort_by_key(|entry| (key(entry), entry.index));
+        for is_own in [true, false] {
+            for region in map.regions() {
+                let Some(group) = groups(&region).filter(|_| starts[region.index].is_none()) else { continue };
+                let entry = if is_own {
+                    let wanted = (group, Pa(region.phys), region.pages, true);
+                    let at = entries.partition_point(|entry| key(entry) < wanted);
+                    entries.get_mut(at).filter(|entry| key(entry) == wanted)
+                } else {
+                    let wanted = (group, Pa(region.phys));
+                    let to = entries.partition_point(|entry| (group_of(entry), entry.phys) <= wanted);
+                    entries[..to].last_mut().filter(|entry| group_of(entry) == wanted.0 && entry.has_room_for(&region))
+                };
+                starts[region.index] = entry.map(|entry| entry.claim(&region));
             }
         }
     }
@@ -112,17 +113,9 @@ fn kind(region: &Region) -> Kind {
     (region.ty.0, region.attribute.bits())
 }
 
-/// The first entry for exactly this region that is still free.
-fn own_entry<'a>(entries: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let free = (kind(region), Pa(region.phys), region.pages, true);
-    let index = entries.partition_point(|entry| entry.key() < free);
-    entries.get_mut(index).filter(|entry| entry.key() == free)
-}
-
-/// The entry that holds this region among others.
-fn merged_entry<'a>(entries: &'a mut [Entry], region: &Region) -> Option<&'a mut Entry> {
-    let from = entries.partition_point(|entry| (entry.kind, entry.phys.0) <= (kind(region), region.phys));
-    entries[..from].last_mut().filter(|entry| entry.kind == kind(region) && entry.has_room_for(region))
+/// How far virtual addresses are from the physical ones they stand for.
+fn distance(virt: Va, phys: Pa) -> u64 {
+    virt.0.wrapping_sub(phys.0)
 }
 
 #[cfg(test)]
@@ -188,6 +181,17 @@ mod tests {
                 |virt| starts_where(&vec![(0x1000, 1); count], &vec![virt; count], &vec![(0x1000, 0x9000, 1); count]);
             for expected in [0x9000, 0x5000] {
                 assert_eq!(all(expected), (vec![Some(0x9000); count], vec![]), "{count} at {expected:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_of_its_own_is_a_regions_before_a_longer_one_at_the_same_address() {
+        for regions in [[(0x1000, 2), (0x1000, 5)], [(0x1000, 5), (0x1000, 2)]] {
+            let virtual_map = regions.map(|(phys, pages)| (phys, 0x9000, pages));
+            for expected in [0x9000, 0x5000] {
+                let found = starts_where(&regions, &[expected; 2], &virtual_map);
+                assert_eq!(found, (vec![Some(0x9000); 2], vec![]), "{regions:?} at {expected:#x}");
             }
         }
     }
