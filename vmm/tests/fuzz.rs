@@ -209,6 +209,29 @@ fn a_signal_ends_it_with_its_summary() {
     wait_until("a client outlived it", || clients(folder.path()).is_empty());
 }
 
+/// As a service manager does that stops a service, and `pkill`.
+#[test]
+fn a_signal_to_all_of_its_processes_ends_it_without_a_finding() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let folder = tempfile::tempdir().unwrap();
+        let child = endless(folder.path());
+        // Between two maps there is none to be blamed.
+        for _ in 0..50 {
+            for client in clients(folder.path()) {
+                // SAFETY: a signal to a process that this test started.
+                unsafe { libc::kill(client as i32, signal) };
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        // SAFETY: a signal to a child that was not waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+        let output = child.wait_with_output().unwrap();
+        let summary = json(&output);
+        assert_eq!((output.status.code(), &summary["died"]), (Some(0), &0.into()), "{summary}");
+        assert!(names_or_none(&folder.path().join("findings")).is_empty());
+    }
+}
+
 #[test]
 fn a_killed_supervisor_takes_its_clients_along_and_leaves_whole_files() {
     let folder = tempfile::tempdir().unwrap();

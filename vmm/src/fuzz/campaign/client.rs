@@ -77,6 +77,7 @@ const FIRST_MAPS: u64 = 32;
 
 /// Runs maps until the orders are carried out; then the process ends.
 pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
+    ignore_ends();
     let begun = end_with(orders.parent).and_then(|()| limit_memory()).map_err(FuzzError::Process);
     let ended = begun.and_then(|()| search(fuzz, orders));
     match ended {
@@ -94,6 +95,15 @@ pub fn run(fuzz: &Fuzz, orders: Orders) -> ! {
 
 /// The status of a client that could not go on, and said why.
 pub const CLIENT_FAILED: i32 = 70;
+
+/// It is the supervisor that is asked to end, and tells its clients. A service manager asks all processes of a campaign at once:
+/// each map that is being run would be a finding.
+fn ignore_ends() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: to ignore a signal has no conditions.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
 
 /// Has the kernel end this process with its supervisor, which may have ended already.
 fn end_with(parent: u32) -> io::Result<()> {
