@@ -69,12 +69,10 @@ impl Snapshot {
 
     /// The kernel's tables, and so many pages of the mapper's, as the walk has seen them.
     pub fn tables(case: &Case, pages: u64, kernels_tables: &Self) -> Self {
-        let pool = case.placement.pool();
-        let used = pages.min((pool.end - pool.start) / PAGE_BYTES);
-        let range = pool.start..pool.start + used * PAGE_BYTES;
-        /// So many are looked at whole: what a mapper says to have used it has written to, as a rule.
+        let range = case.placement.pool().start..case.placement.tables(pages).end;
+        /// So many pages are looked at whole: what a mapper says to have used it has written to, as a rule.
         const FEW: u64 = 64;
-        let stretches = match used <= FEW {
+        let stretches = match range.end - range.start <= FEW * PAGE_BYTES {
             true => vec![Stretch::new(&case.memory, range.clone(), range.end, Free::AccessedAndDirty, true)],
             false => Stretch::all_of(&case.memory, range, Free::AccessedAndDirty),
         };
@@ -126,10 +124,9 @@ impl Snapshot {
 
 /// What a mapper says not to have used of the room for the virtual map, and of its pages.
 fn unused(case: &Case, tables: &MappedTables) -> [Range<u64>; 2] {
-    let behind = |range: Range<u64>, used: u64| used.min(range.end - range.start) + range.start..range.end;
-    let map = tables.mapped.saturating_mul(case.strides.kernel as u64);
-    let pool = tables.table_pages.saturating_mul(PAGE_BYTES);
-    [behind(case.placement.virtual_map(), map), behind(case.placement.pool(), pool)]
+    let map = case.placement.virtual_map();
+    let used = tables.mapped.saturating_mul(case.strides.kernel as u64).min(map.end - map.start);
+    [map.start + used..map.end, case.placement.tables(tables.table_pages).end..case.placement.pool().end]
 }
 
 /// The first word of a range that is not 0.
@@ -275,7 +272,7 @@ fn first_of_page(page: u64, in_use: u64, before: &[Line], memory: &OwnMemory, fr
 /// Whether the lines `in_use` of a page are these. Many are compared at once.
 fn holds_lines(page: u64, in_use: u64, lines: &[Line], memory: &OwnMemory) -> bool {
     let mut rest = lines;
-    stretches(in_use).all(|(first, count)| {
+    each_run(in_use).all(|(first, count)| {
         let Some((these, others)) = rest.split_at_checked(count as usize) else { return false };
         rest = others;
         memory.holds(line_at(page, first), these.as_flattened())
@@ -290,12 +287,12 @@ fn first_of_line(line: u64, before: &Line, now: &Line, free: Free) -> Option<Cha
     })
 }
 
-/// Stretches of bits that are set: the number of the first, and how many there are.
-fn stretches(mut bits: u64) -> impl Iterator<Item = (u64, u32)> {
+/// The lines in use that follow one another: the number of the first, and how many there are.
+fn each_run(mut in_use: u64) -> impl Iterator<Item = (u64, u32)> {
     iter::from_fn(move || {
-        let first = bits.trailing_zeros();
-        let count = bits.checked_shr(first)?.trailing_ones();
-        bits &= u64::MAX.checked_shl(first + count).unwrap_or(0);
+        let first = in_use.trailing_zeros();
+        let count = in_use.checked_shr(first)?.trailing_ones();
+        in_use &= u64::MAX.checked_shl(first + count).unwrap_or(0);
         Some((first.into(), count))
     })
 }
@@ -378,12 +375,12 @@ mod tests {
     }
 
     #[test]
-    fn bits_that_follow_one_another_are_a_stretch() {
-        let stretches = |bits: u64| stretches(bits).collect::<Vec<_>>();
-        assert_eq!(stretches(0), []);
-        assert_eq!(stretches(u64::MAX), [(0, 64)]);
-        assert_eq!(stretches(1 << 63 | 0b1_1011), [(0, 2), (3, 2), (63, 1)]);
-        assert_eq!(stretches(u64::MAX << 60 | 1), [(0, 1), (60, 4)]);
+    fn lines_that_follow_one_another_are_a_run() {
+        let runs = |in_use: u64| each_run(in_use).collect::<Vec<_>>();
+        assert_eq!(runs(0), []);
+        assert_eq!(runs(u64::MAX), [(0, 64)]);
+        assert_eq!(runs(1 << 63 | 0b1_1011), [(0, 2), (3, 2), (63, 1)]);
+        assert_eq!(runs(u64::MAX << 60 | 1), [(0, 1), (60, 4)]);
     }
 
     #[test]
